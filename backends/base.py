@@ -1,0 +1,164 @@
+"""The border between the harness and a runtime that executes inference.
+
+A backend is one file in this package that exposes ``create() -> Backend``; the file's name, with ``_`` written
+as ``-``, is its name on the command line. Backends know nothing of the harness: they take a configuration, run
+requests of exactly ``input_tokens`` in and ``output_tokens`` out, and say when each phase began and ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class BackendError(Exception):
+    """The backend failed while loading or running; the trial ends with status ``error``."""
+
+
+class OutOfMemory(BackendError):
+    """The device or the host had too little memory; the trial ends with status ``oom``."""
+
+
+class InvalidConfig(BackendError):
+    """The configuration can't work here (unknown model, absent device, …): the user can mend it.
+
+    The message is one line and names the remedy.
+    """
+
+
+class NotInstalled(InvalidConfig):
+    """A package that the backend needs is absent; the message names the command that installs it."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to load and how to run it. Fields a backend has no use for must be at their default."""
+
+    model: str
+    device: str = "auto"
+    dtype: str = "auto"
+    """Weight precision: a torch dtype (``bfloat16``) or a GGUF quantisation (``Q8_0``)."""
+    kv_cache: bool = True
+    batch_size: int = 1
+    threads: int | None = None
+    """CPU threads; None lets the backend choose, and what it chose is reported in ``Loaded.settings``."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request: ``batch_size`` sequences of exactly m random input tokens, exactly n output tokens each."""
+
+    input_tokens: int
+    output_tokens: int
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What one request did. Times are CLOCK_MONOTONIC nanoseconds, taken after the device was synchronised.
+
+    The first output token comes out of prefill, the other n − 1 out of decode steps, so that
+    ``start_ns ≤ prefill_end_ns ≤ end_ns`` and, for n = 1, decode is empty.
+    """
+
+    start_ns: int
+    prefill_end_ns: int
+    end_ns: int
+    input_tokens: int
+    """Input tokens processed per sequence, counted by the backend."""
+    output_tokens: int
+    """Output tokens produced per sequence, counted by the backend, not copied from the request."""
+    output_ids: tuple[int, ...] = ()
+    """Token ids of the first sequence where the backend chooses tokens; empty where it doesn't sample."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model a configuration names, known before its weights are made or read."""
+
+    name: str
+    architecture: str
+    """Family name such as ``llama`` or ``falcon``."""
+    source: str
+    """``preset``, ``hub``, ``folder``, ``gguf`` or ``fake``."""
+    random_weights: bool
+    parameters: int
+    """Number of weights; tied embeddings count once. 0 is never used: unknown counts raise InvalidConfig."""
+    weight_bytes: int
+    context_length: int
+    """Longest m + n that the model is made for, in tokens."""
+    vocabulary_size: int
+    dtype: str
+    revision: str | None = None
+    """Commit of a hub model or SHA-256 prefix of a file's header and size; None where it has none."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What is in memory now."""
+
+    model: Model
+    device: str
+    """``cpu``, ``cuda``, ``mps`` or ``metal``: where the computation really runs."""
+    device_names: tuple[str, ...]
+    gpu_uuids: tuple[str, ...] = ()
+    """UUIDs (``GPU-…`` or ``MIG-…``) of the NVIDIA GPUs used; energy probes match on these."""
+    settings: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    """Choices that change speed or energy: attention implementation, threads, flash attention, layers offloaded."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do here; asked for instead of branching on its name."""
+
+    devices: tuple[str, ...]
+    """Devices usable on this machine, best first; the first is what ``auto`` means."""
+    dtypes: tuple[str, ...]
+    """Accepted values of ``Config.dtype`` besides ``auto``."""
+    batching: bool
+    """Whether batch sizes above 1 work."""
+    samples_tokens: bool
+    """Whether output tokens are chosen by the model (greedy) rather than fed at random."""
+
+
+class Backend(Protocol):
+    """A runtime. One instance lives in one process and holds at most one model."""
+
+    def capabilities(self) -> Capabilities:
+        """What works on this machine. Raises NotInstalled."""
+        ...
+
+    def resolve(self, config: Config) -> Model:
+        """The model that ``load`` would load, without loading it: cheap, and the first place that refuses.
+
+        Raises InvalidConfig (unknown model, absent device, unsupported dtype, too little disk) or NotInstalled.
+        """
+        ...
+
+    def load(self, config: Config) -> Loaded:
+        """Load or make the model. Raises InvalidConfig, NotInstalled, OutOfMemory or BackendError."""
+        ...
+
+    def prepare(self, request: Request) -> None:
+        """Do what a point needs once and must not be timed: size caches and contexts, draw input tokens.
+
+        Called before the first ``run`` of each point. Raises OutOfMemory or BackendError.
+        """
+        ...
+
+    def run(self, request: Request) -> Completion:
+        """Run one prepared request to its end. Raises OutOfMemory or BackendError.
+
+        Nothing is kept between requests: no prefix cache, no early stop at an end-of-sequence token.
+        """
+        ...
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the packages and libraries that decide the result."""
+        ...
+
+    def close(self) -> None:
+        """Free the model. Safe to call twice and after a failed load."""
+        ...

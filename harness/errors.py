@@ -1,0 +1,25 @@
+"""Errors that end in one clear line for the person at the terminal."""
+
+
+class UserError(Exception):
+    """Something the user can mend. The command line prints it as one line and exits with code 2."""
+
+
+class MissingDependency(UserError):
+    """An optional package is absent; the message names the command that installs it."""
+
+
+class ProbeUnavailable(Exception):
+    """A power source does not work here.
+
+    ``reason`` says why; ``remedy`` is what the user can do about it, or None when nothing can be done.
+    """
+
+    def __init__(self, reason: str, remedy: str | None = None) -> None:
+        super().__init__(reason if remedy is None else f"{reason}; {remedy}")
+        self.reason = reason
+        self.remedy = remedy
+
+
+class ProbeFailed(Exception):
+    """A power source that worked has stopped working; its energies are null from here on."""

@@ -1,0 +1,1 @@
+"""Fitted profiles and published measurements, shipped as data files beside this module."""
