@@ -1,0 +1,258 @@
+"""Architecture presets, and what a model name given by the user means.
+
+A preset carries the exact shapes of a published model, so that random weights of that shape cost the same time
+and energy as the real ones. Shapes are those of each model's ``config.json`` on the Hugging Face hub.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from backends.base import InvalidConfig
+
+Family = Literal["llama", "qwen2", "mistral", "falcon"]
+Source = Literal["preset", "gguf", "folder", "hub"]
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3's rescaling of rotary frequencies (``rope_type: llama3``)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_context_length: int
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything that fixes the shapes and the arithmetic of a decoder-only transformer.
+
+    ``llama``, ``qwen2`` and ``mistral`` blocks are sequential: RMSNorm, attention, RMSNorm, gated SiLU MLP with
+    three matrices. ``falcon`` blocks are those of Falcon-7B: one LayerNorm with bias feeds attention and a
+    GELU MLP with two matrices in parallel, and query, key and value are one fused matrix.
+    Linear layers have no bias, except query, key and value where ``qkv_bias`` is set.
+    """
+
+    family: Family
+    vocab_size: int
+    hidden_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    context_length: int
+    """Longest m + n the model is made for, in tokens."""
+    norm_eps: float
+    rope_theta: float
+    rope_scaling: RopeScaling | None = None
+    tied_embeddings: bool = False
+    qkv_bias: bool = False
+    sliding_window: int | None = None
+    """Number of latest tokens that attention sees; None where it sees all."""
+
+    def parameters(self) -> int:
+        """Number of weights; tied embeddings count once."""
+        query, key_value = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = self.hidden_size * (query + 2 * key_value) + query * self.hidden_size
+        if self.qkv_bias:
+            attention += query + 2 * key_value
+        is_falcon = self.family == "falcon"
+        mlp = (2 if is_falcon else 3) * self.hidden_size * self.intermediate_size
+        norm = self.hidden_size * (2 if is_falcon else 1)
+        norms_per_layer = 1 if is_falcon else 2
+        layer = attention + mlp + norms_per_layer * norm
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+        return embeddings + self.layers * layer + norm
+
+
+@dataclass(frozen=True)
+class Preset:
+    """An architecture that can be run by name, with random weights."""
+
+    architecture: Architecture
+    hub_id: str | None
+    """Hugging Face model whose ``config.json`` the shapes are from; None for shapes that nobody published."""
+    published_parameters: int | None
+    """Number of weights of the published checkpoint, tied embeddings counted once."""
+
+
+PRESETS: dict[str, Preset] = {
+    "tiny-test": Preset(
+        # For tests: answers in milliseconds, stands for no model that anyone runs.
+        Architecture(
+            family="llama",
+            vocab_size=256,
+            hidden_size=64,
+            layers=2,
+            heads=4,
+            kv_heads=2,
+            head_dim=16,
+            intermediate_size=192,
+            context_length=4096,
+            norm_eps=1e-5,
+            rope_theta=10_000.0,
+        ),
+        hub_id=None,
+        published_parameters=None,
+    ),
+    "smollm2-135m": Preset(
+        Architecture(
+            family="llama",
+            vocab_size=49_152,
+            hidden_size=576,
+            layers=30,
+            heads=9,
+            kv_heads=3,
+            head_dim=64,
+            intermediate_size=1536,
+            context_length=8192,
+            norm_eps=1e-5,
+            rope_theta=100_000.0,
+            tied_embeddings=True,
+        ),
+        hub_id="HuggingFaceTB/SmolLM2-135M",
+        published_parameters=134_515_008,
+    ),
+    "qwen2.5-0.5b": Preset(
+        Architecture(
+            family="qwen2",
+            vocab_size=151_936,
+            hidden_size=896,
+            layers=24,
+            heads=14,
+            kv_heads=2,
+            head_dim=64,
+            intermediate_size=4864,
+            context_length=32_768,
+            norm_eps=1e-6,
+            rope_theta=1_000_000.0,
+            tied_embeddings=True,
+            qkv_bias=True,
+        ),
+        hub_id="Qwen/Qwen2.5-0.5B",
+        published_parameters=494_032_768,
+    ),
+    "llama-3.2-1b": Preset(
+        Architecture(
+            family="llama",
+            vocab_size=128_256,
+            hidden_size=2048,
+            layers=16,
+            heads=32,
+            kv_heads=8,
+            head_dim=64,
+            intermediate_size=8192,
+            context_length=131_072,
+            norm_eps=1e-5,
+            rope_theta=500_000.0,
+            rope_scaling=RopeScaling(32.0, 1.0, 4.0, 8192),
+            tied_embeddings=True,
+        ),
+        hub_id="meta-llama/Llama-3.2-1B",
+        published_parameters=1_235_814_400,
+    ),
+    "llama-2-7b": Preset(
+        Architecture(
+            family="llama",
+            vocab_size=32_000,
+            hidden_size=4096,
+            layers=32,
+            heads=32,
+            kv_heads=32,
+            head_dim=128,
+            intermediate_size=11_008,
+            context_length=4096,
+            norm_eps=1e-5,
+            rope_theta=10_000.0,
+        ),
+        hub_id="meta-llama/Llama-2-7b-hf",
+        published_parameters=6_738_415_616,
+    ),
+    "mistral-7b-v0.1": Preset(
+        Architecture(
+            family="mistral",
+            vocab_size=32_000,
+            hidden_size=4096,
+            layers=32,
+            heads=32,
+            kv_heads=8,
+            head_dim=128,
+            intermediate_size=14_336,
+            context_length=32_768,
+            norm_eps=1e-5,
+            rope_theta=10_000.0,
+            sliding_window=4096,
+        ),
+        hub_id="mistralai/Mistral-7B-v0.1",
+        published_parameters=7_241_732_096,
+    ),
+    "falcon-7b": Preset(
+        Architecture(
+            family="falcon",
+            vocab_size=65_024,
+            hidden_size=4544,
+            layers=32,
+            heads=71,
+            kv_heads=1,
+            head_dim=64,
+            intermediate_size=18_176,
+            context_length=2048,
+            norm_eps=1e-5,
+            rope_theta=10_000.0,
+            tied_embeddings=True,
+        ),
+        hub_id="tiiuae/falcon-7b",
+        published_parameters=6_921_720_704,
+    ),
+    "llama-3.1-8b": Preset(
+        Architecture(
+            family="llama",
+            vocab_size=128_256,
+            hidden_size=4096,
+            layers=32,
+            heads=32,
+            kv_heads=8,
+            head_dim=128,
+            intermediate_size=14_336,
+            context_length=131_072,
+            norm_eps=1e-5,
+            rope_theta=500_000.0,
+            rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192),
+        ),
+        hub_id="meta-llama/Llama-3.1-8B",
+        published_parameters=8_030_261_248,
+    ),
+}
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def classify(name: str) -> Source:
+    """What kind of model a name given by the user means; presets come before files, files before hub ids.
+
+    Raises InvalidConfig when it is none, and for a GGUF file or a path that isn't there.
+    """
+    if name in PRESETS:
+        return "preset"
+    if name.lower().endswith(".gguf"):
+        if not Path(name).is_file():
+            raise InvalidConfig(f"no GGUF file at '{name}'; check the path")
+        return "gguf"
+    if Path(name).is_dir():
+        return "folder"
+    if HUB_ID.fullmatch(name):
+        return "hub"
+    if "/" in name or "\\" in name:
+        raise InvalidConfig(f"no model folder at '{name}'; check the path")
+    close = difflib.get_close_matches(name.lower(), PRESETS, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    raise InvalidConfig(
+        f"unknown model '{name}'; {hint}give a preset ({', '.join(PRESETS)}), "
+        "a Hugging Face id (organisation/name), a folder or a .gguf file"
+    )
