@@ -1,7 +1,7 @@
 """Architecture presets, and what a model name given by the user means.
 
-A preset carries the exact shapes of a published model, so that random weights of that shape cost the same time
-and energy as the real ones. Shapes are those of each model's ``config.json`` on the Hugging Face hub.
+A preset carries the exact shapes of a published model, so that random weights of that shape cost the same
+time and energy as the real ones. Shapes are those of each model's ``config.json`` on the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class RopeScaling:
 class Architecture:
     """Everything that fixes the shapes and the arithmetic of a decoder-only transformer.
 
-    ``llama``, ``qwen2`` and ``mistral`` blocks are sequential: RMSNorm, attention, RMSNorm, gated SiLU MLP with
-    three matrices. ``falcon`` blocks are those of Falcon-7B: one LayerNorm with bias feeds attention and a
-    GELU MLP with two matrices in parallel, and query, key and value are one fused matrix.
+    ``llama``, ``qwen2`` and ``mistral`` blocks are sequential: RMSNorm, attention, RMSNorm, gated SiLU MLP
+    with three matrices. ``falcon`` blocks are those of Falcon-7B: one LayerNorm with bias feeds attention and
+    a GELU MLP with two matrices in parallel, and query, key and value are one fused matrix.
     Linear layers have no bias, except query, key and value where ``qkv_bias`` is set.
     """
 
