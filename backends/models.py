@@ -83,24 +83,6 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "tiny-test": Preset(
-        # For tests: answers in milliseconds, stands for no model that anyone runs.
-        Architecture(
-            family="llama",
-            vocab_size=256,
-            hidden_size=64,
-            layers=2,
-            heads=4,
-            kv_heads=2,
-            head_dim=16,
-            intermediate_size=192,
-            context_length=4096,
-            norm_eps=1e-5,
-            rope_theta=10_000.0,
-        ),
-        hub_id=None,
-        published_parameters=None,
-    ),
     "smollm2-135m": Preset(
         Architecture(
             family="llama",
@@ -227,6 +209,24 @@ PRESETS: dict[str, Preset] = {
         ),
         hub_id="meta-llama/Llama-3.1-8B",
         published_parameters=8_030_261_248,
+    ),
+    "tiny-test": Preset(
+        # For tests: answers in milliseconds, stands for no model that anyone runs.
+        Architecture(
+            family="llama",
+            vocab_size=256,
+            hidden_size=64,
+            layers=2,
+            heads=4,
+            kv_heads=2,
+            head_dim=16,
+            intermediate_size=192,
+            context_length=4096,
+            norm_eps=1e-5,
+            rope_theta=10_000.0,
+        ),
+        hub_id=None,
+        published_parameters=None,
     ),
 }
 

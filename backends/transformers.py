@@ -1,0 +1,326 @@
+"""The ``transformers`` backend: Hugging Face models on torch, on NVIDIA GPUs, Apple GPUs and CPUs.
+
+Requests run through an own decode loop over ``model(...)``: greedy, without tokenizer, never stopped by an
+end-of-sequence token, and without waiting for the device between steps.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from backends import torch_models
+from backends.base import (
+    BackendError,
+    Capabilities,
+    Completion,
+    Config,
+    InvalidConfig,
+    Loaded,
+    Model,
+    NotInstalled,
+    OutOfMemory,
+    Request,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Cache, PreTrainedConfig, PreTrainedModel
+
+    from backends.models import Source
+
+DTYPES = ("float32", "bfloat16", "float16")
+DEFAULT_DTYPE = {"cuda": "bfloat16", "mps": "float16", "cpu": "float32"}
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+
+T = TypeVar("T")
+
+
+def create() -> TransformersBackend:
+    return TransformersBackend()
+
+
+class TransformersBackend:
+    """See ``backends.base.Backend``. ``model`` is the loaded torch module, None while nothing is loaded."""
+
+    def __init__(self) -> None:
+        self.model: PreTrainedModel | None = None
+        self._config = Config(model="")
+        self._context_length = 0
+        self._device: torch.device | None = None
+        self._threads_before: int | None = None
+        self._prepared: tuple[Request, torch.Tensor] | None = None
+
+    def capabilities(self) -> Capabilities:
+        _require_packages()
+        return Capabilities(devices=_devices(), dtypes=DTYPES, batching=True, samples_tokens=True)
+
+    def versions(self) -> dict[str, str]:
+        """Versions of torch, transformers and, where torch was built with it, CUDA."""
+        _require_packages()
+        import torch
+        import transformers
+
+        versions = {"torch": str(torch.__version__), "transformers": transformers.__version__}
+        if torch.version.cuda is not None:
+            versions["cuda"] = torch.version.cuda
+        return versions
+
+    def resolve(self, config: Config) -> Model:
+        _require_packages()
+        return _describe(config, *torch_models.read_config(config.model))
+
+    def load(self, config: Config) -> Loaded:
+        _require_packages()
+        self.close()
+        import torch
+
+        source, model_config = torch_models.read_config(config.model)
+        description = _describe(config, source, model_config)
+        device = _device(config.device)
+        dtype = getattr(torch, description.dtype)
+        if config.threads is not None:
+            self._threads_before = torch.get_num_threads()
+            torch.set_num_threads(config.threads)
+
+        def weights() -> PreTrainedModel:
+            if description.random_weights:
+                return torch_models.random_model(model_config, dtype, device, config.seed)
+            try:
+                return torch_models.pretrained_model(config.model, model_config, dtype, device)
+            except (OSError, ValueError) as error:
+                raise torch_models.unreadable(config.model, source, error) from error
+
+        try:
+            self.model = _guarded(weights).eval()
+        except BackendError:
+            self.close()
+            raise
+        self._config, self._device = config, device
+        self._context_length = description.context_length
+        return Loaded(
+            model=description,
+            device=device.type,
+            device_names=(_device_name(device),),
+            gpu_uuids=_gpu_uuids(device),
+            settings={
+                "attention": self.model.config._attn_implementation,
+                "kv_cache_class": "DynamicCache" if config.kv_cache else None,
+                "threads": torch.get_num_threads(),
+                "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            },
+        )
+
+    def prepare(self, request: Request) -> None:
+        """Draw the input tokens. Raises InvalidConfig when the request is longer than the model's context."""
+        self._loaded()
+        m, n = request.input_tokens, request.output_tokens
+        if m < 1 or n < 1:
+            raise InvalidConfig(f"a request needs at least 1 input and 1 output token, not {m} and {n}")
+        if m + n > self._context_length:
+            raise InvalidConfig(
+                f"{m} input and {n} output tokens are more than the model's context of "
+                f"{self._context_length}; ask for fewer tokens or take another model"
+            )
+        self._prepared = None
+        self._prepared = request, _guarded(lambda: self._draw_tokens(request))
+
+    def run(self, request: Request) -> Completion:
+        if self._prepared is None or self._prepared[0] != request:
+            raise BackendError("this request was not prepared")
+        input_ids = self._prepared[1]
+        return _guarded(lambda: self._complete(input_ids, request.output_tokens))
+
+    def close(self) -> None:
+        self.model = self._prepared = None
+        if self._threads_before is not None:
+            import torch
+
+            torch.set_num_threads(self._threads_before)
+            self._threads_before = None
+        if self._device is not None:
+            _release_memory()
+            self._device = None
+
+    def _draw_tokens(self, request: Request) -> torch.Tensor:
+        """Token ids of shape (batch_size, m), drawn on the CPU so that a seed means the same everywhere."""
+        import torch
+
+        vocabulary = self._loaded().config.get_text_config().vocab_size
+        generator = torch.Generator().manual_seed(request.seed)
+        shape = (self._config.batch_size, request.input_tokens)
+        return torch.randint(vocabulary, shape, generator=generator).to(self._device)
+
+    def _complete(self, input_ids: torch.Tensor, output_tokens: int) -> Completion:
+        """Run one request. The device is waited for only where a phase begins or ends."""
+        import torch
+        from transformers import DynamicCache
+
+        synchronize = _synchronizer(input_ids.device)
+        cache = DynamicCache(config=self._loaded().config) if self._config.kv_cache else None
+        with torch.inference_mode():
+            synchronize()
+            start_ns = time.monotonic_ns()
+            produced = [self._next_token(input_ids, cache)]
+            synchronize()
+            prefill_end_ns = time.monotonic_ns()
+            sequence = input_ids
+            while len(produced) < output_tokens:
+                if cache is None:
+                    sequence = torch.cat((sequence, produced[-1]), dim=1)
+                produced.append(self._next_token(sequence if cache is None else produced[-1], cache))
+            synchronize()
+            end_ns = time.monotonic_ns()
+            output_ids = torch.cat(produced, dim=1)
+        return Completion(
+            start_ns,
+            prefill_end_ns,
+            end_ns,
+            input_tokens=input_ids.shape[1],
+            output_tokens=output_ids.shape[1],
+            output_ids=tuple(output_ids[0].tolist()),
+        )
+
+    def _next_token(self, input_ids: torch.Tensor, cache: Cache | None) -> torch.Tensor:
+        """Process ids of shape (batch_size, k) after those in the cache; returns shape (batch_size, 1)."""
+        output = self._loaded()(
+            input_ids=input_ids, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1
+        )
+        token: torch.Tensor = output.logits[:, -1].argmax(dim=-1, keepdim=True)
+        return token
+
+    def _loaded(self) -> PreTrainedModel:
+        if self.model is None:
+            raise BackendError("no model is loaded")
+        return self.model
+
+
+def _require_packages() -> None:
+    # Both libraries would otherwise report usage over the network and draw progress bars.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        import torch  # noqa: F401
+        import transformers
+        from huggingface_hub.utils import disable_progress_bars, logging
+    except ImportError as error:
+        raise NotInstalled(
+            f"the transformers backend can't import {error.name}; install with: pip install 'joulebench[transformers]'"
+        ) from error
+    disable_progress_bars()
+    logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def _devices() -> tuple[str, ...]:
+    import torch
+
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    return tuple(name for name, usable in found.items() if usable)
+
+
+def _device(name: str) -> torch.device:
+    """The torch device for ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:1``. Raises InvalidConfig."""
+    import torch
+
+    usable = _devices()
+    if name == "auto":
+        name = usable[0]
+    kind, colon, index = name.partition(":")
+    if kind not in usable:
+        raise InvalidConfig(f"device '{name}' isn't usable here; choose one of {', '.join(usable)}")
+    if kind != "cuda":
+        if colon:
+            raise InvalidConfig(f"device '{name}' has no numbers; write '{kind}'")
+        return torch.device(kind)
+    count = torch.cuda.device_count()
+    if colon and not (index.isdecimal() and int(index) < count):
+        raise InvalidConfig(f"there is no device '{name}'; the last one is cuda:{count - 1}")
+    return torch.device("cuda", int(index or torch.cuda.current_device()))
+
+
+def _describe(config: Config, source: Source, model_config: PreTrainedConfig) -> Model:
+    """The model as it would be loaded, once device, precision and numbers have been checked."""
+    import torch
+
+    device = _device(config.device)
+    dtype = DEFAULT_DTYPE[device.type] if config.dtype == "auto" else config.dtype
+    if dtype not in DTYPES:
+        raise InvalidConfig(f"dtype '{config.dtype}' isn't one of {', '.join(DTYPES)}")
+    if config.batch_size < 1:
+        raise InvalidConfig(f"the batch size must be at least 1, not {config.batch_size}")
+    if config.threads is not None and config.threads < 1:
+        raise InvalidConfig(f"the number of threads must be at least 1, not {config.threads}")
+    try:
+        parameters, weight_bytes = torch_models.size(model_config, getattr(torch, dtype))
+    except Exception as error:  # shapes that don't fit together fail in any way while the modules are built
+        raise torch_models.unreadable(config.model, source, error) from error
+    text_config = model_config.get_text_config()
+    return Model(
+        name=config.model,
+        architecture=model_config.model_type,
+        source=source,
+        random_weights=source == "preset",
+        parameters=parameters,
+        weight_bytes=weight_bytes,
+        context_length=text_config.max_position_embeddings,
+        vocabulary_size=text_config.vocab_size,
+        dtype=dtype,
+        revision=getattr(model_config, "_commit_hash", None),
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return platform.processor() or platform.machine()
+
+
+def _gpu_uuids(device: torch.device) -> tuple[str, ...]:
+    """UUID of the GPU as NVML writes it; empty for other devices, AMD GPUs included."""
+    import torch
+
+    if device.type != "cuda" or torch.version.cuda is None:
+        return ()
+    return (f"GPU-{torch.cuda.get_device_properties(device).uuid}",)
+
+
+def _synchronizer(device: torch.device) -> Callable[[], None]:
+    """A function that waits until the device has done everything it was given; the CPU never runs behind."""
+    import torch
+
+    if device.type == "cuda":
+        return partial(torch.cuda.synchronize, device)
+    return torch.mps.synchronize if device.type == "mps" else lambda: None
+
+
+def _guarded(action: Callable[[], T]) -> T:
+    """What ``action`` returns. Raises OutOfMemory or BackendError for what goes wrong in torch."""
+    try:
+        return action()
+    except (RuntimeError, MemoryError) as error:
+        message = " ".join(str(error).split())[:300]
+        out_of_memory = isinstance(error, MemoryError) or any(text in message.lower() for text in OUT_OF_MEMORY)
+        if not out_of_memory:
+            raise BackendError(f"{type(error).__name__}: {message}") from error
+    # Raised only here, after the failed frames are gone: they hold the tensors that filled the memory.
+    _release_memory()
+    raise OutOfMemory(message or "out of memory")
+
+
+def _release_memory() -> None:
+    """Give unused memory back to the device, so that the next model or request can have it."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
