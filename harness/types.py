@@ -33,6 +33,8 @@ class TrialSpec:
 
     point: Point
     purpose: Purpose
+    skip_reason: str | None = None
+    """Why the point is recorded as skipped instead of being measured."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,16 @@ class Domain:
     """What is measured, so that two readings of the same silicon are recognised (``gpu:GPU-…``, ``package-0``)."""
     contains: tuple[str, ...] = ()
     """``source`` values whose energy is part of this one (psys contains package-0): never summed together."""
+    stamped: bool = False
+    """Whether a reading's time is that of the sensor's update; otherwise the update is up to a period older."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Correction of one domain against a meter: true power = gain × read power + offset_w."""
+
+    gain: float
+    offset_w: float
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,67 @@
+"""The command line: gathers the commands and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from backends.base import InvalidConfig
+from harness import __version__
+from harness.commands import measure, trials
+from harness.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command("measure")(measure.measure)
+app.command("trials")(trials.trials)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"joulebench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def joulebench(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Measure what LLM inference costs in seconds and joules on this machine, and decide what runs where."""
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 stopped by a fault, 2 bad input, 130 interrupted."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except (UserError, InvalidConfig) as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has gone: nothing is wrong and nobody is left to tell.
+        sys.stderr.close()
+        sys.exit(141)
+    except Exception as error:
+        # typer's own errors (a wrong option, a missing argument) know how to word themselves.
+        if not hasattr(error, "format_message"):
+            raise
+        message = error.format_message()
+        context = getattr(error, "ctx", None)
+        if not message and context:
+            print(context.get_help())
+            sys.exit(2)
+        command = context.command_path if context else "joulebench"
+        _fail(f"{message} (see {command} --help)", getattr(error, "exit_code", 2))
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"joulebench: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""What the person at the terminal sees of a run: progress while it measures, tables at the end."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from backends.base import Config, Model
+from harness import estimate
+from harness.plan import Plan
+from harness.schedule import Schedule
+from harness.store import RunStore
+from harness.summary import Estimate, drift, summarise
+from harness.types import Point, TrialRecord, TrialSpec
+
+
+class Display:
+    """Shows a running sweep: a live line in a terminal, one plain line a trial elsewhere. A context manager."""
+
+    def __init__(self, plan: Plan, config: Config, store: RunStore) -> None:
+        self._plan = plan
+        self._config = config
+        self._store = store
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        self._model: Model | None = None
+        self._left = ""
+        self._speed: list[float] = []
+        self._started_s = time.monotonic()
+        if self._console.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TextColumn("points"),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[left]}"),
+                console=self._console,
+            )
+            self._task = self._progress.add_task("loading", total=len(plan.points), left="")
+            self._progress.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the terminal as it was; safe to call twice."""
+        if self._progress:
+            self._progress.stop()
+
+    def notice(self, text: str) -> None:
+        """One line that stays."""
+        self._print(text)
+
+    def loading(self, model: Model) -> None:
+        """Say what is loaded."""
+        self._model = model
+        weights = "random weights" if model.random_weights else "real weights"
+        self._print(f"loading {model.name}: {model.parameters:,} parameters, {model.dtype}, {weights}")
+
+    def trial_starts(self, spec: TrialSpec, schedule: Schedule) -> None:
+        """Show which point is measured and how long the rest may take."""
+        remaining = schedule.remaining()
+        self._left = f"about {estimate.spell(self._remaining_s(remaining))} left" if remaining else "nearly done"
+        if self._progress:
+            done = len(self._plan.points) - len(remaining)
+            self._progress.update(self._task, completed=done, description=self._point_text(spec), left=self._left)
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Take the trial into account; without a terminal, print it."""
+        self._learn(record)
+        if self._progress and record.status == "ok":
+            return
+        self._print(self._trial_text(record))
+
+    def results(self) -> None:
+        """The table of every point, drift and where the records are."""
+        self.close()
+        if self._store.run:
+            print_results(self._store.records, self._store.run, self._console)
+            print(f"{len(self._store.records)} trials are in {self._store.directory}")
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False)
+        # Lines must reach a pipe or a log file as they happen.
+        sys.stdout.flush()
+
+    def _point_text(self, spec: TrialSpec) -> str:
+        m, n = spec.point.input_tokens, spec.point.output_tokens
+        return f"m={m} n={n} {spec.purpose}{self._so_far(spec.point)}"
+
+    def _so_far(self, point: Point) -> str:
+        records = [
+            record
+            for record in self._store.records
+            if (record.input_tokens, record.output_tokens) == (point.input_tokens, point.output_tokens)
+        ]
+        summaries = summarise(records, self._config.batch_size)
+        if not summaries or summaries[0].runtime_s is None:
+            return ""
+        return f": {_plus_minus(summaries[0].runtime_s)} s after {summaries[0].trials}"
+
+    def _trial_text(self, record: TrialRecord) -> str:
+        text = f"m={record.input_tokens} n={record.output_tokens} {record.purpose}: "
+        if record.status != "ok":
+            return f"{text}{record.status}: {record.reason}"
+        text += f"{record.runtime_s:.4g} s a request, {record.repeats} in {record.window_s:.3g} s"
+        if record.energy and record.energy["total"]["request_j"] is not None:
+            total = record.energy["total"]
+            text += f", {total['request_j']:.4g} ± {total['request_ci95_j']:.2g} J ({total['method']})"
+        mean = self._so_far(Point(record.input_tokens, record.output_tokens))
+        return f"{text}; mean{mean}; {self._left}" if mean else f"{text}; {self._left}"
+
+    def _learn(self, record: TrialRecord) -> None:
+        if record.status == "ok" and record.runtime_s and self._model:
+            point = Point(record.input_tokens, record.output_tokens)
+            self._speed.append(record.runtime_s / self._guess_s(point))
+
+    def _guess_s(self, point: Point) -> float:
+        assert self._model
+        return estimate.request_s(
+            self._model,
+            self._config.device,
+            point,
+            kv_cache=self._config.kv_cache,
+            batch_size=self._config.batch_size,
+        )
+
+    def _remaining_s(self, remaining: list[tuple[Point, int]]) -> float:
+        correction = statistics.median(self._speed) if self._speed else 1.0
+        trials = estimate.expected_trials(self._plan)
+        return sum(
+            estimate.point_s(self._plan, correction * self._guess_s(point), max(1, trials - done))
+            for point, done in remaining
+        )
+
+
+def print_trials(records: list[TrialRecord], run: dict[str, Any]) -> None:
+    """Every trial as a table row, then the points."""
+    console = Console(highlight=False)
+    table = _table("trial", "purpose", "status", "input", "output", "repeats", "prefill s", "decode s", "runtime s")
+    for heading in ("J a request", "J an output token", "J a token"):
+        table.add_column(heading, justify="right")
+    table.add_column("method or reason", overflow="fold")
+    batch_size = run["backend"]["config"]["batch_size"]
+    for record in records:
+        table.add_row(*_trial_cells(record, batch_size))
+    console.print(table)
+    print_results(records, run, console)
+
+
+def print_results(records: list[TrialRecord], run: dict[str, Any], console: Console) -> None:
+    """Every point as a table row, and the drift."""
+    table = _table("input", "output", "trials", "prefill s", "decode s", "tokens/s", "runtime s", "energy J", "method")
+    summaries = summarise(records, run["backend"]["config"]["batch_size"])
+    for summary in sorted(summaries, key=lambda summary: summary.point):
+        point = [str(summary.point.input_tokens), str(summary.point.output_tokens), str(summary.trials)]
+        if summary.runtime_s is None:
+            table.add_row(*point, *["–"] * 5, summary.trouble or "not measured")
+            continue
+        times = (summary.prefill_s, summary.decode_s, summary.tokens_per_s)
+        table.add_row(
+            *point,
+            *(f"{estimate.mean:.4g}" if estimate else "–" for estimate in times),
+            _plus_minus(summary.runtime_s),
+            _plus_minus(summary.energy_j) if summary.energy_j else "–",
+            summary.energy_method or "not measured",
+        )
+    console.print(table)
+    shift = drift(records)
+    if shift:
+        interval = f" ± {shift.half_width:.1%}" if shift.half_width is not None else ""
+        point_text = f"m = {shift.point.input_tokens}, n = {shift.point.output_tokens}"
+        console.print(f"drift: the first point ({point_text}) took {shift.change:+.1%}{interval} at the end")
+
+
+def _table(*headings: str) -> Table:
+    table = Table()
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _trial_cells(record: TrialRecord, batch_size: int) -> list[str]:
+    def number(value: float | None) -> str:
+        return "–" if value is None else f"{value:.4g}"
+
+    def joules(key: str, tokens: int = 1) -> str:
+        if total.get(f"{key}_j") is None:
+            return "–"
+        return f"{total[f'{key}_j'] / tokens:.4g} ± {total[f'{key}_ci95_j'] / tokens:.2g}"
+
+    total = record.energy["total"] if record.energy else {}
+    outputs = batch_size * record.output_tokens
+    tokens = batch_size * (record.input_tokens + record.output_tokens)
+    return [
+        str(record.id),
+        record.purpose,
+        record.status,
+        str(record.input_tokens),
+        str(record.output_tokens),
+        "–" if record.repeats is None else str(record.repeats),
+        number(record.prefill_s),
+        number(record.decode_s),
+        number(record.runtime_s),
+        joules("request"),
+        joules("request", outputs),
+        joules("request", tokens),
+        record.reason or total.get("method") or total.get("reason") or "not measured",
+    ]
+
+
+def _plus_minus(value: Estimate) -> str:
+    return f"{value.mean:.4g}" if value.half_width is None else f"{value.mean:.4g} ± {value.half_width:.2g}"

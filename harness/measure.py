@@ -1,0 +1,37 @@
+"""The timed region: one window of back-to-back requests. Prints nothing."""
+
+from __future__ import annotations
+
+import gc
+
+from backends.base import Backend, BackendError, Completion, Request
+
+
+def run_window(backend: Backend, request: Request, repeats: int, min_window_s: float) -> list[Completion]:
+    """Run the same request back to back, at least ``repeats`` times and for at least ``min_window_s``.
+
+    Raises BackendError when the backend did not process exactly the tokens that were asked for, and whatever
+    the backend raises.
+    """
+    completions: list[Completion] = []
+    collected = gc.isenabled()
+    gc.collect()
+    # A collection inside the window would be charged to the request that it happens to interrupt.
+    gc.disable()
+    try:
+        while True:
+            completions.append(backend.run(request))
+            elapsed_s = (completions[-1].end_ns - completions[0].start_ns) / 1e9
+            if len(completions) >= repeats and elapsed_s >= min_window_s:
+                break
+    finally:
+        if collected:
+            gc.enable()
+    for completion in completions:
+        produced = (completion.input_tokens, completion.output_tokens)
+        if produced != (request.input_tokens, request.output_tokens):
+            raise BackendError(
+                f"asked for {request.input_tokens} input and {request.output_tokens} output tokens, "
+                f"the backend processed {produced[0]} and {produced[1]}"
+            )
+    return completions

@@ -1,0 +1,232 @@
+"""What to measure: ranges, sweeps and grids of request sizes, and the order they come in. Pure."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import UserError
+from harness.stopping import RelativePrecision, RuntimeHalfWidth, StoppingRule
+from harness.types import Point
+
+MAX_TOKENS = 10_000_000
+_RANGE = re.compile(r"(\d+)-(\d+)([+*])(\d+)")
+
+
+def parse_tokens(text: str) -> list[int]:
+    """Token counts from ``8,64,512``, ``a-b+step``, ``a-b*factor`` or a comma-separated mix of them.
+
+    Ranges start at a and never pass b. Returns each count once, in the order given. Raises UserError.
+    """
+    counts: dict[int, None] = {}
+    for part in text.split(","):
+        counts.update(dict.fromkeys(_parse_part(part.strip(), text)))
+    return list(counts)
+
+
+def _parse_part(part: str, text: str) -> list[int]:
+    match = _RANGE.fullmatch(part)
+    if not match:
+        if not part.isascii() or not part.isdigit():
+            raise UserError(f"'{text}' is not a list of token counts; write 8,64,512 or 8-2048*2 or 128-1024+128")
+        return [_positive(int(part), text)]
+    first, last, operator, step = int(match[1]), int(match[2]), match[3], int(match[4])
+    _positive(first, text)
+    _positive(last, text)
+    if first > last:
+        raise UserError(f"range '{part}' runs backwards; write the smaller count first")
+    if step < (2 if operator == "*" else 1):
+        raise UserError(f"range '{part}' never ends; use a factor of at least 2 or a step of at least 1")
+    if operator == "+":
+        if (last - first) // step >= 10_000:
+            raise UserError(f"range '{part}' has more than 10000 counts; use a larger step")
+        return list(range(first, last + 1, step))
+    values = []
+    while first <= last:
+        values.append(first)
+        first *= step
+    return values
+
+
+def _positive(count: int, text: str) -> int:
+    if not 1 <= count <= MAX_TOKENS:
+        raise UserError(f"token count {count} in '{text}' is out of range; use 1 to {MAX_TOKENS}")
+    return count
+
+
+def parse_point(text: str) -> Point:
+    """A point from ``m,n``. Raises UserError."""
+    parts = text.split(",")
+    if len(parts) != 2:
+        raise UserError(f"'{text}' is not a point; write input and output tokens as 128,256")
+    ((m,), (n,)) = parse_tokens(parts[0]), parse_tokens(parts[1])
+    return Point(m, n)
+
+
+def sweeps(inputs: Iterable[int], outputs: Iterable[int], fixed_input: int, fixed_output: int) -> list[Point]:
+    """The input sweep at a fixed output and the output sweep at a fixed input, each point once."""
+    points = [Point(m, fixed_output) for m in inputs] + [Point(fixed_input, n) for n in outputs]
+    return list(dict.fromkeys(points))
+
+
+def grid(inputs: Iterable[int], outputs: Sequence[int]) -> list[Point]:
+    """The full product of input and output counts."""
+    return [Point(m, n) for m in inputs for n in outputs]
+
+
+def shuffled(points: Sequence[Point], seed: int) -> tuple[Point, ...]:
+    """The points in the random order that the seed gives, so that drift in time is not drift in size."""
+    order = list(points)
+    random.Random(seed).shuffle(order)
+    return tuple(order)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A named way to measure: which sizes, how often, how long."""
+
+    name: str
+    inputs: str
+    outputs: str
+    stopping: StoppingRule
+    kv_cache: bool
+    min_window_s: float
+    max_window_s: float
+    off_axis: tuple[Point, ...] = ()
+    fixed_input: int = 32
+    fixed_output: int = 32
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            name="quick",
+            inputs="8-512*2",
+            outputs="8-128*2",
+            stopping=RelativePrecision(relative=0.05, min_trials=3, max_trials=5),
+            kv_cache=True,
+            min_window_s=1.0,
+            max_window_s=10.0,
+        ),
+        Protocol(
+            name="paper",
+            inputs="8-2048*2",
+            outputs="8-4096*2",
+            stopping=RuntimeHalfWidth(half_width_s=0.5, max_trials=25),
+            kv_cache=False,
+            min_window_s=1.0,
+            max_window_s=30.0,
+        ),
+        Protocol(
+            name="precise",
+            inputs="8-2048*2",
+            outputs="8-2048*2",
+            stopping=RelativePrecision(relative=0.02, min_trials=3, max_trials=10),
+            kv_cache=True,
+            min_window_s=5.0,
+            max_window_s=60.0,
+            # Two crossing sweeps leave the interaction of m and n unidentified; these points determine it.
+            off_axis=(Point(128, 128), Point(512, 128), Point(128, 512), Point(512, 512), Point(1024, 256)),
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides which trials a run consists of."""
+
+    protocol: str
+    points: tuple[Point, ...]
+    """In the order in which they are measured."""
+    explicit: bool
+    """Whether the user named the sizes; then none may lie beyond the model's context."""
+    seed: int
+    stopping: StoppingRule
+    min_window_s: float
+    max_window_s: float
+    timeout_s: float
+
+    def describe(self) -> dict[str, Any]:
+        """The plan as it is stored with the run and compared on resuming."""
+        return {
+            "protocol": self.protocol,
+            "points": [[point.input_tokens, point.output_tokens] for point in self.points],
+            "seed": self.seed,
+            "stopping": self.stopping.describe(),
+            "min_window_s": self.min_window_s,
+            "max_window_s": self.max_window_s,
+            "timeout_s": self.timeout_s,
+        }
+
+
+def make_plan(
+    protocol: str,
+    *,
+    inputs: str | None = None,
+    outputs: str | None = None,
+    fixed_input: int = 32,
+    fixed_output: int = 32,
+    full_grid: bool = False,
+    points: Sequence[str] = (),
+    seed: int = 0,
+    timeout_s: float = 600.0,
+    min_window_s: float | None = None,
+    max_window_s: float | None = None,
+    max_trials: int | None = None,
+    precision: float | None = None,
+) -> tuple[Plan, bool]:
+    """The plan of a protocol with what the user changed in it, and the protocol's choice of KV cache.
+
+    Sizes named by the user replace the protocol's; None leaves a setting as the protocol has it. Raises UserError.
+    """
+    base = PROTOCOLS.get(protocol)
+    if base is None:
+        raise UserError(f"unknown protocol '{protocol}'; choose one of {', '.join(PROTOCOLS)}")
+    explicit = bool(inputs or outputs or points)
+    if explicit:
+        chosen = _chosen_points(inputs, outputs, fixed_input, fixed_output, full_grid, points)
+    else:
+        shape = grid if full_grid else lambda m, n: sweeps(m, n, fixed_input, fixed_output)
+        chosen = [*shape(parse_tokens(base.inputs), parse_tokens(base.outputs)), *base.off_axis]
+    min_window_s = base.min_window_s if min_window_s is None else min_window_s
+    if max_window_s is None:
+        max_window_s = max(base.max_window_s, min_window_s)
+    if min_window_s > max_window_s:
+        raise UserError(f"--min-window {min_window_s:g} is longer than --max-window {max_window_s:g}")
+    plan = Plan(
+        protocol=protocol,
+        points=shuffled(list(dict.fromkeys(chosen)), seed),
+        explicit=explicit,
+        seed=seed,
+        stopping=_stopping(base.stopping, max_trials, precision),
+        min_window_s=min_window_s,
+        max_window_s=max_window_s,
+        timeout_s=timeout_s,
+    )
+    return plan, base.kv_cache
+
+
+def _chosen_points(
+    inputs: str | None,
+    outputs: str | None,
+    fixed_input: int,
+    fixed_output: int,
+    full_grid: bool,
+    points: Sequence[str],
+) -> list[Point]:
+    if full_grid and not (inputs and outputs):
+        raise UserError("--grid needs both --input-tokens and --output-tokens")
+    m, n = (parse_tokens(text) if text else [] for text in (inputs, outputs))
+    swept = grid(m, n) if full_grid else sweeps(m, n, fixed_input, fixed_output)
+    return [*swept, *map(parse_point, points)]
+
+
+def _stopping(rule: StoppingRule, max_trials: int | None, precision: float | None) -> StoppingRule:
+    if precision is not None:
+        rule = RelativePrecision(relative=precision, min_trials=3, max_trials=rule.max_trials)
+    return rule if max_trials is None else rule.with_max_trials(max_trials)

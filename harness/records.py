@@ -1,0 +1,188 @@
+"""The run directory: what a measurement leaves on disk, and how it is read back.
+
+``run.json`` says what was measured on what; ``trials.jsonl`` has one TrialRecord a line, appended and fsynced as
+each trial ends; ``traces/ID.npz`` has the raw marks and readings of each trial.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from harness.errors import UserError
+from harness.types import Domain, Trace, TrialRecord, Window
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+RUN_FILE = "run.json"
+TRIALS_FILE = "trials.jsonl"
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""By the version it starts from, the step that turns ``run.json`` into the next version."""
+
+_RECORD = TypeAdapter(TrialRecord)
+
+COLUMNS = {
+    "trial_id": "number of the trial in the run, from 0",
+    "session": "which start of the program measured it",
+    "worker": "which child process of the session measured it",
+    "purpose": "warmup, measure or drift; statistics use measure alone",
+    "status": "ok, oom, timeout, error, discarded or skipped",
+    "reason": "why the status is not ok",
+    "started_at": "UTC, ISO 8601",
+    "input_tokens": "m, tokens per sequence",
+    "output_tokens": "n, tokens per sequence",
+    "output_tokens_produced": "tokens the backend counted",
+    "repeats": "requests in the window",
+    "window_s": "first start to last end, s",
+    "runtime_s": "window divided by repeats, s per request",
+    "runtime_sd_s": "standard deviation of single requests in the window, s",
+    "prefill_s": "start to first output token, mean per request, s",
+    "decode_s": "first to last output token, mean per request, s",
+    "tokens_per_s": "output tokens of all sequences divided by runtime",
+    "energy_j": "sum over the components measured, J per request",
+    "energy_ci95_j": "half-width of its 95 % interval, J",
+    "energy_method": "counter, integrated, modelled or estimated: the weakest of the parts",
+    "energy_reason": "why energy_j is absent",
+    "prefill_energy_j": "energy of the prefill, J per request",
+    "prefill_energy_ci95_j": "half-width of its 95 % interval, J",
+    "decode_energy_j": "energy of the decode steps, J per request",
+    "decode_energy_ci95_j": "half-width of its 95 % interval, J",
+    "energy_per_output_token_j": "energy_j over the output tokens of all sequences",
+    "energy_per_token_j": "energy_j over the input and output tokens of all sequences",
+}
+"""Columns of ``load``. Each component c with a meter adds {c}_energy_j, {c}_energy_ci95_j, {c}_energy_method,
+{c}_prefill_energy_j, {c}_prefill_energy_ci95_j, {c}_decode_energy_j and {c}_decode_energy_ci95_j. What was not
+measured is missing (NaN or None), never 0."""
+
+
+def read_run(directory: Path | str) -> dict[str, Any]:
+    """The content of ``run.json``, migrated to the current schema. Raises UserError."""
+    path = Path(directory) / RUN_FILE
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{directory} holds no run: there is no {RUN_FILE} in it") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read: {error}") from None
+    version = run.get("schema_version") if isinstance(run, dict) else None
+    if not isinstance(version, int) or version < 1:
+        raise UserError(f"{path} is not a run of joulebench: it names no schema_version")
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {version}, this joulebench reads up to {SCHEMA_VERSION}: upgrade joulebench"
+        )
+    while version < SCHEMA_VERSION:
+        run = MIGRATIONS[version](run)
+        version += 1
+    migrated: dict[str, Any] = run
+    return migrated
+
+
+def read_trials(directory: Path | str) -> list[TrialRecord]:
+    """All whole records, in order. A torn last line, left by a kill, is passed over. Raises UserError."""
+    path = Path(directory) / TRIALS_FILE
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error}") from None
+    return parse_trials(content[: whole_length(content)], path)
+
+
+def whole_length(content: bytes) -> int:
+    """Bytes of ``content`` up to the end of its last whole line."""
+    return content.rfind(b"\n") + 1
+
+
+def parse_trials(content: bytes, path: Path) -> list[TrialRecord]:
+    """Records from whole lines. Raises UserError naming the first line that is none."""
+    records = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            records.append(_RECORD.validate_json(line))
+        except ValidationError as error:
+            what = error.errors(include_url=False)[0]["msg"]
+            raise UserError(f"{path}, line {number} is not a trial record ({what})") from None
+    return records
+
+
+def dump_trial(record: TrialRecord) -> bytes:
+    """One line of ``trials.jsonl``."""
+    return json.dumps(asdict(record), allow_nan=False).encode() + b"\n"
+
+
+def write_trace(stream: Any, window: Window, traces: list[Trace]) -> None:
+    """Write marks and raw readings to an open binary file, as npz without pickled objects."""
+    arrays: dict[str, Any] = {
+        "start_ns": window.start_ns,
+        "prefill_end_ns": window.prefill_end_ns,
+        "end_ns": window.end_ns,
+        "domains": np.array(json.dumps([{**asdict(trace.domain), "failure": trace.failure} for trace in traces])),
+    }
+    for index, trace in enumerate(traces):
+        arrays[f"times_ns_{index}"] = trace.times_ns
+        arrays[f"values_{index}"] = trace.values
+    np.savez_compressed(stream, allow_pickle=False, **arrays)
+
+
+def read_trace(directory: Path | str, record: TrialRecord) -> tuple[Window, list[Trace]]:
+    """Marks and raw readings of one trial. Raises UserError when it has none or they can't be read."""
+    if record.trace is None:
+        raise UserError(f"trial {record.id} of {directory} has no trace: its status is {record.status}")
+    path = Path(directory) / record.trace
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            window = Window(arrays["start_ns"], arrays["prefill_end_ns"], arrays["end_ns"])
+            traces = []
+            for index, fields in enumerate(json.loads(str(arrays["domains"]))):
+                failure = fields.pop("failure")
+                domain = Domain(**{**fields, "contains": tuple(fields["contains"])})
+                traces.append(Trace(domain, arrays[f"times_ns_{index}"], arrays[f"values_{index}"], failure))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} can't be read: {error}") from None
+    return window, traces
+
+
+def load(directory: Path | str) -> pd.DataFrame:
+    """All trials of a run as a table with the columns of ``COLUMNS``, one row a trial. Raises UserError."""
+    import pandas as pd
+
+    batch_size = read_run(directory)["backend"]["config"]["batch_size"]
+    rows = [_row(record, batch_size) for record in read_trials(directory)]
+    extra = dict.fromkeys(column for row in rows for column in row if column not in COLUMNS)
+    return pd.DataFrame(rows, columns=[*COLUMNS, *extra])
+
+
+def _row(record: TrialRecord, batch_size: int) -> dict[str, Any]:
+    row = {name: value for name, value in asdict(record).items() if name in COLUMNS}
+    row["trial_id"] = record.id
+    if record.runtime_s is not None:
+        row["tokens_per_s"] = batch_size * record.output_tokens / record.runtime_s
+    if record.energy is not None:
+        row.update(_energy_columns("", record.energy["total"]))
+        row["energy_reason"] = record.energy["total"]["reason"]
+        for component, figure in record.energy["components"].items():
+            row.update(_energy_columns(f"{component}_", figure))
+    energy_j = row.get("energy_j")
+    if energy_j is not None:
+        row["energy_per_output_token_j"] = energy_j / (batch_size * record.output_tokens)
+        row["energy_per_token_j"] = energy_j / (batch_size * (record.input_tokens + record.output_tokens))
+    return row
+
+
+def _energy_columns(prefix: str, figure: dict[str, Any]) -> dict[str, Any]:
+    columns = {f"{prefix}energy_method": figure["method"]}
+    for key, column in (("request", "energy"), ("prefill", "prefill_energy"), ("decode", "decode_energy")):
+        columns[f"{prefix}{column}_j"] = figure[f"{key}_j"]
+        columns[f"{prefix}{column}_ci95_j"] = figure[f"{key}_ci95_j"]
+    return columns

@@ -1,0 +1,96 @@
+"""When a point has been measured enough. Pure."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+from scipy.special import stdtrit
+
+
+def half_width_95(values: Sequence[float]) -> float | None:
+    """Half-width of the Student-t 95 % confidence interval of the mean, in the values' unit.
+
+    None for fewer than two values: one measurement says nothing about its own spread.
+    """
+    if len(values) < 2:
+        return None
+    t = float(stdtrit(len(values) - 1, 0.975))
+    return t * statistics.stdev(values) / math.sqrt(len(values))
+
+
+Samples = Mapping[str, Sequence[float]]
+"""Measured quantities of one point by name (``runtime_s``, ``energy_j``), one value per counted trial."""
+
+
+class StoppingRule(Protocol):
+    """Decides when a point has been measured enough."""
+
+    @property
+    def max_trials(self) -> int:
+        """Counted trials after which a point is done in any case."""
+        ...
+
+    def with_max_trials(self, max_trials: int) -> StoppingRule:
+        """The same rule with another limit."""
+        ...
+
+    def done(self, samples: Samples) -> bool:
+        """Whether no further trial is needed. ``samples`` always has ``runtime_s``."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """The rule as it is stored with the run."""
+        ...
+
+
+@dataclass(frozen=True)
+class RelativePrecision:
+    """Stop when the 95 % half-width of every measured quantity is at most ``relative`` of its mean."""
+
+    relative: float
+    min_trials: int
+    max_trials: int
+
+    def done(self, samples: Samples) -> bool:
+        count = len(samples["runtime_s"])
+        if count < self.min_trials or count >= self.max_trials:
+            return count >= self.max_trials
+        return all(self._precise(values) for values in samples.values() if values)
+
+    def _precise(self, values: Sequence[float]) -> bool:
+        half_width = half_width_95(values)
+        return half_width is not None and half_width <= self.relative * abs(statistics.fmean(values))
+
+    def with_max_trials(self, max_trials: int) -> RelativePrecision:
+        return replace(self, max_trials=max_trials)
+
+    def describe(self) -> dict[str, Any]:
+        return {"rule": "relative-precision", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class RuntimeHalfWidth:
+    """The paper's rule: stop when the 95 % half-width of the runtime is below ``half_width_s`` seconds.
+
+    Wilkins, Keshav, Mortier (2024), section 4: 0.5 s, at most 25 trials.
+    """
+
+    half_width_s: float
+    max_trials: int
+
+    def done(self, samples: Samples) -> bool:
+        runtimes_s = samples["runtime_s"]
+        if len(runtimes_s) >= self.max_trials:
+            return True
+        half_width_s = half_width_95(runtimes_s)
+        return half_width_s is not None and half_width_s < self.half_width_s
+
+    def with_max_trials(self, max_trials: int) -> RuntimeHalfWidth:
+        return replace(self, max_trials=max_trials)
+
+    def describe(self) -> dict[str, Any]:
+        return {"rule": "runtime-half-width", **asdict(self)}

@@ -1,0 +1,174 @@
+"""Writing a run directory so that no kill and no full disk loses more than the trial in progress."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import io
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from harness.errors import UserError
+from harness.records import (
+    RUN_FILE,
+    TRIALS_FILE,
+    dump_trial,
+    parse_trials,
+    read_run,
+    whole_length,
+    write_trace,
+)
+from harness.types import Trace, TrialRecord, Window
+
+LOG_FILE = "worker.log"
+_TRACES = "traces"
+_RESERVE = ".reserve"
+_RESERVE_BYTES = 1 << 20
+_OWN_FILES = {RUN_FILE, TRIALS_FILE, LOG_FILE, _TRACES, _RESERVE, f"{RUN_FILE}.part"}
+
+
+class StorageError(Exception):
+    """The disk takes no more; everything up to and including the last ``append`` that returned is kept."""
+
+
+class RunStore:
+    """A run directory opened for writing by this process alone. A context manager."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open or create the directory and prove that it can be written. Raises UserError."""
+        self.directory = directory
+        self.notices: list[str] = []
+        """What had to be mended, one line each."""
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            foreign = sorted({entry.name for entry in directory.iterdir()} - _OWN_FILES)
+            if foreign and not (directory / RUN_FILE).exists():
+                raise UserError(
+                    f"{directory} is not empty and holds no run (it has {foreign[0]}); choose another directory"
+                )
+            (directory / _TRACES).mkdir(exist_ok=True)
+            self._trials = (directory / TRIALS_FILE).open("a+b", buffering=0)
+            self._lock()
+            self._fill_reserve()
+        except OSError as error:
+            raise UserError(f"can't write to {directory}: {error.strerror or error}") from None
+        self.run = read_run(directory) if (directory / RUN_FILE).exists() else None
+        self.records = self._repair()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._trials.close()
+        self._release_reserve()
+
+    def write_run(self, run: dict[str, Any]) -> None:
+        """Replace ``run.json`` as a whole. Raises StorageError."""
+        content = json.dumps(run, indent=1, allow_nan=False).encode()
+        try:
+            self._replace(self.directory / RUN_FILE, content)
+        except OSError as error:
+            raise StorageError(f"{self.directory}: {error.strerror or error}") from None
+        self.run = run
+
+    def append(self, record: TrialRecord, window: Window | None = None, traces: list[Trace] | None = None) -> None:
+        """Add a record, with its raw marks and readings when it has any; on return it is on the disk.
+
+        When the disk is full, space kept in reserve takes this last record before StorageError is raised.
+        """
+        if window is not None:
+            record = replace(record, trace=f"{_TRACES}/{record.id}.npz")
+        try:
+            self._append(record, window, traces or [])
+        except OSError as error:
+            self._release_reserve()
+            with contextlib.suppress(OSError):
+                self._append(record, window, traces or [])
+            raise StorageError(f"{self.directory}: {error.strerror or error}") from None
+
+    def abandon_if_unused(self) -> None:
+        """Remove the directory again if nothing was ever recorded in it."""
+        if self.run is not None:
+            return
+        with contextlib.suppress(OSError):
+            self._release_reserve()
+            for name in (TRIALS_FILE, LOG_FILE):
+                (self.directory / name).unlink(missing_ok=True)
+            (self.directory / _TRACES).rmdir()
+            self.directory.rmdir()
+
+    def _append(self, record: TrialRecord, window: Window | None, traces: list[Trace]) -> None:
+        if window is not None and record.trace is not None:
+            content = io.BytesIO()
+            write_trace(content, window, traces)
+            self._replace(self.directory / record.trace, content.getvalue())
+        length = os.fstat(self._trials.fileno()).st_size
+        line = dump_trial(record)
+        try:
+            if self._trials.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._trials.fileno())
+        except OSError:
+            os.ftruncate(self._trials.fileno(), length)
+            raise
+        self.records.append(record)
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._trials.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another joulebench is writing to {self.directory}; wait for it or choose another directory"
+            ) from None
+
+    def _repair(self) -> list[TrialRecord]:
+        path = self.directory / TRIALS_FILE
+        content = path.read_bytes()
+        whole = whole_length(content)
+        if whole < len(content):
+            os.ftruncate(self._trials.fileno(), whole)
+            os.fsync(self._trials.fileno())
+            self.notices.append(
+                f"the last line of {path} was torn by an earlier kill; its {len(content) - whole} bytes are removed"
+            )
+        return parse_trials(content[:whole], path)
+
+    def _fill_reserve(self) -> None:
+        with (self.directory / _RESERVE).open("wb") as stream:
+            stream.write(os.urandom(_RESERVE_BYTES))
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _release_reserve(self) -> None:
+        with contextlib.suppress(OSError):
+            (self.directory / _RESERVE).unlink()
+
+    @staticmethod
+    def _replace(path: Path, content: bytes) -> None:
+        part = path.with_name(f"{path.name}.part")
+        try:
+            with part.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            part.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise
+        _sync_directory(path.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
