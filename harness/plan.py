@@ -59,11 +59,10 @@ def _positive(count: int, text: str) -> int:
 
 def parse_point(text: str) -> Point:
     """A point from ``m,n``. Raises UserError."""
-    parts = text.split(",")
-    if len(parts) != 2:
+    match = re.fullmatch(r"\s*([0-9]+)\s*,\s*([0-9]+)\s*", text)
+    if not match:
         raise UserError(f"'{text}' is not a point; write input and output tokens as 128,256")
-    ((m,), (n,)) = parse_tokens(parts[0]), parse_tokens(parts[1])
-    return Point(m, n)
+    return Point(_positive(int(match[1]), text), _positive(int(match[2]), text))
 
 
 def sweeps(inputs: Iterable[int], outputs: Iterable[int], fixed_input: int, fixed_output: int) -> list[Point]:
