@@ -7,9 +7,9 @@ time and energy as the real ones. Shapes are those of each model's ``config.json
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from backends.base import InvalidConfig
@@ -241,10 +241,10 @@ def classify(name: str) -> Source:
     if name in PRESETS:
         return "preset"
     if name.lower().endswith(".gguf"):
-        if not Path(name).is_file():
+        if not os.path.isfile(name):
             raise InvalidConfig(f"no GGUF file at '{name}'; check the path")
         return "gguf"
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return "folder"
     if HUB_ID.fullmatch(name):
         return "hub"

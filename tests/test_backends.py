@@ -1,0 +1,171 @@
+"""The contract of backends.base.Backend, for every backend on this machine's CPU."""
+
+import dataclasses
+import time
+
+import pytest
+
+import backends
+from backends.base import Backend, BackendError, Config, InvalidConfig, NotInstalled, Request
+
+CONFIGS = {
+    "fake": Config("fake", device="cpu"),
+    "llama-cpp": Config("tiny-test", device="cpu", threads=1),
+    "transformers": Config("tiny-test", device="cpu", threads=1),
+}
+SIZES = [(1, 1), (1, 5), (7, 1), (32, 4), (3, 40)]
+
+
+@pytest.fixture(scope="module")
+def cache_directory(tmp_path_factory):
+    """Generated files are shared by the tests and kept out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        path = tmp_path_factory.mktemp("cache")
+        patch.setenv("JOULEBENCH_CACHE_DIR", str(path))
+        yield path
+
+
+@pytest.fixture(params=backends.names())
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def backend(name, cache_directory):
+    backend = backends.create(name)
+    try:
+        backend.capabilities()
+    except NotInstalled as absent:
+        pytest.skip(str(absent))
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def config(name):
+    return CONFIGS[name]
+
+
+def complete(backend: Backend, request: Request):
+    backend.prepare(request)
+    return backend.run(request)
+
+
+def refusal(action, *arguments) -> str:
+    with pytest.raises(InvalidConfig) as refused:
+        action(*arguments)
+    return str(refused.value)
+
+
+def test_every_backend_is_under_this_contract():
+    assert set(backends.names()) == set(CONFIGS)
+
+
+def test_unknown_backend_is_refused_with_the_names_there_are():
+    assert "transformers" in refusal(backends.create, "tensorflow")
+
+
+@pytest.mark.parametrize("kv_cache", [True, False])
+def test_request_processes_and_produces_exactly_what_was_asked(backend, config, kv_cache):
+    loaded = backend.load(dataclasses.replace(config, kv_cache=kv_cache))
+    for m, n in SIZES:
+        request = Request(m, n, seed=m)
+        backend.prepare(request)
+        before_ns = time.monotonic_ns()
+        completion = backend.run(request)
+        after_ns = time.monotonic_ns()
+        assert (completion.input_tokens, completion.output_tokens) == (m, n)
+        assert completion.start_ns < completion.prefill_end_ns <= completion.end_ns
+        if n > 1:
+            assert completion.prefill_end_ns < completion.end_ns
+        if not loaded.settings.get("virtual_clock"):
+            assert before_ns <= completion.start_ns
+            assert completion.end_ns <= after_ns
+
+
+@pytest.mark.parametrize("kv_cache", [True, False])
+def test_repeats_do_not_see_each_other(backend, config, kv_cache):
+    backend.load(dataclasses.replace(config, kv_cache=kv_cache))
+    request = Request(12, 20, seed=3)
+    first = complete(backend, request)
+    again = backend.run(request)
+    complete(backend, Request(30, 9, seed=8))
+    later = complete(backend, request)
+    assert first.output_ids == again.output_ids == later.output_ids
+    assert len(first.output_ids) == (20 if backend.capabilities().samples_tokens else 0)
+
+
+def test_greedy_tokens_do_not_depend_on_the_cache(backend, config):
+    if not backend.capabilities().samples_tokens:
+        pytest.skip("this backend doesn't choose its tokens")
+    request = Request(20, 24, seed=5)
+    backend.load(dataclasses.replace(config, dtype="float32"))
+    cached = complete(backend, request).output_ids
+    backend.load(dataclasses.replace(config, dtype="float32", kv_cache=False))
+    recomputed = complete(backend, request).output_ids
+    assert cached == recomputed
+    assert len(set(cached)) > 1
+
+
+def test_batch_gives_every_sequence_the_asked_tokens(backend, config):
+    if not backend.capabilities().batching:
+        assert refusal(backend.resolve, dataclasses.replace(config, batch_size=2))
+        return
+    backend.load(dataclasses.replace(config, batch_size=3))
+    completion = complete(backend, Request(6, 5))
+    assert (completion.input_tokens, completion.output_tokens) == (6, 5)
+
+
+def test_resolve_tells_what_load_loads(backend, config):
+    resolved = backend.resolve(config)
+    loaded = backend.load(config)
+    assert loaded.model == resolved
+    assert resolved.name == config.model
+    assert resolved.parameters > 0
+    assert resolved.weight_bytes > 0
+    assert loaded.device == "cpu"
+    assert loaded.device_names
+    assert loaded.gpu_uuids == ()
+
+
+def test_capabilities_are_true(backend, config):
+    capabilities = backend.capabilities()
+    assert "cpu" in capabilities.devices
+    for dtype in capabilities.dtypes:
+        assert backend.resolve(dataclasses.replace(config, dtype=dtype)).dtype == dtype
+    assert all(backend.versions().values())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("model", "no-such-model"), ("device", "tpu"), ("device", "cuda:99"), ("dtype", "int3")],
+)
+def test_what_can_not_work_is_refused_in_one_line_before_loading(backend, config, field, value):
+    wrong = dataclasses.replace(config, **{field: value})
+    for action in (backend.resolve, backend.load):
+        message = refusal(action, wrong)
+        assert value in message
+        assert "\n" not in message
+    backend.load(config)
+    assert complete(backend, Request(2, 2)).output_tokens == 2
+
+
+def test_request_beyond_the_context_is_refused(backend, config):
+    context = backend.load(config).model.context_length
+    message = refusal(backend.prepare, Request(context, 1))
+    assert str(context) in message
+    assert "\n" not in message
+    assert complete(backend, Request(4, 2)).output_tokens == 2
+
+
+def test_close_twice_and_load_again(backend, config):
+    backend.close()
+    backend.load(config)
+    request = Request(3, 3)
+    backend.prepare(request)
+    backend.close()
+    backend.close()
+    with pytest.raises(BackendError):
+        backend.run(request)
+    backend.load(config)
+    assert complete(backend, request).output_tokens == 3
