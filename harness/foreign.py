@@ -1,0 +1,66 @@
+"""How much of the machine's CPU other programs take while we measure."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+_SHORTEST_S = 0.25
+"""CPU times tick every 10 ms per processor: over less than this, a load can't be told."""
+
+
+@dataclass(frozen=True)
+class _Sample:
+    time_ns: int
+    busy_s: float
+    """CPU time spent by everybody since boot, all processors together."""
+    ours_s: float
+    """CPU time spent by this process and the worker since their starts."""
+    worker: int | None
+
+
+class ForeignLoad:
+    """Compares the CPU time of the whole machine with that of this process and the worker."""
+
+    def __init__(self) -> None:
+        self._samples: deque[_Sample] = deque(maxlen=100_000)
+
+    def sample(self, worker_pid: int | None) -> None:
+        """Note the CPU times now."""
+        import psutil
+
+        times = psutil.cpu_times()
+        busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
+        ours = _process_s(psutil.Process())
+        try:
+            worker = None if worker_pid is None else psutil.Process(worker_pid)
+            ours += 0.0 if worker is None else _process_s(worker)
+        except psutil.Error:
+            worker_pid = None
+        self._samples.append(_Sample(time.monotonic_ns(), busy, ours, worker_pid))
+
+    def share(self, start_ns: int, end_ns: int) -> float | None:
+        """Foreign share of all processors over the samples around a window, 0–1; None where it can't be told."""
+        import psutil
+
+        samples = list(self._samples)
+        before = [sample for sample in samples if sample.time_ns <= start_ns]
+        after = [sample for sample in samples if sample.time_ns >= end_ns]
+        if not before or not after or before[-1].worker != after[0].worker:
+            return None
+        first, last = before[-1], after[0]
+        seconds = (last.time_ns - first.time_ns) / 1e9
+        if seconds < _SHORTEST_S:
+            return None
+        foreign_s = (last.busy_s - first.busy_s) - (last.ours_s - first.ours_s)
+        return min(max(foreign_s / (seconds * (psutil.cpu_count() or 1)), 0.0), 1.0)
+
+
+def _process_s(process: Any) -> float:
+    """CPU time of a process and of the children it waited for."""
+    times = process.cpu_times()
+    return float(
+        times.user + times.system + getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+    )

@@ -1,0 +1,66 @@
+"""The border between the harness and a power source.
+
+A probe is one file in this package that exposes ``create(option) -> Probe``; the file's name, with ``_`` written as
+``-``, is its name on the command line. A probe only reads: threads, clocks, unwrapping and integration belong to
+the harness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from harness.types import Domain, Reading
+
+Role = Literal["meter", "fallback", "synthetic"]
+"""``meter``: tried by ``auto``. ``fallback``: used by ``auto`` where no meter works. ``synthetic``: only by name."""
+
+
+@dataclass
+class ProbeContext:
+    """What a probe needs to know about the run. Shared by all probes of a meter, which keeps it up to date."""
+
+    gpu_uuids: tuple[str, ...] = ()
+    """UUIDs of the GPUs that the backend computes on; empty means every visible one."""
+    device: str | None = None
+    """Where the backend computes (``cpu``, ``cuda``, ``mps``, ``metal``); None when unknown."""
+    worker_pid: int | None = None
+    """Process that runs inference now; changes when the worker is restarted, so probes read it at each use."""
+    cpu_watts: float | None = None
+    """Declared power of the whole CPU under full load, for the estimate."""
+    attribution: Literal["process", "system"] = "system"
+    """Whether CPU energy is the worker's share or the whole machine's, where the source can tell."""
+    rate_hz: float = 20.0
+    """How often the harness reads."""
+
+
+class Probe(Protocol):
+    """A power source. One instance is opened once and read by one thread."""
+
+    role: Role
+    note: str
+    """What its figures are, in one sentence; of use once open."""
+
+    def open(self, context: ProbeContext) -> None:
+        """Get ready. Raises ProbeUnavailable with the reason and the remedy."""
+        ...
+
+    def domains(self) -> Sequence[Domain]:
+        """What can be read; fixed once open."""
+        ...
+
+    def read(self) -> Sequence[Reading]:
+        """New readings, without blocking; none when nothing is new. Raises ProbeFailed."""
+        ...
+
+    def conditions(self) -> dict[str, Any]:
+        """Temperature, clocks, thermal state, foreign processes; None for what can't be read.
+
+        The key ``discard`` holds a reason when what is seen spoils a measurement made now, else None.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of everything. Safe to call twice and after a failed open."""
+        ...
