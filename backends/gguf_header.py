@@ -1,0 +1,200 @@
+"""Reads what a GGUF file says about itself, without its weights and without llama.cpp.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from backends.base import InvalidConfig, NotInstalled
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+_MAX_DIMENSIONS = 4
+_DEFAULT_ALIGNMENT = 32
+
+
+@dataclass(frozen=True)
+class Header:
+    """A GGUF file's description of its model."""
+
+    metadata: Mapping[str, int | float | str]
+    """Keys and values; of an array only its length."""
+    parameters: int
+    """Number of weights; constants of the rotary embedding don't count."""
+    weight_bytes: int
+    """Size of all tensors, padding not included."""
+    dtype: str
+    """Quantisation as llama.cpp names it, such as ``F16`` or ``Q4_K_M``."""
+    digest: str
+    """First 16 hexadecimal digits of the SHA-256 of the header and the file's size."""
+
+    @property
+    def architecture(self) -> str:
+        return str(self.metadata["general.architecture"])
+
+    @property
+    def context_length(self) -> int:
+        return int(self.metadata[f"{self.architecture}.context_length"])
+
+    @property
+    def vocabulary_size(self) -> int:
+        declared = self.metadata.get(f"{self.architecture}.vocab_size")
+        return int(declared or self.metadata["tokenizer.ggml.tokens"])
+
+
+def read_header(path: Path) -> Header:
+    """The header of the GGUF file at ``path``. Raises InvalidConfig for a file that llama.cpp couldn't load.
+
+    Refused are other formats, files shorter than their header says, parts of a split model and files that
+    don't say their architecture, context length or vocabulary. Raises NotInstalled without ``gguf``.
+    """
+    try:
+        from gguf import GGML_QUANT_SIZES
+    except ImportError as error:
+        raise NotInstalled(
+            "the package gguf is not installed; install with: pip install 'joulebench[llama-cpp]'"
+        ) from error
+
+    try:
+        with path.open("rb") as file:
+            reader = _Reader(file, path)
+            metadata, tensors = reader.metadata_and_tensors()
+            header_bytes = reader.position
+            file_bytes = reader.file_bytes
+            file.seek(0)
+            digest = hashlib.sha256(file.read(header_bytes) + str(file_bytes).encode()).hexdigest()[:16]
+    except OSError as error:
+        raise InvalidConfig(f"can't read '{path}': {error.strerror}") from error
+
+    parameters = weight_bytes = end = 0
+    for name, shape, kind, offset in tensors:
+        if kind not in GGML_QUANT_SIZES:
+            raise InvalidConfig(f"'{path}' holds tensors of unknown type {kind}; update the package gguf")
+        elements = math.prod(shape)
+        block_elements, block_bytes = GGML_QUANT_SIZES[kind]
+        tensor_bytes = elements // block_elements * block_bytes
+        weight_bytes += tensor_bytes
+        end = max(end, offset + tensor_bytes)
+        if not name.startswith(("rope_freqs.", "rope_factors_")):
+            parameters += elements
+    alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise InvalidConfig(f"'{path}' is damaged: an alignment of {alignment}; download or convert it again")
+    needed_bytes = math.ceil(header_bytes / alignment) * alignment + end
+    if file_bytes < needed_bytes:
+        raise InvalidConfig(
+            f"'{path}' is truncated: {file_bytes} of at least {needed_bytes} bytes; download or convert it again"
+        )
+    header = Header(metadata, parameters, weight_bytes, _dtype(metadata, tensors), digest)
+    _check(header, path)
+    return header
+
+
+def _dtype(metadata: Mapping[str, int | float | str], tensors: list[tuple[str, tuple[int, ...], int, int]]) -> str:
+    from gguf import GGMLQuantizationType, LlamaFileType
+
+    declared = metadata.get("general.file_type")
+    for file_type in LlamaFileType:
+        if file_type.value == declared:
+            return file_type.name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    largest = max(tensors, key=lambda tensor: math.prod(tensor[1]), default=("", (), 0, 0))
+    return GGMLQuantizationType(largest[2]).name
+
+
+def _check(header: Header, path: Path) -> None:
+    if int(header.metadata.get("split.count", 1)) > 1:
+        raise InvalidConfig(f"'{path}' is one part of a split model; join the parts with llama-gguf-split --merge")
+    try:
+        sizes = header.context_length, header.vocabulary_size
+    except (KeyError, ValueError) as missing:
+        raise InvalidConfig(f"'{path}' has no usable {missing} in its metadata; convert it again") from None
+    if header.parameters == 0 or min(sizes) <= 0:
+        raise InvalidConfig(f"'{path}' holds no language model; give the model's .gguf file")
+
+
+class _Reader:
+    """Reads the header's fields in order; every read that runs past the file's end raises InvalidConfig."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self.file = file
+        self.path = path
+        self.file_bytes = path.stat().st_size
+        self.position = 0
+
+    def metadata_and_tensors(
+        self,
+    ) -> tuple[dict[str, int | float | str], list[tuple[str, tuple[int, ...], int, int]]]:
+        if self.file_bytes < 4 or self.bytes(4) != b"GGUF":
+            raise InvalidConfig(f"'{self.path}' is not a GGUF file; convert the model to GGUF first")
+        version = self.scalar("I")
+        if version not in (2, 3):
+            raise InvalidConfig(f"'{self.path}' has GGUF version {version}, not 2 or 3; convert the model again")
+        tensor_count, key_count = self.scalar("Q"), self.scalar("Q")
+        metadata = {}
+        for _ in range(key_count):
+            key = self.string()
+            metadata[key] = self.value(self.scalar("I"))
+        return metadata, [self.tensor() for _ in range(tensor_count)]
+
+    def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
+        name = self.string()
+        dimensions = self.scalar("I")
+        if dimensions > _MAX_DIMENSIONS:
+            raise self.damaged(f"a tensor of {dimensions} dimensions")
+        shape = tuple(self.scalar("Q") for _ in range(dimensions))
+        return name, shape, self.scalar("I"), self.scalar("Q")
+
+    def value(self, kind: int) -> int | float | str:
+        if kind == _STRING:
+            return self.string()
+        if kind == _ARRAY:
+            return self.array()
+        return self.scalar(self.code(kind))
+
+    def array(self) -> int:
+        kind, length = self.scalar("I"), self.scalar("Q")
+        if kind in (_STRING, _ARRAY):
+            for _ in range(length):
+                if kind == _ARRAY:
+                    self.array()
+                else:
+                    self.skip(self.scalar("Q"))
+        else:
+            self.skip(length * struct.calcsize(self.code(kind)))
+        return length
+
+    def code(self, kind: int) -> str:
+        if kind not in _SCALARS:
+            raise self.damaged(f"a value of type {kind}")
+        return _SCALARS[kind]
+
+    def scalar(self, code: str) -> int:
+        (value,) = struct.unpack("<" + code, self.bytes(struct.calcsize(code)))
+        return value
+
+    def string(self) -> str:
+        return self.bytes(self.scalar("Q")).decode(errors="replace")
+
+    def skip(self, count: int) -> None:
+        self.advance(count)
+        self.file.seek(self.position)
+
+    def bytes(self, count: int) -> bytes:
+        self.advance(count)
+        return self.file.read(count)
+
+    def advance(self, count: int) -> None:
+        self.position += count
+        if self.position > self.file_bytes:
+            raise InvalidConfig(f"'{self.path}' is truncated inside its header; download or convert it again")
+
+    def damaged(self, what: str) -> InvalidConfig:
+        return InvalidConfig(f"'{self.path}' is damaged: {what} in its header; download or convert it again")

@@ -1,0 +1,137 @@
+"""What the llama.cpp library of llama-cpp-python says outside its model API: devices and log lines."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import re
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from backends.base import NotInstalled
+
+_INFO, _WARNING, _ERROR = 1, 2, 3
+_KEPT_LINES = 400
+_lines: deque[tuple[int, str]] = deque(maxlen=_KEPT_LINES)
+
+_MEMORY_WORDS = re.compile(r"(failed|unable) to allocate|out of memory|not enough memory|bad_alloc", re.IGNORECASE)
+
+_DEVICE_OF_LIBRARY = {"CUDA": "cuda", "MTL": "metal"}
+"""ggml's backend names of the GPU kinds that are supported, and what the command line calls them."""
+
+
+@dataclass(frozen=True)
+class GpuDevice:
+    """A GPU that this build of llama.cpp can use."""
+
+    kind: str
+    """``cuda`` or ``metal``."""
+    handle: int
+    """ggml's pointer to the device."""
+    description: str
+
+
+class _Properties(ctypes.Structure):
+    """``struct ggml_backend_dev_props`` of ggml-backend.h, with room for capabilities added later."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("description", ctypes.c_char_p),
+        ("memory_free", ctypes.c_size_t),
+        ("memory_total", ctypes.c_size_t),
+        ("type", ctypes.c_int),
+        ("device_id", ctypes.c_char_p),
+        ("capabilities", ctypes.c_ubyte * 64),
+    )
+
+
+@functools.cache
+def library() -> Any:
+    """The module ``llama_cpp``, silenced: its log goes to memory. Raises NotInstalled."""
+    try:
+        import llama_cpp
+    except (ImportError, OSError, RuntimeError) as error:
+        raise NotInstalled(
+            f"llama-cpp-python can't be used ({error}); install with: pip install 'joulebench[llama-cpp]'"
+        ) from error
+    llama_cpp.llama_log_set(_callback(), ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+@functools.cache
+def _callback() -> Any:
+    # Cached because the library keeps the pointer: the callback must outlive every model.
+    @ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+    def keep(level: int, text: bytes, _: object) -> None:
+        if level in (_INFO, _WARNING, _ERROR):
+            _lines.append((level, text.decode(errors="replace").strip()))
+
+    return keep
+
+
+def clear_log() -> None:
+    """Forget the log lines so far, so that the functions below speak of what follows."""
+    _lines.clear()
+
+
+def last_error() -> str:
+    """The last log line at error level, or a word that there is none."""
+    errors = [text for level, text in _lines if level == _ERROR and text]
+    return errors[-1] if errors else "llama.cpp gave no reason"
+
+
+def ran_out_of_memory() -> bool:
+    """Whether an error line in the log speaks of memory that couldn't be had."""
+    return any(level == _ERROR and _MEMORY_WORDS.search(text) for level, text in _lines)
+
+
+def search_log(pattern: str) -> re.Match[str] | None:
+    """The first match of a regular expression in the log."""
+    return next(filter(None, (re.search(pattern, text) for _, text in _lines)), None)
+
+
+@functools.cache
+def gpus() -> tuple[GpuDevice, ...]:
+    """GPUs that this build of llama.cpp can use on this machine."""
+    ggml = _ggml()
+    found = []
+    for index in range(ggml.ggml_backend_dev_count()):
+        handle = ggml.ggml_backend_dev_get(index)
+        owner = ggml.ggml_backend_reg_name(ggml.ggml_backend_dev_backend_reg(handle)).decode()
+        if owner in _DEVICE_OF_LIBRARY:
+            description = ggml.ggml_backend_dev_description(handle).decode()
+            found.append(GpuDevice(_DEVICE_OF_LIBRARY[owner], handle, description))
+    return tuple(found)
+
+
+def pci_bus_id(device: GpuDevice) -> str | None:
+    """The device's PCI bus id such as ``0000:c1:00.0``; None where it isn't known.
+
+    This opens the device: not to be called before a model is loaded on it.
+    """
+    properties = _Properties()
+    _ggml().ggml_backend_dev_get_props(device.handle, ctypes.byref(properties))
+    return properties.device_id.decode() if properties.device_id else None
+
+
+@functools.cache
+def _ggml() -> Any:
+    """The ggml library that llama_cpp has loaded, with the signatures of the functions used here."""
+    library()
+    from llama_cpp._ggml import libggml
+
+    pointer = ctypes.c_void_p
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        "ggml_backend_dev_count": (ctypes.c_size_t, []),
+        "ggml_backend_dev_get": (pointer, [ctypes.c_size_t]),
+        "ggml_backend_dev_description": (ctypes.c_char_p, [pointer]),
+        "ggml_backend_dev_backend_reg": (pointer, [pointer]),
+        "ggml_backend_dev_get_props": (None, [pointer, ctypes.POINTER(_Properties)]),
+        "ggml_backend_reg_name": (ctypes.c_char_p, [pointer]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(libggml, name)
+        function.restype, function.argtypes = result, arguments
+    return libggml
