@@ -135,19 +135,28 @@ def random_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.dev
     return model
 
 
-def pretrained_model(name: str, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def pretrained_model(
+    name: str, source: Source, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device
+) -> PreTrainedModel:
     """A published model with its real weights; only safetensors files are read, as they can't hold code.
 
-    Raises OSError or ValueError for missing or unreadable files.
+    Raises InvalidConfig for weights that are missing or unreadable.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
-        name,
-        config=config,
-        revision=getattr(config, "_commit_hash", None) or "main",
-        dtype=dtype,
-        trust_remote_code=False,
-        use_safetensors=True,
-    )
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            name,
+            config=config,
+            revision=getattr(config, "_commit_hash", None) or "main",
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        if loading["missing_keys"]:  # transformers would fill them at random
+            raise ValueError(f"it has no weights for {min(loading['missing_keys'])}")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise unreadable(name, source, error) from error
     return model.to(device)

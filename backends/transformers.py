@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from backends import torch_models
 from backends.base import (
+    Backend,
     BackendError,
     Capabilities,
     Completion,
@@ -41,7 +42,8 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", 
 T = TypeVar("T")
 
 
-def create() -> TransformersBackend:
+def create() -> Backend:
+    """A fresh backend; nothing is imported until it is used."""
     return TransformersBackend()
 
 
@@ -91,10 +93,7 @@ class TransformersBackend:
         def weights() -> PreTrainedModel:
             if description.random_weights:
                 return torch_models.random_model(model_config, dtype, device, config.seed)
-            try:
-                return torch_models.pretrained_model(config.model, model_config, dtype, device)
-            except (OSError, ValueError) as error:
-                raise torch_models.unreadable(config.model, source, error) from error
+            return torch_models.pretrained_model(config.model, source, model_config, dtype, device)
 
         try:
             self.model = _guarded(weights).eval()
