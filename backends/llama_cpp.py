@@ -305,7 +305,7 @@ def _batches(tokens: Any, first: int, count: int) -> list[Any]:
 
 
 def _failure(what: str) -> BackendError:
-    reason = f"{what}: {llama_library.last_error()}"
+    reason = f"{what}: {llama_library.last_errors()}"
     return OutOfMemory(reason) if llama_library.ran_out_of_memory() else BackendError(reason)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from backends.base import NotInstalled
 
-_INFO, _WARNING, _ERROR = 1, 2, 3
+_INFO, _WARNING, _ERROR = 2, 3, 4
 _KEPT_LINES = 400
 _lines: deque[tuple[int, str]] = deque(maxlen=_KEPT_LINES)
 
@@ -76,10 +76,10 @@ def clear_log() -> None:
     _lines.clear()
 
 
-def last_error() -> str:
-    """The last log line at error level, or a word that there is none."""
-    errors = [text for level, text in _lines if level == _ERROR and text]
-    return errors[-1] if errors else "llama.cpp gave no reason"
+def last_errors() -> str:
+    """The last two error lines of the log in one, since the last alone often only says that loading failed."""
+    errors = [" ".join(text.split()) for level, text in _lines if level == _ERROR and text]
+    return "; ".join(errors[-2:]) or "llama.cpp gave no reason"
 
 
 def ran_out_of_memory() -> bool:
