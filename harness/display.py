@@ -8,6 +8,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -28,7 +29,7 @@ class Display:
         self._plan = plan
         self._config = config
         self._store = store
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = _console()
         self._progress: Progress | None = None
         self._model: Model | None = None
         self._left = ""
@@ -93,7 +94,7 @@ class Display:
             print(f"{len(self._store.records)} trials are in {self._store.directory}")
 
     def _print(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)
         # Lines must reach a pipe or a log file as they happen.
         sys.stdout.flush()
 
@@ -149,9 +150,9 @@ class Display:
 
 def print_trials(records: list[TrialRecord], run: dict[str, Any]) -> None:
     """Every trial as a table row, then the points."""
-    console = Console(highlight=False)
+    console = _console()
     table = _table("trial", "purpose", "status", "input", "output", "repeats", "prefill s", "decode s", "runtime s")
-    for heading in ("J a request", "J an output token", "J a token"):
+    for heading in ("J/request", "J/output token", "J/token"):
         table.add_column(heading, justify="right")
     table.add_column("method or reason", overflow="fold")
     batch_size = run["backend"]["config"]["batch_size"]
@@ -186,8 +187,14 @@ def print_results(records: list[TrialRecord], run: dict[str, Any], console: Cons
         console.print(f"drift: the first point ({point_text}) took {shift.change:+.1%}{interval} at the end")
 
 
+def _console() -> Console:
+    """A console; where nobody's terminal says how wide it is, wide enough for every table."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)
+
+
 def _table(*headings: str) -> Table:
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in headings:
         table.add_column(heading, justify="right")
     return table

@@ -22,4 +22,11 @@ class ProbeUnavailable(Exception):
 
 
 class ProbeFailed(Exception):
-    """A power source that worked has stopped working; its energies are null from here on."""
+    """A power source that worked has stopped working; its energies are null from here on.
+
+    ``domains`` names what has failed where the rest of the probe still works; empty means all of it.
+    """
+
+    def __init__(self, reason: str, domains: tuple[str, ...] = ()) -> None:
+        super().__init__(reason)
+        self.domains = domains

@@ -154,12 +154,12 @@ class Plan:
         """The plan as it is stored with the run and compared on resuming."""
         return {
             "protocol": self.protocol,
-            "points": [[point.input_tokens, point.output_tokens] for point in self.points],
             "seed": self.seed,
             "stopping": self.stopping.describe(),
             "min_window_s": self.min_window_s,
             "max_window_s": self.max_window_s,
             "timeout_s": self.timeout_s,
+            "points": [[point.input_tokens, point.output_tokens] for point in self.points],
         }
 
 

@@ -91,6 +91,12 @@ class Sweep:
         """
         try:
             self._run()
+        except KeyboardInterrupt:
+            self._note_end("interrupted")
+            raise
+        except SweepStopped as stopped:
+            self._note_end(f"stopped: {stopped}")
+            raise
         finally:
             if self._worker:
                 self._worker.close()
@@ -118,7 +124,7 @@ class Sweep:
             self._observer.trial_ended(record)
         if self._worker and self._worker.alive:
             self._note_idle("after")
-        self._note_session(ended_at=_now(), ended="complete")
+        self._note_end("complete")
 
     def _schedule(self, context_length: int) -> Schedule:
         schedule = Schedule(self._plan, kv_cache=self._config.kv_cache, context_length=context_length)
@@ -205,7 +211,8 @@ class Sweep:
 
     def _begin_session(self, loaded: dict[str, Any]) -> None:
         assert self._meter
-        asked = self._asked() | {"model": loaded["loaded"].pop("model")}
+        device = dict(loaded["loaded"])
+        asked = self._asked() | {"model": device.pop("model")}
         run = self._store.run
         if run:
             self._refuse_other_run(asked)
@@ -217,15 +224,20 @@ class Sweep:
                 **asked,
                 "sessions": [],
             }
-            run["backend"] |= {**loaded["loaded"], "versions": loaded["versions"]}
+            run["backend"] |= device | {"versions": loaded["versions"]}
         session = {
             "started_at": _now(),
             "software": environment.software() | loaded["versions"],
-            "settings": loaded["loaded"]["settings"],
+            "settings": device["settings"],
             "energy": self._meter.describe(),
             "idle": {},
         }
         self._store.write_run(run | {"sessions": [*run["sessions"], session]})
+
+    def _note_end(self, how: str) -> None:
+        # A session that never began, because the model was not loaded yet, has no end.
+        if self._store.run and len(self._store.run["sessions"]) > self._session:
+            self._note_session(ended_at=_now(), ended=how)
 
     def _note_session(self, **facts: Any) -> None:
         run = self._store.run

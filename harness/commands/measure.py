@@ -16,6 +16,7 @@ from harness.errors import UserError
 if TYPE_CHECKING:
     from backends.base import Config
     from harness.plan import Plan
+    from harness.sweep import MeterFactory
 
 _MODEL = "smollm2-135m"
 
@@ -118,6 +119,10 @@ def measure(
         list[str] | None,
         typer.Option(help="DOMAIN=gain,offset or a TOML file. Repeatable.", show_default="none"),
     ] = None,
+    max_foreign_load: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Share of the CPU other programs may take before a trial is discarded."),
+    ] = 0.1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and a guess of its time; measure nothing.")
     ] = False,
@@ -160,6 +165,7 @@ def measure(
         "cpu_watts": cpu_watts,
         "attribution": attribution,
         "calibration": calibrate or [],
+        "max_foreign_load": max_foreign_load,
     }
     _run(plan, backend, config, directory, energy)
 
@@ -203,11 +209,17 @@ def _interrupt(number: int, _frame: object) -> NoReturn:
 
 
 def _meter_factory(
-    selection: str, rate_hz: float, cpu_watts: float | None, attribution: Attribution, calibration: list[str]
-) -> Any:
+    selection: str,
+    rate_hz: float,
+    cpu_watts: float | None,
+    attribution: Attribution,
+    calibration: list[str],
+    max_foreign_load: float,
+) -> MeterFactory:
     """What opens the power sources once the model is loaded; bad options are refused here, before."""
-    from harness.meter import Meter, parse_calibration
     from harness import probes
+    from harness.calibration import parse_calibration
+    from harness.meter import Meter
     from harness.probes.base import ProbeContext
 
     for name in selection.split(","):
@@ -217,11 +229,15 @@ def _meter_factory(
 
     def open_meter(loaded: dict[str, Any], pid: int) -> Meter:
         context = ProbeContext(
-            gpu_uuids=tuple(loaded["gpu_uuids"]), worker_pid=pid, cpu_watts=cpu_watts, attribution=attribution
+            gpu_uuids=tuple(loaded["gpu_uuids"]),
+            device=loaded["device"],
+            worker_pid=pid,
+            cpu_watts=cpu_watts,
+            attribution=attribution.value,
         )
         # Power is read in real time: it has no meaning for requests on a virtual clock.
         chosen = "none" if loaded["settings"].get("virtual_clock") else selection
-        return Meter.open(chosen, context, rate_hz=rate_hz, calibration=gains)
+        return Meter.open(chosen, context, rate_hz=rate_hz, calibration=gains, foreign_load_limit=max_foreign_load)
 
     return open_meter
 

@@ -1,0 +1,52 @@
+# Sourced by measure.sh and test.sh: makes .venv in the checkout, or takes the one that is there as it is.
+#
+# Sets PYTHON to the environment's interpreter. Every failure is one line that names the remedy.
+
+die() {
+    printf '%s: %s\n' "$(basename "$0")" "$1" >&2
+    exit 1
+}
+
+recent_enough() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+}
+
+find_python() {
+    local candidate
+    for candidate in ${JOULEBENCH_PYTHON:-python3 python3.13 python3.12 python3.11 python3.14}; do
+        if recent_enough "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+    die "no Python 3.11 or newer was found; install one, or name it: JOULEBENCH_PYTHON=/path/to/python3 bash $0"
+}
+
+make_environment() {
+    PYTHON="$PWD/.venv/bin/python"
+    if [ -x "$PYTHON" ]; then
+        recent_enough "$PYTHON" || die ".venv has a Python older than 3.11; remove .venv and run this again"
+        # An environment without pip is what an interrupted creation leaves; creating it again completes it.
+        "$PYTHON" -m pip --version >/dev/null 2>&1 && return
+    fi
+    local base
+    base=$(find_python) || exit 1
+    echo "making .venv with $("$base" --version)"
+    "$base" -m venv .venv >/dev/null 2>&1 ||
+        die "$base can't make virtual environments; install its venv module (Debian, Ubuntu: apt install python3-venv)"
+}
+
+# Installs the checkout with the extra $1, unless all it needs is there already. torch is pinned unless the
+# environment has one of its own, such as a CUDA build.
+install_extra() {
+    "$PYTHON" scripts/satisfied.py "$1" && return
+    local constraint=(--constraint scripts/constraints.txt)
+    if "$PYTHON" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'; then
+        constraint=()
+    fi
+    if ! "$PYTHON" -m pip install --disable-pip-version-check ${constraint[@]+"${constraint[@]}"} \
+        --editable ".[$1]" >.venv/pip.log 2>&1; then
+        tail -n 5 .venv/pip.log >&2
+        die "installing joulebench[$1] failed; .venv/pip.log says why, its last lines are above"
+    fi
+}

@@ -1,0 +1,40 @@
+"""What several tests need: the command line in a subprocess, and short plans."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+JOULEBENCH = [sys.executable, "-m", "harness.cli"]
+
+# Other programs on a test machine must not decide which trials count.
+FAKE = ["measure", "--backend", "fake", "--probes", "none", "--max-foreign-load", "1"]
+FOUR_POINTS = ["--point", "8,8", "--point", "64,8", "--point", "8,64", "--point", "64,64"]
+
+
+def environment() -> dict[str, str]:
+    """Environment of a subprocess that finds this checkout from any directory."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+
+
+def joulebench(*arguments: object, cwd: Path | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end."""
+    return subprocess.run(
+        [*JOULEBENCH, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=cwd,
+        env=environment(),
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a refusal; fails when it is not exactly one line with exit code 2."""
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("joulebench: error: ")
+    assert "Traceback" not in done.stdout
+    return lines[0]
