@@ -34,7 +34,7 @@ def whole(directory: Path) -> list:
     path = directory / "trials.jsonl"
     if not path.exists():
         return []
-    *lines, rest = path.read_bytes().split(b"\n")
+    *lines, _torn = path.read_bytes().split(b"\n")
     assert all(json.loads(line)["id"] == number for number, line in enumerate(lines))
     return read_trials(directory) if (directory / "run.json").exists() else []
 

@@ -26,7 +26,8 @@ def test_ranges_are_read_as_llama_bench_writes_them(text: str, counts: list[int]
 
 
 @pytest.mark.parametrize(
-    "text", ["", "eight", "8,", "0", "-8", "8-4*2", "8-64*1", "8-64+0", "8-64", "1-9999999+1", "8.5", "٣", "99999999999"]
+    "text",
+    ["", "eight", "8,", "0", "-8", "8-4*2", "8-64*1", "8-64+0", "8-64", "1-9999999+1", "8.5", "٣", "99999999999"],
 )
 def test_bad_ranges_are_refused_in_one_line(text: str) -> None:
     with pytest.raises(UserError) as refusal:

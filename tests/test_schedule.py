@@ -50,6 +50,7 @@ def play(plan: Plan, outcome=lambda spec: {}, kv_cache: bool = True, context: in
 def test_each_point_warms_up_before_it_counts() -> None:
     records = play(make())
     seen = set()
+    previous = records[0]
     for entry in records:
         point = (entry.input_tokens, entry.output_tokens)
         if entry.purpose == "measure" and point not in seen:

@@ -124,11 +124,17 @@ def test_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
         with RunStore(mount / "run") as store:
             store.write_run(RUN)
             noise = np.random.default_rng(0).integers(0, 2**62, 12_000)
+            offered = 0
+
+            def fill() -> None:
+                nonlocal offered
+                for offered in range(1, 100):
+                    store.append(replace(RECORD, id=offered - 1), Window(noise, noise, noise), [])
+
             with pytest.raises(StorageError, match="No space left"):
-                for id in range(100):
-                    store.append(replace(RECORD, id=id), Window(noise, noise, noise), [])
+                fill()
             kept = len(store.records)
-        assert 0 < kept == id + 1, "the reserve takes the trial that found the disk full"
+        assert 0 < kept == offered, "the reserve takes the trial that found the disk full"
         records = read_trials(mount / "run")
         assert [record.id for record in records] == list(range(kept))
         np.testing.assert_array_equal(read_trace(mount / "run", records[-1])[0].end_ns, noise)

@@ -135,7 +135,7 @@ def test_interruption_ends_cleanly_and_the_same_command_resumes(
     process = start(directory, "--min-window", "0.2")
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
-    output, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=30)
     assert process.returncode == code
     assert "Traceback" not in errors
     assert errors.strip().count("\n") == 0, errors
