@@ -135,9 +135,10 @@ class Meter:
     def needed_window_s(self, relative_error: float = 0.01) -> float:
         """Window length at which its edges cost at most ``relative_error`` of the energy, for the slowest sensor used.
 
-        0.0 without probes.
+        0.0 without sensors; an estimate is no sensor, and longer windows don't make it truer.
         """
         used = [domain for domain in self._sampler.domains() if self._is_used(domain)]
+        used = [domain for domain in used if domain.method != "estimated"]
         poll_s = 1.0 / self._rate_hz
         return max((integrate.edge_uncertainty_s(domain, poll_s) for domain in used), default=0.0) / relative_error
 

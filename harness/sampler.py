@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.errors import ProbeFailed
 from harness.probes.base import Probe
 from harness.types import Domain, Trace
 
@@ -33,7 +34,8 @@ class Sampler:
             domain.name: deque(maxlen=keep) for domain in self.domains()
         }
         self._conditions: deque[tuple[int, int, dict[str, Any]]] = deque(maxlen=int(_KEEP_S / _CONDITIONS_EVERY_S))
-        self._failures: dict[int, str] = {}
+        self._failures: dict[str, str] = {}
+        self._dead: set[int] = set()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -53,10 +55,9 @@ class Sampler:
             self._thread = None
 
     def failures(self) -> dict[str, str]:
-        """Why each failed domain's probe stopped."""
+        """Why each domain that no longer delivers stopped."""
         with self._lock:
-            failed = dict(self._failures)
-        return {domain.name: reason for at, reason in failed.items() for domain in self._domains[at]}
+            return dict(self._failures)
 
     def traces(self, start_ns: int, end_ns: int) -> list[Trace]:
         """The readings of every domain in [start_ns, end_ns], in time order."""
@@ -91,23 +92,31 @@ class Sampler:
                 conditions_due = time.monotonic() + _CONDITIONS_EVERY_S
                 self._each_second()
             for at in range(len(self._probes)):
-                if at not in self._failures:
+                if at not in self._dead:
                     self._poll(at, with_conditions)
             due = max(due + self._period_s, time.monotonic())
             self._stopping.wait(due - time.monotonic())
 
     def _poll(self, at: int, with_conditions: bool) -> None:
-        """Read one probe. Whatever goes wrong inside it ends that probe only."""
+        """Read one probe. Whatever goes wrong inside it ends its own domains only."""
         probe = self._probes[at]
         try:
             readings = probe.read()
             conditions = probe.conditions() if with_conditions else None
         except Exception as error:
-            with self._lock:
-                self._failures[at] = str(error) or type(error).__name__
+            failed = error.domains if isinstance(error, ProbeFailed) else ()
+            self._bury(at, failed, str(error) or type(error).__name__)
             return
         with self._lock:
             for reading in readings:
                 self._readings[reading.domain].append((reading.time_ns, reading.value))
             if conditions is not None:
                 self._conditions.append((time.monotonic_ns(), at, conditions))
+
+    def _bury(self, at: int, failed: Sequence[str], reason: str) -> None:
+        """Note why some or, where none is named, all domains of a probe stopped."""
+        names = [domain.name for domain in self._domains[at]]
+        with self._lock:
+            self._failures |= dict.fromkeys(failed or names, reason)
+            if all(name in self._failures for name in names):
+                self._dead.add(at)

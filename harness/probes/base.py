@@ -7,11 +7,16 @@ the harness.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 from harness.types import Domain, Reading
+
+_POLL_PAUSE_S = 0.001
 
 Role = Literal["meter", "fallback", "synthetic"]
 """``meter``: tried by ``auto``. ``fallback``: used by ``auto`` where no meter works. ``synthetic``: only by name."""
@@ -64,3 +69,24 @@ class Probe(Protocol):
     def close(self) -> None:
         """Let go of everything. Safe to call twice and after a failed open."""
         ...
+
+
+def update_periods(readers: Mapping[str, Callable[[], float]], duration_s: float) -> dict[str, float | None]:
+    """Time between changes of each reading, in s, found by reading all in turn for ``duration_s``.
+
+    The median of the gaps between changes, from the first change on; None where fewer than three changes were seen.
+    """
+    changes: dict[str, list[float]] = {name: [] for name in readers}
+    last = {name: reader() for name, reader in readers.items()}
+    end_s = time.monotonic() + duration_s
+    while time.monotonic() < end_s:
+        for name, reader in readers.items():
+            value = reader()
+            if value != last[name]:
+                changes[name].append(time.monotonic())
+                last[name] = value
+        time.sleep(_POLL_PAUSE_S)
+    return {
+        name: statistics.median(after - before for before, after in pairwise(times)) if len(times) >= 3 else None
+        for name, times in changes.items()
+    }
