@@ -27,6 +27,7 @@ class Estimate:
         self._pid: int | None = None
         self._process: Any = None
         self._earlier_s = 0.0
+        self._start_s = 0.0
         self._current_s = 0.0
         self.watts_per_processor = 0.0
 
@@ -62,12 +63,13 @@ class Estimate:
         if self._process is None:
             return []
         before_ns = time.monotonic_ns()
-        seconds = self._cpu_s()
+        used_s = self._cpu_s()
         now_ns = (before_ns + time.monotonic_ns()) // 2
-        if seconds is not None:
+        if used_s is not None:
             # User and system time are rounded apart, so that their sum may step back by a tick.
-            self._current_s = max(self._current_s, seconds)
-        return [Reading("cpu-time", now_ns, (self._earlier_s + self._current_s) * self.watts_per_processor)]
+            self._current_s = max(self._current_s, used_s)
+        seconds = self._earlier_s + (self._current_s - self._start_s)
+        return [Reading("cpu-time", now_ns, seconds * self.watts_per_processor)]
 
     def conditions(self) -> dict[str, Any]:
         return {"watts_per_processor": self.watts_per_processor, "discard": None}
@@ -82,15 +84,16 @@ class Estimate:
         pid = self._context.worker_pid
         if pid == self._pid:
             return
-        self._earlier_s += self._current_s
-        self._current_s, self._pid, self._process = 0.0, pid, None
+        self._earlier_s += self._current_s - self._start_s
+        self._start_s = self._current_s = 0.0
+        self._pid, self._process = pid, None
         if pid is None:
             return
         try:
             self._process = psutil.Process(pid)
         except psutil.Error:
             return
-        self._earlier_s -= self._cpu_s() or 0.0
+        self._start_s = self._current_s = self._cpu_s() or 0.0
 
     def _cpu_s(self) -> float | None:
         """CPU time of the worker, its threads and the children it waited for; None once it is gone."""

@@ -1,0 +1,56 @@
+"""Stands in for macOS's powermetrics: streams property lists at real pace, as POWERMETRICS_SCENARIO says."""
+
+import os
+import plistlib
+import sys
+import time
+
+scenario = os.environ.get("POWERMETRICS_SCENARIO", "plain")
+interval_s = int(sys.argv[sys.argv.index("-i") + 1]) / 1000
+if os.environ.get("POWERMETRICS_FAST"):
+    interval_s = min(interval_s, 0.1)
+worker = int(os.environ.get("POWERMETRICS_WORKER", "0"))
+
+
+def document(elapsed_s):
+    elapsed_ns = int(elapsed_s * 1e9)
+    rails = {"cpu": 4000.0, "gpu": 10000.0, "ane": 0.0}
+    processor = {f"{rail}_power": power for rail, power in rails.items()}
+    processor |= {"combined_power": sum(rails.values())}
+    gpu = {"freq_hz": 372.088, "idle_ratio": 0.1, "gpu_energy": int(10000 * elapsed_s)}
+    if scenario == "macos12":
+        # macOS 12: whole millijoules over the interval, DRAM and the package, no combined power.
+        processor = {"package_energy": int(16500 * elapsed_s), "dram_energy": int(1500 * elapsed_s)}
+        processor |= {"cpu_energy": int(4000 * elapsed_s), "ane_energy": 0}
+    pressure = "Heavy" if scenario == "hot" else "Nominal"
+    tasks = [
+        {"name": "worker", "pid": worker, "energy_impact": 30.0},
+        {"name": "other", "pid": 1, "energy_impact": 90.0},
+        {"name": "ALL_TASKS", "pid": -2, "energy_impact": 120.0},
+    ]
+    fields = {"elapsed_ns": elapsed_ns, "is_delta": True, "hw_model": "Mac14,2", "thermal_pressure": pressure}
+    fields |= {"processor": processor, "gpu": gpu}
+    if "tasks" in sys.argv[sys.argv.index("--samplers") + 1] and scenario != "no impact":
+        fields |= {"tasks": tasks}
+    return plistlib.dumps(fields)
+
+
+out = sys.stdout.buffer
+last = time.monotonic()
+for number in range(600):
+    time.sleep(interval_s * 1.079)
+    now = time.monotonic()
+    text = document(now - last)
+    last = now
+    if number == 10 and scenario in ("dies", "truncated"):
+        if scenario == "truncated":
+            out.write(text[: len(text) // 2])
+            out.flush()
+        sys.exit("powermetrics: something broke" if scenario == "dies" else 0)
+    if scenario == "garbage" and number == 10:
+        text = text.replace(b"<dict>", b"<dict", 1)
+    try:
+        out.write(text + b"\0")
+        out.flush()
+    except BrokenPipeError:
+        os._exit(0)

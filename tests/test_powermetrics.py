@@ -1,0 +1,136 @@
+"""The powermetrics probe against programs named ``sudo`` and ``powermetrics``, first on PATH."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.errors import ProbeUnavailable, UserError
+from harness.meter import Meter
+from harness.probes import powermetrics
+from harness.probes.base import ProbeContext
+from harness.types import Window
+
+STAND_IN = Path(__file__).parent / "data" / "powermetrics.py"
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder first on PATH with both programs; we are not root, so that sudo is used."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    write(folder / "powermetrics", f'#!/bin/sh\nexec {sys.executable} {STAND_IN} "$@"\n')
+    write(folder / "sudo", '#!/bin/sh\n[ "$1" = -n ] || exit 9\nshift\nexec "$@"\n')
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("POWERMETRICS_FAST", "1")
+    monkeypatch.setattr(os, "geteuid", lambda: 501)
+    return folder
+
+
+def write(file: Path, text: str) -> None:
+    file.write_text(text)
+    file.chmod(0o755)
+
+
+def measure(seconds: float = 1.2, context: ProbeContext | None = None) -> tuple[dict[str, Any], dict[str, Any], float]:
+    """Report, conditions and length of a window."""
+    context = context or ProbeContext()
+    with Meter.open("powermetrics", context, foreign_load_limit=None) as meter:
+        time.sleep(0.7)
+        start = time.monotonic_ns()
+        time.sleep(seconds)
+        end = time.monotonic_ns()
+        window = Window(*(np.array([at]) for at in (start, end, end)))
+        report = meter.attribute(meter.traces(start, end), window)
+        return report, meter.conditions(start, end), (end - start) / 1e9
+
+
+def test_rails_are_integrated_over_their_real_intervals(programs: Path) -> None:
+    report, conditions, seconds = measure()
+    for component, watts in (("cpu", 4.0), ("gpu", 10.0)):
+        figure = report["components"][component]
+        assert figure["method"] == "modelled"
+        assert figure["request_j"] == pytest.approx(watts * seconds, abs=figure["request_ci95_j"])
+        assert figure["request_j"] == pytest.approx(watts * seconds, rel=0.05)
+    assert report["components"]["ane"]["request_j"] == 0.0
+    assert "dram" not in report["components"]
+    assert report["total"]["request_j"] == pytest.approx(14.0 * seconds, rel=0.05)
+    assert conditions["powermetrics"]["thermal_pressure"] == "Nominal"
+
+
+def test_macos_12_keys_without_power(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POWERMETRICS_SCENARIO", "macos12")
+    report, _, seconds = measure()
+    assert report["components"].keys() == {"cpu", "gpu", "ane", "dram"}
+    assert report["components"]["dram"]["request_j"] == pytest.approx(1.5 * seconds, rel=0.07)
+    assert report["components"]["gpu"]["request_j"] == pytest.approx(10.0 * seconds, rel=0.07)
+
+
+def test_cpu_is_shared_by_energy_impact_and_the_gpu_is_whole(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POWERMETRICS_WORKER", "4242")
+    report, _, seconds = measure(context=ProbeContext(worker_pid=4242, attribution="process"))
+    assert report["domains"]["soc-cpu-process"]["request_j"] == pytest.approx(4.0 * seconds * 30 / 120, rel=0.05)
+    assert report["components"]["gpu"]["request_j"] == pytest.approx(10.0 * seconds, rel=0.05)
+
+
+def test_without_a_worker_its_share_is_unknown_not_zero(programs: Path) -> None:
+    report, _, _ = measure(0.5, ProbeContext(attribution="process"))
+    assert report["components"]["cpu"]["request_j"] is None
+    assert report["total"]["request_j"] is None
+    assert report["components"]["gpu"]["request_j"] > 0
+
+
+def test_tasks_without_impact_are_refused(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POWERMETRICS_SCENARIO", "no impact")
+    with pytest.raises(UserError, match="use --attribution system"):
+        measure(context=ProbeContext(attribution="process"))
+
+
+@pytest.mark.parametrize(
+    ("scenario", "reason"),
+    [("dies", "something broke"), ("truncated", "exit status 0"), ("garbage", "can't be read")],
+)
+def test_death_in_mid_stream_is_null_with_the_reason(
+    programs: Path, monkeypatch: pytest.MonkeyPatch, scenario: str, reason: str
+) -> None:
+    monkeypatch.setenv("POWERMETRICS_SCENARIO", scenario)
+    report, _, _ = measure(1.5)
+    assert report["total"]["request_j"] is None
+    assert reason in report["total"]["reason"]
+
+
+def test_refusal_by_sudo_names_the_sudoers_line(programs: Path) -> None:
+    write(programs / "sudo", "#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
+    probe = powermetrics.create()
+    with pytest.raises(ProbeUnavailable, match="a password is required") as caught:
+        probe.open(ProbeContext())
+    probe.close()
+    assert f"ALL=(root) NOPASSWD: {programs / 'powermetrics'}" in (caught.value.remedy or "")
+
+
+def test_thermal_pressure_spoils_a_window(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POWERMETRICS_SCENARIO", "hot")
+    _, conditions, _ = measure()
+    assert conditions["discard"] == "thermal pressure was Heavy"
+
+
+def test_closing_ends_the_program(programs: Path) -> None:
+    probe = powermetrics.Powermetrics()
+    probe.open(ProbeContext())
+    process = probe._process
+    assert process is not None
+    probe.close()
+    probe.close()
+    assert process.poll() is not None
+
+
+def test_other_systems_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ProbeUnavailable, match="a program of macOS"):
+        powermetrics.create().open(ProbeContext())

@@ -1,0 +1,122 @@
+"""The sampling thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from harness.errors import ProbeFailed
+from harness.probes import create
+from harness.probes.base import ProbeContext, Role
+from harness.sampler import Sampler
+from harness.types import Domain, Reading
+
+
+class Scripted:
+    """Two domains; ``script`` is called at each read and may raise."""
+
+    role: Role = "synthetic"
+    note = "for tests"
+
+    def __init__(self, name: str, script: Any = None) -> None:
+        self.names = (f"{name}-a", f"{name}-b")
+        self.script = script
+        self.reads = 0
+
+    def open(self, context: ProbeContext) -> None: ...
+
+    def domains(self) -> Sequence[Domain]:
+        return [Domain(name, "cpu", "power", "integrated", "test", 1.0, source=name) for name in self.names]
+
+    def read(self) -> Sequence[Reading]:
+        self.reads += 1
+        if self.script is not None:
+            self.script(self.reads)
+        return [Reading(name, time.monotonic_ns(), float(self.reads)) for name in self.names]
+
+    def conditions(self) -> dict[str, Any]:
+        return {"reads": self.reads, "discard": None}
+
+    def close(self) -> None: ...
+
+
+def sample(sampler: Sampler, seconds: float) -> tuple[int, int]:
+    start = time.monotonic_ns()
+    sampler.start()
+    time.sleep(seconds)
+    sampler.stop()
+    return start, time.monotonic_ns()
+
+
+def test_readings_come_at_about_the_rate_and_in_order() -> None:
+    sampler = Sampler([Scripted("x")], rate_hz=50)
+    start, end = sample(sampler, 1.0)
+    trace = sampler.traces(start, end)[0]
+    assert 20 < trace.times_ns.size <= 52
+    assert np.all(np.diff(trace.times_ns) > 0)
+    assert trace.values.tolist() == list(range(1, trace.values.size + 1))
+
+
+def test_traces_are_cut_to_the_asked_time() -> None:
+    sampler = Sampler([Scripted("x")], rate_hz=50)
+    start, _ = sample(sampler, 0.6)
+    trace = sampler.traces(start + 200_000_000, start + 400_000_000)[0]
+    assert trace.times_ns.size > 2
+    assert trace.times_ns[0] >= start + 200_000_000
+    assert trace.times_ns[-1] <= start + 400_000_000
+
+
+def test_a_probe_that_fails_is_left_alone_and_the_others_go_on() -> None:
+    def die(reads: int) -> None:
+        if reads == 5:
+            raise ProbeFailed("pulled out")
+
+    dying, living = Scripted("dying", die), Scripted("living")
+    sampler = Sampler([dying, living], rate_hz=50)
+    start, end = sample(sampler, 0.6)
+    traces = {trace.domain.name: trace for trace in sampler.traces(start, end)}
+    assert traces["dying-a"].failure == "pulled out"
+    assert traces["dying-a"].values.size == 4
+    assert traces["living-a"].failure is None
+    assert traces["living-a"].values.size > 8
+    assert dying.reads == 5
+
+
+def test_a_failure_of_one_domain_leaves_its_neighbour() -> None:
+    def die(reads: int) -> None:
+        if reads == 5:
+            raise ProbeFailed("one is gone", ("x-a",))
+
+    sampler = Sampler([Scripted("x", die)], rate_hz=50)
+    sample(sampler, 0.5)
+    assert sampler.failures() == {"x-a": "one is gone"}
+    assert sampler.last_reading_ns("x-b") is not None
+
+
+def test_an_unexpected_error_inside_a_probe_is_a_failure_too() -> None:
+    def crash(reads: int) -> None:
+        raise ZeroDivisionError
+
+    sampler = Sampler([Scripted("x", crash)], rate_hz=50)
+    sample(sampler, 0.2)
+    assert sampler.failures() == {"x-a": "ZeroDivisionError", "x-b": "ZeroDivisionError"}
+
+
+def test_stopping_ends_the_thread() -> None:
+    sampler = Sampler([create("fake")], rate_hz=20)
+    sample(sampler, 0.1)
+    sampler.stop()
+    assert "sampler" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_conditions_are_kept_with_their_probe() -> None:
+    probe = Scripted("x")
+    sampler = Sampler([probe], rate_hz=20)
+    start, end = sample(sampler, 0.3)
+    seen = sampler.conditions(start, end)
+    assert seen[0][0] is probe
+    assert seen[0][1]["reads"] >= 1
