@@ -137,15 +137,17 @@ def _split_totals(by_key: Floats) -> Floats:
     return large.sum(axis=-1, keepdims=True) + moved
 
 
-def coarsen(totals: KeyTotals, groups: int) -> tuple[KeyTotals, NDArray[np.int64]]:
-    """Merge neighbouring keys into at most about ``groups`` groups of similar numbers of requests.
+def coarsen(totals: KeyTotals, groups: int, boundary: int) -> tuple[KeyTotals, NDArray[np.intp]]:
+    """Merge neighbouring keys into about ``groups`` groups of similar numbers of requests.
 
-    Each group is named by its largest key. Returns the merged totals and, for each original key, its group.
+    Each group is named by its largest key; none reaches across ``boundary``. Returns the merged totals and, for
+    each original key, its group.
     """
     if totals.key.size <= groups:
         return totals, np.arange(totals.key.size)
     middle = np.cumsum(totals.count) - totals.count / 2
-    _, group = np.unique(np.floor(middle / totals.count.sum() * groups), return_inverse=True)
+    quantile = np.floor(middle / totals.count.sum() * groups)
+    _, group = np.unique(2 * quantile + (totals.key > boundary), return_inverse=True)
     first = np.flatnonzero(np.diff(group, prepend=-1))
     last = np.append(first[1:], group.size) - 1
     sums = [np.add.reduceat(a, first, axis=-1) for a in (totals.count, totals.energy_j, totals.runtime_s)]
@@ -182,28 +184,29 @@ class Uncertainty:
     """Total runtime divided by that of the large system alone."""
 
 
-def uncertainty(draws: KeyTotals, chosen: int, scales: Scales, estimate: Curve) -> Uncertainty:
-    """Intervals from draws of the totals by key, shape (draws, 2, keys).
+def uncertainty(totals: KeyTotals, draws: KeyTotals, chosen: int, scales: Scales) -> Uncertainty:
+    """Intervals of what the threshold ``chosen`` does, from draws of the totals, shape (draws, 2, keys).
 
-    ``chosen`` is the threshold decided on, ``estimate`` the curve of the undisturbed totals on the same keys.
     A threshold belongs to the plateau while the 95 % interval of its cost minus the chosen one's reaches 0.
+    ``chosen`` must be 0 or one of the keys.
     """
-    curve = threshold_curve(draws)
+    estimate, curve = threshold_curve(totals), threshold_curve(draws)
     cost = scales.cost(curve.energy_j, curve.runtime_s)
     at = int(np.searchsorted(curve.threshold, chosen))
     best = np.percentile(curve.threshold[np.argmin(cost, axis=-1)], [2.5, 97.5], method="nearest")
     equal = np.percentile(cost - cost[:, [at]], 2.5, axis=0) <= 0
-    equal[at] = True
     low, high = _run_around(equal, at)
-    saving = 1 - curve.energy_j[:, at] / curve.energy_j[:, 0]
-    ratio = curve.runtime_s[:, at] / curve.runtime_s[:, 0]
     return Uncertainty(
         int(best[0]),
         int(best[1]),
         int(curve.threshold[low]),
         int(curve.threshold[high]),
-        _estimate(float(1 - estimate.energy_j[at] / estimate.energy_j[0]), saving),
-        _estimate(float(estimate.runtime_s[at] / estimate.runtime_s[0]), ratio),
+        estimated(
+            1 - float(estimate.energy_j[at] / estimate.energy_j[0]), 1 - curve.energy_j[:, at] / curve.energy_j[:, 0]
+        ),
+        estimated(
+            float(estimate.runtime_s[at] / estimate.runtime_s[0]), curve.runtime_s[:, at] / curve.runtime_s[:, 0]
+        ),
     )
 
 
@@ -213,7 +216,8 @@ def _run_around(flags: NDArray[np.bool_], at: int) -> tuple[int, int]:
     return (int(before[-1]) + 1 if before.size else 0), (at + int(after[0]) - 1 if after.size else flags.size - 1)
 
 
-def _estimate(value: float, draws: Floats) -> Estimate:
+def estimated(value: float, draws: Floats) -> Estimate:
+    """A value with the 95 % interval of its draws."""
     low, high = np.percentile(draws, [2.5, 97.5])
     return Estimate(value, min(float(low), value), max(float(high), value))
 

@@ -1,0 +1,238 @@
+"""Answers for the operator: where the threshold is or who serves what, what it saves and what it costs in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness import routing, threshold
+from harness.assignment import Infeasible, Limit, assign
+from harness.costs import Costs, routing_draws, threshold_draws
+from harness.errors import UserError
+from harness.threshold import Curve, Estimate, Scales, Uncertainty
+from harness.workload import Workload
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Totals of one way to serve the workload."""
+
+    energy_j: float
+    """Within the boundary, idle power included or subtracted as asked."""
+    runtime_s: float
+    """Sum over the requests."""
+    cost: float
+    marginal_energy_j: float | None
+    """Energy above idle; None where an idle power is unknown."""
+    fleet_energy_j: float | None
+    """With every system of the plan switched on, idle or not, for ``horizon_s``."""
+    horizon_s: float
+    """The horizon asked for, or the longest busy time of a system when each serves one request at a time."""
+    energy_sd_j: float | None = None
+    """Standard deviation over random routings; None for plans without chance."""
+
+
+@dataclass(frozen=True)
+class ThresholdDecision:
+    """The best threshold between two systems and what surrounds it. System 0 is the small, 1 the large one."""
+
+    key: str
+    scales: Scales
+    curve: Curve
+    best: int
+    """Index into ``curve``."""
+    uncertainty: Uncertainty
+    plan: Plan
+    baselines: dict[str, Plan]
+
+
+@dataclass(frozen=True)
+class RoutingDecision:
+    """Who serves what among several systems."""
+
+    scales: Scales
+    requests: Floats
+    """Shape (systems, pairs)."""
+    plan: Plan
+    baselines: dict[str, Plan]
+    alone: int
+    """The system of least cost among those that serve everything alone; savings are against it."""
+    saving: Estimate
+    runtime_ratio: Estimate
+    unserved: float
+    """Requests that no system serves within the latency limit."""
+    limits: tuple[Limit, ...]
+    prices: tuple[float, ...]
+    rounded: bool
+    by_input: bool
+    """Whether requests are routed on their input length alone."""
+
+
+def make_scales(
+    name: str,
+    weight: float,
+    costs: Costs,
+    workload: Workload,
+    reference: int,
+    prices: tuple[float, float] | None = None,
+) -> Scales:
+    """Scales by their name on the command line. ``prices`` are per kWh and per hour. Raises UserError."""
+    try:
+        if name == "price":
+            if prices is None:
+                raise UserError("--scale price needs --price-per-kwh, --price-per-hour or both")
+            return threshold.price_scales(*prices)
+        if name == "none":
+            return threshold.raw_scales(weight)
+        return threshold.reference_scales(weight, costs.energy_j[reference], costs.runtime_s[reference], workload.count)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def decide_threshold(
+    costs: Costs, workload: Workload, key: str, scales: Scales, horizon_s: float | None = None
+) -> ThresholdDecision:
+    """Find the exact best threshold between two systems, with its uncertainty and baselines."""
+    values = threshold.request_key(key, workload.input_tokens, workload.output_tokens)
+    totals = threshold.totals_by_key(values, workload.count, costs.energy_j, costs.runtime_s)
+    curve = threshold.threshold_curve(totals)
+    best = curve.best(scales)
+    chosen = int(curve.threshold[best])
+    uncertain = threshold.uncertainty(*threshold_draws(costs, workload, values, totals, chosen), chosen, scales)
+    small = values <= chosen
+    requests = np.stack([np.where(small, workload.count, 0.0), np.where(small, 0.0, workload.count)])
+    plan = _plan(costs, scales, requests, horizon_s)
+    baselines = _baselines(costs, scales, workload.count, horizon_s)
+    return ThresholdDecision(key, scales, curve, best, uncertain, plan, baselines)
+
+
+def decide_routing(
+    costs: Costs,
+    workload: Workload,
+    scales: Scales,
+    limits: tuple[Limit, ...] = (),
+    latency_limit_s: float | None = None,
+    by_input: bool = False,
+    horizon_s: float | None = None,
+) -> RoutingDecision:
+    """Route each pair, or with ``by_input`` each input length, at least cost within the limits.
+
+    Requests that no system serves within the latency limit are left out of the plan and of its baselines, and
+    counted. Raises UserError when nothing can be served or the limits can't be met.
+    """
+    cost = scales.cost(costs.energy_j, costs.runtime_s)
+    allowed = routing.serviceable(costs.runtime_s, latency_limit_s)
+    served = np.where(allowed.any(axis=0), workload.count, 0.0)
+    if not served.any():
+        raise UserError(f"no system serves any request within {latency_limit_s} s")
+    requests, prices, rounded = _least_cost(costs, workload, cost, allowed, served, limits, by_input)
+    baselines = _baselines(costs, scales, served, horizon_s)
+    totals = [(cost[s] @ served, s) for s in range(len(costs.labels))]
+    capable = [pair for pair in totals if allowed[pair[1], served > 0].all()]
+    alone = min(capable or totals)[1]
+    plan = _plan(costs, scales, requests, horizon_s)
+    draws = routing_draws(costs, workload, requests, alone)
+    energy, runtime = draws.energy_j[:, :, 0], draws.runtime_s[:, :, 0]
+    base = baselines[costs.labels[alone]]
+    return RoutingDecision(
+        scales,
+        requests,
+        plan,
+        baselines,
+        alone,
+        threshold.estimated(1 - plan.energy_j / base.energy_j, 1 - energy[:, 0] / energy[:, 1]),
+        threshold.estimated(plan.runtime_s / base.runtime_s, runtime[:, 0] / runtime[:, 1]),
+        float(workload.count.sum() - served.sum()),
+        limits,
+        prices,
+        rounded,
+        by_input,
+    )
+
+
+def _least_cost(
+    costs: Costs,
+    workload: Workload,
+    cost: Floats,
+    allowed: NDArray[np.bool_],
+    served: Floats,
+    limits: tuple[Limit, ...],
+    by_input: bool,
+) -> tuple[Floats, tuple[float, ...], bool]:
+    """(requests, prices of the limits, whether whole requests were assigned)."""
+    if by_input:
+        return _least_cost_by_input(workload, cost, allowed, limits), (), False
+    if not limits:
+        return routing.served_by(routing.cheapest(cost, allowed), served, cost.shape[0]), (), False
+    present = np.flatnonzero(served)
+    masked = np.where(allowed, cost, np.inf)[:, present]
+    try:
+        assignment = assign(masked, costs.runtime_s[:, present], served[present], list(limits))
+    except Infeasible as error:
+        raise UserError(str(error)) from None
+    requests = np.zeros(cost.shape)
+    requests[:, present] = assignment.requests
+    return requests, assignment.prices, assignment.rounded
+
+
+def _least_cost_by_input(
+    workload: Workload, cost: Floats, allowed: NDArray[np.bool_], limits: tuple[Limit, ...]
+) -> Floats:
+    """Output lengths unknown on arrival: one system per input length, by E[cost(m, N) | m]."""
+    if limits or not allowed.all():
+        raise UserError("--output-unknown can't be joined with --share, --capacity or --slo")
+    lengths, _, expected = routing.expected_by_input(workload.input_tokens, workload.count, cost)
+    choice = routing.cheapest(expected)[np.searchsorted(lengths, workload.input_tokens)]
+    return routing.served_by(choice, workload.count, cost.shape[0])
+
+
+def _plan(costs: Costs, scales: Scales, requests: Floats, horizon_s: float | None) -> Plan:
+    """Totals of an assignment; systems that serve nothing are switched off only when one serves all."""
+    energy, busy = (requests * costs.energy_j).sum(axis=1), (requests * costs.runtime_s).sum(axis=1)
+    alone = np.count_nonzero(requests.sum(axis=1)) == 1
+    on = requests.sum(axis=1) > 0 if alone else np.ones(busy.size, dtype=np.bool_)
+    return _totals(costs, scales, energy, busy, on, horizon_s)
+
+
+def _totals(
+    costs: Costs,
+    scales: Scales,
+    energy_j: Floats,
+    busy_s: Floats,
+    on: NDArray[np.bool_],
+    horizon_s: float | None,
+    energy_sd_j: float | None = None,
+) -> Plan:
+    horizon = float(busy_s.max()) if horizon_s is None else horizon_s
+    energy, runtime = float(energy_j.sum()), float(busy_s.sum())
+    cost = float(scales.cost(np.array(energy), np.array(runtime)))
+    marginal = fleet = None
+    if all(power is not None for power, is_on in zip(costs.idle_power_w, on, strict=True) if is_on):
+        idle = np.array([power or 0.0 for power in costs.idle_power_w])
+        gross = energy_j + idle * busy_s if costs.idle == "subtracted" else energy_j
+        marginal = float(np.sum(gross - idle * busy_s, where=on))
+        fleet = routing.fleet_energy_j(gross, busy_s, idle, on, horizon)
+    return Plan(energy, runtime, cost, marginal, fleet, horizon, energy_sd_j)
+
+
+def _baselines(costs: Costs, scales: Scales, count: Floats, horizon_s: float | None) -> dict[str, Plan]:
+    """Each system alone by its label, then ``round_robin``, ``random`` and ``oracle`` (least cost per request)."""
+    systems = len(costs.labels)
+    plans = {}
+    for s, label in enumerate(costs.labels):
+        requests = np.zeros(costs.energy_j.shape)
+        requests[s] = count
+        plans[label] = _plan(costs, scales, requests, horizon_s)
+    even = np.broadcast_to(count / systems, costs.energy_j.shape)
+    plans["round_robin"] = _plan(costs, scales, even, horizon_s)
+    everything_on = np.ones(systems, dtype=np.bool_)
+    sums = [(even * c).sum(axis=1) for c in (costs.energy_j, costs.runtime_s)]
+    spread = float(np.sqrt(count @ costs.energy_j.var(axis=0)))
+    plans["random"] = _totals(costs, scales, sums[0], sums[1], everything_on, horizon_s, spread)
+    choice = routing.cheapest(scales.cost(costs.energy_j, costs.runtime_s))
+    plans["oracle"] = _plan(costs, scales, routing.served_by(choice, count, systems), horizon_s)
+    return plans
