@@ -14,6 +14,7 @@ Every form here is homogeneous of degree one in its coefficients, so that its de
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
@@ -24,6 +25,36 @@ Part = Literal["request", "prefill", "decode"]
 
 ROOFLINES = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0)
 """Exponents tried for the roofline joint: from a plain sum to nearly a maximum."""
+
+
+DENSE_CONTEXTS = 64
+LATTICE_RATIO = 1.04
+"""Spacing of contexts at which a roofline is evaluated beyond the first ones; cubic interpolation between them is
+good to 1e-7."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sizes:
+    """Request sizes of one entry per request, with what sums over their decode steps need, computed once.
+
+    Token counts may be fractional: means over trials that stopped at different n.
+    """
+
+    m: Array
+    n: Array
+
+    @cached_property
+    def step_sums(self) -> Array:
+        """Σ over decode contexts x of 1, x and x², in closed form: shape (requests, 3)."""
+        return _power_sums(self.m + self.n) - _power_sums(self.m + 1)
+
+    @cached_property
+    def steps(self) -> tuple[Array, Array]:
+        """``contexts`` and ``weights`` (requests, contexts) with Σ f(x) = weights @ f(contexts) for a smooth f."""
+        longest = int(np.ceil(np.max(self.m + self.n, initial=1.0)))
+        contexts = _lattice(longest)
+        pairs = zip(self.m + 1, self.m + self.n, strict=True)
+        return contexts, np.array([_sum_weights(contexts, first, last) for first, last in pairs])
 
 
 class Form(Protocol):
@@ -43,8 +74,8 @@ class Form(Protocol):
         """Name and unit of each coefficient, for a cost in ``unit`` (``s`` or ``J``)."""
         ...
 
-    def design(self, theta: Array, m: Array, n: Array, part: Part = "request") -> Array:
-        """Derivatives of the cost with respect to the coefficients at ``theta``: shape (points, coefficients)."""
+    def design(self, theta: Array, sizes: Sizes, part: Part = "request") -> Array:
+        """Derivatives of the cost with respect to the coefficients at ``theta``: shape (requests, coefficients)."""
         ...
 
 
@@ -74,19 +105,19 @@ class Phase:
             names += [(f"decode_floor_{suffix}", unit), (f"decode_linear_{suffix}_per_token", f"{unit}/token")]
         return names
 
-    def design(self, theta: Array, m: Array, n: Array, part: Part = "request") -> Array:
-        """See ``Form.design``. Token counts may be fractional: means over trials that stopped at different n."""
-        prefill = self._prefill(theta, m)
+    def design(self, theta: Array, sizes: Sizes, part: Part = "request") -> Array:
+        """See ``Form.design``."""
+        prefill = self._prefill(theta, sizes.m)
         if part == "prefill":
             return prefill
         if self.kv_cache:
             decode = np.zeros_like(prefill)
-            decode[:, 3:] = _power_sums(m + n)[:, :2] - _power_sums(m + 1)[:, :2]
+            decode[:, 3:] = sizes.step_sums[:, :2]
         elif self.roofline == 1:
-            decode = _power_sums(m + n) - _power_sums(m + 1)
+            decode = sizes.step_sums
         else:
-            sums = self._step_sums(theta, int(np.ceil(np.max(m + n, initial=1))))
-            decode = _interpolate(sums, m + n) - _interpolate(sums, m + 1)
+            contexts, weights = sizes.steps
+            decode = weights @ self._prefill(theta, contexts)
         return decode if part == "decode" else prefill + decode
 
     def tables(self, theta: Array, longest: int, part: Part = "request") -> tuple[Array, Array]:
@@ -139,11 +170,11 @@ class Bilinear:
             (f"interaction_{suffix}_per_token2", f"{unit}/token²"),
         ]
 
-    def design(self, theta: Array, m: Array, n: Array, part: Part = "request") -> Array:
+    def design(self, theta: Array, sizes: Sizes, part: Part = "request") -> Array:
         """See ``Form.design``. Raises ValueError for a part: this form has no phases."""
         if part != "request":
             raise ValueError("the bilinear form has no phases")
-        return np.stack([m, n, m * n], axis=1)
+        return np.stack([sizes.m, sizes.n, sizes.m * sizes.n], axis=1)
 
 
 def _join(floor: float, work: Array, exponent: float) -> tuple[Array, Array]:
@@ -163,7 +194,27 @@ def _power_sums(t: Array) -> Array:
     return np.stack([t, t * (t - 1) / 2, t * (t - 1) * (2 * t - 1) / 6], axis=1)
 
 
-def _interpolate(sums: Array, t: Array) -> Array:
-    below = np.floor(t).astype(np.int64)
-    above = np.minimum(below + 1, len(sums) - 1)
-    return sums[below] + (t - below)[:, None] * (sums[above] - sums[below])
+def _lattice(longest: int) -> Array:
+    """Whole contexts from 0 to ``longest``: all short ones, then in geometric steps."""
+    dense = np.arange(min(longest, DENSE_CONTEXTS) + 4.0)
+    if longest <= DENSE_CONTEXTS:
+        return dense
+    steps = int(np.ceil(np.log(longest / DENSE_CONTEXTS) / np.log(LATTICE_RATIO))) + 2
+    return np.union1d(dense, np.ceil(DENSE_CONTEXTS * LATTICE_RATIO ** np.arange(steps)))
+
+
+def _sum_weights(contexts: Array, first: float, last: float) -> Array:
+    """Weights w with Σ_{first ≤ x < last} f(x) = w @ f(contexts), by cubic (Lagrange) interpolation of f.
+
+    Where the bounds are fractional the first and last step count by their fraction.
+    """
+    x = np.arange(np.floor(first), np.ceil(last))
+    share = np.minimum(x + 1, last) - np.maximum(x, first)
+    start = np.clip(np.searchsorted(contexts, x, side="right") - 2, 0, contexts.size - 4)
+    weights = np.zeros(contexts.size)
+    for i in range(4):
+        basis = share.copy()
+        for j in set(range(4)) - {i}:
+            basis *= (x - contexts[start + j]) / (contexts[start + i] - contexts[start + j])
+        weights += np.bincount(start + i, basis, contexts.size)
+    return weights

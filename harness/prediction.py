@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.errors import UserError
-from harness.forms import Array, Bilinear, Part, Phase
+from harness.forms import Array, Bilinear, Part, Phase, Sizes
 
 CHUNK = 1 << 16
 """Pairs evaluated at a time, so that intermediate values stay in the processor's cache."""
@@ -134,7 +134,9 @@ class CostFunction:
         """A function of whole m and n that returns design(m, n) @ directions."""
         if isinstance(self.form, Bilinear):
             form = self.form
-            return lambda m, n: form.design(self.coefficients, m.astype(float), n.astype(float), part) @ directions
+            return lambda m, n: (
+                form.design(self.coefficients, Sizes(m.astype(float), n.astype(float)), part) @ directions
+            )
         tables = self._tables.get((key, part))
         if tables is None or len(tables[0]) <= longest:
             before, after = self.form.tables(self.coefficients, longest, part)

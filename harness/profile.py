@@ -61,10 +61,9 @@ class Profile(Strict):
     def _units_match(self) -> Self:
         if self.runtime.unit != "s":
             raise ValueError("the runtime model must be in s")
-        parts: dict[str, EnergyModel | None] = {"energy": self.energy, **self.components}
-        for what, part in parts.items():
+        for part in (self.energy, *self.components.values()):
             if part is not None and part.model.unit != "J":
-                raise ValueError(f"the model of {what} must be in J")
+                raise ValueError("energy models must be in J")
         if self.energy is None and self.components:
             raise ValueError("components without their sum")
         caches = {model.kv_cache for model in self._models() if model.form == "phase"}

@@ -1,0 +1,338 @@
+"""Fit a form of the cost of a request to measured points, and say how right it is. Pure.
+
+The loss is on relative residuals: a request of 0.2 s counts as much as one of 20 min. A point's weight falls with
+the noise of its trials, and points far outside the scatter of the others weigh less (Huber). The error that is
+reported is that of the whole procedure, choice of the roofline exponent included, at points left out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+from scipy.stats import t as student_t
+
+from harness.errors import UserError
+from harness.forms import ROOFLINES, Array, Bilinear, Form, Part, Phase, Sizes
+from harness.prediction import Range
+
+MIN_POINTS = 4
+HUBER = 1.345
+"""Huber's constant: 95 % efficiency on normal residuals."""
+SUSPECT = 5.0
+"""A suspect is off by this many standard deviations, as the median residual tells them, …"""
+OUTLYING = 3.0
+"""… and by this many root mean squares of the other residuals."""
+_ROUNDS = 40
+_TOLERANCE = 1e-3
+_LEAST_SPREAD = 1e-9
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Measured means of one quantity, one entry per point. Costs are NaN where not measured."""
+
+    input_tokens: Array
+    output_tokens: Array
+    cost: Array
+    noise: Array
+    """Relative standard error of each cost, from the spread of its trials; 0 where nothing is known."""
+    prefill: Array = field(default_factory=lambda: np.empty(0))
+    prefill_noise: Array = field(default_factory=lambda: np.empty(0))
+    decode: Array = field(default_factory=lambda: np.empty(0))
+    decode_noise: Array = field(default_factory=lambda: np.empty(0))
+
+    def only(self, chosen: NDArray[np.bool_]) -> Observations:
+        """The chosen points."""
+        return Observations(*(a[chosen] if a.size else a for a in vars(self).values()))
+
+    @property
+    def range(self) -> Range:
+        """The request sizes covered."""
+        m, n = self.input_tokens, self.output_tokens
+        return Range(float(m.min()), float(m.max()), float(n.min()), float(n.max()), float((m + n).max()))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One form fitted to one quantity."""
+
+    form: Form
+    coefficients: Array
+    covariance: Array
+    mape: float
+    """Mean absolute relative error at the points fitted."""
+    held_out: Array
+    """Relative error (predicted − measured) / measured at each point by the fit without it."""
+    misfit: float
+    """Root mean square of the held-out errors, suspects left out."""
+    factor_95: float
+    suspects: tuple[int, ...]
+    """Points far outside the scatter of the others."""
+    notes: tuple[str, ...]
+    refusal: str | None
+    """Why the fit must not be used; None where it may."""
+
+    @property
+    def loo_mape(self) -> float:
+        """Mean absolute relative error at points left out of the fit."""
+        return float(np.mean(np.abs(self.held_out)))
+
+    @property
+    def worst(self) -> int:
+        """The point with the largest held-out error."""
+        return int(np.argmax(np.abs(self.held_out)))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Equations design·θ = value: one for each measured part of each point, grouped by part."""
+
+    sizes: dict[Part, Sizes]
+    value: Array
+    noise: Array
+    point: NDArray[np.int64]
+    request: NDArray[np.bool_]
+    """Which rows are whole requests."""
+    share: Array
+    """Weight of a row: 2/3 where request, prefill and decode say in three rows what two measurements know."""
+
+    def design(self, form: Form, theta: Array) -> Array:
+        return np.vstack([form.design(theta, sizes, part) for part, sizes in self.sizes.items()])
+
+
+@dataclass(frozen=True)
+class _Solution:
+    form: Form
+    theta: Array
+    spread: float
+    """Relative standard deviation of the points about the model, beyond the noise of their trials."""
+    weights: Array
+    """Robust weight of each row, 1 for a row in line with the others."""
+    residuals: Array
+    """(predicted − measured) / measured."""
+    leverage: Array
+    predicted_error: float
+    """Mean absolute residual, each corrected by its leverage: what leaving out each row would give, to first order."""
+
+
+def fit_phase(observations: Observations, kv_cache: bool) -> Fit:
+    """Fit the phase form, the roofline exponent included. Raises UserError for too few points."""
+    return _fit([Phase(kv_cache, roofline) for roofline in ROOFLINES], observations)
+
+
+def fit_bilinear(observations: Observations) -> Fit:
+    """Fit the published bilinear form, on the same loss. Raises UserError for too few points."""
+    # It has no phases, so phase measurements can't inform it.
+    return _fit([Bilinear()], replace(observations, prefill=np.empty(0), decode=np.empty(0)))
+
+
+def _fit(candidates: Sequence[Form], observations: Observations) -> Fit:
+    points = len(observations.cost)
+    _refuse_too_few(observations)
+    rows = _rows(observations)
+    solution, starts = _choose(candidates, rows, {})
+    held_out = np.array([_held_out(candidates, observations, point, starts) for point in range(points)])
+    suspects = _suspects(solution, rows.request)
+    sound = np.setdiff1d(np.arange(points), suspects)
+    freedom = max(points - solution.theta.size, 1)
+    return Fit(
+        form=solution.form,
+        coefficients=solution.theta,
+        covariance=_covariance(solution, rows, freedom),
+        mape=float(np.mean(np.abs(solution.residuals[rows.request]))),
+        held_out=held_out,
+        misfit=float(np.sqrt(np.mean(held_out[sound] ** 2))),
+        factor_95=float(student_t.ppf(0.975, freedom)),
+        suspects=suspects,
+        notes=_unidentified(solution, rows, observations),
+        refusal=_refusal(solution, observations),
+    )
+
+
+def _refuse_too_few(observations: Observations) -> None:
+    sizes = set(zip(observations.input_tokens, observations.output_tokens, strict=True))
+    if len(sizes) < MIN_POINTS:
+        raise UserError(
+            f"{len(sizes)} distinct points can't tell the launch floor from the cost per input and output token: "
+            f"measure at least {MIN_POINTS}, with at least 3 input sizes and 3 output sizes among them"
+        )
+
+
+def _rows(observations: Observations) -> _Rows:
+    """Every measured part of every point as an equation."""
+    parts: list[tuple[Part, Array, Array]] = [("request", observations.cost, observations.noise)]
+    both = np.zeros(len(observations.cost), dtype=bool)
+    if observations.prefill.size and observations.decode.size:
+        both = (observations.prefill > 0) & (observations.decode > 0)
+        parts += [
+            ("prefill", np.where(both, observations.prefill, np.nan), observations.prefill_noise),
+            ("decode", np.where(both, observations.decode, np.nan), observations.decode_noise),
+        ]
+    known = [value > 0 for _, value, _ in parts]
+    points = np.arange(len(observations.cost))
+    m, n = observations.input_tokens, observations.output_tokens
+    return _Rows(
+        sizes={part: Sizes(m[k], n[k]) for (part, _, _), k in zip(parts, known, strict=True) if k.any()},
+        value=np.concatenate([value[k] for (_, value, _), k in zip(parts, known, strict=True)]),
+        noise=np.concatenate([noise[k] for (_, _, noise), k in zip(parts, known, strict=True)]),
+        point=np.concatenate([points[k] for k in known]),
+        request=np.concatenate(
+            [np.full(k.sum(), part == "request") for (part, _, _), k in zip(parts, known, strict=True)]
+        ),
+        share=np.concatenate([np.where(both, 2 / 3, 1.0)[k] for k in known]),
+    )
+
+
+def _choose(candidates: Sequence[Form], rows: _Rows, starts: dict[Form, Array]) -> tuple[_Solution, dict[Form, Array]]:
+    """The candidate with the smallest predicted error, and where each candidate ended."""
+    solutions = [_solve(form, rows, starts.get(form)) for form in candidates]
+    best = min(solutions, key=lambda solution: solution.predicted_error)
+    return best, {solution.form: solution.theta for solution in solutions}
+
+
+def _held_out(candidates: Sequence[Form], observations: Observations, point: int, starts: dict[Form, Array]) -> float:
+    """Relative error at ``point`` by the whole procedure without it."""
+    others = np.arange(len(observations.cost)) != point
+    solution, _ = _choose(candidates, _rows(observations.only(others)), starts)
+    at = Sizes(observations.input_tokens[~others], observations.output_tokens[~others])
+    predicted = solution.form.design(solution.theta, at) @ solution.theta
+    return float(predicted[0] / observations.cost[point] - 1)
+
+
+def _solve(form: Form, rows: _Rows, start: Array | None) -> _Solution:
+    """Iteratively reweighted Gauss-Newton: each round weighs the points by what the last one left, then steps.
+
+    A form is homogeneous of degree one, so the linearised problem is design(θ)·θ' ≈ value and each step is one
+    (non-negative) linear least-squares problem, halved until the loss falls.
+    """
+    theta = _start(form, rows) if start is None else start
+    freedom = max(rows.share.sum() - theta.size, 1) / rows.share.sum()
+    design = rows.design(form, theta)
+    residuals = design @ theta / rows.value - 1
+    for _ in range(_ROUNDS):
+        spread = _spread(residuals, rows.noise, freedom)
+        scatter = np.sqrt(spread**2 + rows.noise**2)
+        robust = np.minimum(1, HUBER * scatter / np.maximum(np.abs(residuals), 1e-300))
+        weights = np.sqrt(rows.share * robust) / scatter
+        target = _linear(form, design, rows.value, weights)
+        loss, before, step = np.sum((weights * residuals) ** 2), residuals, 1.0
+        while True:
+            reached = theta + step * (target - theta)
+            design = rows.design(form, reached)
+            residuals = design @ reached / rows.value - 1
+            if step < 1e-3 or np.sum((weights * residuals) ** 2) <= loss * (1 + 1e-12):
+                break
+            step /= 2
+        theta = reached
+        if np.all(np.abs(residuals - before) <= _TOLERANCE * scatter):
+            break
+    scaled = design[:, theta != 0] * (weights / rows.value)[:, None]
+    leverage = np.minimum(np.sum((scaled @ np.linalg.pinv(scaled.T @ scaled)) * scaled, axis=1), 0.999)
+    predicted_error = float(np.average(np.abs(residuals) / (1 - leverage), weights=rows.share))
+    return _Solution(form, theta, spread, robust, residuals, leverage, predicted_error)
+
+
+def _start(form: Form, rows: _Rows) -> Array:
+    """The solution of the form without its roofline."""
+    plain = Phase(form.kv_cache) if isinstance(form, Phase) else form
+    design = rows.design(plain, np.ones(len(form.coefficients("s"))))
+    theta = _linear(plain, design, rows.value, np.sqrt(rows.share))
+    # A coefficient at 0 has no derivative in a roofline: begin just above.
+    return theta if plain == form else np.maximum(theta, 1e-3 * _ceilings(plain, rows))
+
+
+def _linear(form: Form, design: Array, value: Array, weights: Array) -> Array:
+    """Coefficients that minimise the weighted relative residuals of design·θ ≈ value."""
+    relative = design * (weights / value)[:, None]
+    # Coefficients span ten orders of magnitude: solve for columns of unit length.
+    scale = np.linalg.norm(relative, axis=0)
+    scale[scale == 0] = 1.0
+    if form.non_negative:
+        solution: Array = nnls(relative / scale, weights)[0] / scale
+    else:
+        solution = np.linalg.lstsq(relative / scale, weights, rcond=None)[0] / scale
+    return solution
+
+
+def _spread(residuals: Array, noise: Array, freedom: float) -> float:
+    """What the median residual, of a normal distribution, has beyond the median noise; at least 1e-9."""
+    total = np.median(np.abs(residuals)) / (0.6745 * np.sqrt(freedom))
+    return float(np.sqrt(max(total**2 - np.median(noise**2), _LEAST_SPREAD**2)))
+
+
+def _ceilings(form: Form, rows: _Rows) -> Array:
+    """The largest value each coefficient could have, if it alone made the cost of some point."""
+    design = np.abs(rows.design(form, np.ones(len(form.coefficients("s")))))
+    with np.errstate(divide="ignore"):
+        return np.asarray((rows.value[:, None] / design).min(axis=0))
+
+
+def _covariance(solution: _Solution, rows: _Rows, freedom: int) -> Array:
+    """Covariance of the coefficients.
+
+    It is that of the estimate without the bound at 0: a coefficient held at 0 keeps the uncertainty that put it
+    there. Its scale comes from the residuals, so that it contains what the form can't follow. Directions that the
+    points don't determine are limited by what non-negative costs allow (``_ceilings``).
+    """
+    form, theta = solution.form, solution.theta
+    scatter = np.sqrt(solution.spread**2 + rows.noise**2)
+    weights = np.sqrt(rows.share * solution.weights) / scatter
+    ceilings = _ceilings(form, rows)
+    design = rows.design(form, theta) * (weights / rows.value)[:, None] * ceilings
+    # Residuals corrected by leverage: a point that bends the model to itself doesn't hide the misfit.
+    corrected = weights * solution.residuals / np.sqrt(1 - solution.leverage)
+    scale = max(1.0, float(np.sum(corrected**2)) / rows.share.sum())
+    information = design.T @ design / scale + np.eye(theta.size)
+    covariance = np.linalg.inv(information) * np.outer(ceilings, ceilings)
+    return np.asarray((covariance + covariance.T) / 2)
+
+
+def _suspects(solution: _Solution, request: NDArray[np.bool_]) -> tuple[int, ...]:
+    """Points whose request lies far outside the others' scatter, by a robust and by the ordinary measure of it."""
+    residuals = np.abs(solution.residuals[request] / (1 - solution.leverage[request]))
+    robust = max(1.4826 * float(np.median(residuals)), _LEAST_SPREAD)
+    # The root mean square of the other points: a suspect must not hide behind the scatter it makes.
+    others = np.sqrt((np.sum(residuals**2) - residuals**2) / (residuals.size - 1))
+    return tuple(int(i) for i in np.flatnonzero(residuals > np.maximum(SUSPECT * robust, OUTLYING * others)))
+
+
+def _unidentified(solution: _Solution, rows: _Rows, observations: Observations) -> tuple[str, ...]:
+    """What the design leaves open, and what to measure."""
+    notes = []
+    for axis, sizes in (("input", observations.input_tokens), ("output", observations.output_tokens)):
+        distinct = len(np.unique(sizes))
+        if distinct < 3:
+            seen = "one size" if distinct == 1 else "two sizes"
+            notes.append(
+                f"only {seen} of {axis} tokens measured: how the cost grows with {axis} tokens is not identified; "
+                f"measure at least 3 sizes of {axis} tokens"
+            )
+    m, n = observations.input_tokens, observations.output_tokens
+    corner = (m > np.quantile(m, 0.5)) & (n > np.quantile(n, 0.5))
+    if not notes and not corner.any():
+        notes.append(
+            "the points lie on two crossing sweeps: long inputs with long outputs are extrapolated; "
+            "measure a few points away from both"
+        )
+    return tuple(notes)
+
+
+def _refusal(solution: _Solution, observations: Observations) -> str | None:
+    """Why the fit can't be used: it predicts a cost of 0 or less inside its range."""
+    measured = observations.range
+    grid_m, grid_n = np.meshgrid(
+        np.geomspace(measured.min_input_tokens, measured.max_input_tokens, 33),
+        np.geomspace(measured.min_output_tokens, measured.max_output_tokens, 33),
+    )
+    inside = measured.covers(grid_m, grid_n)
+    m = np.append(grid_m[inside], observations.input_tokens)
+    n = np.append(grid_n[inside], observations.output_tokens)
+    cost = solution.form.design(solution.theta, Sizes(m, n)) @ solution.theta
+    if cost.min() > 0:
+        return None
+    at = int(np.argmin(cost / (m + n)))
+    return f"predicts a negative cost inside its range, at {m[at]:.0f} input and {n[at]:.0f} output tokens"
