@@ -59,6 +59,7 @@ class TransformersBackend:
         self._prepared: tuple[Request, torch.Tensor] | None = None
 
     def capabilities(self) -> Capabilities:
+        """Devices that torch can use here, best first. Raises NotInstalled."""
         _require_packages()
         return Capabilities(devices=_devices(), dtypes=DTYPES, batching=True, samples_tokens=True)
 
@@ -74,10 +75,12 @@ class TransformersBackend:
         return versions
 
     def resolve(self, config: Config) -> Model:
+        """The model, from its shapes alone; of a hub model only config.json is fetched. Raises InvalidConfig."""
         _require_packages()
         return _describe(config, *torch_models.read_config(config.model))
 
     def load(self, config: Config) -> Loaded:
+        """Make or read the weights on the device. Raises InvalidConfig, OutOfMemory or BackendError."""
         _require_packages()
         self.close()
         import torch
@@ -130,12 +133,14 @@ class TransformersBackend:
         self._prepared = request, _guarded(lambda: self._draw_tokens(request))
 
     def run(self, request: Request) -> Completion:
+        """Prefill, then n − 1 greedy decode steps. Raises OutOfMemory or BackendError."""
         if self._prepared is None or self._prepared[0] != request:
             raise BackendError("this request was not prepared")
         input_ids = self._prepared[1]
         return _guarded(lambda: self._complete(input_ids, request.output_tokens))
 
     def close(self) -> None:
+        """Free the model and put torch's number of threads back."""
         self.model = self._prepared = None
         if self._threads_before is not None:
             import torch
