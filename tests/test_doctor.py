@@ -1,0 +1,93 @@
+"""``joulebench doctor`` on this machine and on invented ones."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from harness import doctor as checks
+from harness import probes
+from harness.commands.doctor import doctor
+from harness.errors import ProbeUnavailable
+from harness.probes.base import ProbeContext
+from harness.probes.estimate import Estimate
+from harness.probes.fake import Fake
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs the command; only its first seconds of load and of idling."""
+    monkeypatch.setattr(checks, "LOAD_S", 6.0)
+    monkeypatch.setattr(checks, "_IDLE_S", 0.5)
+    app = typer.Typer()
+    app.command()(doctor)
+
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    return run
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, **sources: Any) -> None:
+    """Pretend that these are the power sources."""
+    monkeypatch.setattr(probes, "names", lambda: sorted(sources))
+    monkeypatch.setattr(probes, "create", lambda name: sources[name])
+
+
+class Locked(Fake):
+    role = "meter"
+
+    def open(self, context: ProbeContext) -> None:
+        raise ProbeUnavailable("the drawer is locked", "turn the key")
+
+
+def test_this_machine_is_described_in_json(command: Any) -> None:
+    report = json.loads(command("--json"))
+    assert {backend["name"] for backend in report["backends"]} >= {"fake", "transformers"}
+    assert {probe["name"] for probe in report["probes"]} == set(probes.names()) - {"fake", "replay"}
+    for probe in report["probes"]:
+        assert probe["works"] or probe["reason"]
+        for domain in probe["domains"]:
+            assert domain["idle_power_w"] is not None or domain["idle_reason"]
+    assert report["load"] is None
+
+
+def test_a_machine_without_any_meter_is_told_in_plain_words(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, estimate=Estimate(), rapl=Locked(None))
+    text = command()
+    assert "No power meter works here" in text
+    assert "every number is marked estimated" in text
+    assert "not usable: the drawer is locked" in text
+    assert "to do: turn the key" in text
+    assert "password" not in text
+
+
+def test_a_working_meter_shows_period_resolution_and_idle_power(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    meter = Fake("idle_w=42:busy_w=42")
+    meter.role = "meter"
+    machine(monkeypatch, fake=meter)
+    text = command()
+    assert "fake (counter): new value every 20 ms, steps of 0.001 J, idle 4" in text
+    assert "Energy would be read from gpu: fake." in text
+
+
+def test_a_load_is_seen_by_what_follows_it_and_not_by_what_does_not(
+    command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blind = Fake("idle_w=42:busy_w=42")
+    blind.role = "meter"
+    machine(monkeypatch, estimate=Estimate(), fake=blind)
+    report = json.loads(command("--json", "--load"))
+    load = report["load"]
+    assert load["device"].startswith("cpu")
+    assert load["domains"]["fake"]["busy_w"] == pytest.approx(42, rel=0.1)
+    assert abs(load["domains"]["fake"]["rise_w"]) < 10
+    assert load["domains"]["cpu-time"]["seen"]
+    assert load["domains"]["cpu-time"]["rise_w"] > 0
+    assert load["domains"]["cpu-time"]["fall_w"] > 0
