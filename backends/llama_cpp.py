@@ -152,8 +152,7 @@ class LlamaCpp:
     def run(self, request: Request) -> Completion:
         """Run the prepared request. Raises OutOfMemory or BackendError."""
         if self._prepared is None or self._prepared.request != request:
-            self.prepare(request)
-        assert self._prepared is not None
+            raise BackendError("this request was not prepared")
         llama = llama_library.library()
         clear, synchronize, now = llama.llama_memory_clear, llama.llama_synchronize, time.monotonic_ns
         context, memory, recompute = self._context, self._memory, not self._config.kv_cache
