@@ -190,8 +190,12 @@ class Profile(Strict):
         wanted = parse_boundary(boundary)
         if wanted is None or (self.components and set(wanted) == set(self.components)):
             return [self._functions["sum"]]
-        self._refuse_absent(wanted)
-        return [self._functions[component] for component in wanted]
+        return [self.component_function(component) for component in wanted]
+
+    def component_function(self, component: Component) -> CostFunction:
+        """E(m, n) of one component. Raises UserError where it was not measured."""
+        self._refuse_absent([component])
+        return self._functions[component]
 
     def idle_power_w(self, boundary: str | Iterable[str] | None = None) -> float:
         """Power of the idle system within ``boundary``. Raises UserError where it was not measured."""

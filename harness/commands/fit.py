@@ -1,0 +1,71 @@
+"""``joulebench fit``: turn measurements into cost models."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class FormName(StrEnum):
+    """Form of the cost of a request."""
+
+    PHASE = "phase"
+    BILINEAR = "bilinear"
+    AUTO = "auto"
+
+
+def fit(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="RUN...", help="Run directories of one system and model.")
+    ] = None,
+    measurements: Annotated[
+        Path | None,
+        typer.Option(help="CSV of trials measured elsewhere: input_tokens, output_tokens, runtime_s, energies."),
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="Name of the machine.", show_default="the device's")] = None,
+    model: Annotated[str | None, typer.Option(help="Name of the model; for --measurements.")] = None,
+    kv_cache: Annotated[
+        bool, typer.Option("--kv-cache/--no-kv-cache", help="Whether keys and values were kept; for --measurements.")
+    ] = True,
+    form: Annotated[FormName, typer.Option(help="phase, bilinear or auto.")] = FormName.PHASE,
+    drop_suspects: Annotated[
+        bool, typer.Option("--drop-suspects", help="Leave out points far outside the scatter of the others.")
+    ] = False,
+    name: Annotated[str | None, typer.Option(help="Name of the profile.", show_default="SYSTEM-MODEL")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the profile to this file.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print every form of every quantity as JSON.")] = False,
+) -> None:
+    """Fit runtime and energy models to a run and say how right they are at points left out of the fit."""
+    from harness import profile_build
+    from harness.errors import UserError
+    from harness.profile_display import print_fit, print_json
+    from harness.profile_sources import from_csv, from_runs
+
+    if bool(runs) == (measurements is not None):
+        raise UserError("name run directories, or a CSV file with --measurements; one of the two")
+    if measurements is not None:
+        if system is None or model is None:
+            raise UserError("--measurements needs --system NAME and --model NAME")
+        source = from_csv(measurements, system, model, kv_cache)
+    else:
+        if model is not None or not kv_cache:
+            raise UserError("--model and --no-kv-cache go with --measurements; a run knows its own")
+        source = from_runs(runs or [], system)
+    quantities = profile_build.fit_quantities(source.measurements, source.identity.kv_cache, form.value, drop_suspects)
+    if output is not None:
+        profile = profile_build.build(
+            name or source.name,
+            source.identity,
+            source.measurements,
+            quantities,
+            source.power,
+            source.provenance,
+        )
+        profile.save(output)
+    if json:
+        print_json(profile_build.report(quantities))
+    else:
+        print_fit(source, quantities, output)

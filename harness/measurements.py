@@ -1,0 +1,207 @@
+"""Trials of a run or of a CSV file, aggregated into one measurement per point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from harness.errors import UserError
+from harness.fit import Observations
+from harness.profile_schema import Measurement, Statistic
+from harness.types import Component
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COMPONENTS: tuple[Component, ...] = get_args(Component)
+CSV_COLUMNS = (
+    "input_tokens, output_tokens, runtime_s and, where energy was measured, energy_j or one column per component "
+    "such as cpu_energy_j and gpu_energy_j"
+)
+_PARTS = ("", "prefill_", "decode_")
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Usable trials as a table with the columns of ``records.load``, and what was left out."""
+
+    table: pd.DataFrame
+    excluded: int
+    notes: tuple[str, ...]
+
+
+def read_csv(path: Path) -> Trials:
+    """Trials measured elsewhere: one row a trial, rows of one size are its trials. Raises UserError.
+
+    ``output_tokens`` are those really produced; a column ``output_tokens_requested`` keeps trials together that
+    stopped early at different lengths. A trial with an energy of 0 or less counts for runtime alone.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read as CSV: {error}") from None
+    missing = [name for name in ("input_tokens", "output_tokens", "runtime_s") if name not in table]
+    if missing:
+        raise UserError(f"{path} lacks the column {missing[0]}; it needs {CSV_COLUMNS}")
+    for name in ("input_tokens", "output_tokens", "runtime_s", *_energy_columns(table)):
+        table[name] = _numbers(table[name], path)
+    for name, least in (("input_tokens", 1), ("output_tokens", 1), ("runtime_s", 1e-12)):
+        wrong = np.flatnonzero(~(table[name] >= least))
+        if wrong.size:
+            raise UserError(f"{path}, line {wrong[0] + 2}: {name} is {table[name][wrong[0]]}; it must be positive")
+    table = table.rename(columns={"output_tokens": "output_tokens_produced"})
+    if "output_tokens_requested" in table:
+        table["output_tokens"] = _numbers(table["output_tokens_requested"], path)
+    else:
+        table["output_tokens"] = table["output_tokens_produced"]
+    return without_negative_energy(table)
+
+
+def without_negative_energy(table: pd.DataFrame) -> Trials:
+    """Blank the energies of trials in which a component's energy is 0 or less, and sum the components."""
+    table = table.copy()
+    columns = _energy_columns(table)
+    wrong = (table[columns] <= 0).any(axis=1)
+    table.loc[wrong, columns] = np.nan
+    if "energy_j" not in table and columns:
+        # A sum over fewer components than usual would be another boundary: NaN then.
+        table["energy_j"] = table[columns].sum(axis=1, skipna=False)
+    notes = (f"{wrong.sum()} trials with an energy of 0 or less count for runtime alone",) if wrong.any() else ()
+    return Trials(table, int(wrong.sum()), notes)
+
+
+def read_runs(directories: Iterable[Path]) -> Trials:
+    """The measured, undisturbed trials of run directories. Raises UserError."""
+    import pandas as pd
+
+    from harness import records
+
+    tables = [records.load(directory) for directory in directories]
+    table = pd.concat(tables, ignore_index=True)
+    measured = table[table["purpose"] == "measure"]
+    usable = measured[measured["status"] == "ok"].copy()
+    if usable.empty:
+        raise UserError("the run holds no usable trial; see joulebench trials for what happened")
+    usable["output_tokens_produced"] = usable["output_tokens_produced"].fillna(usable["output_tokens"])
+    excluded = len(measured) - len(usable)
+    counts = measured.loc[measured["status"] != "ok", "status"].value_counts()
+    notes = tuple(f"{count} trials ended as {status} and are not used" for status, count in counts.items())
+    return Trials(usable, excluded, notes)
+
+
+def aggregate(trials: pd.DataFrame) -> list[Measurement]:
+    """Mean, standard deviation and number of trials per point, sorted by size."""
+    points = trials.groupby(["input_tokens", "output_tokens"], sort=True)
+    return [_measurement(group) for _, group in points]
+
+
+def _measurement(group: pd.DataFrame) -> Measurement:
+    m, requested = float(group["input_tokens"].iloc[0]), round(group["output_tokens"].iloc[0])
+    runtime = _statistic(group, "runtime_s")
+    if runtime is None:
+        raise UserError(f"no runtime was measured at {m:g} input and {requested} output tokens")
+    components = {
+        part: {
+            component: statistic
+            for component in COMPONENTS
+            if (statistic := _statistic(group, f"{component}_{part}energy_j"))
+        }
+        for part in _PARTS
+    }
+    return Measurement(
+        input_tokens=m,
+        output_tokens=float(group["output_tokens_produced"].mean()),
+        output_tokens_requested=requested,
+        trials=len(group),
+        runtime_s=runtime,
+        prefill_s=_statistic(group, "prefill_s"),
+        decode_s=_statistic(group, "decode_s"),
+        energy_j=_statistic(group, "energy_j"),
+        prefill_energy_j=_statistic(group, "prefill_energy_j"),
+        decode_energy_j=_statistic(group, "decode_energy_j"),
+        component_energy_j=components[""],
+        component_prefill_energy_j=components["prefill_"],
+        component_decode_energy_j=components["decode_"],
+    )
+
+
+def _statistic(group: pd.DataFrame, column: str) -> Statistic | None:
+    """None where no trial has a positive value: an empty phase costs nothing and says nothing."""
+    if column not in group:
+        return None
+    known = group[group[column].notna()]
+    values = known[column].to_numpy(dtype=float)
+    if not values.size or values.mean() <= 0:
+        return None
+    ci95 = None
+    ci95_column = column.removesuffix("_j") + "_ci95_j"
+    if column.endswith("_j") and ci95_column in known and known[ci95_column].notna().any():
+        ci95 = float(known[ci95_column].mean())
+    sd = float(values.std(ddof=1)) if values.size > 1 else None
+    return Statistic(mean=float(values.mean()), sd=sd, trials=int(values.size), ci95=ci95)
+
+
+def observations(measurements: Iterable[Measurement], quantity: str) -> Observations | None:
+    """The points where ``quantity`` (``runtime``, ``energy`` or a component) was measured; None where nowhere."""
+    rows = []
+    for measurement in measurements:
+        cost, prefill, decode = _parts(measurement, quantity)
+        if cost is not None:
+            rows.append((measurement.input_tokens, measurement.output_tokens, cost, prefill, decode))
+    if not rows:
+        return None
+    m, n, *parts = zip(*rows, strict=True)
+    means_and_noises = [array for part in parts for array in _mean_and_noise(part)]
+    return Observations(np.array(m), np.array(n), *means_and_noises)
+
+
+def _parts(measurement: Measurement, quantity: str) -> tuple[Statistic | None, ...]:
+    if quantity == "runtime":
+        return measurement.runtime_s, measurement.prefill_s, measurement.decode_s
+    if quantity == "energy":
+        return measurement.energy_j, measurement.prefill_energy_j, measurement.decode_energy_j
+    component: Any = quantity
+    return (
+        measurement.component_energy_j.get(component),
+        measurement.component_prefill_energy_j.get(component),
+        measurement.component_decode_energy_j.get(component),
+    )
+
+
+def _mean_and_noise(statistics: Iterable[Statistic | None]) -> tuple[np.ndarray, np.ndarray]:
+    """Means, NaN where not measured, and the relative standard error of each."""
+    given = list(statistics)
+    means = np.array([s.mean if s else np.nan for s in given])
+    per_trial = np.array([_trial_noise(s) if s else np.nan for s in given])
+    # A point measured once is as noisy as its neighbours, unless nothing is known of them either.
+    typical = np.nanmedian(per_trial) if np.isfinite(per_trial).any() else 0.0
+    per_trial[np.isnan(per_trial)] = typical
+    trials = np.array([s.trials if s else 1 for s in given])
+    return means, per_trial / np.sqrt(trials)
+
+
+def _trial_noise(statistic: Statistic) -> float:
+    """Relative standard deviation of one trial: its spread, or what its sensors leave where that is more."""
+    sensors = statistic.ci95 / 1.96 if statistic.ci95 is not None else np.nan
+    spread = statistic.sd if statistic.sd is not None else np.nan
+    return float(np.fmax(sensors, spread) / statistic.mean)
+
+
+def _energy_columns(table: pd.DataFrame) -> list[str]:
+    names = [f"{component}_energy_j" for component in COMPONENTS]
+    return [name for name in ("energy_j", *names) if name in table]
+
+
+def _numbers(column: pd.Series, path: Path) -> pd.Series:
+    import pandas as pd
+
+    try:
+        return pd.to_numeric(column)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: column {column.name} is not numeric ({error})") from None

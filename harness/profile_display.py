@@ -1,0 +1,212 @@
+"""What the person at the terminal sees of fits, profiles and predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from harness.comparable import Comparison
+from harness.profile_schema import CostModel, PointError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.profile import Profile
+    from harness.profile_build import Quantity
+    from harness.profile_sources import Source
+
+
+def print_json(value: Any) -> None:
+    """Print JSON for programs; never NaN."""
+    print(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False))
+
+
+def print_fit(source: Source, quantities: Sequence[Quantity], output: Path | None) -> None:
+    """Held-out errors of every form, suspects and what can't be told."""
+    from harness.profile_build import cost_model
+
+    console = _console()
+    console.print(f"{source.name}: {len(source.measurements)} points, {_cache(source.identity.kv_cache)}")
+    table = _table("quantity", "form", "fitted MAPE", "held-out MAPE", "worst point", "")
+    for quantity in quantities:
+        for name, fitted in quantity.fits.items():
+            at = quantity.used
+            worst = PointError(
+                input_tokens=at.input_tokens[fitted.worst],
+                output_tokens=at.output_tokens[fitted.worst],
+                relative_error=fitted.held_out[fitted.worst],
+            )
+            said = fitted.refusal or ("chosen" if name == quantity.chosen else "")
+            table.add_row(quantity.name, name, f"{fitted.mape:.1%}", f"{fitted.loo_mape:.1%}", _point(worst), said)
+    console.print(table)
+    for quantity in quantities:
+        model = cost_model(quantity, source.identity.kv_cache)
+        _print_margin(console, quantity)
+        _print_doubts(console, quantity.name, model)
+    for note in source.provenance.notes:
+        console.print(f"note: {note}")
+    console.print(f"profile written to {output}" if output else "no profile written; name a file with -o")
+
+
+def _print_margin(console: Console, quantity: Quantity) -> None:
+    others = [fitted.loo_mape for name, fitted in quantity.fits.items() if name != quantity.chosen]
+    margin = min(others) - quantity.fits[quantity.chosen].loo_mape
+    better = "smaller" if margin >= 0 else "larger"
+    console.print(
+        f"{quantity.name}: the {quantity.chosen} form's held-out error is {abs(margin):.1%} of the cost {better} "
+        "than that of the other form"
+    )
+
+
+def _print_doubts(console: Console, quantity: str, model: CostModel) -> None:
+    for suspect in model.suspects:
+        console.print(
+            f"{quantity}: suspect point {_point(suspect)}, far outside the scatter of the others; "
+            "--drop-suspects leaves it out"
+        )
+    for dropped in model.dropped:
+        console.print(f"{quantity}: dropped point {_point(dropped)}")
+    for note in model.notes:
+        console.print(f"{quantity}: {note}")
+
+
+def print_list(profiles: Sequence[Profile], as_json: bool) -> None:
+    """Name, system, model and held-out errors of each profile."""
+    rows = [
+        {
+            "name": p.name,
+            "system": p.identity.system,
+            "model": p.identity.model,
+            "kv_cache": p.identity.kv_cache,
+            "components": list(p.components),
+            "points": len(p.measurements),
+            "runtime_loo_mape": p.runtime.held_out.mape,
+            "energy_loo_mape": None if p.energy is None else p.energy.model.held_out.mape,
+        }
+        for p in profiles
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    table = _table("name", "KV cache", "boundary", "points", "runtime error", "energy error")
+    for p in profiles:
+        energy = "not measured" if p.energy is None else f"{p.energy.model.held_out.mape:.1%}"
+        boundary = "+".join(p.components) or "–"
+        cache = "on" if p.identity.kv_cache else "off"
+        table.add_row(p.name, cache, boundary, str(len(p.measurements)), f"{p.runtime.held_out.mape:.1%}", energy)
+    _console().print(table)
+    _console().print("errors: mean absolute relative error at points left out of the fit")
+
+
+def print_profile(profile: Profile) -> None:
+    """Everything a profile says, for reading."""
+    console = _console()
+    console.print(f"{profile.name}")
+    for key, value in profile.identity.model_dump().items():
+        console.print(f"  {key}: {'unknown' if value in (None, []) else value}")
+    _print_model(console, "runtime", profile.runtime)
+    for what, part in [("all components", profile.energy), *profile.components.items()]:
+        if part is not None:
+            _print_model(console, f"energy of {what}", part.model)
+            interval = "" if part.idle_power_ci95_w is None else f" ± {part.idle_power_ci95_w:.2g}"
+            idle = "not measured" if part.idle_power_w is None else f"{part.idle_power_w:.3g}{interval} W"
+            console.print(f"energy of {what}: method {part.method or 'unknown'}, idle power {idle}")
+    origin = profile.provenance
+    console.print(f"source: {origin.source} (fitted {origin.created} by joulebench {origin.tool_version})")
+    for note in origin.notes:
+        console.print(f"note: {note}")
+
+
+def _print_model(console: Console, quantity: str, model: CostModel) -> None:
+    exponent = "" if model.roofline_exponent is None else f", roofline exponent {model.roofline_exponent:g}"
+    r = model.range
+    console.print(
+        f"\n{quantity}: {model.form} form{exponent}; held-out error {model.held_out.mape:.1%}, worst "
+        f"{_point(model.held_out.worst)}\n  measured at {r.min_input_tokens:g} to {r.max_input_tokens:g} input, "
+        f"{r.min_output_tokens:g} to {r.max_output_tokens:g} output, at most {r.max_total_tokens:g} tokens in all"
+    )
+    table = _table("coefficient", "value", "± standard error", "unit")
+    for c in model.coefficients:
+        table.add_row(c.name, f"{c.value:.4g}", f"{c.standard_error:.2g}", c.unit)
+    console.print(table)
+    _print_doubts(console, quantity, model)
+
+
+def print_predictions(profile: Profile, table: pd.DataFrame, as_json: bool) -> None:
+    """Predicted runtime and energy with 95 % intervals."""
+    if as_json:
+        rows = json.loads(table.to_json(orient="records", double_precision=15))
+        print_json({"profile": profile.name, "predictions": rows})
+        return
+    has_energy = "energy_j" in table
+    shown = _table("input", "output", "runtime s", *(["energy J"] if has_energy else []), "")
+    for row in table.to_dict("records"):
+        cells = [_with_interval(row["runtime_s"], row["runtime_interval_95_s"])]
+        if has_energy:
+            cells.append(_with_interval(row["energy_j"], row["energy_interval_95_j"]))
+        flag = "outside the measured range" if row["out_of_range"] else ""
+        shown.add_row(str(row["input_tokens"]), str(row["output_tokens"]), *cells, flag)
+    console = _console()
+    console.print(shown)
+    console.print("± is the half-width of the 95 % interval for one newly measured point")
+    if not has_energy:
+        console.print("energy was not measured")
+
+
+def print_comparison(
+    first: Profile, second: Profile, comparison: Comparison, table: pd.DataFrame, as_json: bool
+) -> None:
+    """Which of two systems is cheaper at each size."""
+    if as_json:
+        rows = json.loads(table.to_json(orient="records", double_precision=15))
+        facts = {"a": first.name, "b": second.name, "boundary": comparison.boundary and list(comparison.boundary)}
+        print_json({**facts, "mixed": comparison.mixed, "warnings": list(comparison.warnings), "points": rows})
+        return
+    console = _console()
+    for warning in comparison.warnings:
+        console.print(f"warning: {warning}")
+    if comparison.boundary:
+        console.print(f"energy of {'+'.join(comparison.boundary)}")
+    quantities = [q for q in ("runtime", "energy") if f"{q}_ratio" in table]
+    titles = [title for q in quantities for title in (f"{q} A / B", f"less {q}")]
+    shown = _table("input", "output", *titles, "")
+    for row in table.to_dict("records"):
+        cells = []
+        for q in quantities:
+            cells += [f"{row[f'{q}_ratio']:.3g}", row[f"cheaper_{q}"] or "not significant"]
+        flags = ["outside the measured range"] if row["out_of_range"] else []
+        flags += ["mixed"] if comparison.mixed else []
+        shown.add_row(str(row["input_tokens"]), str(row["output_tokens"]), *cells, ", ".join(flags))
+    console.print(f"A is {first.name}, B is {second.name}")
+    console.print(shown)
+
+
+def _point(error: PointError) -> str:
+    return f"m = {error.input_tokens:.4g}, n = {error.output_tokens:.4g} ({error.relative_error:+.0%})"
+
+
+def _with_interval(value: float, interval: float) -> str:
+    return f"{value:.4g} ± {interval:.2g}"
+
+
+def _cache(kv_cache: bool) -> str:
+    return f"KV cache {'on' if kv_cache else 'off'}"
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    return table
+
+
+def _console() -> Console:
+    # Without colours or wrapping where a program reads.
+    console = Console(highlight=False, markup=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=160)

@@ -1,0 +1,165 @@
+"""What a profile is made from: run directories of joulebench, or a CSV file of measurements made elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness import __version__, records
+from harness.errors import UserError
+from harness.measurements import COMPONENTS, Trials, aggregate, read_csv, read_runs
+from harness.profile_build import Idle, Power
+from harness.profile_schema import Identity, Measurement, Provenance, Record
+from harness.types import Method
+
+_METHODS: tuple[Method, ...] = ("counter", "integrated", "modelled", "estimated")
+"""Best first: a sum is as good as its weakest part."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """All that a profile holds besides its fits."""
+
+    name: str
+    identity: Identity
+    measurements: list[Measurement]
+    power: Power
+    provenance: Provenance
+
+
+def from_runs(directories: Sequence[Path], system: str | None = None) -> Source:
+    """Pool the trials of run directories of one system. Raises UserError when they differ or hold none."""
+    runs = [records.read_run(directory) for directory in directories]
+    identities = [_identity(run, system) for run in runs]
+    for directory, identity in zip(directories, identities, strict=True):
+        different = [key for key, value in identity if value != getattr(identities[0], key)]
+        if different:
+            raise UserError(
+                f"{directory} and {directories[0]} differ in {', '.join(different)}: "
+                "only runs of one system and model can be pooled; fit them apart"
+            )
+    trials = read_runs(directories)
+    files = [directory / name for directory in directories for name in (records.RUN_FILE, records.TRIALS_FILE)]
+    versions = dict(runs[0]["sessions"][-1]["software"]) if runs[0]["sessions"] else {}
+    attributions = {session["energy"]["attribution"] for run in runs for session in run["sessions"]}
+    if len(attributions) > 1:
+        raise UserError("the runs attribute CPU energy differently (--attribution): fit them apart")
+    notes = [f"CPU energy is that of the {attribution}" for attribution in attributions if trials_have_energy(trials)]
+    identity = identities[0]
+    return Source(
+        name=_slug(f"{identity.system}-{identity.model}"),
+        identity=identity,
+        measurements=aggregate(trials.table),
+        power=Power(_methods(trials), _idle(runs)),
+        provenance=_provenance("joulebench run", files, trials, versions, notes),
+    )
+
+
+def from_csv(path: Path, system: str, model: str, kv_cache: bool, citation: str | None = None) -> Source:
+    """Measurements made elsewhere, of which the method and the machine are not known. Raises UserError."""
+    trials = read_csv(path)
+    identity = Identity(
+        system=system,
+        model=model,
+        kv_cache=kv_cache,
+        batch_size=None,
+        backend=None,
+        device=None,
+        device_names=[],
+        dtype=None,
+        random_weights=None,
+    )
+    return Source(
+        name=_slug(f"{system}-{model}"),
+        identity=identity,
+        measurements=aggregate(trials.table),
+        power=Power({}, {}),
+        provenance=_provenance(citation or f"measurements in {path.name}", [path], trials, {}, []),
+    )
+
+
+def trials_have_energy(trials: Trials) -> bool:
+    """Whether any trial has an energy."""
+    return "energy_j" in trials.table and bool(trials.table["energy_j"].notna().any())
+
+
+def _identity(run: Mapping[str, Any], system: str | None) -> Identity:
+    backend, model = run["backend"], run["model"]
+    names = list(backend.get("device_names", []))
+    return Identity(
+        system=system or (names[0] if names else None) or run["machine"]["cpu_model"] or "unnamed machine",
+        model=model["name"],
+        kv_cache=backend["config"]["kv_cache"],
+        batch_size=backend["config"]["batch_size"],
+        backend=backend["name"],
+        device=backend.get("device"),
+        device_names=names,
+        dtype=model["dtype"],
+        random_weights=model["random_weights"],
+    )
+
+
+def _methods(trials: Trials) -> dict[str, Method | None]:
+    """The weakest method of each component's trials and of their sum."""
+    columns = [("total", "energy_method"), *((component, f"{component}_energy_method") for component in COMPONENTS)]
+    return {what: weakest(trials.table[column]) for what, column in columns if column in trials.table}
+
+
+def weakest(methods: Any) -> Method | None:
+    """The last of ``methods`` in the order of ``_METHODS``; None when none is known."""
+    known = {method for method in methods if method in _METHODS}
+    return max(known, key=_METHODS.index) if known else None
+
+
+def _idle(runs: Sequence[Mapping[str, Any]]) -> dict[str, Idle]:
+    """Idle power by component and ``total``: the mean over all baselines, with the wider of scatter and sensors."""
+    baselines = [
+        baseline for run in runs for session in run["sessions"] for baseline in session.get("idle", {}).values()
+    ]
+    return {what: _mean_power(baselines, what) for what in ("total", *COMPONENTS)}
+
+
+def _mean_power(baselines: Sequence[Mapping[str, Any]], what: str) -> Idle:
+    figures = [b["total"] if what == "total" else b["components"].get(what) for b in baselines]
+    known = [figure for figure in figures if figure and figure["power_w"] is not None]
+    if not known:
+        return Idle()
+    powers = np.array([figure["power_w"] for figure in known])
+    intervals = [figure["ci95_w"] for figure in known if figure["ci95_w"] is not None]
+    scatter = 1.96 * float(powers.std(ddof=1)) / np.sqrt(powers.size) if powers.size > 1 else 0.0
+    ci95_w = max(float(np.mean(intervals)), scatter) if intervals else None
+    return Idle(float(powers.mean()), ci95_w)
+
+
+def _provenance(
+    source: str, files: Sequence[Path], trials: Trials, versions: dict[str, str], notes: list[str]
+) -> Provenance:
+    return Provenance(
+        source=source,
+        records=[Record(name=f"{file.parent.name}/{file.name}", sha256=sha256(file)) for file in files],
+        tool_version=__version__,
+        created=datetime.now(UTC).date().isoformat(),
+        excluded_trials=trials.excluded,
+        versions=versions,
+        notes=[*trials.notes, *notes],
+    )
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's content. Raises UserError."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror or error}") from None
+
+
+def _slug(text: str) -> str:
+    """A profile's name from free text: letters, digits, dots and dashes."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") or "profile"
