@@ -7,7 +7,7 @@ import glob
 import gzip
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -211,6 +211,19 @@ def _count_pairs(table: Table, m_column: str, n_column: str) -> tuple[tuple[np.n
     m, n, requests = (np.asarray(result[key]) for key in ("m", "n", "requests"))
     valid = m > 0
     return (m[valid], n[valid], requests[valid]), int(requests[~valid].sum()) + rejected
+
+
+def rows_of(table: Table, columns: Sequence[str], batch: int) -> Iterator[list[tuple[object, ...]]]:
+    """The named columns in batches of rows, in file order. Raises UserError for unknown columns."""
+    absent = [name for name in columns if name not in table.columns]
+    if absent:
+        raise UserError(f"{table.path} has no field {', '.join(absent)}; it has {', '.join(table.columns[:20])}")
+    scan, parameters = table.scan()
+    with connect() as database:
+        selected = ", ".join(_quoted(name) for name in columns)
+        cursor = _run(database, table.path, f"SELECT {selected} FROM {scan}", parameters)
+        while rows := cursor.fetchmany(batch):
+            yield rows
 
 
 def _broken_rows(table: Table, m_column: str, n_column: str) -> Iterator[str]:

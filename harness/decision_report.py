@@ -1,0 +1,251 @@
+"""Decisions as JSON, as words and as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from harness.costs import Costs
+from harness.decision import Plan, RoutingDecision, ThresholdDecision
+from harness.paper import LEAVES_OUT, PaperCurve
+from harness.threshold import JOULES_PER_KWH, Estimate, Scales
+from harness.workload import Workload
+
+CURVE_POINTS = 2000
+"""Longer curves are thinned in what is printed; the best threshold always stays."""
+
+INDEPENDENT = (
+    "only the marginal histograms of the workload are known: input and output lengths are taken to be independent"
+)
+KEY_WORDS = {
+    "input": "input tokens",
+    "output": "output tokens",
+    "total": "tokens in all",
+    "product": "for input × output tokens",
+}
+
+
+def context(costs: Costs, workload: Workload, scales: Scales) -> dict[str, Any]:
+    """What every decision was based on."""
+    warnings = list(costs.warnings)
+    if not workload.pairs_known:
+        warnings.append(INDEPENDENT)
+    if workload.dropped_rows:
+        warnings.append(f"{workload.dropped_rows:,} broken rows of the workload were left out")
+    return {
+        "accounting": "query",
+        "workload": workload_summary(workload),
+        "profiles": [profile.name for profile in costs.profiles],
+        "systems": list(costs.labels),
+        "boundary": costs.boundary,
+        "idle": costs.idle,
+        "mixed": costs.mixed,
+        "scale": asdict(scales),
+        "warnings": warnings,
+    }
+
+
+def workload_summary(workload: Workload) -> dict[str, Any]:
+    """Name, source and size of a workload."""
+    return {
+        "name": workload.name,
+        "source": workload.source,
+        "requests": workload.requests,
+        "pairs_known": workload.pairs_known,
+        "dropped_rows": workload.dropped_rows,
+    }
+
+
+def threshold_json(decision: ThresholdDecision, costs: Costs, workload: Workload) -> dict[str, Any]:
+    """The content of ``joulebench threshold --json``."""
+    curve, uncertain = decision.curve, decision.uncertainty
+    return {
+        **context(costs, workload, decision.scales),
+        "key": decision.key,
+        "small": costs.labels[0],
+        "large": costs.labels[1],
+        "best": {
+            "threshold": int(curve.threshold[decision.best]),
+            "threshold_low": uncertain.threshold_low,
+            "threshold_high": uncertain.threshold_high,
+            "plateau": [uncertain.plateau_low, uncertain.plateau_high],
+            "small_share": float(curve.small_share[decision.best]),
+            **plan_json(decision.plan, costs),
+            "saving": estimate_json(uncertain.saving),
+            "runtime_ratio": uncertain.runtime_ratio.value,
+            "runtime_ratio_low": uncertain.runtime_ratio.low,
+            "runtime_ratio_high": uncertain.runtime_ratio.high,
+        },
+        "baselines": {name: plan_json(plan, costs) for name, plan in decision.baselines.items()},
+        "curve": [
+            {
+                "threshold": int(curve.threshold[i]),
+                "energy_j": float(curve.energy_j[i]),
+                "runtime_s": float(curve.runtime_s[i]),
+                "small_share": float(curve.small_share[i]),
+            }
+            for i in _thinned(curve.threshold.size, decision.best)
+        ],
+    }
+
+
+def paper_json(result: PaperCurve, workload: Workload, key: str) -> dict[str, Any]:
+    """The content of ``joulebench threshold --accounting paper --json``."""
+    curve, best = result.curve, result.best
+    unknown = {"low": None, "high": None, "significant": None, "reason": "the published accounting has none"}
+    return {
+        "accounting": "paper",
+        "workload": workload_summary(workload),
+        "systems": [result.small, result.large],
+        "boundary": "cpu+gpu",
+        "idle": "included",
+        "mixed": False,
+        "warnings": [LEAVES_OUT],
+        "key": key,
+        "small": result.small,
+        "large": result.large,
+        "best": {
+            "threshold": int(curve.threshold[best]),
+            "plateau": None,
+            "small_share": float(curve.small_share[best]),
+            "energy_j": float(curve.energy_j[best]),
+            "runtime_s": float(curve.runtime_s[best]),
+            "saving": {"value": result.saving, **unknown},
+            "runtime_ratio": float(curve.runtime_s[best]) / result.large_only[1],
+        },
+        "baselines": {
+            result.small: {"energy_j": result.small_only[0], "runtime_s": result.small_only[1]},
+            result.large: {"energy_j": result.large_only[0], "runtime_s": result.large_only[1]},
+        },
+        "curve": [
+            {"threshold": int(t), "energy_j": float(e), "runtime_s": float(r), "small_share": float(s)}
+            for t, e, r, s in zip(curve.threshold, curve.energy_j, curve.runtime_s, curve.small_share, strict=True)
+        ],
+    }
+
+
+def routing_json(decision: RoutingDecision, costs: Costs, workload: Workload) -> dict[str, Any]:
+    """The content of ``joulebench route --json``."""
+    requests = decision.requests
+    return {
+        **context(costs, workload, decision.scales),
+        "decided_on": "input tokens" if decision.by_input else "input and output tokens",
+        "plan": plan_json(decision.plan, costs),
+        "routes": [
+            {
+                "system": label,
+                "requests": float(requests[s].sum()),
+                "energy_j": float(requests[s] @ costs.energy_j[s]),
+                "busy_s": float(requests[s] @ costs.runtime_s[s]),
+            }
+            for s, label in enumerate(costs.labels)
+        ],
+        "compared_with": costs.labels[decision.alone],
+        "saving": estimate_json(decision.saving),
+        "runtime_ratio": decision.runtime_ratio.value,
+        "runtime_ratio_low": decision.runtime_ratio.low,
+        "runtime_ratio_high": decision.runtime_ratio.high,
+        "unserved_requests": decision.unserved,
+        "limits": [
+            {"system": costs.labels[limit.system], "kind": limit.kind, "amount": limit.amount, "price": price}
+            for limit, price in zip(decision.limits, decision.prices, strict=True)
+        ],
+        "whole_requests": decision.rounded if decision.limits else None,
+        "baselines": {name: plan_json(plan, costs) for name, plan in decision.baselines.items()},
+    }
+
+
+def plan_json(plan: Plan, costs: Costs) -> dict[str, Any]:
+    """Totals of a plan; what is unknown is null with its reason."""
+    fields = asdict(plan)
+    if plan.fleet_energy_j is None:
+        fields["reason"] = f"idle power not measured: {', '.join(unknown_idle(costs))}"
+    return fields
+
+
+def unknown_idle(costs: Costs) -> list[str]:
+    """Profiles without idle power within the boundary."""
+    return [p.name for p, power in zip(costs.profiles, costs.idle_power_w, strict=True) if power is None]
+
+
+def estimate_json(estimate: Estimate) -> dict[str, Any]:
+    """Value, 95 % interval, and whether the interval excludes 0."""
+    return {**asdict(estimate), "significant": estimate.significant}
+
+
+def _thinned(size: int, best: int) -> list[int]:
+    if size <= CURVE_POINTS:
+        return list(range(size))
+    picked = np.linspace(0, size - 1, CURVE_POINTS).round().astype(int)
+    return sorted({*picked.tolist(), best})
+
+
+def threshold_words(decision: ThresholdDecision, costs: Costs) -> str:
+    """The answer in a sentence."""
+    small, large = costs.labels
+    chosen = int(decision.curve.threshold[decision.best])
+    saving, ratio = decision.uncertainty.saving, decision.uncertainty.runtime_ratio
+    effect = saving_words(saving, ratio, large)
+    if chosen == 0:
+        return f"all requests to {large}: no threshold costs less"
+    if decision.best == decision.curve.threshold.size - 1:
+        return f"all requests to {small}: {effect}"
+    return f"requests of at most {chosen:,} {KEY_WORDS[decision.key]} to {small}: {effect}"
+
+
+def saving_words(saving: Estimate, ratio: Estimate, base: str) -> str:
+    """``14.2 % ± 1.9 % less energy than swing-a100 alone, mean runtime 10.3×``."""
+    half = (saving.high - saving.low) / 2
+    size = f"{abs(100 * saving.value):.1f} % ± {100 * half:.1f} %"
+    direction = "less" if saving.value >= 0 else "more"
+    effect = f"{size} {direction} energy than {base} alone, mean runtime {ratio.value:.2f}×"
+    if saving.low <= 0 <= saving.high:
+        return f"no significant saving ({effect})"
+    return effect
+
+
+def routing_words(decision: RoutingDecision, costs: Costs) -> str:
+    """The answer in a sentence."""
+    total = decision.requests.sum()
+    shares = ", ".join(
+        f"{100 * requests.sum() / total:.1f} % to {label}"
+        for label, requests in zip(costs.labels, decision.requests, strict=True)
+    )
+    effect = saving_words(decision.saving, decision.runtime_ratio, costs.labels[decision.alone])
+    missed = f"; {decision.unserved:,.0f} requests served by no system in time" if decision.unserved else ""
+    return f"{shares}: {effect}{missed}"
+
+
+def plans_table(plans: dict[str, Plan], saving_against: Plan) -> Table:
+    """Totals of each plan; the saving is energy against one of them."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("plan", "energy kWh", "saving", "runtime h", "above idle kWh", "machines on kWh"):
+        table.add_column(name, justify="left" if name == "plan" else "right")
+    for name, plan in plans.items():
+        saving = 1 - plan.energy_j / saving_against.energy_j
+        spread = "" if plan.energy_sd_j is None else f" ± {plan.energy_sd_j / JOULES_PER_KWH:.4f}"
+        table.add_row(
+            name.replace("_", " "),
+            f"{plan.energy_j / JOULES_PER_KWH:.4f}{spread}",
+            f"{100 * saving:+.1f} %",
+            f"{plan.runtime_s / 3600:.3f}",
+            _kwh(plan.marginal_energy_j),
+            _kwh(plan.fleet_energy_j),
+        )
+    return table
+
+
+def _kwh(energy_j: float | None) -> str:
+    return "unknown" if energy_j is None else f"{energy_j / JOULES_PER_KWH:.4f}"
+
+
+def footnotes(facts: dict[str, Any]) -> Sequence[str]:
+    """Boundary, idle rule, mark and warnings: what every output must say."""
+    mark = ["MIXED: what is compared here isn't comparable (--allow-mixed)"] if facts["mixed"] else []
+    base = f"boundary {facts['boundary']}, idle power {facts['idle']}, accounting {facts['accounting']}"
+    return [*mark, base, *(f"warning: {warning}" for warning in facts["warnings"])]

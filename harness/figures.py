@@ -1,0 +1,54 @@
+"""What all figures share: an empty grid of axes, and writing PDF, PNG and the numbers as CSV beside each other."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import MissingDependency, UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Row = Sequence[object]
+
+
+def new_figure(rows: int, columns: int, width_in: float, height_in: float) -> tuple[Figure, NDArray[np.object_]]:
+    """An empty figure with a grid of axes, without a window system. Raises MissingDependency."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingDependency("drawing needs matplotlib: install it with pip install 'joulebench[figures]'") from None
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    axes = np.array([[None] * columns] * rows, dtype=object)
+    for i, ax in enumerate(np.ravel(figure.subplots(rows, columns, squeeze=False))):
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.25, linewidth=0.6)
+        axes[i // columns, i % columns] = ax
+    return figure, axes
+
+
+def write(figure: Figure, path: Path, header: Sequence[str], rows: Iterable[Row]) -> list[Path]:
+    """Write a figure as PDF and PNG, and its numbers as CSV, beside each other. Returns the paths.
+
+    ``path`` may have any of the three suffixes or none. Raises UserError when a file can't be written.
+    """
+    stem = path.with_suffix("") if path.suffix in (".pdf", ".png", ".csv") else path
+    paths = [stem.with_name(stem.name + suffix) for suffix in (".pdf", ".png", ".csv")]
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        # Without a date the same numbers give the same file.
+        figure.savefig(paths[0], metadata={"CreationDate": None})
+        figure.savefig(paths[1], dpi=150)
+        with paths[2].open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(header)
+            writer.writerows(rows)
+    except OSError as error:
+        raise UserError(f"can't write {stem}: {error.strerror}") from None
+    return paths
