@@ -63,7 +63,7 @@ def window_energy(trace: Trace, start_ns: int, end_ns: int) -> Energy:
         _require_signal(trace.domain, joules)
     except _Unknown as unknown:
         return Energy(None, None, str(unknown))
-    return Energy(max(joules, 0.0), _Z95 * sd)
+    return Energy(joules, _Z95 * sd)
 
 
 def phase_energy(trace: Trace, starts_ns: NDArray[np.int64], ends_ns: NDArray[np.int64]) -> Energy:
@@ -89,7 +89,7 @@ def phase_energy(trace: Trace, starts_ns: NDArray[np.int64], ends_ns: NDArray[np
     steps = np.flatnonzero(inside)
     power = np.diff(nodes.joules[steps]) / np.diff(nodes.times_s[steps])
     edge_j = float(power.max()) * misplaced
-    return Energy(max(joules, 0.0), math.hypot(edge_j, _Z95 * sampling))
+    return Energy(joules, math.hypot(edge_j, _Z95 * sampling))
 
 
 def phase_marks(window: Window, phase: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -261,8 +261,9 @@ def _smear_s(domain: Domain) -> float:
 def _sampling_sd(trace: Trace, start_ns: int, end_ns: int) -> float:
     """Standard deviation of a power integral because power fluctuates between updates, in J.
 
-    From successive differences (von Neumann 1941), which ignore slow changes that the trapezoids follow.
-    Counters miss nothing between updates: 0.
+    From successive differences (von Neumann 1941), which ignore slow changes that the trapezoids follow, over the
+    time that no reading's averaging window covers. Counters miss nothing: 0. A load that repeats exactly in step
+    with the sensor is not noticed.
     """
     if trace.domain.kind == "counter":
         return 0.0
@@ -271,8 +272,8 @@ def _sampling_sd(trace: Trace, start_ns: int, end_ns: int) -> float:
         return 0.0
     values, times = trace.values[kept], trace.times_ns[kept] / _NS
     spread = float(np.mean(np.diff(values) ** 2)) / 2.0
-    weights = np.diff(times)
-    return math.sqrt(spread * float(np.sum(weights**2)))
+    unseen_s = np.maximum(np.diff(times) - (trace.domain.averaging_s or 0.0), 0.0)
+    return math.sqrt(spread * float(np.sum(unseen_s**2)))
 
 
 def _thin(trace: Trace, start_ns: int, end_ns: int) -> NDArray[np.intp]:

@@ -18,6 +18,8 @@ from harness.types import Domain, Method, Trace
 Floats = NDArray[np.float64]
 
 _NS = 1e9
+ORIGIN_NS = 1_000_000_000_000
+"""CLOCK_MONOTONIC time at which a load's time is 0."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Sensor:
             polls = np.sort(polls + np.abs(rng.normal(0.0, 0.002, polls.size)))
             seen = np.searchsorted(updates, polls, side="right") - 1
         kept = rng.random(polls.size) >= self.dropped
-        times_ns = np.round((polls[kept] + 1000.0) * _NS).astype(np.int64)
+        times_ns = ORIGIN_NS + np.round(polls[kept] * _NS).astype(np.int64)
         return Trace(self.domain(), times_ns, shown[seen[kept]])
 
     def _update_times(self, start_s: float, end_s: float, rng: np.random.Generator) -> Floats:
