@@ -58,7 +58,7 @@ def from_runs(directories: Sequence[Path], system: str | None = None) -> Source:
         identity=identity,
         measurements=aggregate(trials.table),
         power=Power(_methods(trials), _idle(runs)),
-        provenance=_provenance("joulebench run", files, trials, versions, notes),
+        provenance=provenance("joulebench run", files, trials, versions, notes),
     )
 
 
@@ -81,7 +81,7 @@ def from_csv(path: Path, system: str, model: str, kv_cache: bool, citation: str 
         identity=identity,
         measurements=aggregate(trials.table),
         power=Power({}, {}),
-        provenance=_provenance(citation or f"measurements in {path.name}", [path], trials, {}, []),
+        provenance=provenance(citation or f"measurements in {path.name}", [path], trials),
     )
 
 
@@ -138,16 +138,21 @@ def _mean_power(baselines: Sequence[Mapping[str, Any]], what: str) -> Idle:
     return Idle(float(powers.mean()), ci95_w)
 
 
-def _provenance(
-    source: str, files: Sequence[Path], trials: Trials, versions: dict[str, str], notes: list[str]
+def provenance(
+    source: str,
+    files: Sequence[Path],
+    trials: Trials,
+    versions: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
 ) -> Provenance:
+    """Where a profile comes from: who measured, the hashes of the files, today's date. Raises UserError."""
     return Provenance(
         source=source,
         records=[Record(name=f"{file.parent.name}/{file.name}", sha256=sha256(file)) for file in files],
         tool_version=__version__,
         created=datetime.now(UTC).date().isoformat(),
         excluded_trials=trials.excluded,
-        versions=versions,
+        versions=dict(versions or {}),
         notes=[*trials.notes, *notes],
     )
 
