@@ -89,7 +89,7 @@ def sensors(shapes: int = 1000) -> list[str]:
     return lines
 
 
-def sampler(seconds: float = 10.0, rounds: int = 7) -> list[str]:
+def sampler(seconds: float = 10.0, rounds: int = 40) -> list[str]:
     """What sampling at 20 Hz costs, as lines."""
     lines = [f"{'source':<32}{'share of one core at 20 Hz':>28}"]
     with tempfile.TemporaryDirectory() as folder:
@@ -99,9 +99,17 @@ def sampler(seconds: float = 10.0, rounds: int = 7) -> list[str]:
             ("RAPL files, 2 packages + DRAM", f"rapl:{_powercap(Path(folder))}"),
         ):
             lines.append(f"{label:<32}{_core_share(selection, seconds):>28.2%}")
-    ratios = [_slowdown(at % 2 == 0) for at in range(rounds)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    lines.append(f"runtime of a computing child, sampled / not sampled: {middle:.4f} (quartiles {low:.4f}-{high:.4f})")
+    runtimes: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(2 * rounds):
+        sampled = number % 4 in (1, 2)  # off, on, on, off: a drift of the machine falls on both alike
+        runtimes[sampled].append(_child_s(sampled))
+    median = statistics.median(runtimes[True]) / statistics.median(runtimes[False])
+    fastest = min(runtimes[True]) / min(runtimes[False])
+    spread = statistics.stdev(runtimes[False]) / statistics.mean(runtimes[False])
+    lines.append(
+        f"CPU time of a computing child, sampled / not sampled, {rounds} runs each: fastest {fastest:.4f}, "
+        f"median {median:.4f}; unsampled runs spread by {spread:.1%}"
+    )
     return lines
 
 
@@ -114,18 +122,16 @@ def _core_share(selection: str, seconds: float) -> float:
         return (time.process_time() - used) / (time.monotonic() - started)
 
 
-def _slowdown(sampled_first: bool) -> float:
-    """Runtime of a fixed computation in a child with the sampler over that without."""
-    runtimes = {}
-    for sampled in (sampled_first, not sampled_first):
-        with Meter.open("fake,estimate" if sampled else "none", ProbeContext(), foreign_load_limit=None) as meter:
-            code = (
-                "import time; s = time.monotonic(); sum(i * i for i in range(20_000_000)); print(time.monotonic() - s)"
-            )
-            with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
-                meter.set_worker(child.pid)
-                runtimes[sampled] = float(child.communicate()[0])
-    return runtimes[True] / runtimes[False]
+def _child_s(sampled: bool) -> float:
+    """CPU time of a fixed computation in a child.
+
+    It shows what the sampler costs through caches and interrupts, and other programs disturb it less than runtime.
+    """
+    with Meter.open("fake,estimate" if sampled else "none", ProbeContext(), foreign_load_limit=None) as meter:
+        code = "import time; sum(i * i for i in range(3_000_000)); print(time.process_time())"
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+            meter.set_worker(child.pid)
+            return float(child.communicate()[0])
 
 
 def _powercap(root: Path) -> Path:
@@ -142,5 +148,7 @@ TABLES = {"sensors": sensors, "sampler": sampler}
 
 
 if __name__ == "__main__":
-    for wanted in sys.argv[1:] or TABLES:
+    for wanted in sys.argv[1:] or list(TABLES):
+        if wanted not in TABLES:
+            sys.exit(f"bench_energy.py: no table {wanted!r}: choose from {', '.join(TABLES)}")
         print("\n".join(TABLES[wanted]()))

@@ -63,7 +63,7 @@ class Rapl:
         for name, file in list(self._files.items()):
             before_ns = time.monotonic_ns()
             try:
-                microjoules = int(file.read_text())
+                microjoules = int(_read(file))
             except (OSError, ValueError) as error:
                 del self._files[name]
                 raise ProbeFailed(f"{file} can't be read any more: {error}", (name,)) from None
@@ -143,6 +143,15 @@ def _udev_remedy() -> str:
         "/etc/udev/rules.d/70-rapl.rules, then run: udevadm control --reload && "
         "udevadm trigger --subsystem-match=powercap --action=add"
     )
+
+
+def _read(file: Path) -> bytes:
+    """A small file's content, at a third of the cost of opening it as text."""
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        return os.read(handle, 64)
+    finally:
+        os.close(handle)
 
 
 def _text(file: Path) -> str | None:
