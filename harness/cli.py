@@ -9,11 +9,12 @@ import typer
 
 from backends.base import InvalidConfig
 from harness import __version__
-from harness.commands import measure, trials
+from harness.commands import doctor, measure, trials
 from harness.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("measure")(measure.measure)
+app.command("doctor")(doctor.doctor)
 app.command("trials")(trials.trials)
 
 

@@ -18,9 +18,12 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
+
+import bench_harness
 
 import backends
 from backends import gguf_file
@@ -133,6 +136,15 @@ def against_generate(options: Options) -> list[Comparison]:
     backend.close()
     mine, theirs = (list(values) for values in zip(*pairs, strict=True))
     return [Comparison(f"transformers 1 + {GENERATED_TOKENS}", "tokens/s", mine, theirs, "generate()", 1.0)]
+
+
+@benchmark("harness")
+def against_a_bare_loop(options: Options) -> list[Comparison]:
+    """Requests/s of windows measured by the harness against the same requests in a bare loop."""
+    with ExitStack() as stack:
+        pairs = list(in_turns(*bench_harness.sides(stack, MODEL, options.threads), options.rounds))
+    ours, bare = (list(values) for values in zip(*pairs, strict=True))
+    return [Comparison("harness 32 + 16", "req/s", ours, bare, "bare loop", 0.98)]
 
 
 def complete(backend: Backend, request: Request) -> Completion:

@@ -16,6 +16,7 @@ import pytest
 
 from harness import probes
 from harness.errors import ProbeFailed, ProbeUnavailable, UserError
+from harness.meter import Meter
 from harness.probes.base import Probe, ProbeContext, update_periods
 from harness.probes.estimate import ASSUMED_WATTS_PER_PROCESSOR
 from harness.probes.fake import Fake
@@ -85,7 +86,17 @@ def test_an_unknown_probe_lists_the_known_ones() -> None:
         probes.create("watts")
 
 
-@pytest.mark.parametrize("name", ["nvml:1", "estimate:x", "fake:nonsense=1", "fake:period_s=soon", "replay"])
+def test_replay_without_a_recording_is_unavailable() -> None:
+    with pytest.raises(ProbeUnavailable, match="replay:FILE"):
+        probes.create("replay").open(ProbeContext())
+
+
+def test_auto_finds_its_way_on_this_very_machine() -> None:
+    with Meter.open("auto", ProbeContext(worker_pid=os.getpid(), device="cpu")) as meter:
+        assert meter.describe()["components"].keys() & {"cpu", "system"}
+
+
+@pytest.mark.parametrize("name", ["nvml:1", "estimate:x", "fake:nonsense=1", "fake:period_s=soon"])
 def test_wrong_options_are_refused(name: str) -> None:
     with pytest.raises(UserError):
         probes.create(name)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ProbeFailed, ProbeUnavailable, UserError
+from harness.errors import ProbeFailed, ProbeUnavailable
 from harness.probes.base import Probe, ProbeContext, Role
 from harness.types import Domain, Reading
 
@@ -21,9 +21,9 @@ class Replay:
 
     role: Role = "synthetic"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self._path = path
-        self.note = f"recording {path.name}"
+        self.note = f"recording {path.name}" if path else "no recording"
         self._domains: list[Domain] = []
         self._readings: list[Reading] = []
         self._next = 0
@@ -31,6 +31,8 @@ class Replay:
     def open(self, context: ProbeContext) -> None:
         import numpy as np
 
+        if self._path is None:
+            raise ProbeUnavailable("a recording must be named (replay:FILE)", _FORMAT)
         recorded: list[Reading] = []
         try:
             with np.load(self._path, allow_pickle=False) as arrays:
@@ -67,6 +69,4 @@ class Replay:
 
 
 def create(option: str | None = None) -> Probe:
-    if option is None:
-        raise UserError(f"probe replay needs a recording (replay:FILE): {_FORMAT}")
-    return Replay(Path(option))
+    return Replay(Path(option) if option else None)
