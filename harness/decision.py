@@ -16,6 +16,9 @@ from harness.workload import Workload
 
 Floats = NDArray[np.float64]
 
+SWEEP_POINTS = 1001
+"""Weights λ at which the trade-off between energy and runtime is worked out."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -144,7 +147,7 @@ def decide_routing(
         plan,
         baselines,
         alone,
-        threshold.estimated(1 - plan.energy_j / base.energy_j, 1 - energy[:, 0] / energy[:, 1]),
+        threshold.estimated_evenly(1 - plan.energy_j / base.energy_j, 1 - energy[:, 0] / energy[:, 1]),
         threshold.estimated(plan.runtime_s / base.runtime_s, runtime[:, 0] / runtime[:, 1]),
         float(workload.count.sum() - served.sum()),
         limits,
@@ -152,6 +155,14 @@ def decide_routing(
         rounded,
         by_input,
     )
+
+
+def sweep_weights(costs: Costs, workload: Workload, reference: int) -> routing.Sweep:
+    """Least-cost routing for ``SWEEP_POINTS`` weights from 0 to 1, relative to a reference system, no limits."""
+    means = [np.average(c[reference], weights=workload.count) for c in (costs.energy_j, costs.runtime_s)]
+    references = (float(means[0]), float(means[1]))
+    weights = np.linspace(0, 1, SWEEP_POINTS)
+    return routing.weight_sweep(costs.energy_j, costs.runtime_s, workload.count, weights, references)
 
 
 def _least_cost(

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.costs import Costs
+from harness.decision import ThresholdDecision
 from harness.figures import Row, new_figure
+from harness.paper import PaperCurve
 from harness.routing import Sweep
 from harness.threshold import JOULES_PER_KWH
 from harness.workload import Workload, marginal
@@ -21,7 +24,10 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 HYBRID, SMALL, LARGE, SHADE = "#1f4e79", "#b3541e", "#3d7a4a", "#d9d9d9"
+SYSTEMS = (SMALL, LARGE, "#6b4c9a", "#8c6d1f")
 HISTOGRAM_BINS = 50
+BEYOND = 1.5
+"""A system alone is drawn up to this many times the largest routed energy and runtime: it would hide the curve."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,52 @@ def workload_rows(workload: Workload) -> list[Row]:
     ]
 
 
+def threshold_panel(decision: ThresholdDecision, costs: Costs, title: str = "whole requests") -> ThresholdPanel:
+    """The curve of a decided threshold."""
+    small, large = (decision.baselines[label] for label in costs.labels)
+    uncertain = decision.uncertainty
+    return ThresholdPanel(
+        title,
+        decision.curve.threshold,
+        decision.curve.energy_j / JOULES_PER_KWH,
+        decision.curve.runtime_s,
+        "s",
+        (
+            (costs.labels[0], small.energy_j / JOULES_PER_KWH, small.runtime_s),
+            (costs.labels[1], large.energy_j / JOULES_PER_KWH, large.runtime_s),
+        ),
+        decision.best,
+        (uncertain.plateau_low, uncertain.plateau_high),
+    )
+
+
+def paper_panel(result: PaperCurve) -> ThresholdPanel:
+    """The curve of the published accounting."""
+    return ThresholdPanel(
+        "published accounting",
+        result.curve.threshold,
+        result.curve.energy_j / JOULES_PER_KWH,
+        result.curve.runtime_s,
+        "token-seconds",
+        (
+            (result.small, result.small_only[0] / JOULES_PER_KWH, result.small_only[1]),
+            (result.large, result.large_only[0] / JOULES_PER_KWH, result.large_only[1]),
+        ),
+        result.best,
+    )
+
+
+def panel_table(panels: Sequence[tuple[str, ThresholdPanel]]) -> tuple[tuple[str, ...], list[Row]]:
+    """Header and rows of the CSV beside a threshold figure; panels come with the name of their accounting."""
+    rows: list[Row] = [
+        (name, int(t), float(e), float(r), panel.alone[0][1], panel.alone[1][1])
+        for name, panel in panels
+        for t, e, r in zip(panel.threshold, panel.energy_kwh, panel.runtime, strict=True)
+    ]
+    return THRESHOLD_HEADER, rows
+
+
+THRESHOLD_HEADER = ("accounting", "threshold", "energy_kwh", "runtime_s", "small_only_kwh", "large_only_kwh")
 WORKLOAD_HEADER = ("axis", "tokens", "requests")
 
 
@@ -120,10 +172,14 @@ def trade_off_figure(sweep: Sweep, labels: Sequence[str], alone: Sequence[tuple[
         point = (float(sweep.runtime_s[at]) / 3600, float(sweep.energy_j[at]) / JOULES_PER_KWH)
         ax.plot(*point, "o", color=HYBRID, markersize=4)
         ax.annotate(name, point, textcoords="offset points", xytext=(6, 6), fontsize=8)
+    energy_limit, runtime_limit = (BEYOND * float(values.max()) for values in (sweep.energy_j, sweep.runtime_s))
     for i, (label, (energy, runtime)) in enumerate(zip(labels, alone, strict=True)):
-        colour = (SMALL, LARGE, "#6b4c9a", "#8c6d1f")[i % 4]
-        ax.plot(runtime / 3600, energy / JOULES_PER_KWH, "s", color=colour, label=f"{label} alone")
-    ax.set_xscale("log")
+        colour = SYSTEMS[i % len(SYSTEMS)]
+        x, y = runtime / 3600, energy / JOULES_PER_KWH
+        if energy <= energy_limit and runtime <= runtime_limit:
+            ax.plot(x, y, "s", color=colour, label=f"{label} alone")
+        else:
+            ax.plot([], [], "s", color=colour, label=f"{label} alone, off the scale: {y:.3g} kWh, {x:.4g} h")
     ax.set_xlabel("total runtime (h)")
     ax.set_ylabel("total energy (kWh)")
     ax.legend(fontsize=8, frameon=False)

@@ -13,6 +13,7 @@ from rich.table import Table
 from harness.costs import Costs
 from harness.decision import Plan, RoutingDecision, ThresholdDecision
 from harness.paper import LEAVES_OUT, PaperCurve
+from harness.routing import Sweep
 from harness.threshold import JOULES_PER_KWH, Estimate, Scales
 from harness.workload import Workload
 
@@ -200,11 +201,12 @@ def threshold_words(decision: ThresholdDecision, costs: Costs) -> str:
 
 def saving_words(saving: Estimate, ratio: Estimate, base: str) -> str:
     """``14.2 % ± 1.9 % less energy than swing-a100 alone, mean runtime 10.3×``."""
-    half = (saving.high - saving.low) / 2
-    size = f"{abs(100 * saving.value):.1f} % ± {100 * half:.1f} %"
+    half = saving.high - saving.value
+    digits = 1 if half >= 0.01 else 2
+    size = f"{abs(100 * saving.value):.{digits}f} % ± {100 * half:.{digits}f} %"
     direction = "less" if saving.value >= 0 else "more"
     effect = f"{size} {direction} energy than {base} alone, mean runtime {ratio.value:.2f}×"
-    if saving.low <= 0 <= saving.high:
+    if not saving.significant:
         return f"no significant saving ({effect})"
     return effect
 
@@ -221,22 +223,101 @@ def routing_words(decision: RoutingDecision, costs: Costs) -> str:
     return f"{shares}: {effect}{missed}"
 
 
+def threshold_details(decision: ThresholdDecision) -> list[str]:
+    """How sure the threshold is."""
+    u = decision.uncertainty
+    if u.threshold_high == u.plateau_high == 0:
+        return []
+    return [
+        f"95 % interval of the best threshold {u.threshold_low:,} to {u.threshold_high:,}; thresholds from "
+        f"{u.plateau_low:,} to {u.plateau_high:,} can't be told from it",
+        f"mean runtime {u.runtime_ratio.low:.2f}× to {u.runtime_ratio.high:.2f}×",
+    ]
+
+
+def paper_words(result: PaperCurve) -> str:
+    """The published answer in a sentence."""
+    ratio = float(result.curve.runtime_s[result.best]) / result.large_only[1]
+    return (
+        f"published accounting: at most {int(result.curve.threshold[result.best])} tokens to {result.small}: "
+        f"{100 * result.saving:.1f} % less energy than {result.large} alone, {ratio:.2f}× its token-seconds"
+    )
+
+
+def paper_table(result: PaperCurve) -> Table:
+    """The published curve."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("threshold", "energy kWh", "token-seconds"):
+        table.add_column(name, justify="right")
+    for threshold, energy, runtime in zip(
+        result.curve.threshold, result.curve.energy_j, result.curve.runtime_s, strict=True
+    ):
+        table.add_row(f"{threshold}", f"{energy / JOULES_PER_KWH:.4f}", f"{runtime:,.0f}")
+    for name, (energy, runtime) in ((result.small, result.small_only), (result.large, result.large_only)):
+        table.add_row(f"{name} alone", f"{energy / JOULES_PER_KWH:.4f}", f"{runtime:,.0f}")
+    return table
+
+
+def routes_table(routes: Sequence[dict[str, Any]]) -> Table:
+    """Who serves how much."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("system", "requests", "energy kWh", "busy h"):
+        table.add_column(name, justify="left" if name == "system" else "right")
+    for row in routes:
+        energy = f"{row['energy_j'] / JOULES_PER_KWH:.4f}"
+        table.add_row(row["system"], f"{row['requests']:,.0f}", energy, f"{row['busy_s'] / 3600:.3f}")
+    return table
+
+
+def limit_lines(limits: Sequence[dict[str, Any]]) -> list[str]:
+    """The price of each limit, and the online rule that follows from it."""
+    units = {"share": "request", "capacity": "second"}
+    lines = [
+        f"price of the {limit['kind']} of {limit['system']}: {limit['price']:+.6g} per {units[limit['kind']]}"
+        for limit in limits
+    ]
+    return [*lines, "online rule: least cost + price × what the request takes"] if lines else []
+
+
+def sweep_json(sweep: Sweep, costs: Costs) -> list[dict[str, Any]]:
+    """The trade-off at 101 weights."""
+    return [
+        {
+            "weight": float(sweep.weight[i]),
+            "energy_j": float(sweep.energy_j[i]),
+            "runtime_s": float(sweep.runtime_s[i]),
+            "shares": {label: float(sweep.share[s, i]) for s, label in enumerate(costs.labels)},
+        }
+        for i in range(0, sweep.weight.size, 10)
+    ]
+
+
+def sweep_table(sweep: Sweep, costs: Costs) -> Table:
+    """The trade-off at eleven weights."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("λ", "energy kWh", "runtime h", *(f"{label} %" for label in costs.labels)):
+        table.add_column(name, justify="right")
+    for i in range(0, sweep.weight.size, 100):
+        energy, runtime = sweep.energy_j[i] / JOULES_PER_KWH, sweep.runtime_s[i] / 3600
+        shares = [f"{100 * share:.1f}" for share in sweep.share[:, i]]
+        table.add_row(f"{sweep.weight[i]:.1f}", f"{energy:.4f}", f"{runtime:.3f}", *shares)
+    return table
+
+
 def plans_table(plans: dict[str, Plan], saving_against: Plan) -> Table:
     """Totals of each plan; the saving is energy against one of them."""
+    idle_known = any(plan.fleet_energy_j is not None for plan in plans.values())
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("plan", "energy kWh", "saving", "runtime h", "above idle kWh", "machines on kWh"):
-        table.add_column(name, justify="left" if name == "plan" else "right")
+    idle_columns = ("above idle kWh", "machines on kWh") if idle_known else ()
+    for name in ("plan", "energy kWh", "saving", "runtime h", *idle_columns):
+        table.add_column(name, justify="left" if name == "plan" else "right", no_wrap=True)
     for name, plan in plans.items():
         saving = 1 - plan.energy_j / saving_against.energy_j
         spread = "" if plan.energy_sd_j is None else f" ± {plan.energy_sd_j / JOULES_PER_KWH:.4f}"
-        table.add_row(
-            name.replace("_", " "),
-            f"{plan.energy_j / JOULES_PER_KWH:.4f}{spread}",
-            f"{100 * saving:+.1f} %",
-            f"{plan.runtime_s / 3600:.3f}",
-            _kwh(plan.marginal_energy_j),
-            _kwh(plan.fleet_energy_j),
-        )
+        idle = [_kwh(plan.marginal_energy_j), _kwh(plan.fleet_energy_j)] if idle_known else []
+        energy = f"{plan.energy_j / JOULES_PER_KWH:.4f}{spread}"
+        runtime = f"{plan.runtime_s / 3600:.3f}"
+        table.add_row(name.replace("_", " "), energy, f"{100 * saving:+.1f} %", runtime, *idle)
     return table
 
 
@@ -248,4 +329,6 @@ def footnotes(facts: dict[str, Any]) -> Sequence[str]:
     """Boundary, idle rule, mark and warnings: what every output must say."""
     mark = ["MIXED: what is compared here isn't comparable (--allow-mixed)"] if facts["mixed"] else []
     base = f"boundary {facts['boundary']}, idle power {facts['idle']}, accounting {facts['accounting']}"
-    return [*mark, base, *(f"warning: {warning}" for warning in facts["warnings"])]
+    reasons = {plan["reason"] for plan in facts["baselines"].values() if "reason" in plan}
+    unknown = [f"energy above idle and with machines left on is unknown: {reason}" for reason in sorted(reasons)]
+    return [*mark, base, *(f"warning: {warning}" for warning in facts["warnings"]), *unknown]

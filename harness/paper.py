@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import UserError
-from harness.threshold import JOULES_PER_KWH, Curve
+from harness.threshold import Curve
 from harness.workload import Workload, marginal
 
 Floats = NDArray[np.float64]
@@ -56,12 +56,6 @@ class PaperCurve:
     def saving(self) -> float:
         """Energy saved at the best threshold against the large system alone, as a fraction."""
         return 1 - float(self.curve.energy_j[self.best]) / self.large_only[0]
-
-    def rows(self) -> list[tuple[str, int, float, float, float, float]]:
-        """Rows of figure4.csv and figure5.csv."""
-        alone = (self.small_only[0] / JOULES_PER_KWH, self.large_only[0] / JOULES_PER_KWH)
-        points = zip(self.curve.threshold, self.curve.energy_j, self.curve.runtime_s, strict=True)
-        return [("paper", int(t), float(e) / JOULES_PER_KWH, float(r), *alone) for t, e, r in points]
 
 
 def paper_curve(workload: Workload, small: str, large: str, key: str) -> PaperCurve:

@@ -201,7 +201,7 @@ def uncertainty(totals: KeyTotals, draws: KeyTotals, chosen: int, scales: Scales
         int(best[1]),
         int(curve.threshold[low]),
         int(curve.threshold[high]),
-        estimated(
+        estimated_evenly(
             1 - float(estimate.energy_j[at] / estimate.energy_j[0]), 1 - curve.energy_j[:, at] / curve.energy_j[:, 0]
         ),
         estimated(
@@ -217,9 +217,15 @@ def _run_around(flags: NDArray[np.bool_], at: int) -> tuple[int, int]:
 
 
 def estimated(value: float, draws: Floats) -> Estimate:
-    """A value with the 95 % interval of its draws."""
+    """A value with the 2.5 % and 97.5 % quantiles of its draws."""
     low, high = np.percentile(draws, [2.5, 97.5])
     return Estimate(value, min(float(low), value), max(float(high), value))
+
+
+def estimated_evenly(value: float, draws: Floats) -> Estimate:
+    """A value ± the distance from it that 95 % of its draws keep within."""
+    half = float(np.percentile(np.abs(draws - value), 95))
+    return Estimate(value, value - half, value + half)
 
 
 def draw_totals(

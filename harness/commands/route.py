@@ -1,0 +1,124 @@
+"""``joulebench route``: which of several systems should serve which request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.commands import costing
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.assignment import Limit
+    from harness.costs import Costs
+    from harness.workload import Workload
+
+
+def route(
+    profile: Annotated[list[str], typer.Option(help="Profile of a system: a name or file. Repeat for each.")],
+    workload: costing.WorkloadOption,
+    share: Annotated[
+        list[str] | None, typer.Option(help="P=0.05: this share of the requests goes to system P. Repeatable.")
+    ] = None,
+    capacity: Annotated[
+        list[str] | None, typer.Option(help="P=3600: system P is busy for at most so many seconds. Repeatable.")
+    ] = None,
+    slo: Annotated[
+        float | None, typer.Option(min=0, help="Latency objective in seconds: slower systems don't serve a request.")
+    ] = None,
+    output_unknown: Annotated[
+        bool, typer.Option("--output-unknown", help="Decide on the input length alone, by expected cost.")
+    ] = False,
+    weight: costing.Weight = None,
+    weight_sweep: Annotated[
+        bool, typer.Option("--weight-sweep", help="Show the trade-off for all weights from 0 to 1.")
+    ] = False,
+    scale: costing.ScaleOption = costing.Scale.REFERENCE,
+    reference: costing.Reference = None,
+    price_per_kwh: costing.PricePerKwh = None,
+    price_per_hour: costing.PricePerHour = None,
+    boundary: costing.Boundary = None,
+    idle: costing.IdleOption = costing.Idle.INCLUDED,
+    allow_mixed: costing.AllowMixed = False,
+    horizon_s: costing.Horizon = None,
+    input_column: costing.InputColumn = None,
+    output_column: costing.OutputColumn = None,
+    output_tokens: costing.OutputTokens = None,
+    skip_bad: costing.SkipBad = False,
+    as_json: costing.AsJson = False,
+    output: costing.FigurePath = None,
+    export: costing.Export = None,
+) -> None:
+    """Send every request where it costs least, within shares, capacities and latency."""
+    from harness import decision_figures, decision_report, figures, rule
+    from harness.decision import decide_routing, sweep_weights
+
+    if len(profile) < 2:
+        raise UserError("routing needs at least two profiles: give --profile twice or more")
+    requests = costing.load_workload(workload, input_column, output_column, skip_bad, output_tokens)
+    costs = costing.load_costs(profile, requests, boundary, idle.value, allow_mixed)
+    unit = 0 if reference is None else costing.system_index(costs, reference)
+    scales = costing.choose_scales(costs, requests, scale, weight, unit, price_per_kwh, price_per_hour)
+    limits = _limits(costs, requests, share or [], capacity or [])
+    decision = decide_routing(costs, requests, scales, limits, slo, output_unknown, horizon_s)
+    facts = decision_report.routing_json(decision, costs, requests)
+    sweep = None
+    if weight_sweep or output is not None:
+        sweep = sweep_weights(costs, requests, unit)
+        if weight_sweep:
+            facts["weight_sweep"] = decision_report.sweep_json(sweep, costs)
+    files: list[Path] = []
+    if output is not None and sweep is not None:
+        alone = [(decision.baselines[s].energy_j, decision.baselines[s].runtime_s) for s in costs.labels]
+        header = ("weight", "energy_kwh", "runtime_s", *(f"share_{label}" for label in costs.labels))
+        drawn = decision_figures.trade_off_figure(sweep, costs.labels, alone)
+        files += figures.write(drawn, output, header, decision_figures.trade_off_rows(sweep))
+    if export is not None:
+        rule.save_rule(rule.routing_rule(decision, costs, requests, slo), export)
+        files.append(export)
+    if as_json:
+        costing.print_json(facts)
+        return
+    base = decision.baselines[costs.labels[decision.alone]]
+    tables = [
+        decision_report.routes_table(facts["routes"]),
+        decision_report.plans_table({"routed": decision.plan, **decision.baselines}, base),
+    ]
+    if weight_sweep and sweep is not None:
+        tables.append(decision_report.sweep_table(sweep, costs))
+    lines = decision_report.limit_lines(facts["limits"])
+    costing.print_answer(decision_report.routing_words(decision, costs), lines, tables, facts, files)
+
+
+def _limits(costs: Costs, workload: Workload, shares: list[str], capacities: list[str]) -> tuple[Limit, ...]:
+    """Shares in whole requests where the workload counts whole ones; capacities in seconds."""
+    from harness.assignment import Limit
+
+    limits = []
+    for text in shares:
+        system, value = _named_number(costs, text, "--share")
+        if value > 1:
+            raise UserError(f"--share {text}: a share lies between 0 and 1")
+        amount = value * workload.requests
+        whole = bool((workload.count % 1 == 0).all())
+        limits.append(Limit(system, "share", float(round(amount)) if whole else amount))
+    for text in capacities:
+        system, value = _named_number(costs, text, "--capacity")
+        limits.append(Limit(system, "capacity", value))
+    named = [(limit.system, limit.kind) for limit in limits]
+    if len(set(named)) < len(named):
+        raise UserError("a system can have one --share and one --capacity")
+    return tuple(limits)
+
+
+def _named_number(costs: Costs, text: str, option: str) -> tuple[int, float]:
+    name, equals, number = text.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if not equals or not 0 <= value < float("inf"):
+        raise UserError(f"{option} {text}: write it as {option} SYSTEM=NUMBER with a number of at least 0")
+    return costing.system_index(costs, name), value

@@ -1,0 +1,120 @@
+"""``joulebench threshold``: up to which size requests should go to the small system."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.commands import costing
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.workload import Workload
+
+
+class Key(StrEnum):
+    """What the threshold is compared with."""
+
+    INPUT = "input"
+    OUTPUT = "output"
+    TOTAL = "total"
+    PRODUCT = "product"
+
+
+class Accounting(StrEnum):
+    """How the cost of a request is counted."""
+
+    QUERY = "query"
+    PAPER = "paper"
+
+
+def threshold(
+    small: Annotated[str, typer.Option(help="Profile of the small system: a name or file.")],
+    large: Annotated[str, typer.Option(help="Profile of the large system.")],
+    workload: costing.WorkloadOption,
+    key: Annotated[Key, typer.Option(help="What decides: input, output, total or product of tokens.")] = Key.INPUT,
+    weight: costing.Weight = None,
+    scale: costing.ScaleOption = costing.Scale.REFERENCE,
+    reference: costing.Reference = None,
+    price_per_kwh: costing.PricePerKwh = None,
+    price_per_hour: costing.PricePerHour = None,
+    accounting: Annotated[
+        Accounting, typer.Option(help="query: whole requests. paper: the published arithmetic.")
+    ] = Accounting.QUERY,
+    boundary: costing.Boundary = None,
+    idle: costing.IdleOption = costing.Idle.INCLUDED,
+    allow_mixed: costing.AllowMixed = False,
+    horizon_s: costing.Horizon = None,
+    input_column: costing.InputColumn = None,
+    output_column: costing.OutputColumn = None,
+    output_tokens: costing.OutputTokens = None,
+    skip_bad: costing.SkipBad = False,
+    as_json: costing.AsJson = False,
+    output: costing.FigurePath = None,
+    export: costing.Export = None,
+) -> None:
+    """Find the token count up to which requests should go to the small system, and what that saves."""
+    requests = costing.load_workload(workload, input_column, output_column, skip_bad, output_tokens)
+    if accounting is Accounting.PAPER:
+        changed = weight not in (None, 1.0) or scale is not costing.Scale.REFERENCE or idle is costing.Idle.SUBTRACTED
+        if changed or boundary not in (None, "cpu+gpu") or export or output_tokens:
+            raise UserError(
+                "--accounting paper counts CPU and GPU energy alone, as published: leave out --weight, --scale, "
+                "--idle, --boundary, --output-tokens and --export"
+            )
+        _published(small, large, requests, key, as_json, output)
+        return
+
+    from harness import decision_figures, decision_report, figures, rule
+    from harness.decision import decide_threshold
+
+    costs = costing.load_costs((small, large), requests, boundary, idle.value, allow_mixed)
+    unit = 1 if reference is None else costing.system_index(costs, reference)
+    scales = costing.choose_scales(costs, requests, scale, weight, unit, price_per_kwh, price_per_hour)
+    decision = decide_threshold(costs, requests, key.value, scales, horizon_s)
+    facts = decision_report.threshold_json(decision, costs, requests)
+    files: list[Path] = []
+    if output is not None:
+        panel = decision_figures.threshold_panel(decision, costs)
+        files += figures.write(
+            decision_figures.threshold_figure([panel], key.value),
+            output,
+            *decision_figures.panel_table([(accounting.value, panel)]),
+        )
+    if export is not None:
+        rule.save_rule(rule.threshold_rule(decision, costs), export)
+        files.append(export)
+    if as_json:
+        costing.print_json(facts)
+        return
+    plans = {"with threshold": decision.plan, **decision.baselines}
+    table = decision_report.plans_table(plans, decision.baselines[costs.labels[1]])
+    lines = decision_report.threshold_details(decision)
+    costing.print_answer(decision_report.threshold_words(decision, costs), lines, [table], facts, files)
+
+
+def _published(small: str, large: str, workload: Workload, key: Key, as_json: bool, output: Path | None) -> None:
+    """The published arithmetic instead of whole requests."""
+    from harness import decision_figures, decision_report, figures
+    from harness.paper import paper_curve
+    from harness.profile import Profile
+
+    systems = [Profile.load(name).identity.system for name in (small, large)]
+    result = paper_curve(workload, systems[0], systems[1], key.value)
+    facts = decision_report.paper_json(result, workload, key.value)
+    files: list[Path] = []
+    if output is not None:
+        panel = decision_figures.paper_panel(result)
+        files += figures.write(
+            decision_figures.threshold_figure([panel], key.value),
+            output,
+            *decision_figures.panel_table([(Accounting.PAPER.value, panel)]),
+        )
+    if as_json:
+        costing.print_json(facts)
+        return
+    table = decision_report.paper_table(result)
+    costing.print_answer(decision_report.paper_words(result), [], [table], facts, files)
