@@ -70,8 +70,8 @@ def _open(context: ProbeContext) -> tuple[dict[str, Probe], list[dict[str, Any]]
     opened: dict[str, Probe] = {}
     entries = []
     for name in probes.names():
-        probe = probes.create(name) if name != "replay" else None
-        if probe is None or probe.role == "synthetic":
+        probe = probes.create(name)
+        if probe.role == "synthetic":
             continue
         entry: dict[str, Any] = {"name": name, "works": True, "reason": None, "remedy": None}
         try:

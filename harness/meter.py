@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from harness import energy, integrate, probes
-from harness.calibration import parse_calibration as parse_calibration
 from harness.errors import ProbeUnavailable, UserError
 from harness.foreign import ForeignLoad
 from harness.probes.base import Probe, ProbeContext

@@ -21,7 +21,7 @@ from harness.probes.fake import Fake
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs the command; only its first seconds of load and of idling."""
-    monkeypatch.setattr(checks, "LOAD_S", 6.0)
+    monkeypatch.setattr(checks, "LOAD_S", 3.6)
     monkeypatch.setattr(checks, "_IDLE_S", 0.5)
     app = typer.Typer()
     app.command()(doctor)

@@ -116,7 +116,7 @@ def run(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
-    with ThreadPoolExecutor(max_workers=9) as pool:
+    with ThreadPoolExecutor(max_workers=len(SCENARIOS)) as pool:
         futures = {name: pool.submit(play, name, **scenario) for name, scenario in SCENARIOS.items()}
         answers = {name: future.result() for name, future in futures.items()}
     return answers.__getitem__
