@@ -133,7 +133,7 @@ def threshold_figure(panels: Sequence[ThresholdPanel], key: str) -> Figure:
         runtime_ax.set_ylabel(f"runtime ({panel.runtime_unit})")
         runtime_ax.set_yscale("log")
         energy_ax.set_title(panel.title, fontsize=10, loc="left")
-        energy_ax.legend(fontsize=8, frameon=False)
+        energy_ax.legend(fontsize=8, edgecolor="none")
         for ax in (energy_ax, runtime_ax):
             ax.set_xlabel(f"threshold ({key} tokens)")
     return figure

@@ -150,7 +150,7 @@ def _decision_summary(decision: ThresholdDecision, panel: ThresholdPanel) -> dic
 def summary_table(summary: dict[str, Any]) -> Table:
     """Published, regenerated, right accounting."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("", "published", "regenerated", "whole requests", f"the same, n = {FROZEN_OUTPUT_TOKENS}"):
+    for name in ("", "published", "regenerated", "whole requests", f"whole, n = {FROZEN_OUTPUT_TOKENS}"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for key in FIGURES:
         part = summary[key]
@@ -173,8 +173,9 @@ def _cell(name: str, value: Any) -> str:
     if value is None:
         return "—"
     if isinstance(value, dict):
-        text = f"{100 * value['value']:.1f} ± {100 * (value['high'] - value['value']):.1f} %"
-        return text if value["significant"] else f"none ({text})"
+        if not value["significant"]:
+            return f"none ({100 * value['value']:.1f} %)"
+        return f"{100 * value['value']:.1f} ± {100 * (value['high'] - value['value']):.1f} %"
     if name == "saving":
         return f"{100 * value:.1f} %"
     return {"threshold": f"{value:.0f}", "runtime_ratio": f"{value:.2f}×"}.get(name, f"{value:.3f}")

@@ -1,0 +1,113 @@
+"""How fast a trace becomes an answer.
+
+    python scripts/bench_decide.py [--requests N] [--format parquet|csv] | --weights
+
+Makes a trace of log-normal token counts with DuckDB, then reads it and finds the best threshold in a fresh
+process, timing it and watching its memory. ``--weights`` times least-cost routing of that kind of workload for
+1,000 values of λ instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.costs import cost_table
+from harness.decision import decide_threshold, make_scales
+from harness.profile import Profile
+from harness.routing import weight_sweep
+from harness.workload import Workload, load
+from harness.workload_files import connect
+
+PROFILES = ("m1-pro-llama-2-7b", "swing-a100-llama-2-7b")
+WEIGHTS = 1000
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one run took."""
+
+    requests: int
+    format: str
+    file_mb: float
+    distinct_pairs: int
+    wall_s: float
+    peak_memory_gb: float
+
+
+def write_trace(path: Path, requests: int, seed: float = 0.5) -> None:
+    """A trace with the columns TIMESTAMP, ContextTokens, GeneratedTokens; the median request is 400 in, 90 out."""
+    normal = "sqrt(-2 * ln(1 - random())) * cos(2 * pi() * random())"
+    query = f"""COPY (
+        SELECT TIMESTAMP '2024-01-01' + to_milliseconds(range) AS TIMESTAMP,
+               least(8192, greatest(1, exp(6.0 + 1.2 * {normal})))::INTEGER AS ContextTokens,
+               least(2048, greatest(1, exp(4.5 + 1.0 * {normal})))::INTEGER AS GeneratedTokens
+        FROM range({requests})) TO '{path}'"""
+    with connect() as database:
+        database.execute("SELECT setseed(?)", [seed])
+        database.execute(query)
+
+
+def answer(requests: int, format_name: str) -> Answer:
+    """Time a fresh process from a trace file to the best threshold with its uncertainty."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"trace.{format_name}"
+        write_trace(path, requests)
+        start = time.perf_counter()
+        command = [sys.executable, __file__, "--answer", str(path)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        wall_s = time.perf_counter() - start
+        facts = json.loads(done.stdout)
+        return Answer(requests, format_name, path.stat().st_size / 1e6, facts["pairs"], wall_s, facts["peak_memory_gb"])
+
+
+def print_answer(path: str) -> None:
+    """The child's part: read, predict, decide."""
+    workload = load(path)
+    costs = cost_table([Profile.load(name) for name in PROFILES], workload)
+    scales = make_scales("reference", 1.0, costs, workload, reference=1)
+    decision = decide_threshold(costs, workload, "total", scales)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts kB, macOS bytes.
+    peak_gb = peak / (1e9 if sys.platform == "darwin" else 1e6)
+    threshold = int(decision.curve.threshold[decision.best])
+    print(json.dumps({"pairs": int(workload.count.size), "threshold": threshold, "peak_memory_gb": peak_gb}))
+
+
+def weights_s(workload: Workload, weights: int = WEIGHTS) -> float:
+    """Seconds to route a counted workload at least cost for many λ."""
+    costs = cost_table([Profile.load(name) for name in PROFILES], workload)
+    references = (float(costs.energy_j[1].mean()), float(costs.runtime_s[1].mean()))
+    start = time.perf_counter()
+    weight_sweep(costs.energy_j, costs.runtime_s, workload.count, np.linspace(0, 1, weights), references)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print the answer's time, or that of the weights."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=100_000_000)
+    parser.add_argument("--format", choices=("parquet", "csv"), default="parquet")
+    parser.add_argument("--weights", action="store_true")
+    parser.add_argument("--answer", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.answer:
+        print_answer(options.answer)
+    elif options.weights:
+        workload = load("alpaca")
+        print(f"{WEIGHTS} weights over {workload.count.size:,} sizes: {weights_s(workload):.2f} s")
+    else:
+        print(answer(options.requests, options.format))
+
+
+if __name__ == "__main__":
+    main()
