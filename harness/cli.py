@@ -9,13 +9,35 @@ import typer
 
 from backends.base import InvalidConfig
 from harness import __version__
-from harness.commands import doctor, measure, trials
+from harness.commands import (
+    compare,
+    doctor,
+    export,
+    fit,
+    measure,
+    paper,
+    predict,
+    profiles,
+    route,
+    threshold,
+    trials,
+    workload,
+)
 from harness.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("measure")(measure.measure)
 app.command("doctor")(doctor.doctor)
 app.command("trials")(trials.trials)
+app.command("fit")(fit.fit)
+app.add_typer(profiles.app, name="profiles")
+app.command("predict")(predict.predict)
+app.command("export")(export.export)
+app.command("compare")(compare.compare)
+app.add_typer(workload.app, name="workload")
+app.command("threshold")(threshold.threshold)
+app.command("route")(route.route)
+app.command("paper")(paper.paper)
 
 
 def _print_version(wanted: bool) -> None:

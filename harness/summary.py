@@ -83,7 +83,8 @@ def _runtimes(records: Sequence[TrialRecord]) -> list[float]:
 
 def _summary(point: Point, trials: Sequence[TrialRecord], batch_size: int) -> PointSummary:
     counted = [record for record in trials if record.purpose == "measure" and record.status == "ok"]
-    failures = [record for record in trials if record.status not in ("ok", "discarded")]
+    # Discarded trials were measured again; they explain a point only if nothing came of that.
+    failures = [record for record in trials if record.status != "ok" and not (counted and record.status == "discarded")]
     runtimes = _runtimes(counted)
     energy_j, method = _energy(counted)
     return PointSummary(

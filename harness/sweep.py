@@ -267,6 +267,8 @@ class Sweep:
         if spec.skip_reason:
             self._store.append(TrialRecord(**facts, status="skipped", reason=spec.skip_reason))
             return self._store.records[-1]
+        assert self._meter
+        self._meter.mark()
         try:
             marks = self._current_worker().run(self._plan.timeout_s, **self._window_request(spec))
         except TrialFailed as failure:
