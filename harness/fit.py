@@ -12,23 +12,18 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 from scipy.stats import t as student_t
 
 from harness.errors import UserError
 from harness.forms import ROOFLINES, Array, Bilinear, Form, Part, Phase, Sizes
+from harness.least_squares import HUBER, LEAST_SPREAD, Rows, Solution, ceilings, solve
 from harness.prediction import Range
 
 MIN_POINTS = 4
-HUBER = 1.345
-"""Huber's constant: 95 % efficiency on normal residuals."""
 SUSPECT = 5.0
 """A suspect is off by this many standard deviations, as the median residual tells them, …"""
 OUTLYING = 3.0
 """… and by this many root mean squares of the other residuals."""
-_ROUNDS = 40
-_TOLERANCE = 1e-3
-_LEAST_SPREAD = 1e-9
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,9 @@ class Fit:
     form: Form
     coefficients: Array
     covariance: Array
+    """Of the coefficients given the exponent, enlarged by what another exponent would predict: for predictions."""
+    standard_errors: Array
+    """Of each coefficient, the uncertainty of the exponent included."""
     mape: float
     """Mean absolute relative error at the points fitted."""
     held_out: Array
@@ -87,38 +85,6 @@ class Fit:
         return int(np.argmax(np.abs(self.held_out)))
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Equations design·θ = value: one for each measured part of each point, grouped by part."""
-
-    sizes: dict[Part, Sizes]
-    value: Array
-    noise: Array
-    point: NDArray[np.int64]
-    request: NDArray[np.bool_]
-    """Which rows are whole requests."""
-    share: Array
-    """Weight of a row: 2/3 where request, prefill and decode say in three rows what two measurements know."""
-
-    def design(self, form: Form, theta: Array) -> Array:
-        return np.vstack([form.design(theta, sizes, part) for part, sizes in self.sizes.items()])
-
-
-@dataclass(frozen=True)
-class _Solution:
-    form: Form
-    theta: Array
-    spread: float
-    """Relative standard deviation of the points about the model, beyond the noise of their trials."""
-    weights: Array
-    """Robust weight of each row, 1 for a row in line with the others."""
-    residuals: Array
-    """(predicted − measured) / measured."""
-    leverage: Array
-    predicted_error: float
-    """Mean absolute residual, each corrected by its leverage: what leaving out each row would give, to first order."""
-
-
 def fit_phase(observations: Observations, kv_cache: bool) -> Fit:
     """Fit the phase form, the roofline exponent included. Raises UserError for too few points."""
     return _fit([Phase(kv_cache, roofline) for roofline in ROOFLINES], observations)
@@ -134,15 +100,18 @@ def _fit(candidates: Sequence[Form], observations: Observations) -> Fit:
     points = len(observations.cost)
     _refuse_too_few(observations)
     rows = _rows(observations)
-    solution, starts = _choose(candidates, rows, {})
-    held_out = np.array([_held_out(candidates, observations, point, starts) for point in range(points)])
+    solution, solutions = _choose(candidates, rows, {})
+    starts = {candidate.form: candidate.theta for candidate in solutions}
+    covariance, standard_errors = _uncertainty(solution, solutions, rows)
+    held_out = np.array([_held_out(candidates, observations, rows, point, starts) for point in range(points)])
     suspects = _suspects(solution, rows.request)
     sound = np.setdiff1d(np.arange(points), suspects)
     freedom = max(points - solution.theta.size, 1)
     return Fit(
         form=solution.form,
         coefficients=solution.theta,
-        covariance=_covariance(solution, rows, freedom),
+        covariance=covariance,
+        standard_errors=standard_errors,
         mape=float(np.mean(np.abs(solution.residuals[rows.request]))),
         held_out=held_out,
         misfit=float(np.sqrt(np.mean(held_out[sound] ** 2))),
@@ -162,7 +131,7 @@ def _refuse_too_few(observations: Observations) -> None:
         )
 
 
-def _rows(observations: Observations) -> _Rows:
+def _rows(observations: Observations) -> Rows:
     """Every measured part of every point as an equation."""
     parts: list[tuple[Part, Array, Array]] = [("request", observations.cost, observations.noise)]
     both = np.zeros(len(observations.cost), dtype=bool)
@@ -175,8 +144,9 @@ def _rows(observations: Observations) -> _Rows:
     known = [value > 0 for _, value, _ in parts]
     points = np.arange(len(observations.cost))
     m, n = observations.input_tokens, observations.output_tokens
-    return _Rows(
+    return Rows(
         sizes={part: Sizes(m[k], n[k]) for (part, _, _), k in zip(parts, known, strict=True) if k.any()},
+        kept=np.ones(sum(int(k.sum()) for k in known), dtype=bool),
         value=np.concatenate([value[k] for (_, value, _), k in zip(parts, known, strict=True)]),
         noise=np.concatenate([noise[k] for (_, _, noise), k in zip(parts, known, strict=True)]),
         point=np.concatenate([points[k] for k in known]),
@@ -187,120 +157,79 @@ def _rows(observations: Observations) -> _Rows:
     )
 
 
-def _choose(candidates: Sequence[Form], rows: _Rows, starts: dict[Form, Array]) -> tuple[_Solution, dict[Form, Array]]:
-    """The candidate with the smallest predicted error, and where each candidate ended."""
-    solutions = [_solve(form, rows, starts.get(form)) for form in candidates]
-    best = min(solutions, key=lambda solution: solution.predicted_error)
-    return best, {solution.form: solution.theta for solution in solutions}
+def _choose(candidates: Sequence[Form], rows: Rows, starts: dict[Form, Array]) -> tuple[Solution, list[Solution]]:
+    """The candidate with the smallest predicted error, and all of them."""
+    solutions = [solve(form, rows, starts.get(form)) for form in candidates]
+    return min(solutions, key=lambda solution: solution.predicted_error), solutions
 
 
-def _held_out(candidates: Sequence[Form], observations: Observations, point: int, starts: dict[Form, Array]) -> float:
+def _held_out(
+    candidates: Sequence[Form], observations: Observations, rows: Rows, point: int, starts: dict[Form, Array]
+) -> float:
     """Relative error at ``point`` by the whole procedure without it."""
-    others = np.arange(len(observations.cost)) != point
-    solution, _ = _choose(candidates, _rows(observations.only(others)), starts)
-    at = Sizes(observations.input_tokens[~others], observations.output_tokens[~others])
+    solution, _ = _choose(candidates, rows.without(point), starts)
+    at = Sizes(observations.input_tokens[[point]], observations.output_tokens[[point]])
     predicted = solution.form.design(solution.theta, at) @ solution.theta
     return float(predicted[0] / observations.cost[point] - 1)
 
 
-def _solve(form: Form, rows: _Rows, start: Array | None) -> _Solution:
-    """Iteratively reweighted Gauss-Newton: each round weighs the points by what the last one left, then steps.
+def _uncertainty(chosen: Solution, solutions: Sequence[Solution], rows: Rows) -> tuple[Array, Array]:
+    """Covariance for predictions and standard errors of the coefficients; see ``Fit``.
 
-    A form is homogeneous of degree one, so the linearised problem is design(θ)·θ' ≈ value and each step is one
-    (non-negative) linear least-squares problem, halved until the loss falls.
+    Each exponent counts with its likelihood, as in model averaging. What another exponent predicts is expressed as
+    the shift of the chosen form's coefficients that comes nearest to it.
     """
-    theta = _start(form, rows) if start is None else start
-    freedom = max(rows.share.sum() - theta.size, 1) / rows.share.sum()
-    design = rows.design(form, theta)
-    residuals = design @ theta / rows.value - 1
-    for _ in range(_ROUNDS):
-        spread = _spread(residuals, rows.noise, freedom)
-        scatter = np.sqrt(spread**2 + rows.noise**2)
-        robust = np.minimum(1, HUBER * scatter / np.maximum(np.abs(residuals), 1e-300))
-        weights = np.sqrt(rows.share * robust) / scatter
-        target = _linear(form, design, rows.value, weights)
-        loss, before, step = np.sum((weights * residuals) ** 2), residuals, 1.0
-        while True:
-            reached = theta + step * (target - theta)
-            design = rows.design(form, reached)
-            residuals = design @ reached / rows.value - 1
-            if step < 1e-3 or np.sum((weights * residuals) ** 2) <= loss * (1 + 1e-12):
-                break
-            step /= 2
-        theta = reached
-        if np.all(np.abs(residuals - before) <= _TOLERANCE * scatter):
-            break
-    scaled = design[:, theta != 0] * (weights / rows.value)[:, None]
-    leverage = np.minimum(np.sum((scaled @ np.linalg.pinv(scaled.T @ scaled)) * scaled, axis=1), 0.999)
-    predicted_error = float(np.average(np.abs(residuals) / (1 - leverage), weights=rows.share))
-    return _Solution(form, theta, spread, robust, residuals, leverage, predicted_error)
+    scatter = np.sqrt(chosen.spread**2 + rows.noise**2)
+    deviances = np.array([_deviance(solution.residuals / scatter, rows.share) for solution in solutions])
+    likelihoods = np.exp(-(deviances - deviances.min()) / 2)
+    likelihoods /= likelihoods.sum()
+    covariance = _covariance(chosen, rows)
+    variances = np.zeros(chosen.theta.size)
+    relative = rows.design(chosen.form, chosen.theta) / rows.value[:, None] * ceilings(chosen.form, rows)
+    for solution, likelihood in zip(solutions, likelihoods, strict=True):
+        variances += likelihood * (np.diag(_covariance(solution, rows)) + (solution.theta - chosen.theta) ** 2)
+        difference = solution.residuals - chosen.residuals
+        shift = np.linalg.lstsq(relative / scatter[:, None], difference / scatter, rcond=1e-6)[0]
+        shift *= ceilings(chosen.form, rows)
+        covariance += likelihood * np.outer(shift, shift)
+    return covariance, np.sqrt(variances)
 
 
-def _start(form: Form, rows: _Rows) -> Array:
-    """The solution of the form without its roofline."""
-    plain = Phase(form.kv_cache) if isinstance(form, Phase) else form
-    design = rows.design(plain, np.ones(len(form.coefficients("s"))))
-    theta = _linear(plain, design, rows.value, np.sqrt(rows.share))
-    # A coefficient at 0 has no derivative in a roofline: begin just above.
-    return theta if plain == form else np.maximum(theta, 1e-3 * _ceilings(plain, rows))
+def _deviance(scaled: Array, share: Array) -> float:
+    """−2 log likelihood of scaled residuals under Huber's distribution, up to a constant."""
+    size = np.abs(scaled)
+    return float(np.sum(share * np.where(size < HUBER, size**2, HUBER * (2 * size - HUBER))))
 
 
-def _linear(form: Form, design: Array, value: Array, weights: Array) -> Array:
-    """Coefficients that minimise the weighted relative residuals of design·θ ≈ value."""
-    relative = design * (weights / value)[:, None]
-    # Coefficients span ten orders of magnitude: solve for columns of unit length.
-    scale = np.linalg.norm(relative, axis=0)
-    scale[scale == 0] = 1.0
-    if form.non_negative:
-        solution: Array = nnls(relative / scale, weights)[0] / scale
-    else:
-        solution = np.linalg.lstsq(relative / scale, weights, rcond=None)[0] / scale
-    return solution
-
-
-def _spread(residuals: Array, noise: Array, freedom: float) -> float:
-    """What the median residual, of a normal distribution, has beyond the median noise; at least 1e-9."""
-    total = np.median(np.abs(residuals)) / (0.6745 * np.sqrt(freedom))
-    return float(np.sqrt(max(total**2 - np.median(noise**2), _LEAST_SPREAD**2)))
-
-
-def _ceilings(form: Form, rows: _Rows) -> Array:
-    """The largest value each coefficient could have, if it alone made the cost of some point."""
-    design = np.abs(rows.design(form, np.ones(len(form.coefficients("s")))))
-    with np.errstate(divide="ignore"):
-        return np.asarray((rows.value[:, None] / design).min(axis=0))
-
-
-def _covariance(solution: _Solution, rows: _Rows, freedom: int) -> Array:
-    """Covariance of the coefficients.
+def _covariance(solution: Solution, rows: Rows) -> Array:
+    """Covariance of the coefficients given the exponent.
 
     It is that of the estimate without the bound at 0: a coefficient held at 0 keeps the uncertainty that put it
     there. Its scale comes from the residuals, so that it contains what the form can't follow. Directions that the
-    points don't determine are limited by what non-negative costs allow (``_ceilings``).
+    points don't determine are limited by what non-negative costs allow (``ceilings``).
     """
-    form, theta = solution.form, solution.theta
     scatter = np.sqrt(solution.spread**2 + rows.noise**2)
     weights = np.sqrt(rows.share * solution.weights) / scatter
-    ceilings = _ceilings(form, rows)
-    design = rows.design(form, theta) * (weights / rows.value)[:, None] * ceilings
+    limits = ceilings(solution.form, rows)
+    design = rows.design(solution.form, solution.theta) * (weights / rows.value)[:, None] * limits
     # Residuals corrected by leverage: a point that bends the model to itself doesn't hide the misfit.
     corrected = weights * solution.residuals / np.sqrt(1 - solution.leverage)
     scale = max(1.0, float(np.sum(corrected**2)) / rows.share.sum())
-    information = design.T @ design / scale + np.eye(theta.size)
-    covariance = np.linalg.inv(information) * np.outer(ceilings, ceilings)
+    information = design.T @ design / scale + np.eye(limits.size)
+    covariance = np.linalg.inv(information) * np.outer(limits, limits)
     return np.asarray((covariance + covariance.T) / 2)
 
 
-def _suspects(solution: _Solution, request: NDArray[np.bool_]) -> tuple[int, ...]:
+def _suspects(solution: Solution, request: NDArray[np.bool_]) -> tuple[int, ...]:
     """Points whose request lies far outside the others' scatter, by a robust and by the ordinary measure of it."""
     residuals = np.abs(solution.residuals[request] / (1 - solution.leverage[request]))
-    robust = max(1.4826 * float(np.median(residuals)), _LEAST_SPREAD)
+    robust = max(1.4826 * float(np.median(residuals)), LEAST_SPREAD)
     # The root mean square of the other points: a suspect must not hide behind the scatter it makes.
     others = np.sqrt((np.sum(residuals**2) - residuals**2) / (residuals.size - 1))
     return tuple(int(i) for i in np.flatnonzero(residuals > np.maximum(SUSPECT * robust, OUTLYING * others)))
 
 
-def _unidentified(solution: _Solution, rows: _Rows, observations: Observations) -> tuple[str, ...]:
+def _unidentified(solution: Solution, rows: Rows, observations: Observations) -> tuple[str, ...]:
     """What the design leaves open, and what to measure."""
     notes = []
     for axis, sizes in (("input", observations.input_tokens), ("output", observations.output_tokens)):
@@ -321,7 +250,7 @@ def _unidentified(solution: _Solution, rows: _Rows, observations: Observations) 
     return tuple(notes)
 
 
-def _refusal(solution: _Solution, observations: Observations) -> str | None:
+def _refusal(solution: Solution, observations: Observations) -> str | None:
     """Why the fit can't be used: it predicts a cost of 0 or less inside its range."""
     measured = observations.range
     grid_m, grid_n = np.meshgrid(

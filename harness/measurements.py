@@ -22,6 +22,8 @@ CSV_COLUMNS = (
     "input_tokens, output_tokens, runtime_s and, where energy was measured, energy_j or one column per component "
     "such as cpu_energy_j and gpu_energy_j"
 )
+PRIOR_FREEDOM = 4
+"""Degrees of freedom that the typical spread of the other points counts for."""
 _PARTS = ("", "prefill_", "decode_")
 
 
@@ -175,15 +177,19 @@ def _parts(measurement: Measurement, quantity: str) -> tuple[Statistic | None, .
 
 
 def _mean_and_noise(statistics: Iterable[Statistic | None]) -> tuple[np.ndarray, np.ndarray]:
-    """Means, NaN where not measured, and the relative standard error of each."""
+    """Means, NaN where not measured, and the relative standard error of each.
+
+    The spread of a few trials is a poor guess of their noise, so each is moderated by the typical spread (as in
+    empirical Bayes): three trials that agree by chance must not outweigh everything else.
+    """
     given = list(statistics)
     means = np.array([s.mean if s else np.nan for s in given])
-    per_trial = np.array([_trial_noise(s) if s else np.nan for s in given])
-    # A point measured once is as noisy as its neighbours, unless nothing is known of them either.
-    typical = np.nanmedian(per_trial) if np.isfinite(per_trial).any() else 0.0
-    per_trial[np.isnan(per_trial)] = typical
+    spread = np.array([_trial_noise(s) if s else np.nan for s in given])
+    typical = np.nanmedian(spread) if np.isfinite(spread).any() else 0.0
     trials = np.array([s.trials if s else 1 for s in given])
-    return means, per_trial / np.sqrt(trials)
+    freedom = np.where(np.isnan(spread), 0, np.maximum(trials - 1, 1))
+    moderated = (PRIOR_FREEDOM * typical**2 + freedom * np.nan_to_num(spread) ** 2) / (PRIOR_FREEDOM + freedom)
+    return means, np.sqrt(moderated / trials)
 
 
 def _trial_noise(statistic: Statistic) -> float:

@@ -239,8 +239,9 @@ def parse_boundary(boundary: str | Iterable[str] | None) -> tuple[Component, ...
 
 def shipped_names() -> list[str]:
     """Names of the profiles shipped with the package."""
-    files = resources.files("profiles").iterdir()
-    return sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json"))
+    files = [file for file in resources.files("profiles").iterdir() if file.name.endswith(".json")]
+    # Workloads lie there too and name their kind.
+    return sorted(file.name.removesuffix(".json") for file in files if "kind" not in json.loads(file.read_bytes()))
 
 
 def json_schema() -> dict[str, Any]:

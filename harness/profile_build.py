@@ -176,8 +176,7 @@ def cost_model(quantity: Quantity, kv_cache: bool) -> CostModel:
 
 def coefficients(fitted: Fit, unit: str) -> list[Coefficient]:
     """The coefficients of a fit with their names, units and standard errors."""
-    errors = np.sqrt(np.diag(fitted.covariance))
-    named = zip(fitted.form.coefficients(unit), fitted.coefficients, errors, strict=True)
+    named = zip(fitted.form.coefficients(unit), fitted.coefficients, fitted.standard_errors, strict=True)
     return [
         Coefficient(name=name, value=float(value), standard_error=float(error), unit=of)
         for (name, of), value, error in named

@@ -93,8 +93,9 @@ def trials_have_energy(trials: Trials) -> bool:
 def _identity(run: Mapping[str, Any], system: str | None) -> Identity:
     backend, model = run["backend"], run["model"]
     names = list(backend.get("device_names", []))
+    machine = run["machine"]["cpu_model"] if backend.get("device") == "cpu" or not names else names[0]
     return Identity(
-        system=system or (names[0] if names else None) or run["machine"]["cpu_model"] or "unnamed machine",
+        system=system or machine or "unnamed machine",
         model=model["name"],
         kv_cache=backend["config"]["kv_cache"],
         batch_size=backend["config"]["batch_size"],
