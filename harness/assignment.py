@@ -117,7 +117,8 @@ def assign(cost: Floats, runtime_s: Floats, count: Floats, limits: list[Limit]) 
         requests, free = served_by(fixed, count, cost.shape[0]), np.flatnonzero(fixed < 0)
         if free.size:
             part = problem.part(free, problem.amounts - problem.used(requests))
-            requests[:, free], prices = _solve_directly(part)
+            # The prices stay those of the whole: a part may leave them undetermined.
+            requests[:, free], _ = _solve_directly(part)
     whole = bool(np.all(count == np.floor(count)))
     if whole:
         _round(problem, requests, free)
