@@ -16,6 +16,7 @@ LEAST_SPREAD = 1e-9
 """Smallest relative spread about the model: data without any noise must not weigh infinitely."""
 _ROUNDS = 40
 _TOLERANCE = 1e-3
+_SHORTEST_STEP = 1e-3
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,19 @@ def solve(form: Form, rows: Rows, start: Array | None) -> Solution:
         robust = np.minimum(1, HUBER * scatter / np.maximum(np.abs(residuals), 1e-300))
         weights = np.sqrt(rows.share * robust) / scatter
         target = _linear(form, design, rows.value, weights)
-        loss, before, step = np.sum((weights * residuals) ** 2), residuals, 1.0
-        while True:
+        loss, step = np.sum((weights * residuals) ** 2), 1.0
+        while step > _SHORTEST_STEP:
             reached = theta + step * (target - theta)
-            design = rows.design(form, reached)
-            residuals = design @ reached / rows.value - 1
-            if step < 1e-3 or np.sum((weights * residuals) ** 2) <= loss * (1 + 1e-12):
+            reached_design = rows.design(form, reached)
+            reached_residuals = reached_design @ reached / rows.value - 1
+            if np.sum((weights * reached_residuals) ** 2) <= loss * (1 + 1e-12):
                 break
             step /= 2
-        theta = reached
-        if np.all(np.abs(residuals - before) <= _TOLERANCE * scatter):
+        else:
+            break
+        moved = np.abs(reached_residuals - residuals)
+        theta, design, residuals = reached, reached_design, reached_residuals
+        if np.all(moved <= _TOLERANCE * scatter):
             break
     scaled = design[:, theta != 0] * (weights / rows.value)[:, None]
     leverage = np.minimum(np.sum((scaled @ np.linalg.pinv(scaled.T @ scaled)) * scaled, axis=1), 0.999)
