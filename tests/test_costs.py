@@ -1,0 +1,125 @@
+"""Costs of a workload on profiles, and draws of their errors."""
+
+import json
+
+import numpy as np
+import pytest
+
+from harness import costs, threshold
+from harness.errors import UserError
+from harness.profile import Profile
+from harness.workload import from_pairs
+
+NAMES = ("m1-pro-llama-2-7b", "swing-a100-llama-2-7b")
+
+
+@pytest.fixture(scope="module")
+def profiles() -> list[Profile]:
+    return [Profile.load(name) for name in NAMES]
+
+
+@pytest.fixture(scope="module")
+def workload():
+    rng = np.random.default_rng(0)
+    return from_pairs("w", "test", rng.integers(8, 500, 400), rng.integers(8, 300, 400), rng.integers(1, 50, 400))
+
+
+def changed(profile: Profile, **fields: object) -> Profile:
+    """The profile with its energy's fields, or those of both models, replaced."""
+    data = json.loads(profile.dump())
+    for name, value in fields.items():
+        if name == "misfit":
+            for model in (data["runtime"], data["energy"]["model"]):
+                model["misfit"] = value
+        else:
+            data["energy"][name] = value
+    return Profile.parse(json.dumps(data))
+
+
+def test_costs_are_the_profiles_predictions(profiles, workload) -> None:
+    table = costs.cost_table(profiles, workload)
+    assert table.labels == ("m1-pro", "swing-a100")
+    assert table.boundary == "cpu+gpu"
+    for s, profile in enumerate(profiles):
+        np.testing.assert_array_equal(
+            table.energy_j[s], profile.energy_j(workload.input_tokens, workload.output_tokens)
+        )
+    gpu = costs.cost_table(profiles, workload, "gpu")
+    assert (gpu.energy_j < table.energy_j).all()
+
+
+def test_idle_power_is_subtracted_where_it_is_known(profiles, workload) -> None:
+    with pytest.raises(UserError, match="idle power"):
+        costs.cost_table(profiles, workload, idle="subtracted")
+    known = [changed(p, idle_power_w=w, idle_power_ci95_w=0.1) for p, w in zip(profiles, (2.0, 60.0), strict=True)]
+    gross, net = costs.cost_table(known, workload), costs.cost_table(known, workload, idle="subtracted")
+    np.testing.assert_allclose(net.energy_j, gross.energy_j - np.array([[2.0], [60.0]]) * gross.runtime_s)
+
+
+def test_what_is_not_comparable_is_refused_or_marked(profiles, workload) -> None:
+    other = Profile.load("swing-a100-mistral-7b")
+    with pytest.raises(UserError, match="different models"):
+        costs.cost_table([profiles[0], other], workload)
+    assert costs.cost_table([profiles[0], other], workload, allow_mixed=True).mixed
+
+
+def test_requests_outside_the_measured_range_are_counted(profiles) -> None:
+    w = from_pairs("w", "test", [20, 20], [32, 4000], [3.0, 1.0])
+    warnings = costs.cost_table(profiles, w).warnings
+    assert any("25.0 % of the requests" in text and "m1-pro" in text for text in warnings)
+
+
+def test_draws_spread_like_sampled_coefficients(profiles, workload) -> None:
+    """Without misfit, against sums of costs with coefficients drawn one profile at a time."""
+    exact = [changed(p, misfit=0.0) for p in profiles]
+    table = costs.cost_table(exact, workload)
+    group = (workload.input_tokens > 100).astype(np.intp)
+    energy, runtime = costs.SystemDraws(table, 1, workload, np.random.default_rng(1)).shifts(workload.count, group, 2)
+    m, n = workload.input_tokens, workload.output_tokens
+    sampled = np.array(
+        [
+            [np.bincount(group, workload.count * f(m, n)) for f in functions]
+            for functions in exact[1].sample_models(np.random.default_rng(2), 400)
+        ]
+    )
+    for ours, theirs in ((energy, sampled[:, 0]), (runtime, sampled[:, 1])):
+        np.testing.assert_allclose(np.sqrt(np.diag(np.cov(ours.T))), np.sqrt(np.diag(np.cov(theirs.T))), rtol=0.2)
+        assert np.corrcoef(ours.T)[0, 1] == pytest.approx(np.corrcoef(theirs.T)[0, 1], abs=0.15)
+
+
+def test_misfit_is_one_error_per_octave(profiles) -> None:
+    """Two sizes of one octave err together, two octaves apart; each by the misfit."""
+    exact = json.loads(profiles[1].dump())
+    for model in (exact["runtime"], exact["energy"]["model"]):
+        model["misfit"] = 0.05
+        model["covariance"] = (0 * np.array(model["covariance"])).tolist()
+    profile = Profile.parse(json.dumps(exact))
+    w = from_pairs("w", "test", [33, 60, 300], [40, 40, 40])
+    table = costs.cost_table([profiles[0], profile], w)
+    energy, _ = costs.SystemDraws(table, 1, w, np.random.default_rng(0)).shifts(w.count, np.arange(3), 3)
+    relative = energy / table.energy_j[1]
+    assert relative.std(axis=0) == pytest.approx(0.05, rel=0.15)
+    correlation = np.corrcoef(relative.T)
+    assert correlation[0, 1] == pytest.approx(1)
+    assert abs(correlation[0, 2]) < 0.2
+
+
+def test_draws_of_a_threshold_are_centred_and_repeatable(profiles, workload) -> None:
+    table = costs.cost_table(profiles, workload)
+    key = workload.input_tokens
+    totals = threshold.totals_by_key(key, workload.count, table.energy_j, table.runtime_s)
+    coarse, drawn = costs.threshold_draws(table, workload, key, totals, 30)
+    error = drawn.energy_j.sum(axis=2).mean(axis=0) / totals.energy_j.sum(axis=1) - 1
+    assert np.abs(error).max() < 0.02
+    again = costs.threshold_draws(table, workload, key, totals, 30)[1]
+    np.testing.assert_array_equal(again.energy_j, drawn.energy_j)
+    assert coarse.key.size == totals.key.size
+
+
+def test_an_assignment_equal_to_its_baseline_saves_exactly_nothing(profiles, workload) -> None:
+    """Errors of the same system cancel in the ratio."""
+    table = costs.cost_table(profiles, workload)
+    requests = np.zeros(table.energy_j.shape)
+    requests[1] = workload.count
+    drawn = costs.routing_draws(table, workload, requests, 1)
+    np.testing.assert_allclose(drawn.energy_j[:, 0], drawn.energy_j[:, 1], rtol=1e-6)
