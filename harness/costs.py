@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from harness import comparable, threshold
 from harness.errors import UserError
-from harness.forms import Bilinear
+from harness.forms import Bilinear, Sizes
 from harness.prediction import CostFunction
 from harness.profile import Profile
 from harness.workload import Workload
@@ -149,7 +149,7 @@ class SystemDraws:
 def _derivatives(function: CostFunction, m: NDArray[np.int64], n: NDArray[np.int64]) -> Iterator[Floats]:
     """Derivatives of the cost with respect to each coefficient, each of shape (pairs,)."""
     if isinstance(function.form, Bilinear):
-        design = function.form.design(function.coefficients, m.astype(float), n.astype(float))
+        design = function.form.design(function.coefficients, Sizes(m.astype(float), n.astype(float)))
         yield from design.T
         return
     before, after = function.form.tables(function.coefficients, int((m + n).max()))

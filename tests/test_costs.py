@@ -69,9 +69,27 @@ def test_requests_outside_the_measured_range_are_counted(profiles) -> None:
     assert any("25.0 % of the requests" in text and "m1-pro" in text for text in warnings)
 
 
-def test_draws_spread_like_sampled_coefficients(profiles, workload) -> None:
+def bilinear(profile: Profile) -> Profile:
+    """The same profile with made-up models of the published form."""
+    data = json.loads(profile.dump())
+    for model in (data["runtime"], data["energy"]["model"]):
+        unit = model["unit"]
+        names = [f"{part}_{unit.lower()}_per_token" for part in ("input", "output", "interaction")]
+        names[2] += "2"
+        units = [f"{unit}/token", f"{unit}/token", f"{unit}/token²"]
+        model["coefficients"] = [
+            {"name": name, "value": value, "standard_error": value / 10, "unit": u}
+            for name, value, u in zip(names, (0.1, 2.0, 0.003), units, strict=True)
+        ]
+        model.update(form="bilinear", roofline_exponent=None)
+        model["covariance"] = np.diag([0.01**2, 0.2**2, 0.0003**2]).tolist()
+    return Profile.parse(json.dumps(data))
+
+
+@pytest.mark.parametrize("form", ["phase", "bilinear"])
+def test_draws_spread_like_sampled_coefficients(profiles, workload, form: str) -> None:
     """Without misfit, against sums of costs with coefficients drawn one profile at a time."""
-    exact = [changed(p, misfit=0.0) for p in profiles]
+    exact = [changed(p if form == "phase" else bilinear(p), misfit=0.0) for p in profiles]
     table = costs.cost_table(exact, workload)
     group = (workload.input_tokens > 100).astype(np.intp)
     energy, runtime = costs.SystemDraws(table, 1, workload, np.random.default_rng(1)).shifts(workload.count, group, 2)
