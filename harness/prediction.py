@@ -162,7 +162,8 @@ class _Sample:
 
 def _token_counts(m: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     m, n = np.broadcast_arrays(_whole(m, "input"), _whole(n, "output"))
-    return np.ascontiguousarray(m), np.ascontiguousarray(n)
+    # Not ascontiguousarray, which would turn single sizes into arrays of one.
+    return np.asarray(m, order="C"), np.asarray(n, order="C")
 
 
 def _whole(counts: ArrayLike, what: str) -> NDArray[Any]:

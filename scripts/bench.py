@@ -3,7 +3,9 @@
     python scripts/bench.py [--only NAME] [--rounds N] [--threads N] [--json]
 
 Every round measures both sides one after the other, the first side alternating, and gives one ratio; the table
-shows the median ratio and its quartiles over the rounds. A benchmark is a function with ``@benchmark``.
+shows the median ratio and its quartiles over the rounds. A benchmark is a function with ``@benchmark``. Below the
+table come reports on what has no reference to be compared with: how true energies are, what sampling costs, how
+fast a trace becomes an answer.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import bench_decide
+import bench_energy
 import bench_harness
 
 import backends
@@ -67,6 +71,14 @@ class Options:
 
 
 BENCHMARKS: dict[str, Callable[[Options], list[Comparison]]] = {}
+
+
+REPORTS: dict[str, Callable[[], list[str]]] = {
+    "sensors": bench_energy.sensors,
+    "sampler": bench_energy.sampler,
+    "decide": bench_decide.table,
+}
+"""Tables of their own, as lines; ``--only`` takes their names too."""
 
 
 def benchmark(name: str) -> Callable[[Callable[[Options], list[Comparison]]], None]:
@@ -229,7 +241,9 @@ def as_row(comparison: Comparison) -> str:
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Measure the project's own speed as ratios.")
-    parser.add_argument("--only", action="append", choices=BENCHMARKS, help="run this benchmark alone; repeatable")
+    parser.add_argument(
+        "--only", action="append", choices=[*BENCHMARKS, *REPORTS], help="run this benchmark alone; repeatable"
+    )
     parser.add_argument("--rounds", type=int, default=10, help="times each side is measured (at least 2)")
     parser.add_argument("--threads", type=int, help="CPU threads of both sides (default: the usable cores)")
     parser.add_argument("--json", action="store_true", help="print JSON with every round's values")
@@ -244,23 +258,29 @@ def main() -> None:
     arguments = parse_arguments()
     here = machine()
     options = Options(arguments.rounds, arguments.threads or here["usable_cores"])
-    found, unavailable = [], {}
-    for name in arguments.only or BENCHMARKS:
+    wanted = arguments.only or [*BENCHMARKS, *REPORTS]
+    found: list[Comparison] = []
+    unavailable: dict[str, str] = {}
+    for name in wanted:
         try:
-            found += BENCHMARKS[name](options)
+            found += BENCHMARKS[name](options) if name in BENCHMARKS else []
         except (Unavailable, NotInstalled) as absent:
             unavailable[name] = str(absent)
+    reports = {name: REPORTS[name]() for name in wanted if name in REPORTS}
     if arguments.json:
         comparisons = [asdict(c) | {"median_ratio": statistics.median(c.ratios)} for c in found]
-        report = {"machine": here, "threads": options.threads, "comparisons": comparisons}
+        report = {"machine": here, "threads": options.threads, "comparisons": comparisons, "reports": reports}
         print(json.dumps(report | {"unavailable": unavailable}, indent=2))
         return
     print(f"{here['cpu_model']}, {options.threads} threads, {options.rounds} rounds, {MODEL}")
-    print(f"{'':<26} {'ours':>10} {'reference':>10} {'':<9} {'ratio':>6}  quartiles    aim     against")
+    if found:
+        print(f"{'':<26} {'ours':>10} {'reference':>10} {'':<9} {'ratio':>6}  quartiles    aim     against")
     for comparison in found:
         print(as_row(comparison))
     for name, reason in unavailable.items():
         print(f"{name}: not measured, {reason}")
+    for name, lines in reports.items():
+        print("", name, *lines, sep="\n")
 
 
 if __name__ == "__main__":

@@ -92,6 +92,17 @@ def weights_s(workload: Workload, weights: int = WEIGHTS) -> float:
     return time.perf_counter() - start
 
 
+def table(requests: int = 100_000_000) -> list[str]:
+    """Parquet with ``requests`` rows, CSV with a tenth of them, and the λ sweep, as lines."""
+    lines = [f"{'from trace to answer':<32}{'requests':>12}{'sizes':>12}{'wall s':>9}{'peak GB':>9}"]
+    for name, rows in (("parquet", requests), ("csv", requests // 10)):
+        got = answer(rows, name)
+        lines.append(f"{name:<32}{rows:>12,}{got.distinct_pairs:>12,}{got.wall_s:>9.1f}{got.peak_memory_gb:>9.2f}")
+    workload = load("alpaca")
+    seconds = weights_s(workload)
+    return [*lines, f"{WEIGHTS} weights λ over {workload.count.size:,} sizes of alpaca: {seconds:.2f} s"]
+
+
 def main() -> None:
     """Print the answer's time, or that of the weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
