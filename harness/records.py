@@ -12,11 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from harness import traces
 from harness.errors import UserError
-from harness.types import Domain, Trace, TrialRecord, Window
+from harness.types import Trace, TrialRecord, Window
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,36 +121,11 @@ def dump_trial(record: TrialRecord) -> bytes:
     return json.dumps(asdict(record), allow_nan=False).encode() + b"\n"
 
 
-def write_trace(stream: Any, window: Window, traces: list[Trace]) -> None:
-    """Write marks and raw readings to an open binary file, as npz without pickled objects."""
-    arrays: dict[str, Any] = {
-        "start_ns": window.start_ns,
-        "prefill_end_ns": window.prefill_end_ns,
-        "end_ns": window.end_ns,
-        "domains": np.array(json.dumps([{**asdict(trace.domain), "failure": trace.failure} for trace in traces])),
-    }
-    for index, trace in enumerate(traces):
-        arrays[f"times_ns_{index}"] = trace.times_ns
-        arrays[f"values_{index}"] = trace.values
-    np.savez_compressed(stream, allow_pickle=False, **arrays)
-
-
 def read_trace(directory: Path | str, record: TrialRecord) -> tuple[Window, list[Trace]]:
     """Marks and raw readings of one trial. Raises UserError when it has none or they can't be read."""
     if record.trace is None:
         raise UserError(f"trial {record.id} of {directory} has no trace: its status is {record.status}")
-    path = Path(directory) / record.trace
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            window = Window(arrays["start_ns"], arrays["prefill_end_ns"], arrays["end_ns"])
-            traces = []
-            for index, fields in enumerate(json.loads(str(arrays["domains"]))):
-                failure = fields.pop("failure")
-                domain = Domain(**{**fields, "contains": tuple(fields["contains"])})
-                traces.append(Trace(domain, arrays[f"times_ns_{index}"], arrays[f"values_{index}"], failure))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} can't be read: {error}") from None
-    return window, traces
+    return traces.read(Path(directory) / record.trace)
 
 
 def load(directory: Path | str) -> pd.DataFrame:

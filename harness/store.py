@@ -8,11 +8,13 @@ import fcntl
 import io
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from harness import traces
 from harness.errors import UserError
 from harness.records import (
     RUN_FILE,
@@ -21,7 +23,6 @@ from harness.records import (
     parse_trials,
     read_run,
     whole_length,
-    write_trace,
 )
 from harness.types import Trace, TrialRecord, Window
 
@@ -78,7 +79,7 @@ class RunStore:
             raise StorageError(f"{self.directory}: {error.strerror or error}") from None
         self.run = run
 
-    def append(self, record: TrialRecord, window: Window | None = None, traces: list[Trace] | None = None) -> None:
+    def append(self, record: TrialRecord, window: Window | None = None, readings: Sequence[Trace] = ()) -> None:
         """Add a record, with its raw marks and readings when it has any; on return it is on the disk.
 
         When the disk is full, space kept in reserve takes this last record before StorageError is raised.
@@ -86,11 +87,11 @@ class RunStore:
         if window is not None:
             record = replace(record, trace=f"{_TRACES}/{record.id}.npz")
         try:
-            self._append(record, window, traces or [])
+            self._append(record, window, readings)
         except OSError as error:
             self._release_reserve()
             with contextlib.suppress(OSError):
-                self._append(record, window, traces or [])
+                self._append(record, window, readings)
             raise StorageError(f"{self.directory}: {error.strerror or error}") from None
 
     def abandon_if_unused(self) -> None:
@@ -104,10 +105,10 @@ class RunStore:
             (self.directory / _TRACES).rmdir()
             self.directory.rmdir()
 
-    def _append(self, record: TrialRecord, window: Window | None, traces: list[Trace]) -> None:
+    def _append(self, record: TrialRecord, window: Window | None, readings: Sequence[Trace]) -> None:
         if window is not None and record.trace is not None:
             content = io.BytesIO()
-            write_trace(content, window, traces)
+            traces.write(content, window, readings)
             self._replace(self.directory / record.trace, content.getvalue())
         length = os.fstat(self._trials.fileno()).st_size
         line = dump_trial(record)
