@@ -7,9 +7,17 @@ requests of exactly ``input_tokens`` in and ``output_tokens`` out, and say when 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
+
+MEMORY_WORDS = re.compile(
+    r"out[ _]?of[ _]?memory|(not enough|insufficient) memory|(failed|unable) to allocate"
+    r"|can(no|')t allocate memory|bad_alloc|alloc_failed|MemoryError|invalid buffer size",
+    re.IGNORECASE,
+)
+"""How torch, ggml, CUDA, Metal, the C++ library and the kernel say that memory couldn't be had."""
 
 
 class BackendError(Exception):

@@ -5,17 +5,16 @@ from __future__ import annotations
 import ctypes
 import functools
 import re
+import sys
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from backends.base import NotInstalled
+from backends.base import MEMORY_WORDS, NotInstalled
 
 _INFO, _WARNING, _ERROR = 2, 3, 4
 _KEPT_LINES = 400
 _lines: deque[tuple[int, str]] = deque(maxlen=_KEPT_LINES)
-
-_MEMORY_WORDS = re.compile(r"(failed|unable) to allocate|out of memory|not enough memory|bad_alloc", re.IGNORECASE)
 
 _DEVICE_OF_LIBRARY = {"CUDA": "cuda", "MTL": "metal"}
 """ggml's backend names of the GPU kinds that are supported, and what the command line calls them."""
@@ -48,7 +47,7 @@ class _Properties(ctypes.Structure):
 
 @functools.cache
 def library() -> Any:
-    """The module ``llama_cpp``, silenced: its log goes to memory. Raises NotInstalled."""
+    """The module ``llama_cpp``, its log kept in memory and errors written to stderr. Raises NotInstalled."""
     try:
         import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:
@@ -66,7 +65,11 @@ def _callback() -> Any:
     @ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
     def keep(level: int, text: bytes, _: object) -> None:
         if level in (_INFO, _WARNING, _ERROR):
-            _lines.append((level, text.decode(errors="replace").strip()))
+            line = text.decode(errors="replace").strip()
+            _lines.append((level, line))
+            if level == _ERROR:
+                # llama.cpp may abort the process next; only what is written by now tells why it died.
+                print(line, file=sys.stderr, flush=True)
 
     return keep
 
@@ -84,7 +87,7 @@ def last_errors() -> str:
 
 def ran_out_of_memory() -> bool:
     """Whether an error line in the log speaks of memory that couldn't be had."""
-    return any(level == _ERROR and _MEMORY_WORDS.search(text) for level, text in _lines)
+    return any(level == _ERROR and MEMORY_WORDS.search(text) for level, text in _lines)
 
 
 def search_log(pattern: str) -> re.Match[str] | None:

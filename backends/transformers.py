@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from backends import torch_models
 from backends.base import (
+    MEMORY_WORDS,
     Backend,
     BackendError,
     Capabilities,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_DTYPE = {"cuda": "bfloat16", "mps": "float16", "cpu": "float32"}
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 
 T = TypeVar("T")
 
@@ -311,7 +311,7 @@ def _guarded(action: Callable[[], T]) -> T:
         return action()
     except (RuntimeError, MemoryError) as error:
         message = " ".join(str(error).split())[:300]
-        out_of_memory = isinstance(error, MemoryError) or any(text in message.lower() for text in OUT_OF_MEMORY)
+        out_of_memory = isinstance(error, MemoryError) or MEMORY_WORDS.search(message)
         if not out_of_memory:
             raise BackendError(f"{type(error).__name__}: {message}") from error
     # Raised only here, after the failed frames are gone: they hold the tensors that filled the memory.

@@ -6,7 +6,7 @@ import time
 import pytest
 
 import backends
-from backends.base import Backend, BackendError, Config, InvalidConfig, NotInstalled, Request
+from backends.base import MEMORY_WORDS, Backend, BackendError, Config, InvalidConfig, NotInstalled, Request
 
 CONFIGS = {
     "fake": Config("fake", device="cpu"),
@@ -59,6 +59,44 @@ def refusal(action, *arguments) -> str:
 
 def test_every_backend_is_under_this_contract():
     assert set(backends.names()) == set(CONFIGS)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory",
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.77 GiB",
+        "cuMemCreate failed: CUDA_ERROR_OUT_OF_MEMORY",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "error: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
+        "MPS backend out of memory (MPS allocated: 8.86 GB, other allocations: 0 bytes, max allowed: 9.07 GB)",
+        "Invalid buffer size: 19.45 GB",
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 80000000000 bytes.",
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 80000000000 bytes. Error code 12",
+        "ggml_aligned_malloc: insufficient memory (attempted to allocate 30517.58 MB)",
+        "alloc_tensor_range: failed to allocate CUDA0 buffer of size 30517578752",
+        "unable to allocate CUDA0 buffer",
+        "terminate called after throwing an instance of 'std::bad_alloc'",
+        "OSError: [Errno 12] Cannot allocate memory",
+        "MemoryError",
+    ],
+)
+def test_every_way_to_say_that_memory_is_short_is_known(message):
+    assert MEMORY_WORDS.search(message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: an illegal memory access was encountered",
+        "CUDA error: device-side assert triggered",
+        "size mismatch for lm_head.weight",
+        "offloaded 33/33 layers to GPU",
+        "CUDA0 KV buffer size = 1024.00 MiB",
+    ],
+)
+def test_other_failures_do_not_speak_of_short_memory(message):
+    assert not MEMORY_WORDS.search(message)
 
 
 def test_unknown_backend_is_refused_with_the_names_there_are():

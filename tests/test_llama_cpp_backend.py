@@ -3,6 +3,7 @@
 import ctypes
 import dataclasses
 import math
+import signal
 import subprocess
 import sys
 
@@ -90,6 +91,14 @@ def complete(backend, m, n, seed=0):
 def logits(backend):
     pointer = llama_cpp.llama_get_logits(backend._context)
     return ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float * TINY.architecture.vocab_size)).contents[:]
+
+
+def renamed_tensor(folder):
+    """A file with a sound header that llama.cpp can't load, as it misses the tensor ``blk.1.attn_q.weight``."""
+    path = folder / "renamed.gguf"
+    content = preset_file("tiny-test", "F16", 0).read_bytes()
+    path.write_bytes(content.replace(b"blk.1.attn_q.weight", b"blk.1.attn_x.weight"))
+    return path
 
 
 def refusal(backend, config) -> str:
@@ -220,11 +229,8 @@ def test_settings_that_make_no_sense_are_refused(backend):
 
 
 def test_file_that_only_llama_cpp_can_refuse_gives_its_reason(backend, tmp_path):
-    path = tmp_path / "renamed.gguf"
-    content = preset_file("tiny-test", "F16", 0).read_bytes()
-    path.write_bytes(content.replace(b"blk.1.attn_q.weight", b"blk.1.attn_x.weight"))
     with pytest.raises(BackendError, match=r"attn_q\.weight"):
-        backend.load(cpu(path))
+        backend.load(cpu(renamed_tensor(tmp_path)))
     backend.load(cpu())
     assert complete(backend, 2, 2).output_tokens == 2
 
@@ -239,14 +245,30 @@ def test_context_that_does_not_fit_is_out_of_memory_and_survived():
     assert output[1] == "4"
 
 
-def test_nothing_is_printed(backend, capfd, tmp_path):
+def test_only_errors_are_printed_and_only_to_stderr(backend, capfd, tmp_path):
     backend.load(cpu())
-    complete(backend, 4, 3)
-    path = tmp_path / "bad.gguf"
-    path.write_bytes(preset_file("tiny-test", "F16", 0).read_bytes().replace(b"blk.1.attn_q", b"blk.1.attn_x"))
-    with pytest.raises(BackendError):
-        backend.load(cpu(path))
+    complete(backend, 4, 4)
     assert capfd.readouterr() == ("", "")
+    with pytest.raises(BackendError):
+        backend.load(cpu(renamed_tensor(tmp_path)))
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert "attn_q.weight" in printed.err
+    assert "error" in printed.err.lower()
+
+
+def test_last_error_survives_an_abort(tmp_path):
+    """ggml aborts the process when a GPU runs out of memory; its reason must be on stderr by then."""
+    code = (
+        "import contextlib, os, backends\n"
+        "from backends.base import BackendError, Config\n"
+        "with contextlib.suppress(BackendError):\n"
+        f"    backends.create('llama-cpp').load(Config({str(renamed_tensor(tmp_path))!r}, device='cpu'))\n"
+        "os.abort()"
+    )
+    died = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert died.returncode == -signal.SIGABRT
+    assert "attn_q.weight" in died.stderr
 
 
 def test_missing_package_names_the_install_command():
