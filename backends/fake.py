@@ -49,6 +49,8 @@ class _Behaviour:
     realtime: int = 0
     refuse: int = 0
     """1 makes loading fail as an invalid configuration does."""
+    refuse_when: str = ""
+    """Path of a file; while it exists loading is refused, as when a device has been lost."""
 
 
 def _parse(model: str) -> _Behaviour:
@@ -105,7 +107,7 @@ class FakeBackend:
         """Set the virtual clock. Raises InvalidConfig."""
         model = self.resolve(config)
         self._behaviour = _parse(config.model)
-        if self._behaviour.refuse:
+        if self._behaviour.refuse or (self._behaviour.refuse_when and os.path.exists(self._behaviour.refuse_when)):
             raise InvalidConfig("the fake model refuses to load")
         self._config = config
         self._now_ns = time.monotonic_ns()

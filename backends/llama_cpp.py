@@ -321,9 +321,9 @@ def _physical_cores() -> int:
 
 
 def _uuids(gpus: list[GpuDevice]) -> tuple[str, ...]:
-    """UUIDs of the NVIDIA GPUs among ``gpus``, as far as the driver tells them."""
+    """UUIDs of the NVIDIA GPUs among ``gpus``; none unless the driver tells all: half of them would be misread."""
     bus_ids = [llama_library.pci_bus_id(gpu) for gpu in gpus if gpu.kind == "cuda"]
-    if not any(bus_ids):
+    if not bus_ids or not all(bus_ids):
         return ()
     try:
         import pynvml
@@ -331,7 +331,12 @@ def _uuids(gpus: list[GpuDevice]) -> tuple[str, ...]:
         return ()
     try:
         pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByPciBusId(bus_id) for bus_id in bus_ids if bus_id]
+    except pynvml.NVMLError:
+        return ()
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByPciBusId(bus_id) for bus_id in bus_ids]
         return tuple(pynvml.nvmlDeviceGetUUID(handle) for handle in handles)
     except pynvml.NVMLError:
         return ()
+    finally:
+        pynvml.nvmlShutdown()

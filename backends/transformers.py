@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from backends.models import Source
 
 DTYPES = ("float32", "bfloat16", "float16")
-DEFAULT_DTYPE = {"cuda": "bfloat16", "mps": "float16", "cpu": "float32"}
 
 T = TypeVar("T")
 
@@ -211,9 +210,10 @@ def _require_packages() -> None:
         import torch  # noqa: F401
         import transformers
         from huggingface_hub.utils import disable_progress_bars, logging
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: torch without a library that it was built against
+        reason = " ".join(str(error).split())
         raise NotInstalled(
-            f"the transformers backend can't import {error.name}; install with: pip install 'joulebench[transformers]'"
+            f"the transformers backend can't be used ({reason}); install with: pip install 'joulebench[transformers]'"
         ) from error
     disable_progress_bars()
     logging.set_verbosity_error()
@@ -248,12 +248,23 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda", int(index or torch.cuda.current_device()))
 
 
+def _default_dtype(device: torch.device) -> str:
+    """Half precision that the device computes natively; float32 on the CPU."""
+    import torch
+
+    if device.type == "cpu":
+        return "float32"
+    # NVIDIA GPUs before Ampere only emulate bfloat16, Apple's are faster in float16.
+    has_bfloat16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return "bfloat16" if has_bfloat16 else "float16"
+
+
 def _describe(config: Config, source: Source, model_config: PreTrainedConfig) -> Model:
     """The model as it would be loaded, once device, precision and numbers have been checked."""
     import torch
 
     device = _device(config.device)
-    dtype = DEFAULT_DTYPE[device.type] if config.dtype == "auto" else config.dtype
+    dtype = _default_dtype(device) if config.dtype == "auto" else config.dtype
     if dtype not in DTYPES:
         raise InvalidConfig(f"dtype '{config.dtype}' isn't one of {', '.join(DTYPES)}")
     if config.batch_size < 1:

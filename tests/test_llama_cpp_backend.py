@@ -14,6 +14,7 @@ from backends import llama_library
 from backends.base import BackendError, Config, InvalidConfig, Request
 from backends.gguf_file import DTYPES, preset_file
 from backends.gguf_header import read_header
+from backends.llama_cpp import _uuids
 from backends.models import PRESETS, RopeScaling
 
 llama_cpp = pytest.importorskip("llama_cpp")
@@ -269,6 +270,34 @@ def test_last_error_survives_an_abort(tmp_path):
     died = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert died.returncode == -signal.SIGABRT
     assert "attn_q.weight" in died.stderr
+
+
+@pytest.mark.parametrize(
+    ("bus_ids", "uuids"),
+    [
+        (["0000:01:00.0", "0000:c1:00.0"], ("GPU-0000:01:00.0", "GPU-0000:c1:00.0")),
+        (["0000:01:00.0", None], ()),  # one GPU of two would look like all of the energy
+        (["0000:01:00.0", "0000:ff:00.0"], ()),
+        ([], ()),
+    ],
+)
+def test_uuids_are_those_of_all_gpus_or_none(monkeypatch, bus_ids, uuids):
+    pynvml = pytest.importorskip("pynvml")
+    opened = []
+
+    def handle(bus_id):
+        if bus_id == "0000:ff:00.0":
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return bus_id
+
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: opened.append("nvml"))
+    monkeypatch.setattr(pynvml, "nvmlShutdown", opened.pop)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByPciBusId", handle)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", "GPU-{}".format)
+    monkeypatch.setattr(llama_library, "pci_bus_id", lambda gpu: gpu.description)
+    gpus = [llama_library.GpuDevice("cuda", 0, bus_id) for bus_id in bus_ids]
+    assert _uuids(gpus) == uuids
+    assert not opened
 
 
 def test_missing_package_names_the_install_command():

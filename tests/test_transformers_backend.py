@@ -301,6 +301,27 @@ def test_absent_package_names_the_install_command(backend, monkeypatch, package)
             action()
 
 
+def test_torch_without_a_library_it_needs_is_refused_with_the_reason(backend, monkeypatch, tmp_path):
+    (tmp_path / "torch.py").write_text("raise OSError('libcudnn.so.9: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch")
+    with pytest.raises(NotInstalled, match=r"libcudnn\.so\.9.*pip install 'joulebench\[transformers\]'"):
+        backend.capabilities()
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((6, 0), "float16"), ((7, 5), "float16"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")]
+)
+def test_gpus_without_bfloat16_get_float16(backend, monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    config = Config("tiny-test", device="cuda:0")
+    assert backend.resolve(config).dtype == dtype
+    assert backend.resolve(dataclasses.replace(config, dtype="bfloat16")).dtype == "bfloat16"
+    assert backend.resolve(dataclasses.replace(config, device="cpu")).dtype == "float32"
+
+
 def test_threads_are_used_reported_and_put_back(backend):
     before = torch.get_num_threads()
     loaded = backend.load(Config("tiny-test", device="cpu", threads=before + 1))
