@@ -7,7 +7,7 @@ never added; a sum takes the worst method of its parts and is null when a part i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from typing import Any, get_args
 
@@ -27,10 +27,13 @@ _PHASES = ("prefill", "decode")
 _METHODS: tuple[str, ...] = get_args(Method)
 
 
-def attribute(traces: Sequence[Trace], window: Window, rank: Sequence[str] = ()) -> dict[str, Any]:
+def attribute(
+    traces: Sequence[Trace], window: Window, rank: Sequence[str] = (), working: Collection[str] = ("cpu", "system")
+) -> dict[str, Any]:
     """Energy per request of every domain, component and their total, as stored in a trial's record.
 
-    ``rank`` lists probe names, preferred first, and settles ties between equal methods. Returns
+    ``rank`` lists probe names, preferred first, and settles ties between equal methods. ``working`` are the components
+    that can't have been off, so that no energy is no reading. Returns
     ``{"domains": {name: figure}, "components": {component: figure}, "total": figure, "warnings": [str]}``, where a
     figure has ``method``, ``request_j``, ``prefill_j`` and ``decode_j`` with their 95 % half-widths ``…_ci95_j``,
     and the reasons ``reason`` and ``phase_reason`` for what is null. Raises ValueError for an empty window.
@@ -38,7 +41,7 @@ def attribute(traces: Sequence[Trace], window: Window, rank: Sequence[str] = ())
     requests = int(window.start_ns.size)
     if requests == 0:
         raise ValueError("a window needs at least one request")
-    parts = {trace.domain.name: _energies(trace, window) for trace in traces}
+    parts = {trace.domain.name: _energies(trace, window, trace.domain.component in working) for trace in traces}
     chosen = choose([trace.domain for trace in traces], rank)
     methods = {trace.domain.name: trace.domain.method for trace in traces}
     everything = _innermost([trace.domain for trace in traces], chosen)
@@ -107,9 +110,12 @@ def _innermost(domains: Sequence[Domain], chosen: Mapping[str, list[str]]) -> li
     return [domain.name for domain in picked if not sources.intersection(domain.contains)]
 
 
-def _energies(trace: Trace, window: Window) -> dict[str, Energy]:
+def _energies(trace: Trace, window: Window, working: bool) -> dict[str, Energy]:
     """Energy of the whole window and of all its prefill and decode stretches."""
     energies = {"request": window_energy(trace, int(window.start_ns[0]), int(window.end_ns[-1]))}
+    if working and energies["request"].joules == 0.0:
+        stuck = Energy(None, None, "the readings did not move although it worked")
+        return dict.fromkeys(("request", *_PHASES), stuck)
     for phase in _PHASES:
         starts, ends = phase_marks(window, phase)
         if np.all(ends <= starts):
@@ -159,9 +165,11 @@ def _certain(energy: Energy, phase: str) -> Energy:
     """The energy, or null where a phase is too short for the sensor."""
     if energy.joules is None or energy.ci95_j is None:
         return energy
+    if energy.joules == 0.0:
+        return energy  # a rail that was off was off in its phases too
     if energy.ci95_j <= PHASE_LIMIT * energy.joules:
         return energy
-    share = energy.ci95_j / energy.joules if energy.joules > 0 else math.inf
+    share = energy.ci95_j / energy.joules
     return Energy(None, None, f"{phase} is too short for the sensor: uncertain by {share:.0%}")
 
 

@@ -9,7 +9,7 @@ Power that fluctuates between updates adds the sampling error of its mean, from 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ _NS = 1e9
 _SLOPE_UPDATES = 3
 """Updates on either side of an edge whose mean power is carried up to the edge."""
 _Z95 = 1.959964
+_QUIET_COUNTS = 3.0
+"""Counts in a window up to which a modelled rail is taken to be all but off."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,13 @@ def window_energy(trace: Trace, start_ns: int, end_ns: int) -> Energy:
     """Energy of ``trace`` between two CLOCK_MONOTONIC times, in J.
 
     ``joules`` is None, with the reason, when the readings don't span the window, when fewer than two lie inside
-    it, when the sensor died, or when a counter jumped or never moved.
+    it, when the sensor died, or when a counter jumped or never moved. A modelled rail that was off is 0 J.
     """
     try:
         _require_span(trace, start_ns, end_ns)
+        quiet = _quiet(trace, start_ns, end_ns)
+        if quiet is not None:
+            return quiet
         if trace.domain.kind == "counter":
             joules, sd = _counter_window(trace, start_ns, end_ns)
         else:
@@ -74,6 +79,10 @@ def phase_energy(trace: Trace, starts_ns: NDArray[np.int64], ends_ns: NDArray[np
     """
     try:
         _require_span(trace, int(starts_ns[0]), int(ends_ns[-1]))
+        share = float(np.sum(ends_ns - starts_ns)) / float(ends_ns[-1] - starts_ns[0])
+        quiet = _quiet(trace, int(starts_ns[0]), int(ends_ns[-1]), share)
+        if quiet is not None:
+            return quiet
         nodes = _nodes(trace)
         starts, ends = (starts_ns - nodes.origin_ns) / _NS, (ends_ns - nodes.origin_ns) / _NS
         joules = float(np.sum(_interpolate(nodes, ends) - _interpolate(nodes, starts)))
@@ -81,9 +90,8 @@ def phase_energy(trace: Trace, starts_ns: NDArray[np.int64], ends_ns: NDArray[np
         if inside.sum() < 2:
             raise _Unknown(_TOO_FEW)
         _require_signal(trace.domain, joules)
-        length = float(np.sum(ends - starts))
         misplaced = _misplaced_s(starts, ends, _edge_s(trace.domain, nodes))
-        sampling = _sampling_sd(trace, int(starts_ns[0]), int(ends_ns[-1])) * length / (ends[-1] - starts[0])
+        sampling = _sampling_sd(trace, int(starts_ns[0]), int(ends_ns[-1])) * share
     except _Unknown as unknown:
         return Energy(None, None, str(unknown))
     steps = np.flatnonzero(inside)
@@ -100,7 +108,11 @@ def phase_marks(window: Window, phase: str) -> tuple[NDArray[np.int64], NDArray[
 
 
 def edge_uncertainty_s(domain: Domain, poll_s: float) -> float:
-    """95 % half-width of a window's energy that its two edges cause, in seconds of its mean power."""
+    """95 % half-width of a window's energy that its two edges cause, in seconds of its mean power.
+
+    A power reading's averaging window adds nothing: ``margin_s`` leaves twice its length of rest on either side of a
+    window, and what is smeared into a rest of steady power is taken back from there.
+    """
     update = max(domain.period_s or 0.0, poll_s)
     lag = 0.0 if domain.stamped else min(domain.period_s or 0.0, poll_s)
     return _Z95 * math.hypot(update, lag) * math.sqrt(2.0 / 12.0)
@@ -113,15 +125,19 @@ def margin_s(domain: Domain, poll_s: float) -> float:
 
 
 def calibrate(trace: Trace, calibration: Calibration) -> Trace:
-    """The trace with a meter's correction applied: power = gain × read power + offset_w."""
-    values = trace.values
-    if trace.domain.kind == "counter":
-        since_s = (trace.times_ns - trace.times_ns[:1]) / _NS
-        values = calibration.gain * _unwrap(trace) + calibration.offset_w * since_s
-    else:
-        values = calibration.gain * values + calibration.offset_w
-    domain = Domain(**{**trace.domain.__dict__, "wrap_j": None})
-    return Trace(domain, trace.times_ns, values, trace.failure)
+    """The trace with a meter's correction applied: power = gain × read power + offset_w.
+
+    A counter that was reset leaves no readings, with the reason as the trace's failure.
+    """
+    if trace.domain.kind == "power":
+        return replace(trace, values=calibration.gain * trace.values + calibration.offset_w)
+    domain = replace(trace.domain, wrap_j=None)
+    try:
+        joules = _unwrap(trace)
+    except _Unknown as unknown:
+        return Trace(domain, trace.times_ns[:0], trace.values[:0], str(unknown))
+    since_s = (trace.times_ns - trace.times_ns[:1]) / _NS
+    return replace(trace, domain=domain, values=calibration.gain * joules + calibration.offset_w * since_s)
 
 
 _TOO_FEW = "fewer than two sensor updates inside the window: repeat the request more often"
@@ -137,13 +153,37 @@ def _require_span(trace: Trace, start_ns: int, end_ns: int) -> None:
 
 
 def _require_signal(domain: Domain, joules: float) -> None:
-    """Refuse a silent zero: only the neural engine is really switched off when nothing uses it."""
-    if joules < 0.0 or (joules == 0.0 and domain.component != "ane"):
+    """Refuse a silent zero. Only a modelled rail is really 0 when its part of the chip is off."""
+    if not math.isfinite(joules) or joules < 0.0 or (joules == 0.0 and domain.method != "modelled"):
         raise _Unknown("the readings did not move during the window")
+
+
+def _quiet(trace: Trace, start_ns: int, end_ns: int, share: float = 1.0) -> Energy | None:
+    """Energy of a modelled rail that is all but off, over a ``share`` of a window; None where it is not.
+
+    Such a rail shows too few updates to be interpolated, yet its counts before and after the window bound what it
+    used to within one count: that is a measurement. Two updates on either side must show it too, so that a rail
+    which only updates late is not taken for one that is off.
+    """
+    domain = trace.domain
+    if domain.method != "modelled" or domain.kind != "counter":
+        return None
+    beyond_ns = int(2.0 * (domain.period_s or 0.0) * _NS)
+    first = int(np.searchsorted(trace.times_ns, start_ns - beyond_ns, side="right")) - 1
+    last = int(np.searchsorted(trace.times_ns, end_ns + beyond_ns))
+    if first < 0 or last == trace.times_ns.size:
+        return None
+    joules = _unwrap(trace)
+    used = float(joules[last] - joules[first])
+    if used > _QUIET_COUNTS * domain.resolution:
+        return None
+    return Energy(used * share, used + domain.resolution)
 
 
 def _unwrap(trace: Trace) -> Floats:
     """Cumulative joules since the first reading, wraps undone. Raises _Unknown when the counter was reset."""
+    if trace.values.size == 0:
+        return np.zeros(0)
     steps = np.diff(trace.values)
     wrap = trace.domain.wrap_j
     if wrap is not None:
@@ -240,7 +280,10 @@ def _power_window(trace: Trace, start_ns: int, end_ns: int) -> tuple[float, floa
     reach = _SLOPE_UPDATES * max(domain.period_s or 0.0, spacing)
     joules = float(np.diff(_interpolate(nodes, np.array([start - smear, end + smear])))[0])
     variance = _sampling_sd(trace, start_ns, end_ns) ** 2
+    # Readings are dated back by their age: those of a sensor that died at the window's end may all lie before it.
     inside = trace.values[(nodes.times_s >= start) & (nodes.times_s <= end)]
+    if inside.size == 0:
+        raise _Unknown(_TOO_FEW)
     peak = float(inside.max())
     for low, high in ((start - smear - reach, start - smear), (end + smear, end + smear + reach)):
         outside = trace.values[(nodes.times_s >= low) & (nodes.times_s <= high)]

@@ -110,6 +110,25 @@ def test_a_dead_component_makes_the_total_null_and_is_named() -> None:
     assert report["total"]["reason"] == "dram-0: file vanished"
 
 
+def test_a_rail_that_is_off_leaves_the_total_and_one_that_works_is_never_0() -> None:
+    """Apple's GPU rail reads 0 while the CPU computes; where the GPU computes that is no reading."""
+    parts = [
+        trace(domain("soc-cpu", "cpu", "modelled", "apple"), 5.0),
+        trace(domain("soc-gpu", "gpu", "modelled", "apple"), 0.0),
+    ]
+    report = attribute(parts, window())
+    assert report["components"]["gpu"]["request_j"] == 0.0
+    assert report["components"]["gpu"]["request_ci95_j"] > 0.0
+    assert report["components"]["gpu"]["prefill_j"] == 0.0
+    assert report["total"]["request_j"] == pytest.approx(50.0)
+    assert report["total"]["prefill_j"] == pytest.approx(20.0)
+    report = attribute(parts, window(), working=("cpu", "gpu"))
+    assert report["components"]["gpu"]["request_j"] is None
+    assert "did not move" in report["total"]["reason"]
+    stuck = attribute([trace(domain("soc-cpu", "cpu", "modelled", "apple"), 0.0)], window())
+    assert stuck["total"]["request_j"] is None
+
+
 def test_overlapping_domains_are_never_added() -> None:
     parts = [
         trace(domain("package-0", "cpu", probe="rapl"), 60.0),
