@@ -28,16 +28,18 @@ class ForeignLoad:
         self._samples: deque[_Sample] = deque(maxlen=100_000)
 
     def sample(self, worker_pid: int | None) -> None:
-        """Note the CPU times now."""
+        """Note the CPU times now. Where the system hides them nothing is noted, and the share is unknown."""
         import psutil
 
-        times = psutil.cpu_times()
-        busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
-        ours = _process_s(psutil.Process())
         try:
-            worker = None if worker_pid is None else psutil.Process(worker_pid)
-            ours += 0.0 if worker is None else _process_s(worker)
-        except psutil.Error:
+            times = psutil.cpu_times()
+            ours = process_cpu_s(psutil.Process())
+        except (psutil.Error, OSError):
+            return
+        busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
+        try:
+            ours += 0.0 if worker_pid is None else process_cpu_s(psutil.Process(worker_pid))
+        except (psutil.Error, OSError):
             worker_pid = None
         self._samples.append(_Sample(time.monotonic_ns(), busy, ours, worker_pid))
 
@@ -58,8 +60,8 @@ class ForeignLoad:
         return min(max(foreign_s / (seconds * (psutil.cpu_count() or 1)), 0.0), 1.0)
 
 
-def _process_s(process: Any) -> float:
-    """CPU time of a process and of the children it waited for."""
+def process_cpu_s(process: Any) -> float:
+    """CPU time of a ``psutil.Process``, its threads and the children it waited for, in s. Raises psutil.Error."""
     times = process.cpu_times()
     return float(
         times.user + times.system + getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)

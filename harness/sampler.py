@@ -15,7 +15,7 @@ from harness.probes.base import Probe
 from harness.types import Domain, Trace
 
 _KEEP_S = 3600.0
-"""Readings older than this are forgotten."""
+"""Readings older than this are forgotten, unless they are held for a trial."""
 _CONDITIONS_EVERY_S = 1.0
 _NS = 1e9
 
@@ -29,11 +29,9 @@ class Sampler:
         self._period_s = 1.0 / rate_hz
         self._each_second = each_second
         self._lock = threading.Lock()
-        keep = int(_KEEP_S * rate_hz)
-        self._readings: dict[str, deque[tuple[int, float]]] = {
-            domain.name: deque(maxlen=keep) for domain in self.domains()
-        }
-        self._conditions: deque[tuple[int, int, dict[str, Any]]] = deque(maxlen=int(_KEEP_S / _CONDITIONS_EVERY_S))
+        self._readings: dict[str, deque[tuple[int, float]]] = {domain.name: deque() for domain in self.domains()}
+        self._conditions: deque[tuple[int, int, dict[str, Any]]] = deque()
+        self._held_ns: int | None = None
         self._failures: dict[str, str] = {}
         self._dead: set[int] = set()
         self._stopping = threading.Event()
@@ -44,6 +42,7 @@ class Sampler:
         return [domain for domains in self._domains for domain in domains]
 
     def start(self) -> None:
+        """Begin polling in a thread of its own."""
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
         self._thread.start()
 
@@ -53,6 +52,11 @@ class Sampler:
         if self._thread is not None:
             self._thread.join(timeout=10.0)
             self._thread = None
+
+    def hold(self, since_ns: int | None) -> None:
+        """Keep every reading from a time on, however long the trial lasts; None lets them go again."""
+        with self._lock:
+            self._held_ns = since_ns
 
     def failures(self) -> dict[str, str]:
         """Why each domain that no longer delivers stopped."""
@@ -77,25 +81,49 @@ class Sampler:
             readings = self._readings[domain]
             return readings[-1][0] if readings else None
 
-    def conditions(self, start_ns: int, end_ns: int) -> list[tuple[Probe, dict[str, Any]]]:
-        """What each probe saw of its device between two times, oldest first."""
+    def conditions(self, probe: Probe, start_ns: int, end_ns: int) -> list[dict[str, Any]]:
+        """What a probe saw of its device between two times, oldest first."""
         with self._lock:
             seen = [item for item in self._conditions if start_ns <= item[0] <= end_ns]
-        return [(self._probes[at], conditions) for _, at, conditions in seen]
+        return [conditions for _, at, conditions in seen if self._probes[at] is probe]
 
     def _run(self) -> None:
+        """Poll until told to stop. A thread that ends otherwise leaves a reason with every domain."""
+        try:
+            self._loop()
+        except BaseException as error:
+            for at in range(len(self._probes)):
+                self._bury(at, (), f"sampling stopped: {type(error).__name__}: {error}")
+
+    def _loop(self) -> None:
         due = time.monotonic()
         conditions_due = due
         while not self._stopping.is_set():
             with_conditions = time.monotonic() >= conditions_due
             if with_conditions:
                 conditions_due = time.monotonic() + _CONDITIONS_EVERY_S
-                self._each_second()
+                try:
+                    self._each_second()
+                except Exception:
+                    pass  # what is noted beside the sensors must not end them; its own reader sees that it is missing
+                self._forget()
             for at in range(len(self._probes)):
                 if at not in self._dead:
                     self._poll(at, with_conditions)
             due = max(due + self._period_s, time.monotonic())
             self._stopping.wait(due - time.monotonic())
+
+    def _forget(self) -> None:
+        """Drop readings and conditions that nobody will ask for any more."""
+        with self._lock:
+            oldest_ns = time.monotonic_ns() - int(_KEEP_S * _NS)
+            if self._held_ns is not None:
+                oldest_ns = min(oldest_ns, self._held_ns)
+            for readings in self._readings.values():
+                while readings and readings[0][0] < oldest_ns:
+                    readings.popleft()
+            while self._conditions and self._conditions[0][0] < oldest_ns:
+                self._conditions.popleft()
 
     def _poll(self, at: int, with_conditions: bool) -> None:
         """Read one probe. Whatever goes wrong inside it ends its own domains only."""
@@ -117,6 +145,6 @@ class Sampler:
         """Note why some or, where none is named, all domains of a probe stopped."""
         names = [domain.name for domain in self._domains[at]]
         with self._lock:
-            self._failures |= dict.fromkeys(failed or names, reason)
+            self._failures = dict.fromkeys(failed or names, reason) | self._failures
             if all(name in self._failures for name in names):
                 self._dead.add(at)

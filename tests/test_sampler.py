@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 
 from harness.errors import ProbeFailed
 from harness.probes import create
@@ -106,6 +107,47 @@ def test_an_unexpected_error_inside_a_probe_is_a_failure_too() -> None:
     assert sampler.failures() == {"x-a": "ZeroDivisionError", "x-b": "ZeroDivisionError"}
 
 
+def test_trouble_beside_the_sensors_does_not_end_them() -> None:
+    def refuse() -> None:
+        raise OSError("/proc is hidden")
+
+    sampler = Sampler([Scripted("x")], rate_hz=50, each_second=refuse)
+    start, end = sample(sampler, 0.5)
+    assert sampler.failures() == {}
+    assert sampler.traces(start, end)[0].values.size > 5
+
+
+def test_a_thread_that_ends_leaves_a_reason_with_every_domain() -> None:
+    def leave(reads: int) -> None:
+        if reads == 3:
+            raise SystemExit("enough")
+
+    sampler = Sampler([Scripted("x", leave), Scripted("y")], rate_hz=50)
+    sample(sampler, 0.3)
+    assert set(sampler.failures()) == {"x-a", "x-b", "y-a", "y-b"}
+    assert all("SystemExit: enough" in reason for reason in sampler.failures().values())
+
+
+def test_old_readings_are_forgotten_unless_they_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.sampler._KEEP_S", 0.5)
+    monkeypatch.setattr("harness.sampler._CONDITIONS_EVERY_S", 0.1)
+    probe = Scripted("x")
+    sampler = Sampler([probe], rate_hz=50)
+    start = time.monotonic_ns()
+    sampler.hold(start)
+    sampler.start()
+    time.sleep(1.2)
+    assert sampler.traces(start, time.monotonic_ns())[0].values[0] == 1.0
+    assert sampler.conditions(probe, start, time.monotonic_ns())[0]["reads"] == 1
+    sampler.hold(None)
+    time.sleep(0.4)
+    now = time.monotonic_ns()
+    sampler.stop()
+    kept = sampler.traces(start, now)[0]
+    assert now - kept.times_ns[0] < 1.2e9
+    assert kept.values[-1] > 1.0
+
+
 def test_stopping_ends_the_thread() -> None:
     sampler = Sampler([create("fake")], rate_hz=20)
     sample(sampler, 0.1)
@@ -114,9 +156,9 @@ def test_stopping_ends_the_thread() -> None:
 
 
 def test_conditions_are_kept_with_their_probe() -> None:
-    probe = Scripted("x")
-    sampler = Sampler([probe], rate_hz=20)
+    probe, other = Scripted("x"), Scripted("y")
+    sampler = Sampler([probe, other], rate_hz=20)
     start, end = sample(sampler, 0.3)
-    seen = sampler.conditions(start, end)
-    assert seen[0][0] is probe
-    assert seen[0][1]["reads"] >= 1
+    assert sampler.conditions(probe, start, end)[0]["reads"] >= 1
+    assert sampler.conditions(other, start, end)[0]["reads"] >= 1
+    assert sampler.conditions(probe, 0, start) == []

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.errors import ProbeUnavailable
+from harness.foreign import process_cpu_s
 from harness.probes import refuse_option
 from harness.probes.base import Probe, ProbeContext, Role
 from harness.types import Domain, Reading
@@ -100,10 +101,9 @@ class Estimate:
         import psutil
 
         try:
-            times = self._process.cpu_times()
+            return process_cpu_s(self._process)
         except psutil.Error:
             return None
-        return float(times.user + times.system + times.children_user + times.children_system)
 
 
 def create(option: str | None = None) -> Probe:
