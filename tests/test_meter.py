@@ -7,19 +7,21 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from harness import probes
 from harness.errors import ProbeUnavailable, UserError
-from harness.foreign import ForeignLoad
+from harness.foreign import ForeignLoad, process_cpu_s
 from harness.meter import Meter
 from harness.probes.base import Probe, ProbeContext
 from harness.probes.fake import Fake
-from harness.types import Calibration, Window
+from harness.types import Calibration, Component, Domain, Window
 
 
 def run(meter: Meter, seconds: float = 1.0, repeats: int = 1) -> Window:
@@ -74,7 +76,7 @@ def test_a_sensor_that_dies_in_mid_trial_gives_null_with_the_reason() -> None:
             assert "told to die" in figure["reason"]
         later = report(meter, run(meter, 0.3))
         assert later["total"]["request_j"] is None
-        assert meter.idle(0.2)["total"]["power_w"] is None
+        assert meter.idle(0.2, settle_s=0)["total"]["power_w"] is None
 
 
 def test_no_probes_measure_nothing() -> None:
@@ -89,7 +91,11 @@ def test_no_probes_measure_nothing() -> None:
 
 def test_idle_power_is_told_with_its_uncertainty() -> None:
     with Meter.open("fake:idle_w=42:busy_w=42", ProbeContext()) as meter:
-        idle = meter.idle(1.0)
+        before = time.monotonic_ns()
+        idle = meter.idle(1.0, settle_s=0.5)
+    assert idle["start_ns"] - before >= 0.5e9
+    assert idle["conditions"]["fake:idle_w=42:busy_w=42"] == {"temperature_c": {"min": 40.0, "max": 40.0}}
+    assert "foreign_cpu_load" in idle["conditions"]
     assert idle["duration_s"] == pytest.approx(1.0, abs=0.5)
     assert abs(idle["total"]["power_w"] - 42) <= idle["total"]["ci95_w"]
     assert idle["components"]["gpu"]["method"] == "counter"
@@ -111,14 +117,14 @@ def only(monkeypatch: pytest.MonkeyPatch, roles: dict[str, Callable[[], Probe]])
     monkeypatch.setattr(probes, "create", lambda name: roles[name]())
 
 
-def meter_like(name: str, **changes: str) -> Callable[[], Probe]:
+def meter_like(name: str, component: Component = "gpu", **changes: str) -> Callable[[], Probe]:
     def create() -> Probe:
         probe = Fake(":".join(f"{key}={value}" for key, value in changes.items()) or None)
         probe.role = "meter"
         domains = probe.domains
 
-        def renamed() -> list[Any]:
-            return [type(domain)(**{**domain.__dict__, "probe": name}) for domain in domains()]
+        def renamed() -> list[Domain]:
+            return [replace(domain, probe=name, component=component, name=name, source=name) for domain in domains()]
 
         probe.domains = renamed  # type: ignore[method-assign]
         return probe
@@ -147,15 +153,164 @@ def test_auto_leaves_out_what_does_not_work_and_says_why(monkeypatch: pytest.Mon
 def test_auto_falls_back_to_the_estimate_and_says_so(monkeypatch: pytest.MonkeyPatch, device: str | None) -> None:
     only(monkeypatch, {"bad": meter_like("bad", unavailable="yes"), "guess": fallback})
     with Meter.open("auto", ProbeContext(device=device, worker_pid=os.getpid())) as meter:
-        assert len(meter.notices) == 1
         assert "estimated, not measured" in meter.notices[0]
+        assert len(meter.notices) == (2 if device == "cuda" else 1)
         assert meter.needed_window_s() == 0.0
 
 
 def test_auto_estimates_the_cpu_when_only_an_idle_gpu_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, {"gpu": meter_like("gpu"), "guess": fallback})
     with Meter.open("auto", ProbeContext(device="cpu", worker_pid=os.getpid())) as meter:
-        assert meter.describe()["components"] == {"gpu": ["fake"], "cpu": ["cpu-time"]}
+        assert meter.describe()["components"] == {"gpu": ["gpu"], "cpu": ["cpu-time"]}
+
+
+@pytest.mark.parametrize(
+    ("device", "component", "metered"),
+    [
+        ("cuda", "cpu", False),
+        ("cuda", "dram", False),
+        ("metal", "cpu", False),
+        ("cuda", "gpu", True),
+        ("mps", "system", True),
+        ("cpu", "dram", False),
+        ("cpu", "cpu", True),
+        ("cpu", "system", True),
+        (None, "dram", True),
+    ],
+)
+def test_a_total_without_the_device_that_computes_is_marked(
+    monkeypatch: pytest.MonkeyPatch, device: str | None, component: Component, metered: bool
+) -> None:
+    """As on a CUDA machine whose RAPL can be read and whose NVML can't."""
+    only(monkeypatch, {"some": meter_like("some", component)})
+    with Meter.open("auto", ProbeContext(device=device)) as meter:
+        time.sleep(0.2)
+        warnings = report(meter, run(meter, 0.3))["warnings"]
+        assert bool(warnings) == (not metered)
+        assert meter.notices == warnings
+        if warnings:
+            kind = "CPU" if device == "cpu" else "GPU"
+            assert warnings == [f"the {kind} that computes is not metered: energies hold only {component}"]
+
+
+def test_auto_estimates_no_cpu_that_is_metered(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, {"some": meter_like("some", "cpu"), "guess": fallback})
+    with Meter.open("auto", ProbeContext(device="cuda", worker_pid=os.getpid())) as meter:
+        assert meter.describe()["components"] == {"cpu": ["some"]}
+        assert "the GPU that computes is not metered" in meter.notices[0]
+
+
+def test_a_driver_that_fails_in_its_own_way_is_left_out_or_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Odd(Fake):
+        role = "meter"
+        closed = 0
+
+        def open(self, context: ProbeContext) -> None:
+            raise KeyError("getgrgid(): gid not found: 4711")
+
+        def close(self) -> None:
+            Odd.closed += 1
+
+    only(monkeypatch, {"odd": lambda: Odd(None), "good": meter_like("good")})
+    with Meter.open("auto", ProbeContext()) as meter:
+        left_out = meter.describe()["left_out"]
+    assert [left["probe"] for left in left_out] == ["odd"]
+    assert left_out[0]["reason"].startswith("KeyError: ")
+    assert Odd.closed == 1
+    with pytest.raises(UserError, match="probe odd does not work here: KeyError"):
+        Meter.open("odd", ProbeContext())
+
+
+def test_two_sources_that_name_a_domain_alike_are_refused_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = []
+    monkeypatch.setattr(Fake, "close", lambda self: closed.append(self))
+    with pytest.raises(UserError, match="both call a domain fake"):
+        Meter.open("fake,fake:kind=power", ProbeContext())
+    assert len(closed) == 2
+    with pytest.raises(UserError, match="probe fake is named twice"):
+        Meter.open("fake,fake", ProbeContext())
+
+
+def test_calibrating_one_of_two_readings_of_the_same_thing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counter is what counts: a corrected power reading beside it would only disagree with it."""
+
+    class Board(Fake):
+        def domains(self) -> list[Domain]:
+            (counter,) = super().domains()
+            power = replace(counter, name="gpu0-power", kind="power", method="integrated")
+            return [replace(counter, name="gpu0-counter"), power]
+
+    gain = Calibration(1.05, 0.0)
+    for one, other in (("gpu0-power", "gpu0-counter"), ("gpu0-counter", "gpu0-power")):
+        with pytest.raises(UserError, match=f"add --calibrate {other}=gain,offset"):
+            Meter({"board": Board(None)}, calibration={one: gain})
+    Meter({"board": Board(None)}, calibration={"gpu0-power": gain, "gpu0-counter": gain}).close()
+
+
+def test_a_fault_in_the_arithmetic_costs_the_figures_and_nothing_else() -> None:
+    with Meter.open("fake", ProbeContext()) as meter:
+        time.sleep(0.2)
+        window = run(meter, 0.3)
+        (trace,) = meter.traces(int(window.start_ns[0]), int(window.end_ns[-1]))
+        broken = replace(trace, values=trace.values[:-1])
+        total = meter.attribute([broken], window)["total"]
+    assert total["request_j"] is None
+    assert "could not be worked out: IndexError" in total["reason"]
+
+
+class Watched(Fake):
+    """Counts its looks at the device; the looks in ``bad`` see it throttled."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.looks: list[int] = []
+        self.bad = False
+
+    def conditions(self) -> dict[str, Any]:
+        self.looks.append(time.monotonic_ns())
+        return {
+            "temperature_c": 40.0 + len(self.looks),
+            "reasons": ["hot"] if self.bad else [],
+            "state": "bad" if self.bad else "good",
+            "unknown": None,
+            "discard": "it was throttled" if self.bad else None,
+        }
+
+
+def test_conditions_are_those_of_the_window_and_its_worst(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Throttling before and after a window is not its own; throttling in its middle is."""
+    monkeypatch.setattr("harness.sampler._CONDITIONS_EVERY_S", 0.05)
+    probe = Watched()
+    with Meter({"watched": probe}, foreign_load_limit=None) as meter:
+        probe.bad = True
+        time.sleep(0.2)
+        probe.bad = False
+        time.sleep(0.2)
+        calm = run(meter, 0.5)
+        probe.bad = True
+        time.sleep(0.2)
+        seen = meter.conditions(int(calm.start_ns[0]), int(calm.end_ns[0]))
+        assert seen["discard"] is None
+        inside = [at for at, time_ns in enumerate(probe.looks) if calm.start_ns[0] <= time_ns <= calm.end_ns[0]]
+        assert seen["watched"]["temperature_c"]["min"] == pytest.approx(41.0 + inside[0], abs=1)
+        assert seen["watched"]["temperature_c"]["max"] == pytest.approx(41.0 + inside[-1], abs=1)
+        assert seen["watched"] | {"temperature_c": 0} == {
+            "temperature_c": 0,
+            "reasons": [],
+            "state": ["good"],
+            "unknown": None,
+        }
+        mixed = run(meter, 0.4)
+        probe.bad = False
+        time.sleep(0.3)
+        end_ns = time.monotonic_ns()
+        seen = meter.conditions(int(mixed.start_ns[0]), end_ns)
+        assert seen["discard"] == "it was throttled"
+        assert seen["watched"]["reasons"] == ["hot"]
+        assert set(seen["watched"]["state"]) == {"good", "bad"}
+        moment = meter.conditions(end_ns, end_ns)
+        assert moment["watched"]["state"] == ["good"]
+        assert moment["discard"] is None
 
 
 def test_a_named_probe_that_does_not_work_is_an_error_with_the_remedy() -> None:
@@ -193,38 +348,63 @@ def test_the_estimate_follows_the_worker() -> None:
     assert total["method"] == "estimated"
 
 
-def test_foreign_load_spoils_a_window_and_our_own_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def busy() -> Iterator[subprocess.Popen[bytes]]:
+    """A child that computes."""
+    child = subprocess.Popen([sys.executable, "-c", "while True: sum(range(10000))"])
+    yield child
+    child.kill()
+    child.wait()
+
+
+@pytest.mark.parametrize(("limit", "spoilt"), [(0.01, True), (1.0, False), (None, False)])
+def test_foreign_load_spoils_a_window(busy: subprocess.Popen[bytes], limit: float | None, spoilt: bool) -> None:
+    with Meter.open("fake", ProbeContext(), foreign_load_limit=limit) as meter:
+        meter.mark()
+        window = run(meter, 1.0)
+        seen = meter.conditions(int(window.start_ns[0]), int(window.end_ns[-1]))
+    assert seen["foreign_cpu_load"] > 0.01
+    if spoilt:
+        assert seen["discard"] == f"other programs took {seen['foreign_cpu_load']:.0%} of the CPU"
+    else:
+        assert seen["discard"] is None
+
+
+def test_foreign_load_counts_everybody_but_us_and_the_worker(busy: subprocess.Popen[bytes]) -> None:
+    """Watched at the same time, the shares with and without a worker differ by what the worker spent."""
+    theirs, ours = ForeignLoad(), ForeignLoad()
+    child = psutil.Process(busy.pid)
+
+    def sample() -> tuple[int, float]:
+        theirs.sample(None)
+        ours.sample(busy.pid)
+        return time.monotonic_ns(), process_cpu_s(child)
+
+    _, first_s = sample()
+    start_ns = time.monotonic_ns()
+    time.sleep(1.5)
+    end_ns = time.monotonic_ns()
+    after_ns, last_s = sample()
+    foreign, without_worker = theirs.share(start_ns, end_ns), ours.share(start_ns, end_ns)
+    assert foreign is not None
+    assert without_worker is not None
+    spent = (last_s - first_s) / ((after_ns - start_ns) / 1e9 * (psutil.cpu_count() or 1))
+    assert spent > 0.02
+    assert foreign - without_worker == pytest.approx(spent, rel=0.3)
+
+
+def test_a_load_that_the_system_hides_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise PermissionError("/proc/stat")
+
+    monkeypatch.setattr(psutil, "cpu_times", refuse)
     with Meter.open("fake", ProbeContext()) as meter:
-        window = run(meter, 0.1)
-        marks = int(window.start_ns[0]), int(window.end_ns[-1])
-        monkeypatch.setattr(ForeignLoad, "share", lambda self, start, end: 0.3)
-        assert meter.conditions(*marks)["discard"] == "other programs took 30% of the CPU"
-        monkeypatch.setattr(ForeignLoad, "share", lambda self, start, end: 0.05)
-        assert meter.conditions(*marks)["discard"] is None
-        monkeypatch.setattr(ForeignLoad, "share", lambda self, start, end: None)
-        assert meter.conditions(*marks)["foreign_cpu_load"] is None
-
-
-def test_foreign_load_counts_everybody_but_us_and_the_worker() -> None:
-    def share(mine: bool) -> float:
-        child = subprocess.Popen([sys.executable, "-c", "while True: sum(range(10000))"])
-        try:
-            time.sleep(0.3)
-            load = ForeignLoad()
-            load.sample(child.pid if mine else None)
-            start = time.monotonic_ns()
-            time.sleep(1.0)
-            end = time.monotonic_ns()
-            load.sample(child.pid if mine else None)
-            answer = load.share(start, end)
-            assert answer is not None
-            return answer
-        finally:
-            child.kill()
-            child.wait()
-
-    assert 0.0 <= share(mine=True) <= 1.0
-    assert share(mine=False) > 0.0
+        time.sleep(0.2)
+        meter.mark()
+        window = run(meter, 0.4)
+        figures = report(meter, window)
+        assert meter.conditions(int(window.start_ns[0]), int(window.end_ns[-1]))["foreign_cpu_load"] is None
+    assert figures["total"]["request_j"] > 0
 
 
 def test_foreign_load_of_a_moment_or_across_a_restart_is_unknown() -> None:
