@@ -52,6 +52,7 @@ class Config:
     threads: int | None = None
     """CPU threads; None lets the backend choose, and what it chose is reported in ``Loaded.settings``."""
     seed: int = 0
+    """Of random weights. A preset's GGUF file holds them, so that another seed writes another file of full size."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from backends.base import InvalidConfig
@@ -25,6 +26,8 @@ def read_config(name: str) -> tuple[Source, PreTrainedConfig]:
     if source == "preset":
         return source, preset_config(PRESETS[name].architecture)
     try:
+        if source == "hub":
+            _check_hub(name)
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # a foreign config.json can fail in any way while it is parsed and validated
         raise unreadable(name, source, error) from error
@@ -33,6 +36,17 @@ def read_config(name: str) -> tuple[Source, PreTrainedConfig]:
     if not isinstance(getattr(config.get_text_config(), "max_position_embeddings", None), int):
         raise InvalidConfig(f"'{name}' doesn't say its context length; give a decoder-only language model")
     return source, config
+
+
+def _check_hub(name: str) -> None:
+    """Fails at once where a model that isn't cached would be asked for again and again for half a minute."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+        # What the hub answers is left to transformers, which explains it; only silence is an error here.
+        with contextlib.suppress(HfHubHTTPError):
+            get_hf_file_metadata(hf_hub_url(name, "config.json"))
 
 
 def unreadable(name: str, source: Source, error: Exception) -> InvalidConfig:

@@ -206,6 +206,14 @@ def test_too_little_disk_is_said_before_writing(cache, monkeypatch):
     assert not cache.exists() or list(cache.iterdir()) == []
 
 
+def test_every_seed_needs_room_of_its_own(monkeypatch):
+    gguf_file.preset_file("tiny-test", "F16", 0)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: dataclasses.make_dataclass("Usage", ["free"])(100))
+    gguf_file.check_space("tiny-test", "F16", 0)
+    with pytest.raises(InvalidConfig, match="too little disk"):
+        gguf_file.check_space("tiny-test", "F16", 1)
+
+
 def test_unusable_cache_directory_is_refused(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JOULEBENCH_CACHE_DIR", str(tmp_path / "file"))

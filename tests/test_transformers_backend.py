@@ -4,9 +4,11 @@ import dataclasses
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -278,6 +280,22 @@ def test_hub_model_without_network_is_refused_in_one_line(backend, monkeypatch):
         backend.resolve(Config("organisation/no-such-model-anywhere", device="cpu"))
     assert "organisation/no-such-model-anywhere" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_unreachable_hub_is_not_asked_again(backend, monkeypatch):
+    import huggingface_hub
+
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    with socket.socket() as unheard:  # bound, but nobody listens: connections are refused
+        unheard.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{unheard.getsockname()[1]}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+        template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        with pytest.raises(InvalidConfig, match=r"organisation/no-such-model-anywhere.*check the id, the network"):
+            backend.resolve(Config("organisation/no-such-model-anywhere", device="cpu"))
+    assert waits == []
 
 
 def test_gguf_file_is_left_to_llama_cpp(backend, tmp_path):
