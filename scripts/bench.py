@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -121,32 +122,31 @@ def against_llama_bench(options: Options) -> list[Comparison]:
 
 @benchmark("generate")
 def against_generate(options: Options) -> list[Comparison]:
-    """Tokens/s of the transformers backend's loop against ``generate()`` on the same model in the same process."""
+    """Tokens/s of whole requests: the transformers backend's loop against ``generate()`` on the same model and input.
+
+    Weights, attention implementation, cache class, threads and tokens are those of one process; both are timed
+    from outside. Raises AssertionError when they choose different tokens.
+    """
     backend = backends.create("transformers")
     backend.load(Config(MODEL, device="cpu", threads=options.threads))
-    import torch
-    from transformers import GenerationConfig
-
     model = backend.model  # type: ignore[attr-defined]
+    # generate() would otherwise look for an end of sequence at every step, which the loop never does.
+    model.generation_config.eos_token_id = None
     request = Request(1, GENERATED_TOKENS)
-    greedy = GenerationConfig(max_new_tokens=GENERATED_TOKENS, do_sample=False, eos_token_id=None, pad_token_id=0)
-    input_ids = torch.tensor([[1]])
+    backend.prepare(request)
+    input_ids = backend._draw_tokens(request)  # type: ignore[attr-defined]
 
-    def ours() -> float:
-        completion = complete(backend, request)
-        return completion.output_tokens / (completion.end_ns - completion.start_ns) * 1e9
+    def ours() -> tuple[int, ...]:
+        return backend.run(request).output_ids
 
-    def reference() -> float:
-        with torch.inference_mode():
-            model.generate(input_ids, generation_config=greedy)
-            start_ns = time.monotonic_ns()
-            output = model.generate(input_ids, generation_config=greedy)
-            end_ns = time.monotonic_ns()
-        return (output.shape[1] - input_ids.shape[1]) / (end_ns - start_ns) * 1e9
+    def reference() -> tuple[int, ...]:
+        output = model.generate(input_ids, max_new_tokens=GENERATED_TOKENS, do_sample=False)
+        return tuple(output[0, input_ids.shape[1] :].tolist())
 
-    pairs = list(in_turns(ours, reference, options.rounds))
+    assert ours() == reference(), "generate() chooses other tokens"
+    pairs = list(in_turns(lambda: second_run_s(ours), lambda: second_run_s(reference), options.rounds))
     backend.close()
-    mine, theirs = (list(values) for values in zip(*pairs, strict=True))
+    mine, theirs = ([GENERATED_TOKENS / duration_s for duration_s in side] for side in zip(*pairs, strict=True))
     return [Comparison(f"transformers 1 + {GENERATED_TOKENS}", "tokens/s", mine, theirs, "generate()", 1.0)]
 
 
@@ -164,6 +164,14 @@ def complete(backend: Backend, request: Request) -> Completion:
     backend.prepare(request)
     backend.run(request)
     return backend.run(request)
+
+
+def second_run_s(action: Callable[[], object]) -> float:
+    """Duration of an action after an uncounted one that warms up."""
+    action()
+    start_ns = time.monotonic_ns()
+    action()
+    return (time.monotonic_ns() - start_ns) / 1e9
 
 
 def prefill_rate(completion: Completion) -> float:
@@ -191,7 +199,7 @@ def in_turns(first: Callable[[], T], second: Callable[[], T], rounds: int) -> It
 def llama_bench_program(version: str) -> Path:
     """llama-bench from the source of this version of llama-cpp-python, linked to the libraries it installed.
 
-    Both sides then run the same machine code. Takes a minute, once. Raises Unavailable.
+    Both sides then run the same machine code. Takes a minute or two, once. Raises Unavailable.
     """
     import llama_cpp
 
@@ -199,22 +207,31 @@ def llama_bench_program(version: str) -> Path:
     program = directory / "llama-bench"
     if program.exists():
         return program
+    libraries = Path(llama_cpp.__file__).parents[1] / "lib"
+    names = ("llama-common", "llama", "ggml", "ggml-base")
+    suffix = "dylib" if sys.platform == "darwin" else "so"
+    absent = [f"lib{name}.{suffix}" for name in names if not (libraries / f"lib{name}.{suffix}").exists()]
+    if absent:
+        raise Unavailable(
+            f"{libraries} lacks {', '.join(absent)}; build the package here: pip install --force-reinstall "
+            f"--no-binary llama-cpp-python llama-cpp-python=={version}"
+        )
     print(f"building {program}", file=sys.stderr)
     directory.mkdir(parents=True, exist_ok=True)
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", "llama-cpp-python"]
-    build([*pip, "--dest", str(directory), f"llama-cpp-python=={version}"])
-    (archive,) = directory.glob("llama_cpp_python-*.tar.gz")
-    with tarfile.open(archive) as source:
-        source.extractall(directory, filter="data")
-    (llama,) = directory.glob("llama_cpp_python-*/vendor/llama.cpp")
-    libraries = Path(llama_cpp.__file__).parents[1] / "lib"
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
-    includes = [f"-I{llama / part}" for part in ("include", "ggml/include", "common", "vendor")]
-    sources = [str(llama / "tools" / "llama-bench" / name) for name in ("llama-bench.cpp", "main.cpp")]
-    link = [f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-lllama-common", "-lllama", "-lggml", "-lggml-base"]
-    unfinished = str(program) + ".unfinished"
-    build([*compiler, "-O3", "-DNDEBUG", "-std=c++17", "-pthread", *includes, *sources, *link, "-o", unfinished])
-    os.replace(unfinished, program)
+    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", "llama-cpp-python"]
+        build([*pip, "--dest", scratch, f"llama-cpp-python=={version}"])
+        (archive,) = Path(scratch).glob("llama_cpp_python-*.tar.gz")
+        with tarfile.open(archive) as source:
+            source.extractall(scratch, filter="data")
+        (llama,) = Path(scratch).glob("llama_cpp_python-*/vendor/llama.cpp")
+        sources = [str(llama / "tools" / "llama-bench" / name) for name in ("llama-bench.cpp", "main.cpp")]
+        options = ["-O3", "-DNDEBUG", "-std=c++17", "-pthread"]
+        options += [f"-I{llama / part}" for part in ("include", "ggml/include", "common", "vendor")]
+        link = [f"-L{libraries}", f"-Wl,-rpath,{libraries}", *(f"-l{name}" for name in names)]
+        unfinished = str(Path(scratch) / "llama-bench")
+        build([*shlex.split(os.environ.get("CXX", "c++")), *options, *sources, *link, "-o", unfinished])
+        os.replace(unfinished, program)
     return program
 
 
