@@ -36,6 +36,7 @@ class Monitor:
 
 @pytest.fixture
 def monitor(monkeypatch: pytest.MonkeyPatch) -> type[Monitor]:
+    monkeypatch.setattr(ioreport, "_POLL_S", 0.5)
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
     module = ModuleType("zeus_apple_silicon")
@@ -51,6 +52,7 @@ def test_rails_that_the_chip_lists(monitor: type[Monitor]) -> None:
     domains = {domain.component: domain for domain in probe.domains()}
     assert domains.keys() == {"cpu", "gpu", "ane"}
     assert {domain.method for domain in domains.values()} == {"modelled"}
+    assert domains["ane"].period_s == max(domains["cpu"].period_s, domains["gpu"].period_s) < 0.1
     first = {reading.domain: reading for reading in probe.read()}
     time.sleep(0.3)
     second = {reading.domain: reading for reading in probe.read()}

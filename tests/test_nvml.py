@@ -42,7 +42,7 @@ try:
 except UserError as error:
     tell(error=str(error))
 with meter:
-    time.sleep(0.6)
+    time.sleep(1.0)
     start = time.monotonic_ns()
     time.sleep(seconds / 2)
     if during:
@@ -66,7 +66,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-HOPPER, HARDWARE_SLOWDOWN, POWER_CAP, DRIVER_NOT_LOADED = 9, 8, 4, 9
+TURING, HOPPER, BLACKWELL = 6, 9, 10
+HARDWARE_SLOWDOWN, POWER_CAP, DRIVER_NOT_LOADED = 8, 4, 9
 
 SCENARIOS: dict[str, dict[str, Any]] = {
     "plain": {"text": "gpus=1\n"},
@@ -79,6 +80,14 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "second GPU": {"text": "gpus=2\n", "uuids": ("GPU-1",)},
     "both GPUs": {"text": "gpus=2\n", "uuids": ("GPU-1", "GPU-0")},
     "unknown GPU": {"text": "gpus=1\n", "uuids": ("GPU-3",)},
+    "GPU-prefixed MIG uuid": {"text": "gpus=2\n", "uuids": ("GPU-7",)},
+    "bare MIG uuid": {"text": "gpus=2\n", "uuids": ("7",), "seconds": 0.5},
+    "one forbidden": {"text": "gpus=2\nforbidden=1\n", "seconds": 0.5},
+    "all forbidden": {"text": "gpus=1\nforbidden=0\n", "seconds": 0.5},
+    "lost before": {"text": "gpus=1\nnameless=1\n", "seconds": 0.5},
+    "Blackwell": {"text": f"gpus=1\narchitecture={BLACKWELL}\n", "seconds": 0.5},
+    "Turing, average only": {"text": f"gpus=1\narchitecture={TURING}\nno_instant=1\n", "seconds": 0.5},
+    "still power": {"text": "gpus=1\nrepeats=1000000\n", "seconds": 0.5},
     "slice": {"text": "gpus=2\n", "uuids": ("MIG-7",)},
     "lost": {"text": "gpus=2\n", "during": "lost=1\n", "seconds": 2.0},
     "slowed": {"text": f"gpus=1\nthrottle={HARDWARE_SLOWDOWN}\n"},
@@ -92,7 +101,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def run(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The answer of each scenario. All run at once: they mostly sleep."""
+    """The answer of each scenario. Many run at once: they mostly sleep."""
     folder = tmp_path_factory.mktemp("scenarios")
 
     def play(name: str, text: str, uuids: Any = (), during: str = "", seconds: float = 1.5) -> dict[str, Any]:
@@ -116,7 +125,7 @@ def run(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
-    with ThreadPoolExecutor(max_workers=len(SCENARIOS)) as pool:
+    with ThreadPoolExecutor(max_workers=9) as pool:
         futures = {name: pool.submit(play, name, **scenario) for name, scenario in SCENARIOS.items()}
         answers = {name: future.result() for name, future in futures.items()}
     return answers.__getitem__
@@ -134,7 +143,7 @@ def test_counter_and_instant_power_are_read_side_by_side(run: Any) -> None:
         assert agrees(report["domains"][name], 100.0, answer["seconds"])
     assert report["total"] == report["domains"]["gpu0-counter"]
     assert report["total"]["method"] == "counter"
-    assert answer["conditions"]["nvml"]["gpus"]["GPU-0"]["temperature_c"] == 55
+    assert answer["conditions"]["nvml"]["gpus"]["GPU-0"]["temperature_c"] == {"min": 55, "max": 55}
     assert answer["conditions"]["discard"] is None
 
 
@@ -154,7 +163,14 @@ def test_a_board_without_a_counter_falls_back_to_power(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scenario", "averaging_s"), [("hopper", 0.025), ("hopper, average only", 1.0), ("hopper, old call", 1.0)]
+    ("scenario", "averaging_s"),
+    [
+        ("hopper", 0.025),
+        ("hopper, average only", 1.0),
+        ("hopper, old call", 1.0),
+        ("Blackwell", 0.1),
+        ("Turing, average only", 1.0),
+    ],
 )
 def test_power_comes_from_the_best_reading_there_is(run: Any, scenario: str, averaging_s: float) -> None:
     answer = run(scenario)
@@ -183,10 +199,31 @@ def test_an_unknown_uuid_is_named(run: Any) -> None:
     assert "nvidia-smi -L" in answer["error"]
 
 
-def test_a_mig_slice_reads_its_board_and_says_so(run: Any) -> None:
-    answer = run("slice")
+@pytest.mark.parametrize("scenario", ["slice", "GPU-prefixed MIG uuid", "bare MIG uuid"])
+def test_a_mig_slice_reads_its_board_and_says_so(run: Any, scenario: str) -> None:
+    """CUDA tells the UUID of a slice without its kind."""
+    answer = run(scenario)
+    assert "MIG-7 is a slice" in answer["describe"]["probes"]["nvml"]
     assert agrees(answer["report"]["total"], 200.0, answer["seconds"])
     assert "other slices included" in answer["describe"]["probes"]["nvml"]
+
+
+def test_a_gpu_that_may_not_be_opened_spares_the_others(run: Any) -> None:
+    answer = run("one forbidden")
+    assert set(answer["describe"]["domains"]) == {"gpu0-counter", "gpu0-power"}
+    assert "gpu1 can't be opened" in answer["describe"]["probes"]["nvml"]
+    assert "gpu0 can't be opened" in run("all forbidden")["error"]
+
+
+def test_a_gpu_lost_before_the_start_is_a_reason_not_a_crash(run: Any) -> None:
+    assert "the NVIDIA driver refused: GPU is lost" in run("lost before")["error"]
+
+
+def test_a_power_reading_that_does_not_change_gets_the_period_of_its_counter(run: Any) -> None:
+    answer = run("still power")
+    domains = answer["describe"]["domains"]
+    assert domains["gpu0-power"]["period_s"] == domains["gpu0-counter"]["period_s"]
+    assert "gpu0-power is assumed" in answer["describe"]["probes"]["nvml"]
 
 
 def test_a_gpu_lost_in_mid_trial_turns_its_energies_null_and_spares_the_other(run: Any) -> None:

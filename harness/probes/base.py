@@ -7,7 +7,6 @@ the harness.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from typing import Any, Literal, Protocol
 from harness.types import Domain, Reading
 
 _POLL_PAUSE_S = 0.001
+_FEWEST_CHANGES = 3
+_QUANTILE = 0.2
 
 Role = Literal["meter", "fallback", "synthetic"]
 """``meter``: tried by ``auto``. ``fallback``: used by ``auto`` where no meter works. ``synthetic``: only by name."""
@@ -71,10 +72,14 @@ class Probe(Protocol):
         ...
 
 
-def update_periods(readers: Mapping[str, Callable[[], float]], duration_s: float) -> dict[str, float | None]:
-    """Time between changes of each reading, in s, found by reading all in turn for ``duration_s``.
+def update_periods(
+    readers: Mapping[str, Callable[[], float]], duration_s: float
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Time between updates of each reading, in s, found by reading all in turn for ``duration_s``.
 
-    The median of the gaps between changes, from the first change on; None where fewer than three changes were seen.
+    An update that repeats the value goes unseen, so gaps between changes are multiples of the period: a low quantile
+    of them is taken. Second come the names that changed too rarely to tell; they get the longest period that was
+    found for another, or else half of ``duration_s``.
     """
     changes: dict[str, list[float]] = {name: [] for name in readers}
     last = {name: reader() for name, reader in readers.items()}
@@ -86,7 +91,10 @@ def update_periods(readers: Mapping[str, Callable[[], float]], duration_s: float
                 changes[name].append(time.monotonic())
                 last[name] = value
         time.sleep(_POLL_PAUSE_S)
-    return {
-        name: statistics.median(after - before for before, after in pairwise(times)) if len(times) >= 3 else None
+    found = {
+        name: sorted(after - before for before, after in pairwise(times))[int(_QUANTILE * (len(times) - 1))]
         for name, times in changes.items()
+        if len(times) >= _FEWEST_CHANGES
     }
+    cautious_s = max(found.values(), default=duration_s / 2.0)
+    return {name: found.get(name, cautious_s) for name in readers}, tuple(name for name in readers if name not in found)

@@ -16,7 +16,8 @@ from harness.probes import refuse_option
 from harness.probes.base import Probe, ProbeContext, Role, update_periods
 from harness.types import Component, Domain, Reading
 
-_POLL_S = 0.5
+_POLL_S = 3.0
+"""How long updates are watched at the start: some chips update the counters in batches."""
 _RAILS: tuple[tuple[str, Component, str], ...] = (
     ("soc-cpu", "cpu", "cpu_total_mj"),
     ("soc-gpu", "gpu", "gpu_mj"),
@@ -38,6 +39,7 @@ class IoReport:
         self._domains: list[Domain] = []
 
     def open(self, context: ProbeContext) -> None:
+        """See ``Probe.open``."""
         if sys.platform != "darwin" or platform.machine() != "arm64":
             raise ProbeUnavailable("IOReport exists on Apple Silicon only")
         try:
@@ -54,7 +56,7 @@ class IoReport:
         present = [rail for rail in _RAILS if getattr(energies, rail[2], None) is not None]
         if not present:
             raise ProbeUnavailable("IOReport lists no energy channel that is known for this chip")
-        periods = update_periods({source: self._reader(field) for source, _, field in present}, _POLL_S)
+        periods, _ = update_periods({source: self._reader(field) for source, _, field in present}, _POLL_S)
         self._domains = [
             Domain(
                 name=f"{source}-ioreport",
@@ -71,9 +73,11 @@ class IoReport:
         ]
 
     def domains(self) -> Sequence[Domain]:
+        """See ``Probe.domains``."""
         return self._domains
 
     def read(self) -> Sequence[Reading]:
+        """See ``Probe.read``."""
         fields = {source: field for source, _, field in _RAILS}
         before_ns = time.monotonic_ns()
         try:
@@ -86,9 +90,11 @@ class IoReport:
         ]
 
     def conditions(self) -> dict[str, Any]:
+        """See ``Probe.conditions``."""
         return {"discard": None}
 
     def close(self) -> None:
+        """See ``Probe.close``."""
         self._monitor = None
 
     def _reader(self, field: str) -> Any:
@@ -96,5 +102,6 @@ class IoReport:
 
 
 def create(option: str | None = None) -> Probe:
+    """A new probe. Raises UserError for any option."""
     refuse_option("ioreport", option)
     return IoReport()

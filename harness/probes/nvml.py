@@ -1,7 +1,8 @@
 """NVIDIA GPUs through NVML: the board's energy counter and its instant power, side by side.
 
 Update periods are found out by polling when the probe opens. The averaging windows behind the power readings are
-those of "Part-time Power Measurements" (arXiv 2312.02741); boards that were not studied there have none on record.
+those of "Part-time Power Measurements" (arXiv 2312.02741); for boards that were not studied there the longest are
+assumed.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.errors import ProbeFailed, ProbeUnavailable
@@ -24,21 +25,20 @@ _MILLI = 1e-3
 
 @dataclass(frozen=True)
 class _Board:
-    """How fast one generation's sensors are, in s; None where nobody has measured it."""
+    """What one generation's power readings average over, in s."""
 
-    period_s: float
-    instant_s: float | None
-    average_s: float | None
+    instant_s: float
+    average_s: float
 
 
-_UNKNOWN = _Board(0.100, None, None)
-_GA100 = _Board(0.100, 0.025, 0.025)
+_UNKNOWN = _Board(0.100, 1.000)
+_GA100 = _Board(0.025, 0.025)
 _BOARDS = {
-    4: _Board(0.020, 0.010, 0.010),  # Pascal
-    5: _Board(0.020, 0.010, 0.010),  # Volta
-    7: _Board(0.100, 0.100, 1.000),  # Ampere
-    8: _Board(0.100, 0.100, 1.000),  # Ada
-    9: _Board(0.100, 0.025, 1.000),  # Hopper
+    4: _Board(0.010, 0.010),  # Pascal
+    5: _Board(0.010, 0.010),  # Volta
+    7: _Board(0.100, 1.000),  # Ampere
+    8: _Board(0.100, 1.000),  # Ada
+    9: _Board(0.025, 1.000),  # Hopper
 }
 """By NVML's architecture number."""
 
@@ -48,9 +48,12 @@ class _Gpu:
     handle: Any
     uuid: str
     label: str
-    counter: Domain | None
-    power: Domain | None
-    read_power_mw: Callable[[], int] | None
+    readers: tuple[tuple[Domain, Callable[[], float]], ...]
+    """What can be read of it, and what reads it, in J or W."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(domain.name for domain, _ in self.readers)
 
 
 class Nvml:
@@ -66,38 +69,48 @@ class Nvml:
         self._domains: list[Domain] = []
 
     def open(self, context: ProbeContext) -> None:
+        """See ``Probe.open``."""
         if context.device == "cpu" and not context.gpu_uuids:
             raise ProbeUnavailable("the backend computes on the CPU, not on an NVIDIA GPU")
         self._context = context
         self._nvml = _load()
+        try:
+            self._find(context)
+        except self._nvml.NVMLError as error:
+            raise ProbeUnavailable(f"the NVIDIA driver refused: {error}", "check that nvidia-smi works") from None
+
+    def _find(self, context: ProbeContext) -> None:
+        """Look up the GPUs and what they can read. Raises ProbeUnavailable and NVMLError."""
         notes: list[str] = []
-        handles = [self._by_uuid(uuid, notes) for uuid in dict.fromkeys(context.gpu_uuids)] or self._all()
+        handles = [self._by_uuid(uuid, notes) for uuid in dict.fromkeys(context.gpu_uuids)] or self._all(notes)
         gpus: dict[str, Any] = {}
         for handle in handles:
             gpus.setdefault(self._nvml.nvmlDeviceGetUUID(handle), handle)
         self._gpus = [self._describe(uuid, handle, notes) for uuid, handle in gpus.items()]
-        self._domains = [domain for gpu in self._gpus for domain in (gpu.counter, gpu.power) if domain]
-        if not self._domains:
-            names = ", ".join(gpu.label for gpu in self._gpus) or "no GPU"
+        if not any(gpu.readers for gpu in self._gpus):
+            names = ", ".join(gpu.label for gpu in self._gpus)
             raise ProbeUnavailable(f"{names}: neither energy nor power can be read (vGPU or an old board)")
         self._measure_periods(notes)
+        self._domains = [domain for gpu in self._gpus for domain, _ in gpu.readers]
         self.note = "board power, gain uncalibrated to a few per cent; " + "; ".join(dict.fromkeys(notes))
 
     def domains(self) -> Sequence[Domain]:
+        """See ``Probe.domains``."""
         return self._domains
 
     def read(self) -> Sequence[Reading]:
+        """See ``Probe.read``."""
         readings: list[Reading] = []
         for gpu in self._gpus:
             try:
                 readings += self._read(gpu)
             except self._nvml.NVMLError as error:
                 self._gpus = [other for other in self._gpus if other is not gpu]
-                dead = tuple(domain.name for domain in (gpu.counter, gpu.power) if domain)
-                raise ProbeFailed(f"{gpu.label}: {error}", dead) from None
+                raise ProbeFailed(f"{gpu.label}: {error}", gpu.names) from None
         return readings
 
     def conditions(self) -> dict[str, Any]:
+        """See ``Probe.conditions``."""
         gpus = {gpu.uuid: self._conditions(gpu) for gpu in self._gpus}
         reasons = []
         for gpu in self._gpus:
@@ -109,6 +122,7 @@ class Nvml:
         return {"gpus": gpus, "discard": "; ".join(reasons) or None}
 
     def close(self) -> None:
+        """See ``Probe.close``."""
         if self._nvml is not None:
             nvml, self._nvml = self._nvml, None
             self._gpus = []
@@ -117,24 +131,37 @@ class Nvml:
             except nvml.NVMLError:
                 return  # a driver that is gone has nothing left to shut down
 
-    def _all(self) -> list[Any]:
-        count = self._nvml.nvmlDeviceGetCount()
-        if count == 0:
-            raise ProbeUnavailable("the NVIDIA driver sees no GPU")
-        return [self._nvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+    def _all(self, notes: list[str]) -> list[Any]:
+        """Every GPU that may be opened. Raises ProbeUnavailable when there is none."""
+        nvml, handles = self._nvml, []
+        for index in range(nvml.nvmlDeviceGetCount()):
+            try:
+                handles.append(nvml.nvmlDeviceGetHandleByIndex(index))
+            except nvml.NVMLError as error:
+                notes.append(f"gpu{index} can't be opened: {error}")
+        if not handles:
+            raise ProbeUnavailable("; ".join(notes) or "the NVIDIA driver sees no GPU")
+        return handles
 
     def _by_uuid(self, uuid: str, notes: list[str]) -> Any:
-        """The board that holds a GPU or MIG instance."""
-        name = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
+        """The board that holds a GPU or MIG instance.
+
+        CUDA tells a MIG instance's UUID without its kind, so that what is no GPU is looked for among the instances.
+        """
+        nvml = self._nvml
+        kind, bare = (uuid[:4], uuid[4:]) if uuid.startswith(("GPU-", "MIG-")) else ("GPU-", uuid)
         try:
-            handle = self._nvml.nvmlDeviceGetHandleByUUID(name)
-            if not name.startswith("MIG-"):
-                return handle
-            notes.append(f"{name} is a slice: the whole board's power is read, other slices included")
-            return self._nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
-        except self._nvml.NVMLError as error:
+            if kind == "GPU-":
+                try:
+                    return nvml.nvmlDeviceGetHandleByUUID(f"GPU-{bare}")
+                except nvml.NVMLError_NotFound:
+                    pass
+            handle = nvml.nvmlDeviceGetHandleByUUID(f"MIG-{bare}")
+            notes.append(f"MIG-{bare} is a slice: the whole board's power is read, other slices included")
+            return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+        except nvml.NVMLError as error:
             raise ProbeUnavailable(
-                f"the driver can't find GPU {name}: {error}", "compare with the output of nvidia-smi -L"
+                f"the driver can't find GPU {kind}{bare}: {error}", "compare with the output of nvidia-smi -L"
             ) from None
 
     def _describe(self, uuid: str, handle: Any, notes: list[str]) -> _Gpu:
@@ -145,89 +172,63 @@ class Nvml:
         board = _BOARDS.get(self._try(nvml.nvmlDeviceGetArchitecture, handle), _UNKNOWN)
         if any(model in name for model in ("A100", "A800", "A30 ")) or name.endswith("A30"):
             board = _GA100
-        counter = None
+        counter = Domain(
+            name=f"gpu{index}-counter",
+            component="gpu",
+            kind="counter",
+            method="counter",
+            probe="nvml",
+            resolution=_MILLI,
+            source=f"gpu:{uuid}",
+        )
+        readers: list[tuple[Domain, Callable[[], float]]] = []
         if self._try(nvml.nvmlDeviceGetTotalEnergyConsumption, handle) is None:
             notes.append(f"gpu{index} has no energy counter: power is integrated")
         else:
-            counter = Domain(
-                name=f"gpu{index}-counter",
-                component="gpu",
-                kind="counter",
-                method="counter",
-                probe="nvml",
-                resolution=_MILLI,
-                period_s=board.period_s,
-                source=f"gpu:{uuid}",
+            readers.append((counter, lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) * _MILLI))
+        source = self._power_source(handle, board)
+        if source is not None:
+            read_w, averaging_s = source
+            power = replace(
+                counter, name=f"gpu{index}-power", kind="power", method="integrated", averaging_s=averaging_s
             )
-        power, read_power_mw, averaging_s = None, *self._power_source(handle, board)
-        if read_power_mw is not None:
-            power = Domain(
-                name=f"gpu{index}-power",
-                component="gpu",
-                kind="power",
-                method="integrated",
-                probe="nvml",
-                resolution=_MILLI,
-                period_s=board.period_s,
-                averaging_s=averaging_s,
-                source=f"gpu:{uuid}",
-            )
-        return _Gpu(handle, uuid, f"GPU {index} ({name})", counter, power, read_power_mw)
+            readers.append((power, read_w))
+        return _Gpu(handle, uuid, f"GPU {index} ({name})", tuple(readers))
 
-    def _power_source(self, handle: Any, board: _Board) -> tuple[Callable[[], int] | None, float | None]:
-        """The best power reading of a board, in mW, and its averaging window: instant, averaged, or the old call."""
+    def _power_source(self, handle: Any, board: _Board) -> tuple[Callable[[], float], float] | None:
+        """The best power reading of a board, in W, and its averaging window: instant, averaged, or the old call."""
         nvml = self._nvml
 
-        def field(number: int) -> int:
+        def field(number: int) -> float:
             value = nvml.nvmlDeviceGetFieldValues(handle, [(number, nvml.NVML_POWER_SCOPE_GPU)])[0]
             if value.nvmlReturn != nvml.NVML_SUCCESS:
                 raise nvml.NVMLError(value.nvmlReturn)
-            return int(value.value.uiVal)
+            return float(value.value.uiVal * _MILLI)
 
-        candidates: list[tuple[Callable[[], int], float | None]] = [
+        candidates: list[tuple[Callable[[], float], float]] = [
             (lambda: field(nvml.NVML_FI_DEV_POWER_INSTANT), board.instant_s),
             (lambda: field(nvml.NVML_FI_DEV_POWER_AVERAGE), board.average_s),
-            (lambda: int(nvml.nvmlDeviceGetPowerUsage(handle)), board.average_s),
+            (lambda: nvml.nvmlDeviceGetPowerUsage(handle) * _MILLI, board.average_s),
         ]
-        for read_mw, averaging_s in candidates:
-            if self._try(read_mw):
-                return read_mw, averaging_s
-        return None, None
+        return next((candidate for candidate in candidates if self._try(candidate[0])), None)
 
     def _measure_periods(self, notes: list[str]) -> None:
-        """Replace the generation's update periods by what polling shows."""
-        sources = {domain.name: reader for gpu in self._gpus for domain, reader in self._readers(gpu)}
-        try:
-            periods = update_periods(sources, _POLL_S)
-        except self._nvml.NVMLError as error:
-            raise ProbeUnavailable(f"reading power failed: {error}") from None
-        assumed = [name for name, period_s in periods.items() if period_s is None]
+        """Find out how often each reading is updated."""
+        readers = {domain.name: reader for gpu in self._gpus for domain, reader in gpu.readers}
+        periods, assumed = update_periods(readers, _POLL_S)
         if assumed:
-            notes.append(f"update period of {', '.join(assumed)} is assumed: the reading did not change while watched")
-
-        def measured(domain: Domain | None) -> Domain | None:
-            if domain is None or periods[domain.name] is None:
-                return domain
-            return Domain(**{**domain.__dict__, "period_s": periods[domain.name]})
-
+            notes.append(f"update period of {', '.join(assumed)} is assumed: it hardly changed while watched")
         self._gpus = [
-            _Gpu(gpu.handle, gpu.uuid, gpu.label, measured(gpu.counter), measured(gpu.power), gpu.read_power_mw)
+            replace(
+                gpu,
+                readers=tuple((replace(domain, period_s=periods[domain.name]), read) for domain, read in gpu.readers),
+            )
             for gpu in self._gpus
         ]
-        self._domains = [domain for gpu in self._gpus for domain in (gpu.counter, gpu.power) if domain]
-
-    def _readers(self, gpu: _Gpu) -> list[tuple[Domain, Callable[[], float]]]:
-        readers: list[tuple[Domain, Callable[[], float]]] = []
-        if gpu.counter is not None:
-            readers.append((gpu.counter, lambda: self._nvml.nvmlDeviceGetTotalEnergyConsumption(gpu.handle) * _MILLI))
-        if gpu.power is not None and gpu.read_power_mw is not None:
-            read_mw = gpu.read_power_mw
-            readers.append((gpu.power, lambda: read_mw() * _MILLI))
-        return readers
 
     def _read(self, gpu: _Gpu) -> list[Reading]:
         readings = []
-        for domain, reader in self._readers(gpu):
+        for domain, reader in gpu.readers:
             before_ns = time.monotonic_ns()
             value = reader()
             readings.append(Reading(domain.name, (before_ns + time.monotonic_ns()) // 2, value))
@@ -301,5 +302,6 @@ def _load() -> Any:
 
 
 def create(option: str | None = None) -> Probe:
+    """A new probe. Raises UserError for any option."""
     refuse_option("nvml", option)
     return Nvml()

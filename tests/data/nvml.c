@@ -7,7 +7,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, GPU_IS_LOST = 15 };
+enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, NOT_FOUND = 6, TOO_SMALL = 7, GPU_IS_LOST = 15 };
 
 typedef struct { int index; int mig; } device;
 static device gpus[4] = {{0, 0}, {1, 0}, {2, 0}, {3, 0}};
@@ -40,21 +40,27 @@ const char *nvmlErrorString(int code) {
   return code == GPU_IS_LOST ? "GPU is lost" : code == NOT_SUPPORTED ? "Not Supported" : "Some error";
 }
 int nvmlDeviceGetCount_v2(unsigned *count) { *count = (unsigned)setting("gpus", 1); return OK; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned index, device **out) { *out = &gpus[index]; return OK; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, device **out) {
+  *out = &gpus[index];
+  return setting("forbidden", -1) == index ? NO_PERMISSION : OK;
+}
 int nvmlDeviceGetUUID(device *d, char *out, unsigned size) {
   snprintf(out, size, d->mig ? "MIG-%d" : "GPU-%d", d->index);
   return OK;
 }
 int nvmlDeviceGetHandleByUUID(const char *uuid, device **out) {
-  if (!strncmp(uuid, "MIG-", 4)) { *out = &slice; return OK; }
   int index = atoi(uuid + 4);
+  if (!strncmp(uuid, "MIG-", 4)) { *out = &slice; return index == 7 ? OK : NOT_FOUND; }
   if (index >= setting("gpus", 1)) return NOT_FOUND;
   *out = &gpus[index];
   return OK;
 }
 int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(device *d, device **out) { *out = &gpus[d->index]; return OK; }
 int nvmlDeviceGetIndex(device *d, unsigned *out) { *out = (unsigned)d->index; return d->mig ? INVALID : OK; }
-int nvmlDeviceGetName(device *d, char *out, unsigned size) { snprintf(out, size, "NVIDIA Test Board"); return OK; }
+int nvmlDeviceGetName(device *d, char *out, unsigned size) {
+  snprintf(out, size, "NVIDIA Test Board");
+  return setting("nameless", 0) ? GPU_IS_LOST : OK;
+}
 int nvmlDeviceGetArchitecture(device *d, unsigned *out) { *out = (unsigned)setting("architecture", 8); return OK; }
 
 int nvmlDeviceGetTotalEnergyConsumption(device *d, unsigned long long *out) {
@@ -66,7 +72,7 @@ int nvmlDeviceGetTotalEnergyConsumption(device *d, unsigned long long *out) {
 static int milliwatts(device *d, unsigned *out) {
   if (lost(d)) return GPU_IS_LOST;
   if (setting("no_power", 0)) return NOT_SUPPORTED;
-  *out = (unsigned)((watts(d) + (update() % 2 ? 2 : -2)) * 1000 * setting("power_percent", 100) / 100);
+  *out = (unsigned)((watts(d) + (update() / setting("repeats", 1) % 2 ? 2 : -2)) * 1000 * setting("power_percent", 100) / 100);
   return OK;
 }
 int nvmlDeviceGetPowerUsage(device *d, unsigned *out) { return milliwatts(d, out); }
