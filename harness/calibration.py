@@ -15,7 +15,8 @@ def parse_calibration(entries: Iterable[str]) -> dict[str, Calibration]:
     """Calibrations by domain name from ``DOMAIN=gain,offset_w`` entries and names of TOML files.
 
     A file has one table per domain with the keys ``gain`` and ``offset_w``. True power = gain × read power +
-    offset_w, so a board that reads 0.954·P − 1.2 W has gain 1.048 and offset 1.26. Raises UserError.
+    offset_w, so a board that reads 0.954·P − 1.2 W has gain 1.048 and offset 1.26. A counter and a power reading of
+    one board are calibrated both. Raises UserError.
     """
     calibrations: dict[str, Calibration] = {}
     for entry in entries:
@@ -33,7 +34,7 @@ def _parse_entry(entry: str) -> tuple[str, Calibration]:
     try:
         gain, offset_w = (float(part) for part in parts)
     except ValueError:
-        raise UserError(f"--calibrate {entry!r} is not DOMAIN=gain,offset (example: gpu0-power=1.048,1.26)") from None
+        raise UserError(f"--calibrate {entry!r} is not DOMAIN=gain,offset (example: gpu0-counter=1.048,1.26)") from None
     if not domain:
         raise UserError(f"--calibrate {entry!r} names no domain")
     return domain, _checked(domain, gain, offset_w)

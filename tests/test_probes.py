@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from harness import probes
+from harness import probes, traces
 from harness.errors import ProbeFailed, ProbeUnavailable, UserError
 from harness.meter import Meter
 from harness.probes.base import Probe, ProbeContext, update_periods
 from harness.probes.estimate import ASSUMED_WATTS_PER_PROCESSOR
 from harness.probes.fake import Fake
-from harness.types import Domain
+from harness.types import Domain, Trace, Window
 
 
 @pytest.fixture
@@ -35,11 +33,11 @@ def busy() -> Iterator[int]:
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
     """A counter that wrapped nowhere, 40 readings in 0.4 s."""
-    domain = Domain("old-counter", "gpu", "counter", "counter", "nvml", 0.001, source="gpu:old")
+    domain = Domain("old-counter", "gpu", "counter", "counter", "nvml", 0.001, source="gpu:old", contains=("part",))
     path = tmp_path / "3.npz"
-    domains = np.array(json.dumps([{**asdict(domain), "failure": None}]))
     times = 5_000_000_000 + np.arange(40) * 10_000_000
-    np.savez(path, domains=domains, times_ns_0=times, values_0=np.arange(40.0))
+    with path.open("wb") as stream:
+        traces.write(stream, Window(times[:1], times[5:6], times[-1:]), [Trace(domain, times, np.arange(40.0))])
     return path
 
 
@@ -186,11 +184,28 @@ def test_a_replay_of_something_else_is_refused(tmp_path: Path) -> None:
     wrong = tmp_path / "notes.npz"
     wrong.write_text("not a recording")
     for path in (wrong, tmp_path / "absent.npz"):
-        with pytest.raises(ProbeUnavailable, match="not a recorded trial"):
+        with pytest.raises(ProbeUnavailable, match="not the trace of a trial"):
             probes.create(f"replay:{path}").open(ProbeContext())
 
 
-def test_update_periods_of_changing_and_constant_readings() -> None:
-    periods = update_periods({"steps": lambda: time.monotonic() // 0.05, "still": lambda: 7.0}, 0.5)
+def test_update_periods_of_steady_readings() -> None:
+    periods, assumed = update_periods({"steps": lambda: time.monotonic() // 0.05, "still": lambda: 7.0}, 0.6)
     assert periods["steps"] == pytest.approx(0.05, rel=0.3)
-    assert periods["still"] is None
+    assert periods["still"] == periods["steps"]
+    assert assumed == ("still",)
+
+
+def test_updates_that_repeat_the_value_do_not_lengthen_the_period() -> None:
+    """60 % of the updates of an idle sensor show the value before."""
+    rng = np.random.default_rng(0)
+    values = np.cumsum(rng.random(1000) < 0.4)
+    start = time.monotonic()
+    periods, assumed = update_periods({"idle": lambda: values[int((time.monotonic() - start) / 0.04)]}, 2.0)
+    assert periods["idle"] == pytest.approx(0.04, rel=0.3)
+    assert assumed == ()
+
+
+def test_a_reading_that_hardly_changes_is_never_taken_for_a_fresh_one() -> None:
+    periods, assumed = update_periods({"slow": lambda: time.monotonic() // 0.3}, 0.5)
+    assert periods["slow"] == 0.25
+    assert assumed == ("slow",)

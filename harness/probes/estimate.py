@@ -33,6 +33,7 @@ class Estimate:
         self.watts_per_processor = 0.0
 
     def open(self, context: ProbeContext) -> None:
+        """See ``Probe.open``."""
         watts = context.cpu_watts
         if watts is not None and watts <= 0:
             raise ProbeUnavailable(f"{watts} W is no CPU power", "give --cpu-watts a positive number")
@@ -46,6 +47,7 @@ class Estimate:
         )
 
     def domains(self) -> Sequence[Domain]:
+        """See ``Probe.domains``."""
         tick_s = 1.0 / os.sysconf("SC_CLK_TCK")
         return [
             Domain(
@@ -60,6 +62,7 @@ class Estimate:
         ]
 
     def read(self) -> Sequence[Reading]:
+        """See ``Probe.read``."""
         self._follow_worker()
         if self._process is None:
             return []
@@ -73,9 +76,11 @@ class Estimate:
         return [Reading("cpu-time", now_ns, seconds * self.watts_per_processor)]
 
     def conditions(self) -> dict[str, Any]:
+        """See ``Probe.conditions``."""
         return {"watts_per_processor": self.watts_per_processor, "discard": None}
 
     def close(self) -> None:
+        """See ``Probe.close``."""
         self._process = None
 
     def _follow_worker(self) -> None:
@@ -107,5 +112,6 @@ class Estimate:
 
 
 def create(option: str | None = None) -> Probe:
+    """A new probe. Raises UserError for any option."""
     refuse_option("estimate", option)
     return Estimate()

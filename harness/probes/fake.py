@@ -49,11 +49,13 @@ class Fake:
         self._opened_s = 0.0
 
     def open(self, context: ProbeContext) -> None:
+        """See ``Probe.open``."""
         if self._unavailable:
             raise ProbeUnavailable("the synthetic sensor was told not to work", "leave out the word unavailable")
         self._opened_s = time.monotonic()
 
     def domains(self) -> Sequence[Domain]:
+        """See ``Probe.domains``."""
         counter = self._kind == "counter"
         return [
             Domain(
@@ -70,6 +72,7 @@ class Fake:
         ]
 
     def read(self) -> Sequence[Reading]:
+        """See ``Probe.read``."""
         now_ns = time.monotonic_ns()
         now_s = now_ns / _NS
         if now_s - self._opened_s > self._fail_after_s:
@@ -86,10 +89,11 @@ class Fake:
         return self._cumulative_j(end_s) - self._cumulative_j(start_s)
 
     def conditions(self) -> dict[str, Any]:
+        """See ``Probe.conditions``."""
         return {"temperature_c": 40.0, "discard": None}
 
     def close(self) -> None:
-        pass
+        """See ``Probe.close``."""
 
     def _cumulative_j(self, time_s: float) -> float:
         cycles, rest = divmod(time_s, self._cycle_s)
@@ -112,4 +116,5 @@ def _parse(option: str | None) -> dict[str, str]:
 
 
 def create(option: str | None = None) -> Probe:
+    """A new probe; ``option`` as described above. Raises UserError for a wrong one."""
     return Fake(option)

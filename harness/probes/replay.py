@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ProbeFailed, ProbeUnavailable
+from harness.errors import ProbeFailed, ProbeUnavailable, UserError
 from harness.probes.base import Probe, ProbeContext, Role
 from harness.types import Domain, Reading
 
@@ -29,21 +28,21 @@ class Replay:
         self._next = 0
 
     def open(self, context: ProbeContext) -> None:
-        import numpy as np
+        """See ``Probe.open``."""
+        from harness import traces
 
         if self._path is None:
             raise ProbeUnavailable("a recording must be named (replay:FILE)", _FORMAT)
-        recorded: list[Reading] = []
         try:
-            with np.load(self._path, allow_pickle=False) as arrays:
-                for index, fields in enumerate(json.loads(str(arrays["domains"]))):
-                    fields.pop("failure")
-                    domain = Domain(**{**fields, "contains": tuple(fields["contains"])})
-                    self._domains.append(domain)
-                    pairs = zip(arrays[f"times_ns_{index}"], arrays[f"values_{index}"], strict=True)
-                    recorded += [Reading(domain.name, int(time_ns), float(value)) for time_ns, value in pairs]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ProbeUnavailable(f"{self._path} is not a recorded trial: {error}", _FORMAT) from None
+            _, recording = traces.read(self._path)
+        except UserError as error:
+            raise ProbeUnavailable(str(error), _FORMAT) from None
+        self._domains = [trace.domain for trace in recording]
+        recorded = [
+            Reading(trace.domain.name, int(time_ns), float(value))
+            for trace in recording
+            for time_ns, value in zip(trace.times_ns, trace.values, strict=True)
+        ]
         if not recorded:
             raise ProbeUnavailable(f"{self._path} has no readings", _FORMAT)
         recorded.sort(key=lambda reading: reading.time_ns)
@@ -51,9 +50,11 @@ class Replay:
         self._readings = [replace(reading, time_ns=reading.time_ns + shift_ns) for reading in recorded]
 
     def domains(self) -> Sequence[Domain]:
+        """See ``Probe.domains``."""
         return self._domains
 
     def read(self) -> Sequence[Reading]:
+        """See ``Probe.read``."""
         if self._next == len(self._readings):
             raise ProbeFailed("the recording is over")
         first, now_ns = self._next, time.monotonic_ns()
@@ -62,11 +63,14 @@ class Replay:
         return self._readings[first : self._next]
 
     def conditions(self) -> dict[str, Any]:
+        """See ``Probe.conditions``."""
         return {"discard": None}
 
     def close(self) -> None:
+        """See ``Probe.close``."""
         self._readings, self._next = [], 0
 
 
 def create(option: str | None = None) -> Probe:
+    """A new probe; ``option`` is the recording's file."""
     return Replay(Path(option) if option else None)
