@@ -1,4 +1,4 @@
-"""NUL-separated documents from a pipe, each with the time it arrived."""
+"""NUL-separated documents from a pipe, each with the time it arrived, and the times of the intervals they tell of."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import IO
 
 _CHECK_S = 0.2
 _CHUNK_BYTES = 1 << 16
+_MEMORY_NS = 30_000_000_000
 
 
 class DocumentStream:
@@ -52,3 +53,23 @@ class DocumentStream:
                 *complete, rest = (rest + chunk).split(b"\0")
                 self._documents.extend((arrived_ns, text) for text in complete if text.strip())
         self.ended = True
+
+
+class IntervalEnds:
+    """When each of a row of intervals ended, from their lengths and the later times at which they were reported.
+
+    Lengths alone drift from the clock, and arrivals alone carry each report's delay. An interval can only be reported
+    after its end, so the report that was least late within the last 30 s ties the sum of lengths to the clock.
+    """
+
+    def __init__(self) -> None:
+        self._elapsed_ns = 0
+        self._reports: deque[tuple[int, int]] = deque()
+
+    def add(self, arrived_ns: int, length_ns: int) -> int:
+        """The end of the next interval, in ns on the clock of ``arrived_ns``, and never later than that."""
+        self._elapsed_ns += length_ns
+        self._reports.append((self._elapsed_ns, arrived_ns - self._elapsed_ns))
+        while self._reports[0][0] < self._elapsed_ns - _MEMORY_NS:
+            self._reports.popleft()
+        return self._elapsed_ns + min(offset_ns for _, offset_ns in self._reports)

@@ -15,6 +15,7 @@ from harness.errors import ProbeUnavailable, UserError
 from harness.meter import Meter
 from harness.probes import powermetrics
 from harness.probes.base import ProbeContext
+from harness.stream import IntervalEnds
 from harness.types import Window
 
 STAND_IN = Path(__file__).parent / "data" / "powermetrics.py"
@@ -61,7 +62,7 @@ def test_rails_are_integrated_over_their_real_intervals(programs: Path) -> None:
     assert report["components"]["ane"]["request_j"] == 0.0
     assert "dram" not in report["components"]
     assert report["total"]["request_j"] == pytest.approx(14.0 * seconds, rel=0.05)
-    assert conditions["powermetrics"]["thermal_pressure"] == "Nominal"
+    assert conditions["powermetrics"]["thermal_pressure"] == ["Nominal"]
 
 
 def test_macos_12_keys_without_power(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,6 +119,52 @@ def test_thermal_pressure_spoils_a_window(programs: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("POWERMETRICS_SCENARIO", "hot")
     _, conditions, _ = measure()
     assert conditions["discard"] == "thermal pressure was Heavy"
+
+
+def test_a_megabyte_of_warnings_stops_nothing(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POWERMETRICS_SCENARIO", "talkative")
+    report, _, seconds = measure()
+    assert report["components"]["gpu"]["request_j"] == pytest.approx(10.0 * seconds, rel=0.05)
+
+
+def test_a_user_without_a_name_goes_by_the_number(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(programs / "sudo", "#!/bin/sh\nexit 1\n")
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_111)
+    probe = powermetrics.create()
+    with pytest.raises(ProbeUnavailable) as caught:
+        probe.open(ProbeContext())
+    probe.close()
+    assert "#4000111 ALL=(root)" in (caught.value.remedy or "")
+
+
+def test_a_program_that_closes_its_output_and_lives_on_is_a_reason(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(programs / "sudo", "#!/bin/sh\nexec >&-\nexec sleep 20\n")
+    probe = powermetrics.create()
+    with pytest.raises(ProbeUnavailable, match="closed its output"):
+        probe.open(ProbeContext())
+    probe.close()
+
+
+@pytest.mark.parametrize("gap_ns", [0, 1_000_000, -200_000])
+def test_intervals_keep_time_for_hours_whatever_is_lost_between_them(gap_ns: int) -> None:
+    """0.2 s intervals, 1 ms lost between each, and reports that are up to 50 ms late: 3 hours in a moment."""
+    rng = np.random.default_rng(0)
+    ends = IntervalEnds()
+    true_ns = 10**12
+    errors, found = [], []
+    for _ in range(54_000):
+        true_ns += 200_000_000 + gap_ns
+        arrived_ns = true_ns + int(rng.integers(0, 50_000_000))
+        found.append(ends.add(arrived_ns, 200_000_000))
+        errors.append(found[-1] - true_ns)
+        assert found[-1] <= arrived_ns
+    assert np.max(np.abs(errors)) < 0.2e9
+    assert np.median(np.abs(errors)) < max(0.01e9, 0.16 * abs(gap_ns) * 1000)
+    assert np.all(np.diff(found) > 0)
 
 
 def test_closing_ends_the_program(programs: Path) -> None:

@@ -86,6 +86,32 @@ def test_root_only_files_name_the_udev_rule(tree: Tree) -> None:
     assert "sudo" not in remedy
 
 
+def test_a_group_without_a_name_is_told_by_its_number(tree: Tree) -> None:
+    tree.zone("intel-rapl:0", "package-0")
+    with (
+        patch("os.access", return_value=False),
+        patch("os.getgid", return_value=4_000_111),
+        pytest.raises(ProbeUnavailable) as caught,
+    ):
+        tree.probe()
+    assert "/bin/chgrp 4000111 " in (caught.value.remedy or "")
+
+
+def test_a_counter_that_never_counted_is_left_out_with_a_note(tree: Tree) -> None:
+    """Or else every total would be null."""
+    tree.zone("intel-rapl:0", "package-0")
+    tree.zone("intel-rapl:0:0", "dram", 0)
+    probe = tree.probe()
+    assert [domain.name for domain in probe.domains()] == ["cpu-package-0"]
+    assert "dram-0 left out" in probe.note
+
+
+def test_counters_that_all_stand_at_zero_are_refused(tree: Tree) -> None:
+    tree.zone("intel-rapl:0", "package-0", 0)
+    with pytest.raises(ProbeUnavailable, match="package-0 count nothing"):
+        tree.probe()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_permission_is_asked_of_the_kernel(tree: Tree) -> None:
     tree.zone("intel-rapl:0", "package-0").chmod(0)

@@ -13,15 +13,16 @@ import os
 import plistlib
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 from xml.parsers.expat import ExpatError
 
 from harness.errors import ProbeFailed, ProbeUnavailable
 from harness.probes import refuse_option
 from harness.probes.base import Probe, ProbeContext, Role
-from harness.stream import DocumentStream
+from harness.stream import DocumentStream, IntervalEnds
 from harness.types import Component, Domain, Reading
 
 _INTERVAL_MS = 100
@@ -47,10 +48,12 @@ class Powermetrics:
         self._by_process = False
         self._rails: dict[str, Domain] = {}
         self._joules: dict[str, float] = {}
-        self._end_ns = 0
+        self._ends = IntervalEnds()
+        self._messages: IO[bytes] | None = None
         self._last: Mapping[str, Any] = {}
 
     def open(self, context: ProbeContext) -> None:
+        """See ``Probe.open``."""
         program = shutil.which("powermetrics")
         if program is None:
             raise ProbeUnavailable("powermetrics is a program of macOS, and is not here")
@@ -58,7 +61,8 @@ class Powermetrics:
         self._by_process = context.attribution == "process"
         self._start(program)
         arrived_ns, document = self._first_document(program)
-        self._end_ns, self._last = arrived_ns, document
+        self._last = document
+        self._ends.add(arrived_ns, int(document["elapsed_ns"]))
         interval_s = document["elapsed_ns"] * _NANO
         for rail, component in _RAILS:
             if _rail_j(document, rail) is not None:
@@ -71,9 +75,11 @@ class Powermetrics:
             raise ProbeUnavailable("powermetrics lists no energy impact of tasks", "use --attribution system")
 
     def domains(self) -> Sequence[Domain]:
+        """See ``Probe.domains``."""
         return list(self._rails.values())
 
     def read(self) -> Sequence[Reading]:
+        """See ``Probe.read``."""
         assert self._stream is not None
         readings: list[Reading] = []
         for arrived_ns, text in self._stream.take():
@@ -83,6 +89,7 @@ class Powermetrics:
         return readings
 
     def conditions(self) -> dict[str, Any]:
+        """See ``Probe.conditions``."""
         pressure = self._last.get("thermal_pressure")
         throttled = pressure in _THROTTLED
         gpu = self._last.get("gpu", {})
@@ -94,6 +101,7 @@ class Powermetrics:
         }
 
     def close(self) -> None:
+        """See ``Probe.close``."""
         if self._process is None:
             return
         process, self._process = self._process, None
@@ -108,8 +116,8 @@ class Powermetrics:
         except subprocess.TimeoutExpired:
             return
         finally:
-            if process.stderr is not None:
-                process.stderr.close()
+            if self._messages is not None:
+                self._messages.close()
 
     def _start(self, program: str) -> None:
         samplers = "cpu_power,gpu_power,thermal" + (",tasks" if self._by_process else "")
@@ -119,11 +127,14 @@ class Powermetrics:
             command.append("--show-process-energy")
         if os.geteuid() != 0:
             command = ["sudo", "-n", *command]
+        # A file takes any number of warnings; a pipe that nobody reads would stop the program when it is full.
+        self._messages = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the probe
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._messages
             )
         except OSError as error:
+            self._messages.close()
             raise ProbeUnavailable(f"{command[0]} can't be started: {error.strerror}") from None
         assert self._process.stdout is not None
         self._stream = DocumentStream(self._process.stdout)
@@ -149,26 +160,26 @@ class Powermetrics:
         raise ProbeUnavailable(
             f"powermetrics was refused: {self._last_words()}",
             "an administrator can allow it with this one line in /etc/sudoers.d/powermetrics (edit it with visudo): "
-            f"{getpass.getuser()} ALL=(root) NOPASSWD: {program}",
+            f"{_user()} ALL=(root) NOPASSWD: {program}",
         )
 
     def _last_words(self) -> str:
         """What a program that ended wrote to its standard error, or its exit status."""
         assert self._process is not None
-        assert self._process.stderr is not None
-        status = self._process.wait(timeout=5.0)
-        words = self._process.stderr.read().decode(errors="replace").strip().splitlines()
-        return words[-1] if words else f"exit status {status}"
+        assert self._messages is not None
+        try:
+            status = f"exit status {self._process.wait(timeout=5.0)}"
+        except subprocess.TimeoutExpired:
+            status = "it closed its output without ending"
+        self._messages.seek(0)
+        words = self._messages.read().decode(errors="replace").strip().splitlines()
+        return words[-1] if words else status
 
     def _account(self, arrived_ns: int, document: Mapping[str, Any]) -> list[Reading]:
         """Add one interval to every rail's sum."""
-        elapsed_ns = int(document["elapsed_ns"])
-        # Intervals follow each other without a gap, and a document can only arrive after its end: the earlier of
-        # the two is nearer the truth.
-        follows_ns = self._end_ns + elapsed_ns
-        if arrived_ns - follows_ns > _PATIENCE_S / _NANO:
+        end_ns = self._ends.add(arrived_ns, int(document["elapsed_ns"]))
+        if arrived_ns - end_ns > _PATIENCE_S / _NANO:
             raise ProbeFailed("powermetrics fell far behind: the time of its readings is unknown")
-        self._end_ns = min(arrived_ns, follows_ns)
         self._last = document
         readings = []
         for rail, domain in self._rails.items():
@@ -181,8 +192,16 @@ class Powermetrics:
                     continue
                 joules *= _share(document, worker)
             self._joules[rail] += joules
-            readings.append(Reading(domain.name, self._end_ns, self._joules[rail]))
+            readings.append(Reading(domain.name, end_ns, self._joules[rail]))
         return readings
+
+
+def _user() -> str:
+    """How sudoers names this user: a user without a name goes by ``#`` and number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"#{os.getuid()}"
 
 
 def _domain(rail: str, component: Component, shared: bool, interval_s: float) -> Domain:
@@ -238,5 +257,6 @@ def _share(document: Mapping[str, Any], pid: int) -> float:
 
 
 def create(option: str | None = None) -> Probe:
+    """A new probe. Raises UserError for any option."""
     refuse_option("powermetrics", option)
     return Powermetrics()

@@ -18,6 +18,7 @@ from harness.types import Component, Domain, Reading
 
 _UPDATE_S = 0.001
 """The registers are updated about every millisecond (Intel SDM, volume 3, "RAPL interfaces")."""
+_WATCH_S = 0.05
 _RESOLUTION_J = 2.0**-14
 """The usual energy unit, 61 µJ; some parts and the DRAM domain count finer."""
 _MICRO = 1e-6
@@ -38,6 +39,7 @@ class Rapl:
         self._temperatures: list[Path] = []
 
     def open(self, context: ProbeContext) -> None:
+        """See ``Probe.open``."""
         zones = list(_zones(self._sysfs / "class" / "powercap"))
         if not zones:
             raise ProbeUnavailable(
@@ -48,6 +50,14 @@ class Rapl:
         unreadable = [file for _, file in zones if not os.access(file, os.R_OK)]
         if unreadable:
             raise ProbeUnavailable(f"{unreadable[0]} may be read by root only", _udev_remedy())
+        dead = [source for source, file in zones if _is_dead(file)]
+        zones = [(source, file) for source, file in zones if source not in dead]
+        if not zones:
+            raise ProbeUnavailable(
+                f"{', '.join(dead)} count nothing: a virtual machine shows counters that it does not have"
+            )
+        if dead:
+            self.note += f"; {', '.join(dead)} left out: counts nothing on this machine"
         contents = tuple(source for source, _ in zones if source != "psys")
         for source, file in zones:
             domain = _domain(source, file, contents)
@@ -56,9 +66,11 @@ class Rapl:
         self._find_thermal()
 
     def domains(self) -> Sequence[Domain]:
+        """See ``Probe.domains``."""
         return self._domains
 
     def read(self) -> Sequence[Reading]:
+        """See ``Probe.read``."""
         readings = []
         for name, file in list(self._files.items()):
             before_ns = time.monotonic_ns()
@@ -72,6 +84,7 @@ class Rapl:
         return readings
 
     def conditions(self) -> dict[str, Any]:
+        """See ``Probe.conditions``."""
         counts = [_number(file) for file in self._throttle_counts]
         known = [count for count in counts if count is not None]
         throttled = sum(known) if known else None
@@ -85,6 +98,7 @@ class Rapl:
         }
 
     def close(self) -> None:
+        """See ``Probe.close``."""
         self._files = {}
 
     def _find_thermal(self) -> None:
@@ -112,6 +126,14 @@ def _zones(root: Path) -> Iterator[tuple[str, Path]]:
             yield parent.replace("package", "dram"), file
 
 
+def _is_dead(file: Path) -> bool:
+    """Whether a counter has stood at 0 since the machine was started, as that of DRAM does on many desktop parts."""
+    if _number(file) != 0:
+        return False
+    time.sleep(_WATCH_S)
+    return _number(file) == 0
+
+
 def _domain(source: str, file: Path, contents: tuple[str, ...]) -> Domain:
     components: dict[str, Component] = {"psys": "system", "dram": "dram"}
     wrap = _number(file.with_name("max_energy_range_uj"))
@@ -133,7 +155,10 @@ def _udev_remedy() -> str:
     """How an administrator lets this user's group read the counters."""
     import grp
 
-    group = grp.getgrgid(os.getgid()).gr_name
+    try:
+        group = grp.getgrgid(os.getgid()).gr_name
+    except KeyError:
+        group = str(os.getgid())  # containers give numbers that have no name
     rule = (
         f'SUBSYSTEM=="powercap", KERNEL=="intel-rapl:*", RUN+="/bin/chgrp {group} /sys%p/energy_uj", '
         'RUN+="/bin/chmod 0440 /sys%p/energy_uj"'
@@ -167,4 +192,5 @@ def _number(file: Path) -> int | None:
 
 
 def create(option: str | None = None) -> Probe:
+    """A new probe; ``option`` is where sysfs is mounted."""
     return Rapl(Path(option or "/sys"))

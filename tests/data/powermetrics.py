@@ -35,6 +35,8 @@ def document(elapsed_s):
     return plistlib.dumps(fields)
 
 
+if scenario == "talkative":
+    sys.stderr.write("powermetrics: a warning of no importance\n" * 25_000)  # 1 MB
 out = sys.stdout.buffer
 last = time.monotonic()
 for number in range(600):
