@@ -8,9 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.errors import ProbeUnavailable
 from harness.integrate import Energy, window_energy
-from harness.meter import Meter
+from harness.meter import Meter, try_open
 from harness.probes.base import Probe, ProbeContext
 from harness.types import Domain, Trace
 
@@ -25,7 +24,6 @@ _START_TIMEOUT_S = 120.0
 def check_backends() -> list[dict[str, Any]]:
     """Every backend: ``name``, ``works``, ``devices``, ``dtypes``, and ``reason`` where it doesn't work."""
     import backends
-    from backends.base import BackendError, InvalidConfig
 
     checked = []
     for name in backends.names():
@@ -35,8 +33,8 @@ def check_backends() -> list[dict[str, Any]]:
             able = backend.capabilities()
             entry |= {"works": bool(able.devices), "devices": list(able.devices), "dtypes": list(able.dtypes)}
             backend.close()
-        except (BackendError, InvalidConfig) as error:
-            entry["reason"] = str(error)
+        except Exception as error:  # what is wrong with one backend is what this command is asked to tell
+            entry["reason"] = str(error).partition("\n")[0] or type(error).__name__
         checked.append(entry)
     return checked
 
@@ -50,7 +48,7 @@ def check_probes(load_s: float = 0.0) -> dict[str, Any]:
     context = ProbeContext()
     opened, entries = _open(context)
     with Meter(opened, context, foreign_load_limit=None) as meter:
-        idle = meter.idle(_IDLE_S) if opened else {"domains": {}}
+        idle = meter.idle(_IDLE_S, settle_s=0.0) if opened else {"domains": {}}
         description = meter.describe()
         for entry in entries:
             domains = [Domain(**fields) for fields in description["domains"].values()]
@@ -74,13 +72,12 @@ def _open(context: ProbeContext) -> tuple[dict[str, Probe], list[dict[str, Any]]
         if probe.role == "synthetic":
             continue
         entry: dict[str, Any] = {"name": name, "works": True, "reason": None, "remedy": None}
-        try:
-            probe.open(context)
+        left = try_open(name, probe, context)
+        if left is None:
             opened[name] = probe
             entry["note"] = probe.note
-        except ProbeUnavailable as unavailable:
-            probe.close()
-            entry |= {"works": False, "reason": unavailable.reason, "remedy": unavailable.remedy, "note": None}
+        else:
+            entry |= {"works": False, "reason": left.reason, "remedy": left.remedy, "note": None}
         entries.append(entry)
     return opened, entries
 
@@ -121,13 +118,25 @@ def _apply_load(meter: Meter, seconds: float) -> dict[str, Any]:
     return {
         "device": started["device"],
         "reason": None,
-        "domains": {trace.domain.name: _response(trace, start_ns, cycle_ns, cycles) for trace in traces},
+        "domains": {
+            trace.domain.name: _response(trace, start_ns, cycle_ns, cycles)
+            | {"loaded": _is_loaded(trace.domain, started["gpus"])}
+            for trace in traces
+        },
         "ratios": _ratios(traces, start_ns, start_ns + cycles * cycle_ns),
     }
 
 
+def _is_loaded(domain: Domain, gpus: Sequence[str]) -> bool:
+    """Whether the load runs on what a domain reads; hashing leaves memory and the neural engine at rest."""
+    return domain.component in ("cpu", "system") or domain.source in gpus
+
+
 def _response(trace: Trace, start_ns: int, cycle_ns: int, cycles: int) -> dict[str, Any]:
-    """Mean power of the idle and busy halves, the rise into and the fall after the load, in W."""
+    """Mean power of the idle and busy halves, the rise into and the fall after the load, in W.
+
+    A load is seen when every busy half lies above every idle one by more than they are uncertain.
+    """
     half_ns = cycle_ns // 2
     settle_ns = int(_SETTLE_SHARE * half_ns)
     halves = [
@@ -142,6 +151,7 @@ def _response(trace: Trace, start_ns: int, cycle_ns: int, cycles: int) -> dict[s
         reason = next((half.reason for half in halves if half.reason), None)
         return {"idle_w": None, "busy_w": None, "rise_w": None, "fall_w": None, "seen": False, "reason": reason}
     known = [power for power in powers if power is not None]
+    doubt_w = max(half.ci95_j or 0.0 for half in halves) / ((half_ns - settle_ns) / 1e9)
     idle, busy = known[0::2], known[1::2]
     rises = [after - before for before, after in zip(idle, busy, strict=True)]
     falls = [before - after for before, after in zip(busy[:-1], idle[1:], strict=True)]
@@ -150,7 +160,7 @@ def _response(trace: Trace, start_ns: int, cycle_ns: int, cycles: int) -> dict[s
         "busy_w": sum(busy) / len(busy),
         "rise_w": sum(rises) / len(rises),
         "fall_w": sum(falls) / len(falls) if falls else None,
-        "seen": min(busy) > max(idle),
+        "seen": min(busy) - max(idle) > doubt_w,
         "reason": None,
     }
 

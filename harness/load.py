@@ -1,7 +1,8 @@
 """A square-wave load for checking sensors: ``python -m harness.load SECONDS CYCLE_S``.
 
-Half of each cycle is idle, half busy: every processor hashes and, where torch finds one, a GPU multiplies matrices.
-The first line of output is JSON with the start (CLOCK_MONOTONIC, ns) and the devices loaded.
+Half of each cycle is idle, half busy: every processor hashes and every GPU that torch finds multiplies matrices. The
+first line of output is JSON with the start (CLOCK_MONOTONIC, ns), the devices loaded, in words, and the ``source`` of
+the power domains of the GPUs among them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 _BLOCK = bytes(1 << 20)
 _MATRIX = 4096
@@ -20,13 +23,11 @@ _MATRIX = 4096
 
 def main(seconds: float, cycle_s: float) -> None:
     """Run the wave for ``seconds``; the first half of each cycle is idle."""
-    gpu, multiply = _gpu()
-    processors = os.cpu_count() or 1
-    work: list[Callable[[], None]] = [_hash] * processors
-    if multiply is not None:
-        work = [multiply] + [_hash] * (processors - 1)
+    gpus = _gpus()
+    work = [*gpus.values(), *[_hash] * max((os.cpu_count() or 1) - len(gpus), 1)]
+    device = "cpu" if not gpus else f"cpu and {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}"
     start = time.monotonic()
-    print(json.dumps({"start_ns": int(start * 1e9), "device": f"cpu and {gpu}" if gpu else "cpu"}), flush=True)
+    print(json.dumps({"start_ns": int(start * 1e9), "device": device, "gpus": list(gpus)}), flush=True)
     for cycle in range(int(seconds / cycle_s)):
         busy_from = start + (cycle + 0.5) * cycle_s
         time.sleep(max(busy_from - time.monotonic(), 0.0))
@@ -48,18 +49,23 @@ def _hash() -> None:
     hashlib.sha256(_BLOCK).digest()
 
 
-def _gpu() -> tuple[str | None, Callable[[], None] | None]:
-    """The GPU that torch finds and one step of work for it; None where there is none."""
+def _gpus() -> dict[str, Callable[[], None]]:
+    """One step of work for every GPU that torch finds, by the source of its power domains."""
     try:
         import torch
     except ImportError:
-        return None, None
-    if torch.cuda.is_available():
-        device, wait = "cuda", torch.cuda.synchronize
-    elif torch.backends.mps.is_available():
-        device, wait = "mps", torch.mps.synchronize
-    else:
-        return None, None
+        return {}
+    found: dict[str, Callable[[], None]] = {}
+    for index in range(torch.cuda.device_count()):
+        device = torch.device("cuda", index)
+        uuid = torch.cuda.get_device_properties(device).uuid
+        found[f"gpu:GPU-{uuid}"] = _multiplier(torch, device, partial(torch.cuda.synchronize, device))
+    if torch.backends.mps.is_available():
+        found["soc-gpu"] = _multiplier(torch, torch.device("mps"), torch.mps.synchronize)
+    return found
+
+
+def _multiplier(torch: Any, device: Any, wait: Callable[[], None]) -> Callable[[], None]:
     matrix = torch.ones(_MATRIX, _MATRIX, device=device, dtype=torch.float16)
 
     def multiply() -> None:
@@ -67,7 +73,7 @@ def _gpu() -> tuple[str | None, Callable[[], None] | None]:
         wait()
 
     multiply()  # kernels are compiled and memory is claimed before the wave starts
-    return device, multiply
+    return multiply
 
 
 if __name__ == "__main__":

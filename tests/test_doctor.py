@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from harness.errors import ProbeUnavailable
 from harness.probes.base import ProbeContext
 from harness.probes.estimate import Estimate
 from harness.probes.fake import Fake
+from harness.types import Component, Domain
 
 
 @pytest.fixture
@@ -45,6 +47,19 @@ class Locked(Fake):
 
     def open(self, context: ProbeContext) -> None:
         raise ProbeUnavailable("the drawer is locked", "turn the key")
+
+
+class Blind(Fake):
+    """Draws 42 W whatever happens."""
+
+    role = "meter"
+
+    def __init__(self, component: Component) -> None:
+        super().__init__("idle_w=42:busy_w=42")
+        self.component = component
+
+    def domains(self) -> list[Domain]:
+        return [replace(domain, component=self.component) for domain in super().domains()]
 
 
 def test_this_machine_is_described_in_json(command: Any) -> None:
@@ -80,14 +95,45 @@ def test_a_working_meter_shows_period_resolution_and_idle_power(command: Any, mo
 def test_a_load_is_seen_by_what_follows_it_and_not_by_what_does_not(
     command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blind = Fake("idle_w=42:busy_w=42")
-    blind.role = "meter"
-    machine(monkeypatch, estimate=Estimate(), fake=blind)
+    machine(monkeypatch, estimate=Estimate(), fake=Blind("cpu"))
     report = json.loads(command("--json", "--load"))
     load = report["load"]
     assert load["device"].startswith("cpu")
     assert load["domains"]["fake"]["busy_w"] == pytest.approx(42, rel=0.1)
     assert abs(load["domains"]["fake"]["rise_w"]) < 10
+    assert load["domains"]["fake"]["loaded"]
+    assert not load["domains"]["fake"]["seen"]
     assert load["domains"]["cpu-time"]["seen"]
     assert load["domains"]["cpu-time"]["rise_w"] > 0
     assert load["domains"]["cpu-time"]["fall_w"] > 0
+
+
+def test_what_the_load_does_not_reach_is_not_called_blind(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU without torch gets no load."""
+    machine(monkeypatch, fake=Blind("gpu"))
+    text = command("--load")
+    assert "fake was not loaded: 4" in text
+    assert "does not see" not in text
+
+
+def test_a_driver_that_fails_in_its_own_way_is_a_line_not_a_crash(
+    command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Odd(Locked):
+        def open(self, context: ProbeContext) -> None:
+            raise KeyError("gid 4711")
+
+    machine(monkeypatch, estimate=Estimate(), rapl=Odd(None))
+    assert "not usable: KeyError: 'gid 4711'" in command()
+
+
+def test_a_backend_that_breaks_is_a_line_not_a_crash(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import backends
+
+    def broken(name: str) -> Any:
+        raise OSError("libcudart.so.12: cannot open shared object file\nand much more")
+
+    monkeypatch.setattr(backends, "create", broken)
+    machine(monkeypatch, estimate=Estimate())
+    report = json.loads(command("--json"))
+    assert {backend["reason"] for backend in report["backends"]} == {"libcudart.so.12: cannot open shared object file"}

@@ -76,6 +76,7 @@ def _load(load: dict[str, Any]) -> list[str]:
             lines.append(f"  {name}: {response['reason']}")
             continue
         verdict = "sees the load" if response["seen"] else "does not see the load"
+        verdict = verdict if response["loaded"] else "was not loaded"
         fall = "" if response["fall_w"] is None else f", fall {response['fall_w']:.1f} W"
         lines.append(
             f"  {name} {verdict}: {response['idle_w']:.1f} W idle, {response['busy_w']:.1f} W busy, "
