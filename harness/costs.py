@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import comparable, threshold
+from harness import comparable, routing, threshold
 from harness.errors import UserError
 from harness.forms import Bilinear, Sizes
 from harness.prediction import CostFunction
 from harness.profile import Profile
-from harness.workload import Workload
+from harness.workload import Workload, marginal
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -42,6 +42,15 @@ class Costs:
     idle_power_w: tuple[float | None, ...]
     """None where it was not measured."""
 
+    def at(self, m: NDArray[np.int64], n: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Energy in J and runtime in s of other requests on the same systems, each of shape (systems, sizes)."""
+        boundary = None if self.boundary == "sum" else self.boundary
+        runtime_s = np.stack([p.runtime_s(m, n) for p in self.profiles])
+        energy_j = np.stack([p.energy_j(m, n, boundary) for p in self.profiles])
+        if self.idle == "subtracted":
+            energy_j -= np.array(self.idle_power_w, dtype=float)[:, None] * runtime_s
+        return energy_j, runtime_s
+
 
 def cost_table(
     profiles: Sequence[Profile],
@@ -56,26 +65,25 @@ def cost_table(
     unknown.
     """
     comparison = comparable.check(profiles, boundary, allow_mixed)
-    m, n = workload.input_tokens, workload.output_tokens
-    runtime_s = np.stack([p.runtime_s(m, n) for p in profiles])
-    energy_j = np.stack([p.energy_j(m, n, comparison.boundary) for p in profiles])
     powers = tuple(_idle_power_w(p, comparison.boundary) for p in profiles)
     if idle == "subtracted":
         unknown = [p.name for p, power in zip(profiles, powers, strict=True) if power is None]
         if unknown:
             raise UserError(f"the idle power of {', '.join(unknown)} was not measured: use --idle included")
-        energy_j -= np.array(powers, dtype=float)[:, None] * runtime_s
-    return Costs(
+    nothing = np.empty((len(profiles), 0))
+    systems = Costs(
         tuple(profiles),
         _labels(profiles),
-        energy_j,
-        runtime_s,
+        nothing,
+        nothing,
         "+".join(comparison.boundary) if comparison.boundary else "sum",
         idle,
         comparison.mixed,
         (*comparison.warnings, *_range_warnings(profiles, workload)),
         powers,
     )
+    energy_j, runtime_s = systems.at(workload.input_tokens, workload.output_tokens)
+    return replace(systems, energy_j=energy_j, runtime_s=runtime_s)
 
 
 def _idle_power_w(profile: Profile, boundary: Sequence[str] | None) -> float | None:
@@ -100,6 +108,29 @@ def _range_warnings(profiles: Sequence[Profile], workload: Workload) -> list[str
             share = f"{100 * outside:.1f} %" if outside >= 0.001 else "less than 0.1 %"
             warnings.append(f"{share} of the requests lie outside the range measured on {profile.name}")
     return warnings
+
+
+def expected_by_input(costs: Costs, scales: threshold.Scales, workload: Workload, count: Floats) -> Floats:
+    """E[cost(m, N) | m] when the output length is unknown on arrival: shape (systems, distinct input lengths).
+
+    The distribution of N at m is that of all requests in the pool of m (``routing.pools``), so that a length
+    seen a few times is not judged by its few outputs; of all requests where input and output lengths are known
+    to be independent. ``count`` are the requests learned from, shape (pairs,); some may be 0, not all.
+    """
+    lengths, of_length = np.unique(workload.input_tokens, return_inverse=True)
+    requests = np.bincount(of_length, count, lengths.size)
+    pool = routing.pools(requests) if workload.pairs_known else np.zeros(lengths.size, dtype=np.intp)
+    order = np.argsort(of_length, kind="stable")
+    first_pair = np.searchsorted(pool[of_length[order]], np.arange(pool[-1] + 2))
+    expected = np.empty((len(costs.profiles), lengths.size))
+    for p in range(pool[-1] + 1):
+        pairs = order[first_pair[p] : first_pair[p + 1]]
+        n, weight = marginal(workload.output_tokens[pairs], count[pairs])
+        n, weight = n[weight > 0], weight[weight > 0]
+        here = np.flatnonzero(pool == p)
+        at = scales.cost(*costs.at(np.repeat(lengths[here], n.size), np.tile(n, here.size)))
+        expected[:, here] = at.reshape(-1, here.size, n.size) @ (weight / weight.sum())
+    return expected
 
 
 class SystemDraws:

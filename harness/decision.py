@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from harness import routing, threshold
 from harness.assignment import Infeasible, Limit, assign
-from harness.costs import Costs, routing_draws, threshold_draws
+from harness.costs import Costs, expected_by_input, routing_draws, threshold_draws
 from harness.errors import UserError
 from harness.threshold import Curve, Estimate, Scales, Uncertainty
 from harness.workload import Workload
@@ -71,8 +71,9 @@ class RoutingDecision:
     limits: tuple[Limit, ...]
     prices: tuple[float, ...]
     rounded: bool
-    by_input: bool
-    """Whether requests are routed on their input length alone."""
+    input_rule: tuple[NDArray[np.int64], NDArray[np.intp]] | None
+    """Where requests are routed on their input length alone: ascending lengths and the system of each. ``requests``
+    then holds requests that the rule was not learned from."""
 
 
 def make_scales(
@@ -132,7 +133,14 @@ def decide_routing(
     served = np.where(allowed.any(axis=0), workload.count, 0.0)
     if not served.any():
         raise UserError(f"no system serves any request within {latency_limit_s} s")
-    requests, prices, rounded = _least_cost(costs, workload, cost, allowed, served, limits, by_input)
+    input_rule = None
+    if by_input:
+        if limits or latency_limit_s is not None:
+            raise UserError("--output-unknown can't be joined with --share, --capacity or --slo")
+        prices, rounded = (), False
+        requests, input_rule = _by_input(costs, workload, scales)
+    else:
+        requests, prices, rounded = _least_cost(costs, cost, allowed, served, limits)
     baselines = _baselines(costs, scales, served, horizon_s)
     totals = [(cost[s] @ served, s) for s in range(len(costs.labels))]
     capable = [pair for pair in totals if allowed[pair[1], served > 0].all()]
@@ -153,7 +161,7 @@ def decide_routing(
         limits,
         prices,
         rounded,
-        by_input,
+        input_rule,
     )
 
 
@@ -167,16 +175,12 @@ def sweep_weights(costs: Costs, workload: Workload, reference: int) -> routing.S
 
 def _least_cost(
     costs: Costs,
-    workload: Workload,
     cost: Floats,
     allowed: NDArray[np.bool_],
     served: Floats,
     limits: tuple[Limit, ...],
-    by_input: bool,
 ) -> tuple[Floats, tuple[float, ...], bool]:
     """(requests, prices of the limits, whether whole requests were assigned)."""
-    if by_input:
-        return _least_cost_by_input(workload, cost, allowed, limits), (), False
     if not limits:
         return routing.served_by(routing.cheapest(cost, allowed), served, cost.shape[0]), (), False
     present = np.flatnonzero(served)
@@ -190,15 +194,25 @@ def _least_cost(
     return requests, assignment.prices, assignment.rounded
 
 
-def _least_cost_by_input(
-    workload: Workload, cost: Floats, allowed: NDArray[np.bool_], limits: tuple[Limit, ...]
-) -> Floats:
-    """Output lengths unknown on arrival: one system per input length, by E[cost(m, N) | m]."""
-    if limits or not allowed.all():
-        raise UserError("--output-unknown can't be joined with --share, --capacity or --slo")
-    lengths, _, expected = routing.expected_by_input(workload.input_tokens, workload.count, cost)
-    choice = routing.cheapest(expected)[np.searchsorted(lengths, workload.input_tokens)]
-    return routing.served_by(choice, workload.count, cost.shape[0])
+def _by_input(
+    costs: Costs, workload: Workload, scales: Scales, seed: int = 0
+) -> tuple[Floats, tuple[NDArray[np.int64], NDArray[np.intp]]]:
+    """Output lengths unknown on arrival: one system per input length, by E[cost(m, N) | m].
+
+    Returns (requests, the rule). The rule is learned from all requests. What it is worth is seen on requests it
+    was not learned from: the workload is split into two halves at random, and ``requests`` routes each half by
+    the rule learned on the other.
+    """
+    lengths, of_length = np.unique(workload.input_tokens, return_inverse=True)
+    whole = np.floor(workload.count)
+    half = np.random.default_rng(seed).binomial(whole.astype(np.int64), 0.5) + (workload.count - whole) / 2
+    requests = np.zeros(costs.energy_j.shape)
+    for tested in (half, workload.count - half):
+        learned = workload.count - tested if (workload.count > tested).any() else tested
+        choice = routing.cheapest(expected_by_input(costs, scales, workload, learned))
+        requests += routing.served_by(choice[of_length], tested, len(costs.labels))
+    rule = routing.cheapest(expected_by_input(costs, scales, workload, workload.count))
+    return requests, (lengths, rule)
 
 
 def _plan(costs: Costs, scales: Scales, requests: Floats, horizon_s: float | None) -> Plan:

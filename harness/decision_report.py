@@ -135,7 +135,7 @@ def routing_json(decision: RoutingDecision, costs: Costs, workload: Workload) ->
     requests = decision.requests
     return {
         **context(costs, workload, decision.scales),
-        "decided_on": "input tokens" if decision.by_input else "input and output tokens",
+        "decided_on": "input tokens" if decision.input_rule else "input and output tokens",
         "plan": plan_json(decision.plan, costs),
         "routes": [
             {

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+MIN_POOL = 200
+"""Fewest requests from which the costs at an input length are learned when output lengths are unknown."""
+
 
 def cheapest(cost: Floats, allowed: NDArray[np.bool_] | None = None) -> NDArray[np.intp]:
     """The system of least cost for each pair; −1 where no system is allowed. Of equal ones the first."""
@@ -95,19 +98,24 @@ def _cheapest_interval(start: Floats, slope: Floats, system: int) -> tuple[Float
     return first, last
 
 
-def expected_by_input(
-    input_tokens: NDArray[np.int64], count: Floats, costs: Floats
-) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """E[cost(m, N) | m] when the output length is unknown on arrival.
+def pools(requests: Floats) -> NDArray[np.intp]:
+    """Neighbouring lengths whose requests are taken together to learn from; the pool of each length.
 
-    Returns the distinct input lengths, the requests of each, and the mean of ``costs``, shape (…, pairs), over
-    the workload's output lengths at each input length, shape (…, lengths).
+    ``requests`` has one entry per length, ascending. A pool is closed as soon as it holds max(200, √requests)
+    of them, so that its mean is known and the number of pools grows with what there is to learn from; what is
+    left at the end joins the last one.
     """
-    lengths, group = np.unique(input_tokens, return_inverse=True)
-    requests = np.bincount(group, count, lengths.size).astype(np.float64)
-    rows = costs.reshape(-1, costs.shape[-1])
-    means = np.stack([np.bincount(group, count * row, lengths.size) / requests for row in rows])
-    return lengths, requests, means.reshape(*costs.shape[:-1], lengths.size)
+    total = float(requests.sum())
+    enough = max(MIN_POOL, total**0.5)
+    pool = np.zeros(requests.size, dtype=np.intp)
+    held, number = 0.0, 0
+    for i, count in enumerate(requests):
+        pool[i] = number
+        held += count
+        total -= count
+        if held >= enough and total >= enough:
+            held, number = 0.0, number + 1
+    return pool
 
 
 def fleet_energy_j(

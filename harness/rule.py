@@ -55,8 +55,8 @@ def routing_rule(
             for limit, price in zip(decision.limits, decision.prices, strict=True)
         ],
     }
-    if decision.by_input:
-        return {**rule, "by_input": _input_routes(decision, costs, workload)}
+    if decision.input_rule is not None:
+        return {**rule, "by_input": _runs("from_input_tokens", *decision.input_rule, costs)}
     return {**rule, "boundary": _boundary(decision, costs, workload, latency_limit_s)}
 
 
@@ -78,11 +78,6 @@ def _head(kind: str, costs: Costs) -> dict[str, Any]:
         "idle": costs.idle,
         "mixed": costs.mixed,
     }
-
-
-def _input_routes(decision: RoutingDecision, costs: Costs, workload: Workload) -> list[dict[str, Any]]:
-    lengths, first = np.unique(workload.input_tokens, return_index=True)
-    return _runs("from_input_tokens", lengths, decision.requests[:, first].argmax(axis=0), costs)
 
 
 def _boundary(

@@ -187,7 +187,9 @@ class Uncertainty:
 def uncertainty(totals: KeyTotals, draws: KeyTotals, chosen: int, scales: Scales) -> Uncertainty:
     """Intervals of what the threshold ``chosen`` does, from draws of the totals, shape (draws, 2, keys).
 
-    A threshold belongs to the plateau while the 95 % interval of its cost minus the chosen one's reaches 0.
+    A threshold belongs to the plateau while the 95 % interval of its cost minus the chosen one's reaches 0. The
+    saving is that of ``chosen`` on the workload it was chosen on, so it is a little optimistic: one number was
+    fitted. Check a narrow saving on another trace.
     ``chosen`` must be 0 or one of the keys.
     """
     estimate, curve = threshold_curve(totals), threshold_curve(draws)

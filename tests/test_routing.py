@@ -66,16 +66,15 @@ def test_equal_systems_share_nothing_twice() -> None:
     assert sweep.share.tolist() == [[1.0] * 5, [0.0] * 5, [0.0] * 5]
 
 
-def test_expected_cost_is_that_of_the_outputs_seen_at_each_input() -> None:
-    """E[cost(m, N) | m], not cost(m, E[N]): the cost is convex here and the two choose differently."""
-    m, n, count = np.array([5, 5, 9]), np.array([1, 99, 50]), np.array([3.0, 1.0, 2.0])
-    cost = np.stack([n**2.0, np.full(3, 1200.0)])
-    lengths, requests, expected = routing.expected_by_input(m, count, cost)
-    assert lengths.tolist() == [5, 9]
-    assert requests.tolist() == [4.0, 2.0]
-    np.testing.assert_allclose(expected, [[(3 * 1 + 99**2) / 4, 2500], [1200, 1200]])
-    assert routing.cheapest(expected).tolist() == [1, 1]
-    assert np.average(n[:2], weights=count[:2]) ** 2 < 1200
+def test_pools_hold_enough_requests_and_are_as_many_as_these_allow() -> None:
+    rng = np.random.default_rng(0)
+    for total, most in ((100, 1), (5000, 25), (1_000_000, 1000)):
+        requests = rng.multinomial(total, rng.dirichlet(np.full(3000, 0.5))).astype(float)
+        pool = routing.pools(requests)
+        held = np.bincount(pool, requests)
+        assert set(np.diff(pool)) <= {0, 1}
+        assert held.min() >= min(total, max(200, total**0.5))
+        assert most / 2 < held.size <= most
 
 
 def test_machines_that_stay_on_cost_their_idle_power() -> None:
