@@ -208,7 +208,8 @@ def _nodes(trace: Trace) -> _Nodes:
         return _Nodes(origin, centres, np.concatenate(([0.0], np.cumsum(steps))), period)
     joules = _unwrap(trace)
     if period == 0.0:
-        return _Nodes(origin, times, joules, 0.0)
+        apart = np.append(np.diff(times) > 0.0, True)  # two readings of one time tell no power
+        return _Nodes(origin, times[apart], joules[apart], 0.0)
     # An update lies between the poll that first shows it and the one before, at most one period back.
     lags = np.minimum(np.diff(times, prepend=times[0] - period), period)
     new = np.concatenate(([True], np.diff(joules) > 0.0))

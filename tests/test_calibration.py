@@ -14,8 +14,8 @@ from harness.types import Calibration
 def test_entries_and_files(tmp_path: Path) -> None:
     file = tmp_path / "meter.toml"
     file.write_text("[cpu-package-0]\ngain = 1\noffset_w = -2.5\n")
-    found = parse_calibration(["gpu0-power=1.048,1.26", str(file)])
-    assert found == {"gpu0-power": Calibration(1.048, 1.26), "cpu-package-0": Calibration(1.0, -2.5)}
+    found = parse_calibration(["gpu0-counter=1.048,1.26", str(file)])
+    assert found == {"gpu0-counter": Calibration(1.048, 1.26), "cpu-package-0": Calibration(1.0, -2.5)}
 
 
 @pytest.mark.parametrize("entry", ["gpu0=1", "gpu0=a,b", "=1,2", "gpu0=0,1", "gpu0=nan,1", "gpu0=1,inf", "absent.toml"])

@@ -118,6 +118,17 @@ def test_a_rail_that_updates_late_is_not_taken_for_one_that_is_off() -> None:
     assert window_energy(dead, int(5.2 * S), int(5.6 * S)).joules is None
 
 
+def test_two_readings_of_one_time_change_nothing() -> None:
+    """Reports that were late together bear one time."""
+    plain = counter(np.arange(30.0))
+    times = plain.times_ns.copy()
+    times[14] = times[15]
+    energy = window_energy(replace(plain, times_ns=times), S, int(1.5 * S))
+    assert energy.joules == pytest.approx(5.0, abs=0.5)
+    assert energy.ci95_j is not None
+    assert 0.0 < energy.ci95_j < 2.0
+
+
 @given(
     sensor=st.sampled_from(SENSORS),
     seed=st.integers(0, 2**32 - 1),

@@ -42,8 +42,7 @@ class Estimate:
         self._context = context
         origin = "assumed: declare yours with --cpu-watts" if watts is None else f"--cpu-watts {watts:g}"
         self.note = (
-            "no power meter can be read here, so energy is estimated, not measured: CPU time × "
-            f"{self.watts_per_processor:g} W per processor ({origin})"
+            f"energy is estimated, not measured: CPU time × {self.watts_per_processor:g} W per processor ({origin})"
         )
 
     def domains(self) -> Sequence[Domain]:
