@@ -13,6 +13,14 @@ from harness.profile import Profile, parse_boundary
 from harness.profile_schema import EnergyModel
 from harness.types import Component
 
+_MUST_AGREE = {
+    "model": "ran different models",
+    "kv_cache": "differ in cache mode",
+    "batch_size": "differ in batch size",
+    "dtype": "differ in precision",
+}
+"""Fields of a profile's identity, and what is wrong where they differ."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -56,18 +64,13 @@ def check(
 
 def _identity_faults(profiles: Sequence[Profile]) -> list[str]:
     faults = []
-    first = profiles[0].identity
-    for profile in profiles[1:]:
-        other = profile.identity
-        pair = f"{profiles[0].name} and {profile.name}"
-        if other.model != first.model:
-            faults.append(f"{pair} ran different models ({first.model} and {other.model})")
-        if other.kv_cache != first.kv_cache:
-            faults.append(f"{pair} differ in cache mode (kv_cache {first.kv_cache} and {other.kv_cache})")
-        if None not in (first.batch_size, other.batch_size) and other.batch_size != first.batch_size:
-            faults.append(f"{pair} differ in batch size ({first.batch_size} and {other.batch_size})")
-        if None not in (first.dtype, other.dtype) and other.dtype != first.dtype:
-            faults.append(f"{pair} differ in precision ({first.dtype} and {other.dtype})")
+    for field, what in _MUST_AGREE.items():
+        held = {profile.name: getattr(profile.identity, field) for profile in profiles}
+        # What one profile does not know says nothing about the others.
+        known = {name: value for name, value in held.items() if value is not None}
+        if len(set(known.values())) > 1:
+            described = ", ".join(f"{name}: {value}" for name, value in known.items())
+            faults.append(f"{' and '.join(known)} {what} ({described})")
     return faults
 
 
@@ -80,7 +83,8 @@ def _boundary(
         raise UserError(f"{', '.join(silent)} has no energy: only runtime was measured, so energy can't be compared")
     held = [set(profile.components) for profile in profiles]
     common = set[Component].intersection(*held)
-    choices = f"--boundary {_join(common)} or part of it would work" if common else "they have no component in common"
+    joined = _join(common - {"system"} or common)
+    choices = f"--boundary {joined} or part of it would work" if common else "they have no component in common"
     asked = parse_boundary(boundary)
     if asked is not None:
         for profile in profiles:
@@ -89,7 +93,9 @@ def _boundary(
                 raise UserError(f"{profile.name} has no energy of {_join(absent)}: {choices}")
         return asked, []
     if all(components == held[0] for components in held):
-        return parse_boundary(sorted(held[0])) if held[0] else None, []
+        # A meter of the whole system beside others can't be chosen by name; the sum is what was measured.
+        named = held[0] if held[0] == {"system"} or "system" not in held[0] else None
+        return parse_boundary(sorted(named)) if named else None, []
     described = ", ".join(
         f"{profile.name} counts {_join(profile.components) or 'an undivided sum'}" for profile in profiles
     )

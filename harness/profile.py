@@ -234,6 +234,8 @@ def parse_boundary(boundary: str | Iterable[str] | None) -> tuple[Component, ...
     wrong = [name for name in names if name not in known]
     if wrong or not names:
         raise UserError(f"'{'+'.join(names)}' is no boundary; join any of {', '.join(known)} with +, such as cpu+gpu")
+    if "system" in names and len(set(names)) > 1:
+        raise UserError(f"'{'+'.join(names)}' is no boundary: system contains the other components; name it alone")
     return tuple(component for component in known if component in names)
 
 

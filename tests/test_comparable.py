@@ -1,5 +1,6 @@
 """The one rule of what may be compared."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,22 @@ def test_what_differs_is_refused_unless_mixed_is_allowed(other: dict[str, Any], 
     mixed = check(pair, allow_mixed=True)
     assert mixed.mixed
     assert any(warning.startswith("mixed: ") and said in warning for warning in mixed.warnings)
+
+
+def test_an_unknown_precision_hides_no_difference_in_any_order() -> None:
+    trio = [profile("a"), profile("b", dtype=None), profile("c", dtype="float32")]
+    for order in itertools.permutations(trio):
+        with pytest.raises(UserError, match="differ in precision"):
+            check(order)
+
+
+def test_a_meter_of_the_whole_system_is_chosen_alone() -> None:
+    pair = [profile("a", ("system",)), profile("b", ("cpu", "gpu", "system"))]
+    assert check(pair, "system").boundary == ("system",)
+    with pytest.raises(UserError, match="system contains the other components; name it alone"):
+        check(pair, "cpu+system")
+    with pytest.raises(UserError, match="--boundary system or part of it would work"):
+        check(pair)
 
 
 def test_an_unknown_precision_is_no_difference() -> None:
