@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -22,6 +22,7 @@ CSV_COLUMNS = (
     "input_tokens, output_tokens, runtime_s and, where energy was measured, energy_j or one column per component "
     "such as cpu_energy_j and gpu_energy_j"
 )
+ENCLOSING_METER = "the meter of the whole system contains the components added up and is left out"
 PRIOR_FREEDOM = 4
 """Degrees of freedom that the typical spread of the other points counts for."""
 _PARTS = ("", "prefill_", "decode_")
@@ -73,9 +74,13 @@ def without_negative_energy(table: pd.DataFrame) -> Trials:
     table.loc[wrong, columns] = np.nan
     if "energy_j" not in table and columns:
         # A sum over fewer components than usual would be another boundary: NaN then.
-        table["energy_j"] = table[columns].sum(axis=1, skipna=False)
-    notes = (f"{wrong.sum()} trials with an energy of 0 or less count for runtime alone",) if wrong.any() else ()
-    return Trials(table, int(wrong.sum()), notes)
+        parts = [name for name in columns if name != "system_energy_j"] or columns
+        table["energy_j"] = table[parts].sum(axis=1, skipna=False)
+    notes = [f"{wrong.sum()} trials with an energy of 0 or less count for runtime alone"] if wrong.any() else []
+    if _has_enclosing_meter(table):
+        table = _without_system(table)
+        notes.append(ENCLOSING_METER)
+    return Trials(table, int(wrong.sum()), tuple(notes))
 
 
 def read_runs(directories: Iterable[Path]) -> Trials:
@@ -84,8 +89,9 @@ def read_runs(directories: Iterable[Path]) -> Trials:
 
     from harness import records
 
-    tables = [records.load(directory) for directory in directories]
-    table = pd.concat(tables, ignore_index=True)
+    tables = {directory: records.load(directory) for directory in directories}
+    _refuse_mixed_boundaries(tables)
+    table = pd.concat(tables.values(), ignore_index=True)
     measured = table[table["purpose"] == "measure"]
     usable = measured[measured["status"] == "ok"].copy()
     if usable.empty:
@@ -93,12 +99,54 @@ def read_runs(directories: Iterable[Path]) -> Trials:
     usable["output_tokens_produced"] = usable["output_tokens_produced"].fillna(usable["output_tokens"])
     excluded = len(measured) - len(usable)
     counts = measured.loc[measured["status"] != "ok", "status"].value_counts()
-    notes = tuple(f"{count} trials ended as {status} and are not used" for status, count in counts.items())
-    return Trials(usable, excluded, notes)
+    notes = [f"{count} trials ended as {status} and are not used" for status, count in counts.items()]
+    if _has_enclosing_meter(usable):
+        usable = _without_system(usable)
+        notes.append(ENCLOSING_METER)
+    return Trials(usable, excluded, tuple(notes))
+
+
+def _refuse_mixed_boundaries(tables: Mapping[Path, pd.DataFrame]) -> None:
+    """Energies of different components, or by different methods, must not be averaged. Raises UserError."""
+    boundaries = {directory: _boundary(table) for directory, table in tables.items()}
+    if len(set(boundaries.values())) > 1:
+        said = ", ".join(f"{directory} counts {boundary}" for directory, boundary in boundaries.items())
+        raise UserError(f"{said}: fit them apart")
+
+
+def _boundary(table: pd.DataFrame) -> str:
+    """The components whose energy was measured, each with its methods, in words."""
+    parts = []
+    for component in sorted(COMPONENTS):
+        if f"{component}_energy_j" in table:
+            methods = table.loc[table[f"{component}_energy_j"].notna(), f"{component}_energy_method"]
+            parts += [f"{component} ({', '.join(sorted(set(methods)))})"] if len(methods) else []
+    return " + ".join(parts) or "no energy"
+
+
+def _has_enclosing_meter(table: pd.DataFrame) -> bool:
+    """Whether the total is the sum of the other components, without the ``system`` that was measured beside them."""
+    others = [f"{component}_energy_j" for component in COMPONENTS if component != "system"]
+    others = [name for name in others if name in table and table[name].notna().any()]
+    if not others or "system_energy_j" not in table:
+        return False
+    return bool((table[others].sum(axis=1) / table["energy_j"] - 1).abs().median() < 1e-6)
+
+
+def _without_system(table: pd.DataFrame) -> pd.DataFrame:
+    return table[[name for name in table if not name.startswith("system_")]].copy()
 
 
 def aggregate(trials: pd.DataFrame) -> list[Measurement]:
-    """Mean, standard deviation and number of trials per point, sorted by size."""
+    """Mean, standard deviation and number of trials per point, sorted by size.
+
+    A trial in which fewer components were measured than in others has no total: it would be another boundary.
+    """
+    trials = trials.copy()
+    components = [f"{c}_energy_j" for c in COMPONENTS if f"{c}_energy_j" in trials]
+    components = [name for name in components if trials[name].notna().any()]
+    totals = [f"{part}energy_j" for part in _PARTS if f"{part}energy_j" in trials]
+    trials.loc[trials[components].isna().any(axis=1), totals] = np.nan
     points = trials.groupby(["input_tokens", "output_tokens"], sort=True)
     return [_measurement(group) for _, group in points]
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
-
-import numpy as np
 
 from harness import __version__, records
 from harness.errors import UserError
 from harness.measurements import COMPONENTS, Trials, aggregate, read_csv, read_runs
 from harness.profile_build import Idle, Power
 from harness.profile_schema import Identity, Measurement, Provenance, Record
+from harness.stopping import half_width_95
 from harness.types import Method
 
 _METHODS: tuple[Method, ...] = ("counter", "integrated", "modelled", "estimated")
@@ -120,11 +121,13 @@ def weakest(methods: Any) -> Method | None:
 
 
 def _idle(runs: Sequence[Mapping[str, Any]]) -> dict[str, Idle]:
-    """Idle power by component and ``total``: the mean over all baselines, with the wider of scatter and sensors."""
+    """Idle power by component and ``total``: the mean over all baselines of the same, widest, boundary."""
     baselines = [
         baseline for run in runs for session in run["sessions"] for baseline in session.get("idle", {}).values()
     ]
-    return {what: _mean_power(baselines, what) for what in ("total", *COMPONENTS)}
+    measured = [{c for c, figure in b["components"].items() if figure["power_w"] is not None} for b in baselines]
+    whole = [b for b, held in zip(baselines, measured, strict=True) if held == set().union(*measured)]
+    return {what: _mean_power(whole if what == "total" else baselines, what) for what in ("total", *COMPONENTS)}
 
 
 def _mean_power(baselines: Sequence[Mapping[str, Any]], what: str) -> Idle:
@@ -132,11 +135,12 @@ def _mean_power(baselines: Sequence[Mapping[str, Any]], what: str) -> Idle:
     known = [figure for figure in figures if figure and figure["power_w"] is not None]
     if not known:
         return Idle()
-    powers = np.array([figure["power_w"] for figure in known])
-    intervals = [figure["ci95_w"] for figure in known if figure["ci95_w"] is not None]
-    scatter = 1.96 * float(powers.std(ddof=1)) / np.sqrt(powers.size) if powers.size > 1 else 0.0
-    ci95_w = max(float(np.mean(intervals)), scatter) if intervals else None
-    return Idle(float(powers.mean()), ci95_w)
+    powers = [figure["power_w"] for figure in known]
+    sensors = [figure["ci95_w"] for figure in known if figure["ci95_w"] is not None]
+    scatter = half_width_95(powers)
+    # What the sensors leave is common to all baselines: repeating doesn't lessen it.
+    parts = [*([fmean(sensors)] if sensors else []), *([] if scatter is None else [scatter])]
+    return Idle(fmean(powers), math.hypot(*parts) if parts else None)
 
 
 def provenance(
