@@ -215,9 +215,10 @@ def _covariance(solution: Solution, rows: Rows) -> Array:
     # Residuals corrected by leverage: a point that bends the model to itself doesn't hide the misfit.
     corrected = weights * solution.residuals / np.sqrt(1 - solution.leverage)
     scale = max(1.0, float(np.sum(corrected**2)) / rows.share.sum())
-    information = design.T @ design / scale + np.eye(limits.size)
-    covariance = np.linalg.inv(information) * np.outer(limits, limits)
-    return np.asarray((covariance + covariance.T) / 2)
+    information, directions = np.linalg.eigh(design.T @ design / scale + np.eye(limits.size))
+    # At least 1 by the identity added, whatever rounding makes of it.
+    scaled = directions / np.sqrt(np.maximum(information, 1)) * limits[:, None]
+    return np.asarray(scaled @ scaled.T)
 
 
 def _suspects(solution: Solution, request: NDArray[np.bool_]) -> tuple[int, ...]:
