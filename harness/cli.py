@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -58,16 +59,17 @@ def joulebench(
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 stopped by a fault, 2 bad input, 130 interrupted."""
+    _make_output_safe()
     try:
-        sys.exit(app(standalone_mode=False))
+        status = app(standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(status)
     except (UserError, InvalidConfig) as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
-    except BrokenPipeError:
-        # The reader of a pipe (head, less) has gone: nothing is wrong and nobody is left to tell.
-        sys.stderr.close()
-        sys.exit(141)
+    except OSError as error:
+        _fail(f"{error.filename or 'the output'}: {error.strerror or error}", 1)
     except Exception as error:
         # typer's own errors (a wrong option, a missing argument) know how to word themselves.
         if not hasattr(error, "format_message"):
@@ -79,6 +81,16 @@ def main() -> None:
             sys.exit(2)
         command = context.command_path if context else "joulebench"
         _fail(f"{message} (see {command} --help)", getattr(error, "exit_code", 2))
+
+
+def _make_output_safe() -> None:
+    """Let no character that a terminal or log file can't show, and no closed stream, end a measurement."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def _fail(message: str, code: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import sys
-import time
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,7 +17,7 @@ from harness import estimate
 from harness.plan import Plan
 from harness.schedule import Schedule
 from harness.store import RunStore
-from harness.summary import Estimate, drift, summarise
+from harness.summary import Estimate, drift, idle_drift, summarise
 from harness.types import Point, TrialRecord, TrialSpec
 
 
@@ -34,7 +33,6 @@ class Display:
         self._model: Model | None = None
         self._left = ""
         self._speed: list[float] = []
-        self._started_s = time.monotonic()
         if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"),
@@ -91,12 +89,17 @@ class Display:
         self.close()
         if self._store.run:
             print_results(self._store.records, self._store.run, self._console)
-            print(f"{len(self._store.records)} trials are in {self._store.directory}")
+            self._print(f"{len(self._store.records)} trials are in {self._store.directory}")
 
     def _print(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
-        # Lines must reach a pipe or a log file as they happen.
-        sys.stdout.flush()
+        try:
+            self._console.print(text, markup=False, soft_wrap=True)
+            # Lines must reach a pipe or a log file as they happen.
+            sys.stdout.flush()
+        except OSError as error:
+            # A full disk under the log, or a reader that has gone, must not cost a measurement.
+            self._console.quiet = True
+            print(f"output can't be written any more ({error.strerror}); measuring goes on", file=sys.stderr)
 
     def _point_text(self, spec: TrialSpec) -> str:
         m, n = spec.point.input_tokens, spec.point.output_tokens
@@ -152,7 +155,7 @@ def print_trials(records: list[TrialRecord], run: dict[str, Any]) -> None:
     """Every trial as a table row, then the points."""
     console = _console()
     table = _table("trial", "purpose", "status", "input", "output", "repeats", "prefill s", "decode s", "runtime s")
-    for heading in ("J/request", "J/output token", "J/token"):
+    for heading in ("J/request", "J/prefill", "J/decode", "J/output token", "J/token"):
         table.add_column(heading, justify="right")
     table.add_column("method or reason", overflow="fold")
     batch_size = run["backend"]["config"]["batch_size"]
@@ -164,12 +167,16 @@ def print_trials(records: list[TrialRecord], run: dict[str, Any]) -> None:
 
 def print_results(records: list[TrialRecord], run: dict[str, Any], console: Console) -> None:
     """Every point as a table row, and the drift."""
-    table = _table("input", "output", "trials", "prefill s", "decode s", "tokens/s", "runtime s", "energy J", "method")
-    summaries = summarise(records, run["backend"]["config"]["batch_size"])
+    table = _table("input", "output", "trials", "repeats", "prefill s", "decode s", "tokens/s")
+    for heading in ("runtime s", "energy J", "J/token", "method"):
+        table.add_column(heading, justify="right")
+    batch_size = run["backend"]["config"]["batch_size"]
+    summaries = summarise(records, batch_size)
     for summary in sorted(summaries, key=lambda summary: summary.point):
-        point = [str(summary.point.input_tokens), str(summary.point.output_tokens), str(summary.trials)]
+        m, n = summary.point.input_tokens, summary.point.output_tokens
+        point = [str(m), str(n), str(summary.trials), str(summary.repeats or "–")]
         if summary.runtime_s is None:
-            table.add_row(*point, *["–"] * 5, summary.trouble or "not measured")
+            table.add_row(*point, *["–"] * 6, summary.trouble or "not measured")
             continue
         times = (summary.prefill_s, summary.decode_s, summary.tokens_per_s)
         table.add_row(
@@ -177,20 +184,38 @@ def print_results(records: list[TrialRecord], run: dict[str, Any], console: Cons
             *(f"{estimate.mean:.4g}" if estimate else "–" for estimate in times),
             _plus_minus(summary.runtime_s),
             _plus_minus(summary.energy_j) if summary.energy_j else "–",
+            f"{summary.energy_j.mean / (batch_size * (m + n)):.4g}" if summary.energy_j else "–",
             summary.energy_method or "not measured",
         )
     console.print(table)
+    discarded = [summary for summary in summaries if (summary.trouble or "").startswith("discarded")]
+    if discarded:
+        console.print(
+            f"{len(discarded)} of {len(summaries)} points were not measured, because every trial was disturbed: stop "
+            "other programs and measure into a new directory, or let more pass with --max-foreign-load"
+        )
     shift = drift(records)
     if shift:
         interval = f" ± {shift.half_width:.1%}" if shift.half_width is not None else ""
         point_text = f"m = {shift.point.input_tokens}, n = {shift.point.output_tokens}"
         console.print(f"drift: the first point ({point_text}) took {shift.change:+.1%}{interval} at the end")
+    for session in run["sessions"]:
+        for idle in idle_drift(session):
+            watts = f"{_plus_minus(idle.before_w)} W before, {_plus_minus(idle.after_w)} W after"
+            console.print(f"idle power of {idle.domain}: {watts}, change {_plus_minus(idle.change_w)} W")
+
+
+class _Console(Console):
+    """A console that leaves it to its user what a broken pipe means."""
+
+    def on_broken_pipe(self) -> None:
+        raise
 
 
 def _console() -> Console:
     """A console; where nobody's terminal says how wide it is, wide enough for every table."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
+    console = _Console(highlight=False)
+    return console if console.is_terminal else _Console(highlight=False, width=200)
 
 
 def _table(*headings: str) -> Table:
@@ -223,9 +248,11 @@ def _trial_cells(record: TrialRecord, batch_size: int) -> list[str]:
         number(record.decode_s),
         number(record.runtime_s),
         joules("request"),
+        joules("prefill"),
+        joules("decode"),
         joules("request", outputs),
         joules("request", tokens),
-        record.reason or total.get("method") or total.get("reason") or "not measured",
+        record.reason or total.get("reason") or total.get("method") or "not measured",
     ]
 
 

@@ -53,9 +53,9 @@ def identity(machine: dict[str, Any]) -> dict[str, Any]:
     """
     same = {
         "cpu_model": machine["cpu_model"],
-        "logical_cores": machine["logical_cores"],
+        "usable_cores": machine["usable_cores"],
         "memory_gib": round(machine["memory_bytes"] / 2**30),
-        "gpus": [(gpu["name"], gpu["uuid_sha256"]) for gpu in machine["gpus"]],
+        "gpus": [[gpu[key] for key in ("name", "uuid", "driver", "power_limit_w")] for gpu in machine["gpus"]],
     }
     if not machine["container"]:
         same["host"] = machine["hostname_sha256"]
@@ -93,10 +93,9 @@ def _gpu(pynvml: Any, index: int) -> dict[str, Any]:
         memory = pynvml.nvmlDeviceGetMemoryInfo(device).total
     except pynvml.NVMLError:
         pass
-    uuid = ask("nvmlDeviceGetUUID")
     return {
         "name": ask("nvmlDeviceGetName"),
-        "uuid_sha256": hashlib.sha256(uuid.encode()).hexdigest()[:16] if uuid else None,
+        "uuid": ask("nvmlDeviceGetUUID"),
         "driver": pynvml.nvmlSystemGetDriverVersion(),
         "memory_bytes": memory,
         "power_limit_w": ask("nvmlDeviceGetEnforcedPowerLimit", 1e-3),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Iterable, Sequence
@@ -106,7 +107,7 @@ PROTOCOLS = {
             name="quick",
             inputs="8-512*2",
             outputs="8-128*2",
-            stopping=RelativePrecision(relative=0.05, min_trials=3, max_trials=5),
+            stopping=RelativePrecision(relative=0.05, min_trials=3, max_trials=5, quantities=("runtime_s", "energy_j")),
             kv_cache=True,
             min_window_s=1.0,
             max_window_s=10.0,
@@ -150,6 +151,15 @@ class Plan:
     max_window_s: float
     timeout_s: float
 
+    def refuse_beyond(self, context_length: int) -> None:
+        """Raise UserError when the user named a size that the model's context does not hold."""
+        longest = max(self.points, key=lambda point: point.input_tokens + point.output_tokens)
+        if self.explicit and longest.input_tokens + longest.output_tokens > context_length:
+            raise UserError(
+                f"m + n = {longest.input_tokens} + {longest.output_tokens} is beyond the model's context of "
+                f"{context_length} tokens; ask for shorter requests"
+            )
+
     def describe(self) -> dict[str, Any]:
         """The plan as it is stored with the run and compared on resuming."""
         return {
@@ -192,6 +202,9 @@ def make_plan(
     else:
         shape = grid if full_grid else lambda m, n: sweeps(m, n, fixed_input, fixed_output)
         chosen = [*shape(parse_tokens(base.inputs), parse_tokens(base.outputs)), *base.off_axis]
+    for option, value in (("--timeout", timeout_s), ("--min-window", min_window_s), ("--max-window", max_window_s)):
+        if value is not None and not math.isfinite(value):
+            raise UserError(f"{option} must be a number of seconds, not {value}")
     min_window_s = base.min_window_s if min_window_s is None else min_window_s
     if max_window_s is None:
         max_window_s = max(base.max_window_s, min_window_s)

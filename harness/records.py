@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from harness import traces
+from harness.energy import net_energy_j
 from harness.errors import UserError
+from harness.summary import Estimate, idle_power_w
 from harness.types import Trace, TrialRecord, Window
 
 if TYPE_CHECKING:
@@ -29,6 +32,73 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """By the version it starts from, the step that turns ``run.json`` into the next version."""
 
 _RECORD = TypeAdapter(TrialRecord)
+
+
+class _Figure(TypedDict):
+    """One energy of a record."""
+
+    method: str | None
+    request_j: float | None
+    request_ci95_j: float | None
+    prefill_j: float | None
+    prefill_ci95_j: float | None
+    decode_j: float | None
+    decode_ci95_j: float | None
+    reason: str | None
+
+
+class _Energy(TypedDict):
+    total: _Figure
+    components: dict[str, _Figure]
+
+
+class _Config(TypedDict):
+    kv_cache: bool
+    batch_size: int
+
+
+class _Backend(TypedDict):
+    name: str
+    config: _Config
+    device: str
+    device_names: list[str]
+    gpu_uuids: list[str]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+
+
+class _Model(TypedDict):
+    name: str
+    context_length: int
+
+
+class _Machine(TypedDict):
+    cpu_model: str | None
+    usable_cores: int
+    memory_bytes: int
+    gpus: list[dict[str, Any]]
+    container: str | None
+    hostname_sha256: str
+
+
+class _Session(TypedDict):
+    idle: dict[str, Any]
+    energy: dict[str, Any]
+
+
+class _Run(TypedDict):
+    """What is read of ``run.json``; it may hold more."""
+
+    plan: dict[str, Any]
+    backend: _Backend
+    model: _Model
+    machine: _Machine
+    energy: dict[str, Any]
+    sessions: list[_Session]
+
+
+_ENERGY = TypeAdapter(_Energy)
+_RUN = TypeAdapter(_Run)
 
 COLUMNS = {
     "trial_id": "number of the trial in the run, from 0",
@@ -57,7 +127,11 @@ COLUMNS = {
     "decode_energy_j": "energy of the decode steps, J per request",
     "decode_energy_ci95_j": "half-width of its 95 % interval, J",
     "energy_per_output_token_j": "energy_j over the output tokens of all sequences",
+    "energy_per_output_token_ci95_j": "half-width of its 95 % interval, J",
     "energy_per_token_j": "energy_j over the input and output tokens of all sequences",
+    "energy_per_token_ci95_j": "half-width of its 95 % interval, J",
+    "net_energy_j": "energy_j less the session's idle power over the runtime, J per request",
+    "net_energy_ci95_j": "half-width of its 95 % interval, J",
 }
 """Columns of ``load``. Each component c with a meter adds {c}_energy_j, {c}_energy_ci95_j, {c}_energy_method,
 {c}_prefill_energy_j, {c}_prefill_energy_ci95_j, {c}_decode_energy_j and {c}_decode_energy_ci95_j. What was not
@@ -74,7 +148,7 @@ def read_run(directory: Path | str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be read: {error}") from None
     version = run.get("schema_version") if isinstance(run, dict) else None
-    if not isinstance(version, int) or version < 1:
+    if type(version) is not int or version < 1:
         raise UserError(f"{path} is not a run of joulebench: it names no schema_version")
     if version > SCHEMA_VERSION:
         raise UserError(
@@ -83,8 +157,17 @@ def read_run(directory: Path | str) -> dict[str, Any]:
     while version < SCHEMA_VERSION:
         run = MIGRATIONS[version](run)
         version += 1
-    migrated: dict[str, Any] = run
-    return migrated
+    return _checked(run, path)
+
+
+def _checked(run: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The run if every part that is read later is there. Raises UserError naming the first that is not."""
+    try:
+        _RUN.validate_python(run)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise UserError(f"{path} is damaged: {where} is missing or of the wrong kind") from None
+    return run
 
 
 def read_trials(directory: Path | str) -> list[TrialRecord]:
@@ -109,11 +192,22 @@ def parse_trials(content: bytes, path: Path) -> list[TrialRecord]:
     records = []
     for number, line in enumerate(content.splitlines(), start=1):
         try:
-            records.append(_RECORD.validate_json(line))
+            records.append(_consistent(_RECORD.validate_json(line)))
         except ValidationError as error:
             what = error.errors(include_url=False)[0]["msg"]
             raise UserError(f"{path}, line {number} is not a trial record ({what})") from None
+        except ValueError as error:
+            raise UserError(f"{path}, line {number} is not a trial record ({error})") from None
     return records
+
+
+def _consistent(record: TrialRecord) -> TrialRecord:
+    """The record, unless what later steps count on is missing in it. Raises ValueError."""
+    if record.status == "ok" and not (record.runtime_s and record.runtime_s > 0):
+        raise ValueError("a trial that is ok needs a runtime above 0")
+    if record.energy is not None:
+        _ENERGY.validate_python(record.energy)
+    return record
 
 
 def dump_trial(record: TrialRecord) -> bytes:
@@ -132,13 +226,15 @@ def load(directory: Path | str) -> pd.DataFrame:
     """All trials of a run as a table with the columns of ``COLUMNS``, one row a trial. Raises UserError."""
     import pandas as pd
 
-    batch_size = read_run(directory)["backend"]["config"]["batch_size"]
-    rows = [_row(record, batch_size) for record in read_trials(directory)]
+    run = read_run(directory)
+    batch_size = run["backend"]["config"]["batch_size"]
+    idle = [idle_power_w(session) for session in run["sessions"]]
+    rows = [_row(record, batch_size, idle[record.session]) for record in read_trials(directory)]
     extra = dict.fromkeys(column for row in rows for column in row if column not in COLUMNS)
     return pd.DataFrame(rows, columns=[*COLUMNS, *extra])
 
 
-def _row(record: TrialRecord, batch_size: int) -> dict[str, Any]:
+def _row(record: TrialRecord, batch_size: int, idle_w: Estimate | None) -> dict[str, Any]:
     row = {name: value for name, value in asdict(record).items() if name in COLUMNS}
     row["trial_id"] = record.id
     if record.runtime_s is not None:
@@ -148,11 +244,23 @@ def _row(record: TrialRecord, batch_size: int) -> dict[str, Any]:
         row["energy_reason"] = record.energy["total"]["reason"]
         for component, figure in record.energy["components"].items():
             row.update(_energy_columns(f"{component}_", figure))
-    energy_j = row.get("energy_j")
-    if energy_j is not None:
-        row["energy_per_output_token_j"] = energy_j / (batch_size * record.output_tokens)
-        row["energy_per_token_j"] = energy_j / (batch_size * (record.input_tokens + record.output_tokens))
+    if row.get("energy_j") is not None:
+        row.update(_derived_energies(record, batch_size, row["energy_j"], row["energy_ci95_j"], idle_w))
     return row
+
+
+def _derived_energies(
+    record: TrialRecord, batch_size: int, energy_j: float, ci95_j: float, idle_w: Estimate | None
+) -> dict[str, float]:
+    columns = {}
+    outputs = batch_size * record.output_tokens
+    tokens = batch_size * (record.input_tokens + record.output_tokens)
+    for name, count in (("energy_per_output_token", outputs), ("energy_per_token", tokens)):
+        columns[f"{name}_j"], columns[f"{name}_ci95_j"] = energy_j / count, ci95_j / count
+    if idle_w is not None and record.runtime_s is not None:
+        net = net_energy_j(energy_j, ci95_j, idle_w.mean, idle_w.half_width or 0.0, record.runtime_s)
+        columns["net_energy_j"], columns["net_energy_ci95_j"] = net
+    return columns
 
 
 def _energy_columns(prefix: str, figure: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from harness.types import Point, Purpose, TrialRecord, TrialSpec
 MAX_ERRORS = 3
 """Trials of one point that may fail one after the other before the point is given up."""
 
-MAX_DISCARDED = 5
+MAX_DISCARDED = 3
 """Discarded trials of one point that are measured again before the point is given up."""
 
 DRIFT_TRIALS = 3
@@ -113,11 +113,18 @@ class Schedule:
 
 def _add_sample(state: _State, record: TrialRecord) -> None:
     state.errors = 0
-    assert record.runtime_s is not None
-    state.samples["runtime_s"].append(record.runtime_s)
-    energy_j = record.energy["total"]["request_j"] if record.energy else None
-    if energy_j is not None:
-        state.samples.setdefault("energy_j", []).append(energy_j)
+    total = record.energy["total"] if record.energy else {}
+    measured = {
+        "runtime_s": record.runtime_s,
+        "prefill_s": record.prefill_s,
+        "decode_s": record.decode_s,
+        "energy_j": total.get("request_j"),
+        "prefill_energy_j": total.get("prefill_j"),
+        "decode_energy_j": total.get("decode_j"),
+    }
+    for name, value in measured.items():
+        if value is not None:
+            state.samples.setdefault(name, []).append(value)
 
 
 def needs_at_least(point: Point, other: Point, kv_cache: bool) -> bool:

@@ -23,7 +23,8 @@ def half_width_95(values: Sequence[float]) -> float | None:
 
 
 Samples = Mapping[str, Sequence[float]]
-"""Measured quantities of one point by name (``runtime_s``, ``energy_j``), one value per counted trial."""
+"""Measured quantities of one point by name (``runtime_s``, ``prefill_s``, ``decode_s``, ``energy_j``,
+``prefill_energy_j``, ``decode_energy_j``), one value per counted trial that has it."""
 
 
 class StoppingRule(Protocol):
@@ -54,12 +55,15 @@ class RelativePrecision:
     relative: float
     min_trials: int
     max_trials: int
+    quantities: tuple[str, ...] | None = None
+    """The quantities that must be precise; None means all that were measured."""
 
     def done(self, samples: Samples) -> bool:
         count = len(samples["runtime_s"])
         if count < self.min_trials or count >= self.max_trials:
             return count >= self.max_trials
-        return all(self._precise(values) for values in samples.values() if values)
+        judged = self.quantities or samples
+        return all(self._precise(samples[name]) for name in judged if samples.get(name))
 
     def _precise(self, values: Sequence[float]) -> bool:
         half_width = half_width_95(values)

@@ -30,7 +30,6 @@ LOG_FILE = "worker.log"
 _TRACES = "traces"
 _RESERVE = ".reserve"
 _RESERVE_BYTES = 1 << 20
-_OWN_FILES = {RUN_FILE, TRIALS_FILE, LOG_FILE, _TRACES, _RESERVE, f"{RUN_FILE}.part"}
 
 
 class StorageError(Exception):
@@ -43,23 +42,29 @@ class RunStore:
     def __init__(self, directory: Path) -> None:
         """Open or create the directory and prove that it can be written. Raises UserError."""
         self.directory = directory
+        self.run: dict[str, Any] | None = None
+        self.records: list[TrialRecord] = []
         self.notices: list[str] = []
         """What had to be mended, one line each."""
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            foreign = sorted({entry.name for entry in directory.iterdir()} - _OWN_FILES)
-            if foreign and not (directory / RUN_FILE).exists():
-                raise UserError(
-                    f"{directory} is not empty and holds no run (it has {foreign[0]}); choose another directory"
-                )
+            _refuse_strangers(directory)
             (directory / _TRACES).mkdir(exist_ok=True)
             self._trials = (directory / TRIALS_FILE).open("a+b", buffering=0)
             self._lock()
-            self._fill_reserve()
         except OSError as error:
             raise UserError(f"can't write to {directory}: {error.strerror or error}") from None
-        self.run = read_run(directory) if (directory / RUN_FILE).exists() else None
-        self.records = self._repair()
+        try:
+            if (directory / RUN_FILE).exists():
+                self.run = read_run(directory)
+            self._fill_reserve()
+            (directory / LOG_FILE).open("ab").close()
+            self.records = self._repair()
+        except (OSError, UserError) as error:
+            self.close()
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"can't write to {directory}: {error.strerror or error}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -67,8 +72,14 @@ class RunStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._trials.close()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the directory; one in which nothing was begun is taken away again. Safe to call twice."""
         self._release_reserve()
+        if self.run is None and not (self.directory / RUN_FILE).exists():
+            self._remove_shell()
+        self._trials.close()
 
     def write_run(self, run: dict[str, Any]) -> None:
         """Replace ``run.json`` as a whole. Raises StorageError."""
@@ -94,16 +105,13 @@ class RunStore:
                 self._append(record, window, readings)
             raise StorageError(f"{self.directory}: {error.strerror or error}") from None
 
-    def abandon_if_unused(self) -> None:
-        """Remove the directory again if nothing was ever recorded in it."""
-        if self.run is not None:
-            return
+    def _remove_shell(self) -> None:
         with contextlib.suppress(OSError):
-            self._release_reserve()
-            for name in (TRIALS_FILE, LOG_FILE):
-                (self.directory / name).unlink(missing_ok=True)
-            (self.directory / _TRACES).rmdir()
-            self.directory.rmdir()
+            if (self.directory / TRIALS_FILE).stat().st_size == 0:
+                (self.directory / _TRACES).rmdir()
+                for name in (LOG_FILE, TRIALS_FILE):
+                    (self.directory / name).unlink(missing_ok=True)
+                self.directory.rmdir()
 
     def _append(self, record: TrialRecord, window: Window | None, readings: Sequence[Trace]) -> None:
         if window is not None and record.trace is not None:
@@ -165,6 +173,22 @@ class RunStore:
                 part.unlink()
             raise
         _sync_directory(path.parent)
+
+
+def _refuse_strangers(directory: Path) -> None:
+    """Refuse a directory without ``run.json`` unless it is empty or the empty shell of a start that was killed."""
+    names = {entry.name for entry in directory.iterdir() if entry.name != ".DS_Store"}
+    if RUN_FILE in names:
+        return
+    begun = TRIALS_FILE in names
+    if begun and (directory / TRIALS_FILE).stat().st_size:
+        raise UserError(f"{directory} has a {TRIALS_FILE} but no {RUN_FILE}: it is damaged; choose another directory")
+    ours = {TRIALS_FILE, LOG_FILE, _RESERVE, f"{RUN_FILE}.part"} if begun else set()
+    if _TRACES in names and not any((directory / _TRACES).iterdir()):
+        ours.add(_TRACES)
+    strangers = sorted(names - ours)
+    if strangers:
+        raise UserError(f"{directory} is not empty and holds no run (it has {strangers[0]}); choose another directory")
 
 
 def _sync_directory(directory: Path) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from harness.stopping import half_width_95
 from harness.types import Point, TrialRecord
@@ -47,6 +48,21 @@ class Drift:
     """Half-width of its 95 % interval."""
 
 
+@dataclass(frozen=True)
+class IdleDrift:
+    """Idle power of one domain before and after a sweep, in W, each with its 95 % half-width."""
+
+    domain: str
+    before_w: Estimate
+    after_w: Estimate
+
+    @property
+    def change_w(self) -> Estimate:
+        """After minus before."""
+        half_widths = [part.half_width or 0.0 for part in (self.before_w, self.after_w)]
+        return Estimate(self.after_w.mean - self.before_w.mean, math.hypot(*half_widths))
+
+
 def summarise(records: Iterable[TrialRecord], batch_size: int) -> list[PointSummary]:
     """One summary per point, in the order of first measurement."""
     by_point: dict[Point, list[TrialRecord]] = {}
@@ -75,6 +91,26 @@ def drift(records: Iterable[TrialRecord]) -> Drift | None:
         relative = math.hypot(before.half_width / before.mean, after.half_width / after.mean)
         half_width = relative * after.mean / before.mean
     return Drift(point, after.mean / before.mean - 1, half_width)
+
+
+def idle_drift(session: Mapping[str, Any]) -> list[IdleDrift]:
+    """Per domain, for a session of ``run.json`` with idle power read before and after; empty without."""
+    before, after = (session["idle"].get(when, {}).get("domains", {}) for when in ("before", "after"))
+    return [
+        IdleDrift(name, *(Estimate(figure["power_w"], figure["ci95_w"]) for figure in (before[name], after[name])))
+        for name in before
+        if name in after and None not in (before[name]["power_w"], after[name]["power_w"])
+    ]
+
+
+def idle_power_w(session: Mapping[str, Any]) -> Estimate | None:
+    """Idle power of all components in a session: the mean of before and after, or the one there is."""
+    totals = [session["idle"][when]["total"] for when in ("before", "after") if when in session["idle"]]
+    totals = [total for total in totals if total["power_w"] is not None]
+    if not totals:
+        return None
+    half_width = math.hypot(*(total["ci95_w"] for total in totals)) / len(totals)
+    return Estimate(statistics.fmean(total["power_w"] for total in totals), half_width)
 
 
 def _runtimes(records: Sequence[TrialRecord]) -> list[float]:

@@ -12,14 +12,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from backends.base import Config, Model
-from harness import __version__, environment
+from harness import __version__, environment, resume
 from harness.errors import UserError
 from harness.meter import Meter
 from harness.plan import Plan
 from harness.records import SCHEMA_VERSION
 from harness.schedule import Schedule
 from harness.store import LOG_FILE, RunStore
-from harness.types import TrialRecord, TrialSpec, Window
+from harness.types import Point, TrialRecord, TrialSpec, Window
 from harness.worker_process import LoadRefused, TrialFailed, WorkerProcess
 
 IDLE_S = 10.0
@@ -30,6 +30,7 @@ WARMUP_S = 1.0
 
 LOAD_TIMEOUT_S = 3600.0
 LOAD_ATTEMPTS = 3
+RELOAD_PAUSE_S = 5.0
 
 
 class SweepStopped(Exception):
@@ -68,6 +69,7 @@ class Sweep:
         plan: Plan,
         backend: str,
         config: Config,
+        energy: dict[str, Any],
         store: RunStore,
         open_meter: MeterFactory,
         observer: Observer,
@@ -75,6 +77,7 @@ class Sweep:
         self._plan = plan
         self._backend = backend
         self._config = config
+        self._energy = energy
         self._store = store
         self._open_meter = open_meter
         self._observer = observer
@@ -105,7 +108,7 @@ class Sweep:
 
     def _run(self) -> None:
         if self._store.run:
-            self._refuse_other_run(self._asked())
+            resume.refuse_other_run(self._store.directory, self._store.run, self._asked())
             schedule = self._schedule(self._store.run["model"]["context_length"])
             if schedule.next(self._session, 0) is None:
                 self._observer.notice("nothing is left to measure: the run is complete")
@@ -128,7 +131,13 @@ class Sweep:
 
     def _schedule(self, context_length: int) -> Schedule:
         schedule = Schedule(self._plan, kv_cache=self._config.kv_cache, context_length=context_length)
+        planned = set(self._plan.points)
         for record in self._store.records:
+            if Point(record.input_tokens, record.output_tokens) not in planned:
+                raise UserError(
+                    f"{self._store.directory} is damaged: the size of trial {record.id} is not in its plan; "
+                    "use another directory"
+                )
             schedule.add(record)
         return schedule
 
@@ -137,35 +146,15 @@ class Sweep:
             "plan": self._plan.describe(),
             "backend": {"name": self._backend, "config": asdict(self._config)},
             "machine": environment.machine(),
+            "energy": self._energy,
         }
-
-    def _refuse_other_run(self, asked: dict[str, Any]) -> None:
-        held = self._store.run
-        assert held
-        pairs = [
-            ("plan", held["plan"], asked["plan"]),
-            ("backend", {"name": held["backend"]["name"]}, {"name": asked["backend"]["name"]}),
-            ("option", held["backend"]["config"], asked["backend"]["config"]),
-            ("machine", environment.identity(held["machine"]), environment.identity(asked["machine"])),
-        ]
-        if "model" in asked:
-            pairs.append(("model", held["model"], asked["model"]))
-        for what, ours, theirs in pairs:
-            # JSON has no tuples: compare what would be stored.
-            differing = [key for key in ours | theirs if _plain(ours.get(key)) != _plain(theirs.get(key))]
-            if differing:
-                key = differing[0]
-                raise UserError(
-                    f"{self._store.directory} holds a run whose {what} differs: {key} is {_short(ours.get(key))} "
-                    f"there and {_short(theirs.get(key))} now; use the same options or another directory"
-                )
 
     def _load_first(self) -> dict[str, Any]:
         """Load the model for the first time in this session, refusing before the load what can be refused."""
         self._start_worker()
         try:
             model = self._current_worker().resolve(self._config, LOAD_TIMEOUT_S)
-            self._refuse_beyond_context(model["context_length"])
+            self._plan.refuse_beyond(model["context_length"])
             self._observer.loading(Model(**model))
             return self._load()
         except LoadRefused as refusal:
@@ -173,33 +162,30 @@ class Sweep:
         except TrialFailed as failure:
             raise SweepStopped(f"the backend failed before the model was loaded: {failure.reason}") from None
 
-    def _refuse_beyond_context(self, context_length: int) -> None:
-        if not self._plan.explicit:
-            return
-        for point in self._plan.points:
-            if point.input_tokens + point.output_tokens > context_length:
-                raise UserError(
-                    f"m + n = {point.input_tokens} + {point.output_tokens} is beyond the model's context of "
-                    f"{context_length} tokens; ask for shorter requests"
-                )
-
     def _load(self) -> dict[str, Any]:
         """Load the model, in a new worker if the present one dies of it."""
         for attempt in range(1, LOAD_ATTEMPTS + 1):
             try:
                 if not (self._worker and self._worker.alive):
                     self._start_worker()
-                loaded = self._current_worker().load(self._config, LOAD_TIMEOUT_S)
-                if self._meter:
-                    self._meter.set_worker(self._current_worker().pid)
-                return loaded
+                return self._current_worker().load(self._config, LOAD_TIMEOUT_S)
             except TrialFailed as failure:
                 self._current_worker().close()
                 self._observer.notice(f"loading the model failed ({attempt} of {LOAD_ATTEMPTS}): {failure.reason}")
                 reason = failure.reason
-                if failure.status == "oom":
-                    break
+                # What a killed process held may take a moment to be free again.
+                time.sleep(RELOAD_PAUSE_S if failure.status == "oom" else 0.0)
         raise SweepStopped(f"the model can't be loaded: {reason}")
+
+    def _reload(self) -> None:
+        """Load the model into a new worker after a failed trial. Raises SweepStopped."""
+        assert self._meter
+        self._current_worker().close()
+        try:
+            self._load()
+        except LoadRefused as refusal:
+            raise SweepStopped(f"the model can't be loaded any more: {refusal}") from None
+        self._meter.set_worker(self._current_worker().pid)
 
     def _start_worker(self) -> None:
         self._worker = WorkerProcess(self._backend, self._store.directory / LOG_FILE)
@@ -213,9 +199,11 @@ class Sweep:
         assert self._meter
         device = dict(loaded["loaded"])
         asked = self._asked() | {"model": device.pop("model")}
+        measured = self._meter.describe()
         run = self._store.run
         if run:
-            self._refuse_other_run(asked)
+            now = {"model": asked["model"], "backend": device | {"versions": loaded["versions"]}, "energy": measured}
+            resume.refuse_other_hardware(self._store.directory, run, now)
         else:
             run = {
                 "schema_version": SCHEMA_VERSION,
@@ -228,8 +216,7 @@ class Sweep:
         session = {
             "started_at": _now(),
             "software": environment.software() | loaded["versions"],
-            "settings": device["settings"],
-            "energy": self._meter.describe(),
+            "energy": measured,
             "idle": {},
         }
         self._store.write_run(run | {"sessions": [*run["sessions"], session]})
@@ -256,7 +243,7 @@ class Sweep:
     def _trial(self, spec: TrialSpec) -> TrialRecord:
         """Run and record one trial; a failure is a record too, and the next trial gets a new worker."""
         facts: dict[str, Any] = {
-            "id": len(self._store.records),
+            "id": max((record.id for record in self._store.records), default=-1) + 1,
             "session": self._session,
             "worker": self._workers_started - 1,
             "purpose": spec.purpose,
@@ -273,8 +260,7 @@ class Sweep:
             marks = self._current_worker().run(self._plan.timeout_s, **self._window_request(spec))
         except TrialFailed as failure:
             self._store.append(TrialRecord(**facts, status=failure.status, reason=failure.reason))
-            self._current_worker().close()
-            self._load()
+            self._reload()
             return self._store.records[-1]
         self._record_window(facts, marks)
         return self._store.records[-1]
@@ -312,7 +298,9 @@ class Sweep:
         traces = self._meter.traces(int(start_ns[0]), int(end_ns[-1]))
         energy = self._meter.attribute(traces, window)
         conditions = self._meter.conditions(int(start_ns[0]), int(end_ns[-1]))
-        discard = conditions.pop("discard", None) if facts["purpose"] != "warmup" else None
+        discard = conditions.pop("discard", None)
+        if facts["purpose"] == "warmup":
+            discard = None
         window_s = float(end_ns[-1] - start_ns[0]) / 1e9
         record = TrialRecord(
             **facts,
@@ -333,13 +321,4 @@ class Sweep:
 
 
 def _now() -> str:
-    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
-
-
-def _plain(value: Any) -> Any:
-    return list(map(_plain, value)) if isinstance(value, list | tuple) else value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +105,8 @@ class Window:
 @dataclass(frozen=True)
 class TrialRecord:
     """One line of ``trials.jsonl``. Values per request are means over the window's requests."""
+
+    __pydantic_config__: ClassVar[dict[str, bool]] = {"allow_inf_nan": False}
 
     id: int
     session: int

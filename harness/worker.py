@@ -90,10 +90,12 @@ def _die_with_parent() -> None:
 
 
 def _read_messages(inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
-    for line in sys.stdin:
-        inbox.put(json.loads(line))
-    # End of input: the parent is gone or has closed this worker. Inference in progress is of no use to anybody.
-    os._exit(0)
+    try:
+        for line in sys.stdin:
+            inbox.put(json.loads(line))
+    finally:
+        # The parent is gone or has closed this worker. Inference in progress is of no use to anybody.
+        os._exit(0)
 
 
 def main() -> None:

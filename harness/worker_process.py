@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -13,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from backends.base import Config
+from backends.base import MEMORY_WORDS, Config
 from harness.types import Status
 
 
@@ -35,21 +36,26 @@ class WorkerProcess:
 
     def __init__(self, backend: str, log: Path) -> None:
         self._log = log
+        self._log_start = log.stat().st_size if log.exists() else 0
         self._oom_kills = _kernel_oom_kills()
         # Absolute paths, so that the child finds this very package whatever the current directory is.
         packages = str(Path(__file__).resolve().parents[1])
         search_path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "harness.worker", backend],
+                # -P: a harness/ or json.py in the current directory is not ours.
+                [sys.executable, "-P", "-m", "harness.worker", backend],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
+                # Unbuffered: a message to a dead child fails when it is written, not when the pipe is closed.
+                bufsize=0,
                 env={**os.environ, "PYTHONPATH": search_path},
                 # Ctrl-C is the parent's business: it decides what becomes of the child.
                 start_new_session=True,
             )
         self._buffer = b""
+        self._closed = False
 
     @property
     def pid(self) -> int:
@@ -80,21 +86,21 @@ class WorkerProcess:
 
     def close(self) -> None:
         """End the child and everything it started; safe to call twice."""
-        if self._process.stdin:
-            self._process.stdin.close()
-        try:
+        if self._closed:
+            return
+        self._closed = True
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.close()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
         self._process.wait()
-        if self._process.stdout:
-            self._process.stdout.close()
+        self._process.stdout.close()
 
     def _ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         assert self._process.stdin
         try:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
-            self._process.stdin.flush()
         except BrokenPipeError:
             raise self._death() from None
         answer: dict[str, Any] = json.loads(self._read_line(timeout_s))
@@ -121,13 +127,25 @@ class WorkerProcess:
         return line
 
     def _death(self) -> TrialFailed:
+        """How the child ended by itself, from its exit code and from what it wrote since it was started."""
         code = self._process.wait()
         self.close()
         how = f"exited with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
         if code == -signal.SIGKILL and _kernel_oom_kills() != self._oom_kills:
             return TrialFailed("oom", f"the worker process {how} while the kernel was out of memory")
-        last_words = _last_line(self._log)
-        return TrialFailed("error", f"the worker process {how}" + (f": {last_words}" if last_words else ""))
+        words = self._words()
+        telling = next((line for line in words if MEMORY_WORDS.search(line)), None)
+        if telling:
+            # Some runtimes abort the process where others raise an error.
+            return TrialFailed("oom", f"the worker process {how}: {telling}")
+        return TrialFailed("error", f"the worker process {how}" + (f": {words[-1]}" if words else ""))
+
+    def _words(self) -> list[str]:
+        """The last lines that this child wrote to its log."""
+        with self._log.open("rb") as stream:
+            stream.seek(max(self._log_start, self._log.stat().st_size - 4096))
+            lines = stream.read().decode(errors="replace").splitlines()
+        return [line.strip()[:300] for line in lines if line.strip()]
 
 
 def _signal_name(number: int) -> str:
@@ -146,10 +164,3 @@ def _kernel_oom_kills() -> int | None:
     except OSError:
         pass
     return None
-
-
-def _last_line(log: Path) -> str:
-    with log.open("rb") as stream:
-        stream.seek(max(0, log.stat().st_size - 4096))
-        lines = stream.read().decode(errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else ""

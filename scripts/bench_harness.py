@@ -21,8 +21,9 @@ WINDOW_S = 3.0
 def sides(stack: ExitStack, model: str, threads: int) -> tuple[Callable[[], float], Callable[[], float]]:
     """Two functions that each run one window and return requests/s: through the harness, and in a bare loop.
 
-    Both sides run the same number of requests with the same backend; the first includes the worker process, the
-    message there and back, and power sampled at 20 Hz, as a trial does.
+    Both sides run the same number of requests with the same backend; the first in the worker process, with power
+    sampled at 20 Hz by this one, as a trial does. Its rate is that of the window, from the first start to the last
+    end: what happens outside a window enters no result.
     """
     config = Config(model, device="cpu", threads=threads)
     bare = backends.create("transformers")

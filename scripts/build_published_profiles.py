@@ -8,6 +8,7 @@ The raw files come from the repository grantwilkins/energy-inference (Figures 1 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from harness.measurements import Trials, aggregate, without_negative_energy  # noqa: E402
+from harness.measurements import aggregate, without_negative_energy  # noqa: E402
 from harness.profile import Profile  # noqa: E402
 from harness.profile_build import Power, build, fit_quantities  # noqa: E402
 from harness.profile_schema import Identity  # noqa: E402
@@ -115,7 +116,7 @@ def make_profile(table: pd.DataFrame, system: str, model: str, folder: Path) -> 
     origin = provenance(
         SOURCE,
         [folder / sweep for sweep in SWEEPS],
-        Trials(trials.table, trials.excluded, (*NOTES, *trials.notes)),
+        replace(trials, notes=(*NOTES, *trials.notes)),
     )
     quantities = fit_quantities(measurements, kv_cache=False)
     return build(f"{name}-{MODELS[model]}", identity, measurements, quantities, Power(methods, {}), origin)
@@ -130,6 +131,10 @@ def pairs(table: pd.DataFrame) -> list[tuple[str, str]]:
 def main() -> None:
     """Write every profile and print the held-out errors."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else RAW
+    absent = [name for name in SWEEPS if not (folder / name).is_file()]
+    if absent:
+        print(f"{folder} holds no {' and no '.join(absent)}: name the folder that does as argument", file=sys.stderr)
+        raise SystemExit(2)
     table = read_trials(folder)
     errors = []
     for system, model in pairs(table):

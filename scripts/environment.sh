@@ -12,8 +12,9 @@ recent_enough() {
 }
 
 find_python() {
-    local candidate
-    for candidate in ${JOULEBENCH_PYTHON:-python3 python3.13 python3.12 python3.11 python3.14}; do
+    local candidate candidates=(python3 python3.13 python3.12 python3.11 python3.14)
+    [ -n "${JOULEBENCH_PYTHON:-}" ] && candidates=("$JOULEBENCH_PYTHON")
+    for candidate in "${candidates[@]}"; do
         if recent_enough "$candidate"; then
             echo "$candidate"
             return
@@ -36,9 +37,20 @@ make_environment() {
         die "$base can't make virtual environments; install its venv module (Debian, Ubuntu: apt install python3-venv)"
 }
 
-# Installs the checkout with the extra $1, unless all it needs is there already. torch is pinned unless the
+# llama-cpp-python is compiled where it is not installed yet.
+need_compiler() {
+    "$PWD/.venv/bin/python" -c 'import llama_cpp' >/dev/null 2>&1 && return
+    local compiler
+    for compiler in "${CC:-cc}" "${CXX:-c++}"; do
+        command -v "${compiler%% *}" >/dev/null ||
+            die "no compiler ($compiler), and llama-cpp-python is compiled; install one (Debian, Ubuntu: apt install build-essential; macOS: xcode-select --install)"
+    done
+    echo "llama-cpp-python is compiled now: this takes minutes, once"
+}
+
+# Installs the checkout with the extras $1 (joined by commas), unless all they need is there already. torch is pinned unless the
 # environment has one of its own, such as a CUDA build.
-install_extra() {
+install_extras() {
     "$PYTHON" scripts/satisfied.py "$1" && return
     local constraint=(--constraint scripts/constraints.txt)
     if "$PYTHON" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'; then

@@ -2,11 +2,20 @@
 # Measure this machine: makes .venv, installs, runs real inference, says what came out.
 # Options are those of `joulebench measure`; without any, the default model with the quick protocol.
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
 
+extras=transformers,apple
+case "$*" in *llama-cpp*)
+    extras=$extras,llama-cpp
+    need_compiler
+    ;;
+esac
 make_environment
-echo "installing joulebench with torch and transformers (minutes the first time, seconds later)"
-install_extra transformers
+echo "installing joulebench[$extras] (minutes the first time, seconds later)"
+install_extras "$extras"
 
-.venv/bin/joulebench measure "$@"
+joulebench=$PWD/.venv/bin/joulebench
+cd "$here"
+exec "$joulebench" measure "$@"

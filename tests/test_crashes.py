@@ -95,7 +95,8 @@ def test_killing_the_child_at_random_instants_costs_only_its_trial(tmp_path: Pat
                 child.send_signal(chance.choice([signal.SIGKILL, signal.SIGSEGV]))
                 kills += 1
         _, errors = process.communicate(timeout=120)
-        assert process.returncode in (0, 1), errors
+        # A worker that never lives to the end of its loading stops the run, and says so.
+        assert process.returncode == 0 or "joulebench: stopped: " in errors, errors
         assert "Traceback" not in errors
         if process.returncode == 0 and kills < CHILD_KILLS:
             # All was measured between the kills: begin another run.
@@ -103,6 +104,42 @@ def test_killing_the_child_at_random_instants_costs_only_its_trial(tmp_path: Pat
     failures = [record for path in tmp_path.iterdir() for record in read_trials(path) if record.status == "error"]
     assert all("SIG" in record.reason for record in failures)
     assert failures, "no kill hit a trial: the test tests nothing"
+
+
+def test_worker_killed_while_it_waits_costs_one_trial(tmp_path: Path) -> None:
+    """During the idle baseline nobody listens to the worker: its death is noticed by the next request."""
+    command = [*COMMAND[: COMMAND.index("--point")], "--point", "1,1", "--probes", "fake"]
+    process = subprocess.Popen(
+        [*JOULEBENCH, *command, "-o", str(tmp_path)], env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    while "idle power" not in process.stdout.readline():
+        assert process.poll() is None
+    (child,) = psutil.Process(process.pid).children()
+    child.kill()
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    records = read_trials(tmp_path)
+    assert [record.status for record in records].count("error") == 1
+    assert "SIGKILL" in records[0].reason
+    assert sum(record.purpose == "measure" and record.status == "ok" for record in records) >= 3
+
+
+def test_reload_that_is_refused_stops_the_run_cleanly(tmp_path: Path) -> None:
+    gone_file = tmp_path / "gone"
+    model = f"fake:realtime=1,refuse_when={gone_file},segfault_at=2x1"
+    command = [*FAKE, "-m", model, "--seed", "1", "--point", "1,1", "--point", "2,1", "-o", str(tmp_path / "run")]
+    process = subprocess.Popen([*JOULEBENCH, *command], env=environment(), stderr=subprocess.PIPE, text=True)
+    while not whole(tmp_path / "run"):
+        assert process.poll() is None
+        time.sleep(0.02)
+    gone_file.touch()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "stopped: the model can't be loaded any more" in errors
+    assert "Traceback" not in errors
+    gone_file.unlink()
+    assert joulebench(*command).returncode == 0
 
 
 def test_worker_dies_with_a_parent_that_is_killed_in_mid_trial(tmp_path: Path) -> None:

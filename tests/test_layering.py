@@ -7,7 +7,20 @@ import pytest
 
 from tests.helpers import ROOT
 
-PURE = ("integrate", "energy", "stopping", "schedule", "summary", "fit", "forms", "prediction", "threshold", "routing")
+PURE = (
+    "integrate",
+    "energy",
+    "stopping",
+    "schedule",
+    "summary",
+    "fit",
+    "forms",
+    "least_squares",
+    "prediction",
+    "threshold",
+    "routing",
+    "assignment",
+)
 """Mathematics: no clock, no file, no screen."""
 
 HEAVY = {"torch", "transformers", "llama_cpp", "gguf", "pynvml", "matplotlib", "pandas", "duckdb", "zeus_apple_silicon"}

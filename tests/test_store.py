@@ -34,7 +34,30 @@ MARKS = np.arange(3, dtype=np.int64)
 WINDOW = Window(MARKS, MARKS + 1, MARKS + 2)
 DOMAIN = Domain("gpu0.counter", "gpu", "counter", "counter", "nvml", 0.001, source="gpu:0", contains=("a", "b"))
 TRACE = Trace(DOMAIN, MARKS, np.array([0.5, 1.5, 2.5]), failure="lost")
-RUN = {"schema_version": 1, "sessions": []}
+RUN = {
+    "schema_version": 1,
+    "plan": {},
+    "backend": {
+        "name": "fake",
+        "config": {"kv_cache": True, "batch_size": 1},
+        "device": "cpu",
+        "device_names": [],
+        "gpu_uuids": [],
+        "settings": {},
+        "versions": {},
+    },
+    "model": {"name": "fake", "context_length": 100},
+    "machine": {
+        "cpu_model": None,
+        "usable_cores": 1,
+        "memory_bytes": 1,
+        "gpus": [],
+        "container": None,
+        "hostname_sha256": "",
+    },
+    "energy": {},
+    "sessions": [],
+}
 
 
 def test_what_is_appended_is_read_back_in_full(tmp_path: Path) -> None:
@@ -83,10 +106,12 @@ def test_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
 
 
 def test_two_writers_are_refused(tmp_path: Path) -> None:
-    with RunStore(tmp_path), pytest.raises(UserError, match="another joulebench"):
-        RunStore(tmp_path)
-    with RunStore(tmp_path):
-        pass
+    with RunStore(tmp_path) as store:
+        with pytest.raises(UserError, match="another joulebench"):
+            RunStore(tmp_path)
+        store.write_run(RUN)
+    with RunStore(tmp_path) as store:
+        assert store.run == RUN
 
 
 def test_directory_with_other_things_is_refused(tmp_path: Path) -> None:
@@ -104,12 +129,11 @@ def test_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_unused_directory_is_taken_away_again(tmp_path: Path) -> None:
-    with RunStore(tmp_path / "run") as store:
-        store.abandon_if_unused()
+    with RunStore(tmp_path / "run"):
+        assert (tmp_path / "run").exists()
     assert not (tmp_path / "run").exists()
     with RunStore(tmp_path / "run") as store:
         store.write_run(RUN)
-        store.abandon_if_unused()
     assert (tmp_path / "run").exists()
 
 
@@ -183,3 +207,74 @@ def test_run_file_is_replaced_as_a_whole() -> None:
             store.write_run({**RUN, "number": number})
             assert json.loads((Path(name) / "run.json").read_text())["number"] == number
         assert not list(Path(name).glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"trials.jsonl": '{"mine": 1}'},
+        {"worker.log": "mine"},
+        {"run.json.part": "mine"},
+        {"trials.jsonl": "", "notes.txt": "mine"},
+        {"traces/0.npz": "mine"},
+    ],
+)
+def test_files_that_are_not_ours_are_left_alone(content: dict[str, str], tmp_path: Path) -> None:
+    for name, text in content.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match="another directory"):
+        RunStore(tmp_path)
+    assert {str(p.relative_to(tmp_path)): p.read_text() for p in tmp_path.rglob("*") if p.is_file()} == content
+
+
+def test_records_without_their_run_file_are_kept_and_refused(tmp_path: Path) -> None:
+    with RunStore(tmp_path) as store:
+        store.write_run(RUN)
+        store.append(RECORD)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(UserError, match="damaged"):
+        RunStore(tmp_path)
+    assert [record.id for record in read_trials(tmp_path)] == [0]
+
+
+def test_refusal_leaves_no_litter(tmp_path: Path) -> None:
+    with RunStore(tmp_path) as store:
+        store.write_run(RUN)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(UserError, match="can't be read"):
+        RunStore(tmp_path)
+    assert not (tmp_path / ".reserve").exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"runtime_s": None},
+        {"runtime_s": 0},
+        {"runtime_s": "fast"},
+        {"status": "fine"},
+        {"input_tokens": None},
+        {"energy": {}},
+        {"energy": {"total": 3, "components": {}}},
+    ],
+)
+def test_records_that_make_no_sense_are_named(damage: dict, tmp_path: Path) -> None:
+    with RunStore(tmp_path) as store:
+        store.write_run(RUN)
+        store.append(RECORD)
+    trials = tmp_path / "trials.jsonl"
+    trials.write_text(json.dumps(json.loads(trials.read_text()) | damage) + "\n")
+    with pytest.raises(UserError, match=r"line 1 is not a trial record"):
+        read_trials(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity"])
+def test_numbers_that_are_none_are_refused(value: str, tmp_path: Path) -> None:
+    with RunStore(tmp_path) as store:
+        store.write_run(RUN)
+        store.append(RECORD)
+    trials = tmp_path / "trials.jsonl"
+    trials.write_text(trials.read_text().replace('"runtime_s": 1.0', f'"runtime_s": {value}'))
+    with pytest.raises(UserError, match="line 1"):
+        read_trials(tmp_path)

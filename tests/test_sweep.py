@@ -1,8 +1,10 @@
 """Whole runs with the fake backend: failures are results, interruptions lose nothing, other runs are refused."""
 
 import json
+import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -139,11 +141,11 @@ def test_interruption_ends_cleanly_and_the_same_command_resumes(
     assert process.returncode == code
     assert "Traceback" not in errors
     assert errors.strip().count("\n") == 0, errors
-    assert "resume with: joulebench measure --backend fake" in errors
+    resume = shlex.split(errors.partition("resume with: ")[2])
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
     before = read_trials(directory)
-    resumed = joulebench(*FAKE, "-m", "fake:realtime=1", "-o", directory, *FOUR_POINTS, "--min-window", "0.2")
+    resumed = subprocess.run(resume, capture_output=True, text=True, env=environment())
     assert resumed.returncode == 0, resumed.stderr
     after = read_trials(directory)
     assert after[: len(before)] == before
@@ -161,6 +163,9 @@ def test_interruption_ends_cleanly_and_the_same_command_resumes(
         (["--point", "9,9"], "points"),
         (["-m", "fake:noise=0.1"], "model"),
         (["--min-window", "0.5"], "min_window_s"),
+        (["--probes", "fake"], "probes"),
+        (["--cpu-watts", "30"], "cpu_watts"),
+        (["--calibrate", "fake=1.1,0"], "calibration"),
     ],
 )
 def test_directory_of_another_run_is_refused(changed: list[str], named: str, tmp_path: Path) -> None:
@@ -170,6 +175,41 @@ def test_directory_of_another_run_is_refused(changed: list[str], named: str, tmp
     assert named in line
     assert "another directory" in line
     assert (tmp_path / "trials.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("part", "changed", "named"),
+    [
+        ("backend", {"settings": {"virtual_clock": False}}, "settings"),
+        ("backend", {"device": "cuda"}, "device"),
+        ("backend", {"versions": {"fake": "0"}}, "versions"),
+        ("model", {"parameters": 2}, "parameters"),
+        ("energy", {"rate_hz": 5.0}, "rate_hz"),
+    ],
+)
+def test_what_only_the_loaded_backend_knows_is_compared_too(
+    part: str, changed: dict, named: str, tmp_path: Path
+) -> None:
+    """A run that stopped half-way and whose hardware or libraries have changed since does not go on."""
+    assert measure(tmp_path).returncode == 0
+    lines = (tmp_path / "trials.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "trials.jsonl").write_text("".join(lines[:5]))
+    run = read_run(tmp_path)
+    run[part] |= changed
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert named in refused(measure(tmp_path))
+    assert len(read_trials(tmp_path)) == 5
+
+
+def test_hang_ups_that_are_ignored_stay_ignored(tmp_path: Path) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = start(tmp_path / "run", "--min-window", "0.05")
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
 
 
 def test_directory_from_another_machine_is_refused(tmp_path: Path) -> None:
@@ -209,6 +249,64 @@ def test_energies_of_a_synthetic_source_are_recorded(tmp_path: Path) -> None:
     assert (counted.energy_ci95_j > 0).all()
     assert (counted.energy_per_output_token_j * 16).tolist() == pytest.approx(counted.energy_j.tolist())
     assert (counted.energy_per_token_j * 80).tolist() == pytest.approx(counted.energy_j.tolist())
-    idle = read_run(tmp_path)["sessions"][0]["idle"]
-    assert set(idle) == {"before", "after"}
-    assert "±" in done.stdout
+    session = read_run(tmp_path)["sessions"][0]
+    assert set(session["idle"]) == {"before", "after"}
+    assert "change" in done.stdout, "the drift of idle power is told"
+    # The synthetic source draws the same power all the time: net of idle nothing is left.
+    assert (counted.net_energy_j.abs() <= counted.net_energy_ci95_j + counted.energy_ci95_j).all()
+    assert (counted.energy_per_token_ci95_j * 80).tolist() == pytest.approx(counted.energy_ci95_j.tolist())
+
+
+@pytest.mark.parametrize("damage", [{"sessions": 3}, {"backend": 5}, {"schema_version": True}, {"model": {}}])
+def test_damaged_run_file_is_refused(damage: dict, tmp_path: Path) -> None:
+    measure(tmp_path)
+    run = read_run(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps(run | damage))
+    refused(measure(tmp_path))
+    refused(joulebench("trials", tmp_path))
+
+
+def test_record_of_another_size_is_refused(tmp_path: Path) -> None:
+    measure(tmp_path)
+    trials = tmp_path / "trials.jsonl"
+    trials.write_text(trials.read_text().replace('"input_tokens": 64', '"input_tokens": 63'))
+    assert "not in its plan" in refused(measure(tmp_path))
+
+
+def test_ids_stay_unique_when_a_line_is_lost(tmp_path: Path) -> None:
+    measure(tmp_path)
+    trials = tmp_path / "trials.jsonl"
+    lines = trials.read_text().splitlines(keepends=True)
+    del lines[2]
+    trials.write_text("".join(lines))
+    assert measure(tmp_path).returncode == 0
+    ids = [record.id for record in read_trials(tmp_path)]
+    assert len(ids) == len(set(ids))
+
+
+def test_modules_in_the_current_directory_are_not_ours(tmp_path: Path) -> None:
+    for name in ("harness", "backends"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('a stranger was imported')")
+    (tmp_path / "queue.py").write_text("raise SystemExit('a stranger was imported')")
+    command = [sys.executable, "-P", "-m", "harness.cli", *FAKE, "-m", "fake", "--point", "8,8", "-o", "run"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert len(read_trials(tmp_path / "run")) > 3
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full", "| head -n 1"])
+def test_output_that_goes_nowhere_costs_no_measurement(redirection: str, tmp_path: Path) -> None:
+    command = shlex.join([*JOULEBENCH, *FAKE, "-m", "fake", "--point", "8,8", "-o", str(tmp_path / "run")])
+    done = subprocess.run(
+        ["bash", "-c", f"{command} {redirection}"], capture_output=True, text=True, env=environment(), timeout=60
+    )
+    assert "Traceback" not in done.stderr
+    assert sum(record.purpose == "drift" for record in read_trials(tmp_path / "run")) == 3
+
+
+def test_terminal_without_unicode_is_no_obstacle(tmp_path: Path) -> None:
+    command = [*JOULEBENCH, *FAKE, "-m", "fake", "--point", "8,8", "-o", str(tmp_path / "run")]
+    variables = {**environment(), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables)
+    assert done.returncode == 0, done.stderr

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shlex
+import shutil
 import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from harness.sweep import MeterFactory
 
 _MODEL = "smollm2-135m"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Attribution(StrEnum):
@@ -160,10 +163,10 @@ def measure(
         return
     directory = output or Path("runs") / f"{backend}-{Path(model).name.partition(':')[0]}-{protocol}"
     energy = {
-        "selection": probes,
+        "probes": probes,
         "rate_hz": rate,
         "cpu_watts": cpu_watts,
-        "attribution": attribution,
+        "attribution": attribution.value,
         "calibration": calibrate or [],
         "max_foreign_load": max_foreign_load,
     }
@@ -180,17 +183,22 @@ def _run(plan: Plan, backend: str, config: Config, directory: Path, energy: dict
     if backend not in backends.names():
         raise UserError(f"unknown backend '{backend}'; choose one of {', '.join(backends.names())}")
     open_meter = _meter_factory(**energy)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
-    resume = f"resume with: joulebench {shlex.join(sys.argv[1:])}"
+    for number in _SIGNALS:
+        # nohup has hang-ups ignored, and means it.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    # In an environment that is not activated the command is not on the path.
+    program = ["joulebench"] if shutil.which("joulebench") else [sys.executable, "-m", "harness.cli"]
+    resume = f"resume with: {shlex.join([*program, *sys.argv[1:]])}"
     with RunStore(directory) as store, Display(plan, config, store) as display:
         for notice in store.notices:
             display.notice(notice)
         try:
-            Sweep(plan, backend, config, store, open_meter, display).run()
+            Sweep(plan, backend, config, energy, store, open_meter, display).run()
         except KeyboardInterrupt:
             display.close()
-            print(f"interrupted; {len(store.records)} trials are kept in {directory}; {resume}", file=sys.stderr)
+            kept = f"{len(store.records)} trials are kept in {directory}" if store.run else "nothing was measured yet"
+            print(f"interrupted; {kept}; {resume}", file=sys.stderr)
             raise typer.Exit(130) from None
         except (SweepStopped, StorageError) as error:
             display.close()
@@ -199,32 +207,35 @@ def _run(plan: Plan, backend: str, config: Config, directory: Path, energy: dict
                 file=sys.stderr,
             )
             raise typer.Exit(1) from None
-        finally:
-            store.abandon_if_unused()
         display.results()
 
 
 def _interrupt(number: int, _frame: object) -> NoReturn:
+    # A second signal must not interrupt the ending.
+    for other in _SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _meter_factory(
-    selection: str,
+    probes: str,
     rate_hz: float,
     cpu_watts: float | None,
-    attribution: Attribution,
+    attribution: Literal["process", "system"],
     calibration: list[str],
     max_foreign_load: float,
 ) -> MeterFactory:
     """What opens the power sources once the model is loaded; bad options are refused here, before."""
-    from harness import probes
+    from harness import probes as power_sources
     from harness.calibration import parse_calibration
     from harness.meter import Meter
     from harness.probes.base import ProbeContext
 
-    for name in selection.split(","):
-        if name not in ("auto", "none"):
-            probes.create(name)
+    if cpu_watts is not None and not math.isfinite(cpu_watts):
+        raise UserError(f"--cpu-watts must be a number of watts, not {cpu_watts}")
+    if probes not in ("auto", "none"):
+        for name in probes.split(","):
+            power_sources.create(name.strip())
     gains = parse_calibration(calibration)
 
     def open_meter(loaded: dict[str, Any], pid: int) -> Meter:
@@ -233,10 +244,10 @@ def _meter_factory(
             device=loaded["device"],
             worker_pid=pid,
             cpu_watts=cpu_watts,
-            attribution=attribution.value,
+            attribution=attribution,
         )
         # Power is read in real time: it has no meaning for requests on a virtual clock.
-        chosen = "none" if loaded["settings"].get("virtual_clock") else selection
+        chosen = "none" if loaded["settings"].get("virtual_clock") else probes
         return Meter.open(chosen, context, rate_hz=rate_hz, calibration=gains, foreign_load_limit=max_foreign_load)
 
     return open_meter
@@ -249,17 +260,13 @@ def _show_plan(plan: Plan, backend: str, config: Config) -> None:
     runtime = backends.create(backend)
     model = runtime.resolve(config)
     device = config.device if config.device != "auto" else runtime.capabilities().devices[0]
+    plan.refuse_beyond(model.context_length)
     trials = estimate.expected_trials(plan)
     print(f"{backend}, {model.name} ({model.parameters:,} parameters, {model.dtype}) on {device}")
     print(f"{len(plan.points)} points in this order, guessed at {trials} trials each after one warm-up:")
     total_s = 0.0
     for point in plan.points:
         if point.input_tokens + point.output_tokens > model.context_length:
-            if plan.explicit:
-                raise UserError(
-                    f"m + n = {point.input_tokens} + {point.output_tokens} is beyond the model's context of "
-                    f"{model.context_length} tokens; ask for shorter requests"
-                )
             print(f"  m = {point.input_tokens:5}  n = {point.output_tokens:5}  skipped: beyond the model's context")
             continue
         request_s = estimate.request_s(model, device, point, kv_cache=config.kv_cache, batch_size=config.batch_size)
