@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +32,13 @@ class Plan:
     marginal_energy_j: float | None
     """Energy above idle; None where an idle power is unknown."""
     fleet_energy_j: float | None
-    """With every system of the plan switched on, idle or not, for ``horizon_s``."""
+    """With every system of the plan switched on, idle or not, for ``horizon_s``; None also where one would be busy
+    for longer."""
     horizon_s: float
-    """The horizon asked for, or the longest busy time of a system when each serves one request at a time."""
+    """The horizon asked for, or the longest busy time of a system in any of the plans that are compared, when each
+    system serves one request at a time."""
+    meets_slo: bool | None
+    """Whether every request is served within the latency objective; None without one."""
     energy_sd_j: float | None = None
     """Standard deviation over random routings; None for plans without chance."""
 
@@ -65,6 +69,9 @@ class RoutingDecision:
     alone: int
     """The system of least cost among those that serve everything alone; savings are against it."""
     saving: Estimate
+    """Of energy."""
+    cost_saving: Estimate
+    """Of what was minimised."""
     runtime_ratio: Estimate
     unserved: float
     """Requests that no system serves within the latency limit."""
@@ -109,8 +116,7 @@ def decide_threshold(
     uncertain = threshold.uncertainty(*threshold_draws(costs, workload, values, totals, chosen), chosen, scales)
     small = values <= chosen
     requests = np.stack([np.where(small, workload.count, 0.0), np.where(small, 0.0, workload.count)])
-    plan = _plan(costs, scales, requests, horizon_s)
-    baselines = _baselines(costs, scales, workload.count, horizon_s)
+    plan, baselines = _plans(costs, scales, requests, workload.count, horizon_s)
     return ThresholdDecision(key, scales, curve, best, uncertain, plan, baselines)
 
 
@@ -141,13 +147,13 @@ def decide_routing(
         requests, input_rule = _by_input(costs, workload, scales)
     else:
         requests, prices, rounded = _least_cost(costs, cost, allowed, served, limits)
-    baselines = _baselines(costs, scales, served, horizon_s)
     totals = [(cost[s] @ served, s) for s in range(len(costs.labels))]
     capable = [pair for pair in totals if allowed[pair[1], served > 0].all()]
     alone = min(capable or totals)[1]
-    plan = _plan(costs, scales, requests, horizon_s)
+    plan, baselines = _plans(costs, scales, requests, served, horizon_s, None if latency_limit_s is None else allowed)
     draws = routing_draws(costs, workload, requests, alone)
     energy, runtime = draws.energy_j[:, :, 0], draws.runtime_s[:, :, 0]
+    cost_draws = scales.cost(energy, runtime)
     base = baselines[costs.labels[alone]]
     return RoutingDecision(
         scales,
@@ -156,6 +162,7 @@ def decide_routing(
         baselines,
         alone,
         threshold.estimated_evenly(1 - plan.energy_j / base.energy_j, 1 - energy[:, 0] / energy[:, 1]),
+        threshold.estimated_evenly(1 - plan.cost / base.cost, 1 - cost_draws[:, 0] / cost_draws[:, 1]),
         threshold.estimated(plan.runtime_s / base.runtime_s, runtime[:, 0] / runtime[:, 1]),
         float(workload.count.sum() - served.sum()),
         limits,
@@ -163,6 +170,12 @@ def decide_routing(
         rounded,
         input_rule,
     )
+
+
+def served_requests(costs: Costs, workload: Workload, latency_limit_s: float | None) -> float:
+    """How many requests some system serves within the latency limit; shares are shares of these."""
+    in_time = routing.serviceable(costs.runtime_s, latency_limit_s).any(axis=0)
+    return float(workload.count[in_time].sum())
 
 
 def sweep_weights(costs: Costs, workload: Workload, reference: int) -> routing.Sweep:
@@ -215,49 +228,60 @@ def _by_input(
     return requests, (lengths, rule)
 
 
-def _plan(costs: Costs, scales: Scales, requests: Floats, horizon_s: float | None) -> Plan:
-    """Totals of an assignment; systems that serve nothing are switched off only when one serves all."""
-    energy, busy = (requests * costs.energy_j).sum(axis=1), (requests * costs.runtime_s).sum(axis=1)
-    alone = np.count_nonzero(requests.sum(axis=1)) == 1
-    on = requests.sum(axis=1) > 0 if alone else np.ones(busy.size, dtype=np.bool_)
-    return _totals(costs, scales, energy, busy, on, horizon_s)
-
-
-def _totals(
+def _plans(
     costs: Costs,
     scales: Scales,
-    energy_j: Floats,
-    busy_s: Floats,
-    on: NDArray[np.bool_],
+    requests: Floats,
+    count: Floats,
     horizon_s: float | None,
-    energy_sd_j: float | None = None,
-) -> Plan:
-    horizon = float(busy_s.max()) if horizon_s is None else horizon_s
+    allowed: NDArray[np.bool_] | None = None,
+) -> tuple[Plan, dict[str, Plan]]:
+    """The plan that ``requests`` is, and its baselines: each system alone by its label, then ``round_robin``,
+    ``random`` and ``oracle`` (least cost per request).
+
+    ``allowed`` marks which system serves which pair in time; None without a latency objective. Only the oracle
+    heeds it. Raises UserError when the plan doesn't fit into ``horizon_s``.
+    """
+    systems = len(costs.labels)
+    cost = scales.cost(costs.energy_j, costs.runtime_s)
+    alone = {label: np.outer(np.arange(systems) == s, count) for s, label in enumerate(costs.labels)}
+    even = np.broadcast_to(count / systems, cost.shape)
+    oracle = routing.served_by(routing.cheapest(cost, allowed), count, systems)
+    assigned = {**alone, "round_robin": even, "random": even, "oracle": oracle}
+    busy_s = [(x * costs.runtime_s).sum(axis=1) for x in (requests, *assigned.values())]
+    horizon = max(float(b.max()) for b in busy_s) if horizon_s is None else horizon_s
+    if busy_s[0].max() > horizon:
+        slowest = int(busy_s[0].argmax())
+        raise UserError(
+            f"--horizon {horizon:g} s is too short: {costs.labels[slowest]} is busy for {busy_s[0][slowest]:,.0f} s "
+            "when each system serves one request at a time"
+        )
+    plan, *baselines = (_plan(costs, scales, x, horizon, allowed) for x in (requests, *assigned.values()))
+    named = dict(zip(assigned, baselines, strict=True))
+    spread = float(np.sqrt(count @ costs.energy_j.var(axis=0)))
+    named["random"] = replace(named["random"], energy_sd_j=spread)
+    return plan, named
+
+
+def _plan(costs: Costs, scales: Scales, requests: Floats, horizon_s: float, allowed: NDArray[np.bool_] | None) -> Plan:
+    """Totals of an assignment; systems that serve nothing are switched off only when one serves all."""
+    energy_j, busy_s = (requests * costs.energy_j).sum(axis=1), (requests * costs.runtime_s).sum(axis=1)
+    used = requests.sum(axis=1) > 0
+    on = used if np.count_nonzero(used) == 1 else np.ones(used.size, dtype=np.bool_)
     energy, runtime = float(energy_j.sum()), float(busy_s.sum())
-    cost = float(scales.cost(np.array(energy), np.array(runtime)))
     marginal = fleet = None
     if all(power is not None for power, is_on in zip(costs.idle_power_w, on, strict=True) if is_on):
         idle = np.array([power or 0.0 for power in costs.idle_power_w])
         gross = energy_j + idle * busy_s if costs.idle == "subtracted" else energy_j
         marginal = float(np.sum(gross - idle * busy_s, where=on))
-        fleet = routing.fleet_energy_j(gross, busy_s, idle, on, horizon)
-    return Plan(energy, runtime, cost, marginal, fleet, horizon, energy_sd_j)
-
-
-def _baselines(costs: Costs, scales: Scales, count: Floats, horizon_s: float | None) -> dict[str, Plan]:
-    """Each system alone by its label, then ``round_robin``, ``random`` and ``oracle`` (least cost per request)."""
-    systems = len(costs.labels)
-    plans = {}
-    for s, label in enumerate(costs.labels):
-        requests = np.zeros(costs.energy_j.shape)
-        requests[s] = count
-        plans[label] = _plan(costs, scales, requests, horizon_s)
-    even = np.broadcast_to(count / systems, costs.energy_j.shape)
-    plans["round_robin"] = _plan(costs, scales, even, horizon_s)
-    everything_on = np.ones(systems, dtype=np.bool_)
-    sums = [(even * c).sum(axis=1) for c in (costs.energy_j, costs.runtime_s)]
-    spread = float(np.sqrt(count @ costs.energy_j.var(axis=0)))
-    plans["random"] = _totals(costs, scales, sums[0], sums[1], everything_on, horizon_s, spread)
-    choice = routing.cheapest(scales.cost(costs.energy_j, costs.runtime_s))
-    plans["oracle"] = _plan(costs, scales, routing.served_by(choice, count, systems), horizon_s)
-    return plans
+        if busy_s.max() <= horizon_s:
+            fleet = routing.fleet_energy_j(gross, busy_s, idle, on, horizon_s)
+    return Plan(
+        energy,
+        runtime,
+        float(scales.cost(np.array(energy), np.array(runtime))),
+        marginal,
+        fleet,
+        horizon_s,
+        None if allowed is None else bool(allowed[requests > 0].all()),
+    )

@@ -78,6 +78,7 @@ def threshold_json(decision: ThresholdDecision, costs: Costs, workload: Workload
             "small_share": float(curve.small_share[decision.best]),
             **plan_json(decision.plan, costs),
             "saving": estimate_json(uncertain.saving),
+            "cost_saving": estimate_json(uncertain.cost_saving),
             "runtime_ratio": uncertain.runtime_ratio.value,
             "runtime_ratio_low": uncertain.runtime_ratio.low,
             "runtime_ratio_high": uncertain.runtime_ratio.high,
@@ -148,6 +149,7 @@ def routing_json(decision: RoutingDecision, costs: Costs, workload: Workload) ->
         ],
         "compared_with": costs.labels[decision.alone],
         "saving": estimate_json(decision.saving),
+        "cost_saving": estimate_json(decision.cost_saving),
         "runtime_ratio": decision.runtime_ratio.value,
         "runtime_ratio_low": decision.runtime_ratio.low,
         "runtime_ratio_high": decision.runtime_ratio.high,
@@ -164,8 +166,10 @@ def routing_json(decision: RoutingDecision, costs: Costs, workload: Workload) ->
 def plan_json(plan: Plan, costs: Costs) -> dict[str, Any]:
     """Totals of a plan; what is unknown is null with its reason."""
     fields = asdict(plan)
-    if plan.fleet_energy_j is None:
+    if plan.marginal_energy_j is None:
         fields["reason"] = f"idle power not measured: {', '.join(unknown_idle(costs))}"
+    elif plan.fleet_energy_j is None:
+        fields["reason"] = "a system would be busy for longer than the horizon"
     return fields
 
 
@@ -190,8 +194,9 @@ def threshold_words(decision: ThresholdDecision, costs: Costs) -> str:
     """The answer in a sentence."""
     small, large = costs.labels
     chosen = int(decision.curve.threshold[decision.best])
-    saving, ratio = decision.uncertainty.saving, decision.uncertainty.runtime_ratio
-    effect = saving_words(saving, ratio, large)
+    u = decision.uncertainty
+    effect = effect_words(decision.scales, u.cost_saving, u.saving, u.runtime_ratio, large)
+    effect += fleet_words(decision.plan, decision.baselines[large])
     if chosen == 0:
         return f"all requests to {large}: no threshold costs less"
     if decision.best == decision.curve.threshold.size - 1:
@@ -199,16 +204,31 @@ def threshold_words(decision: ThresholdDecision, costs: Costs) -> str:
     return f"requests of at most {chosen:,} {KEY_WORDS[decision.key]} to {small}: {effect}"
 
 
-def saving_words(saving: Estimate, ratio: Estimate, base: str) -> str:
-    """``14.2 % ± 1.9 % less energy than swing-a100 alone, mean runtime 10.3×``."""
-    half = saving.high - saving.value
+def effect_words(scales: Scales, cost: Estimate, energy: Estimate, runtime_ratio: Estimate, base: str) -> str:
+    """``14.2 % ± 1.9 % less energy than swing-a100 alone, mean runtime 10.3×``; the cost first when it is another."""
+    costly = scales.name == "price" or scales.runtime_weight > 0
+    energy_words = f"{_size(energy)} {'less' if energy.value >= 0 else 'more'} energy"
+    cost_words = f"{_size(cost)} {'lower' if cost.value >= 0 else 'higher'} cost"
+    first, rest = (cost_words, f"{energy_words}, ") if costly else (energy_words, "")
+    effect = f"{first} than {base} alone, {rest}mean runtime {runtime_ratio.value:.2f}×"
+    return effect if (cost if costly else energy).significant else f"no significant saving ({effect})"
+
+
+def _size(estimate: Estimate) -> str:
+    half = estimate.high - estimate.value
     digits = 1 if half >= 0.01 else 2
-    size = f"{abs(100 * saving.value):.{digits}f} % ± {100 * half:.{digits}f} %"
-    direction = "less" if saving.value >= 0 else "more"
-    effect = f"{size} {direction} energy than {base} alone, mean runtime {ratio.value:.2f}×"
-    if not saving.significant:
-        return f"no significant saving ({effect})"
-    return effect
+    return f"{abs(100 * estimate.value):.{digits}f} % ± {100 * half:.{digits}f} %"
+
+
+def fleet_words(plan: Plan, base: Plan) -> str:
+    """What becomes of the saving when machines stay on, where that turns it round; empty otherwise or unknown."""
+    if plan.fleet_energy_j is None or base.fleet_energy_j is None:
+        return ""
+    fleet = 1 - plan.fleet_energy_j / base.fleet_energy_j
+    if fleet * (base.energy_j - plan.energy_j) >= 0:
+        return ""
+    direction = "less" if fleet > 0 else "more"
+    return f", but {100 * abs(fleet):.1f} % {direction} with all its machines left on for {plan.horizon_s:,.0f} s"
 
 
 def routing_words(decision: RoutingDecision, costs: Costs) -> str:
@@ -218,9 +238,12 @@ def routing_words(decision: RoutingDecision, costs: Costs) -> str:
         f"{100 * requests.sum() / total:.1f} % to {label}"
         for label, requests in zip(costs.labels, decision.requests, strict=True)
     )
-    effect = saving_words(decision.saving, decision.runtime_ratio, costs.labels[decision.alone])
+    label = costs.labels[decision.alone]
+    base = decision.baselines[label]
+    effect = effect_words(decision.scales, decision.cost_saving, decision.saving, decision.runtime_ratio, label)
+    late = f"; {label} alone doesn't serve all of them in time" if base.meets_slo is False else ""
     missed = f"; {decision.unserved:,.0f} requests served by no system in time" if decision.unserved else ""
-    return f"{shares}: {effect}{missed}"
+    return f"{shares}: {effect}{fleet_words(decision.plan, base)}{late}{missed}"
 
 
 def threshold_details(decision: ThresholdDecision) -> list[str]:
@@ -311,13 +334,17 @@ def plans_table(plans: dict[str, Plan], saving_against: Plan) -> Table:
     idle_columns = ("above idle kWh", "machines on kWh") if idle_known else ()
     for name in ("plan", "energy kWh", "saving", "runtime h", *idle_columns):
         table.add_column(name, justify="left" if name == "plan" else "right", no_wrap=True)
-    for name, plan in plans.items():
+    # Counts of sizes know no order: round robin and random then differ in their spread only.
+    shown = {name: plan for name, plan in plans.items() if name != "round_robin"}
+    for name, plan in shown.items():
         saving = 1 - plan.energy_j / saving_against.energy_j
         spread = "" if plan.energy_sd_j is None else f" ± {plan.energy_sd_j / JOULES_PER_KWH:.4f}"
         idle = [_kwh(plan.marginal_energy_j), _kwh(plan.fleet_energy_j)] if idle_known else []
         energy = f"{plan.energy_j / JOULES_PER_KWH:.4f}{spread}"
         runtime = f"{plan.runtime_s / 3600:.3f}"
-        table.add_row(name.replace("_", " "), energy, f"{100 * saving:+.1f} %", runtime, *idle)
+        words = "even split (round robin or random)" if name == "random" else name
+        late = " (not all in time)" if plan.meets_slo is False else ""
+        table.add_row(words + late, energy, f"{100 * saving:+.1f} %", runtime, *idle)
     return table
 
 
@@ -330,5 +357,5 @@ def footnotes(facts: dict[str, Any]) -> Sequence[str]:
     mark = ["MIXED: what is compared here isn't comparable (--allow-mixed)"] if facts["mixed"] else []
     base = f"boundary {facts['boundary']}, idle power {facts['idle']}, accounting {facts['accounting']}"
     reasons = {plan["reason"] for plan in facts["baselines"].values() if "reason" in plan}
-    unknown = [f"energy above idle and with machines left on is unknown: {reason}" for reason in sorted(reasons)]
+    unknown = [f"energy with machines left on is unknown where {reason}" for reason in sorted(reasons)]
     return [*mark, base, *(f"warning: {warning}" for warning in facts["warnings"]), *unknown]

@@ -180,6 +180,8 @@ class Uncertainty:
     """Thresholds around the chosen one whose cost can't be told from its cost."""
     saving: Estimate
     """Energy saved against the large system alone, as a fraction of it."""
+    cost_saving: Estimate
+    """The same of the cost, which is what the threshold minimises."""
     runtime_ratio: Estimate
     """Total runtime divided by that of the large system alone."""
 
@@ -193,7 +195,7 @@ def uncertainty(totals: KeyTotals, draws: KeyTotals, chosen: int, scales: Scales
     ``chosen`` must be 0 or one of the keys.
     """
     estimate, curve = threshold_curve(totals), threshold_curve(draws)
-    cost = scales.cost(curve.energy_j, curve.runtime_s)
+    exact_cost, cost = (scales.cost(c.energy_j, c.runtime_s) for c in (estimate, curve))
     at = int(np.searchsorted(curve.threshold, chosen))
     best = np.percentile(curve.threshold[np.argmin(cost, axis=-1)], [2.5, 97.5], method="nearest")
     equal = np.percentile(cost - cost[:, [at]], 2.5, axis=0) <= 0
@@ -206,6 +208,7 @@ def uncertainty(totals: KeyTotals, draws: KeyTotals, chosen: int, scales: Scales
         estimated_evenly(
             1 - float(estimate.energy_j[at] / estimate.energy_j[0]), 1 - curve.energy_j[:, at] / curve.energy_j[:, 0]
         ),
+        estimated_evenly(1 - float(exact_cost[at] / exact_cost[0]), 1 - cost[:, at] / cost[:, 0]),
         estimated(
             float(estimate.runtime_s[at] / estimate.runtime_s[0]), curve.runtime_s[:, at] / curve.runtime_s[:, 0]
         ),

@@ -1,10 +1,15 @@
 """Decisions on made-up and published machines: what they promise must hold on requests they have not seen."""
 
+import re
+from dataclasses import astuple, replace
+
 import numpy as np
 import pytest
 
 from harness.costs import Costs, cost_table, expected_by_input
-from harness.decision import RoutingDecision, decide_routing, make_scales
+from harness.decision import RoutingDecision, decide_routing, decide_threshold, make_scales, served_requests
+from harness.decision_report import plans_table, routing_words
+from harness.errors import UserError
 from harness.profile import Profile
 from harness.workload import Workload, from_pairs
 
@@ -79,3 +84,113 @@ def test_a_handful_of_requests_still_gets_a_rule(profiles) -> None:
     _, decision = decided(profiles, from_pairs("one", "test", [20], [8]), by_input=True)
     assert decision.requests.sum() == 1
     assert decision.input_rule[0].tolist() == [20]
+
+
+def with_idle_power(profiles: list[Profile], watts: tuple[float, float]) -> list[Profile]:
+    return [
+        p.model_copy(update={"energy": p.energy.model_copy(update={"idle_power_w": w, "idle_power_ci95_w": 0.0})})
+        for p, w in zip(profiles, watts, strict=True)
+    ]
+
+
+def test_all_plans_are_compared_over_one_horizon(profiles) -> None:
+    """The longest any machine of any plan is busy; idle power for the whole of it."""
+    w = lognormal(np.random.default_rng(0), 3000)
+    costs, decision = decided(with_idle_power(profiles, (5.0, 80.0)), w)
+    plans = [decision.plan, *decision.baselines.values()]
+    longest = float((costs.runtime_s @ w.count).max())
+    assert {plan.horizon_s for plan in plans} == {decision.plan.horizon_s}
+    assert decision.plan.horizon_s == pytest.approx(longest)
+    large = decision.baselines["swing-a100"]
+    assert large.fleet_energy_j == pytest.approx(large.marginal_energy_j + 80 * longest)
+    assert decision.plan.fleet_energy_j == pytest.approx(decision.plan.marginal_energy_j + 85 * longest)
+
+
+def test_a_horizon_holds_the_work_or_is_refused(profiles) -> None:
+    """A plan that doesn't fit is an error, a baseline that doesn't is unknown."""
+    w = lognormal(np.random.default_rng(0), 3000)
+    idle = with_idle_power(profiles, (5.0, 80.0))
+    costs, decision = decided(idle, w)
+    busy_s = (decision.requests * costs.runtime_s).sum(axis=1)
+    with pytest.raises(UserError, match=f"m1-pro is busy for {busy_s[0]:,.0f} s"):
+        decided(idle, w, horizon_s=0.999 * busy_s.max())
+    _, fits = decided(idle, w, horizon_s=1.001 * float(busy_s.max()))
+    assert fits.plan.fleet_energy_j is not None
+    assert fits.baselines["m1-pro"].fleet_energy_j is None
+    assert fits.baselines["m1-pro"].marginal_energy_j is not None
+
+
+def test_a_saving_that_idle_machines_eat_is_said_so(profiles) -> None:
+    w = lognormal(np.random.default_rng(0), 3000, median_output=12)
+    costs, decision = decided(with_idle_power(profiles, (60.0, 1.0)), w)
+    words = routing_words(decision, costs)
+    fleet = decision.plan.fleet_energy_j / decision.baselines["swing-a100"].fleet_energy_j - 1
+    assert fleet > 0 < decision.saving.value
+    assert f", but {100 * fleet:.1f} % more with all its machines left on" in words
+    costs, decision = decided(with_idle_power(profiles, (0.0, 1.0)), w)
+    assert "left on" not in routing_words(decision, costs)
+
+
+def test_a_latency_objective_binds_the_oracle_and_marks_the_others(profiles) -> None:
+    w = lognormal(np.random.default_rng(0), 3000, median_output=12)
+    _, decision = decided(profiles, w, latency_limit_s=3.0)
+    assert decision.plan.meets_slo
+    assert decision.baselines["oracle"].meets_slo
+    assert decision.baselines["oracle"].energy_j == pytest.approx(decision.plan.energy_j)
+    assert decision.baselines["m1-pro"].meets_slo is False
+    assert decision.baselines["random"].meets_slo is False
+    assert decided(profiles, w)[1].plan.meets_slo is None
+
+
+def test_a_comparison_with_a_system_that_is_too_slow_says_so() -> None:
+    """Two machines, two kinds of requests; the second serves both in time or neither does."""
+    w = from_pairs("two kinds", "test", [10, 1000], [10, 10], [50.0, 50.0])
+    for slowest_s, said in ((9.0, True), (1.0, False)):
+        energy_j, runtime_s = np.array([[1.0, 2.0], [2.0, 1.0]]), np.array([[1.0, 9.0], [slowest_s, 1.0]])
+        names = ("a", "b")
+        profiles = [Profile.load(name) for name in NAMES]
+        costs = replace(cost_table(profiles, w), labels=names, energy_j=energy_j, runtime_s=runtime_s)
+        decision = decide_routing(costs, w, make_scales("none", 1.0, costs, w, 0), latency_limit_s=5.0)
+        assert decision.baselines[names[decision.alone]].meets_slo is not said
+        assert ("alone doesn't serve all of them in time" in routing_words(decision, costs)) is said
+
+
+def test_shares_are_of_the_served_requests(profiles) -> None:
+    w = from_pairs("late", "test", [20, 9], [300, 30], [50.0, 30.0])
+    costs = cost_table(profiles, w)
+    assert served_requests(costs, w, None) == 80
+    assert served_requests(costs, w, float(costs.runtime_s[:, w.output_tokens == 300].min()) * 0.99) == 30
+
+
+@pytest.mark.parametrize(("scale", "weight", "prices"), [("reference", 0.0, None), ("price", 1.0, (0.0, 1.0))])
+def test_what_was_minimised_is_what_is_said_to_be_saved(profiles, scale: str, weight: float, prices) -> None:
+    """Runtime alone counts, so the small system is compared with: cost falls whatever energy does."""
+    w = lognormal(np.random.default_rng(0), 3000, median_output=12)
+    costs = cost_table(profiles, w)
+    scales = make_scales(scale, weight, costs, w, 0, prices)
+    decision = decide_threshold(costs, w, "input", scales)
+    u = decision.uncertainty
+    assert u.cost_saving.value == pytest.approx(1 - decision.plan.cost / decision.baselines["swing-a100"].cost)
+    assert u.cost_saving.value >= 0
+    routed = decide_routing(costs, w, scales)
+    assert routed.cost_saving.value == pytest.approx(
+        1 - routed.plan.runtime_s / routed.baselines["swing-a100"].runtime_s
+    )
+    assert re.search(
+        r"% (lower|higher) cost than swing-a100 alone, .* % (less|more) energy, mean", routing_words(routed, costs)
+    )
+
+
+def test_with_energy_alone_both_savings_agree(profiles) -> None:
+    _, decision = decided(profiles, lognormal(np.random.default_rng(0), 3000))
+    for got, wanted in zip(astuple(decision.cost_saving), astuple(decision.saving), strict=True):
+        assert got == pytest.approx(wanted)
+
+
+def test_round_robin_and_random_are_one_row(profiles) -> None:
+    _, decision = decided(profiles, lognormal(np.random.default_rng(0), 300))
+    assert {"round_robin", "random"} < set(decision.baselines)
+    assert decision.baselines["random"].energy_sd_j > 0
+    table = plans_table(decision.baselines, decision.baselines["swing-a100"])
+    names = list(table.columns[0].cells)
+    assert names == ["m1-pro", "swing-a100", "even split (round robin or random)", "oracle"]

@@ -13,14 +13,13 @@ from harness.errors import UserError
 if TYPE_CHECKING:
     from harness.assignment import Limit
     from harness.costs import Costs
-    from harness.workload import Workload
 
 
 def route(
     profile: Annotated[list[str], typer.Option(help="Profile of a system: a name or file. Repeat for each.")],
     workload: costing.WorkloadOption,
     share: Annotated[
-        list[str] | None, typer.Option(help="P=0.05: this share of the requests goes to system P. Repeatable.")
+        list[str] | None, typer.Option(help="P=0.05: this share of the served requests goes to P. Repeatable.")
     ] = None,
     capacity: Annotated[
         list[str] | None, typer.Option(help="P=3600: system P is busy for at most so many seconds. Repeatable.")
@@ -53,7 +52,7 @@ def route(
 ) -> None:
     """Send every request where it costs least, within shares, capacities and latency."""
     from harness import decision_figures, decision_report, figures, rule
-    from harness.decision import decide_routing, sweep_weights
+    from harness.decision import decide_routing, served_requests, sweep_weights
 
     if len(profile) < 2:
         raise UserError("routing needs at least two profiles: give --profile twice or more")
@@ -61,7 +60,8 @@ def route(
     costs = costing.load_costs(profile, requests, boundary, idle.value, allow_mixed)
     unit = 0 if reference is None else costing.system_index(costs, reference)
     scales = costing.choose_scales(costs, requests, scale, weight, unit, price_per_kwh, price_per_hour)
-    limits = _limits(costs, requests, share or [], capacity or [])
+    served = served_requests(costs, requests, slo)
+    limits = _limits(costs, served, bool((requests.count % 1 == 0).all()), share or [], capacity or [])
     decision = decide_routing(costs, requests, scales, limits, slo, output_unknown, horizon_s)
     facts = decision_report.routing_json(decision, costs, requests)
     sweep = None
@@ -92,8 +92,8 @@ def route(
     costing.print_answer(decision_report.routing_words(decision, costs), lines, tables, facts, files)
 
 
-def _limits(costs: Costs, workload: Workload, shares: list[str], capacities: list[str]) -> tuple[Limit, ...]:
-    """Shares in whole requests where the workload counts whole ones; capacities in seconds."""
+def _limits(costs: Costs, served: float, whole: bool, shares: list[str], capacities: list[str]) -> tuple[Limit, ...]:
+    """Shares of the ``served`` requests, in ``whole`` ones where these are; capacities in seconds."""
     from harness.assignment import Limit
 
     limits = []
@@ -101,8 +101,7 @@ def _limits(costs: Costs, workload: Workload, shares: list[str], capacities: lis
         system, value = _named_number(costs, text, "--share")
         if value > 1:
             raise UserError(f"--share {text}: a share lies between 0 and 1")
-        amount = value * workload.requests
-        whole = bool((workload.count % 1 == 0).all())
+        amount = value * served
         limits.append(Limit(system, "share", float(round(amount)) if whole else amount))
     for text in capacities:
         system, value = _named_number(costs, text, "--capacity")
