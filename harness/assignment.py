@@ -57,8 +57,11 @@ class Assignment:
     prices: tuple[float, ...]
     """One per limit, in cost per request (share) or per second (capacity). The online rule is argmin over
     systems of cost + price × usage; a negative price draws requests to a system that must be given its share."""
+    used: tuple[float, ...]
+    """What the assignment takes of each limit: requests or seconds."""
     rounded: bool
-    """Whether whole requests were assigned; False where the workload's counts are fractional."""
+    """Whether whole requests were assigned; False where the workload's counts are fractional, or rounding found no
+    whole requests within the limits."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,12 @@ class _Problem:
         """What an assignment uses of each limit."""
         return np.array([requests[s] @ u for s, u in zip(self.systems, self.usage, strict=True)])
 
+    def keeps_limits(self, requests: Floats) -> bool:
+        """Whether shares are met, to the nearest whole request, and capacities not exceeded."""
+        excess = self.used(requests) - self.amounts
+        allowed = np.where(self.exact, 0.5, FEASIBILITY * (self.usage @ self.count))
+        return bool((np.where(self.exact, np.abs(excess), excess) <= allowed).all())
+
     def priced(self, prices: Floats) -> Floats:
         """Cost plus the price of what is used."""
         priced = self.cost.copy()
@@ -96,8 +105,9 @@ def assign(cost: Floats, runtime_s: Floats, count: Floats, limits: list[Limit]) 
     """The cheapest assignment of all requests within the limits.
 
     Shares give a transportation problem, whose vertices are integral. A capacity splits at most one pair, whose
-    parts are then rounded to whole requests when all counts are whole. ``cost`` is infinite where a system may
-    not serve a pair; every pair needs one that may. Raises Infeasible when the limits can't be met, RuntimeError
+    parts are then rounded to whole requests when all counts are whole. Where several limits leave no room for
+    that, the split solution is returned as it is and ``rounded`` is False. ``cost`` is infinite where a system
+    may not serve a pair; every pair needs one that may. Raises Infeasible when the limits can't be met, RuntimeError
     when the solver fails.
     """
     scale = float(np.abs(cost[np.isfinite(cost)]).mean()) or 1.0
@@ -119,10 +129,13 @@ def assign(cost: Floats, runtime_s: Floats, count: Floats, limits: list[Limit]) 
             part = problem.part(free, problem.amounts - problem.used(requests))
             # The prices stay those of the whole: a part may leave them undetermined.
             requests[:, free], _ = _solve_directly(part)
-    whole = bool(np.all(count == np.floor(count)))
-    if whole:
-        _round(problem, requests, free)
-    return Assignment(requests, tuple(float(price * scale) for price in prices), whole)
+    rounded = bool(np.all(count == np.floor(count)))
+    if rounded:
+        whole = _rounded(problem, requests, free)
+        rounded = problem.keeps_limits(whole)
+        requests = whole if rounded else requests
+    used = tuple(float(u) for u in problem.used(requests))
+    return Assignment(requests, tuple(float(price * scale) for price in prices), used, rounded)
 
 
 def _linear_programme(objective: Floats, **constraints: Any) -> OptimizeResult:
@@ -265,20 +278,32 @@ class _Patterns:
         return np.where(agree, mixed[0], -1)
 
 
-def _round(problem: _Problem, requests: Floats, free: NDArray[np.intp]) -> None:
-    """Make the split pairs whole, in place: parts are rounded down, what is left goes where it costs least.
+def _rounded(problem: _Problem, requests: Floats, free: NDArray[np.intp]) -> Floats:
+    """Whole requests for the split pairs: each part rounded down, what is left shared out.
 
-    A system whose limit has no room is taken only when no other may serve the pair.
+    Shares come first, by the largest remainder; the rest goes where it costs least. A system whose limit has no
+    room is taken only when no other may serve the pair.
     """
-    requests[:, free] = np.floor(requests[:, free] + 1e-6)
-    room = problem.amounts - problem.used(requests)
+    whole = requests.copy()
+    whole[:, free] = np.floor(requests[:, free] + 1e-6)
+    left = np.round(problem.count - whole.sum(axis=0))
     systems = np.array(problem.systems, dtype=np.intp)
+    missing = np.round(problem.amounts - problem.used(whole))
+    for limit in np.flatnonzero(problem.exact):
+        system = systems[limit]
+        remainder = np.where(left[free] > 0, requests[system, free] - whole[system, free], 0.0)
+        taken = free[np.argsort(-remainder, kind="stable")[: max(int(missing[limit]), 0)]]
+        taken = taken[np.isfinite(problem.cost[system, taken]) & (left[taken] > 0)]
+        whole[system, taken] += 1
+        left[taken] -= 1
+    room = problem.amounts - problem.used(whole)
     for pair in free:
-        for _ in range(round(problem.count[pair] - requests[:, pair].sum())):
+        for _ in range(int(left[pair])):
             price = problem.cost[:, pair].copy()
             full = systems[room < problem.usage[:, pair] * (1 - 1e-6)]
             if np.isfinite(np.delete(price, full)).any():
                 price[full] = np.inf
             system = int(np.argmin(price))
-            requests[system, pair] += 1
+            whole[system, pair] += 1
             room[systems == system] -= problem.usage[systems == system, pair]
+    return whole

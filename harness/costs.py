@@ -118,7 +118,7 @@ def expected_by_input(costs: Costs, scales: threshold.Scales, workload: Workload
     to be independent. ``count`` are the requests learned from, shape (pairs,); some may be 0, not all.
     """
     lengths, of_length = np.unique(workload.input_tokens, return_inverse=True)
-    requests = np.bincount(of_length, count, lengths.size)
+    requests = np.bincount(of_length, count, lengths.size).astype(np.float64)
     pool = routing.pools(requests) if workload.pairs_known else np.zeros(lengths.size, dtype=np.intp)
     order = np.argsort(of_length, kind="stable")
     first_pair = np.searchsorted(pool[of_length[order]], np.arange(pool[-1] + 2))

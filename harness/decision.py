@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import routing, threshold
-from harness.assignment import Infeasible, Limit, assign
+from harness.assignment import Assignment, Infeasible, Limit, assign
 from harness.costs import Costs, expected_by_input, routing_draws, threshold_draws
 from harness.errors import UserError
 from harness.threshold import Curve, Estimate, Scales, Uncertainty
@@ -76,8 +76,8 @@ class RoutingDecision:
     unserved: float
     """Requests that no system serves within the latency limit."""
     limits: tuple[Limit, ...]
-    prices: tuple[float, ...]
-    rounded: bool
+    assignment: Assignment | None
+    """How the limits were met; None without any."""
     input_rule: tuple[NDArray[np.int64], NDArray[np.intp]] | None
     """Where requests are routed on their input length alone: ascending lengths and the system of each. ``requests``
     then holds requests that the rule was not learned from."""
@@ -139,14 +139,16 @@ def decide_routing(
     served = np.where(allowed.any(axis=0), workload.count, 0.0)
     if not served.any():
         raise UserError(f"no system serves any request within {latency_limit_s} s")
-    input_rule = None
+    if by_input and (limits or latency_limit_s is not None):
+        raise UserError("--output-unknown can't be joined with --share, --capacity or --slo")
+    input_rule = assignment = None
     if by_input:
-        if limits or latency_limit_s is not None:
-            raise UserError("--output-unknown can't be joined with --share, --capacity or --slo")
-        prices, rounded = (), False
         requests, input_rule = _by_input(costs, workload, scales)
+    elif limits:
+        assignment = _assigned(costs, cost, allowed, served, limits)
+        requests = assignment.requests
     else:
-        requests, prices, rounded = _least_cost(costs, cost, allowed, served, limits)
+        requests = routing.served_by(routing.cheapest(cost, allowed), served, len(costs.labels))
     totals = [(cost[s] @ served, s) for s in range(len(costs.labels))]
     capable = [pair for pair in totals if allowed[pair[1], served > 0].all()]
     alone = min(capable or totals)[1]
@@ -166,8 +168,7 @@ def decide_routing(
         threshold.estimated(plan.runtime_s / base.runtime_s, runtime[:, 0] / runtime[:, 1]),
         float(workload.count.sum() - served.sum()),
         limits,
-        prices,
-        rounded,
+        assignment,
         input_rule,
     )
 
@@ -186,16 +187,10 @@ def sweep_weights(costs: Costs, workload: Workload, reference: int) -> routing.S
     return routing.weight_sweep(costs.energy_j, costs.runtime_s, workload.count, weights, references)
 
 
-def _least_cost(
-    costs: Costs,
-    cost: Floats,
-    allowed: NDArray[np.bool_],
-    served: Floats,
-    limits: tuple[Limit, ...],
-) -> tuple[Floats, tuple[float, ...], bool]:
-    """(requests, prices of the limits, whether whole requests were assigned)."""
-    if not limits:
-        return routing.served_by(routing.cheapest(cost, allowed), served, cost.shape[0]), (), False
+def _assigned(
+    costs: Costs, cost: Floats, allowed: NDArray[np.bool_], served: Floats, limits: tuple[Limit, ...]
+) -> Assignment:
+    """The cheapest assignment of the served requests within the limits. Raises UserError where there is none."""
     present = np.flatnonzero(served)
     masked = np.where(allowed, cost, np.inf)[:, present]
     try:
@@ -204,7 +199,7 @@ def _least_cost(
         raise UserError(str(error)) from None
     requests = np.zeros(cost.shape)
     requests[:, present] = assignment.requests
-    return requests, assignment.prices, assignment.rounded
+    return replace(assignment, requests=requests)
 
 
 def _by_input(

@@ -154,13 +154,27 @@ def routing_json(decision: RoutingDecision, costs: Costs, workload: Workload) ->
         "runtime_ratio_low": decision.runtime_ratio.low,
         "runtime_ratio_high": decision.runtime_ratio.high,
         "unserved_requests": decision.unserved,
-        "limits": [
-            {"system": costs.labels[limit.system], "kind": limit.kind, "amount": limit.amount, "price": price}
-            for limit, price in zip(decision.limits, decision.prices, strict=True)
-        ],
-        "whole_requests": decision.rounded if decision.limits else None,
+        "limits": _limits_json(decision, costs),
+        "whole_requests": decision.assignment.rounded if decision.assignment else None,
         "baselines": {name: plan_json(plan, costs) for name, plan in decision.baselines.items()},
     }
+
+
+def _limits_json(decision: RoutingDecision, costs: Costs) -> list[dict[str, Any]]:
+    """Amounts in requests (share) or seconds (capacity), prices per request or second."""
+    if decision.assignment is None:
+        return []
+    met = zip(decision.limits, decision.assignment.used, decision.assignment.prices, strict=True)
+    return [
+        {
+            "system": costs.labels[limit.system],
+            "kind": limit.kind,
+            "amount": limit.amount,
+            "used": used,
+            "price": price,
+        }
+        for limit, used, price in met
+    ]
 
 
 def plan_json(plan: Plan, costs: Costs) -> dict[str, Any]:
@@ -292,14 +306,19 @@ def routes_table(routes: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def limit_lines(limits: Sequence[dict[str, Any]]) -> list[str]:
-    """The price of each limit, and the online rule that follows from it."""
+def limit_lines(facts: dict[str, Any]) -> list[str]:
+    """How far each limit is used, its price, and the online rule that follows from it."""
     units = {"share": "request", "capacity": "second"}
     lines = [
-        f"price of the {limit['kind']} of {limit['system']}: {limit['price']:+.6g} per {units[limit['kind']]}"
-        for limit in limits
+        f"{limit['kind']} of {limit['system']}: {limit['used']:,.6g} of {limit['amount']:,.6g} "
+        f"{units[limit['kind']]}s used, price {limit['price']:+.6g} per {units[limit['kind']]}"
+        for limit in facts["limits"]
     ]
-    return [*lines, "online rule: least cost + price × what the request takes"] if lines else []
+    if not lines:
+        return []
+    if not facts["whole_requests"]:
+        lines.append("some sizes are split into parts of requests: the plan is in shares, not in whole requests")
+    return [*lines, "online rule: least cost + price × what the request takes"]
 
 
 def sweep_json(sweep: Sweep, costs: Costs) -> list[dict[str, Any]]:

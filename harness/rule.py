@@ -52,7 +52,7 @@ def routing_rule(
                 "per": "request" if limit.kind == "share" else "second",
                 "price": price,
             }
-            for limit, price in zip(decision.limits, decision.prices, strict=True)
+            for limit, price in zip(decision.limits, _prices(decision), strict=True)
         ],
     }
     if decision.input_rule is not None:
@@ -80,6 +80,10 @@ def _head(kind: str, costs: Costs) -> dict[str, Any]:
     }
 
 
+def _prices(decision: RoutingDecision) -> tuple[float, ...]:
+    return decision.assignment.prices if decision.assignment else ()
+
+
 def _boundary(
     decision: RoutingDecision, costs: Costs, workload: Workload, latency_limit_s: float | None
 ) -> list[dict[str, Any]]:
@@ -89,7 +93,7 @@ def _boundary(
     boundary = None if costs.boundary == "sum" else costs.boundary
     at = cost_table(costs.profiles, grid, boundary, costs.idle, allow_mixed=costs.mixed)
     cost = decision.scales.cost(at.energy_j, at.runtime_s)
-    for limit, price in zip(decision.limits, decision.prices, strict=True):
+    for limit, price in zip(decision.limits, _prices(decision), strict=True):
         cost[limit.system] += price * limit.usage(at.runtime_s)
     choice = routing.cheapest(cost, routing.serviceable(at.runtime_s, latency_limit_s)).reshape(m.size, n.size)
     return [

@@ -108,6 +108,32 @@ def test_shares_equal_brute_force(costs: tuple, counts: list[int], data: st.Data
     assert (found.requests[0].sum(), found.requests[2].sum()) == (first, second)
 
 
+@pytest.mark.parametrize("shares", [1, 2])
+def test_whole_requests_keep_every_limit_or_are_not_called_whole(shares: int) -> None:
+    """Shares and capacities together, where rounding one limit can break another."""
+    whole = 0
+    for seed in range(250):
+        cost, runtime, count = random_problem(int(np.random.default_rng(seed).integers(2, 12)), 3, seed)
+        part = np.random.default_rng(seed).uniform(0.1, 0.6, 3)
+        limits = [Limit(s, "share", float(round(part[s] / shares * count.sum()))) for s in range(shares)]
+        limits += [Limit(s, "capacity", part[s] * float(runtime[s] @ count)) for s in range(shares, 3)]
+        try:
+            found = assign(cost, runtime, count, limits)
+        except Infeasible:
+            continue
+        whole += found.rounded
+        assert found.requests.sum(axis=0) == pytest.approx(count)
+        assert found.requests.min() >= -1e-6
+        assert not found.rounded or (found.requests == np.floor(found.requests)).all()
+        for limit, used in zip(limits, found.used, strict=True):
+            assert used == pytest.approx(found.requests[limit.system] @ limit.usage(runtime))
+            if limit.kind == "share":
+                assert used == pytest.approx(limit.amount, abs=1e-5 * count.sum())
+            else:
+                assert used <= limit.amount + 1e-5 * runtime[limit.system] @ count
+    assert whole > 40
+
+
 @settings(max_examples=60, deadline=None)
 @given(sizes(2, 4), st.lists(st.integers(1, 2), min_size=4, max_size=4), st.floats(0.2, 1.0))
 def test_capacity_lies_between_the_relaxation_and_brute_force(costs: tuple, counts: list[int], part: float) -> None:

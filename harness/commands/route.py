@@ -88,7 +88,7 @@ def route(
     ]
     if weight_sweep and sweep is not None:
         tables.append(decision_report.sweep_table(sweep, costs))
-    lines = decision_report.limit_lines(facts["limits"])
+    lines = decision_report.limit_lines(facts)
     costing.print_answer(decision_report.routing_words(decision, costs), lines, tables, facts, files)
 
 
