@@ -10,6 +10,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from harness.comparable import Comparison
 from harness.costs import Costs
 from harness.decision import Plan, RoutingDecision, ThresholdDecision
 from harness.paper import LEAVES_OUT, PaperCurve
@@ -96,7 +97,7 @@ def threshold_json(decision: ThresholdDecision, costs: Costs, workload: Workload
     }
 
 
-def paper_json(result: PaperCurve, workload: Workload, key: str) -> dict[str, Any]:
+def paper_json(result: PaperCurve, workload: Workload, key: str, comparison: Comparison) -> dict[str, Any]:
     """The content of ``joulebench threshold --accounting paper --json``."""
     curve, best = result.curve, result.best
     unknown = {"low": None, "high": None, "significant": None, "reason": "the published accounting has none"}
@@ -106,8 +107,8 @@ def paper_json(result: PaperCurve, workload: Workload, key: str) -> dict[str, An
         "systems": [result.small, result.large],
         "boundary": "cpu+gpu",
         "idle": "included",
-        "mixed": False,
-        "warnings": [LEAVES_OUT],
+        "mixed": comparison.mixed,
+        "warnings": [LEAVES_OUT, *comparison.warnings],
         "key": key,
         "small": result.small,
         "large": result.large,

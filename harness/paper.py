@@ -31,7 +31,8 @@ THRESHOLDS = {
 LEAVES_OUT = (
     "the published accounting multiplies a mean per total token by the input length alone, so it counts only a "
     "part of each query; its runtime is in token-seconds, not seconds; its output threshold is applied to input "
-    "lengths; it has no uncertainty"
+    "lengths; its means are pooled over all models run on a system, whatever the profiles' model; it has no "
+    "uncertainty"
 )
 
 

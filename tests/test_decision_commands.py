@@ -16,6 +16,7 @@ from harness.workload import load
 
 SMALL, LARGE = "m1-pro-llama-2-7b", "swing-a100-llama-2-7b"
 PAIR = ["--small", SMALL, "--large", LARGE]
+OTHER = "swing-a100-mistral-7b"
 BOTH = ["--profile", SMALL, "--profile", LARGE]
 
 
@@ -111,6 +112,8 @@ def test_the_published_accounting(answer, run, key: str, points: int) -> None:
     assert 0.075 <= facts["best"]["saving"]["value"] <= 0.083
     _, out, _ = run("threshold", *PAIR, "-w", "alpaca", "--accounting", "paper", "--key", key)
     assert "counts only a part of each query" in out
+    assert "means are pooled over all models" in out
+    assert "measured by different methods" in out
 
 
 @pytest.mark.parametrize(
@@ -129,6 +132,21 @@ def test_the_published_accounting(answer, run, key: str, points: int) -> None:
         (["threshold", *PAIR, "-w", "alpaca", "--reference", "v100"], "no system v100"),
         (["threshold", *PAIR, "-w", "alpaca", "--accounting", "paper", "--key", "total"], "input and output"),
         (["threshold", *PAIR, "-w", "alpaca", "--accounting", "paper", "--weight", "0.5"], "as published"),
+        *(
+            (["threshold", *PAIR, "-w", "alpaca", "--accounting", "paper", *option], f"leave out {option[0]}")
+            for option in (
+                ["--scale", "none"],
+                ["--reference", "m1-pro"],
+                ["--price-per-kwh", "1"],
+                ["--price-per-hour", "1"],
+                ["--boundary", "gpu"],
+                ["--idle", "subtracted"],
+                ["--horizon", "9"],
+                ["--output-tokens", "32"],
+                ["--export", "rule.json"],
+            )
+        ),
+        (["threshold", "--small", SMALL, "--large", OTHER, "-w", "alpaca", "--accounting", "paper"], "--allow-mixed"),
         (["route", "--profile", SMALL, "-w", "alpaca"], "two profiles"),
         (["route", *BOTH, "-w", "alpaca", "--share", "m1-pro"], "SYSTEM=NUMBER"),
         (["route", *BOTH, "-w", "alpaca", "--share", "m1-pro=nan"], "SYSTEM=NUMBER"),
@@ -152,8 +170,9 @@ def test_bad_input_ends_in_one_line(run, arguments: list[str], expected: str) ->
 
 def test_mixed_comparisons_are_marked(run, answer) -> None:
     mixed = ["threshold", "--small", SMALL, "--large", "swing-a100-mistral-7b", "-w", "alpaca", "--allow-mixed"]
-    assert answer(*mixed)["mixed"]
-    assert "MIXED" in run(*mixed)[1]
+    for accounting in ("query", "paper"):
+        assert answer(*mixed, "--accounting", accounting)["mixed"]
+        assert "MIXED" in run(*mixed, "--accounting", accounting)[1]
 
 
 def test_boundary_and_idle_are_said(answer, trace: Path, tmp_path: Path) -> None:

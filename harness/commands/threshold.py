@@ -59,13 +59,19 @@ def threshold(
     """Find the token count up to which requests should go to the small system, and what that saves."""
     requests = costing.load_workload(workload, input_column, output_column, skip_bad, output_tokens)
     if accounting is Accounting.PAPER:
-        changed = weight not in (None, 1.0) or scale is not costing.Scale.REFERENCE or idle is costing.Idle.SUBTRACTED
-        if changed or boundary not in (None, "cpu+gpu") or export or output_tokens:
-            raise UserError(
-                "--accounting paper counts CPU and GPU energy alone, as published: leave out --weight, --scale, "
-                "--idle, --boundary, --output-tokens and --export"
-            )
-        _published(small, large, requests, key, as_json, output)
+        _refuse_meaningless(
+            weight=weight not in (None, 1.0),
+            scale=scale is not costing.Scale.REFERENCE,
+            reference=reference is not None,
+            price_per_kwh=price_per_kwh is not None,
+            price_per_hour=price_per_hour is not None,
+            boundary=boundary not in (None, "cpu+gpu"),
+            idle=idle is not costing.Idle.INCLUDED,
+            horizon=horizon_s is not None,
+            output_tokens=output_tokens is not None,
+            export=export is not None,
+        )
+        _published((small, large), requests, key, allow_mixed, as_json, output)
         return
 
     from harness import decision_figures, decision_report, figures, rule
@@ -96,15 +102,26 @@ def threshold(
     costing.print_answer(decision_report.threshold_words(decision, costs), lines, [table], facts, files)
 
 
-def _published(small: str, large: str, workload: Workload, key: Key, as_json: bool, output: Path | None) -> None:
+def _refuse_meaningless(**given: bool) -> None:
+    """Raise UserError for options that the published arithmetic can't heed."""
+    named = ", ".join(f"--{name.replace('_', '-')}" for name, is_given in given.items() if is_given)
+    if named:
+        raise UserError(f"--accounting paper counts CPU and GPU energy alone, as published: leave out {named}")
+
+
+def _published(
+    names: tuple[str, str], workload: Workload, key: Key, allow_mixed: bool, as_json: bool, output: Path | None
+) -> None:
     """The published arithmetic instead of whole requests."""
-    from harness import decision_figures, decision_report, figures
+    from harness import comparable, decision_figures, decision_report, figures
     from harness.paper import paper_curve
     from harness.profile import Profile
 
-    systems = [Profile.load(name).identity.system for name in (small, large)]
-    result = paper_curve(workload, systems[0], systems[1], key.value)
-    facts = decision_report.paper_json(result, workload, key.value)
+    profiles = [Profile.load(name) for name in names]
+    comparison = comparable.check(profiles, "cpu+gpu", allow_mixed)
+    small, large = (profile.identity.system for profile in profiles)
+    result = paper_curve(workload, small, large, key.value)
+    facts = decision_report.paper_json(result, workload, key.value, comparison)
     files: list[Path] = []
     if output is not None:
         panel = decision_figures.paper_panel(result)
