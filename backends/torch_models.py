@@ -120,6 +120,7 @@ def size(config: PreTrainedConfig, dtype: torch.dtype) -> tuple[int, int]:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    model.tie_weights()  # transformers 5.0 leaves them untied on the meta device
     weights = list(model.parameters())
     return sum(w.numel() for w in weights), sum(w.numel() * w.element_size() for w in weights)
 
