@@ -20,6 +20,8 @@ Indices = NDArray[np.intp]
 
 DRAWS = 400
 """Drawn coefficients and workloads behind each 95 % interval."""
+Z95 = 1.959964
+"""Half-width of a normal 95 % interval in standard deviations."""
 GROUPS = 1000
 """Distinct keys kept apart when drawing; beyond it neighbours are merged."""
 
@@ -65,11 +67,14 @@ def cost_table(
     unknown.
     """
     comparison = comparable.check(profiles, boundary, allow_mixed)
+    warnings = [*comparison.warnings, *_range_warnings(profiles, workload)]
     powers = tuple(_idle_power_w(p, comparison.boundary) for p in profiles)
     if idle == "subtracted":
         unknown = [p.name for p, power in zip(profiles, powers, strict=True) if power is None]
         if unknown:
             raise UserError(f"the idle power of {', '.join(unknown)} was not measured: use --idle included")
+        unsure = [p.name for p in profiles if None in _idle_ci95_w(p, comparison.boundary)]
+        warnings += [f"the idle power subtracted for {name} has no stated uncertainty" for name in unsure]
     nothing = np.empty((len(profiles), 0))
     systems = Costs(
         tuple(profiles),
@@ -79,7 +84,7 @@ def cost_table(
         "+".join(comparison.boundary) if comparison.boundary else "sum",
         idle,
         comparison.mixed,
-        (*comparison.warnings, *_range_warnings(profiles, workload)),
+        tuple(warnings),
         powers,
     )
     energy_j, runtime_s = systems.at(workload.input_tokens, workload.output_tokens)
@@ -91,6 +96,15 @@ def _idle_power_w(profile: Profile, boundary: Sequence[str] | None) -> float | N
         return profile.idle_power_w(boundary)
     except UserError:
         return None
+
+
+def _idle_ci95_w(profile: Profile, boundary: Sequence[str] | None) -> list[float | None]:
+    """Half-widths of the 95 % intervals of the idle powers that add up to that of the boundary."""
+    if boundary is None or set(boundary) == set(profile.components):
+        parts = [profile.energy]
+    else:
+        parts = [part for name, part in profile.components.items() if name in boundary]
+    return [part.idle_power_ci95_w for part in parts if part is not None]
 
 
 def _labels(profiles: Sequence[Profile]) -> tuple[str, ...]:
@@ -136,45 +150,66 @@ def expected_by_input(costs: Costs, scales: threshold.Scales, workload: Workload
 class SystemDraws:
     """Joint draws of one system's energy and runtime errors; sums of them over any set of requests.
 
-    Two sources: the coefficients' covariance, and the misfit of the form (the relative standard deviation of
+    Three sources: the coefficients' covariance; the misfit of the form (the relative standard deviation of
     held-out points), taken as one error per octave of m and of n, the spacing of the usual sweep: constant
-    within an octave, independent between them.
+    within an octave, independent between them; and, where it is subtracted, the idle power.
+
+    Energy is the sum of components whose correlation is not stored: their errors are taken to move together, the
+    cautious choice, as in ``Profile.predict_energy``. The errors of energy and of runtime are drawn independently
+    of each other; where both come from the same trials their true correlation is positive, so that the error of
+    net energy, E − P_idle·R, is drawn a little too wide.
     """
 
     def __init__(self, costs: Costs, system: int, workload: Workload, rng: np.random.Generator) -> None:
         profile = costs.profiles[system]
-        boundary = None if costs.boundary == "sum" else costs.boundary
+        boundary = None if costs.boundary == "sum" else costs.boundary.split("+")
         self.workload = workload
         octaves = [np.frexp(tokens.astype(float))[1] for tokens in (workload.input_tokens, workload.output_tokens)]
         _, self.cell = np.unique(octaves[0] * 64 + octaves[1], return_inverse=True)
-        self.runtime = [profile.runtime_function]
+        self.cells = int(self.cell.max()) + 1
+        self.runtime = profile.runtime_function
         self.energy = profile.energy_functions(boundary)
+        self.runtime_s = costs.runtime_s[system]
         self.idle_power_w = costs.idle_power_w[system] if costs.idle == "subtracted" else None
-        cells = int(self.cell.max()) + 1
-        self.normals = [
-            rng.standard_normal((DRAWS, function.coefficients.size + cells))
-            for function in (*self.runtime, *self.energy)
-        ]
+        self.idle_sd_w = sum(half or 0.0 for half in _idle_ci95_w(profile, boundary)) / Z95
+        coefficients = max(function.coefficients.size for function in (self.runtime, *self.energy))
+        self.runtime_normals, self.energy_normals = rng.standard_normal((2, DRAWS, self.cells + coefficients))
+        self.idle_normals = rng.standard_normal((DRAWS, 1))
 
     def shifts(self, weight: Floats, group: Indices, groups: int) -> tuple[Floats, Floats]:
         """What the draws add to Σ weight·cost by group of pairs: energy in J, runtime in s, (draws, groups)."""
-        parts = [
-            normals @ self._deviations(function, weight, group, groups)
-            for function, normals in zip((*self.runtime, *self.energy), self.normals, strict=True)
-        ]
-        runtime, energy = parts[0], np.add.reduce(parts[1:])
-        return (energy if self.idle_power_w is None else energy - self.idle_power_w * runtime), runtime
+        runtime = self._drawn(self.runtime_normals, self.runtime, weight, group, groups)
+        parts = [self._drawn(self.energy_normals, function, weight, group, groups) for function in self.energy]
+        energy = np.add.reduce(parts)
+        if self.idle_power_w is not None:
+            busy_s = np.bincount(group, weight * self.runtime_s, groups)
+            energy = energy - self.idle_power_w * runtime - self.idle_sd_w * self.idle_normals * busy_s
+        return energy, runtime
 
-    def _deviations(self, function: CostFunction, weight: Floats, group: Indices, groups: int) -> Floats:
-        """Standard deviations of the sums in independent directions: shape (directions, groups)."""
+    def _drawn(self, normals: Floats, function: CostFunction, weight: Floats, group: Indices, groups: int) -> Floats:
+        """Errors of the sums, shape (draws, groups); normals are those of the cells, then of the coefficients."""
         m, n = self.workload.input_tokens, self.workload.output_tokens
-        by_coefficient = np.stack([np.bincount(group, weight * d, groups) for d in _derivatives(function, m, n)])
-        values, vectors = np.linalg.eigh(function.covariance)
-        root = vectors * np.sqrt(np.maximum(values, 0))
-        cells = int(self.cell.max()) + 1
+        derivatives = np.stack(list(_derivatives(function, m, n)))
+        by_coefficient = np.stack([np.bincount(group, weight * d, groups) for d in derivatives])
+        root = _aligned_root(function.covariance, derivatives @ self.workload.count)
         cost = weight * function.cost(m, n) * function.misfit
-        by_cell = np.bincount(self.cell * groups + group, cost, cells * groups).reshape(cells, groups)
-        return np.vstack([root.T @ by_coefficient, by_cell])
+        by_cell = np.bincount(self.cell * groups + group, cost, self.cells * groups).reshape(self.cells, groups)
+        deviations = np.vstack([by_cell, root.T @ by_coefficient])
+        return normals[:, : len(deviations)] @ deviations
+
+
+def _aligned_root(covariance: Floats, direction: Floats) -> Floats:
+    """L with L·Lᵀ = covariance, whose first column alone moves ``direction`` · coefficients, upwards.
+
+    Functions whose coefficients are drawn with the same normals then err together in that sum.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    root: Floats = vectors * np.sqrt(np.maximum(values, 0))
+    moved = root.T @ direction
+    mirror = moved - np.linalg.norm(moved) * np.eye(moved.size)[0]
+    size = float(mirror @ mirror)
+    # A Householder reflection; without one where the first column has the direction already.
+    return root if size == 0 else root - 2 * np.outer(root @ mirror, mirror) / size
 
 
 def _derivatives(function: CostFunction, m: NDArray[np.int64], n: NDArray[np.int64]) -> Iterator[Floats]:

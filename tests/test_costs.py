@@ -105,6 +105,35 @@ def test_draws_spread_like_sampled_coefficients(profiles, workload, form: str) -
         assert np.corrcoef(ours.T)[0, 1] == pytest.approx(np.corrcoef(theirs.T)[0, 1], abs=0.15)
 
 
+def test_components_err_together_as_in_a_prediction() -> None:
+    """The spread of a sum of components is the sum of their spreads, here without misfit and for one request."""
+    data = json.loads(Profile.load(NAMES[1]).dump())
+    data["components"]["gpu"]["model"]["misfit"] = 0.0
+    data["components"] = {name: data["components"]["gpu"] for name in ("cpu", "dram", "gpu")}
+    profile = Profile.parse(json.dumps(data))
+    w = from_pairs("w", "test", [64], [32])
+    table = costs.cost_table([profile, profile], w, "cpu+gpu")
+    one_group = np.zeros(1, dtype=np.intp)
+    energy, _ = costs.SystemDraws(table, 0, w, np.random.default_rng(0)).shifts(w.count, one_group, 1)
+    assert energy.std() == pytest.approx(profile.predict_energy(64, 32, "cpu+gpu").standard_error, rel=0.12)
+    assert energy.std() == pytest.approx(2 * profile.predict_energy(64, 32, "gpu").standard_error, rel=0.12)
+
+
+def test_an_uncertain_idle_power_widens_net_energy(profiles, workload) -> None:
+    """±50 W over the busy time, at 95 %; without a stated interval there is a warning."""
+    group = np.zeros(workload.count.size, dtype=np.intp)
+    spread = {}
+    for ci95 in (0.0, 50.0, None):
+        known = [changed(p, idle_power_w=60.0, idle_power_ci95_w=ci95) for p in profiles]
+        table = costs.cost_table(known, workload, idle="subtracted")
+        draws = costs.SystemDraws(table, 1, workload, np.random.default_rng(0))
+        spread[ci95] = draws.shifts(workload.count, group, 1)[0].std()
+        assert any("no stated uncertainty" in warning for warning in table.warnings) is (ci95 is None)
+    added = 50 / 1.96 * float(table.runtime_s[1] @ workload.count)
+    assert spread[50.0] == pytest.approx(np.hypot(spread[0.0], added), rel=0.12)
+    assert spread[None] == spread[0.0]
+
+
 def test_misfit_is_one_error_per_octave(profiles) -> None:
     """Two sizes of one octave err together, two octaves apart; each by the misfit."""
     exact = json.loads(profiles[1].dump())
