@@ -17,7 +17,6 @@ import pytest
 
 from harness import probes
 from harness.errors import ProbeUnavailable, UserError
-from harness.foreign import ForeignLoad, process_cpu_s
 from harness.meter import Meter
 from harness.probes.base import Probe, ProbeContext
 from harness.probes.fake import Fake
@@ -370,29 +369,6 @@ def test_foreign_load_spoils_a_window(busy: subprocess.Popen[bytes], limit: floa
         assert seen["discard"] is None
 
 
-def test_foreign_load_counts_everybody_but_us_and_the_worker(busy: subprocess.Popen[bytes]) -> None:
-    """Watched at the same time, the shares with and without a worker differ by what the worker spent."""
-    theirs, ours = ForeignLoad(), ForeignLoad()
-    child = psutil.Process(busy.pid)
-
-    def sample() -> tuple[int, float]:
-        theirs.sample(None)
-        ours.sample(busy.pid)
-        return time.monotonic_ns(), process_cpu_s(child)
-
-    _, first_s = sample()
-    start_ns = time.monotonic_ns()
-    time.sleep(1.5)
-    end_ns = time.monotonic_ns()
-    after_ns, last_s = sample()
-    foreign, without_worker = theirs.share(start_ns, end_ns), ours.share(start_ns, end_ns)
-    assert foreign is not None
-    assert without_worker is not None
-    spent = (last_s - first_s) / ((after_ns - start_ns) / 1e9 * (psutil.cpu_count() or 1))
-    assert spent > 0.02
-    assert foreign - without_worker == pytest.approx(spent, rel=0.3)
-
-
 def test_a_load_that_the_system_hides_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise PermissionError("/proc/stat")
@@ -405,14 +381,3 @@ def test_a_load_that_the_system_hides_is_unknown(monkeypatch: pytest.MonkeyPatch
         figures = report(meter, window)
         assert meter.conditions(int(window.start_ns[0]), int(window.end_ns[-1]))["foreign_cpu_load"] is None
     assert figures["total"]["request_j"] > 0
-
-
-def test_foreign_load_of_a_moment_or_across_a_restart_is_unknown() -> None:
-    load = ForeignLoad()
-    load.sample(None)
-    now = time.monotonic_ns()
-    load.sample(None)
-    assert load.share(now, now) is None
-    time.sleep(0.3)
-    load.sample(os.getpid())
-    assert load.share(now, time.monotonic_ns() - 1) is None
