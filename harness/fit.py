@@ -16,7 +16,7 @@ from scipy.stats import t as student_t
 
 from harness.errors import UserError
 from harness.forms import ROOFLINES, Array, Bilinear, Form, Part, Phase, Sizes
-from harness.least_squares import HUBER, LEAST_SPREAD, Rows, Solution, ceilings, solve
+from harness.least_squares import HUBER, Rows, Solution, ceilings, solve
 from harness.prediction import Range
 
 MIN_POINTS = 4
@@ -39,6 +39,8 @@ class Observations:
     prefill_noise: Array = field(default_factory=lambda: np.empty(0))
     decode: Array = field(default_factory=lambda: np.empty(0))
     decode_noise: Array = field(default_factory=lambda: np.empty(0))
+    output_limit: Array = field(default_factory=lambda: np.empty(0))
+    """Output tokens asked for: up to there the point counts as measured, though some trials stopped before."""
 
     def only(self, chosen: NDArray[np.bool_]) -> Observations:
         """The chosen points."""
@@ -47,8 +49,8 @@ class Observations:
     @property
     def range(self) -> Range:
         """The request sizes covered."""
-        m, n = self.input_tokens, self.output_tokens
-        return Range(float(m.min()), float(m.max()), float(n.min()), float(n.max()), float((m + n).max()))
+        n = np.fmax(self.output_tokens, self.output_limit) if self.output_limit.size else self.output_tokens
+        return replace(Range.of(self.input_tokens, n), min_output_tokens=float(self.output_tokens.min()))
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def _fit(candidates: Sequence[Form], observations: Observations) -> Fit:
     starts = {candidate.form: candidate.theta for candidate in solutions}
     covariance, standard_errors = _uncertainty(solution, solutions, rows)
     held_out = np.array([_held_out(candidates, observations, rows, point, starts) for point in range(points)])
-    suspects = _suspects(solution, rows.request)
+    suspects = _suspects(solution, rows)
     sound = np.setdiff1d(np.arange(points), suspects)
     freedom = max(points - solution.theta.size, 1)
     return Fit(
@@ -221,10 +223,14 @@ def _covariance(solution: Solution, rows: Rows) -> Array:
     return np.asarray(scaled @ scaled.T)
 
 
-def _suspects(solution: Solution, request: NDArray[np.bool_]) -> tuple[int, ...]:
-    """Points whose request lies far outside the others' scatter, by a robust and by the ordinary measure of it."""
-    residuals = np.abs(solution.residuals[request] / (1 - solution.leverage[request]))
-    robust = max(1.4826 * float(np.median(residuals)), LEAST_SPREAD)
+def _suspects(solution: Solution, rows: Rows) -> tuple[int, ...]:
+    """Points whose request lies far outside the others' scatter, by a robust and by the ordinary measure of it.
+
+    Each is judged by what its own trials' noise allows: honest scatter is no fault.
+    """
+    scaled = np.abs(solution.residuals) / (1 - solution.leverage) / np.sqrt(solution.spread**2 + rows.noise**2)
+    residuals = scaled[rows.request]
+    robust = max(1.4826 * float(np.median(residuals)), 1.0)
     # The root mean square of the other points: a suspect must not hide behind the scatter it makes.
     others = np.sqrt((np.sum(residuals**2) - residuals**2) / (residuals.size - 1))
     return tuple(int(i) for i in np.flatnonzero(residuals > np.maximum(SUSPECT * robust, OUTLYING * others)))

@@ -34,6 +34,9 @@ class Trials:
 
     table: pd.DataFrame
     excluded: int
+    """Trials used for nothing."""
+    runtime_only: int
+    """Trials used for runtime but not for energy, since theirs can't be right."""
     notes: tuple[str, ...]
 
 
@@ -80,7 +83,7 @@ def without_negative_energy(table: pd.DataFrame) -> Trials:
     if _has_enclosing_meter(table):
         table = _without_system(table)
         notes.append(ENCLOSING_METER)
-    return Trials(table, int(wrong.sum()), tuple(notes))
+    return Trials(table, 0, int(wrong.sum()), tuple(notes))
 
 
 def read_runs(directories: Iterable[Path]) -> Trials:
@@ -103,7 +106,7 @@ def read_runs(directories: Iterable[Path]) -> Trials:
     if _has_enclosing_meter(usable):
         usable = _without_system(usable)
         notes.append(ENCLOSING_METER)
-    return Trials(usable, excluded, tuple(notes))
+    return Trials(usable, excluded, 0, tuple(notes))
 
 
 def _refuse_mixed_boundaries(tables: Mapping[Path, pd.DataFrame]) -> None:
@@ -203,12 +206,20 @@ def observations(measurements: Iterable[Measurement], quantity: str) -> Observat
     for measurement in measurements:
         cost, prefill, decode = _parts(measurement, quantity)
         if cost is not None:
-            rows.append((measurement.input_tokens, measurement.output_tokens, cost, prefill, decode))
+            sizes = (measurement.input_tokens, measurement.output_tokens, float(measurement.output_tokens_requested))
+            rows.append((*sizes, cost, prefill, decode))
     if not rows:
         return None
-    m, n, *parts = zip(*rows, strict=True)
+    m, n, limit, *parts = zip(*rows, strict=True)
     means_and_noises = [array for part in parts for array in _mean_and_noise(part)]
-    return Observations(np.array(m), np.array(n), *means_and_noises)
+    return Observations(np.array(m), np.array(n), *means_and_noises, output_limit=np.array(limit))
+
+
+def sensor_error(measurements: Iterable[Measurement], quantity: str) -> float:
+    """Median relative standard deviation that the meters leave in one trial of ``quantity``; 0 where unknown."""
+    costs = [_parts(measurement, quantity)[0] for measurement in measurements]
+    errors = [_sensor_error(cost) for cost in costs if cost is not None and cost.ci95 is not None]
+    return float(np.median(errors)) if errors else 0.0
 
 
 def _parts(measurement: Measurement, quantity: str) -> tuple[Statistic | None, ...]:
@@ -228,23 +239,23 @@ def _mean_and_noise(statistics: Iterable[Statistic | None]) -> tuple[np.ndarray,
     """Means, NaN where not measured, and the relative standard error of each.
 
     The spread of a few trials is a poor guess of their noise, so each is moderated by the typical spread (as in
-    empirical Bayes): three trials that agree by chance must not outweigh everything else.
+    empirical Bayes): three trials that agree by chance must not outweigh everything else. What the sensors leave
+    is joined to it whole: repeating trials doesn't lessen it.
     """
     given = list(statistics)
     means = np.array([s.mean if s else np.nan for s in given])
-    spread = np.array([_trial_noise(s) if s else np.nan for s in given])
+    spread = np.array([s.sd / s.mean if s and s.sd is not None else np.nan for s in given])
+    sensors = np.array([_sensor_error(s) if s else 0.0 for s in given])
     typical = np.nanmedian(spread) if np.isfinite(spread).any() else 0.0
     trials = np.array([s.trials if s else 1 for s in given])
     freedom = np.where(np.isnan(spread), 0, np.maximum(trials - 1, 1))
     moderated = (PRIOR_FREEDOM * typical**2 + freedom * np.nan_to_num(spread) ** 2) / (PRIOR_FREEDOM + freedom)
-    return means, np.sqrt(moderated / trials)
+    return means, np.sqrt(moderated / trials + sensors**2)
 
 
-def _trial_noise(statistic: Statistic) -> float:
-    """Relative standard deviation of one trial: its spread, or what its sensors leave where that is more."""
-    sensors = statistic.ci95 / 1.96 if statistic.ci95 is not None else np.nan
-    spread = statistic.sd if statistic.sd is not None else np.nan
-    return float(np.fmax(sensors, spread) / statistic.mean)
+def _sensor_error(statistic: Statistic) -> float:
+    """Relative standard deviation that the sensors leave; 0 where unknown."""
+    return statistic.ci95 / 1.96 / statistic.mean if statistic.ci95 is not None else 0.0
 
 
 def _energy_columns(table: pd.DataFrame) -> list[str]:

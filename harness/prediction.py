@@ -28,18 +28,37 @@ class Range:
     """The request sizes a cost function was fitted on; elsewhere it extrapolates."""
 
     min_input_tokens: float
-    max_input_tokens: float
     min_output_tokens: float
-    max_output_tokens: float
-    max_total_tokens: float
-    """Largest m + n measured; on two crossing sweeps well under the sum of the two maxima."""
+    corners: tuple[tuple[float, float], ...]
+    """The (m, n) measured that no other one exceeds in both, by rising m: the steps of the range's upper edge."""
+
+    @classmethod
+    def of(cls, m: Array, n: Array) -> Range:
+        """The range of sizes measured at (m, n)."""
+        corners: list[tuple[float, float]] = []
+        for corner in sorted(set(zip(m.tolist(), n.tolist(), strict=True)), reverse=True):
+            if not corners or corner[1] > corners[-1][1]:
+                corners.append(corner)
+        return cls(float(m.min()), float(n.min()), tuple(reversed(corners)))
+
+    @property
+    def max_input_tokens(self) -> float:
+        """Longest input measured, at whatever output."""
+        return max(m for m, _ in self.corners)
+
+    @property
+    def max_output_tokens(self) -> float:
+        """Longest output measured, at whatever input."""
+        return max(n for _, n in self.corners)
 
     def covers(self, m: ArrayLike, n: ArrayLike) -> NDArray[np.bool_]:
-        """Whether each (m, n) lies inside. Shapes broadcast."""
+        """Whether each (m, n) lies inside: at or above both minima, and some point measured is no smaller in both.
+
+        On two crossing sweeps long inputs with long outputs lie outside. Shapes broadcast.
+        """
         m, n = np.asarray(m), np.asarray(n)
-        inside = (m >= self.min_input_tokens) & (m <= self.max_input_tokens)
-        inside &= (n >= self.min_output_tokens) & (n <= self.max_output_tokens)
-        return np.asarray(inside & (m + n <= self.max_total_tokens))
+        below = np.logical_or.reduce([(m <= most_m) & (n <= most_n) for most_m, most_n in self.corners])
+        return np.asarray(below & (m >= self.min_input_tokens) & (n >= self.min_output_tokens))
 
 
 @dataclass(frozen=True)
@@ -123,10 +142,8 @@ class CostFunction:
     def describe_range(self) -> str:
         """The measured range in words."""
         r = self.range
-        return (
-            f"{r.min_input_tokens:g} to {r.max_input_tokens:g} input, {r.min_output_tokens:g} to "
-            f"{r.max_output_tokens:g} output, at most {r.max_total_tokens:g} in all"
-        )
+        corners = " or ".join(f"{m:g} input with {n:g} output" for m, n in r.corners)
+        return f"from {r.min_input_tokens:g} input and {r.min_output_tokens:g} output up to {corners}"
 
     def _evaluator(
         self, directions: Array, key: str, longest: int, part: Part

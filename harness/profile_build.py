@@ -11,8 +11,8 @@ import numpy as np
 from harness import fit
 from harness.errors import UserError
 from harness.fit import Fit, Observations
-from harness.forms import Phase
-from harness.measurements import COMPONENTS, observations
+from harness.forms import Phase, Sizes
+from harness.measurements import COMPONENTS, observations, sensor_error
 from harness.profile import Profile
 from harness.profile_schema import (
     Alternative,
@@ -57,8 +57,16 @@ class Quantity:
     fits: dict[str, Fit]
     used: Observations
     chosen: str
+    sensor_error: float
+    """Relative standard deviation that the meters leave in a trial."""
     dropped: tuple[PointError, ...]
-    """Points left out as suspects of the chosen form."""
+    """Suspects of the chosen form, left out of the fit, with what it predicts there without them."""
+
+    @property
+    def mape_with_dropped(self) -> float:
+        """Mean absolute relative error at all points, each predicted without it, the dropped ones included."""
+        dropped = [point.relative_error for point in self.dropped]
+        return float(np.mean(np.abs([*self.fits[self.chosen].held_out, *dropped])))
 
 
 def fit_quantities(
@@ -74,25 +82,37 @@ def fit_quantities(
         if observed is None:
             continue
         try:
-            fitted.append(_fit_quantity(name, observed, kv_cache, form, drop_suspects))
+            fitted.append(
+                _fit_quantity(name, observed, kv_cache, form, drop_suspects, sensor_error(measurements, name))
+            )
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
     return fitted
 
 
-def _fit_quantity(name: str, observed: Observations, kv_cache: bool, form: FormChoice, drop_suspects: bool) -> Quantity:
+def _fit_quantity(
+    name: str, observed: Observations, kv_cache: bool, form: FormChoice, drop_suspects: bool, sensors: float
+) -> Quantity:
     fits = _fit_forms(observed, kv_cache)
     chosen = _choose(fits, form)
     dropped: tuple[PointError, ...] = ()
     suspects = list(fits[chosen].suspects)
     if drop_suspects and suspects:
-        dropped = tuple(_point_error(observed, fits[chosen], i) for i in suspects)
-        kept = np.ones(len(observed.cost), dtype=bool)
-        kept[suspects] = False
-        observed = observed.only(kept)
-        fits = _fit_forms(observed, kv_cache)
+        left_out = np.zeros(len(observed.cost), dtype=bool)
+        left_out[suspects] = True
+        fits = _fit_forms(observed.only(~left_out), kv_cache)
         chosen = _choose(fits, form)
-    return Quantity(name, "s" if name == "runtime" else "J", fits, observed, chosen, dropped)
+        dropped = _errors_at(observed.only(left_out), fits[chosen])
+        observed = observed.only(~left_out)
+    return Quantity(name, "s" if name == "runtime" else "J", fits, observed, chosen, sensors, dropped)
+
+
+def _errors_at(observed: Observations, fitted: Fit) -> tuple[PointError, ...]:
+    """How far a fit is off at points that were no part of it."""
+    m, n = observed.input_tokens, observed.output_tokens
+    errors = fitted.form.design(fitted.coefficients, Sizes(m, n)) @ fitted.coefficients / observed.cost - 1
+    rows = zip(m.tolist(), n.tolist(), errors.tolist(), strict=True)
+    return tuple(PointError(input_tokens=i, output_tokens=o, relative_error=e) for i, o, e in rows)
 
 
 def _fit_forms(observed: Observations, kv_cache: bool) -> dict[str, Fit]:
@@ -153,9 +173,13 @@ def cost_model(quantity: Quantity, kv_cache: bool) -> CostModel:
         roofline_exponent=fitted.form.roofline if isinstance(fitted.form, Phase) else None,
         coefficients=coefficients(fitted, quantity.unit),
         covariance=fitted.covariance.tolist(),
-        misfit=fitted.misfit,
+        misfit=float(np.hypot(fitted.misfit, quantity.sensor_error)),
         interval_factor_95=fitted.factor_95,
-        range=MeasuredRange(**vars(observed.range)),
+        range=MeasuredRange(
+            min_input_tokens=observed.range.min_input_tokens,
+            min_output_tokens=observed.range.min_output_tokens,
+            corners=list(observed.range.corners),
+        ),
         mape=fitted.mape,
         held_out=HeldOutError(
             points=len(observed.cost),
@@ -199,6 +223,7 @@ def report(quantities: Sequence[Quantity]) -> dict[str, Any]:
             "chosen": quantity.chosen,
             "points": len(quantity.used.cost),
             "dropped": [point.model_dump() for point in quantity.dropped],
+            "mape_with_dropped": quantity.mape_with_dropped,
             "forms": {name: _form_report(quantity, fitted) for name, fitted in quantity.fits.items()},
         }
         for quantity in quantities

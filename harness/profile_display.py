@@ -48,6 +48,8 @@ def print_fit(source: Source, quantities: Sequence[Quantity], output: Path | Non
     for quantity in quantities:
         model = cost_model(quantity, source.identity.kv_cache)
         _print_margin(console, quantity)
+        if quantity.dropped:
+            console.print(f"{quantity.name}: held-out error with the dropped points {quantity.mape_with_dropped:.1%}")
         _print_doubts(console, quantity.name, model)
     for note in source.provenance.notes:
         console.print(f"note: {note}")
@@ -125,11 +127,9 @@ def print_profile(profile: Profile) -> None:
 
 def _print_model(console: Console, quantity: str, model: CostModel) -> None:
     exponent = "" if model.roofline_exponent is None else f", roofline exponent {model.roofline_exponent:g}"
-    r = model.range
     console.print(
         f"\n{quantity}: {model.form} form{exponent}; held-out error {model.held_out.mape:.1%}, worst "
-        f"{_point(model.held_out.worst)}\n  measured at {r.min_input_tokens:g} to {r.max_input_tokens:g} input, "
-        f"{r.min_output_tokens:g} to {r.max_output_tokens:g} output, at most {r.max_total_tokens:g} tokens in all"
+        f"{_point(model.held_out.worst)}\n  measured {model.function().describe_range()} tokens"
     )
     table = _table("coefficient", "value", "± standard error", "unit")
     for c in model.coefficients:

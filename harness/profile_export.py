@@ -126,7 +126,7 @@ def _measurement_rows(profile: Profile) -> Iterable[dict[str, Any]]:
 
 def _prediction_rows(profile: Profile) -> Iterable[dict[str, Any]]:
     """Predictions at powers of two that lie in the measured range along each axis."""
-    measured = profile.runtime.range
+    measured = profile.runtime_function.range
     inputs = _powers_of_two(measured.min_input_tokens, measured.max_input_tokens)
     outputs = _powers_of_two(measured.min_output_tokens, measured.max_output_tokens)
     m, n = (axis.ravel() for axis in np.meshgrid(inputs, outputs, indexing="ij"))

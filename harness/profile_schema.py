@@ -58,18 +58,18 @@ class Coefficient(Strict):
     name: str
     value: float
     standard_error: NonNegativeFloat
+    """Of this coefficient alone, for reading: the uncertainty of the roofline exponent is in it in full, so that it
+    is no diagonal entry of ``covariance``."""
     unit: str
 
 
 class MeasuredRange(Strict):
-    """The request sizes a model was fitted on."""
+    """The request sizes a model was fitted on: those at or above both minima that some corner exceeds in neither."""
 
     min_input_tokens: PositiveFloat
-    max_input_tokens: PositiveFloat
     min_output_tokens: PositiveFloat
-    max_output_tokens: PositiveFloat
-    max_total_tokens: PositiveFloat
-    """Largest sum of input and output tokens measured."""
+    corners: list[tuple[PositiveFloat, PositiveFloat]] = Field(min_length=1)
+    """Input and output tokens of the points measured that no other one exceeds in both."""
 
 
 class PointError(Strict):
@@ -112,11 +112,14 @@ class CostModel(Strict):
     """p of the phase form; null for other forms."""
     coefficients: list[Coefficient]
     covariance: list[list[float]]
-    """Of the coefficients, in their order."""
+    """Of the coefficients, in their order, given the roofline exponent and enlarged by what another exponent would
+    predict: for errors of predictions, fᵀ·covariance·f with f the derivatives of the cost."""
     misfit: NonNegativeFloat
-    """Relative standard deviation of new measurements about the model."""
+    """Relative standard deviation of new measurements about the model: the root mean square of the held-out errors
+    joined to what the meters leave in one trial (median over the points)."""
     interval_factor_95: PositiveFloat
-    """A new measurement lies within this many sqrt(standard_error² + (misfit·value)²) in 95 % of cases."""
+    """Student's factor: inside ``range``, a new measurement by the same meters is stated to lie within this many
+    sqrt(fᵀ·covariance·f + (misfit·value)²) of the prediction in 95 % of cases."""
     range: MeasuredRange
     mape: NonNegativeFloat
     """Mean absolute relative error at the points fitted."""
@@ -158,7 +161,7 @@ class CostModel(Strict):
             np.array(self.covariance, dtype=float),
             self.misfit,
             self.interval_factor_95,
-            Range(**self.range.model_dump()),
+            Range(self.range.min_input_tokens, self.range.min_output_tokens, tuple(self.range.corners)),
         )
 
 
@@ -233,7 +236,9 @@ class Provenance(Strict):
     created: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
     """Date of the fit, UTC."""
     excluded_trials: NonNegativeInt
-    """Trials that were measured but not used, for the reasons in ``notes``."""
+    """Trials that were measured and used for nothing, for the reasons in ``notes``."""
+    runtime_only_trials: NonNegativeInt
+    """Trials used for runtime but not for energy, for the reasons in ``notes``."""
     versions: dict[str, str]
     """Of the packages that decided the result."""
     notes: list[str]

@@ -157,6 +157,7 @@ def provenance(
         tool_version=__version__,
         created=datetime.now(UTC).date().isoformat(),
         excluded_trials=trials.excluded,
+        runtime_only_trials=trials.runtime_only,
         versions=dict(versions or {}),
         notes=[*trials.notes, *notes],
     )

@@ -49,10 +49,10 @@ def trials(path: Path, energy: bool = True, **changed: object) -> Path:
 
 
 def test_a_run_becomes_a_profile_that_predicts_what_nobody_measured(fake_profile: Path) -> None:
-    done = joulebench("predict", fake_profile, "-p", "100", "-n", "50,200", "--json")
+    done = joulebench("predict", fake_profile, "-p", "100", "-n", "50,100", "--json")
     assert done.returncode == 0, done.stderr
     predicted = json.loads(done.stdout)["predictions"]
-    for row, n in zip(predicted, (50, 200), strict=True):
+    for row, n in zip(predicted, (50, 100), strict=True):
         contexts = 100 + np.arange(1, n)
         true = 0.01 + 1e-4 * 100 + 1e-8 * 100**2 + np.sum(0.005 + 1e-6 * contexts)
         assert row["runtime_s"] == pytest.approx(true, rel=1e-4)
@@ -124,6 +124,8 @@ def test_negative_energies_count_for_runtime_alone_and_are_mentioned(tmp_path: P
     assert first.runtime_s.trials == 3
     assert first.energy_j is not None
     assert first.energy_j.trials == 2
+    origin = Profile.load(tmp_path / "p.json").provenance
+    assert (origin.excluded_trials, origin.runtime_only_trials) == (0, 1)
 
 
 def test_suspects_are_named_and_dropped_on_request(tmp_path: Path) -> None:
@@ -134,8 +136,14 @@ def test_suspects_are_named_and_dropped_on_request(tmp_path: Path) -> None:
     asked = ["fit", "--measurements", csv, *NAMED, "--no-kv-cache"]
     assert "suspect point m = 128, n = 32" in joulebench(*asked).stdout
     assert joulebench(*asked, "--drop-suspects", "-o", tmp_path / "p.json").returncode == 0
-    (dropped,) = Profile.load(tmp_path / "p.json").runtime.dropped
+    runtime = Profile.load(tmp_path / "p.json").runtime
+    (dropped,) = runtime.dropped
     assert (dropped.input_tokens, dropped.output_tokens) == (128, 32)
+    # The error at the point dropped is that of the fit without it, and is not hidden.
+    assert dropped.relative_error == pytest.approx(1 / 5 - 1, abs=0.02)
+    report = json.loads(joulebench(*asked, "--drop-suspects", "--json").stdout)["runtime"]
+    errors = 7 * runtime.held_out.mape + abs(dropped.relative_error)
+    assert report["mape_with_dropped"] == pytest.approx(errors / 8)
 
 
 @pytest.mark.parametrize(

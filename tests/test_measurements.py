@@ -117,6 +117,18 @@ def test_idle_power_is_as_uncertain_as_two_baselines_leave_it(metered: Callable[
     assert idle.ci95_w == pytest.approx(np.hypot(12.706 * np.sqrt(2) / np.sqrt(2), 1.01), rel=1e-3)
 
 
+def test_repeating_trials_does_not_lessen_what_the_sensors_leave(metered: Callable[..., Path]) -> None:
+    """A gauge of 1 % half-width: every point is at least that uncertain, and so is every prediction."""
+    source = from_runs([metered("gauge", {"gpu": (100.0, "counter")})])
+    observed = observations(source.measurements, "gpu")
+    assert observed is not None
+    assert (observed.noise >= 0.0099 / 1.96).all()
+    quantities = fit_quantities(source.measurements, source.identity.kv_cache)
+    profile = build("p", source.identity, source.measurements, quantities, source.power, source.provenance)
+    predicted = profile.predict_energy(64, 64)
+    assert predicted.new_standard_error >= 0.0099 / 1.96 * predicted.value
+
+
 def test_a_file_with_a_system_meter_beside_components_counts_none_twice(tmp_path: Path) -> None:
     rows = [{"input_tokens": 8, "output_tokens": 8, "runtime_s": 1.0, "cpu_energy_j": 5.0, "system_energy_j": 9.0}] * 2
     pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)

@@ -60,6 +60,10 @@ def test_published_profiles_have_not_moved(trials: Any) -> None:
         made = BUILDER.make_profile(trials, system, model, BUILDER.RAW)
         shipped = Profile.load(made.name)
         compare(plain(made), plain(shipped), made.name)
+        m, n = (axis.ravel() for axis in np.meshgrid([9, 50, 300, 2000], [8, 32, 100, 500, 2000]))
+        for kind in ("predict_runtime", "predict_energy"):
+            predicted = [getattr(profile, kind)(m, n).standard_error for profile in (made, shipped)]
+            assert predicted[0] == pytest.approx(predicted[1], rel=2e-2)
         errors.append((made.energy.model.held_out.mape, made.runtime.held_out.mape))
     assert len(errors) == 11
     energy, runtime = np.mean(errors, axis=0)
@@ -79,7 +83,7 @@ def compare(made: Any, shipped: Any, where: str) -> None:
     if isinstance(made, dict):
         assert made.keys() == shipped.keys(), where
         for key in made:
-            # Sensitive to rounding where a coefficient is at its bound.
+            # Sensitive to rounding where a coefficient is at its bound; what it predicts is compared instead.
             if key != "covariance":
                 compare(made[key], shipped[key], f"{where}.{key}")
     elif isinstance(made, list):
@@ -103,11 +107,25 @@ def test_traps_of_the_raw_trials_are_minded(trials: Any) -> None:
     early = trials["output_tokens_produced"] < trials["output_tokens"]
     assert 0.1 < early.mean() < 0.6
     profile = Profile.load("palmetto-v100-mistral-7b")
-    assert profile.provenance.excluded_trials == 10
+    assert (profile.provenance.excluded_trials, profile.provenance.runtime_only_trials) == (0, 10)
     assert any("energy of 0 or less" in note for note in profile.provenance.notes)
     (point,) = [p for p in profile.measurements if p.input_tokens > 2000]
     assert point.energy_j is not None
     assert (point.runtime_s.trials, point.energy_j.trials) == (13, 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_sweeps_do_not_measure_long_inputs_with_long_outputs(name: str) -> None:
+    predicted = Profile.load(name).predict_energy([512, 512, 32], [32, 512, 512])
+    assert predicted.out_of_range.tolist() == [False, True, False]
+
+
+def test_without_raw_trials_the_script_names_its_argument(tmp_path: Path) -> None:
+    script = [sys.executable, ROOT / "scripts" / "build_published_profiles.py", tmp_path]
+    done = subprocess.run(script, capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "holds no input-sweep.csv and no output-sweep.csv: name the folder" in line
 
 
 def readme_section() -> str:
