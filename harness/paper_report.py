@@ -16,9 +16,8 @@ from harness.costs import cost_table
 from harness.decision import ThresholdDecision, decide_threshold, make_scales
 from harness.decision_figures import ThresholdPanel
 from harness.decision_report import estimate_json
-from harness.errors import UserError
 from harness.paper import LEAVES_OUT, THRESHOLDS, PaperCurve, paper_curve
-from harness.profile import Profile
+from harness.profile import Profile, write_atomically
 from harness.threshold import JOULES_PER_KWH
 from harness.workload import Workload, load, with_output_tokens
 
@@ -67,10 +66,7 @@ def reproduce(directory: Path) -> tuple[dict[str, Any], list[Path]]:
         **summaries,
     }
     path = directory / "summary.json"
-    try:
-        path.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror}") from None
+    write_atomically(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return summary, [*paths, path]
 
 

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness import routing
-from harness.costs import Costs, cost_table
+from harness.costs import Costs
 from harness.decision import RoutingDecision, ThresholdDecision
-from harness.errors import UserError
-from harness.workload import Workload, from_pairs
+from harness.profile import write_atomically
+from harness.workload import Workload
 
 SCHEMA_VERSION = 1
-INPUT_POINTS, OUTPUT_POINTS = 48, 2000
+INPUT_POINTS, OUTPUT_POINTS = 256, 2000
 """Most input and output lengths at which the boundary between systems is worked out."""
 
 
@@ -37,7 +38,8 @@ def routing_rule(
 
     ``by_input`` decisions list input lengths; the others list, for some input lengths, from which output length
     on each system is the cheapest (``system`` null where none meets the latency limit). Between two listed
-    input lengths the lower one holds.
+    input lengths the lower one holds; the first is 1. ``agreement`` is the share of the plan's requests, and of
+    its energy, that the rule routes as the plan does.
     """
     rule = {
         **_head("least_cost", costs),
@@ -56,16 +58,32 @@ def routing_rule(
         ],
     }
     if decision.input_rule is not None:
-        return {**rule, "by_input": _runs("from_input_tokens", *decision.input_rule, costs)}
-    return {**rule, "boundary": _boundary(decision, costs, workload, latency_limit_s)}
+        lengths, choice = decision.input_rule
+        lengths = np.append(1, lengths[1:])
+        chosen = choice[np.searchsorted(lengths, workload.input_tokens, side="right") - 1]
+        routes = {"by_input": _runs("from_input_tokens", lengths, choice, costs)}
+    else:
+        m, n, grid = _choices(decision, costs, workload, latency_limit_s)
+        row = np.searchsorted(m, workload.input_tokens, side="right") - 1
+        chosen = grid[row, np.searchsorted(n, workload.output_tokens, side="right") - 1]
+        routes = {
+            "boundary": [
+                {"input_tokens": int(length), "routes": _runs("from_output_tokens", n, row, costs)}
+                for length, row in zip(m, grid, strict=True)
+            ]
+        }
+    return {**rule, "agreement": _agreement(chosen, decision, costs), **routes}
+
+
+def _agreement(chosen: NDArray[np.intp], decision: RoutingDecision, costs: Costs) -> dict[str, float]:
+    same = np.arange(len(costs.labels))[:, None] == chosen
+    planned = {"requests": decision.requests, "energy": decision.requests * costs.energy_j}
+    return {name: float(amount[same].sum() / amount.sum()) for name, amount in planned.items()}
 
 
 def save_rule(rule: dict[str, Any], path: Path) -> None:
     """Write a rule as JSON. Raises UserError."""
-    try:
-        path.write_text(json.dumps(rule, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror}") from None
+    write_atomically(path, json.dumps(rule, indent=1) + "\n")
 
 
 def _head(kind: str, costs: Costs) -> dict[str, Any]:
@@ -84,26 +102,22 @@ def _prices(decision: RoutingDecision) -> tuple[float, ...]:
     return decision.assignment.prices if decision.assignment else ()
 
 
-def _boundary(
+def _choices(
     decision: RoutingDecision, costs: Costs, workload: Workload, latency_limit_s: float | None
-) -> list[dict[str, Any]]:
-    m = _spaced(int(workload.input_tokens.min()), int(workload.input_tokens.max()), INPUT_POINTS)
-    n = _spaced(1, int(workload.output_tokens.max()), OUTPUT_POINTS)
-    grid = from_pairs("grid", "", np.repeat(m, n.size), np.tile(n, m.size))
-    boundary = None if costs.boundary == "sum" else costs.boundary
-    at = cost_table(costs.profiles, grid, boundary, costs.idle, allow_mixed=costs.mixed)
-    cost = decision.scales.cost(at.energy_j, at.runtime_s)
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.intp]]:
+    """Input lengths, output lengths, and the system for each two of them; −1 where none meets the limit."""
+    m, n = _spaced(workload.input_tokens, INPUT_POINTS), _spaced(workload.output_tokens, OUTPUT_POINTS)
+    energy_j, runtime_s = costs.at(np.repeat(m, n.size), np.tile(n, m.size))
+    cost = decision.scales.cost(energy_j, runtime_s)
     for limit, price in zip(decision.limits, _prices(decision), strict=True):
-        cost[limit.system] += price * limit.usage(at.runtime_s)
-    choice = routing.cheapest(cost, routing.serviceable(at.runtime_s, latency_limit_s)).reshape(m.size, n.size)
-    return [
-        {"input_tokens": int(length), "routes": _runs("from_output_tokens", n, row, costs)}
-        for length, row in zip(m, choice, strict=True)
-    ]
+        cost[limit.system] += price * limit.usage(runtime_s)
+    choice = routing.cheapest(cost, routing.serviceable(runtime_s, latency_limit_s))
+    return m, n, choice.reshape(m.size, n.size)
 
 
-def _spaced(low: int, high: int, points: int) -> np.ndarray:
-    return np.unique(np.geomspace(low, high, points).round().astype(np.int64))
+def _spaced(tokens: NDArray[np.int64], points: int) -> NDArray[np.int64]:
+    """From 1 to the longest, each as far from the next by a factor."""
+    return np.unique(np.geomspace(1, int(tokens.max()), points).round().astype(np.int64))
 
 
 def _runs(name: str, lengths: np.ndarray, choice: np.ndarray, costs: Costs) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
 
 from harness.errors import UserError
+from harness.profile import write_atomically
 
 KIND = "joulebench-workload"
 SCHEMA_VERSION = 1
@@ -214,7 +215,4 @@ def save(workload: Workload, path: Path) -> None:
             "count": workload.count.tolist(),
         },
     }
-    try:
-        path.write_text(json.dumps(data) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror}") from None
+    write_atomically(path, json.dumps(data) + "\n")

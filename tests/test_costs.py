@@ -109,7 +109,7 @@ def test_components_err_together_as_in_a_prediction() -> None:
     """The spread of a sum of components is the sum of their spreads, here without misfit and for one request."""
     data = json.loads(Profile.load(NAMES[1]).dump())
     data["components"]["gpu"]["model"]["misfit"] = 0.0
-    data["components"] = {name: data["components"]["gpu"] for name in ("cpu", "dram", "gpu")}
+    data["components"] = dict.fromkeys(("cpu", "dram", "gpu"), data["components"]["gpu"])
     profile = Profile.parse(json.dumps(data))
     w = from_pairs("w", "test", [64], [32])
     table = costs.cost_table([profile, profile], w, "cpu+gpu")
