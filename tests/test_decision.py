@@ -6,11 +6,13 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 
+from harness import profile_build
 from harness.costs import Costs, cost_table, expected_by_input
 from harness.decision import RoutingDecision, decide_routing, decide_threshold, make_scales, served_requests
 from harness.decision_report import plans_table, routing_words
 from harness.errors import UserError
 from harness.profile import Profile
+from harness.profile_schema import Statistic
 from harness.workload import Workload, from_pairs
 
 NAMES = ("m1-pro-llama-2-7b", "swing-a100-llama-2-7b")
@@ -194,3 +196,38 @@ def test_round_robin_and_random_are_one_row(profiles) -> None:
     table = plans_table(decision.baselines, decision.baselines["swing-a100"])
     names = list(table.columns[0].cells)
     assert names == ["m1-pro", "swing-a100", "even split (round robin or random)", "oracle"]
+
+
+def remeasured(profile: Profile, rng: np.random.Generator, name: str) -> Profile:
+    """Another measurement of the same machine: the profile's points again, each mean off by 2 %, and a new fit."""
+
+    def again(exact: float, old: Statistic) -> Statistic:
+        return old.model_copy(update={"mean": exact * (1 + 0.02 * rng.standard_normal()), "sd": 0.02 * exact})
+
+    measurements = []
+    for point in profile.measurements:
+        size = round(point.input_tokens), round(point.output_tokens)
+        update = {
+            "input_tokens": float(size[0]),
+            "output_tokens": float(size[1]),
+            "runtime_s": again(float(profile.runtime_s(*size)), point.runtime_s),
+            "energy_j": again(float(profile.energy_j(*size)), point.energy_j),
+            "component_energy_j": {},
+        }
+        measurements.append(point.model_copy(update=update))
+    quantities = profile_build.fit_quantities(measurements, profile.identity.kv_cache)
+    power = profile_build.Power({"total": profile.energy.method}, {})
+    return profile_build.build(name, profile.identity, measurements, quantities, power, profile.provenance)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_measurements_of_one_machine_save_nothing_significant(profiles, seed: int) -> None:
+    """The better of two equal machines per request is chance, and no threshold or route makes it a saving."""
+    rng = np.random.default_rng(seed)
+    pair = [remeasured(profiles[1], rng, name) for name in ("first", "second")]
+    w = lognormal(rng, 5000, median_output=60)
+    costs, decision = decided(pair, w)
+    assert not decision.saving.significant
+    scales = make_scales("reference", 1.0, costs, w, reference=1)
+    for key in ("input", "output"):
+        assert not decide_threshold(costs, w, key, scales).uncertainty.saving.significant
