@@ -25,6 +25,7 @@ CSV_COLUMNS = (
 ENCLOSING_METER = "the meter of the whole system contains the components added up and is left out"
 PRIOR_FREEDOM = 4
 """Degrees of freedom that the typical spread of the other points counts for."""
+SUSPECT_TRIAL = 5.0
 _PARTS = ("", "prefill_", "decode_")
 
 
@@ -137,7 +138,7 @@ def _has_enclosing_meter(table: pd.DataFrame) -> bool:
 
 
 def _without_system(table: pd.DataFrame) -> pd.DataFrame:
-    return table[[name for name in table if not name.startswith("system_")]].copy()
+    return table[[name for name in table if not str(name).startswith("system_")]].copy()
 
 
 def aggregate(trials: pd.DataFrame) -> list[Measurement]:
@@ -152,6 +153,42 @@ def aggregate(trials: pd.DataFrame) -> list[Measurement]:
     trials.loc[trials[components].isna().any(axis=1), totals] = np.nan
     points = trials.groupby(["input_tokens", "output_tokens"], sort=True)
     return [_measurement(group) for _, group in points]
+
+
+@dataclass(frozen=True)
+class SuspectTrial:
+    """A trial far from the others of its point."""
+
+    quantity: str
+    input_tokens: float
+    output_tokens: float
+    value: float
+    median: float
+    """Of the point's trials."""
+
+
+def suspect_trials(trials: pd.DataFrame) -> list[SuspectTrial]:
+    """Trials more than ``SUSPECT_TRIAL`` standard deviations from the median of their point, such as warm-ups.
+
+    The standard deviation is told from the median absolute deviation, the point's own or the typical relative one of
+    all points where that is more: few trials agree by chance. Points of under 4 trials can't tell.
+    """
+    found = []
+    point = ["input_tokens", "output_tokens"]
+    for quantity in ("runtime", "energy", *COMPONENTS):
+        column = {"runtime": "runtime_s", "energy": "energy_j"}.get(quantity, f"{quantity}_energy_j")
+        if column not in trials:
+            continue
+        judged = trials[trials[column].notna()]
+        judged = judged[judged.groupby(point)[column].transform("size") >= 4].copy()
+        judged["median"] = judged.groupby(point)[column].transform("median")
+        judged["off"] = (judged[column] - judged["median"]).abs() / judged["median"]
+        spread = judged.groupby(point)["off"].transform("median")
+        limit = SUSPECT_TRIAL * 1.4826 * spread.clip(lower=max(spread.median(), 1e-6) if len(judged) else None)
+        for row in judged[judged["off"] > limit].to_dict("records"):
+            sizes = float(row["input_tokens"]), float(row["output_tokens"])
+            found.append(SuspectTrial(quantity, *sizes, float(row[column]), float(row["median"])))
+    return found
 
 
 def _measurement(group: pd.DataFrame) -> Measurement:
@@ -212,7 +249,7 @@ def observations(measurements: Iterable[Measurement], quantity: str) -> Observat
         return None
     m, n, limit, *parts = zip(*rows, strict=True)
     means_and_noises = [array for part in parts for array in _mean_and_noise(part)]
-    return Observations(np.array(m), np.array(n), *means_and_noises, output_limit=np.array(limit))
+    return Observations(np.array(m), np.array(n), *means_and_noises, np.array(limit))
 
 
 def sensor_error(measurements: Iterable[Measurement], quantity: str) -> float:

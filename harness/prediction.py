@@ -128,6 +128,18 @@ class CostFunction:
         shaped = [array.reshape(m.shape) for array in (values, np.sqrt(variances), new_errors)]
         return Prediction(shaped[0], shaped[1], shaped[2], self.factor_95, outside)
 
+    def derivatives(self, m: ArrayLike, n: ArrayLike) -> Array:
+        """Derivatives of the cost with respect to each coefficient, shape (coefficients, *shape of m and n).
+
+        Multiplied by the coefficients they are the cost itself. Raises UserError.
+        """
+        m, n = _token_counts(m, n)
+        values = np.empty((self.coefficients.size, m.size))
+        evaluate = self._evaluator(np.eye(self.coefficients.size), "design", _longest(m, n), "request")
+        for chunk, some_m, some_n in _chunks(m, n):
+            values[:, chunk] = evaluate(some_m, some_n).T
+        return values.reshape(-1, *m.shape)
+
     def samples(self, rng: np.random.Generator, count: int) -> Iterator[Callable[[ArrayLike, ArrayLike], Array]]:
         """Cost functions whose coefficients are drawn from their joint distribution.
 
@@ -169,12 +181,7 @@ class _Sample:
     coefficients: Array
 
     def __call__(self, m: ArrayLike, n: ArrayLike) -> Array:
-        m, n = _token_counts(m, n)
-        values = np.empty(m.size)
-        tables = self.function._evaluator(np.eye(self.coefficients.size), "design", _longest(m, n), "request")
-        for chunk, some_m, some_n in _chunks(m, n):
-            values[chunk] = tables(some_m, some_n) @ self.coefficients
-        return values.reshape(m.shape)
+        return np.tensordot(self.coefficients, self.function.derivatives(m, n), 1)
 
 
 def _token_counts(m: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from harness import fit
 from harness.errors import UserError
 from harness.fit import Fit, Observations
 from harness.forms import Phase, Sizes
-from harness.measurements import COMPONENTS, observations, sensor_error
+from harness.measurements import COMPONENTS, SuspectTrial, observations, sensor_error
 from harness.profile import Profile
 from harness.profile_schema import (
     Alternative,
@@ -215,7 +215,7 @@ def _point_error(observed: Observations, fitted: Fit, point: int) -> PointError:
     )
 
 
-def report(quantities: Sequence[Quantity]) -> dict[str, Any]:
+def report(quantities: Sequence[Quantity], trials: Sequence[SuspectTrial]) -> dict[str, Any]:
     """Per quantity and form: mape, loo_mape, worst point, coefficients, suspects and why a form is refused."""
     return {
         quantity.name: {
@@ -224,6 +224,7 @@ def report(quantities: Sequence[Quantity]) -> dict[str, Any]:
             "points": len(quantity.used.cost),
             "dropped": [point.model_dump() for point in quantity.dropped],
             "mape_with_dropped": quantity.mape_with_dropped,
+            "suspect_trials": [asdict(trial) for trial in trials if trial.quantity == quantity.name],
             "forms": {name: _form_report(quantity, fitted) for name, fitted in quantity.fits.items()},
         }
         for quantity in quantities

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,14 @@ from harness.comparable import Comparison
 from harness.profile_schema import CostModel, PointError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from harness.measurements import SuspectTrial
     from harness.profile import Profile
     from harness.profile_build import Quantity
     from harness.profile_sources import Source
+
+
+SHOWN_TRIALS = 5
+"""Suspect trials of a quantity that are printed one by one."""
 
 
 def print_json(value: Any) -> None:
@@ -51,9 +54,20 @@ def print_fit(source: Source, quantities: Sequence[Quantity], output: Path | Non
         if quantity.dropped:
             console.print(f"{quantity.name}: held-out error with the dropped points {quantity.mape_with_dropped:.1%}")
         _print_doubts(console, quantity.name, model)
+        _print_suspect_trials(console, [trial for trial in source.suspect_trials if trial.quantity == quantity.name])
     for note in source.provenance.notes:
         console.print(f"note: {note}")
     console.print(f"profile written to {output}" if output else "no profile written; name a file with -o")
+
+
+def _print_suspect_trials(console: Console, trials: Sequence[SuspectTrial]) -> None:
+    for trial in trials[:SHOWN_TRIALS]:
+        console.print(
+            f"{trial.quantity}: suspect trial at m = {trial.input_tokens:.4g}, n = {trial.output_tokens:.4g}: "
+            f"{trial.value:.4g}, where the median is {trial.median:.4g}; kept, take it out of the data if it is none"
+        )
+    if len(trials) > SHOWN_TRIALS:
+        console.print(f"{trials[0].quantity}: {len(trials) - SHOWN_TRIALS} more suspect trials, see --json")
 
 
 def _print_margin(console: Console, quantity: Quantity) -> None:
@@ -138,15 +152,14 @@ def _print_model(console: Console, quantity: str, model: CostModel) -> None:
     _print_doubts(console, quantity, model)
 
 
-def print_predictions(profile: Profile, table: pd.DataFrame, as_json: bool) -> None:
+def print_predictions(profile: Profile, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     """Predicted runtime and energy with 95 % intervals."""
     if as_json:
-        rows = json.loads(table.to_json(orient="records", double_precision=15))
         print_json({"profile": profile.name, "predictions": rows})
         return
-    has_energy = "energy_j" in table
+    has_energy = "energy_j" in rows[0]
     shown = _table("input", "output", "runtime s", *(["energy J"] if has_energy else []), "")
-    for row in table.to_dict("records"):
+    for row in rows:
         cells = [_with_interval(row["runtime_s"], row["runtime_interval_95_s"])]
         if has_energy:
             cells.append(_with_interval(row["energy_j"], row["energy_interval_95_j"]))
@@ -160,11 +173,10 @@ def print_predictions(profile: Profile, table: pd.DataFrame, as_json: bool) -> N
 
 
 def print_comparison(
-    first: Profile, second: Profile, comparison: Comparison, table: pd.DataFrame, as_json: bool
+    first: Profile, second: Profile, comparison: Comparison, rows: Sequence[Mapping[str, Any]], as_json: bool
 ) -> None:
     """Which of two systems is cheaper at each size."""
     if as_json:
-        rows = json.loads(table.to_json(orient="records", double_precision=15))
         facts = {"a": first.name, "b": second.name, "boundary": comparison.boundary and list(comparison.boundary)}
         print_json({**facts, "mixed": comparison.mixed, "warnings": list(comparison.warnings), "points": rows})
         return
@@ -173,10 +185,10 @@ def print_comparison(
         console.print(f"warning: {warning}")
     if comparison.boundary:
         console.print(f"energy of {'+'.join(comparison.boundary)}")
-    quantities = [q for q in ("runtime", "energy") if f"{q}_ratio" in table]
+    quantities = [q for q in ("runtime", "energy") if f"{q}_ratio" in rows[0]]
     titles = [title for q in quantities for title in (f"{q} A / B", f"less {q}")]
     shown = _table("input", "output", *titles, "")
-    for row in table.to_dict("records"):
+    for row in rows:
         cells = []
         for q in quantities:
             cells += [f"{row[f'{q}_ratio']:.3g}", row[f"cheaper_{q}"] or "not significant"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,16 +29,14 @@ def predictions(
     *,
     boundary: str | Iterable[str] | None = None,
     strict: bool = False,
-) -> pd.DataFrame:
+) -> list[dict[str, Any]]:
     """Runtime and energy at every combination of sizes: one row each, energy columns absent where not measured.
 
     ``*_standard_error`` is that of the mean, ``*_interval_95`` the half-width for a new measurement.
     """
-    import pandas as pd
-
     m, n = (axis.ravel() for axis in np.meshgrid(input_tokens, output_tokens, indexing="ij"))
     runtime = profile.predict_runtime(m, n, strict=strict)
-    table = pd.DataFrame({"input_tokens": m, "output_tokens": n})
+    table: dict[str, Any] = {"input_tokens": m, "output_tokens": n}
     _add(table, "runtime", "s", runtime)
     out_of_range = runtime.out_of_range
     if profile.energy is not None or boundary is not None:
@@ -46,10 +44,16 @@ def predictions(
         _add(table, "energy", "j", energy)
         out_of_range = out_of_range | energy.out_of_range
     table["out_of_range"] = out_of_range
-    return table
+    return _rows(table)
 
 
-def _add(table: pd.DataFrame, quantity: str, unit: str, predicted: Prediction) -> None:
+def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Arrays of one length, as one dictionary of plain numbers a row."""
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def _add(table: dict[str, Any], quantity: str, unit: str, predicted: Prediction) -> None:
     table[f"{quantity}_{unit}"] = predicted.value
     table[f"{quantity}_standard_error_{unit}"] = predicted.standard_error
     table[f"{quantity}_interval_95_{unit}"] = predicted.interval_95
@@ -63,21 +67,19 @@ def comparison_table(
     output_tokens: Sequence[int],
     *,
     energy: bool = True,
-) -> pd.DataFrame:
+) -> list[dict[str, Any]]:
     """Ratio first / second at every combination of sizes, and which is cheaper beyond doubt.
 
     ``cheaper_*`` names a profile where the difference exceeds its 95 % interval, misfit of both models included;
     it is empty where the difference is not significant.
     """
-    import pandas as pd
-
     m, n = (axis.ravel() for axis in np.meshgrid(input_tokens, output_tokens, indexing="ij"))
-    table = pd.DataFrame({"input_tokens": m, "output_tokens": n})
+    table: dict[str, Any] = {"input_tokens": m, "output_tokens": n}
     pairs = {"runtime": (first.predict_runtime(m, n), second.predict_runtime(m, n))}
     if energy:
         boundary = comparison.boundary
         pairs["energy"] = (first.predict_energy(m, n, boundary), second.predict_energy(m, n, boundary))
-    table["out_of_range"] = False
+    table["out_of_range"] = np.zeros(m.size, dtype=bool)
     for quantity, (a, b) in pairs.items():
         difference = a.value - b.value
         interval = np.hypot(a.interval_95, b.interval_95)
@@ -88,7 +90,7 @@ def comparison_table(
         cheaper = np.where(difference < 0, first.name, second.name)
         table[f"cheaper_{quantity}"] = np.where(np.abs(difference) > interval, cheaper, "")
         table["out_of_range"] |= a.out_of_range | b.out_of_range
-    return table
+    return _rows(table)
 
 
 def long_table(profile: Profile) -> pd.DataFrame:

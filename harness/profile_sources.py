@@ -14,7 +14,7 @@ from typing import Any
 
 from harness import __version__, records
 from harness.errors import UserError
-from harness.measurements import COMPONENTS, Trials, aggregate, read_csv, read_runs
+from harness.measurements import COMPONENTS, SuspectTrial, Trials, aggregate, read_csv, read_runs, suspect_trials
 from harness.profile_build import Idle, Power
 from harness.profile_schema import Identity, Measurement, Provenance, Record
 from harness.stopping import half_width_95
@@ -33,6 +33,7 @@ class Source:
     measurements: list[Measurement]
     power: Power
     provenance: Provenance
+    suspect_trials: list[SuspectTrial]
 
 
 def from_runs(directories: Sequence[Path], system: str | None = None) -> Source:
@@ -60,10 +61,11 @@ def from_runs(directories: Sequence[Path], system: str | None = None) -> Source:
         measurements=aggregate(trials.table),
         power=Power(_methods(trials), _idle(runs)),
         provenance=provenance("joulebench run", files, trials, versions, notes),
+        suspect_trials=suspect_trials(trials.table),
     )
 
 
-def from_csv(path: Path, system: str, model: str, kv_cache: bool, citation: str | None = None) -> Source:
+def from_csv(path: Path, system: str, model: str, kv_cache: bool) -> Source:
     """Measurements made elsewhere, of which the method and the machine are not known. Raises UserError."""
     trials = read_csv(path)
     identity = Identity(
@@ -82,7 +84,8 @@ def from_csv(path: Path, system: str, model: str, kv_cache: bool, citation: str 
         identity=identity,
         measurements=aggregate(trials.table),
         power=Power({}, {}),
-        provenance=provenance(citation or f"measurements in {path.name}", [path], trials),
+        provenance=provenance(f"measurements in {path.name}", [path], trials),
+        suspect_trials=suspect_trials(trials.table),
     )
 
 

@@ -146,6 +146,25 @@ def test_suspects_are_named_and_dropped_on_request(tmp_path: Path) -> None:
     assert report["mape_with_dropped"] == pytest.approx(errors / 8)
 
 
+def test_a_warm_up_left_in_is_named_and_kept(tmp_path: Path) -> None:
+    table = pd.concat([pd.read_csv(trials(tmp_path / "t.csv", energy=False))] * 2, ignore_index=True)
+    first = ~table.duplicated(["input_tokens", "output_tokens"])
+    table.loc[first, "runtime_s"] *= 1.5
+    table.to_csv(tmp_path / "t.csv", index=False)
+    asked = ["fit", "--measurements", tmp_path / "t.csv", *NAMED, "--no-kv-cache"]
+    named = json.loads(joulebench(*asked, "--json").stdout)["runtime"]["suspect_trials"]
+    assert sorted(trial["value"] for trial in named) == pytest.approx(sorted(table.loc[first, "runtime_s"]))
+    assert "3 more suspect trials, see --json" in joulebench(*asked).stdout
+
+
+def test_predictions_in_json_lose_no_bit() -> None:
+    asked = joulebench("predict", "m1-pro-mistral-7b", "-p", "9,130", "-n", "8,31", "--json")
+    rows = json.loads(asked.stdout)["predictions"]
+    runtimes = Profile.load("m1-pro-mistral-7b").predict_runtime([9, 9, 130, 130], [8, 31, 8, 31])
+    assert [row["runtime_s"] for row in rows] == runtimes.value.tolist()
+    assert [row["runtime_interval_95_s"] for row in rows] == runtimes.interval_95.tolist()
+
+
 @pytest.mark.parametrize(
     ("column", "value", "said"),
     [

@@ -142,6 +142,16 @@ def test_ten_million_sizes_at_once(roofline: float) -> None:
         assert cost[i] == pytest.approx(steps.sum())
 
 
+def test_derivatives_multiplied_by_the_coefficients_are_the_cost(golden: Profile) -> None:
+    m, n = np.array([[8, 64], [256, 512]]), np.array([[1, 64], [128, 32]])
+    for function in (golden.runtime_function, *golden.energy_functions()):
+        derivatives = function.derivatives(m, n)
+        assert derivatives.shape == (5, 2, 2)
+        assert np.tensordot(function.coefficients, derivatives, 1) == pytest.approx(function.cost(m, n))
+        variance = np.einsum("i...,ij,j...->...", derivatives, function.covariance, derivatives)
+        assert np.sqrt(variance) == pytest.approx(function.predict(m, n).standard_error)
+
+
 def test_samples_scatter_as_the_standard_error_says(golden: Profile) -> None:
     m, n = np.array([64, 256]), np.array([64, 128])
     rng = np.random.default_rng(2)

@@ -30,7 +30,7 @@ def compare(
     first, second = Profile.load(a), Profile.load(b)
     energy = boundary is not None or first.energy is not None or second.energy is not None
     comparison = comparable.check([first, second], boundary, allow_mixed, energy=energy)
-    table = comparison_table(
+    rows = comparison_table(
         first, second, comparison, parse_tokens(input_tokens), parse_tokens(output_tokens), energy=energy
     )
-    print_comparison(first, second, comparison, table, json)
+    print_comparison(first, second, comparison, rows, json)

@@ -66,6 +66,6 @@ def fit(
         )
         profile.save(output)
     if json:
-        print_json(profile_build.report(quantities))
+        print_json(profile_build.report(quantities, source.suspect_trials))
     else:
         print_fit(source, quantities, output)

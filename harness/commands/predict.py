@@ -24,7 +24,7 @@ def predict(
     from harness.profile_export import predictions
 
     loaded = Profile.load(profile)
-    table = predictions(
+    rows = predictions(
         loaded, parse_tokens(input_tokens), parse_tokens(output_tokens), boundary=boundary, strict=strict
     )
-    print_predictions(loaded, table, json)
+    print_predictions(loaded, rows, json)
