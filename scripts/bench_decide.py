@@ -4,7 +4,7 @@
 
 Makes a trace of log-normal token counts with DuckDB, then reads it and finds the best threshold in a fresh
 process, timing it and watching its memory. ``--weights`` times least-cost routing of that kind of workload for
-1,000 values of λ instead.
+1,001 values of λ instead.
 """
 
 from __future__ import annotations
@@ -19,17 +19,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from harness.costs import cost_table
-from harness.decision import decide_threshold, make_scales
+from harness.decision import SWEEP_POINTS, decide_threshold, make_scales, sweep_weights
 from harness.profile import Profile
-from harness.routing import weight_sweep
 from harness.workload import Workload, load
 from harness.workload_files import connect
 
 PROFILES = ("m1-pro-llama-2-7b", "swing-a100-llama-2-7b")
-WEIGHTS = 1000
 
 
 @dataclass(frozen=True)
@@ -83,12 +79,11 @@ def print_answer(path: str) -> None:
     print(json.dumps({"pairs": int(workload.count.size), "threshold": threshold, "peak_memory_gb": peak_gb}))
 
 
-def weights_s(workload: Workload, weights: int = WEIGHTS) -> float:
+def weights_s(workload: Workload) -> float:
     """Seconds to route a counted workload at least cost for many λ."""
     costs = cost_table([Profile.load(name) for name in PROFILES], workload)
-    references = (float(costs.energy_j[1].mean()), float(costs.runtime_s[1].mean()))
     start = time.perf_counter()
-    weight_sweep(costs.energy_j, costs.runtime_s, workload.count, np.linspace(0, 1, weights), references)
+    sweep_weights(costs, workload, reference=1)
     return time.perf_counter() - start
 
 
@@ -100,7 +95,7 @@ def table(requests: int = 100_000_000) -> list[str]:
         lines.append(f"{name:<32}{rows:>12,}{got.distinct_pairs:>12,}{got.wall_s:>9.1f}{got.peak_memory_gb:>9.2f}")
     workload = load("alpaca")
     seconds = weights_s(workload)
-    return [*lines, f"{WEIGHTS} weights λ over {workload.count.size:,} sizes of alpaca: {seconds:.2f} s"]
+    return [*lines, f"{SWEEP_POINTS} weights λ over {workload.count.size:,} sizes of alpaca: {seconds:.2f} s"]
 
 
 def main() -> None:
@@ -115,7 +110,7 @@ def main() -> None:
         print_answer(options.answer)
     elif options.weights:
         workload = load("alpaca")
-        print(f"{WEIGHTS} weights over {workload.count.size:,} sizes: {weights_s(workload):.2f} s")
+        print(f"{SWEEP_POINTS} weights over {workload.count.size:,} sizes: {weights_s(workload):.2f} s")
     else:
         print(answer(options.requests, options.format))
 

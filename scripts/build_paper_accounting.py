@@ -97,6 +97,12 @@ def main() -> None:
     """Write both files."""
     data = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT.parent / "shared" / "data"
     output = Path(sys.argv[2]) if len(sys.argv) > 2 else ROOT / "profiles"
+    needed = [data / "wilkins2024" / file for file, _ in SWEEPS.values()]
+    needed += [data / "alpaca" / f"{name}.json" for name in ("input-tokens", "output-tokens")]
+    absent = [str(path) for path in needed if not path.is_file()]
+    if absent:
+        print(f"no {', '.join(absent)}: give the folder of the raw data as DATA_FOLDER", file=sys.stderr)
+        raise SystemExit(2)
     for name, content in (("paper-accounting", paper_accounting(data)), ("alpaca", alpaca(data))):
         (output / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

@@ -4,6 +4,9 @@ Usage: python scripts/reproduce_paper.py -o DIR, the same as joulebench paper -o
 """
 
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness import cli
 

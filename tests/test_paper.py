@@ -3,6 +3,9 @@
 import csv
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +156,26 @@ def test_histogram_figure_counts_every_prompt(reproduced) -> None:
     for axis in ("input", "output"):
         requests = [float(r["requests"]) for r in read(directory / "figure3.csv") if r["axis"] == axis]
         assert sum(requests) == pytest.approx(52_002)
+
+
+def test_the_builder_without_raw_data_names_its_argument(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, BUILDER, tmp_path], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "DATA_FOLDER" in done.stderr
+    assert "input-sweep.csv" in done.stderr
+
+
+def test_the_script_runs_from_a_bare_checkout(tmp_path: Path) -> None:
+    """With the dependencies importable and joulebench not installed: -S heeds no .pth file of an editable install."""
+    script = ROOT / "scripts" / "reproduce_paper.py"
+    done = subprocess.run(
+        [sys.executable, "-S", script, "--help"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(np.__file__).parents[1])},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--output" in done.stdout
