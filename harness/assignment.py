@@ -20,7 +20,8 @@ from harness.routing import cheapest, served_by
 Floats = NDArray[np.float64]
 
 DIRECT_PAIRS = 2000
-"""Up to this many pairs go to the solver in one piece."""
+"""Up to this many pairs go to the solver in one piece. Its time grows faster than they do: 300,000 pairs on three
+systems took 80 s and 1.3 GB on two cores in one piece, 3 s and 0.15 GB decomposed."""
 MAX_PATTERNS = 1000
 GAP = 1e-9
 """Gap to the lower bound, relative to the mean cost, at which an assignment counts as optimal."""
