@@ -107,7 +107,7 @@ PROTOCOLS = {
             name="quick",
             inputs="8-512*2",
             outputs="8-128*2",
-            stopping=RelativePrecision(relative=0.05, min_trials=3, max_trials=5, quantities=("runtime_s", "energy_j")),
+            stopping=RelativePrecision(relative=0.05, min_trials=3, max_trials=4, quantities=("runtime_s", "energy_j")),
             kv_cache=True,
             min_window_s=1.0,
             max_window_s=10.0,
