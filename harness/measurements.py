@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -249,7 +249,8 @@ def observations(measurements: Iterable[Measurement], quantity: str) -> Observat
         return None
     m, n, limit, *parts = zip(*rows, strict=True)
     means_and_noises = [array for part in parts for array in _mean_and_noise(part)]
-    return Observations(np.array(m), np.array(n), *means_and_noises, np.array(limit))
+    measured = Observations(np.array(m), np.array(n), *means_and_noises)
+    return replace(measured, output_limit=np.array(limit))
 
 
 def sensor_error(measurements: Iterable[Measurement], quantity: str) -> float:
