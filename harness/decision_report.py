@@ -353,7 +353,7 @@ def plans_table(plans: dict[str, Plan], saving_against: Plan) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     idle_columns = ("above idle kWh", "machines on kWh") if idle_known else ()
     for name in ("plan", "energy kWh", "saving", "runtime h", *idle_columns):
-        table.add_column(name, justify="left" if name == "plan" else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name == "plan" else "right", no_wrap=name != "plan")
     # Counts of sizes know no order: round robin and random then differ in their spread only.
     shown = {name: plan for name, plan in plans.items() if name != "round_robin"}
     for name, plan in shown.items():
