@@ -65,12 +65,12 @@ def check(
 def _identity_faults(profiles: Sequence[Profile]) -> list[str]:
     faults = []
     for field, what in _MUST_AGREE.items():
-        held = {profile.name: getattr(profile.identity, field) for profile in profiles}
+        held = [(profile.name, getattr(profile.identity, field)) for profile in profiles]
         # What one profile does not know says nothing about the others.
-        known = {name: value for name, value in held.items() if value is not None}
-        if len(set(known.values())) > 1:
-            described = ", ".join(f"{name}: {value}" for name, value in known.items())
-            faults.append(f"{' and '.join(known)} {what} ({described})")
+        known = [(name, value) for name, value in held if value is not None]
+        if len({value for _, value in known}) > 1:
+            described = ", ".join(f"{name}: {value}" for name, value in known)
+            faults.append(f"{' and '.join(name for name, _ in known)} {what} ({described})")
     return faults
 
 
@@ -107,11 +107,12 @@ def _methods(profiles: Sequence[Profile], components: tuple[Component, ...] | No
     faults: list[str] = []
     warnings: list[str] = []
     for component in components or ("sum",):
-        methods = {profile.name: _part(profile, component).method for profile in profiles}
-        if len(set(methods.values())) < 2:
+        # Pairs, not a dictionary: two fits of one machine have the same name.
+        methods = [(profile.name, _part(profile, component).method) for profile in profiles]
+        if len({method for _, method in methods}) < 2:
             continue
-        described = ", ".join(f"{name}: {method or 'unknown'}" for name, method in methods.items())
-        if "estimated" in methods.values():
+        described = ", ".join(f"{name}: {method or 'unknown'}" for name, method in methods)
+        if "estimated" in (method for _, method in methods):
             faults.append(f"an estimated energy of {component} is set against a measured one ({described})")
         else:
             warnings.append(f"the energy of {component} was measured by different methods ({described})")

@@ -41,35 +41,6 @@ class Trials:
     notes: tuple[str, ...]
 
 
-def read_csv(path: Path) -> Trials:
-    """Trials measured elsewhere: one row a trial, rows of one size are its trials. Raises UserError.
-
-    ``output_tokens`` are those really produced; a column ``output_tokens_requested`` keeps trials together that
-    stopped early at different lengths. A trial with an energy of 0 or less counts for runtime alone.
-    """
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read as CSV: {error}") from None
-    missing = [name for name in ("input_tokens", "output_tokens", "runtime_s") if name not in table]
-    if missing:
-        raise UserError(f"{path} lacks the column {missing[0]}; it needs {CSV_COLUMNS}")
-    for name in ("input_tokens", "output_tokens", "runtime_s", *_energy_columns(table)):
-        table[name] = _numbers(table[name], path)
-    for name, least in (("input_tokens", 1), ("output_tokens", 1), ("runtime_s", 1e-12)):
-        wrong = np.flatnonzero(~(table[name] >= least))
-        if wrong.size:
-            raise UserError(f"{path}, line {wrong[0] + 2}: {name} is {table[name][wrong[0]]}; it must be positive")
-    table = table.rename(columns={"output_tokens": "output_tokens_produced"})
-    if "output_tokens_requested" in table:
-        table["output_tokens"] = _numbers(table["output_tokens_requested"], path)
-    else:
-        table["output_tokens"] = table["output_tokens_produced"]
-    return without_negative_energy(table)
-
-
 def without_negative_energy(table: pd.DataFrame) -> Trials:
     """Blank the energies of trials in which a component's energy is 0 or less, and sum the components."""
     table = table.copy()
@@ -299,12 +270,3 @@ def _sensor_error(statistic: Statistic) -> float:
 def _energy_columns(table: pd.DataFrame) -> list[str]:
     names = [f"{component}_energy_j" for component in COMPONENTS]
     return [name for name in ("energy_j", *names) if name in table]
-
-
-def _numbers(column: pd.Series, path: Path) -> pd.Series:
-    import pandas as pd
-
-    try:
-        return pd.to_numeric(column)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: column {column.name} is not numeric ({error})") from None

@@ -14,10 +14,11 @@ from typing import Any
 
 from harness import __version__, records
 from harness.errors import UserError
-from harness.measurements import COMPONENTS, SuspectTrial, Trials, aggregate, read_csv, read_runs, suspect_trials
+from harness.measurements import COMPONENTS, SuspectTrial, Trials, aggregate, read_runs, suspect_trials
 from harness.profile_build import Idle, Power
 from harness.profile_schema import Identity, Measurement, Provenance, Record
 from harness.stopping import half_width_95
+from harness.trials_csv import read_csv
 from harness.types import Method
 
 _METHODS: tuple[Method, ...] = ("counter", "integrated", "modelled", "estimated")

@@ -129,3 +129,11 @@ def test_runtime_alone_needs_no_boundary() -> None:
     bare = json.loads(GOLDEN.read_text()) | {"energy": None, "components": {}, "name": "bare"}
     with pytest.raises(UserError, match="bare has no energy"):
         check([profile("a"), Profile.parse(json.dumps(bare))])
+
+
+def test_profiles_of_one_name_are_told_apart() -> None:
+    with pytest.raises(UserError, match="estimated"):
+        check([profile("same", methods="estimated"), profile("same", methods="counter")])
+    with pytest.raises(UserError, match="model"):
+        check([profile("same"), profile("same", model="another")])
+    assert check([profile("same", methods="modelled"), profile("same", methods="counter")]).warnings

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from harness.errors import UserError
 from harness.fit import Fit, Observations, fit_bilinear, fit_phase
 from harness.forms import Phase, Sizes
-from harness.measurements import aggregate, observations, read_csv
+from harness.measurements import aggregate, observations
 from harness.prediction import CostFunction
+from harness.trials_csv import read_csv
 from tests.helpers import ROOT
 
 SWEEPS = [(m, 32) for m in (8, 16, 32, 64, 128, 256, 512, 1024, 2048)] + [(32, n) for n in (8, 16, 64, 256, 512, 1024)]

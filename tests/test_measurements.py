@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from harness.errors import UserError
-from harness.measurements import aggregate, observations, read_csv
+from harness.measurements import aggregate, observations
 from harness.profile_build import build, fit_quantities
 from harness.profile_sources import from_runs
+from harness.trials_csv import read_csv
 from tests.helpers import FAKE, FOUR_POINTS, joulebench
 
 Powers = dict[str, tuple[float, str]]
