@@ -49,7 +49,7 @@ def read_csv(path: Path) -> Trials:
         size = table[name].abs()
         wrong = (size > LARGEST) | ((size > 0) & (size < SMALLEST))
         _refuse(table, name, wrong, f"it must be between {SMALLEST:g} and {LARGEST:g}", path)
-    for name in (name for name in table if str(name).endswith("_ci95_j")):
+    for name in (str(name) for name in table if str(name).endswith("_ci95_j")):
         _refuse(table, name, table[name] < 0, "it must not be negative", path)
     table = table.rename(columns={"output_tokens": "output_tokens_produced"})
     requested = table.get("output_tokens_requested", table["output_tokens_produced"])
@@ -98,4 +98,4 @@ def _refuse(table: pd.DataFrame, name: str, wrong: pd.Series, why: str, path: Pa
     if wrong.any():
         row = table[wrong].iloc[0]
         value = "missing" if row[name] != row[name] else row[name]
-        raise UserError(f"{path}, line {row['line']}: {name} is {value}; {why}")
+        raise UserError(f"{path}, line {int(row['line'])}: {name} is {value}; {why}")
