@@ -100,7 +100,7 @@ def _domain(domain: Domain, idle: Mapping[str, Any]) -> dict[str, Any]:
 def _apply_load(meter: Meter, seconds: float) -> dict[str, Any]:
     """Run the square wave and compare each domain's idle and busy halves."""
     cycle_s = min(_CYCLE_S, seconds / 3)
-    command = [sys.executable, "-m", "harness.load", str(seconds), str(cycle_s)]
+    command = [sys.executable, "-P", "-m", "harness.load", str(seconds), str(cycle_s)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         meter.set_worker(child.pid)
         assert child.stdout is not None
