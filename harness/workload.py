@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
 
 from harness.errors import UserError
+from harness.prediction import MAX_TOTAL_TOKENS
 from harness.profile import write_atomically
 
 KIND = "joulebench-workload"
@@ -53,7 +54,8 @@ def from_pairs(
 ) -> Workload:
     """Make a workload of (m, n) pairs, merging equal ones; ``count`` defaults to one request per pair.
 
-    Raises UserError for an empty workload, unequal lengths, token counts below 1 or counts that aren't positive.
+    Raises UserError for an empty workload, unequal lengths, token counts below 1, requests of more than
+    MAX_TOTAL_TOKENS and counts that aren't positive.
     """
     m, n = np.asarray(input_tokens), np.asarray(output_tokens)
     weights = np.ones(m.shape) if count is None else np.asarray(count, dtype=np.float64)
@@ -63,6 +65,13 @@ def from_pairs(
         raise UserError(f"workload {name} holds no requests")
     if not all(np.issubdtype(a.dtype, np.integer) and a.min() >= 1 for a in (m, n)):
         raise UserError(f"workload {name}: token counts must be whole numbers of at least 1")
+    too_long = np.flatnonzero((m > MAX_TOTAL_TOKENS) | (n > MAX_TOTAL_TOKENS - m))
+    if too_long.size:
+        i = too_long[0]
+        raise UserError(
+            f"workload {name}: pair {i + 1} has {m[i]} input and {n[i]} output tokens; "
+            f"a request can have at most {MAX_TOTAL_TOKENS} in all"
+        )
     if not (np.isfinite(weights).all() and (weights > 0).all()):
         raise UserError(f"workload {name}: counts must be positive numbers")
     span = int(n.max()) + 1
@@ -103,6 +112,8 @@ def spread_over_integers(
     known = np.asarray(counts, dtype=np.float64)
     if bounds.size != known.size + 1 or (np.diff(bounds) <= 0).any() or (known < 0).any() or known.sum() <= 0:
         raise UserError("a histogram needs ascending edges, one more than counts, and counts of at least 0")
+    if not bounds[-1] <= MAX_TOTAL_TOKENS:
+        raise UserError(f"a histogram can reach to at most {MAX_TOTAL_TOKENS} tokens, not {bounds[-1]:g}")
     first = np.ceil(bounds - 1e-9)
     first[-1] = np.floor(bounds[-1] + 1e-9) + 1
     if first[0] < 1 or (np.diff(first) < 1).any():
@@ -116,8 +127,8 @@ def spread_over_integers(
 
 def with_output_tokens(workload: Workload, output_tokens: int) -> Workload:
     """The same requests with every output length set to ``output_tokens``."""
-    if output_tokens < 1:
-        raise UserError("the output length must be at least 1 token")
+    if not 1 <= output_tokens <= MAX_TOTAL_TOKENS:
+        raise UserError(f"the output length must be 1 to {MAX_TOTAL_TOKENS} tokens, not {output_tokens}")
     m, count = marginal(workload.input_tokens, workload.count)
     frozen = np.full(m.shape, output_tokens, dtype=np.int64)
     name = f"{workload.name}, every output {output_tokens} tokens"
@@ -176,6 +187,8 @@ def parse(text: str, origin: str) -> Workload:
         data = json.loads(text)
     except ValueError as error:
         raise UserError(f"{origin} is not valid JSON: {error}") from None
+    except RecursionError:
+        raise UserError(f"{origin} is not a workload file: its brackets are nested too deeply") from None
     if not isinstance(data, dict) or data.get("kind") != KIND:
         raise UserError(f"{origin} is not a workload file")
     if data.get("schema_version") != SCHEMA_VERSION:
@@ -185,7 +198,9 @@ def parse(text: str, origin: str) -> Workload:
         )
     try:
         return _from_fields(data)
-    except (KeyError, TypeError, ValueError) as error:
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{origin} is not a usable workload: {type(error).__name__}: {error}") from None
 
 

@@ -7,7 +7,9 @@ import glob
 import gzip
 import json
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from harness.errors import MissingDependency, UserError
+from harness.prediction import MAX_TOTAL_TOKENS
 from harness.workload import Workload, from_pairs
 
 if TYPE_CHECKING:
@@ -28,7 +31,8 @@ COLUMN_PAIRS = (
     ("Request tokens", "Response tokens"),
     ("num_prefill_tokens", "num_decode_tokens"),
 )
-MAX_TOKENS = 2**31 - 1
+MAX_LINE_BYTES = 2**25
+"""Longest CSV row read; texts stand beside the token counts in some traces."""
 EXAMPLES = 5
 """Broken rows named in an error."""
 MEMORY_LIMIT = "2GB"
@@ -49,9 +53,11 @@ class Table:
         """The SQL table function that yields the rows, and its parameters."""
         if self.format == "parquet":
             return "read_parquet(?)", [str(self.path)]
+        # DuckDB's own default buffer is as large; a multiple of the longest line would take most of the memory.
         types = dict.fromkeys(self.columns, "VARCHAR")
         if self.format == "csv":
             options = "header=true, auto_detect=false, quote='\"', escape='\"', store_rejects=true"
+            options += f", max_line_size={MAX_LINE_BYTES}, buffer_size={MAX_LINE_BYTES}"
             return f"read_csv(?, columns=?, delim=?, {options})", [str(self.path), types, self.delimiter]
         if self.format == "jsonl":
             options = "format='newline_delimited', ignore_errors=true"
@@ -65,7 +71,8 @@ def read_trace(
     """Count the (m, n) pairs of one file, or of all files that a glob matches.
 
     Columns are found by their usual names unless both are given. Rows whose token counts are missing, not
-    whole, below 1 or above 2^31 − 1 are refused with their line numbers, or left out with ``skip_bad``.
+    whole, below 1 or together above MAX_TOTAL_TOKENS are refused with their line numbers, or left out with
+    ``skip_bad``.
     Raises UserError for missing files, unknown columns and broken rows; MissingDependency without duckdb.
     """
     chunks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
@@ -92,6 +99,8 @@ def matching_files(pattern: str) -> list[Path]:
     path = Path(pattern)
     found = [path] if path.is_file() else sorted(Path(p) for p in glob.glob(pattern, recursive=True))
     files = [p for p in found if p.is_file()]
+    if found and not files:
+        raise UserError(f"{pattern} is not a regular file: traces are read more than once, so save it as a file first")
     if not files:
         raise UserError(f"no workload {pattern}: neither a built-in one (alpaca) nor a file or glob that exists")
     return files
@@ -144,7 +153,10 @@ def _describe_json(path: Path) -> Table:
             records = (_json_object(line) for line in file)
             record = next((r for r in records if r is not None), None)
         if record is None:
-            raise UserError(f"{path} holds neither an array of JSON objects nor one JSON object per line")
+            raise UserError(
+                f"{path} holds neither an array of JSON objects nor JSON objects of one line each; "
+                "put an object that spans lines into an array: [ … ]"
+            )
         return Table(path, "jsonl", tuple(record))
     return Table(path, "json", _duckdb_columns(path, "read_json(?, format='array')"))
 
@@ -158,15 +170,22 @@ def _duckdb_columns(path: Path, reader: str) -> tuple[str, ...]:
         return tuple(row[0] for row in _run(database, path, f"DESCRIBE FROM {reader}", [str(path)]).fetchall())
 
 
-def _open_text(path: Path) -> TextIO:
+@contextmanager
+def _open_text(path: Path) -> Iterator[TextIO]:
+    """A file, unpacked where it is packed. Whatever is wrong with its bytes becomes one line."""
     opener = gzip.open if path.suffix.lower() == ".gz" else open
-    return opener(path, "rt", encoding="utf-8-sig", errors="replace", newline="")
+    csv.field_size_limit(MAX_LINE_BYTES)
+    try:
+        with opener(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
+            yield file
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise UserError(f"can't read {path}: {error}") from None
 
 
 def _json_object(line: str) -> dict[str, Any] | None:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -190,7 +209,7 @@ def token_columns(table: Table, input_column: str | None, output_column: str | N
 def _checked_rows(table: Table, m_column: str, n_column: str) -> tuple[str, list[Any]]:
     scan, parameters = table.scan()
     columns = [f"try_cast({_quoted(name)} AS DOUBLE)" for name in (m_column, n_column)]
-    valid = " AND ".join(f"{x} BETWEEN 1 AND {MAX_TOKENS} AND {x} = floor({x})" for x in ("m", "n"))
+    valid = f"m >= 1 AND n >= 1 AND m = floor(m) AND n = floor(n) AND m + n <= {MAX_TOTAL_TOKENS}"
     rows = f"SELECT {columns[0]} AS m, {columns[1]} AS n FROM {scan}"
     return f"SELECT m, n, coalesce({valid}, false) AS valid FROM ({rows})", parameters
 
@@ -243,7 +262,7 @@ def _broken_csv_lines(table: Table, m_column: str, n_column: str) -> Iterator[st
         for fields in reader:
             if fields and len(fields) != len(table.columns):
                 yield f"{table.path.name} line {reader.line_num} has {len(fields)} of {len(table.columns)} columns"
-            elif fields and not all(_is_token_count(fields[i]) for i in positions):
+            elif fields and not _is_request(*(fields[i] for i in positions)):
                 yield _broken(table, f"line {reader.line_num}", *(fields[i] for i in positions))
 
 
@@ -255,7 +274,7 @@ def _broken_json_lines(table: Table, m_column: str, n_column: str) -> Iterator[s
             record = _json_object(line)
             if record is None:
                 yield f"{table.path.name} line {number} is not a JSON object"
-            elif not all(_is_token_count(record.get(name)) for name in (m_column, n_column)):
+            elif not _is_request(record.get(m_column), record.get(n_column)):
                 yield _broken(table, f"line {number}", record.get(m_column), record.get(n_column))
 
 
@@ -268,12 +287,14 @@ def _broken_table_rows(table: Table, m_column: str, n_column: str) -> Iterator[s
             yield _broken(table, f"row {number}", m, n)
 
 
-def _is_token_count(value: Any) -> bool:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
+def _is_request(m: Any, n: Any) -> bool:
+    if isinstance(m, bool) or isinstance(n, bool):
         return False
-    return not isinstance(value, bool) and 1 <= number <= MAX_TOKENS and number.is_integer()
+    try:
+        tokens = float(m), float(n)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return all(t >= 1 and t.is_integer() for t in tokens) and sum(tokens) <= MAX_TOTAL_TOKENS
 
 
 def _broken(table: Table, place: str, m: Any, n: Any) -> str:

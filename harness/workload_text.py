@@ -69,11 +69,14 @@ def load_tokenizer(name_or_path: str) -> TokenCounter:
     Raises UserError when there is none, MissingDependency without transformers.
     """
     try:
+        from huggingface_hub.utils import logging as hub_logging
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
     except ImportError:
         raise MissingDependency(
             "counting tokens needs transformers: install it with pip install 'joulebench[transformers]'"
         ) from None
+    # Its warnings about retries would stand before the one line that says what went wrong.
+    hub_logging.set_verbosity_error()
     try:
         if name_or_path.endswith(".json"):
             tokenizer = PreTrainedTokenizerFast(tokenizer_file=name_or_path)

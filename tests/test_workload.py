@@ -3,6 +3,9 @@
 import csv
 import gzip
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from harness import workload, workload_report
 from harness.errors import UserError
 from harness.workload_files import COLUMN_PAIRS, read_trace
 from harness.workload_text import build_workload
+from tests.helpers import environment, refused
 
 PAIRS = [(374, 44), (396, 109), (879, 55), (91, 16), (374, 44), (91, 16), (91, 16)]
 
@@ -94,6 +98,7 @@ def test_a_spread_histogram_follows_its_neighbours() -> None:
         ([1, 2], [0]),
         ([0, 5], [1]),
         ([1, 1.2, 1.4, 3], [1, 1, 1]),
+        ([1, 1e15], [1]),
     ],
 )
 def test_unusable_histograms_are_refused(edges: list[float], counts: list[float]) -> None:
@@ -121,6 +126,8 @@ def test_output_lengths_can_be_frozen() -> None:
     assert w.requests == pytest.approx(52_002)
     with pytest.raises(UserError):
         workload.with_output_tokens(w, 0)
+    with pytest.raises(UserError):
+        workload.with_output_tokens(w, 2**64)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=80))
@@ -184,6 +191,8 @@ BROKEN = [
     ["many", "4", True],
     ["nan", "4", True],
     ["1e12", "4", True],
+    ["20000000", "1", True],
+    ["1", "2147483647", True],
     ["7", "8", False],
     ["7.0", "8", False],
 ]
@@ -193,12 +202,21 @@ def test_broken_csv_rows_are_refused_by_line(tmp_path: Path) -> None:
     """A quoted line break in another column shifts lines against rows."""
     rows = [["a\nb", "5", "6"], *[["x", m, n] for m, n, _ in BROKEN]]
     path = write_csv(tmp_path / "t.csv", ["text", "input_tokens", "output_tokens"], rows)
-    with pytest.raises(UserError, match="7 broken rows") as error:
+    with pytest.raises(UserError, match="9 broken rows") as error:
         workload.load(str(path))
     for i, (m, _, broken) in enumerate(BROKEN):
         assert (f"line {i + 4} has {m or 'nothing'} in" in str(error.value)) == (broken and i < 5)
     w = workload.load(str(path), skip_bad=True)
-    assert (counted(w), w.dropped_rows) == ({(5, 6): 1, (7, 8): 2}, 7)
+    assert (counted(w), w.dropped_rows) == ({(5, 6): 1, (7, 8): 2}, 9)
+
+
+def test_long_quoted_texts_are_read(tmp_path: Path) -> None:
+    rows = [["a" * 3_000_000, 5, 6], ["b", "many", 2]]
+    path = write_csv(tmp_path / "t.csv", ["text", "input_tokens", "output_tokens"], rows)
+    with pytest.raises(UserError, match=r"1 broken row: t.csv line 3 has many in, 2 out"):
+        workload.load(str(path))
+    w = workload.load(str(path), skip_bad=True)
+    assert (counted(w), w.dropped_rows) == ({(5, 6): 1}, 1)
 
 
 def test_csv_lines_with_missing_or_surplus_fields_are_broken(tmp_path: Path) -> None:
@@ -237,6 +255,11 @@ def test_broken_parquet_rows_are_refused_by_row(tmp_path: Path) -> None:
         ("t.csv", "x,y\n1,2\n", "no columns"),
         ("t.json", "[1, 2]", "can't read|no columns"),
         ("t.json", "3", "neither"),
+        ("t.json", '{\n "input_tokens": 3,\n "output_tokens": 4\n}', "spans lines"),
+        ("t.json", "[" * 100_000, "can't read"),
+        ("t.jsonl", '{"a": ' + "[" * 100_000, "neither"),
+        ("t.json", f'{{"kind": "{workload.KIND}", "name": ' + "[" * 100_000, "nested too deeply"),
+        ("t.csv.gz", "input_tokens,output_tokens\n1,2\n", "can't read.*gzip"),
         ("t.parquet", "not parquet", "can't read"),
         ("t.xlsx", "", "unknown format"),
     ],
@@ -247,6 +270,12 @@ def test_unreadable_files_give_one_line(name: str, content: str, expected: str, 
     with pytest.raises(UserError, match=expected) as error:
         workload.load(str(path))
     assert "\n" not in str(error.value)
+
+
+def test_pipes_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(UserError, match="not a regular file"):
+        workload.load(str(tmp_path / "t.csv"))
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
@@ -271,6 +300,12 @@ def test_saved_workloads_come_back(tmp_path_factory: pytest.TempPathFactory, pai
         ({"pairs": {"input_tokens": [1]}}, "KeyError"),
         ({"pairs": {"input_tokens": [1], "output_tokens": ["x"], "count": [1]}}, "whole numbers"),
         ({"pairs": {"input_tokens": [1], "output_tokens": [2], "count": [None]}}, "positive|float"),
+        (
+            {"pairs": {"input_tokens": [5, 2**63 - 1], "output_tokens": [4, 2**63 - 2], "count": [1, 1]}},
+            "w.json: .* pair 2 has 9223372036854775807 input",
+        ),
+        ({"pairs": {"input_tokens": [2**63], "output_tokens": [1], "count": [1]}}, "pair 1 has 9223372036854775808"),
+        ({"pairs": {"input_tokens": [20_000_000], "output_tokens": [1], "count": [1]}}, "at most 20000000"),
     ],
 )
 def test_broken_workload_files_give_one_line(change: dict, expected: str, tmp_path: Path) -> None:
@@ -304,6 +339,21 @@ def test_text_is_counted_with_the_tokenizer(tokenizer: Path, tmp_path: Path) -> 
         build_workload(str(path), ["absent"], ["output"], str(tokenizer))
     with pytest.raises(UserError, match="tokenizer"):
         build_workload(str(path), ["input"], ["output"], str(tmp_path / "nothing.json"))
+
+
+def test_a_tokenizer_that_cannot_be_fetched_is_refused_in_one_line(tmp_path: Path) -> None:
+    """Nothing listens on the hub's port; the pauses between the hub's own retries are left out."""
+    path = write_csv(tmp_path / "t.csv", ["q", "a"], [["x", "y"]])
+    run = "import sys, time; time.sleep = lambda _: None; from harness.cli import main; main()"
+    fields = ["--input-field", "q", "--output-field", "a", "--tokenizer", "nobody/nothing"]
+    done = subprocess.run(
+        [sys.executable, "-c", run, "workload", "build", "--text", path, *fields, "-o", tmp_path / "w.json"],
+        capture_output=True,
+        text=True,
+        env={**environment(), "HF_ENDPOINT": "http://127.0.0.1:1", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"},
+        timeout=120,
+    )
+    assert "no tokenizer nobody/nothing" in refused(done)
 
 
 def test_text_rows_without_tokens_are_refused(tokenizer: Path, tmp_path: Path) -> None:
