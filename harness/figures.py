@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Row = Sequence[object]
 
+SUFFIXES = (".pdf", ".png", ".csv")
+
 
 def new_figure(rows: int, columns: int, width_in: float, height_in: float) -> tuple[Figure, NDArray[np.object_]]:
     """An empty figure with a grid of axes, without a window system. Raises MissingDependency."""
@@ -36,12 +38,16 @@ def new_figure(rows: int, columns: int, width_in: float, height_in: float) -> tu
 def write(figure: Figure, path: Path, header: Sequence[str], rows: Iterable[Row]) -> list[Path]:
     """Write a figure as PDF and PNG, and its numbers as CSV, beside each other. Returns the paths.
 
-    ``path`` may have any of the three suffixes or none. Raises UserError when a file can't be written.
+    ``path`` may have any of the three suffixes or none. Raises UserError for another suffix, a directory, and
+    when a file can't be written.
     """
-    stem = path.with_suffix("") if path.suffix in (".pdf", ".png", ".csv") else path
-    paths = [stem.with_name(stem.name + suffix) for suffix in (".pdf", ".png", ".csv")]
+    if path.is_dir():
+        raise UserError(f"{path} is a directory: name a figure in it, such as {path / 'figure'}")
+    if path.suffix not in ("", *SUFFIXES):
+        raise UserError(f"{path}: figures are written as {', '.join(SUFFIXES)}; name one of them or no suffix")
+    stem = path.with_suffix("")
+    paths = [stem.with_suffix(suffix) for suffix in SUFFIXES]
     try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
         # Without a date the same numbers give the same file.
         figure.savefig(paths[0], metadata={"CreationDate": None})
         figure.savefig(paths[1], dpi=150)

@@ -16,6 +16,7 @@ from harness.costs import cost_table
 from harness.decision import ThresholdDecision, decide_threshold, make_scales
 from harness.decision_figures import ThresholdPanel
 from harness.decision_report import estimate_json
+from harness.errors import UserError
 from harness.paper import LEAVES_OUT, THRESHOLDS, PaperCurve, paper_curve
 from harness.profile import Profile, write_atomically
 from harness.threshold import JOULES_PER_KWH
@@ -45,6 +46,10 @@ def reproduce(directory: Path) -> tuple[dict[str, Any], list[Path]]:
 
     Raises UserError when the directory can't be written, MissingDependency without matplotlib.
     """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"can't write {directory}: {error.strerror}") from None
     workload = load("alpaca")
     paths = _sweeps(directory)
     drawn = decision_figures.workload_figure(workload)

@@ -129,6 +129,7 @@ def test_the_published_accounting(answer, run, key: str, points: int) -> None:
         (["threshold", *PAIR, "-w", "alpaca", "--scale", "price", "--price-per-kwh", "0"], "prices"),
         (["threshold", *PAIR, "-w", "alpaca", "--scale", "price", "--weight", "0.5"], "--weight"),
         (["threshold", *PAIR, "-w", "alpaca", "--weight", "2"], "--weight"),
+        (["threshold", *PAIR, "-w", "alpaca", "--weight", "nan"], "--weight"),
         (["threshold", *PAIR, "-w", "alpaca", "--reference", "v100"], "no system v100"),
         (["threshold", *PAIR, "-w", "alpaca", "--accounting", "paper", "--key", "total"], "input and output"),
         (["threshold", *PAIR, "-w", "alpaca", "--accounting", "paper", "--weight", "0.5"], "as published"),
@@ -157,7 +158,22 @@ def test_the_published_accounting(answer, run, key: str, points: int) -> None:
         (["route", *BOTH, "-w", "alpaca", "--capacity", "m1-pro=1", "--capacity", "swing-a100=1"], "no assignment"),
         (["route", *BOTH, "-w", "alpaca", "--slo", "0.000001"], "no system serves"),
         (["route", *BOTH, "-w", "alpaca", "--output-unknown", "--slo", "9"], "--output-unknown"),
+        (["route", *BOTH, "-w", "alpaca", "--slo", "inf"], "--slo must be a finite number"),
+        (["route", *BOTH, "-w", "alpaca", "--capacity", "m1-pro=inf"], "SYSTEM=NUMBER"),
+        *(
+            (["threshold", *PAIR, "-w", "alpaca", option, value, "--json"], f"{option} must be a finite number")
+            for option, value in (
+                ["--horizon", "inf"],
+                ["--price-per-kwh", "inf"],
+                ["--price-per-hour", "inf"],
+            )
+        ),
+        (["threshold", "--small", SMALL, "--large", SMALL, "-w", "alpaca"], f"both the profile {SMALL}"),
+        (["threshold", "--small", SMALL, "--large", SMALL, "-w", "alpaca", "--accounting", "paper"], "both the"),
+        (["route", *BOTH, "--profile", LARGE, "-w", "alpaca"], f"both the profile {LARGE}"),
         (["workload", "show", "nothing"], "built-in"),
+        (["workload", "show", "/dev/null"], "not a regular file"),
+        (["workload", "show", "alpaca", "-o", "figure.xyz"], ".pdf, .png, .csv"),
     ],
 )
 def test_bad_input_ends_in_one_line(run, arguments: list[str], expected: str) -> None:
@@ -307,9 +323,9 @@ def test_a_threshold_rule(run, trace: Path, tmp_path: Path) -> None:
     ],
 )
 def test_figures_come_with_their_numbers(run, tmp_path: Path, arguments: list[str], columns: int) -> None:
-    code, out, err = run(*arguments, "-w", "alpaca", "-o", tmp_path / "new" / "figure.png")
+    code, out, err = run(*arguments, "-w", "alpaca", "-o", tmp_path / "figure.png")
     assert code == 0, err
-    files = {path.suffix: path for path in (tmp_path / "new").iterdir()}
+    files = {path.suffix: path for path in tmp_path.iterdir()}
     assert set(files) == {".pdf", ".png", ".csv"}
     with files[".csv"].open() as file:
         rows = list(csv.reader(file))
@@ -320,9 +336,31 @@ def test_figures_come_with_their_numbers(run, tmp_path: Path, arguments: list[st
 
 def test_an_output_that_cannot_be_written(run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    code, _, err = run("workload", "show", "alpaca", "-o", tmp_path / "file" / "figure")
+    for path, expected in (
+        (tmp_path / "file" / "figure", "can't write"),
+        (tmp_path / "new" / "figure", "No such file or directory"),
+        (tmp_path, "is a directory"),
+    ):
+        code, _, err = run("workload", "show", "alpaca", "-o", path)
+        assert code == 2
+        assert expected in err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    for path in (tmp_path / "new" / "rule.json", tmp_path):
+        code, _, err = run("threshold", *PAIR, "-w", "alpaca", "--export", path)
+        assert code == 2
+        assert "can't write" in err
+
+
+def test_two_files_of_one_profile_name_are_ambiguous(run, tmp_path: Path) -> None:
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, system in zip(paths, ("one", "two"), strict=True):
+        data = json.loads(Profile.load(SMALL).dump())
+        data["identity"]["system"] = system
+        path.write_text(json.dumps(data))
+    profiles = [argument for path in paths for argument in ("--profile", path)]
+    code, _, err = run("route", *profiles, "-w", "alpaca", "--share", f"{SMALL}=0.5")
     assert code == 2
-    assert "can't write" in err
+    assert f"{paths[0]} and {paths[1]} are both the profile {SMALL}" in err
 
 
 def test_showing_a_workload(answer, run, trace: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from harness.costs import Costs
+    from harness.profile import Profile
     from harness.threshold import Scales
     from harness.workload import Workload
 
@@ -36,6 +38,13 @@ class Scale(StrEnum):
     NONE = "none"
 
 
+def finite(option: typer.CallbackParam, value: float | None) -> float | None:
+    """Callback of options that take a number. Raises UserError for infinities and NaN, which no range excludes."""
+    if value is not None and not math.isfinite(value):
+        raise UserError(f"{option.opts[0]} must be a finite number, not {value}")
+    return value
+
+
 WorkloadOption = Annotated[
     str, typer.Option("--workload", "-w", help="Built-in name (alpaca), workload file, trace file or glob.")
 ]
@@ -45,20 +54,34 @@ SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave broken rows out
 OutputTokens = Annotated[int | None, typer.Option(min=1, help="Set every output length to this many tokens.")]
 Weight = Annotated[
     float | None,
-    typer.Option(min=0, max=1, help="λ: weight of energy against runtime; not with --scale price.", show_default="1"),
+    typer.Option(
+        min=0,
+        max=1,
+        callback=finite,
+        help="λ: weight of energy against runtime; not with --scale price.",
+        show_default="1",
+    ),
 ]
 ScaleOption = Annotated[
     Scale, typer.Option(help="Cost: relative to a reference system, in prices, or raw joules and seconds.")
 ]
 Reference = Annotated[str | None, typer.Option(help="System whose mean request is the unit of cost.")]
-PricePerKwh = Annotated[float | None, typer.Option(min=0, help="Money or carbon per kWh, for --scale price.")]
-PricePerHour = Annotated[float | None, typer.Option(min=0, help="The same per machine-hour.")]
+PricePerKwh = Annotated[
+    float | None, typer.Option(min=0, callback=finite, help="Money or carbon per kWh, for --scale price.")
+]
+PricePerHour = Annotated[float | None, typer.Option(min=0, callback=finite, help="The same per machine-hour.")]
 Boundary = Annotated[str | None, typer.Option(help="Components that count: gpu, cpu+gpu, …")]
 IdleOption = Annotated[Idle, typer.Option(help="Count the machines' idle power or subtract it.")]
 AllowMixed = Annotated[bool, typer.Option("--allow-mixed", help="Go on with what isn't comparable, marked.")]
 Horizon = Annotated[
     float | None,
-    typer.Option("--horizon", min=0, help="Seconds that machines stay on; for fleet energy.", show_default="busy"),
+    typer.Option(
+        "--horizon",
+        min=0,
+        callback=finite,
+        help="Seconds that machines stay on; for fleet energy.",
+        show_default="busy",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 FigurePath = Annotated[Path | None, typer.Option("--output", "-o", help="Figure: PDF, PNG and CSV of this name.")]
@@ -79,12 +102,27 @@ def load_workload(
     return loaded if output_tokens is None else workload.with_output_tokens(loaded, output_tokens)
 
 
+def load_profiles(names: Sequence[str]) -> list[Profile]:
+    """The named profiles. Raises UserError, also where two have one name: answers and options tell them by it."""
+    from harness.profile import Profile
+
+    loaded: dict[str, tuple[str, Profile]] = {}
+    for name in names:
+        profile = Profile.load(name)
+        if profile.name in loaded:
+            raise UserError(
+                f"{loaded[profile.name][0]} and {name} are both the profile {profile.name}: name different ones, "
+                "or give a fit another name with joulebench fit --name"
+            )
+        loaded[profile.name] = (name, profile)
+    return [profile for _, profile in loaded.values()]
+
+
 def load_costs(names: Sequence[str], workload: Workload, boundary: str | None, idle: str, allow_mixed: bool) -> Costs:
     """Costs of the workload on the named profiles. Raises UserError."""
     from harness.costs import cost_table
-    from harness.profile import Profile
 
-    return cost_table([Profile.load(name) for name in names], workload, boundary, idle, allow_mixed)
+    return cost_table(load_profiles(names), workload, boundary, idle, allow_mixed)
 
 
 def choose_scales(

@@ -25,7 +25,10 @@ def route(
         list[str] | None, typer.Option(help="P=3600: system P is busy for at most so many seconds. Repeatable.")
     ] = None,
     slo: Annotated[
-        float | None, typer.Option(min=0, help="Latency objective in seconds: slower systems don't serve a request.")
+        float | None,
+        typer.Option(
+            min=0, callback=costing.finite, help="Latency objective in seconds: slower systems don't serve a request."
+        ),
     ] = None,
     output_unknown: Annotated[
         bool, typer.Option("--output-unknown", help="Decide on the input length alone, by expected cost.")

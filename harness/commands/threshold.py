@@ -115,9 +115,8 @@ def _published(
     """The published arithmetic instead of whole requests."""
     from harness import comparable, decision_figures, decision_report, figures
     from harness.paper import paper_curve
-    from harness.profile import Profile
 
-    profiles = [Profile.load(name) for name in names]
+    profiles = costing.load_profiles(names)
     comparison = comparable.check(profiles, "cpu+gpu", allow_mixed)
     small, large = (profile.identity.system for profile in profiles)
     result = paper_curve(workload, small, large, key.value)
