@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from harness import comparable, routing, threshold
 from harness.errors import UserError
-from harness.forms import Bilinear, Sizes
 from harness.prediction import CostFunction
 from harness.profile import Profile
 from harness.workload import Workload, marginal
@@ -189,7 +188,7 @@ class SystemDraws:
     def _drawn(self, normals: Floats, function: CostFunction, weight: Floats, group: Indices, groups: int) -> Floats:
         """Errors of the sums, shape (draws, groups); normals are those of the cells, then of the coefficients."""
         m, n = self.workload.input_tokens, self.workload.output_tokens
-        derivatives = np.stack(list(_derivatives(function, m, n)))
+        derivatives = function.derivatives(m, n)
         by_coefficient = np.stack([np.bincount(group, weight * d, groups) for d in derivatives])
         root = _aligned_root(function.covariance, derivatives @ self.workload.count)
         cost = weight * function.cost(m, n) * function.misfit
@@ -210,17 +209,6 @@ def _aligned_root(covariance: Floats, direction: Floats) -> Floats:
     size = float(mirror @ mirror)
     # A Householder reflection; without one where the first column has the direction already.
     return root if size == 0 else root - 2 * np.outer(root @ mirror, mirror) / size
-
-
-def _derivatives(function: CostFunction, m: NDArray[np.int64], n: NDArray[np.int64]) -> Iterator[Floats]:
-    """Derivatives of the cost with respect to each coefficient, each of shape (pairs,)."""
-    if isinstance(function.form, Bilinear):
-        design = function.form.design(function.coefficients, Sizes(m.astype(float), n.astype(float)))
-        yield from design.T
-        return
-    before, after = function.form.tables(function.coefficients, int((m + n).max()))
-    for column in range(before.shape[1]):
-        yield before[m, column] + after[m + n, column]
 
 
 def threshold_draws(

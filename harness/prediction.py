@@ -19,10 +19,6 @@ MAX_TOTAL_TOKENS = 20_000_000
 """Longest m + n that can be predicted: the tables behind it then take under 2 GB."""
 
 
-Sampled = Callable[[ArrayLike, ArrayLike], Array]
-"""A cost function with drawn coefficients: takes m and n, returns costs of their broadcast shape."""
-
-
 @dataclass(frozen=True)
 class Range:
     """The request sizes a cost function was fitted on; elsewhere it extrapolates."""
@@ -140,17 +136,6 @@ class CostFunction:
             values[:, chunk] = evaluate(some_m, some_n).T
         return values.reshape(-1, *m.shape)
 
-    def samples(self, rng: np.random.Generator, count: int) -> Iterator[Callable[[ArrayLike, ArrayLike], Array]]:
-        """Cost functions whose coefficients are drawn from their joint distribution.
-
-        Each takes arrays m and n and is linear about the fitted coefficients; far outside the measured range
-        a drawn cost may fall below 0.
-        """
-        root = _square_root(self.covariance)
-        for _ in range(count):
-            drawn = self.coefficients + root @ rng.standard_normal(self.coefficients.size)
-            yield _Sample(self, drawn)
-
     def describe_range(self) -> str:
         """The measured range in words."""
         r = self.range
@@ -173,15 +158,6 @@ class CostFunction:
             self._tables[key, part] = tables
         before, after = tables
         return lambda m, n: before.take(m, axis=0) + after.take(m + n, axis=0)
-
-
-@dataclass(frozen=True)
-class _Sample:
-    function: CostFunction
-    coefficients: Array
-
-    def __call__(self, m: ArrayLike, n: ArrayLike) -> Array:
-        return np.tensordot(self.coefficients, self.function.derivatives(m, n), 1)
 
 
 def _token_counts(m: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -17,7 +17,6 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -29,7 +28,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from harness.errors import UserError
 from harness.forms import Array, Part
-from harness.prediction import CostFunction, Prediction, Sampled
+from harness.prediction import CostFunction, Prediction
 from harness.profile_schema import (
     CostModel,
     EnergyModel,
@@ -159,21 +158,9 @@ class Profile(Strict):
             np.logical_or.reduce([p.out_of_range for p in parts]),
         )
 
-    def sample_models(
-        self, rng: np.random.Generator, count: int, boundary: str | Iterable[str] | None = None
-    ) -> Iterator[tuple[Sampled, Sampled]]:
-        """``count`` pairs (energy_j, runtime_s) of functions of m and n with drawn coefficients.
-
-        The coefficients of one function are drawn together from their covariance, different functions
-        independently. Raises UserError.
-        """
-        energies = [function.samples(rng, count) for function in self.energy_functions(boundary)]
-        for runtime, *parts in zip(self.runtime_function.samples(rng, count), *energies, strict=True):
-            yield _Sum(parts), runtime
-
     @cached_property
     def runtime_function(self) -> CostFunction:
-        """R(m, n) with its covariance; ``samples`` draws from it."""
+        """R(m, n) with its covariance."""
         return self.runtime.function()
 
     @cached_property
@@ -215,14 +202,6 @@ class Profile(Strict):
         if absent:
             held = "+".join(self.components) or "only their sum"
             raise UserError(f"profile {self.name} has no energy of {'+'.join(absent)}; it has {held}")
-
-
-@dataclass(frozen=True)
-class _Sum:
-    parts: list[Sampled]
-
-    def __call__(self, m: ArrayLike, n: ArrayLike) -> Array:
-        return np.add.reduce([part(m, n) for part in self.parts])
 
 
 def parse_boundary(boundary: str | Iterable[str] | None) -> tuple[Component, ...] | None:

@@ -87,22 +87,19 @@ def bilinear(profile: Profile) -> Profile:
 
 
 @pytest.mark.parametrize("form", ["phase", "bilinear"])
-def test_draws_spread_like_sampled_coefficients(profiles, workload, form: str) -> None:
-    """Without misfit, against sums of costs with coefficients drawn one profile at a time."""
+def test_draws_spread_as_the_covariance_says(profiles, workload, form: str) -> None:
+    """Without misfit: the covariance of two groups' sums is that of the coefficients, carried by the derivatives."""
     exact = [changed(p if form == "phase" else bilinear(p), misfit=0.0) for p in profiles]
     table = costs.cost_table(exact, workload)
     group = (workload.input_tokens > 100).astype(np.intp)
-    energy, runtime = costs.SystemDraws(table, 1, workload, np.random.default_rng(1)).shifts(workload.count, group, 2)
-    m, n = workload.input_tokens, workload.output_tokens
-    sampled = np.array(
-        [
-            [np.bincount(group, workload.count * f(m, n)) for f in functions]
-            for functions in exact[1].sample_models(np.random.default_rng(2), 400)
-        ]
-    )
-    for ours, theirs in ((energy, sampled[:, 0]), (runtime, sampled[:, 1])):
-        np.testing.assert_allclose(np.sqrt(np.diag(np.cov(ours.T))), np.sqrt(np.diag(np.cov(theirs.T))), rtol=0.2)
-        assert np.corrcoef(ours.T)[0, 1] == pytest.approx(np.corrcoef(theirs.T)[0, 1], abs=0.15)
+    drawn = costs.SystemDraws(table, 1, workload, np.random.default_rng(1)).shifts(workload.count, group, 2)
+    for shifts, function in zip(drawn, (exact[1].energy_functions()[0], exact[1].runtime_function), strict=True):
+        derivatives = function.derivatives(workload.input_tokens, workload.output_tokens)
+        by_group = np.stack([derivatives[:, group == g] @ workload.count[group == g] for g in (0, 1)])
+        stated = by_group @ function.covariance @ by_group.T
+        np.testing.assert_allclose(shifts.std(axis=0), np.sqrt(np.diag(stated)), rtol=0.12)
+        correlation = stated[0, 1] / np.sqrt(stated[0, 0] * stated[1, 1])
+        assert np.corrcoef(shifts.T)[0, 1] == pytest.approx(correlation, abs=0.1)
 
 
 def test_components_err_together_as_in_a_prediction() -> None:

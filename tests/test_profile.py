@@ -152,15 +152,6 @@ def test_derivatives_multiplied_by_the_coefficients_are_the_cost(golden: Profile
         assert np.sqrt(variance) == pytest.approx(function.predict(m, n).standard_error)
 
 
-def test_samples_scatter_as_the_standard_error_says(golden: Profile) -> None:
-    m, n = np.array([64, 256]), np.array([64, 128])
-    rng = np.random.default_rng(2)
-    drawn = np.array([energy(m, n) for energy, _ in golden.sample_models(rng, 2000)])
-    predicted = golden.predict_energy(m, n)
-    assert drawn.std(axis=0) == pytest.approx(predicted.standard_error, rel=0.1)
-    assert drawn.mean(axis=0) == pytest.approx(predicted.value, rel=0.01)
-
-
 def test_a_profile_without_energy_says_so(golden: Profile) -> None:
     bare = Profile.parse(json.dumps(content() | {"energy": None, "components": {}}))
     assert bare.runtime_s(64, 32) == golden.runtime_s(64, 32)
