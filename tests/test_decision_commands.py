@@ -158,12 +158,13 @@ def test_the_published_accounting(answer, run, key: str, points: int) -> None:
         (["route", *BOTH, "-w", "alpaca", "--capacity", "m1-pro=1", "--capacity", "swing-a100=1"], "no assignment"),
         (["route", *BOTH, "-w", "alpaca", "--slo", "0.000001"], "no system serves"),
         (["route", *BOTH, "-w", "alpaca", "--output-unknown", "--slo", "9"], "--output-unknown"),
-        (["route", *BOTH, "-w", "alpaca", "--slo", "inf"], "--slo must be a finite number"),
+        (["route", *BOTH, "-w", "alpaca", "--slo", "inf"], "--slo must be a number of at most"),
         (["route", *BOTH, "-w", "alpaca", "--capacity", "m1-pro=inf"], "SYSTEM=NUMBER"),
         *(
-            (["threshold", *PAIR, "-w", "alpaca", option, value, "--json"], f"{option} must be a finite number")
+            (["threshold", *PAIR, "-w", "alpaca", option, value, "--json"], f"{option} must be a number of at most")
             for option, value in (
                 ["--horizon", "inf"],
+                ["--horizon", "1e308"],
                 ["--price-per-kwh", "inf"],
                 ["--price-per-hour", "inf"],
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from harness.threshold import Scales
     from harness.workload import Workload
 
+LARGEST_NUMBER = 1e30
+
 
 class Idle(StrEnum):
     """Whether the power of the idle machine counts."""
@@ -39,9 +40,9 @@ class Scale(StrEnum):
 
 
 def finite(option: typer.CallbackParam, value: float | None) -> float | None:
-    """Callback of options that take a number. Raises UserError for infinities and NaN, which no range excludes."""
-    if value is not None and not math.isfinite(value):
-        raise UserError(f"{option.opts[0]} must be a finite number, not {value}")
+    """Callback of options that take a number. Raises UserError for NaN, infinities and what would overflow to one."""
+    if value is not None and not abs(value) <= LARGEST_NUMBER:
+        raise UserError(f"{option.opts[0]} must be a number of at most {LARGEST_NUMBER:g}, not {value:g}")
     return value
 
 
