@@ -88,7 +88,12 @@ class Fit:
 
 
 def fit_phase(observations: Observations, kv_cache: bool) -> Fit:
-    """Fit the phase form, the roofline exponent included. Raises UserError for too few points."""
+    """Fit the phase form, the roofline exponent included. Raises UserError for too few points or no decode step."""
+    if kv_cache and observations.output_tokens.max() <= 1:
+        raise UserError(
+            "every point has 1 output token, which prefill yields: what decoding costs is not identified; "
+            "measure points with more than 1"
+        )
     return _fit([Phase(kv_cache, roofline) for roofline in ROOFLINES], observations)
 
 
@@ -217,18 +222,22 @@ def _covariance(solution: Solution, rows: Rows) -> Array:
     # Residuals corrected by leverage: a point that bends the model to itself doesn't hide the misfit.
     corrected = weights * solution.residuals / np.sqrt(1 - solution.leverage)
     scale = max(1.0, float(np.sum(corrected**2)) / rows.share.sum())
-    information, directions = np.linalg.eigh(design.T @ design / scale + np.eye(limits.size))
-    # At least 1 by the identity added, whatever rounding makes of it.
-    scaled = directions / np.sqrt(np.maximum(information, 1)) * limits[:, None]
+    # Not by the eigenvalues of design.T @ design: beside exact data, rounding would count as information there.
+    stacked = np.vstack([design / np.sqrt(scale), np.eye(limits.size)])
+    _, precisions, directions = np.linalg.svd(stacked, full_matrices=False)
+    scaled = directions.T / precisions * limits[:, None]
     return np.asarray(scaled @ scaled.T)
 
 
 def _suspects(solution: Solution, rows: Rows) -> tuple[int, ...]:
     """Points whose request lies far outside the others' scatter, by a robust and by the ordinary measure of it.
 
-    Each is judged by what its own trials' noise allows: honest scatter is no fault.
+    Each is judged by what its own trials' noise allows: honest scatter is no fault. A residual r of leverage h is
+    r/√(1 − h) in units of its own deviation; the held-out residual r/(1 − h) would blame every far end of an axis,
+    whose prediction is an extrapolation.
     """
-    scaled = np.abs(solution.residuals) / (1 - solution.leverage) / np.sqrt(solution.spread**2 + rows.noise**2)
+    scatter = np.sqrt(solution.spread**2 + rows.noise**2)
+    scaled = np.abs(solution.residuals) / np.sqrt(1 - solution.leverage) / scatter
     residuals = scaled[rows.request]
     robust = max(1.4826 * float(np.median(residuals)), 1.0)
     # The root mean square of the other points: a suspect must not hide behind the scatter it makes.

@@ -126,11 +126,15 @@ def spread_of(residuals: Array, noise: Array, freedom: float) -> float:
 
 
 def ceilings(form: Form, rows: Rows) -> Array:
-    """The largest value each coefficient could have: there it alone makes the whole cost of some point."""
+    """The largest value each coefficient could have: there it alone makes the whole cost of some point.
+
+    It is 0 for a coefficient that no row contains, as decoding where only requests of 1 output token are left.
+    """
     # Alone, a coefficient meets nothing that it could be joined to.
     design = np.abs(rows.design(plain(form), np.ones(len(form.coefficients("s")))))
     with np.errstate(divide="ignore"):
-        return np.asarray((rows.value[:, None] / design).min(axis=0))
+        largest = (rows.value[:, None] / design).min(axis=0)
+    return np.where(np.isfinite(largest), largest, 0.0)
 
 
 def plain(form: Form) -> Form:

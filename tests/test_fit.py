@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UserError
@@ -229,6 +229,70 @@ def test_too_few_points_and_one_axis_say_what_to_measure() -> None:
     assert np.isfinite(one_axis.covariance).all()
     crossing = fit_phase(measure(rng, Phase(False), theta, 0.01, SWEEPS), False)
     assert any("away from both" in note for note in crossing.notes)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    inputs=st.lists(st.sampled_from([1, 8, 64, 512, 2048]), min_size=1, max_size=4, unique=True),
+    outputs=st.lists(st.sampled_from([1, 2, 8, 64, 512]), min_size=1, max_size=4, unique=True),
+    points=st.integers(4, 12),
+    kv_cache=st.booleans(),
+    noise=st.sampled_from([0.0, 0.02, 0.5]),
+)
+@example(seed=0, inputs=[64, 512], outputs=[8, 64, 512], points=6, kv_cache=True, noise=0.0)
+@example(seed=0, inputs=[8, 64, 512, 2048], outputs=[1], points=4, kv_cache=True, noise=0.0)
+@example(seed=0, inputs=[8, 64, 512, 2048], outputs=[1, 8], points=5, kv_cache=True, noise=0.0)
+def test_any_small_design_is_fitted_or_refused_with_a_reason(seed, inputs, outputs, points, kv_cache, noise) -> None:
+    rng = np.random.default_rng(seed)
+    design = [(m, n) for n in outputs for m in inputs][:points]
+    observed = measure(rng, Phase(kv_cache), machine(rng, kv_cache), 0.0, design)
+    cost = observed.cost * np.exp(noise * rng.standard_normal(len(design)))
+    observed = Observations(observed.input_tokens, observed.output_tokens, cost, observed.noise)
+    for fit_form in (lambda: fit_phase(observed, kv_cache), lambda: fit_bilinear(observed)):
+        try:
+            fitted = fit_form()
+        except UserError:
+            continue
+        for figures in (fitted.coefficients, fitted.standard_errors, fitted.held_out, fitted.covariance):
+            assert np.isfinite(figures).all()
+        deviations = np.sqrt(np.diag(fitted.covariance))
+        correlation = fitted.covariance / np.outer(deviations, deviations)
+        assert np.linalg.eigvalsh(correlation).min() > -1e-8
+
+
+def test_exact_data_leave_open_what_inexact_data_leave_open() -> None:
+    """One output size can't tell m from m·n: that the data are exact mustn't count as information."""
+    m, n = np.array([8.0, 32.0, 128.0, 512.0, 2048.0]), np.full(5, 512.0)
+    cost = 0.01 * m + 0.1 * n
+    errors = [fit_bilinear(Observations(m, n, cost, np.full(5, noise))).standard_errors for noise in (0.0, 1e-5)]
+    assert errors[0][[0, 2]] == pytest.approx(errors[1][[0, 2]], rel=0.01)
+
+
+def test_decoding_that_no_point_contains_is_refused_with_the_cache_alone() -> None:
+    observed = measure(
+        np.random.default_rng(0),
+        Phase(False),
+        np.array([0.02, 2e-4, 2e-8]),
+        0.0,
+        [(m, 1) for m in (8, 32, 128, 512, 2048)],
+    )
+    with pytest.raises(UserError, match="what decoding costs is not identified; measure points with more than 1"):
+        fit_phase(observed, True)
+    assert fit_phase(observed, False).coefficients == pytest.approx([0.02, 2e-4, 2e-8], rel=1e-3)
+
+
+def test_the_far_end_of_an_axis_is_no_suspect() -> None:
+    """Alone at its end a point bends the model to itself; without it the prediction there is an extrapolation."""
+    theta = np.array([0.02, 2e-4, 2e-8, 0.008, 1e-6])
+    m, n = np.repeat([8.0, 32.0, 128.0, 512.0, 2048.0], 3), np.full(15, 32.0)
+    true = Phase(True).design(theta, Sizes(m, n)) @ theta
+    for seed in range(12):
+        runtime_s = true * (1 + 0.01 * np.random.default_rng(seed).standard_normal(15))
+        columns = {"input_tokens": m, "output_tokens": n, "output_tokens_produced": n, "runtime_s": runtime_s}
+        observed = observations(aggregate(pd.DataFrame(columns)), "runtime")
+        assert observed is not None
+        assert fit_phase(observed, True).suspects == ()
 
 
 def test_bilinear_is_refused_where_it_predicts_a_negative_cost() -> None:
