@@ -12,7 +12,6 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     model_validator,
 )
 
@@ -20,6 +19,8 @@ from harness.forms import Bilinear, Phase
 from harness.prediction import CostFunction, Range
 from harness.types import Component, Method
 
+Count = Annotated[int, Field(ge=1, le=10**9)]
+"""Of things that were counted: what is larger is damage, and no table could hold it."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -40,7 +41,7 @@ class Identity(Strict):
     """The language model, such as llama-2-7b."""
     kv_cache: bool
     """False where every decode step read the whole sequence again."""
-    batch_size: PositiveInt | None
+    batch_size: Count | None
     """Sequences per request; costs are those of the whole request."""
     backend: str | None
     device: str | None
@@ -84,7 +85,7 @@ class PointError(Strict):
 class HeldOutError(Strict):
     """Errors at each point of the whole fit, choices included, made without that point."""
 
-    points: PositiveInt
+    points: Count
     mape: NonNegativeFloat
     """Mean absolute relative error; 0.05 is 5 %."""
     rms: NonNegativeFloat
@@ -194,7 +195,7 @@ class Statistic(Strict):
     mean: float
     sd: NonNegativeFloat | None
     """Sample standard deviation; null for a single trial."""
-    trials: PositiveInt
+    trials: Count
     ci95: NonNegativeFloat | None
     """Half-width of the 95 % interval that one trial's own sensors leave; null where unknown."""
 
@@ -205,8 +206,8 @@ class Measurement(Strict):
     input_tokens: PositiveFloat
     output_tokens: PositiveFloat
     """Tokens really produced, mean over the trials."""
-    output_tokens_requested: PositiveInt
-    trials: PositiveInt
+    output_tokens_requested: Count
+    trials: Count
     runtime_s: Statistic
     prefill_s: Statistic | None
     decode_s: Statistic | None

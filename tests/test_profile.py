@@ -193,6 +193,10 @@ def change(path: str, value: Any) -> dict[str, Any]:
         (change("identity.kv_cache", False), "kv_cache differs"),
         (change("identity.batch_size", 1.5), "identity.batch_size"),
         (change("components.brain", None), "components.brain"),
+        (
+            change("measurements.0.component_energy_j.gpu.trials", 10**29),
+            "measurements.0.component_energy_j.gpu.trials: Input should be less than or equal to 1000000000",
+        ),
         (change("measurements", []), "measurements"),
         (change("provenance.records.0.sha256", "abc"), "provenance.records.0.sha256"),
         (GOLDEN.read_text().replace('"misfit": 0', '"misfit": NaN, "x": 0', 1), "misfit"),
