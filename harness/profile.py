@@ -40,13 +40,15 @@ from harness.profile_schema import (
 from harness.types import Component
 
 SCHEMA_VERSION = 1
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
+_LONGEST_NAME = 200
 
 
 class Profile(Strict):
     """One system with one model: schema version 1."""
 
     schema_version: Literal[1]
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=200)
+    name: str = Field(pattern=f"^{_NAME}$", max_length=_LONGEST_NAME)
     identity: Identity
     runtime: CostModel
     energy: EnergyModel | None
@@ -204,6 +206,15 @@ class Profile(Strict):
             raise UserError(f"profile {self.name} has no energy of {'+'.join(absent)}; it has {held}")
 
 
+def check_name(name: str) -> None:
+    """Raises UserError for a text that can't name a profile."""
+    if len(name) > _LONGEST_NAME or not re.fullmatch(_NAME, name):
+        raise UserError(
+            f"{name[:_LONGEST_NAME]!r} can't name a profile: begin with a letter or digit, "
+            f"go on with these or . _ + -, {_LONGEST_NAME} characters at most"
+        )
+
+
 def parse_boundary(boundary: str | Iterable[str] | None) -> tuple[Component, ...] | None:
     """Components from ``gpu``, ``cpu+gpu`` or a sequence of names, in alphabetical order. Raises UserError."""
     if boundary is None:
@@ -253,7 +264,7 @@ def _read(name_or_path: str | os.PathLike[str]) -> tuple[bytes, str]:
     """The bytes of a profile file and how to call it."""
     name = os.fspath(name_or_path)
     path = Path(name)
-    if not path.exists() and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
+    if not path.exists() and re.fullmatch(_NAME, name):
         shipped = resources.files("profiles") / f"{name}.json"
         if shipped.is_file():
             return shipped.read_bytes(), f"shipped profile {name}"

@@ -177,4 +177,4 @@ def sha256(path: Path) -> str:
 
 def _slug(text: str) -> str:
     """A profile's name from free text: letters, digits, dots and dashes."""
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") or "profile"
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower())[:200].strip("-.") or "profile"

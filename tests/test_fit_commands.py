@@ -191,6 +191,34 @@ def test_missing_columns_files_and_options_are_refused(tmp_path: Path) -> None:
     assert "holds no run" in refused(joulebench("fit", tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--system", "", "--model", "m"], "--system is empty"),
+        (["--system", "s", "--model", " "], "--model is empty"),
+        ([*NAMED, "--name", "a b"], "'a b' can't name a profile: begin with a letter or digit"),
+        ([*NAMED, "--name", ""], "'' can't name a profile"),
+        ([*NAMED, "--name", "a" * 201], "200 characters at most"),
+    ],
+)
+def test_names_are_checked_before_anything_is_read(tmp_path: Path, asked: list[str], said: str) -> None:
+    assert said in refused(joulebench("fit", "--measurements", tmp_path / "absent.csv", *asked, "-o", tmp_path / "p"))
+
+
+def test_a_system_of_any_name_becomes_a_profile(tmp_path: Path) -> None:
+    csv, named = trials(tmp_path / "t.csv", energy=False), ["--system", "Ü" + "x" * 300, "--model", "m"]
+    done = joulebench("fit", "--measurements", csv, *named, "--no-kv-cache", "-o", tmp_path / "p.json")
+    assert done.returncode == 0, done.stderr
+    assert Profile.load(tmp_path / "p.json").name == "x" * 199
+
+
+def test_points_of_one_output_token_are_refused_with_the_cache(tmp_path: Path) -> None:
+    rows = "".join(f"{m},1,{0.02 + 1e-4 * m}\n" for m in (8, 32, 128, 512, 2048))
+    (tmp_path / "t.csv").write_text("input_tokens,output_tokens,runtime_s\n" + rows)
+    said = refused(joulebench("fit", "--measurements", tmp_path / "t.csv", *NAMED))
+    assert "runtime: every point has 1 output token" in said
+
+
 def test_too_few_points_say_what_to_measure(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("input_tokens,output_tokens,runtime_s\n8,8,1\n8,16,2\n16,8,3\n")
     assert "measure at least 4" in refused(joulebench("fit", "--measurements", tmp_path / "t.csv", *NAMED))

@@ -41,11 +41,17 @@ def fit(
     """Fit runtime and energy models to a run and say how right they are at points left out of the fit."""
     from harness import profile_build
     from harness.errors import UserError
+    from harness.profile import check_name
     from harness.profile_display import print_fit, print_json
     from harness.profile_sources import from_csv, from_runs
 
     if bool(runs) == (measurements is not None):
         raise UserError("name run directories, or a CSV file with --measurements; one of the two")
+    for option, text in (("--system", system), ("--model", model)):
+        if text is not None and not text.strip():
+            raise UserError(f"{option} is empty: name it")
+    if name is not None:
+        check_name(name)
     if measurements is not None:
         if system is None or model is None:
             raise UserError("--measurements needs --system NAME and --model NAME")
@@ -57,7 +63,7 @@ def fit(
     quantities = profile_build.fit_quantities(source.measurements, source.identity.kv_cache, form.value, drop_suspects)
     if output is not None:
         profile = profile_build.build(
-            name or source.name,
+            source.name if name is None else name,
             source.identity,
             source.measurements,
             quantities,
