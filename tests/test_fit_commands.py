@@ -169,9 +169,9 @@ def test_predictions_in_json_lose_no_bit() -> None:
     ("column", "value", "said"),
     [
         ("runtime_s", 0.0, "line 2: runtime_s is 0.0; it must be positive"),
-        ("runtime_s", None, "line 2: runtime_s is nan"),
+        ("runtime_s", None, "line 2: runtime_s is missing; it must be positive"),
         ("input_tokens", -8, "line 2: input_tokens is -8"),
-        ("gpu_energy_j", "many", "column gpu_energy_j is not numeric"),
+        ("gpu_energy_j", "many", "line 2: gpu_energy_j is many; it must be a number"),
     ],
 )
 def test_bad_measurements_are_refused_with_their_line(tmp_path: Path, column: str, value: object, said: str) -> None:
