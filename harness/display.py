@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -166,28 +167,27 @@ def print_trials(records: list[TrialRecord], run: dict[str, Any]) -> None:
 
 
 def print_results(records: list[TrialRecord], run: dict[str, Any], console: Console) -> None:
-    """Every point as a table row, and the drift."""
-    table = _table("input", "output", "trials", "repeats", "prefill s", "decode s", "tokens/s")
-    for heading in ("runtime s", "energy J", "J/token", "method"):
-        table.add_column(heading, justify="right")
+    """Every point as a table row, what went wrong, drift and idle power."""
     batch_size = run["backend"]["config"]["batch_size"]
-    summaries = summarise(records, batch_size)
-    for summary in sorted(summaries, key=lambda summary: summary.point):
-        m, n = summary.point.input_tokens, summary.point.output_tokens
-        point = [str(m), str(n), str(summary.trials), str(summary.repeats or "–")]
-        if summary.runtime_s is None:
-            table.add_row(*point, *["–"] * 6, summary.trouble or "not measured")
-            continue
-        times = (summary.prefill_s, summary.decode_s, summary.tokens_per_s)
+    summaries = sorted(summarise(records, batch_size), key=lambda summary: summary.point)
+    # Narrow enough for a terminal of 80 columns.
+    table = _table("input", "output", "trials", "prefill\ns", "decode\ns", "tokens\n/s", "runtime\ns", "energy\nJ")
+    for summary in summaries:
         table.add_row(
-            *point,
-            *(f"{estimate.mean:.4g}" if estimate else "–" for estimate in times),
-            _plus_minus(summary.runtime_s),
-            _plus_minus(summary.energy_j) if summary.energy_j else "–",
-            f"{summary.energy_j.mean / (batch_size * (m + n)):.4g}" if summary.energy_j else "–",
-            summary.energy_method or "not measured",
+            str(summary.point.input_tokens),
+            str(summary.point.output_tokens),
+            str(summary.trials),
+            *(f"{value.mean:.3g}" if value else "–" for value in (summary.prefill_s, summary.decode_s)),
+            f"{summary.tokens_per_s.mean:.4g}" if summary.tokens_per_s else "–",
+            *(_plus_minus(value) if value else "–" for value in (summary.runtime_s, summary.energy_j)),
         )
     console.print(table)
+    methods = {summary.energy_method for summary in summaries if summary.energy_method}
+    console.print(f"energy: {', '.join(sorted(methods)) or 'not measured'}")
+    for summary in summaries:
+        if summary.trouble:
+            m, n = summary.point.input_tokens, summary.point.output_tokens
+            console.print(f"m = {m}, n = {n}: {summary.trouble}", markup=False)
     discarded = [summary for summary in summaries if (summary.trouble or "").startswith("discarded")]
     if discarded:
         console.print(
@@ -221,7 +221,7 @@ def _console() -> Console:
 def _table(*headings: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in headings:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
@@ -252,7 +252,7 @@ def _trial_cells(record: TrialRecord, batch_size: int) -> list[str]:
         joules("decode"),
         joules("request", outputs),
         joules("request", tokens),
-        record.reason or total.get("reason") or total.get("method") or "not measured",
+        escape(record.reason or total.get("reason") or total.get("method") or "not measured"),
     ]
 
 
