@@ -43,6 +43,8 @@ class Display:
                 TimeElapsedColumn(),
                 TextColumn("{task.fields[left]}"),
                 console=self._console,
+                # Drawing takes CPU time from what is measured.
+                refresh_per_second=1,
             )
             self._task = self._progress.add_task("loading", total=len(plan.points), left="")
             self._progress.start()
