@@ -7,7 +7,7 @@
     profile.runtime_s(m, n)        # seconds; m and n may be arrays of millions of sizes
 
 A profile is a JSON file that holds numbers and names only; nothing in it is executed. ``joulebench profiles
-schema`` prints its JSON schema, README.md the formula that a reader in any language needs.
+schema`` prints its JSON schema; docs/profiles.md has the formula that a reader in any language needs.
 """
 
 from __future__ import annotations

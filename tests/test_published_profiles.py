@@ -1,4 +1,4 @@
-"""The shipped profiles: recomputed from the raw trials where those are present, and explained in README.md."""
+"""The shipped profiles: recomputed from the raw trials where those are present, and explained in docs/profiles.md."""
 
 import importlib.util
 import json
@@ -128,15 +128,11 @@ def test_without_raw_trials_the_script_names_its_argument(tmp_path: Path) -> Non
     assert "holds no input-sweep.csv and no output-sweep.csv: name the folder" in line
 
 
-def readme_section() -> str:
-    text = (ROOT / "README.md").read_text()
-    match = re.search(r"^## Profiles$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-    assert match, "README.md has no section Profiles"
-    return match[1]
+EXPLANATION = (ROOT / "docs" / "profiles.md").read_text(encoding="utf-8")
 
 
 def test_the_example_by_hand_is_right() -> None:
-    match = re.search(r"^(\d+) · (\S+) \+ (\d+) · (\S+) \+ (\d+) · (\S+) = (\S+) J$", readme_section(), re.MULTILINE)
+    match = re.search(r"^(\d+) · (\S+) \+ (\d+) · (\S+) \+ (\d+) · (\S+) = (\S+) J$", EXPLANATION, re.MULTILINE)
     assert match
     numbers = [float(number) for number in match.groups()]
     steps = np.arange(128, 160)
@@ -147,7 +143,7 @@ def test_the_example_by_hand_is_right() -> None:
 
 
 def test_the_reader_in_ten_lines_is_right(tmp_path: Path) -> None:
-    code = re.findall(r"```python\n(.*?)```", readme_section(), re.DOTALL)[0]
+    code = re.findall(r"```python\n(.*?)```", EXPLANATION, re.DOTALL)[0]
     shutil.copy(ROOT / "profiles" / "m1-pro-mistral-7b.json", tmp_path)
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert float(done.stdout) == pytest.approx(float(Profile.load("m1-pro-mistral-7b").energy_j(128, 32)))
