@@ -62,3 +62,21 @@ install_extras() {
         die "installing joulebench[$1] failed; .venv/pip.log says why, its last lines are above"
     fi
 }
+
+# Some virtual machines show a matrix unit (AMX) that programs may not use: a llama.cpp compiled for the processor as it
+# shows itself then dies of a signal. It is compiled again for plain AVX2, and replaces the one in pip's cache.
+need_working_llama() {
+    local status=0
+    "$PYTHON" scripts/llama_smoke.py >.venv/llama.log 2>&1 || status=$?
+    [ "$status" -eq 0 ] && return
+    [ "$status" -gt 128 ] || die "llama-cpp-python does not work: $(tail -n 1 .venv/llama.log)"
+    echo "llama-cpp-python as compiled for this processor crashes on it; compiling it without AMX and AVX-512 (minutes, once)"
+    local version
+    version=$("$PYTHON" -c 'import importlib.metadata as m; print(m.version("llama-cpp-python"))')
+    "$PYTHON" -m pip cache remove llama_cpp_python >/dev/null 2>&1 || true
+    CMAKE_ARGS="${CMAKE_ARGS:-} -DGGML_NATIVE=OFF" "$PYTHON" -m pip install --disable-pip-version-check \
+        --force-reinstall --no-deps --no-binary llama-cpp-python "llama-cpp-python==$version" >.venv/pip.log 2>&1 ||
+        die "compiling llama-cpp-python failed; .venv/pip.log says why"
+    "$PYTHON" scripts/llama_smoke.py >.venv/llama.log 2>&1 ||
+        die "llama-cpp-python crashes on this processor; .venv/llama.log says how"
+}

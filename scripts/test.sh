@@ -7,6 +7,7 @@ source scripts/environment.sh
 make_environment
 need_compiler
 install_extras dev
+need_working_llama
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
