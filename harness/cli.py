@@ -14,6 +14,7 @@ from harness.commands import (
     compare,
     doctor,
     export,
+    figures,
     fit,
     measure,
     paper,
@@ -36,6 +37,7 @@ app.command("predict")(predict.predict)
 app.command("export")(export.export)
 app.command("compare")(compare.compare)
 app.add_typer(workload.app, name="workload")
+app.command("figures")(figures.figures)
 app.command("threshold")(threshold.threshold)
 app.command("route")(route.route)
 app.command("paper")(paper.paper)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from harness.errors import UserError
 from harness.profile import Profile, parse_boundary
-from harness.profile_schema import EnergyModel
+from harness.profile_schema import EnergyModel, Identity
 from harness.types import Component
 
 _MUST_AGREE = {
@@ -60,6 +60,44 @@ def check(
     if {True, False} <= weights:
         warnings.append("random weights are compared with trained ones")
     return Comparison(components, (*(f"mixed: {fault}" for fault in faults), *warnings), bool(faults))
+
+
+def check_drawn(
+    systems: Sequence[tuple[str, Identity, frozenset[Component]]], boundary: str | None, allow_mixed: bool
+) -> Comparison:
+    """How systems, each with its name and the components whose energy it has, may share the axes of a figure.
+
+    As ``check``, but models may differ, since each has a line of its own; a system without energy shows no energy,
+    and estimated energy is told apart by its marks. Raises UserError.
+    """
+    faults = []
+    for field in (field for field in _MUST_AGREE if field != "model"):
+        known = [(name, value) for name, identity, _ in systems if (value := getattr(identity, field)) is not None]
+        if len({value for _, value in known}) > 1:
+            faults.append(f"the systems {_MUST_AGREE[field]} ({_grouped(known)})")
+    components = parse_boundary(boundary)
+    held = [(name, parts) for name, _, parts in systems if parts]
+    lacking = [name for name, parts in held if components and set(components) - parts]
+    if components and lacking:
+        raise UserError(f"{lacking[0]} has no energy of {_join(components)}: leave out --boundary or name less")
+    if components is None and len({parts for _, parts in held}) > 1:
+        common = frozenset[Component].intersection(*(parts for _, parts in held))
+        remedy = f"; --boundary {_join(common)} would work" if common else ""
+        faults.append(f"the boundaries differ ({_grouped([(name, _join(parts)) for name, parts in held])}){remedy}")
+    if faults and not allow_mixed:
+        raise UserError(f"{'; '.join(faults)}; --allow-mixed draws them all the same and marks the figure")
+    return Comparison(components, tuple(f"mixed: {fault}" for fault in faults), bool(faults))
+
+
+def _grouped(named: Sequence[tuple[str, object]]) -> str:
+    """The values, each with the names that hold it; of many names the first."""
+    groups: dict[object, list[str]] = {}
+    for name, value in named:
+        groups.setdefault(value, []).append(name)
+    return ", ".join(
+        f"{value}: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        for value, names in groups.items()
+    )
 
 
 def _identity_faults(profiles: Sequence[Profile]) -> list[str]:

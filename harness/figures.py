@@ -1,4 +1,4 @@
-"""What all figures share: an empty grid of axes, and writing PDF, PNG and the numbers as CSV beside each other."""
+"""What all figures share: an empty grid of axes, and writing PDF, SVG, PNG and the numbers as CSV beside each other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 Row = Sequence[object]
 
-SUFFIXES = (".pdf", ".png", ".csv")
+SUFFIXES = (".pdf", ".svg", ".png", ".csv")
+
+STYLE = {"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "joulebench"}
+"""Fonts embedded as outlines that any reader shows alike; without a salt every SVG would differ."""
 
 
 def new_figure(rows: int, columns: int, width_in: float, height_in: float) -> tuple[Figure, NDArray[np.object_]]:
@@ -36,9 +39,9 @@ def new_figure(rows: int, columns: int, width_in: float, height_in: float) -> tu
 
 
 def write(figure: Figure, path: Path, header: Sequence[str], rows: Iterable[Row]) -> list[Path]:
-    """Write a figure as PDF and PNG, and its numbers as CSV, beside each other. Returns the paths.
+    """Write a figure as PDF, SVG and PNG, and its numbers as CSV, beside each other. Returns the paths.
 
-    ``path`` may have any of the three suffixes or none. Raises UserError for another suffix, a directory, and
+    ``path`` may have any of these suffixes or none. Raises UserError for another suffix, a directory, and
     when a file can't be written.
     """
     if path.is_dir():
@@ -48,10 +51,14 @@ def write(figure: Figure, path: Path, header: Sequence[str], rows: Iterable[Row]
     stem = path.with_suffix("")
     paths = [stem.with_suffix(suffix) for suffix in SUFFIXES]
     try:
-        # Without a date the same numbers give the same file.
-        figure.savefig(paths[0], metadata={"CreationDate": None})
-        figure.savefig(paths[1], dpi=150)
-        with paths[2].open("w", newline="", encoding="utf-8") as file:
+        import matplotlib
+
+        with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+            # Without a date the same numbers give the same file.
+            figure.savefig(paths[0], metadata={"CreationDate": None})
+            figure.savefig(paths[1], metadata={"Date": None})
+        figure.savefig(paths[2], dpi=200)
+        with paths[3].open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(header)
             writer.writerows(rows)

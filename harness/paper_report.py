@@ -11,7 +11,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from harness import decision_figures, figures, paper_figures
+from harness import decision_figures, figures
 from harness.costs import cost_table
 from harness.decision import ThresholdDecision, decide_threshold, make_scales
 from harness.decision_figures import ThresholdPanel
@@ -19,6 +19,7 @@ from harness.decision_report import estimate_json
 from harness.errors import UserError
 from harness.paper import LEAVES_OUT, THRESHOLDS, PaperCurve, paper_curve
 from harness.profile import Profile, write_atomically
+from harness.sweep_figures import write_figures
 from harness.threshold import JOULES_PER_KWH
 from harness.workload import Workload, load, with_output_tokens
 
@@ -42,7 +43,7 @@ class Regenerated:
 
 
 def reproduce(directory: Path) -> tuple[dict[str, Any], list[Path]]:
-    """Write figure1 … figure5 (PDF, PNG, CSV) and summary.json. Returns the summary and the paths.
+    """Write figure1 … figure5 (PDF, SVG, PNG, CSV) and summary.json. Returns the summary and the paths.
 
     Raises UserError when the directory can't be written, MissingDependency without matplotlib.
     """
@@ -51,7 +52,7 @@ def reproduce(directory: Path) -> tuple[dict[str, Any], list[Path]]:
     except OSError as error:
         raise UserError(f"can't write {directory}: {error.strerror}") from None
     workload = load("alpaca")
-    paths = _sweeps(directory)
+    paths, _ = write_figures([], directory, published=True)
     drawn = decision_figures.workload_figure(workload)
     rows = decision_figures.workload_rows(workload)
     paths += figures.write(drawn, directory / "figure3", decision_figures.WORKLOAD_HEADER, rows)
@@ -73,16 +74,6 @@ def reproduce(directory: Path) -> tuple[dict[str, Any], list[Path]]:
     path = directory / "summary.json"
     write_atomically(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return summary, [*paths, path]
-
-
-def _sweeps(directory: Path) -> list[Path]:
-    profiles = paper_figures.published_profiles()
-    paths = []
-    for axis, name in (("input", "figure1"), ("output", "figure2")):
-        rows = paper_figures.sweep_rows(profiles, axis)
-        drawn = paper_figures.sweep_figure(rows, axis)
-        paths += figures.write(drawn, directory / name, paper_figures.SWEEP_HEADER, rows)
-    return paths
 
 
 def regenerate(workload: Workload, key: str) -> Regenerated:

@@ -174,7 +174,7 @@ def test_the_published_accounting(answer, run, key: str, points: int) -> None:
         (["route", *BOTH, "--profile", LARGE, "-w", "alpaca"], f"both the profile {LARGE}"),
         (["workload", "show", "nothing"], "built-in"),
         (["workload", "show", "/dev/null"], "not a regular file"),
-        (["workload", "show", "alpaca", "-o", "figure.xyz"], ".pdf, .png, .csv"),
+        (["workload", "show", "alpaca", "-o", "figure.xyz"], ".pdf, .svg, .png, .csv"),
     ],
 )
 def test_bad_input_ends_in_one_line(run, arguments: list[str], expected: str) -> None:
@@ -327,7 +327,7 @@ def test_figures_come_with_their_numbers(run, tmp_path: Path, arguments: list[st
     code, out, err = run(*arguments, "-w", "alpaca", "-o", tmp_path / "figure.png")
     assert code == 0, err
     files = {path.suffix: path for path in tmp_path.iterdir()}
-    assert set(files) == {".pdf", ".png", ".csv"}
+    assert set(files) == {".pdf", ".svg", ".png", ".csv"}
     with files[".csv"].open() as file:
         rows = list(csv.reader(file))
     assert all(len(row) == columns for row in rows)

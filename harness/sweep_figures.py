@@ -1,0 +1,321 @@
+"""Figures 1 and 2 of the paper for any systems, and energy per token by phase: drawn, and as numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness import sweep_sources
+from harness.errors import UserError
+from harness.figures import Row, new_figure, write
+from harness.summary import Estimate
+from harness.sweep_points import Axis, SweepPoint, estimate, failures, per, sweep
+from harness.sweep_sources import Source
+from harness.types import Component
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+"""Okabe and Ito's palette, which colour-blind readers tell apart; markers tell systems apart in grey."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (2, 2)))
+FAILED = {
+    "oom": "out of memory",
+    "timeout": "timeout",
+    "error": "error",
+    "discarded": "disturbed",
+    "skipped": "skipped",
+}
+PANELS: tuple[tuple[str, str, Callable[[SweepPoint], Estimate | None]], ...] = (
+    ("runtime (s)", "runtime_s", lambda p: p.runtime_s),
+    ("throughput (tokens/s, in + out)", "throughput_tokens_per_s", lambda p: p.throughput),
+    ("energy per token (J, in + out)", "energy_per_token_j", lambda p: p.energy_per_token_j),
+    ("total energy (J)", "energy_j", lambda p: p.energy_j),
+)
+HEADER = (
+    *("system", "model", "input_tokens", "output_tokens", "trials"),
+    *(part for _, column, _ in PANELS for part in (column, f"{column}_ci95")),
+    "energy_method",
+)
+PHASE_HEADER = ("system", "model", "phase", "input_tokens", "output_tokens", "energy_per_token_j", "ci95_j", "method")
+AXES: dict[Axis, str] = {"input": "figure1", "output": "figure2"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is drawn of the sources."""
+
+    fixed_input: int = 32
+    fixed_output: int = 32
+    boundary: tuple[Component, ...] | None = None
+    models: bool = False
+    """Whether fitted models are drawn as thin lines, dashed outside their range."""
+    mixed: str = ""
+    """What marks the figure where systems are shown that can't be compared."""
+
+
+def write_figures(
+    names: Sequence[str | Path],
+    directory: Path,
+    *,
+    published: bool = False,
+    models: bool = False,
+    fixed_input: int = 32,
+    fixed_output: int = 32,
+    boundary: str | None = None,
+    allow_mixed: bool = False,
+) -> tuple[list[Path], list[str]]:
+    """Write figure1, figure2 and, where phases were metered, phases. Returns the paths and notes for the reader.
+
+    Raises UserError for what can't be read, compared or written, and MissingDependency without matplotlib.
+    """
+    sources = [*map(sweep_sources.load, map(str, names)), *(sweep_sources.published() if published else [])]
+    if not sources:
+        raise UserError("nothing to draw: name runs or profiles, or add --published")
+    comparison = sweep_sources.compare(sources, boundary, allow_mixed)
+    mixed = "; ".join(comparison.warnings)
+    options = Options(fixed_input, fixed_output, comparison.boundary, models, mixed)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"can't write {directory}: {error.strerror}") from None
+    sources = _distinct(sources)
+    notes = [*comparison.warnings, *(source.note for source in sources if source.note)]
+    paths: list[Path] = []
+    for axis, name in AXES.items():
+        rows = sweep_rows(sources, axis, options)
+        if rows:
+            paths += write(sweep_figure(sources, axis, options), directory / name, HEADER, rows)
+        else:
+            fixed = f"{fixed_output} output" if axis == "input" else f"about {fixed_input} input"
+            notes.append(f"no {name}: nothing was measured at {fixed} tokens (--fixed-input, --fixed-output)")
+    phases = phase_rows(sources)
+    if phases:
+        paths += write(phase_figure(phases), directory / "phases", PHASE_HEADER, phases)
+    else:
+        notes.append("no figure of the phases: none of these has energy per phase")
+    return paths, notes
+
+
+def sweep_rows(sources: Sequence[Source], axis: Axis, options: Options) -> list[Row]:
+    """Every point drawn, in the columns of ``HEADER``; what was not measured is None."""
+    return [_row(point) for source in sources for point in _points(source, axis, options)]
+
+
+def sweep_figure(sources: Sequence[Source], axis: Axis, options: Options) -> Figure:
+    """Runtime, throughput, energy per token and total energy against input (Figure 1) or output tokens (Figure 2)."""
+    figure, axes = new_figure(2, 2, 11, 7.2)
+    looks = _looks([(s.system.identity.system, s.system.identity.model) for s in sources])
+    x = _whole_numbers([_x(point, axis) for source in sources for point in _points(source, axis, options)])
+    for ax, (label, _, value) in zip(np.ravel(axes), PANELS, strict=True):
+        for source in sources:
+            _draw_points(ax, _points(source, axis, options), axis, value, looks)
+        if options.models:
+            for source in sources:
+                _draw_model(ax, source, axis, label, x, options, looks)
+        _log_axes(ax, f"{axis} tokens", label)
+        if "energy" not in label:
+            _draw_failures(ax, sources, axis, options, looks)
+    fixed = f"{options.fixed_output} output" if axis == "input" else f"{options.fixed_input} input"
+    title = f"{axis} sweep at {fixed} tokens; bars: 95 % intervals"
+    figure.suptitle("\n".join(filter(None, (title, _wrapped(options.mixed)))), fontsize=9, x=0.01, ha="left")
+    _legend(figure, sources, axis, options, looks)
+    return figure
+
+
+def phase_rows(sources: Sequence[Source]) -> list[Row]:
+    """Energy per token of each phase at every point where it was told apart, in the columns of ``PHASE_HEADER``."""
+    rows: list[Row] = []
+    for source in sources:
+        identity, method = source.system.identity, source.system.method
+        for m in source.system.measurements:
+            counts = (
+                ("prefill", m.prefill_energy_j, m.input_tokens),
+                ("decode", m.decode_energy_j, m.output_tokens - 1),
+            )
+            for phase, energy, tokens in counts:
+                cost = None if energy is None else per(estimate(energy), tokens)
+                if cost is not None:
+                    size = (m.input_tokens, m.output_tokens)
+                    rows.append((identity.system, identity.model, phase, *size, cost.mean, cost.half_width, method))
+    return rows
+
+
+def phase_figure(rows: Sequence[Row]) -> Figure:
+    """Prefill energy per input token against m, and decode energy per further output token against n."""
+    figure, axes = new_figure(1, 2, 11, 3.9)
+    looks = _looks([(str(row[0]), str(row[1])) for row in rows])
+    for ax, (phase, at) in zip(axes[0], (("prefill", 3), ("decode", 4)), strict=True):
+        for system, model in looks.pairs:
+            line: list[Any] = sorted(
+                (row for row in rows if row[:3] == (system, model, phase)), key=lambda row: (row[at], row[7 - at])
+            )
+            if line:
+                x, y = [row[at] for row in line], [row[5] for row in line]
+                style = looks.style(system, model, hollow=line[0][7] == "estimated") | {"linestyle": "none"}
+                ax.errorbar(x, y, yerr=[row[6] or 0.0 for row in line], label=f"{system}, {model}", **style)
+        if not ax.has_data():
+            ax.text(0.5, 0.5, "not told apart by these sensors", transform=ax.transAxes, ha="center", fontsize=9)
+        _log_axes(ax, "input tokens" if phase == "prefill" else "output tokens", f"{phase} energy per token (J)")
+    handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(handles.values()), list(handles), loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """Colour and marker by system, line style by model."""
+
+    pairs: tuple[tuple[str, str], ...]
+
+    def _place(self, at: int, name: str) -> int:
+        return list(dict.fromkeys(pair[at] for pair in self.pairs)).index(name)
+
+    def style(self, system: str, model: str, *, hollow: bool = False) -> dict[str, Any]:
+        place = self._place(0, system)
+        colour = COLOURS[place % len(COLOURS)]
+        return {
+            "color": colour,
+            "marker": MARKERS[place % len(MARKERS)],
+            "markerfacecolor": "white" if hollow else colour,
+            "markersize": 4,
+            "linewidth": 1.1,
+            "elinewidth": 0.8,
+            "capsize": 1.5,
+            "linestyle": LINES[self._place(1, model) % len(LINES)],
+        }
+
+
+def _looks(pairs: Sequence[tuple[str, str]]) -> _Looks:
+    return _Looks(tuple(dict.fromkeys(pairs)))
+
+
+def _distinct(sources: Sequence[Source]) -> list[Source]:
+    """The sources, those that share system and model told apart by their names."""
+    shared = Counter((s.system.identity.system, s.system.identity.model) for s in sources)
+    told = []
+    for source in sources:
+        identity = source.system.identity
+        if shared[identity.system, identity.model] > 1:
+            identity = identity.model_copy(update={"system": source.name})
+        told.append(replace(source, system=replace(source.system, identity=identity)))
+    return told
+
+
+def _points(source: Source, axis: Axis, options: Options) -> list[SweepPoint]:
+    return sweep(source.system, axis, options.fixed_input, options.fixed_output, options.boundary)
+
+
+def _x(point: SweepPoint, axis: Axis) -> float:
+    return point.input_tokens if axis == "input" else point.output_tokens
+
+
+def _row(point: SweepPoint) -> Row:
+    values = [part for _, _, value in PANELS for part in _pair(value(point))]
+    size = (point.input_tokens, point.output_tokens, point.trials)
+    return (point.system, point.model, *size, *values, point.method if point.energy_j else None)
+
+
+def _pair(value: Estimate | None) -> tuple[float | None, float | None]:
+    return (None, None) if value is None else (value.mean, value.half_width)
+
+
+def _draw_points(
+    ax: Axes, points: Sequence[SweepPoint], axis: Axis, value: Callable[[SweepPoint], Estimate | None], looks: _Looks
+) -> None:
+    shown = [(point, found) for point in points if (found := value(point)) is not None]
+    if shown:
+        is_energy = value(points[0]) in (points[0].energy_j, points[0].energy_per_token_j)
+        hollow = is_energy and points[0].method == "estimated"
+        ax.errorbar(
+            [_x(point, axis) for point, _ in shown],
+            [found.mean for _, found in shown],
+            # A bar of more than the value has no lower end on a logarithmic axis.
+            yerr=[min(found.half_width or 0.0, 0.999 * found.mean) for _, found in shown],
+            **looks.style(points[0].system, points[0].model, hollow=hollow),
+        )
+
+
+def _draw_model(
+    ax: Axes, source: Source, axis: Axis, label: str, x: NDArray[np.int64], options: Options, looks: _Looks
+) -> None:
+    """The fitted model at sizes x of the sweep: a thin line, dashed outside the range it was fitted on."""
+    points = _points(source, axis, options)
+    profile = source.profile
+    if profile is None or not points or ("energy" in label and profile.energy is None):
+        return
+    m, n = (x, np.full_like(x, options.fixed_output)) if axis == "input" else (np.full_like(x, options.fixed_input), x)
+    energy = "energy" in label
+    predicted = profile.predict_energy(m, n, options.boundary) if energy else profile.predict_runtime(m, n)
+    y = predicted.value
+    if label.startswith("throughput"):
+        y = (m + n) / y
+    elif label.startswith("energy per"):
+        y = y / (m + n)
+    style = looks.style(source.system.identity.system, source.system.identity.model)
+    inside = np.where(predicted.out_of_range, np.nan, y)
+    outside = np.where(predicted.out_of_range, y, np.nan)
+    for line, kind in ((inside, "-"), (outside, "--")):
+        ax.plot(x, line, kind, color=style["color"], linewidth=0.6, alpha=0.8, zorder=1)
+
+
+def _draw_failures(ax: Axes, sources: Sequence[Source], axis: Axis, options: Options, looks: _Looks) -> None:
+    for source in sources:
+        identity = source.system.identity
+        for failure in failures(source.system, axis, options.fixed_input, options.fixed_output):
+            x = failure.input_tokens if axis == "input" else failure.output_tokens
+            colour = looks.style(identity.system, identity.model)["color"]
+            ax.plot(x, 0.04, "x", color=colour, markersize=7, transform=ax.get_xaxis_transform())
+            words = FAILED.get(failure.status, failure.status)
+            ax.annotate(words, (x, 0.06), xycoords=ax.get_xaxis_transform(), rotation=90, fontsize=7, ha="center")
+
+
+def _whole_numbers(sizes: Sequence[float]) -> NDArray[np.int64]:
+    """Evenly spread on a logarithmic axis from the smallest to the largest size; empty without any."""
+    if not sizes:
+        return np.array([], dtype=np.int64)
+    return np.unique(np.geomspace(min(sizes), max(sizes), 60).round().astype(np.int64))
+
+
+def _log_axes(ax: Axes, x_label: str, y_label: str) -> None:
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+    low, high = ax.get_ylim()
+    for which in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+        which(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:.3g}")
+    if high / low > 8:
+        ax.yaxis.set_minor_formatter(lambda value, _: "")
+    ax.set_xlabel(x_label)
+    ax.set_ylabel(y_label)
+
+
+def _legend(figure: Figure, sources: Sequence[Source], axis: Axis, options: Options, looks: _Looks) -> None:
+    from matplotlib.lines import Line2D
+
+    handles: list[Any] = []
+    for source in sources:
+        identity, points = source.system.identity, _points(source, axis, options)
+        if points:
+            style = looks.style(identity.system, identity.model, hollow=source.system.method == "estimated")
+            plain = {key: value for key, value in style.items() if key not in ("elinewidth", "capsize")}
+            estimated = " (energy estimated)" if source.system.method == "estimated" else ""
+            handles.append(Line2D([], [], label=f"{identity.system}, {identity.model}{estimated}", **plain))
+    if options.models:
+        handles.append(Line2D([], [], color="grey", linewidth=0.6, label="fitted model"))
+        handles.append(Line2D([], [], color="grey", linewidth=0.6, linestyle="--", label="beyond its range"))
+    figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False, handlelength=3.2)
+
+
+def _wrapped(text: str) -> str:
+    import textwrap
+
+    return "\n".join(textwrap.wrap(textwrap.shorten(text, 300, placeholder=" …"), 95))

@@ -1,0 +1,85 @@
+"""What Figures 1 and 2 are drawn from: run directories, profile files and the shipped profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import profile_build, profile_sources, records
+from harness.comparable import Comparison, check_drawn
+from harness.errors import UserError
+from harness.profile import Profile, shipped_names
+from harness.sweep_points import Failure, System
+from harness.types import Component
+
+PUBLISHED_SOURCE = "2407.00010"
+"""What the provenance of the profiles derived from the paper's trials names."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A system to draw, with its profile where its measurements could be fitted."""
+
+    name: str
+    system: System
+    profile: Profile | None
+    note: str | None = None
+    """What the reader of the figure should know."""
+
+
+def load(name: str) -> Source:
+    """A run directory, a profile's path or a shipped profile's name. Raises UserError."""
+    path = Path(name)
+    if path.is_dir():
+        return _run(path)
+    return _profile(Profile.load(name))
+
+
+def published() -> list[Source]:
+    """The shipped profiles of the paper's systems."""
+    profiles = [Profile.load(name) for name in shipped_names()]
+    return [_profile(profile) for profile in profiles if PUBLISHED_SOURCE in profile.provenance.source]
+
+
+def compare(sources: Sequence[Source], boundary: str | None, allow_mixed: bool) -> Comparison:
+    """How the sources may share axes. Raises UserError where they may not."""
+    held = [(source.name, source.system.identity, _components(source)) for source in sources]
+    return check_drawn(held, boundary, allow_mixed)
+
+
+def _components(source: Source) -> frozenset[Component]:
+    """The components whose energy was measured."""
+    return frozenset(c for m in source.system.measurements for c in m.component_energy_j)
+
+
+def _profile(profile: Profile) -> Source:
+    method = profile.energy.method if profile.energy else None
+    system = System(profile.identity, profile.measurements, method)
+    return Source(profile.name, system, profile, _estimated(system, profile.name))
+
+
+def _run(directory: Path) -> Source:
+    found = profile_sources.from_runs([directory])
+    profile, note = None, None
+    try:
+        quantities = profile_build.fit_quantities(found.measurements, found.identity.kv_cache)
+        profile = profile_build.build(
+            found.name, found.identity, found.measurements, quantities, found.power, found.provenance
+        )
+    except UserError as refusal:
+        note = f"{directory}: no model is drawn: {refusal}"
+    system = System(found.identity, found.measurements, found.power.methods.get("total"), failures(directory))
+    return Source(str(directory), system, profile, note or _estimated(system, str(directory)))
+
+
+def failures(directory: Path) -> list[Failure]:
+    """The sizes of a run at which no trial succeeded, each with how its last trial ended."""
+    trials = [record for record in records.read_trials(directory) if record.purpose != "drift"]
+    measured = {(record.input_tokens, record.output_tokens) for record in trials if record.status == "ok"}
+    last = {(r.input_tokens, r.output_tokens): r.status for r in trials if r.status != "ok"}
+    return [Failure(*size, status) for size, status in last.items() if size not in measured]
+
+
+def _estimated(system: System, name: str) -> str | None:
+    return f"{name}: energy is estimated, not measured: hollow points" if system.method == "estimated" else None
