@@ -20,6 +20,7 @@ from harness.commands import (
     paper,
     predict,
     profiles,
+    report,
     route,
     threshold,
     trials,
@@ -38,6 +39,7 @@ app.command("export")(export.export)
 app.command("compare")(compare.compare)
 app.add_typer(workload.app, name="workload")
 app.command("figures")(figures.figures)
+app.command("report")(report.report)
 app.command("threshold")(threshold.threshold)
 app.command("route")(route.route)
 app.command("paper")(paper.paper)

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Measure this machine: makes .venv, installs, runs real inference, says what came out.
+# Measure this machine: makes .venv, installs, runs real inference, says and draws what came out.
 # Options are those of `joulebench measure`; without any, the default model with the quick protocol.
 set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
 
-extras=transformers,apple
+extras=transformers,figures,report,apple
 case "$*" in *llama-cpp*)
     extras=$extras,llama-cpp
     need_compiler
@@ -18,4 +18,4 @@ install_extras "$extras"
 
 joulebench=$PWD/.venv/bin/joulebench
 cd "$here"
-exec "$joulebench" measure "$@"
+exec "$joulebench" measure --pictures "$@"

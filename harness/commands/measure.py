@@ -129,6 +129,9 @@ def measure(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and a guess of its time; measure nothing.")
     ] = False,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Then fit, draw and write the report, into the run directory.")
+    ] = False,
 ) -> None:
     """Measure this machine: sweeps of real inference, recorded trial by trial."""
     from backends.base import Config
@@ -171,6 +174,11 @@ def measure(
         "max_foreign_load": max_foreign_load,
     }
     _run(plan, backend, config, directory, energy)
+    if pictures:
+        from harness.pictures import draw_all
+
+        for line in draw_all(directory):
+            print(line, flush=True)
 
 
 def _run(plan: Plan, backend: str, config: Config, directory: Path, energy: dict[str, Any]) -> None:

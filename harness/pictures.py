@@ -1,0 +1,90 @@
+"""What a measured run looks like: its fit, Figures 1–2 beside the published ones, thresholds and the report page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness import decision_figures, figures, profile_build
+from harness.costs import cost_table
+from harness.decision import decide_threshold, make_scales
+from harness.decision_report import threshold_words
+from harness.errors import MissingDependency, UserError
+from harness.paper_report import LARGE, regenerate
+from harness.profile import Profile
+from harness.profile_sources import from_runs
+from harness.report import write_report
+from harness.sweep_figures import write_figures
+from harness.workload import load
+
+FOLDER = "pictures"
+
+
+def draw_all(run: Path) -> Iterator[str]:
+    """Write ``profile.json`` and ``report.html`` into a run directory and figures into its folder ``pictures``.
+
+    Yields one line for each step: what it found and where that lies, or why it was not possible here. A step that
+    is not possible ends no other.
+    """
+    folder = run / FOLDER
+    profile = run / "profile.json"
+    steps = (
+        lambda: _fit(run, profile),
+        lambda: _sweeps(run, folder),
+        lambda: _published_threshold(folder),
+        lambda: _own_threshold(profile, folder),
+        lambda: _report(run),
+    )
+    for step in steps:
+        try:
+            yield step()
+        except (UserError, MissingDependency) as reason:
+            yield f"left out: {reason}"
+
+
+def _fit(run: Path, path: Path) -> str:
+    source = from_runs([run])
+    quantities = profile_build.fit_quantities(source.measurements, source.identity.kv_cache)
+    profile = profile_build.build(
+        source.name, source.identity, source.measurements, quantities, source.power, source.provenance
+    )
+    profile.save(path)
+    errors = [f"runtime {100 * profile.runtime.held_out.mape:.1f} %"]
+    if profile.energy is not None:
+        method = profile.energy.method or "unknown method"
+        errors.append(f"energy ({method}) {100 * profile.energy.model.held_out.mape:.1f} %")
+    return f"fit: mean error at held-out points: {', '.join(errors)}; {path}"
+
+
+def _sweeps(run: Path, folder: Path) -> str:
+    paths, notes = write_figures([run], folder, published=True, models=True, allow_mixed=True)
+    said = "".join(f" ({note})" for note in notes)
+    return f"Figures 1–2, this machine beside the published ones: {len(paths)} files in {folder}{said}"
+
+
+def _published_threshold(folder: Path) -> str:
+    result = regenerate(load("alpaca"), "input")
+    drawn = decision_figures.threshold_figure([panel for _, panel in result.panels], "input")
+    path, *_ = figures.write(drawn, folder / "threshold-published", *decision_figures.panel_table(result.panels))
+    return f"threshold of the published pair, in both accountings: {path}"
+
+
+def _own_threshold(path: Path, folder: Path) -> str:
+    if not path.exists():
+        raise UserError("this machine's threshold against the published A100: there is no fit of it")
+    workload = load("alpaca")
+    try:
+        costs = cost_table([Profile.load(path), Profile.load(LARGE)], workload)
+    except UserError as reason:
+        raise UserError(f"this machine's threshold against the published A100: {reason}") from None
+    decision = decide_threshold(costs, workload, "input", make_scales("reference", 1.0, costs, workload, reference=1))
+    panel = decision_figures.threshold_panel(decision, costs)
+    drawn = decision_figures.threshold_figure([panel], "input")
+    written, *_ = figures.write(drawn, folder / "threshold", *decision_figures.panel_table([("query", panel)]))
+    return f"{threshold_words(decision, costs)}; {written}"
+
+
+def _report(run: Path) -> str:
+    path = run / "report.html"
+    write_report([run], path)
+    return f"report, to open in a browser: {path}"

@@ -1,0 +1,45 @@
+"""The report: one HTML page that holds everything it shows and asks no network for anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from harness.errors import MissingDependency, UserError
+from harness.profile import write_atomically
+from harness.report_data import page_data
+
+
+def write_report(runs: Sequence[Path], output: Path) -> None:
+    """Write the page of one or several runs. Raises UserError, and MissingDependency without plotly."""
+    if output.is_dir():
+        raise UserError(f"{output} is a directory: name a file in it, such as {output / 'report.html'}")
+    page = render(runs)
+    write_atomically(output, page)
+
+
+def render(runs: Sequence[Path]) -> str:
+    """The page as text. What comes from records reaches it as JSON alone, and its script shows it as text."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise MissingDependency("the report needs plotly: install it with pip install 'joulebench[report]'") from None
+    data = json.dumps(page_data(runs), allow_nan=False, ensure_ascii=False)
+    # Inside a script element only "<" could end it or begin a comment.
+    data = data.replace("<", "\\u003c")
+    folder = resources.files("harness.report_page")
+    page = (folder / "page.html").read_text("utf-8")
+    # One pass over the template alone: no inserted text is looked at again.
+    parts = {
+        "/*CSS*/": (folder / "page.css").read_text("utf-8"),
+        "/*DATA*/": data,
+        "/*PLOTLY*/": get_plotlyjs(),
+        "/*SCRIPT*/": (folder / "page.js").read_text("utf-8"),
+    }
+    pieces = []
+    for mark, text in parts.items():
+        before, _, page = page.partition(mark)
+        pieces += [before, text]
+    return "".join([*pieces, page])

@@ -1,0 +1,175 @@
+"""The report page, as text and in a real browser."""
+
+import contextlib
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import FAKE, ROOT, joulebench, refused
+
+RUN = ROOT / "tests" / "data" / "run-first"
+HOSTILE = "<img src=x onerror=alert(1)></script><b>bold</b>"
+
+
+def browser_program() -> str | None:
+    """A Chromium that this machine has."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = [path for name in names if (path := shutil.which(name))]
+    if sys.platform == "darwin":
+        applications = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+        found += [str(applications)] if applications.exists() else []
+    return found[0] if found else None
+
+
+@contextlib.contextmanager
+def opened(page_file: Path, **options: Any) -> Iterator[Any]:
+    """The page in headless Chromium, from disk; fails on console errors and on any request but for the file."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    program = browser_program()
+    if program is None:
+        pytest.skip("no Chromium on this machine (Debian, Ubuntu: apt install chromium)")
+    troubles: list[str] = []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        page = browser.new_page(**options)
+        page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("request", lambda request: troubles.append(request.url) if request.url != page_file.as_uri() else None)
+        page.on("dialog", lambda dialog: (troubles.append("a script of the data ran"), dialog.dismiss()))
+        page.goto(page_file.as_uri())
+        yield page
+        browser.close()
+    assert troubles == []
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    done = joulebench("report", RUN, "-o", path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of a run with 500 trials, whose names carry markup."""
+    directory = tmp_path_factory.mktemp("hostile")
+    shutil.copytree(RUN, directory / "run")
+    run = json.loads((directory / "run" / "run.json").read_text())
+    run["model"]["name"] = HOSTILE
+    run["machine"]["cpu_model"] = HOSTILE
+    (directory / "run" / "run.json").write_text(json.dumps(run))
+    lines = (directory / "run" / "trials.jsonl").read_text().splitlines()
+    records = [json.loads(lines[i % len(lines)]) | {"id": i} for i in range(500)]
+    records[-1] |= {"status": "error", "reason": HOSTILE}
+    (directory / "run" / "trials.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    done = joulebench("report", directory / "run", "-o", directory / "report.html")
+    assert done.returncode == 0, done.stderr
+    return directory / "report.html"
+
+
+def test_the_page_is_one_file_without_addresses(report: Path) -> None:
+    text = report.read_text(encoding="utf-8")
+    assert len(text.encode()) < 8_000_000
+    assert not re.search(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(?!#)', text)
+    assert "default-src 'none'" in text
+
+
+def test_the_page_says_what_was_measured(report: Path) -> None:
+    with opened(report) as page:
+        assert "drift: the first point" in page.inner_text("#warnings")
+        assert "estimated from CPU time, not measured" in page.inner_text("#warnings")
+        facts = page.inner_text("#facts")
+        assert "smollm2-135m" in facts
+        assert "random" in facts
+        assert "RAPL" in page.inner_text("#energy")
+        assert "3.8" in page.inner_text("#fits")
+        page.locator("#charts").scroll_into_view_if_needed()
+        page.wait_for_selector("#charts .js-plotly-plot .scatterlayer")
+
+
+def test_the_table_sorts_and_filters(report: Path) -> None:
+    with opened(report) as page:
+        column = page.locator("#trials th", has_text=re.compile("^runtime_s$"))
+        cells = f"#trials tbody tr td:nth-child({1 + column.evaluate('cell => cell.cellIndex')})"
+        column.locator("button").focus()
+        page.keyboard.press("Enter")
+        values = [float(text.replace(",", "")) for text in page.locator(cells).all_inner_texts()]
+        assert values == sorted(values)
+        assert column.get_attribute("aria-sort") == "ascending"
+        page.keyboard.press("Enter")
+        values = [float(text.replace(",", "")) for text in page.locator(cells).all_inner_texts()]
+        assert values == sorted(values, reverse=True)
+        page.fill("#filter", "warmup")
+        assert page.inner_text("#count") == "12 of 50 trials"
+
+
+def test_the_explorer_finds_what_the_threshold_command_finds(report: Path) -> None:
+    pair = ["--small", "m1-pro-llama-2-7b", "--large", "swing-a100-llama-2-7b", "-w", "alpaca"]
+    with opened(report) as page:
+        page.locator("#explorer").scroll_into_view_if_needed()
+        page.wait_for_selector("#answer tbody tr")
+        for workload, weight in (("0", "1"), ("1", "1"), ("1", "0.9")):
+            frozen = ["--output-tokens", "32"] if workload == "1" else []
+            done = joulebench("threshold", *pair, *frozen, "--weight", weight, "--json")
+            expected = json.loads(done.stdout)
+            page.select_option("#workload", workload)
+            page.locator("#weight").fill(weight)
+            rows = page.locator("#answer tbody tr").all_inner_texts()
+            best = rows[1].split("\t")
+            assert best[0] == f"best split, T = {expected['best']['threshold']}"
+            alone = float(rows[3].split("\t")[1].replace(",", ""))
+            assert alone == pytest.approx(expected["baselines"]["swing-a100"]["energy_j"] / 3.6e6, rel=1e-3)
+            assert float(best[1].replace(",", "")) == pytest.approx(expected["best"]["energy_j"] / 3.6e6, rel=1e-3)
+
+
+def test_moving_the_sliders_moves_the_answer(report: Path) -> None:
+    with opened(report) as page:
+        page.locator("#explorer").scroll_into_view_if_needed()
+        page.wait_for_selector("#answer tbody tr")
+        before = page.inner_text("#answer")
+        page.locator("#threshold").focus()
+        for _ in range(5):
+            page.keyboard.press("ArrowRight")
+        assert page.inner_text("#answer") != before
+        page.select_option("#small", "0")
+        assert "not comparable" in page.inner_text("#refusal")
+        assert page.inner_text("#answer") == "", "no saving is shown for what isn't comparable"
+
+
+def test_markup_in_names_is_text(hostile: Path) -> None:
+    assert hostile.stat().st_size < 8_000_000
+    with opened(hostile) as page:
+        assert HOSTILE in page.inner_text("#title")
+        assert HOSTILE in page.inner_text("#warnings")
+        assert page.locator("img[src=x]").count() == 0
+        assert page.inner_text("#count") == "500 of 500 trials"
+        page.locator("#charts").scroll_into_view_if_needed()
+        page.wait_for_selector("#charts .js-plotly-plot .scatterlayer")
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(report: Path) -> None:
+    with opened(report, viewport={"width": 375, "height": 800}) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375
+
+
+def test_a_run_without_energy_and_with_failures(tmp_path: Path) -> None:
+    options = ["-m", "fake:oom_above=300", "-p", "8-512*2", "-n", "8-128*2", "-o", tmp_path / "run"]
+    assert joulebench(*FAKE, *options).returncode == 0
+    done = joulebench("report", tmp_path / "run", tmp_path / "run", "-o", tmp_path / "report.html")
+    assert done.returncode == 0, done.stderr
+    with opened(tmp_path / "report.html") as page:
+        warnings = page.inner_text("#warnings")
+        assert "ended as oom" in warnings
+        assert "energy was not measured" in warnings
+
+
+def test_bad_input_is_one_line(tmp_path: Path) -> None:
+    assert "holds no run" in refused(joulebench("report", tmp_path, "-o", tmp_path / "a.html"))
+    assert "is a directory" in refused(joulebench("report", RUN, "-o", tmp_path))
