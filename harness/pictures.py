@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness import decision_figures, figures, profile_build
@@ -28,21 +28,26 @@ def draw_all(run: Path) -> Iterator[str]:
     """
     folder = run / FOLDER
     profile = run / "profile.json"
-    steps = (
-        lambda: _fit(run, profile),
-        lambda: _sweeps(run, folder),
-        lambda: _published_threshold(folder),
-        lambda: _own_threshold(profile, folder),
-        lambda: _report(run),
+    steps: tuple[tuple[str, Callable[[], str]], ...] = (
+        ("fit", lambda: _fit(run, profile)),
+        ("Figures 1–2", lambda: _sweeps(run, folder)),
+        ("threshold of the published pair", lambda: _published_threshold(folder)),
+        ("this machine's threshold against the published A100", lambda: _own_threshold(profile, folder)),
+        ("report", lambda: _report(run)),
     )
-    for step in steps:
+    for name, step in steps:
         try:
-            yield step()
+            folder.mkdir(exist_ok=True)
+            yield f"{name}: {step()}"
         except (UserError, MissingDependency) as reason:
-            yield f"left out: {reason}"
+            yield f"{name}: left out: {reason}"
+        except OSError as error:
+            yield f"{name}: left out: can't write {error.filename or folder}: {error.strerror}"
 
 
 def _fit(run: Path, path: Path) -> str:
+    # A model of an earlier state of the run must not stand for this one.
+    path.unlink(missing_ok=True)
     source = from_runs([run])
     quantities = profile_build.fit_quantities(source.measurements, source.identity.kv_cache)
     profile = profile_build.build(
@@ -53,30 +58,27 @@ def _fit(run: Path, path: Path) -> str:
     if profile.energy is not None:
         method = profile.energy.method or "unknown method"
         errors.append(f"energy ({method}) {100 * profile.energy.model.held_out.mape:.1f} %")
-    return f"fit: mean error at held-out points: {', '.join(errors)}; {path}"
+    return f"mean error at held-out points: {', '.join(errors)}; {path}"
 
 
 def _sweeps(run: Path, folder: Path) -> str:
     paths, notes = write_figures([run], folder, published=True, models=True, allow_mixed=True)
     said = "".join(f" ({note})" for note in notes)
-    return f"Figures 1–2, this machine beside the published ones: {len(paths)} files in {folder}{said}"
+    return f"this machine beside the published ones: {len(paths)} files in {folder}{said}"
 
 
 def _published_threshold(folder: Path) -> str:
     result = regenerate(load("alpaca"), "input")
     drawn = decision_figures.threshold_figure([panel for _, panel in result.panels], "input")
     path, *_ = figures.write(drawn, folder / "threshold-published", *decision_figures.panel_table(result.panels))
-    return f"threshold of the published pair, in both accountings: {path}"
+    return f"in both accountings: {path}"
 
 
 def _own_threshold(path: Path, folder: Path) -> str:
     if not path.exists():
-        raise UserError("this machine's threshold against the published A100: there is no fit of it")
+        raise UserError("there is no fit of this run")
     workload = load("alpaca")
-    try:
-        costs = cost_table([Profile.load(path), Profile.load(LARGE)], workload)
-    except UserError as reason:
-        raise UserError(f"this machine's threshold against the published A100: {reason}") from None
+    costs = cost_table([Profile.load(path), Profile.load(LARGE)], workload)
     decision = decide_threshold(costs, workload, "input", make_scales("reference", 1.0, costs, workload, reference=1))
     panel = decision_figures.threshold_panel(decision, costs)
     drawn = decision_figures.threshold_figure([panel], "input")
@@ -87,4 +89,4 @@ def _own_threshold(path: Path, folder: Path) -> str:
 def _report(run: Path) -> str:
     path = run / "report.html"
     write_report([run], path)
-    return f"report, to open in a browser: {path}"
+    return f"to open in a browser: {path}"

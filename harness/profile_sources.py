@@ -40,7 +40,7 @@ class Source:
 def from_runs(directories: Sequence[Path], system: str | None = None) -> Source:
     """Pool the trials of run directories of one system. Raises UserError when they differ or hold none."""
     runs = [records.read_run(directory) for directory in directories]
-    identities = [_identity(run, system) for run in runs]
+    identities = [identity_of(run, system) for run in runs]
     for directory, identity in zip(directories, identities, strict=True):
         different = [key for key, value in identity if value != getattr(identities[0], key)]
         if different:
@@ -95,7 +95,8 @@ def trials_have_energy(trials: Trials) -> bool:
     return "energy_j" in trials.table and bool(trials.table["energy_j"].notna().any())
 
 
-def _identity(run: Mapping[str, Any], system: str | None) -> Identity:
+def identity_of(run: Mapping[str, Any], system: str | None) -> Identity:
+    """What a run measured; ``system`` renames the machine, which else is called by its processor."""
     backend, model = run["backend"], run["model"]
     names = list(backend.get("device_names", []))
     machine = run["machine"]["cpu_model"] if backend.get("device") == "cpu" or not names else names[0]

@@ -118,7 +118,9 @@ def sweep_figure(sources: Sequence[Source], axis: Axis, options: Options) -> Fig
     for ax, (label, _, value) in zip(np.ravel(axes), PANELS, strict=True):
         for source in sources:
             _draw_points(ax, _points(source, axis, options), axis, value, looks)
-        if options.models:
+        if not ax.has_data():
+            ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", fontsize=9)
+        elif options.models:
             for source in sources:
                 _draw_model(ax, source, axis, label, x, options, looks)
         _log_axes(ax, f"{axis} tokens", label)
@@ -275,7 +277,7 @@ def _draw_failures(ax: Axes, sources: Sequence[Source], axis: Axis, options: Opt
             colour = looks.style(identity.system, identity.model)["color"]
             ax.plot(x, 0.04, "x", color=colour, markersize=7, transform=ax.get_xaxis_transform())
             words = FAILED.get(failure.status, failure.status)
-            ax.annotate(words, (x, 0.06), xycoords=ax.get_xaxis_transform(), rotation=90, fontsize=7, ha="center")
+            ax.annotate(words, (x, 0.08), xycoords=ax.get_xaxis_transform(), rotation=90, fontsize=7, ha="center")
 
 
 def _whole_numbers(sizes: Sequence[float]) -> NDArray[np.int64]:

@@ -60,7 +60,13 @@ def _profile(profile: Profile) -> Source:
 
 
 def _run(directory: Path) -> Source:
-    found = profile_sources.from_runs([directory])
+    try:
+        found = profile_sources.from_runs([directory])
+    except UserError as nothing:
+        # Failures are results too; what can't be read at all is refused again here.
+        identity = profile_sources.identity_of(records.read_run(directory), None)
+        system = System(identity, (), None, failures(directory))
+        return Source(str(directory), system, None, f"{directory}: {nothing}")
     profile, note = None, None
     try:
         quantities = profile_build.fit_quantities(found.measurements, found.identity.kv_cache)

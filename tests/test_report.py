@@ -170,6 +170,16 @@ def test_a_run_without_energy_and_with_failures(tmp_path: Path) -> None:
         assert "energy was not measured" in warnings
 
 
+def test_a_run_in_which_everything_failed_has_a_page(tmp_path: Path) -> None:
+    options = ["-m", "fake:oom_above=3", "-p", "32", "-n", "32", "-o", tmp_path / "run"]
+    assert joulebench(*FAKE, *options).returncode == 0
+    done = joulebench("report", tmp_path / "run", "-o", tmp_path / "report.html")
+    assert done.returncode == 0, done.stderr
+    with opened(tmp_path / "report.html") as page:
+        assert "ended as oom" in page.inner_text("#warnings")
+        assert page.locator("#trials tbody tr").count() >= 1
+
+
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
     assert "holds no run" in refused(joulebench("report", tmp_path, "-o", tmp_path / "a.html"))
     assert "is a directory" in refused(joulebench("report", RUN, "-o", tmp_path))
