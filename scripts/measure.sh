@@ -15,6 +15,7 @@ esac
 make_environment
 echo "installing joulebench[$extras] (minutes the first time, seconds later)"
 install_extras "$extras"
+case "$extras" in *llama-cpp*) need_working_llama ;; esac
 
 joulebench=$PWD/.venv/bin/joulebench
 cd "$here"

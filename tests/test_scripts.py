@@ -87,6 +87,36 @@ def test_existing_environment_is_taken_as_it_is_offline(tmp_path: Path) -> None:
     assert not (copy / ".venv" / "pip.log").exists(), "nothing was installed"
 
 
+@pytest.mark.parametrize("mended", [True, False])
+def test_a_llama_cpp_that_crashes_is_compiled_again(mended: bool, tmp_path: Path) -> None:
+    copy = checkout(tmp_path)
+    (copy / ".venv").mkdir()
+    stub = tmp_path / "python-stub"
+    stub.write_text(
+        f"""#!/bin/sh
+case "$*" in
+  *llama_smoke*) [ -e "{tmp_path}/compiled" ] && {"exit 0" if mended else "true"}; kill -ILL $$ ;;
+  *"pip install"*) echo "$CMAKE_ARGS $*" > "{tmp_path}/compiled" ;;
+  *version*) echo 0.3.36 ;;
+esac
+"""
+    )
+    stub.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-c", f'set -euo pipefail; source scripts/environment.sh; PYTHON="{stub}"; need_working_llama'],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CMAKE_ARGS": "-DGGML_CUDA=on"},
+        timeout=60,
+    )
+    asked = (tmp_path / "compiled").read_text()
+    assert asked.startswith("-DGGML_CUDA=on -DGGML_NATIVE=OFF")
+    assert "llama-cpp-python==0.3.36" in asked
+    assert done.returncode == (0 if mended else 1), done.stderr
+    assert ("crashes on this processor" in done.stderr) != mended
+
+
 def test_wheel_has_everything_and_measures(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
