@@ -29,6 +29,7 @@ from typing import TypeVar
 import bench_decide
 import bench_energy
 import bench_harness
+import bench_startup
 
 import backends
 from backends import gguf_file
@@ -71,7 +72,8 @@ class Options:
     threads: int
 
 
-BENCHMARKS: dict[str, Callable[[Options], list[Comparison]]] = {}
+Benchmark = Callable[[Options], list[Comparison]]
+BENCHMARKS: dict[str, Benchmark] = {}
 
 
 REPORTS: dict[str, Callable[[], list[str]]] = {
@@ -82,11 +84,12 @@ REPORTS: dict[str, Callable[[], list[str]]] = {
 """Tables of their own, as lines; ``--only`` takes their names too."""
 
 
-def benchmark(name: str) -> Callable[[Callable[[Options], list[Comparison]]], None]:
+def benchmark(name: str) -> Callable[[Benchmark], Benchmark]:
     """Registers a function under the name that ``--only`` takes. It may raise Unavailable or NotInstalled."""
 
-    def register(function: Callable[[Options], list[Comparison]]) -> None:
+    def register(function: Benchmark) -> Benchmark:
         BENCHMARKS[name] = function
+        return function
 
     return register
 
@@ -157,6 +160,15 @@ def against_a_bare_loop(options: Options) -> list[Comparison]:
         pairs = list(in_turns(*bench_harness.sides(stack, MODEL, options.threads), options.rounds))
     ours, bare = (list(values) for values in zip(*pairs, strict=True))
     return [Comparison("harness 32 + 16", "req/s", ours, bare, "bare loop", 0.98)]
+
+
+@benchmark("startup")
+def against_bare_typer(options: Options) -> list[Comparison]:
+    """Starts/s of ``joulebench --help`` against a program of typer's with two empty commands."""
+    with ExitStack() as stack:
+        pairs = list(in_turns(*bench_startup.sides(stack), options.rounds))
+    ours, bare = (list(values) for values in zip(*pairs, strict=True))
+    return [Comparison("joulebench --help", "starts/s", ours, bare, "bare typer", 0.67)]
 
 
 def complete(backend: Backend, request: Request) -> Completion:
