@@ -152,10 +152,10 @@ def phase_rows(sources: Sequence[Source]) -> list[Row]:
 
 
 def phase_figure(rows: Sequence[Row]) -> Figure:
-    """Prefill energy per input token against m, and decode energy per further output token against n."""
-    figure, axes = new_figure(1, 2, 11, 3.9)
+    """Prefill energy per input token against m, and decode energy per further output token against n and m."""
+    figure, axes = new_figure(1, 3, 14, 3.9)
     looks = _looks([(str(row[0]), str(row[1])) for row in rows])
-    for ax, (phase, at) in zip(axes[0], (("prefill", 3), ("decode", 4)), strict=True):
+    for ax, (phase, at) in zip(axes[0], (("prefill", 3), ("decode", 4), ("decode", 3)), strict=True):
         for system, model in looks.pairs:
             line: list[Any] = sorted(
                 (row for row in rows if row[:3] == (system, model, phase)), key=lambda row: (row[at], row[7 - at])
@@ -166,7 +166,7 @@ def phase_figure(rows: Sequence[Row]) -> Figure:
                 ax.errorbar(x, y, yerr=[row[6] or 0.0 for row in line], label=f"{system}, {model}", **style)
         if not ax.has_data():
             ax.text(0.5, 0.5, "not told apart by these sensors", transform=ax.transAxes, ha="center", fontsize=9)
-        _log_axes(ax, "input tokens" if phase == "prefill" else "output tokens", f"{phase} energy per token (J)")
+        _log_axes(ax, "input tokens" if at == 3 else "output tokens", f"{phase} energy per token (J)")
     handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside right upper", fontsize=8, frameon=False)
     return figure

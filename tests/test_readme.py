@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.helpers import ROOT, joulebench
@@ -31,7 +32,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "profiles" / "m1-pro-llama-2-7b.json", directory / "a.json")
     shutil.copy(ROOT / "profiles" / "swing-a100-llama-2-7b.json", directory / "b.json")
     (directory / "gains.toml").write_text("[cpu-time]\ngain = 1.05\noffset_w = 0.4\n")
-    (directory / "trace.csv").write_text("input_tokens,output_tokens\n" + "20,16\n40,8\n300,32\n" * 20)
+    trace = pd.DataFrame({"input_tokens": [20, 40, 300] * 20, "output_tokens": [16, 8, 32] * 20})
+    trace.to_csv(directory / "trace.csv", index=False)
+    trace.to_parquet(directory / "trace.parquet")
     return directory
 
 
