@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from harness.errors import MissingDependency, UserError
 from harness.profile import write_atomically
 from harness.report_data import page_data
 
 
-def write_report(runs: Sequence[Path], output: Path) -> None:
-    """Write the page of one or several runs. Raises UserError, and MissingDependency without plotly."""
+def write_report(
+    runs: Sequence[Path], output: Path, profiles: Sequence[str] = (), workloads: Sequence[str] = ()
+) -> None:
+    """Write the page of one or several runs; its explorer offers the profiles and workloads too.
+
+    Raises UserError, and MissingDependency without plotly.
+    """
     if output.is_dir():
         raise UserError(f"{output} is a directory: name a file in it, such as {output / 'report.html'}")
-    page = render(runs)
+    page = render(page_data(runs, profiles, workloads))
     write_atomically(output, page)
 
 
-def render(runs: Sequence[Path]) -> str:
-    """The page as text. What comes from records reaches it as JSON alone, and its script shows it as text."""
+def render(content: Mapping[str, Any]) -> str:
+    """The page of ``page_data``: what comes from records reaches it as JSON alone, and its script shows it as text."""
     try:
         from plotly.offline import get_plotlyjs
     except ImportError:
         raise MissingDependency("the report needs plotly: install it with pip install 'joulebench[report]'") from None
-    data = json.dumps(page_data(runs), allow_nan=False, ensure_ascii=False)
+    data = json.dumps(content, allow_nan=False, ensure_ascii=False)
     # Inside a script element only "<" could end it or begin a comment.
     data = data.replace("<", "\\u003c")
     folder = resources.files("harness.report_page")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import __version__, records
+from harness.errors import UserError
 from harness.profile import Profile
 from harness.profile_schema import CostModel
 from harness.summary import drift, idle_drift, idle_power_w
@@ -44,13 +45,23 @@ SMALL, LARGE = "m1-pro-llama-2-7b", "swing-a100-llama-2-7b"
 FROZEN_OUTPUT_TOKENS = 32
 
 
-def page_data(directories: Sequence[Path]) -> dict[str, Any]:
-    """Everything that the page shows, ready for JSON; what was not measured is None. Raises UserError."""
+MOST_PAIRS = 50_000
+"""Distinct request sizes of a workload that a page of a few MB can hold."""
+
+
+def page_data(
+    directories: Sequence[Path], profiles: Sequence[str] = (), workloads: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Everything that the page shows, ready for JSON; what was not measured is None. Raises UserError.
+
+    ``profiles`` and ``workloads`` are offered by the threshold explorer beside the runs and the shipped ones.
+    """
     runs = [records.read_run(directory) for directory in directories]
     trials = [records.read_trials(directory) for directory in directories]
     sources = [load(str(directory)) for directory in directories]
+    others = [*map(load, profiles), *published()]
     systems = [_system(source.profile, source.name) for source in sources if source.profile] + [
-        _system(source.profile, source.name) for source in published() if source.profile
+        _system(source.profile, source.name) for source in others if source.profile
     ]
     names = [system["name"] for system in systems]
     return {
@@ -71,7 +82,7 @@ def page_data(directories: Sequence[Path]) -> dict[str, Any]:
         "trials": _trials(directories),
         "systems": systems,
         "chosen": [names.index(SMALL), names.index(LARGE)],
-        "workloads": _workloads(),
+        "workloads": _workloads() + [_pairs(load_workload(name)) for name in workloads],
     }
 
 
@@ -244,3 +255,20 @@ def _lengths(workload: Workload, name: str) -> dict[str, Any]:
         "name": name,
         **{side: [list(pair) for pair in zip(*arrays, strict=True)] for side, arrays in found.items()},
     }
+
+
+def _pairs(workload: Workload) -> dict[str, Any]:
+    """Each input length with its requests and, by output length, how many; in ascending order."""
+    if not workload.pairs_known:
+        return _lengths(workload, workload.name)
+    if workload.count.size > MOST_PAIRS:
+        raise UserError(
+            f"{workload.name} has {workload.count.size:,} distinct sizes, a page holds {MOST_PAIRS:,}: "
+            "use joulebench threshold for it"
+        )
+    groups: dict[int, dict[int, float]] = {}
+    for m, n, count in zip(workload.input_tokens, workload.output_tokens, workload.count, strict=True):
+        outputs = groups.setdefault(int(m), {})
+        outputs[int(n)] = outputs.get(int(n), 0.0) + float(count)
+    pairs = [[m, sum(outputs.values()), sorted(outputs.items())] for m, outputs in sorted(groups.items())]
+    return {"name": workload.name, "pairs": pairs}

@@ -129,6 +129,27 @@ def test_the_explorer_finds_what_the_threshold_command_finds(report: Path) -> No
             assert float(best[1].replace(",", "")) == pytest.approx(expected["best"]["energy_j"] / 3.6e6, rel=1e-3)
 
 
+def test_the_explorer_takes_other_profiles_and_traces(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("input_tokens,output_tokens\n" + "20,16\n40,8\n40,300\n300,32\n" * 20)
+    shutil.copy(ROOT / "profiles" / "m1-pro-mistral-7b.json", tmp_path / "own.json")
+    page_file, own = tmp_path / "report.html", str(tmp_path / "own.json")
+    done = joulebench("report", RUN, "-o", page_file, "--profile", own, "-w", trace)
+    assert done.returncode == 0, done.stderr
+    large = "swing-a100-mistral-7b"
+    asked = joulebench("threshold", "--small", own, "--large", large, "-w", trace, "--json")
+    expected = json.loads(asked.stdout)["best"]
+    with opened(page_file) as page:
+        page.locator("#explorer").scroll_into_view_if_needed()
+        page.wait_for_selector("#answer tbody tr")
+        page.select_option("#workload", "2")
+        page.select_option("#small", label="m1-pro-mistral-7b")
+        page.select_option("#large", label=large)
+        best = page.locator("#answer tbody tr").all_inner_texts()[1].split("\t")
+        assert best[0] == f"best split, T = {expected['threshold']}"
+        assert float(best[1]) == pytest.approx(expected["energy_j"] / 3.6e6, rel=1e-3)
+
+
 def test_moving_the_sliders_moves_the_answer(report: Path) -> None:
     with opened(report) as page:
         page.locator("#explorer").scroll_into_view_if_needed()

@@ -11,9 +11,19 @@ import typer
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page, an HTML file.")] = Path("report.html"),
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="Profile to choose in the threshold explorer. Repeatable.", show_default="the published"),
+    ] = None,
+    workload: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--workload", "-w", help="Workload to choose there: a file or trace. Repeatable.", show_default="alpaca"
+        ),
+    ] = None,
 ) -> None:
     """Write one self-contained page: what was measured, how sure it is, charts, models, trials, thresholds."""
     from harness.report import write_report
 
-    write_report(runs, output)
+    write_report(runs, output, profile or [], workload or [])
     print(f"wrote {output}")

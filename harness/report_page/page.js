@@ -152,16 +152,19 @@ function refusal(small, large) {
 
 // Totals for every threshold: index i sends inputs up to thresholds[i] to the small system.
 function curve(small, large, workload, weight) {
-  const { inputs, outputs } = workload;
-  const longest = Math.max(...inputs.map((e) => e[0])) + Math.max(...outputs.map((e) => e[0]));
+  // Each input length with its outputs; where the two lengths are independent, all share the same outputs.
+  const groups = workload.pairs || workload.inputs.map(([m, count]) => [m, count, workload.outputs]);
+  const longest = groups.reduce((most, [m, , outputs]) => Math.max(most, m + outputs[outputs.length - 1][0]), 0);
   const functions = [small, large].map((s) => [costFunction(s.energy, longest), costFunction(s.runtime, longest)]);
-  const all = outputs.reduce((sum, e) => sum + e[1], 0);
-  const perInput = inputs.map(([m, count]) => functions.map((pair) => pair.map((f) => (count / all) * outputs.reduce((sum, [n, k]) => sum + k * f(m, n), 0))));
+  const perInput = groups.map(([m, count, outputs]) => {
+    const all = outputs.reduce((sum, e) => sum + e[1], 0);
+    return functions.map((pair) => pair.map((f) => (count / all) * outputs.reduce((sum, [n, k]) => sum + k * f(m, n), 0)));
+  });
   const total = (s, q) => perInput.reduce((sum, e) => sum + e[s][q], 0);
   const alone = [0, 1].map((s) => [total(s, 0), total(s, 1)]);
   let [energy, runtime] = alone[1];
   const points = [{ threshold: 0, energy, runtime }];
-  inputs.forEach(([m], i) => {
+  groups.forEach(([m], i) => {
     energy += perInput[i][0][0] - perInput[i][1][0];
     runtime += perInput[i][0][1] - perInput[i][1][1];
     points.push({ threshold: m, energy, runtime });
