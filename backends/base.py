@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 MEMORY_WORDS = re.compile(
@@ -49,10 +49,25 @@ class Config:
     """Weight precision: a torch dtype (``bfloat16``) or a GGUF quantisation (``Q8_0``)."""
     kv_cache: bool = True
     batch_size: int = 1
+    compile: str = "none"
+    """How decode steps are launched: ``none``, one operation after the other; ``graph``, captured and replayed;
+    ``inductor``, compiled, and captured where the device can."""
+    prefill_chunk: int | None = None
+    """Most input tokens that one forward pass of the prefill takes; None for one pass over all."""
     threads: int | None = None
     """CPU threads; None lets the backend choose, and what it chose is reported in ``Loaded.settings``."""
     seed: int = 0
     """Of random weights. A preset's GGUF file holds them, so that another seed writes another file of full size."""
+
+
+def refuse_unused(config: Config, backend: str, *names: str) -> None:
+    """Refuse fields that the backend has no use for. Raises InvalidConfig naming the option."""
+    for option in fields(config):
+        value = getattr(config, option.name)
+        if option.name in names and value != option.default:
+            raise InvalidConfig(
+                f"the {backend} backend has no use for --{option.name.replace('_', '-')} {value}; leave it out"
+            )
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,16 @@ class Request:
     input_tokens: int
     output_tokens: int
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Seconds that making a request ready took, apart from its phases; None where there was nothing to do."""
+
+    compile_s: float | None = None
+    """Compiling the decode step, its first runs included."""
+    capture_s: float | None = None
+    """Capturing the decode step in a graph, the runs that must come before included."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +140,8 @@ class Loaded:
     gpu_uuids: tuple[str, ...] = ()
     """UUIDs (``GPU-…`` or ``MIG-…``) of the NVIDIA GPUs used; energy probes match on these."""
     settings: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
-    """Choices that change speed or energy: attention implementation, threads, flash attention, layers offloaded."""
+    """Choices that change speed or energy: attention implementation, cache class and length, threads, flash attention,
+    layers offloaded."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +176,8 @@ class Backend(Protocol):
         """Load or make the model. Raises InvalidConfig, NotInstalled, OutOfMemory or BackendError."""
         ...
 
-    def prepare(self, request: Request) -> None:
-        """Do what a point needs once and must not be timed: size caches and contexts, draw input tokens.
+    def prepare(self, request: Request) -> Prepared:
+        """Do what a point needs once and must not be timed: size caches and contexts, draw input tokens, compile.
 
         Called before the first ``run`` of each point. Raises OutOfMemory or BackendError.
         """

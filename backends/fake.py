@@ -22,7 +22,9 @@ from backends.base import (
     Loaded,
     Model,
     OutOfMemory,
+    Prepared,
     Request,
+    refuse_unused,
 )
 
 
@@ -86,6 +88,7 @@ class FakeBackend:
     def resolve(self, config: Config) -> Model:
         """The fake model. Raises InvalidConfig."""
         behaviour = _parse(config.model)
+        refuse_unused(config, "fake", "compile", "prefill_chunk")
         capabilities = self.capabilities()
         if config.device not in ("auto", *capabilities.devices):
             raise InvalidConfig(f"device '{config.device}' is not there; the fake backend has only cpu")
@@ -119,10 +122,11 @@ class FakeBackend:
             settings={"virtual_clock": not self._behaviour.realtime},
         )
 
-    def prepare(self, request: Request) -> None:
+    def prepare(self, request: Request) -> Prepared:
         """Nothing to prepare. Raises InvalidConfig beyond the context."""
         if request.input_tokens + request.output_tokens > self._behaviour.context:
             raise InvalidConfig(f"m + n is beyond the model's context of {self._behaviour.context} tokens")
+        return Prepared()
 
     def run(self, request: Request) -> Completion:
         """Let the request's cost pass on the clock, or misbehave as asked."""

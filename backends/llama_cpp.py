@@ -25,7 +25,9 @@ from backends.base import (
     Loaded,
     Model,
     OutOfMemory,
+    Prepared,
     Request,
+    refuse_unused,
 )
 from backends.gguf_header import read_header
 from backends.models import PRESETS, classify
@@ -49,7 +51,7 @@ def create() -> Backend:
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class _Tokens:
     """One request's tokens, cut into the batches that ``llama_decode`` takes, so that a run only feeds them."""
 
     request: Request
@@ -71,7 +73,7 @@ class LlamaCpp:
         self._model: int | None = None
         self._context: int | None = None
         self._memory: int | None = None
-        self._prepared: _Prepared | None = None
+        self._prepared: _Tokens | None = None
 
     def capabilities(self) -> Capabilities:
         """What works on this machine. Raises NotInstalled."""
@@ -81,6 +83,7 @@ class LlamaCpp:
     def resolve(self, config: Config) -> Model:
         """The model that ``load`` would load. Raises InvalidConfig or NotInstalled."""
         self._device(config)
+        refuse_unused(config, "llama-cpp", "compile", "prefill_chunk")
         if config.batch_size != 1:
             raise InvalidConfig(f"llama-cpp runs one sequence at a time, not {config.batch_size}; use batch size 1")
         if config.threads is not None and config.threads < 1:
@@ -130,7 +133,7 @@ class LlamaCpp:
             },
         )
 
-    def prepare(self, request: Request) -> None:
+    def prepare(self, request: Request) -> Prepared:
         """Make a context of m + n tokens and draw the tokens. Raises InvalidConfig, OutOfMemory or BackendError."""
         if self._model is None:
             raise BackendError("no model is loaded")
@@ -147,7 +150,8 @@ class LlamaCpp:
             steps = [_batches(tokens, m + k, 1) for k in range(n - 1)]
         else:
             steps = [_batches(tokens, 0, m + k + 1) for k in range(n - 1)]
-        self._prepared = _Prepared(request, tokens, _batches(tokens, 0, m), steps)
+        self._prepared = _Tokens(request, tokens, _batches(tokens, 0, m), steps)
+        return Prepared()
 
     def run(self, request: Request) -> Completion:
         """Run the prepared request. Raises OutOfMemory or BackendError."""

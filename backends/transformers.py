@@ -1,6 +1,6 @@
 """The ``transformers`` backend: Hugging Face models on torch, on NVIDIA GPUs, Apple GPUs and CPUs.
 
-Requests run through an own decode loop over ``model(...)``: greedy, without tokenizer, never stopped by an
+Requests run through own loops over ``model(...)`` (``torch_decode``): greedy, without tokenizer, never stopped by an
 end-of-sequence token, and without waiting for the device between steps.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from backends import torch_models
+from backends import torch_decode, torch_models
 from backends.base import (
     MEMORY_WORDS,
     Backend,
@@ -27,14 +27,16 @@ from backends.base import (
     Model,
     NotInstalled,
     OutOfMemory,
+    Prepared,
     Request,
 )
 
 if TYPE_CHECKING:
     import torch
-    from transformers import Cache, PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from backends.models import Source
+    from backends.torch_decode import Decoder
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -55,7 +57,7 @@ class TransformersBackend:
         self._context_length = 0
         self._device: torch.device | None = None
         self._threads_before: int | None = None
-        self._prepared: tuple[Request, torch.Tensor] | None = None
+        self._prepared: tuple[Request, Decoder] | None = None
 
     def capabilities(self) -> Capabilities:
         """Devices that torch can use here, best first. Raises NotInstalled."""
@@ -111,15 +113,17 @@ class TransformersBackend:
             gpu_uuids=_gpu_uuids(device),
             settings={
                 "attention": self.model.config._attn_implementation,
-                "kv_cache_class": "DynamicCache" if config.kv_cache else None,
+                **torch_decode.cache_settings(config),
                 "threads": torch.get_num_threads(),
                 "float32_matmul_precision": torch.get_float32_matmul_precision(),
             },
         )
 
-    def prepare(self, request: Request) -> None:
-        """Draw the input tokens. Raises InvalidConfig when the request is longer than the model's context."""
-        self._loaded()
+    def prepare(self, request: Request) -> Prepared:
+        """Draw the input tokens, make the cache, compile. Raises InvalidConfig, OutOfMemory or BackendError."""
+        import torch
+
+        model = self._loaded()
         m, n = request.input_tokens, request.output_tokens
         if m < 1 or n < 1:
             raise InvalidConfig(f"a request needs at least 1 input and 1 output token, not {m} and {n}")
@@ -129,14 +133,22 @@ class TransformersBackend:
                 f"{self._context_length}; ask for fewer tokens or take another model"
             )
         self._prepared = None
-        self._prepared = request, _guarded(lambda: self._draw_tokens(request))
+
+        def ready() -> tuple[Decoder, Prepared]:
+            with torch.inference_mode():
+                decoder = torch_decode.decoder(model, self._draw_tokens(request), n, self._config)
+                return decoder, decoder.prepare()
+
+        decoder, prepared = _guarded(ready)
+        self._prepared = request, decoder
+        return prepared
 
     def run(self, request: Request) -> Completion:
         """Prefill, then n − 1 greedy decode steps. Raises OutOfMemory or BackendError."""
         if self._prepared is None or self._prepared[0] != request:
             raise BackendError("this request was not prepared")
-        input_ids = self._prepared[1]
-        return _guarded(lambda: self._complete(input_ids, request.output_tokens))
+        decoder = self._prepared[1]
+        return _guarded(lambda: self._complete(decoder))
 
     def close(self) -> None:
         """Free the model and put torch's number of threads back."""
@@ -159,43 +171,31 @@ class TransformersBackend:
         shape = (self._config.batch_size, request.input_tokens)
         return torch.randint(vocabulary, shape, generator=generator).to(self._device)
 
-    def _complete(self, input_ids: torch.Tensor, output_tokens: int) -> Completion:
+    def _complete(self, decoder: Decoder) -> Completion:
         """Run one request. The device is waited for only where a phase begins or ends."""
         import torch
-        from transformers import DynamicCache
 
-        synchronize = _synchronizer(input_ids.device)
-        cache = DynamicCache(config=self._loaded().config) if self._config.kv_cache else None
+        assert self._device
+        synchronize = _synchronizer(self._device)
         with torch.inference_mode():
+            decoder.begin()
             synchronize()
             start_ns = time.monotonic_ns()
-            produced = [self._next_token(input_ids, cache)]
+            decoder.prefill()
             synchronize()
             prefill_end_ns = time.monotonic_ns()
-            sequence = input_ids
-            while len(produced) < output_tokens:
-                if cache is None:
-                    sequence = torch.cat((sequence, produced[-1]), dim=1)
-                produced.append(self._next_token(sequence if cache is None else produced[-1], cache))
+            decoder.decode()
             synchronize()
             end_ns = time.monotonic_ns()
-            output_ids = torch.cat(produced, dim=1)
+            output_ids = decoder.output_ids()
         return Completion(
             start_ns,
             prefill_end_ns,
             end_ns,
-            input_tokens=input_ids.shape[1],
+            input_tokens=decoder.input_tokens,
             output_tokens=output_ids.shape[1],
             output_ids=tuple(output_ids[0].tolist()),
         )
-
-    def _next_token(self, input_ids: torch.Tensor, cache: Cache | None) -> torch.Tensor:
-        """Process ids of shape (batch_size, k) after those in the cache; returns shape (batch_size, 1)."""
-        output = self._loaded()(
-            input_ids=input_ids, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1
-        )
-        token: torch.Tensor = output.logits[:, -1].argmax(dim=-1, keepdim=True)
-        return token
 
     def _loaded(self) -> PreTrainedModel:
         if self.model is None:
@@ -271,6 +271,7 @@ def _describe(config: Config, source: Source, model_config: PreTrainedConfig) ->
         raise InvalidConfig(f"the batch size must be at least 1, not {config.batch_size}")
     if config.threads is not None and config.threads < 1:
         raise InvalidConfig(f"the number of threads must be at least 1, not {config.threads}")
+    torch_decode.refuse(config, device.type)
     try:
         parameters, weight_bytes = torch_models.size(model_config, getattr(torch, dtype))
     except Exception as error:  # shapes that don't fit together fail in any way while the modules are built

@@ -59,6 +59,9 @@ def check(
     weights = {profile.identity.random_weights for profile in profiles}
     if {True, False} <= weights:
         warnings.append("random weights are compared with trained ones")
+    modes = [(p.name, str(p.identity.settings["compile"])) for p in profiles if "compile" in p.identity.settings]
+    if len({mode for _, mode in modes}) > 1:
+        warnings.append(f"decode steps are launched in different ways ({_grouped(modes)})")
     return Comparison(components, (*(f"mixed: {fault}" for fault in faults), *warnings), bool(faults))
 
 

@@ -123,6 +123,9 @@ class Display:
         text = f"m={record.input_tokens} n={record.output_tokens} {record.purpose}: "
         if record.status != "ok":
             return f"{text}{record.status}: {record.reason}"
+        for what, spent_s in (("compiled", record.compile_s), ("captured", record.capture_s)):
+            if spent_s is not None:
+                text += f"{what} in {spent_s:.3g} s, "
         text += f"{record.runtime_s:.4g} s a request, {record.repeats} in {record.window_s:.3g} s"
         if record.energy and record.energy["total"]["request_j"] is not None:
             total = record.energy["total"]

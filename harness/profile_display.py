@@ -124,8 +124,12 @@ def print_profile(profile: Profile) -> None:
     """Everything a profile says, for reading."""
     console = _console()
     console.print(f"{profile.name}")
-    for key, value in profile.identity.model_dump().items():
+    identity = profile.identity.model_dump()
+    settings = identity.pop("settings", {})
+    for key, value in identity.items():
         console.print(f"  {key}: {'unknown' if value in (None, []) else value}")
+    for key, value in settings.items():
+        console.print(f"  {key}: {'none' if value is None else value}")
     _print_model(console, "runtime", profile.runtime)
     for what, part in [("all components", profile.energy), *profile.components.items()]:
         if part is not None:

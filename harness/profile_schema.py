@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import (
@@ -12,6 +12,8 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
+    SerializerFunctionWrapHandler,
+    model_serializer,
     model_validator,
 )
 
@@ -51,6 +53,16 @@ class Identity(Strict):
     """Weight precision or quantisation."""
     random_weights: bool | None
     """True where the weights were drawn at random in the model's shape."""
+    settings: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    """What else the runtime was told or chose that decides cost: compile mode, cache class and length, attention,
+    threads, …, by the backend's own names; empty, and absent from the file, where unknown."""
+
+    @model_serializer(mode="wrap")
+    def _without_unknown_settings(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        if not self.settings:
+            content.pop("settings", None)
+        return content
 
 
 class Coefficient(Strict):

@@ -42,7 +42,7 @@ def from_runs(directories: Sequence[Path], system: str | None = None) -> Source:
     runs = [records.read_run(directory) for directory in directories]
     identities = [identity_of(run, system) for run in runs]
     for directory, identity in zip(directories, identities, strict=True):
-        different = [key for key, value in identity if value != getattr(identities[0], key)]
+        different = _differences(identity, identities[0])
         if different:
             raise UserError(
                 f"{directory} and {directories[0]} differ in {', '.join(different)}: "
@@ -110,7 +110,23 @@ def identity_of(run: Mapping[str, Any], system: str | None) -> Identity:
         device_names=names,
         dtype=model["dtype"],
         random_weights=model["random_weights"],
+        settings=_settings(backend),
     )
+
+
+def _settings(backend: Mapping[str, Any]) -> dict[str, Any]:
+    """What the backend chose, and those of its options that no other field of an identity holds."""
+    config = backend["config"]
+    # Runs older than these options had their defaults.
+    options = {"compile": config.get("compile", "none"), "prefill_chunk": config.get("prefill_chunk")}
+    return {**backend.get("settings", {}), **options}
+
+
+def _differences(one: Identity, other: Identity) -> list[str]:
+    """Names of the fields and settings that differ."""
+    fields = [key for key, value in one if key != "settings" and value != getattr(other, key)]
+    settings = one.settings | other.settings
+    return fields + [key for key in settings if one.settings.get(key) != other.settings.get(key)]
 
 
 def _methods(trials: Trials) -> dict[str, Method | None]:

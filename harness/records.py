@@ -117,6 +117,8 @@ COLUMNS = {
     "runtime_sd_s": "standard deviation of single requests in the window, s",
     "prefill_s": "start to first output token, mean per request, s",
     "decode_s": "first to last output token, mean per request, s",
+    "compile_s": "compiling for this size, before the window and in no other column, s",
+    "capture_s": "capturing the decode step, before the window and in no other column, s",
     "tokens_per_s": "output tokens of all sequences divided by runtime",
     "energy_j": "sum over the components measured, J per request",
     "energy_ci95_j": "half-width of its 95 % interval, J",

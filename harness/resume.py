@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from backends.base import Config
 from harness.environment import identity
 from harness.errors import UserError
 
@@ -18,7 +20,9 @@ def refuse_other_run(directory: Path, held: dict[str, Any], asked: dict[str, Any
     refuse = _Refusal(directory)
     refuse.difference("plan", held["plan"], asked["plan"])
     refuse.difference("backend", {"name": held["backend"]["name"]}, {"name": asked["backend"]["name"]})
-    refuse.difference("option", held["backend"]["config"], asked["backend"]["config"])
+    # An option that the earlier program did not have was at its default.
+    defaults = {option.name: option.default for option in fields(Config) if option.default is not MISSING}
+    refuse.difference("option", defaults | held["backend"]["config"], asked["backend"]["config"])
     # How much foreign load is let pass decides which trials count, not what they are.
     ours, theirs = ({**run["energy"], "max_foreign_load": None} for run in (held, asked))
     refuse.difference("option", ours, theirs)

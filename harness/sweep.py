@@ -313,6 +313,7 @@ class Sweep:
             decode_s=float((end_ns - prefill_end_ns).mean()) / 1e9,
             runtime_sd_s=float(single_s.std(ddof=1)) if len(start_ns) > 1 else None,
             output_tokens_produced=marks["output_tokens"],
+            **marks["prepared"],
             energy=energy,
             conditions=conditions,
             warnings=tuple(energy["warnings"]) if energy else (),

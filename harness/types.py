@@ -130,6 +130,10 @@ class TrialRecord:
     runtime_sd_s: float | None = None
     """Standard deviation of single requests inside the window; None for one repeat."""
     output_tokens_produced: int | None = None
+    compile_s: float | None = None
+    """Compiling for this size before the window; None where nothing was compiled."""
+    capture_s: float | None = None
+    """Capturing the decode step in a graph before the window; None where nothing was captured."""
     trace: str | None = None
     """File with the raw marks and readings, relative to the run directory."""
     energy: dict[str, Any] | None = None

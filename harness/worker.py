@@ -4,8 +4,9 @@ Parent and child exchange one JSON object a line, over the child's stdin and std
 ``{"do": "resolve", "config": {…}}`` and ``{"do": "load", "config": {…}}``, then ``{"do": "run", "input_tokens",
 "output_tokens", "seed", "repeats", "min_window_s"}`` as often as it likes. The child answers each with
 ``{"model": {…}}``, ``{"loaded": {…}, "versions": {…}}``,
-``{"window": {"start_ns": […], "prefill_end_ns": […], "end_ns": […], "output_tokens": n}}`` or ``{"failed":
-"invalid" | "oom" | "error", "reason": …}``. Whatever libraries print goes to stderr, never between the messages.
+``{"window": {"start_ns": […], "prefill_end_ns": […], "end_ns": […], "output_tokens": n, "prepared": {…}}}`` or
+``{"failed": "invalid" | "oom" | "error", "reason": …}``. Whatever libraries print goes to stderr, never between the
+messages.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import asdict
 from typing import Any, BinaryIO
 
 import backends
-from backends.base import Backend, BackendError, Config, InvalidConfig, OutOfMemory, Request
+from backends.base import Backend, BackendError, Config, InvalidConfig, OutOfMemory, Prepared, Request
 from harness.measure import run_window
 
 
@@ -61,8 +62,10 @@ class _Worker:
 
     def _run(self, message: dict[str, Any]) -> dict[str, Any]:
         request = Request(message["input_tokens"], message["output_tokens"], message["seed"])
+        prepared = Prepared()
         if request != self._prepared:
-            self._backend.prepare(request)
+            self._prepared = None
+            prepared = self._backend.prepare(request)
             self._prepared = request
         completions = run_window(self._backend, request, message["repeats"], message["min_window_s"])
         return {
@@ -71,6 +74,7 @@ class _Worker:
                 "prefill_end_ns": [completion.prefill_end_ns for completion in completions],
                 "end_ns": [completion.end_ns for completion in completions],
                 "output_tokens": completions[-1].output_tokens,
+                "prepared": asdict(prepared),
             }
         }
 

@@ -176,7 +176,7 @@ def test_capabilities_are_true(backend, config):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("model", "no-such-model"), ("device", "tpu"), ("device", "cuda:99"), ("dtype", "int3")],
+    [("model", "no-such-model"), ("device", "tpu"), ("device", "cuda:99"), ("dtype", "int3"), ("compile", "graph")],
 )
 def test_what_can_not_work_is_refused_in_one_line_before_loading(backend, config, field, value):
     wrong = dataclasses.replace(config, **{field: value})

@@ -61,6 +61,13 @@ def test_what_differs_is_refused_unless_mixed_is_allowed(other: dict[str, Any], 
     assert any(warning.startswith("mixed: ") and said in warning for warning in mixed.warnings)
 
 
+def test_another_way_of_decoding_is_compared_with_a_warning() -> None:
+    comparison = check([profile("a", settings={"compile": "none"}), profile("b", settings={"compile": "graph"})])
+    assert not comparison.mixed
+    assert comparison.warnings == ("decode steps are launched in different ways (none: a, graph: b)",)
+    assert not check([profile("a"), profile("b", settings={"compile": "graph"})]).warnings
+
+
 def test_an_unknown_precision_hides_no_difference_in_any_order() -> None:
     trio = [profile("a"), profile("b", dtype=None), profile("c", dtype="float32")]
     for order in itertools.permutations(trio):

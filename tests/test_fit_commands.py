@@ -1,6 +1,7 @@
 """fit, profiles, predict, export and compare, from the command line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,22 @@ def test_runs_of_different_systems_are_not_pooled(fake_run: Path, tmp_path: Path
         joulebench(*FAKE, "--model", "fake", "-o", other, "--no-kv-cache", "-p", "8,64", "-n", "8,64").returncode == 0
     )
     assert "differ in kv_cache" in refused(joulebench("fit", fake_run, other))
+
+
+def test_runs_decoded_in_different_ways_are_not_pooled(fake_run: Path, tmp_path: Path) -> None:
+    """A run from before there was a choice was decoded step by step, and pools with one that says so."""
+    other, older = tmp_path / "other", tmp_path / "older"
+    for directory in (other, older):
+        shutil.copytree(fake_run, directory)
+        run = json.loads((directory / "run.json").read_text())
+        if directory == other:
+            run["backend"]["config"]["compile"] = "graph"
+        else:
+            del run["backend"]["config"]["compile"]
+        (directory / "run.json").write_text(json.dumps(run))
+    assert "differ in compile" in refused(joulebench("fit", fake_run, other))
+    assert joulebench("fit", fake_run, older, "-o", tmp_path / "p.json").returncode == 0
+    assert Profile.load(tmp_path / "p.json").identity.settings["compile"] == "none"
 
 
 def test_fit_prints_both_forms_as_json(tmp_path: Path) -> None:

@@ -31,6 +31,14 @@ class Attribution(StrEnum):
     SYSTEM = "system"
 
 
+class CompileMode(StrEnum):
+    """How decode steps are launched; ``backends.base.Config.compile``."""
+
+    NONE = "none"
+    GRAPH = "graph"
+    INDUCTOR = "inductor"
+
+
 def measure(
     output: Annotated[
         Path | None,
@@ -81,6 +89,14 @@ def measure(
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of the backend.", show_default="its choice")
+    ] = None,
+    compile_mode: Annotated[
+        CompileMode,
+        typer.Option("--compile", help="How decode steps are launched: one by one, as a CUDA graph, or compiled."),
+    ] = CompileMode.NONE,
+    prefill_chunk: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most input tokens in one forward pass.", show_default="all"),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences per request.")] = 1,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seeds weights, input tokens and order.")] = 0,
@@ -158,6 +174,8 @@ def measure(
         dtype=dtype,
         kv_cache=protocol_kv_cache if kv_cache is None else kv_cache,
         batch_size=batch_size,
+        compile=compile_mode.value,
+        prefill_chunk=prefill_chunk,
         threads=threads,
         seed=seed,
     )

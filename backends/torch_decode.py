@@ -1,0 +1,301 @@
+"""How one request runs on torch: eagerly, from a captured CUDA graph, or compiled by Inductor.
+
+A decoder is made for one request and runs it as often as asked: ``begin`` outside the phases, then ``prefill``, which
+chooses the first output token, then ``decode``, which chooses the others. It never waits for the device.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from backends.base import Config, InvalidConfig, Prepared
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Cache, PreTrainedModel
+
+MODES = ("none", "graph", "inductor")
+
+WARMUP_STEPS = 3
+"""Decode steps before a capture: libraries allocate and choose their kernels in the first ones."""
+
+
+Capture = Callable[[Callable[[], None], Callable[[], None]], Callable[[], None]]
+"""Takes what runs first, uncaptured, and the step to capture; returns what replays the step."""
+
+
+class Decoder(Protocol):
+    """Runs one request of ``batch_size`` sequences, greedily. All calls belong inside ``torch.inference_mode()``."""
+
+    @property
+    def input_tokens(self) -> int:
+        """Input tokens of each sequence."""
+        ...
+
+    def prepare(self) -> Prepared:
+        """Compile and capture what ``decode`` uses, once."""
+        ...
+
+    def begin(self) -> None:
+        """Forget the last run."""
+        ...
+
+    def prefill(self) -> None:
+        """Process the input tokens and choose the first output token."""
+        ...
+
+    def decode(self) -> None:
+        """Choose the other output tokens."""
+        ...
+
+    def output_ids(self) -> torch.Tensor:
+        """What was chosen, shape (batch_size, n)."""
+        ...
+
+
+def refuse(config: Config, device: str) -> None:
+    """Refuse what can't be compiled or cut into chunks. Raises InvalidConfig, before any weights are made.
+
+    ``device`` is the kind that was chosen: ``cuda``, ``mps`` or ``cpu``.
+    """
+    if config.compile not in MODES:
+        raise InvalidConfig(f"compile mode '{config.compile}' isn't one of {', '.join(MODES)}")
+    if config.prefill_chunk is not None and config.prefill_chunk < 1:
+        raise InvalidConfig(f"a prefill chunk must hold at least 1 token, not {config.prefill_chunk}")
+    if not config.kv_cache and (config.compile != "none" or config.prefill_chunk is not None):
+        option = "--prefill-chunk" if config.compile == "none" else f"--compile {config.compile}"
+        raise InvalidConfig(f"{option} needs the KV cache: without it every step is another prefill; use --kv-cache")
+    if config.compile == "graph" and device != "cuda":
+        raise InvalidConfig(f"--compile graph captures CUDA graphs and can't run on {device}; use none or inductor")
+    if config.compile == "inductor":
+        _refuse_without_compiler(device)
+
+
+def _refuse_without_compiler(device: str) -> None:
+    import torch._inductor.config
+
+    if device == "cuda" and importlib.util.find_spec("triton") is None:
+        raise InvalidConfig("--compile inductor needs Triton on CUDA; install it with: pip install triton")
+    candidates = torch._inductor.config.cpp.cxx
+    compilers = [name for name in ([candidates] if isinstance(candidates, str) else candidates) if name]
+    if device == "cpu" and not any(map(shutil.which, compilers)):
+        raise InvalidConfig(
+            f"--compile inductor needs a C++ compiler ({' or '.join(compilers)}); install one (Debian, Ubuntu: "
+            "apt install g++; macOS: xcode-select --install) or name it: CXX=/path/to/compiler"
+        )
+
+
+def cache_settings(config: Config) -> dict[str, str | None]:
+    """The cache's class and how many positions it has, as part of a run's identity."""
+    if not config.kv_cache:
+        return {"kv_cache_class": None, "kv_cache_length": None}
+    if config.compile == "none":
+        return {"kv_cache_class": "DynamicCache", "kv_cache_length": "grows"}
+    return {"kv_cache_class": "StaticCache", "kv_cache_length": "m + n"}
+
+
+def decoder(model: PreTrainedModel, input_ids: torch.Tensor, output_tokens: int, config: Config) -> Decoder:
+    """The decoder that ``config`` asks for. Raises InvalidConfig for models it can't run."""
+    if config.compile == "none":
+        return EagerDecoder(model, input_ids, output_tokens, config)
+    capture = partial(cuda_graph, input_ids.device) if input_ids.device.type == "cuda" else None
+    return StaticDecoder(model, input_ids, output_tokens, config, capture)
+
+
+def cuda_graph(device: torch.device, warm_up: Callable[[], None], step: Callable[[], None]) -> Callable[[], None]:
+    """Capture ``step`` in a CUDA graph; returns what replays it, on the same memory, without waiting."""
+    import torch
+
+    with torch.cuda.device(device):
+        # Work before a capture belongs on another stream than the default one, says torch's manual on CUDA graphs.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            warm_up()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        torch.cuda.synchronize()
+    return graph.replay
+
+
+class EagerDecoder:
+    """The plain loop: every operation of every step is launched from Python."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        input_ids: torch.Tensor,
+        output_tokens: int,
+        config: Config,
+    ) -> None:
+        self._model = model
+        self._input_ids = input_ids
+        self._steps = output_tokens - 1
+        self._config = config
+        self._cache: Cache | None = None
+        self._produced: list[torch.Tensor] = []
+
+    @property
+    def input_tokens(self) -> int:
+        return self._input_ids.shape[1]
+
+    def prepare(self) -> Prepared:
+        return Prepared()
+
+    def begin(self) -> None:
+        from transformers import DynamicCache
+
+        self._cache = DynamicCache(config=self._model.config) if self._config.kv_cache else None
+        self._produced = []
+
+    def prefill(self) -> None:
+        self._produced.append(_prefill(self._model, self._input_ids, self._cache, self._config.prefill_chunk))
+
+    def decode(self) -> None:
+        import torch
+
+        sequence = self._input_ids
+        for _ in range(self._steps):
+            if self._cache is None:
+                sequence = torch.cat((sequence, self._produced[-1]), dim=1)
+            input_ids = sequence if self._cache is None else self._produced[-1]
+            self._produced.append(_next_token(self._model, input_ids, self._cache))
+
+    def output_ids(self) -> torch.Tensor:
+        import torch
+
+        return torch.cat(self._produced, dim=1)
+
+
+class StaticDecoder:
+    """Decode steps of unchanging shapes and addresses, so that they can be compiled, and replayed as a CUDA graph.
+
+    Everything a step reads and writes stays on the device: the latest token, the cache with its length, the tokens
+    chosen so far. ``graph`` captures the step in a CUDA graph; ``inductor`` compiles the model's part of it and, on
+    CUDA, captures that. Prefill is not compiled: its shape is another in every request.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        input_ids: torch.Tensor,
+        output_tokens: int,
+        config: Config,
+        capture: Capture | None,
+    ) -> None:
+        import torch
+
+        self._model = model
+        self._input_ids = input_ids
+        self._steps = output_tokens - 1
+        self._config = config
+        self._capture = capture
+        batch_size, input_tokens = input_ids.shape
+        self._cache = static_cache(model, input_tokens + output_tokens)
+        self._token = torch.zeros((batch_size, 1), dtype=torch.long, device=input_ids.device)
+        self._produced = torch.zeros((batch_size, output_tokens), dtype=torch.long, device=input_ids.device)
+        self._index = torch.zeros(1, dtype=torch.long, device=input_ids.device)
+        """Number of tokens chosen: the column of ``_produced`` that the next one goes to."""
+        self._next_token: Callable[..., torch.Tensor] = _next_token
+        self._run_step = self._step
+
+    @property
+    def input_tokens(self) -> int:
+        return self._input_ids.shape[1]
+
+    def prepare(self) -> Prepared:
+        """Compile, then capture. The seconds include the first steps that run, and are apart from every phase."""
+        import torch
+
+        if not self._steps:
+            return Prepared()
+        compile_s = capture_s = None
+        if self._config.compile == "inductor":
+            # Code is made for the sizes of this request alone; what earlier ones left would count against torch's
+            # limit of versions, beyond which it runs eagerly.
+            torch.compiler.reset()
+            self._next_token = torch.compile(_next_token, fullgraph=True, dynamic=False)
+            start_s = time.monotonic()
+            self._warm_up()
+            compile_s = time.monotonic() - start_s
+        if self._capture:
+            start_s = time.monotonic()
+            self._run_step = self._capture(self._warm_up, self._step)
+            capture_s = time.monotonic() - start_s
+        return Prepared(compile_s=compile_s, capture_s=capture_s)
+
+    def begin(self) -> None:
+        # Keys and values of the last run stay: the mask hides what lies beyond the cache's length.
+        for layer in self._cache.layers:
+            layer.cumulative_length.zero_()
+        self._index.zero_()
+
+    def prefill(self) -> None:
+        self._store(_prefill(self._model, self._input_ids, self._cache, self._config.prefill_chunk))
+
+    def decode(self) -> None:
+        for _ in range(self._steps):
+            self._run_step()
+
+    def output_ids(self) -> torch.Tensor:
+        # As many as were really chosen, by the device's own count.
+        return self._produced[:, : int(self._index)]
+
+    def _step(self) -> None:
+        self._store(self._next_token(self._model, self._token, self._cache))
+
+    def _store(self, token: torch.Tensor) -> None:
+        self._token.copy_(token)
+        self._produced.index_copy_(1, self._index, token)
+        self._index.add_(1)
+
+    def _warm_up(self) -> None:
+        """A prefill, which makes the cache's tensors, and the first decode steps."""
+        self.begin()
+        self.prefill()
+        for _ in range(min(WARMUP_STEPS, self._steps)):
+            self._step()
+
+
+def static_cache(model: PreTrainedModel, length: int) -> Cache:
+    """A cache of ``length`` positions in every layer, written in place. Raises InvalidConfig.
+
+    Layers with a sliding window hold all positions too: the window is in the mask, and a ring buffer moves by rules
+    that a captured graph can't follow.
+    """
+    import torch
+    from transformers import StaticCache
+    from transformers.cache_utils import Cache, StaticLayer, StaticSlidingWindowLayer
+
+    layers = StaticCache(config=model.config, max_cache_len=length).layers
+    if any(type(layer) not in (StaticLayer, StaticSlidingWindowLayer) for layer in layers):
+        raise InvalidConfig(
+            f"models of type {model.config.model_type} keep other state than a cache of fixed size; use --compile none"
+        )
+    if not isinstance(getattr(layers[0], "cumulative_length", None), torch.Tensor):
+        raise InvalidConfig("compiled decoding needs transformers 5.6 or newer: pip install --upgrade transformers")
+    return Cache(layers=[StaticLayer(max_cache_len=length) for _ in layers])
+
+
+def _prefill(
+    model: PreTrainedModel, input_ids: torch.Tensor, cache: Cache | None, chunk_tokens: int | None
+) -> torch.Tensor:
+    """Process the input, in chunks where asked; returns the first output token, shape (batch_size, 1)."""
+    *chunks, last = input_ids.split(chunk_tokens or input_ids.shape[1], dim=1)
+    for chunk in chunks:
+        _next_token(model, chunk, cache)
+    return _next_token(model, last, cache)
+
+
+def _next_token(model: PreTrainedModel, input_ids: torch.Tensor, cache: Cache | None) -> torch.Tensor:
+    """Process ids of shape (batch_size, k) after those in the cache; returns shape (batch_size, 1)."""
+    output = model(input_ids=input_ids, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1)
+    token: torch.Tensor = output.logits[:, -1].argmax(dim=-1, keepdim=True)
+    return token
