@@ -65,9 +65,8 @@ def refuse_unused(config: Config, backend: str, *names: str) -> None:
     for option in fields(config):
         value = getattr(config, option.name)
         if option.name in names and value != option.default:
-            raise InvalidConfig(
-                f"the {backend} backend has no use for --{option.name.replace('_', '-')} {value}; leave it out"
-            )
+            spelled = f"--{option.name.replace('_', '-')} {value}"
+            raise InvalidConfig(f"the {backend} backend has no use for {spelled}; leave it out")
 
 
 @dataclass(frozen=True)
