@@ -3,12 +3,11 @@
     python scripts/bench_energy.py [sensors|sampler]
 
 ``sensors`` watches random loads of known energy through models of real sensors. ``sampler`` reads power at 20 Hz
-and prints what that takes from one core and from a computing child.
+and prints what that takes of one core.
 """
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from bench_base import Comparison, Options, rates
 
 from harness.integrate import margin_s, window_energy
 from harness.meter import DEFAULT_RATE_HZ, Meter
@@ -89,8 +89,8 @@ def sensors(shapes: int = 1000) -> list[str]:
     return lines
 
 
-def sampler(seconds: float = 10.0, rounds: int = 40) -> list[str]:
-    """What sampling at 20 Hz costs, as lines."""
+def sampler(seconds: float = 5.0) -> list[str]:
+    """What sampling at 20 Hz takes of a core, as lines."""
     lines = [f"{'source':<32}{'share of one core at 20 Hz':>28}"]
     with tempfile.TemporaryDirectory() as folder:
         for label, selection in (
@@ -99,18 +99,14 @@ def sampler(seconds: float = 10.0, rounds: int = 40) -> list[str]:
             ("RAPL files, 2 packages + DRAM", f"rapl:{_powercap(Path(folder))}"),
         ):
             lines.append(f"{label:<32}{_core_share(selection, seconds):>28.2%}")
-    runtimes: dict[bool, list[float]] = {True: [], False: []}
-    for number in range(2 * rounds):
-        sampled = number % 4 in (1, 2)  # off, on, on, off: a drift of the machine falls on both alike
-        runtimes[sampled].append(_child_s(sampled))
-    median = statistics.median(runtimes[True]) / statistics.median(runtimes[False])
-    fastest = min(runtimes[True]) / min(runtimes[False])
-    spread = statistics.stdev(runtimes[False]) / statistics.mean(runtimes[False])
-    lines.append(
-        f"CPU time of a computing child, sampled / not sampled, {rounds} runs each: fastest {fastest:.4f}, "
-        f"median {median:.4f}; unsampled runs spread by {spread:.1%}"
-    )
     return lines
+
+
+def against_no_sampling(options: Options) -> list[Comparison]:
+    """Computations/s of CPU time in a child whose machine is sampled at 20 Hz against one that is left alone."""
+    rounds = max(options.rounds, 4 if options.short else 30)
+    ours, alone = rates(lambda: 1 / _child_s(True), lambda: 1 / _child_s(False), rounds)
+    return [Comparison("a child, power sampled", "runs/s", ours, alone, "not sampled", 0.995)]
 
 
 def _core_share(selection: str, seconds: float) -> float:

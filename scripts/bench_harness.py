@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from bench_base import Comparison, Options, rates
+
 import backends
 from backends.base import Config, Request
 from harness.meter import Meter
@@ -22,6 +24,14 @@ from harness.worker_process import WorkerProcess
 
 REQUEST = Request(32, 16)
 WINDOW_S = 3.0
+
+
+def against_a_bare_loop(options: Options) -> list[Comparison]:
+    """Requests/s of windows measured by the harness against the same requests in a bare loop."""
+    with ExitStack() as stack:
+        ours, bare = rates(*sides(stack, options.model, options.threads), options.rounds)
+    request = f"{REQUEST.input_tokens} + {REQUEST.output_tokens}"
+    return [Comparison(f"harness {request}", "req/s", ours, bare, "bare loop", 0.98)]
 
 
 def sides(stack: ExitStack, model: str, threads: int) -> tuple[Callable[[], float], Callable[[], float]]:
