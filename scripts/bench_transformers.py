@@ -71,7 +71,7 @@ def graph_against_roofline(options: Options) -> list[Comparison]:
         return decode_rate(complete(backend, DECODED))
 
     def limit() -> float:
-        return roofline.measure("cuda", samples=3).copy_bytes_per_s / step_bytes
+        return roofline.copy_bandwidth("cuda", samples=3) / step_bytes
 
     mine, bound = rates(ours, limit, options.rounds)
     backend.close()
