@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from backends import torch_quantization
 from backends.base import InvalidConfig
 from backends.models import PRESETS, Architecture, Source, classify
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.utils.quantization_config import QuantizationConfigMixin
 
 
 def read_config(name: str) -> tuple[Source, PreTrainedConfig]:
@@ -31,8 +33,7 @@ def read_config(name: str) -> tuple[Source, PreTrainedConfig]:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # a foreign config.json can fail in any way while it is parsed and validated
         raise unreadable(name, source, error) from error
-    if getattr(config, "quantization_config", None) is not None:
-        raise InvalidConfig(f"'{name}' is a quantised checkpoint; give the unquantised one or a GGUF file")
+    torch_quantization.of_checkpoint(name, config)  # refuses what can't be read
     if not isinstance(getattr(config.get_text_config(), "max_position_embeddings", None), int):
         raise InvalidConfig(f"'{name}' doesn't say its context length; give a decoder-only language model")
     return source, config
@@ -110,19 +111,61 @@ def _rope_parameters(architecture: Architecture) -> dict[str, Any]:
     }
 
 
-def size(config: PreTrainedConfig, dtype: torch.dtype) -> tuple[int, int]:
+def size(
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    quantization: QuantizationConfigMixin | None = None,
+    stored: bool = False,
+) -> tuple[int, int]:
     """Number of weights (tied ones once) and their bytes, found without allocating any.
 
-    Raises ValueError for a configuration that is no causal language model.
+    Quantised weights count as many as they stand for, and their bytes are those of the packed numbers with padding,
+    scales, zero points and code tables; ``stored`` where the checkpoint holds them like that. Raises ValueError for a
+    configuration that is no causal language model.
+    """
+    model, _ = empty_model(config, dtype)
+    weights = dict(model.named_parameters())
+    sizes = {name: weight.numel() * weight.element_size() for name, weight in weights.items()}
+    if quantization is not None:
+        for name in empty_model(config, dtype, quantization, stored)[1]:
+            rows, columns = weights[name].shape
+            sizes[name] = torch_quantization.matrix_bytes(quantization, rows, columns, dtype.itemsize)
+    return sum(w.numel() for w in weights.values()), sum(sizes.values())
+
+
+def empty_model(
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    quantization: QuantizationConfigMixin | None = None,
+    stored: bool = False,
+    buffers: bool = False,
+) -> tuple[PreTrainedModel, set[str]]:
+    """A model whose parameters have shapes but no values, and the names of those to quantise.
+
+    With ``quantization`` transformers' quantiser, kept as ``hf_quantizer``, has put its own layers in place; ``stored``
+    where a checkpoint holds quantised weights. ``buffers`` computes buffers such as rotary frequencies, on the CPU.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
+    with contextlib.ExitStack() as stack:
+        if buffers:
+            from accelerate import init_empty_weights
+            from transformers.initialization import no_init_weights
+
+            # Each weight is allocated before accelerate throws it away; unwritten, it takes no memory.
+            stack.enter_context(init_empty_weights(include_buffers=False))
+            stack.enter_context(no_init_weights())
+        else:
+            stack.enter_context(torch.device("meta"))
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     model.tie_weights()  # transformers 5.0 leaves them untied on the meta device
-    weights = list(model.parameters())
-    return sum(w.numel() for w in weights), sum(w.numel() * w.element_size() for w in weights)
+    if quantization is None:
+        return model, set()
+    quantizer = torch_quantization.quantizer(quantization, stored)
+    quantizer.preprocess_model(model=model, dtype=dtype, device_map=None)
+    model.hf_quantizer = quantizer
+    return model, torch_quantization.quantised_names(model, quantizer)
 
 
 def random_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device, seed: int) -> PreTrainedModel:
@@ -143,23 +186,40 @@ def random_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.dev
     generator = torch.Generator(device).manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.dim() > 1:
-                weight.normal_(0.0, weight.shape[-1] ** -0.5, generator=generator)
-            else:
-                weight.fill_(0.0 if name.endswith("bias") else 1.0)
+            draw_weight(name, weight, generator)
     return model
 
 
+def draw_weight(name: str, weight: torch.Tensor, generator: torch.Generator) -> None:
+    """Write a parameter's random values in place; see ``random_model``."""
+    if weight.dim() > 1:
+        weight.normal_(0.0, weight.shape[-1] ** -0.5, generator=generator)
+    else:
+        weight.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
 def pretrained_model(
-    name: str, source: Source, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device
+    name: str,
+    source: Source,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device | dict[str, int | str],
+    quantization: QuantizationConfigMixin | None = None,
 ) -> PreTrainedModel:
     """A published model with its real weights; only safetensors files are read, as they can't hold code.
 
-    Raises InvalidConfig for weights that are missing or unreadable.
+    ``device`` is one device or a map (``torch_placement``); ``quantization`` quantises weights while they are read,
+    which a checkpoint that is stored quantised doesn't need. Raises InvalidConfig for weights that are missing or
+    unreadable.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    options: dict[str, Any] = {}
+    if quantization is not None:
+        options["quantization_config"] = quantization
+    if isinstance(device, dict):
+        options["device_map"] = device
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
             name,
@@ -169,9 +229,10 @@ def pretrained_model(
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            **options,
         )
         if loading["missing_keys"]:  # transformers would fill them at random
             raise ValueError(f"it has no weights for {min(loading['missing_keys'])}")
     except (OSError, ValueError, SafetensorError) as error:
         raise unreadable(name, source, error) from error
-    return model.to(device)
+    return model if isinstance(device, dict) else model.to(device)

@@ -1,0 +1,158 @@
+"""Models spread over several NVIDIA GPUs by accelerate, and quantised ones: which module lies where, and its weights.
+
+A device map names for every module, by its prefix, the device that holds it: ``{"model.embed_tokens": 0, …}``, where a
+number is the index of a CUDA device. Only the GPUs that were asked for appear in one; nothing is ever offloaded to the
+host's memory or a disk.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from backends import torch_models, torch_quantization
+from backends.base import Config, InvalidConfig, NotInstalled, OutOfMemory
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.utils.quantization_config import QuantizationConfigMixin
+
+DeviceMap = dict[str, int | str]
+
+
+def gpu_indices(name: str, count: int) -> tuple[int, ...]:
+    """Indices in ``cuda:0,1``, ascending; ``count`` is the number of GPUs here. Raises InvalidConfig."""
+    kind, _, listed = name.partition(":")
+    parts = listed.split(",")
+    if kind != "cuda" or not all(part.isascii() and part.isdecimal() for part in parts):
+        raise InvalidConfig(f"'{name}' doesn't name GPUs; write their numbers as in cuda:0,1")
+    indices = [int(part) for part in parts]
+    for index in indices:
+        if index >= count:
+            raise InvalidConfig(f"there is no device 'cuda:{index}'; the last one is cuda:{count - 1}")
+        if indices.count(index) > 1:
+            raise InvalidConfig(f"'{name}' names GPU {index} more than once; name each GPU once")
+    return tuple(sorted(indices))
+
+
+def refuse(config: Config, indices: tuple[int, ...]) -> None:
+    """Refuse what can't run over several GPUs. Raises InvalidConfig or NotInstalled, before any weights are made."""
+    if len(indices) < 2:
+        return
+    if importlib.util.find_spec("accelerate") is None:
+        raise NotInstalled("spreading a model over several GPUs needs accelerate; install with: pip install accelerate")
+    if config.compile != "none":
+        raise InvalidConfig(
+            f"--compile {config.compile} works on one GPU: between several, Python moves the activations; "
+            "use --compile none or one GPU"
+        )
+
+
+def free_bytes(indices: tuple[int, ...]) -> dict[int, int]:
+    """Bytes that each GPU has free, by its index."""
+    import torch
+
+    return {index: torch.cuda.mem_get_info(index)[0] for index in indices}
+
+
+def device_map(
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    free: Mapping[int, int],
+    quantization: QuantizationConfigMixin | None = None,
+    stored: bool = False,
+) -> DeviceMap:
+    """Where each module goes on the GPUs in ``free`` (bytes by index): evenly where that fits, else in order.
+
+    Layers are never split. Room for one layer is left on every GPU. Raises OutOfMemory where the weights don't fit,
+    InvalidConfig where they are so few that a GPU would get none.
+    """
+    from accelerate import infer_auto_device_map
+    from accelerate.utils import CustomDtype, get_balanced_memory
+
+    model, quantised = torch_models.empty_model(config, dtype, quantization, stored)
+    four_bits = quantization is not None and torch_quantization.is_four_bit(quantization)
+    special = dict.fromkeys(quantised, CustomDtype.INT4 if four_bits else _int8())
+    options = {"no_split_module_classes": sorted(model._no_split_modules or ()), "special_dtypes": special}
+    for memory in (get_balanced_memory(model, dict(free), **options), dict(free)):
+        found: DeviceMap = infer_auto_device_map(model, memory, **options)
+        if set(found.values()) <= set(free):
+            if unused := set(free) - set(found.values()):
+                names = ", ".join(f"cuda:{index}" for index in sorted(unused))
+                raise InvalidConfig(
+                    f"the model is too small to spread that far: {names} would stay empty; leave it out"
+                )
+            return found
+    room = ", ".join(f"cuda:{index} {number / 1e9:.1f} GB" for index, number in free.items())
+    raise OutOfMemory(
+        f"the weights don't fit into what is free ({room}), with room for one more layer on each GPU; "
+        "name more GPUs, free their memory, or take quantised weights (--dtype bnb-nf4)"
+    )
+
+
+def _int8() -> torch.dtype:
+    import torch
+
+    return torch.int8
+
+
+def random_model(
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    placed: DeviceMap,
+    seed: int,
+    quantization: QuantizationConfigMixin | None = None,
+) -> PreTrainedModel:
+    """A model with seeded random weights, each made on its own device and quantised there, one after the other.
+
+    Neither the host nor a GPU ever holds more than its share and one unquantised matrix. On one device the numbers are
+    those of ``torch_models.random_model``.
+    """
+    import torch
+    from accelerate import dispatch_model
+
+    model, quantised = torch_models.empty_model(config, dtype, quantization, buffers=True)
+    quantizer = model.hf_quantizer if quantization else None
+    devices = list(dict.fromkeys(placed.values()))
+    generators = {
+        device: torch.Generator(torch.device(device)).manual_seed(seed + position)
+        for position, device in enumerate(devices)
+    }
+    for name, weight in list(model.named_parameters()):
+        device = _device_of(name, placed)
+        # The empty weight may already have the type of a packed one.
+        made = torch.empty(weight.shape, dtype=dtype if name in quantised else weight.dtype, device=device)
+        with torch.no_grad():
+            torch_models.draw_weight(name, made, generators[device])
+        results = {name: made}
+        if name in quantised:
+            results = quantizer.get_quantize_ops().convert(
+                {name: [made]}, model=model, full_layer_name=name, missing_keys=set()
+            )
+        for key, value in results.items():  # empty where the quantiser has put the weight into the model itself
+            module, _, attribute = key.rpartition(".")
+            parameter = value if isinstance(value, torch.nn.Parameter) else torch.nn.Parameter(value, False)
+            setattr(model.get_submodule(module), attribute, parameter)
+    model.tie_weights()
+    if quantizer is not None:
+        quantizer.postprocess_model(model)
+    # Hooks carry the activations from device to device; caches stay where their layers are.
+    return dispatch_model(
+        model,
+        device_map=placed,
+        main_device=devices[0],
+        skip_keys=model._skip_keys_device_placement,
+        force_hooks=len(placed) > 1,
+    )
+
+
+def _device_of(name: str, placed: DeviceMap) -> int | str:
+    """The device of a parameter: that of the longest prefix in the map."""
+    prefix = name
+    while prefix not in placed:
+        if not prefix:
+            raise InvalidConfig(f"no device is given for {name}")
+        prefix = prefix.rpartition(".")[0]
+    return placed[prefix]
