@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable
+from typing import NoReturn
 
 import bench_decide
 import bench_energy
@@ -23,7 +24,7 @@ import bench_startup
 import bench_transformers
 from bench_base import Benchmark, Comparison, Options, Unavailable
 
-from backends.base import NotInstalled
+from backends.base import BackendError
 from harness.environment import machine
 
 MODEL, SHORT_MODEL = "smollm2-135m", "tiny-test"
@@ -62,9 +63,16 @@ def as_row(comparison: Comparison) -> str:
     )
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Measure the project's own speed as ratios.")
+    parser = OneLineParser(description="Measure the project's own speed as ratios.")
     parser.add_argument(
         "--only", action="append", choices=[*BENCHMARKS, *REPORTS], help="run this benchmark alone; repeatable"
     )
@@ -100,7 +108,7 @@ def main() -> None:
     for name in wanted:
         try:
             found += BENCHMARKS[name](options) if name in BENCHMARKS else []
-        except (Unavailable, NotInstalled) as absent:
+        except (Unavailable, BackendError) as absent:
             unavailable[name] = str(absent)
     reports = {name: REPORTS[name]() for name in wanted if name in REPORTS}
     if arguments.json:

@@ -57,7 +57,7 @@ class Comparison:
 
 
 Benchmark = Callable[[Options], list[Comparison]]
-"""May raise Unavailable, or NotInstalled of ``backends.base``."""
+"""May raise Unavailable, or a BackendError of ``backends.base``."""
 
 
 def in_turns(first: Callable[[], T], second: Callable[[], T], rounds: int) -> Iterator[tuple[T, T]]:

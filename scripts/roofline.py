@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -127,18 +126,22 @@ def _elapsed_s(action: Callable[[], object], repeats: int, device: torch.device)
     return (time.monotonic_ns() - start_ns) / 1e9
 
 
+def _usable(device: str) -> bool:
+    import torch
+
+    usable = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    return usable[device]() if device in usable else True
+
+
 def main() -> None:
     """Print the roofline of one device."""
     parser = argparse.ArgumentParser(description="Measure how fast a device copies memory and multiplies matrices.")
     parser.add_argument("--device", choices=("cuda", "mps", "cpu"), default="cuda")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    try:
-        found = measure(options.device)
-    except (ImportError, RuntimeError, AssertionError) as error:
-        # torch says in these three ways that it or the device is not there.
-        print(f"roofline.py: error: {str(error).splitlines()[0]}; try --device cpu", file=sys.stderr)
-        sys.exit(2)
+    if not _usable(options.device):
+        parser.error(f"torch can't use a {options.device} device here; try --device cpu")
+    found = measure(options.device)
     if options.json:
         print(json.dumps(asdict(found), indent=2))
         return
