@@ -1,0 +1,182 @@
+"""The acceptance script from its first step to its table, on the CPU; and the table on runs with energy."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import FAKE, FOUR_POINTS, ROOT, environment, joulebench
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+SCRIPT = ["bash", str(ROOT / "scripts" / "gpu_acceptance.sh")]
+ON_CPU = ["--device", "cpu", "--model", "tiny-test", "--brief"]
+
+
+def run(*arguments: object, **changes: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*SCRIPT, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JOULEBENCH_PYTHON": sys.executable, **changes},
+        timeout=300,
+    )
+
+
+def table(out: Path) -> dict[str, dict]:
+    return {row["what"]: row for row in json.loads((out / "acceptance.json").read_text())}
+
+
+def test_all_steps_run_once_and_end_in_a_table(tmp_path: Path) -> None:
+    """A step that fails is named, the others run, and the next start repeats that one alone."""
+    out = tmp_path / "out put"
+    earlier = out / "steps"
+    earlier.mkdir(parents=True)
+    (earlier / "sensors.done").touch()
+    (out / "sensors.json").write_text('{"probes": [{"name": "nvml", "works": false}]}')
+    (out / "quick").mkdir()
+    (out / "quick" / "run.json").write_text("not JSON")
+    done = run(*ON_CPU, out)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "steps that failed: quick fit-quick" in done.stdout
+    assert "sensors\n" not in done.stdout
+    assert (out / "profile-precise.json").is_file()
+    rows = table(out)
+    assert rows["decode, none"]["value"] > 0
+    assert rows["decode, inductor"]["value"] > 0
+    assert rows["held-out error of runtime"]["value"] > 0
+    assert "holds no run" in rows["decode, graph"]["text"]
+    for what in (
+        "graph over eager",
+        "graph of memory roofline",
+        "integrated power to counter",
+        "held-out error of energy",
+    ):
+        assert (rows[what]["value"], rows[what]["met"]) == (None, None)
+        assert rows[what]["text"].startswith("not measured: ")
+        assert rows[what]["text"] in done.stdout
+
+    shutil.rmtree(out / "quick")
+    trials = (out / "precise" / "trials.jsonl").stat().st_mtime_ns
+    again = run(*ON_CPU, out)
+    assert again.returncode == 0, again.stdout + again.stderr
+    steps = [line.split()[1] for line in again.stdout.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]
+    assert steps[:2] == ["quick", "fit-quick"]
+    assert set(steps) <= {"quick", "fit-quick", "figures", "report"}
+    assert (out / "precise" / "trials.jsonl").stat().st_mtime_ns == trials
+    assert (out / "report.html").is_file()
+    assert list((out / "figures").glob("*.png"))
+
+    other = run(*ON_CPU, "--model", "smollm2-135m", out)
+    assert other.returncode == 2
+    assert "was begun with other options (tiny-test cpu true)" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "no folder for the output"),
+        (["--fast", "out"], "unknown option --fast"),
+        (["--minutes", "soon", "out"], "--minutes must be a number"),
+        (["--minutes"], "--minutes needs a value"),
+        (["one", "two"], "not both one and two"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(arguments: list[str], said: str, tmp_path: Path) -> None:
+    done = subprocess.run([*SCRIPT, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert said in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_packages_are_named_with_what_installs_them(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    python.chmod(0o755)
+    done = run(*ON_CPU, tmp_path / "out", JOULEBENCH_PYTHON=str(python))
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "torch" in line
+    assert f"{python} -m pip install" in line
+    assert "nvidia-ml-py" in line
+
+
+def test_without_a_gpu_the_default_device_is_refused(tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = run(tmp_path / "out")
+    assert done.returncode == 2
+    assert "torch finds no CUDA GPU" in done.stderr
+
+
+def test_time_that_is_up_leaves_the_rest_for_the_next_start(tmp_path: Path) -> None:
+    """A python that takes its time in the second step; what the first one wrote is kept."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\ncase "$*" in *roofline*) sleep 600;; esac\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    out = tmp_path / "out"
+    done = run(*ON_CPU, "--minutes", "0.2", out, JOULEBENCH_PYTHON=str(python))
+    assert done.returncode == 75, done.stdout + done.stderr
+    assert "run the same command again" in done.stdout
+    assert (out / "steps" / "sensors.done").exists()
+    assert not (out / "roofline.json").exists()
+
+
+@pytest.fixture(scope="module")
+def with_energy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs of a made-up machine, read by two made-up sensors of one source."""
+    out = tmp_path_factory.mktemp("out")
+    plan = [*FOUR_POINTS, "--max-trials", "3", "--min-window", "0.01"]
+    assert joulebench(*FAKE, *plan, "-o", out / "precise", "--model", "fake:noise=0.001").returncode == 0
+    run_file = out / "precise" / "run.json"
+    content = json.loads(run_file.read_text())
+    content["model"]["name"] = "llama-2-7b"
+    domain = {"component": "gpu", "source": "gpu:GPU-1"}
+    content["sessions"][0]["energy"]["domains"] = {
+        "gpu0": {"name": "gpu0", "kind": "counter", **domain},
+        "gpu0-power": {"name": "gpu0-power", "kind": "power", **domain},
+    }
+    run_file.write_text(json.dumps(content))
+    trials_file = out / "precise" / "trials.jsonl"
+    trials = [json.loads(line) for line in trials_file.read_text().splitlines()]
+    for number, trial in enumerate(trials):
+        if trial["status"] != "ok":
+            continue
+        counted_j = 100 * trial["runtime_s"] * (1 + 0.001 * (number % 3))
+        trial["window_s"] = 6.0
+        trial["energy"] = energy(counted_j, counted_j * (1.03 if number == 4 else 1.005))
+    trials_file.write_text("".join(json.dumps(trial) + "\n" for trial in trials))
+    return out
+
+
+def energy(counted_j: float, integrated_j: float) -> dict:
+    def figure(method: str, joules: float) -> dict:
+        nothing = dict.fromkeys(("prefill_j", "prefill_ci95_j", "decode_j", "decode_ci95_j", "reason"))
+        return {"method": method, "request_j": joules, "request_ci95_j": joules / 100, **nothing}
+
+    counter, power = figure("counter", counted_j), figure("integrated", integrated_j)
+    domains = {"gpu0": counter, "gpu0-power": power}
+    return {"domains": domains, "components": {"gpu": counter}, "total": counter, "warnings": []}
+
+
+def test_table_tells_how_energies_agree_and_spread(with_energy: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "acceptance_table.py"), str(with_energy)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
+    rows = table(with_energy)
+    agreement, spread = rows["integrated power to counter"], rows["spread of energy per request"]
+    assert agreement["value"] == pytest.approx(0.03)
+    assert agreement["met"] is False
+    assert "median +0.50%, worst +3.00%" in agreement["text"]
+    assert 0 < spread["value"] < 0.01
+    assert spread["met"] is True
+    assert "NOT MET" in done.stdout
+    assert rows["roofline"]["text"] == "not measured: roofline.json is absent or not whole; its step failed"
