@@ -114,7 +114,7 @@ def random_model(
     from accelerate import dispatch_model
 
     model, quantised = torch_models.empty_model(config, dtype, quantization, buffers=True)
-    quantizer = model.hf_quantizer if quantization else None
+    quantizer = model.hf_quantizer if quantization is not None else None
     devices = list(dict.fromkeys(placed.values()))
     generators = {
         device: torch.Generator(torch.device(device)).manual_seed(seed + position)
@@ -127,7 +127,7 @@ def random_model(
         with torch.no_grad():
             torch_models.draw_weight(name, made, generators[device])
         results = {name: made}
-        if name in quantised:
+        if quantizer is not None and name in quantised:
             results = quantizer.get_quantize_ops().convert(
                 {name: [made]}, model=model, full_layer_name=name, missing_keys=set()
             )

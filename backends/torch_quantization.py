@@ -51,10 +51,11 @@ def installed() -> tuple[str, ...]:
     return tuple(name for name, method in METHODS.items() if not _missing(method))
 
 
-def refuse(name: str, device: torch.device) -> None:
+def refuse(name: str, device: torch.device, compile_mode: str = "none") -> None:
     """Refuse a method that can't run here, before any weights are made.
 
-    Raises NotInstalled for an absent package, InvalidConfig for a device that the method has no kernels for.
+    Raises NotInstalled for an absent package, InvalidConfig for a device that the method has no kernels for or a mode
+    that it can't be compiled in.
     """
     import torch
 
@@ -72,6 +73,9 @@ def refuse(name: str, device: torch.device) -> None:
         raise InvalidConfig(
             f"{name} weights need a GPU of compute capability {needed} or newer; leave the weights unquantised"
         )
+    if name == "bnb-int8" and compile_mode != "none":
+        # Columns with outliers are looked for in every layer, and the host waits for their number.
+        raise InvalidConfig(f"bnb-int8 weights can't run with --compile {compile_mode}; take torchao-int8 or none")
 
 
 def activation_dtype(name: str, default: str) -> str:

@@ -161,6 +161,14 @@ def test_device_without_kernels_is_refused(monkeypatch, name, device, capability
     assert not isinstance(refused.value, NotInstalled)
 
 
+def test_int8_of_bitsandbytes_is_not_compiled(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: object())
+    torch_quantization.refuse("bnb-int8", CPU)
+    torch_quantization.refuse("torchao-int8", CPU, "inductor")
+    with pytest.raises(InvalidConfig, match="--compile inductor; take torchao-int8 or none"):
+        torch_quantization.refuse("bnb-int8", CPU, "inductor")
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("name", torch_quantization.METHODS)
