@@ -11,10 +11,10 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from backends import torch_decode, torch_models
+from backends import torch_decode, torch_models, torch_placement, torch_quantization
 from backends.base import (
     MEMORY_WORDS,
     Backend,
@@ -34,6 +34,7 @@ from backends.base import (
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.utils.quantization_config import QuantizationConfigMixin
 
     from backends.models import Source
     from backends.torch_decode import Decoder
@@ -41,6 +42,20 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a configuration comes to, once it has been checked."""
+
+    model: Model
+    devices: tuple[torch.device, ...]
+    """The device, or the GPUs that the model is spread over; inputs go to the first."""
+    dtype: torch.dtype
+    """Of the activations, the cache and unquantised weights."""
+    quantization: QuantizationConfigMixin | None
+    stored: bool
+    """Whether the checkpoint holds quantised weights."""
 
 
 def create() -> Backend:
@@ -55,14 +70,15 @@ class TransformersBackend:
         self.model: PreTrainedModel | None = None
         self._config = Config(model="")
         self._context_length = 0
-        self._device: torch.device | None = None
+        self._devices: tuple[torch.device, ...] = ()
         self._threads_before: int | None = None
         self._prepared: tuple[Request, Decoder] | None = None
 
     def capabilities(self) -> Capabilities:
         """Devices that torch can use here, best first. Raises NotInstalled."""
         _require_packages()
-        return Capabilities(devices=_devices(), dtypes=DTYPES, batching=True, samples_tokens=True)
+        dtypes = DTYPES + torch_quantization.installed()
+        return Capabilities(devices=_devices(), dtypes=dtypes, batching=True, samples_tokens=True)
 
     def versions(self) -> dict[str, str]:
         """Versions of torch, transformers and, where torch was built with it, CUDA."""
@@ -78,7 +94,7 @@ class TransformersBackend:
     def resolve(self, config: Config) -> Model:
         """The model, from its shapes alone; of a hub model only config.json is fetched. Raises InvalidConfig."""
         _require_packages()
-        return _describe(config, *torch_models.read_config(config.model))
+        return _plan(config, *torch_models.read_config(config.model)).model
 
     def load(self, config: Config) -> Loaded:
         """Make or read the weights on the device. Raises InvalidConfig, OutOfMemory or BackendError."""
@@ -87,33 +103,26 @@ class TransformersBackend:
         import torch
 
         source, model_config = torch_models.read_config(config.model)
-        description = _describe(config, source, model_config)
-        device = _device(config.device)
-        dtype = getattr(torch, description.dtype)
+        plan = _plan(config, source, model_config)
         if config.threads is not None:
             self._threads_before = torch.get_num_threads()
             torch.set_num_threads(config.threads)
-
-        def weights() -> PreTrainedModel:
-            if description.random_weights:
-                return torch_models.random_model(model_config, dtype, device, config.seed)
-            return torch_models.pretrained_model(config.model, source, model_config, dtype, device)
-
         try:
-            self.model = _guarded(weights).eval()
+            self.model = _guarded(lambda: _weights(config, source, model_config, plan)).eval()
         except BackendError:
             self.close()
             raise
-        self._config, self._device = config, device
-        self._context_length = description.context_length
+        self._config, self._devices = config, plan.devices
+        self._context_length = plan.model.context_length
         return Loaded(
-            model=description,
-            device=device.type,
-            device_names=(_device_name(device),),
-            gpu_uuids=_gpu_uuids(device),
+            model=plan.model,
+            device=plan.devices[0].type,
+            device_names=tuple(map(_device_name, plan.devices)),
+            gpu_uuids=_gpu_uuids(plan.devices),
             settings={
                 "attention": self.model.config._attn_implementation,
                 **torch_decode.cache_settings(config),
+                **({"activation_dtype": str(plan.dtype).removeprefix("torch.")} if plan.quantization else {}),
                 "threads": torch.get_num_threads(),
                 "float32_matmul_precision": torch.get_float32_matmul_precision(),
             },
@@ -158,9 +167,9 @@ class TransformersBackend:
 
             torch.set_num_threads(self._threads_before)
             self._threads_before = None
-        if self._device is not None:
+        if self._devices:
             _release_memory()
-            self._device = None
+            self._devices = ()
 
     def _draw_tokens(self, request: Request) -> torch.Tensor:
         """Token ids of shape (batch_size, m), drawn on the CPU so that a seed means the same everywhere."""
@@ -169,14 +178,13 @@ class TransformersBackend:
         vocabulary = self._loaded().config.get_text_config().vocab_size
         generator = torch.Generator().manual_seed(request.seed)
         shape = (self._config.batch_size, request.input_tokens)
-        return torch.randint(vocabulary, shape, generator=generator).to(self._device)
+        return torch.randint(vocabulary, shape, generator=generator).to(self._devices[0])
 
     def _complete(self, decoder: Decoder) -> Completion:
         """Run one request. The device is waited for only where a phase begins or ends."""
         import torch
 
-        assert self._device
-        synchronize = _synchronizer(self._device)
+        synchronize = _synchronizer(self._devices)
         with torch.inference_mode():
             decoder.begin()
             synchronize()
@@ -228,24 +236,23 @@ def _devices() -> tuple[str, ...]:
     return tuple(name for name, usable in found.items() if usable)
 
 
-def _device(name: str) -> torch.device:
-    """The torch device for ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:1``. Raises InvalidConfig."""
+def _chosen(name: str) -> tuple[torch.device, ...]:
+    """The torch devices for ``auto``, ``cpu``, ``mps``, ``cuda``, ``cuda:1`` or ``cuda:0,1``. Raises InvalidConfig."""
     import torch
 
     usable = _devices()
     if name == "auto":
         name = usable[0]
-    kind, colon, index = name.partition(":")
+    kind, colon, _ = name.partition(":")
     if kind not in usable:
         raise InvalidConfig(f"device '{name}' isn't usable here; choose one of {', '.join(usable)}")
     if kind != "cuda":
         if colon:
             raise InvalidConfig(f"device '{name}' has no numbers; write '{kind}'")
-        return torch.device(kind)
-    count = torch.cuda.device_count()
-    if colon and not (index.isdecimal() and int(index) < count):
-        raise InvalidConfig(f"there is no device '{name}'; the last one is cuda:{count - 1}")
-    return torch.device("cuda", int(index or torch.cuda.current_device()))
+        return (torch.device(kind),)
+    if not colon:
+        return (torch.device(kind, torch.cuda.current_device()),)
+    return tuple(torch.device(kind, index) for index in torch_placement.gpu_indices(name, torch.cuda.device_count()))
 
 
 def _default_dtype(device: torch.device) -> str:
@@ -259,25 +266,25 @@ def _default_dtype(device: torch.device) -> str:
     return "bfloat16" if has_bfloat16 else "float16"
 
 
-def _describe(config: Config, source: Source, model_config: PreTrainedConfig) -> Model:
+def _plan(config: Config, source: Source, model_config: PreTrainedConfig) -> _Plan:
     """The model as it would be loaded, once device, precision and numbers have been checked."""
     import torch
 
-    device = _device(config.device)
-    dtype = _default_dtype(device) if config.dtype == "auto" else config.dtype
-    if dtype not in DTYPES:
-        raise InvalidConfig(f"dtype '{config.dtype}' isn't one of {', '.join(DTYPES)}")
+    devices = _chosen(config.device)
     if config.batch_size < 1:
         raise InvalidConfig(f"the batch size must be at least 1, not {config.batch_size}")
     if config.threads is not None and config.threads < 1:
         raise InvalidConfig(f"the number of threads must be at least 1, not {config.threads}")
-    torch_decode.refuse(config, device.type)
+    torch_decode.refuse(config, devices[0].type)
+    torch_placement.refuse(config, tuple(device.index or 0 for device in devices))
+    precision, activations, quantization, stored = _precision(config, model_config, devices)
+    dtype = getattr(torch, activations)
     try:
-        parameters, weight_bytes = torch_models.size(model_config, getattr(torch, dtype))
+        parameters, weight_bytes = torch_models.size(model_config, dtype, quantization, stored)
     except Exception as error:  # shapes that don't fit together fail in any way while the modules are built
         raise torch_models.unreadable(config.model, source, error) from error
     text_config = model_config.get_text_config()
-    return Model(
+    model = Model(
         name=config.model,
         architecture=model_config.model_type,
         source=source,
@@ -286,9 +293,53 @@ def _describe(config: Config, source: Source, model_config: PreTrainedConfig) ->
         weight_bytes=weight_bytes,
         context_length=text_config.max_position_embeddings,
         vocabulary_size=text_config.vocab_size,
-        dtype=dtype,
+        dtype=precision,
         revision=getattr(model_config, "_commit_hash", None),
     )
+    return _Plan(model, devices, dtype, quantization, stored)
+
+
+def _precision(
+    config: Config, model_config: PreTrainedConfig, devices: tuple[torch.device, ...]
+) -> tuple[str, str, QuantizationConfigMixin | None, bool]:
+    """Precision of the weights, dtype of the activations, quantisation, and whether weights are stored quantised."""
+    import torch
+
+    default = _default_dtype(devices[0])
+    checkpoint = torch_quantization.of_checkpoint(config.model, model_config)
+    if checkpoint is not None and config.dtype not in ("auto", checkpoint[0]):
+        raise InvalidConfig(f"'{config.model}' holds {checkpoint[0]} weights and no others; leave out {config.dtype}")
+    name = checkpoint[0] if checkpoint is not None else config.dtype
+    if name not in torch_quantization.METHODS:
+        name = default if name == "auto" else name
+        if name not in DTYPES:
+            choices = ", ".join((*DTYPES, *torch_quantization.METHODS))
+            raise InvalidConfig(f"dtype '{config.dtype}' isn't one of {choices}")
+        return name, name, None, False
+    for device in devices:
+        torch_quantization.refuse(name, device, config.compile)
+    activations = torch_quantization.activation_dtype(name, default)
+    if checkpoint is not None:
+        return name, activations, checkpoint[1], True
+    return name, activations, torch_quantization.of_method(name, getattr(torch, activations)), False
+
+
+def _weights(config: Config, source: Source, model_config: PreTrainedConfig, plan: _Plan) -> PreTrainedModel:
+    """Make or read the weights where they belong. Raises InvalidConfig or OutOfMemory."""
+    device, dtype, quantization = plan.devices[0], plan.dtype, plan.quantization
+    placed: torch_placement.DeviceMap | None = None
+    if len(plan.devices) > 1:
+        free = torch_placement.free_bytes(tuple(one.index for one in plan.devices))
+        placed = torch_placement.device_map(model_config, dtype, free, quantization, plan.stored)
+    elif quantization is not None:
+        placed = {"": str(device)}
+    if not plan.model.random_weights:
+        return torch_models.pretrained_model(
+            config.model, source, model_config, dtype, placed or device, None if plan.stored else quantization
+        )
+    if placed is None:
+        return torch_models.random_model(model_config, dtype, device, config.seed)
+    return torch_placement.random_model(model_config, dtype, placed, config.seed, quantization)
 
 
 def _device_name(device: torch.device) -> str:
@@ -299,22 +350,27 @@ def _device_name(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
-def _gpu_uuids(device: torch.device) -> tuple[str, ...]:
-    """UUID of the GPU as NVML writes it; empty for other devices, AMD GPUs included."""
+def _gpu_uuids(devices: tuple[torch.device, ...]) -> tuple[str, ...]:
+    """UUIDs of the GPUs as NVML writes them; empty for other devices, AMD GPUs included."""
     import torch
 
-    if device.type != "cuda" or torch.version.cuda is None:
+    if devices[0].type != "cuda" or torch.version.cuda is None:
         return ()
-    return (f"GPU-{torch.cuda.get_device_properties(device).uuid}",)
+    return tuple(f"GPU-{torch.cuda.get_device_properties(device).uuid}" for device in devices)
 
 
-def _synchronizer(device: torch.device) -> Callable[[], None]:
-    """A function that waits until the device has done everything it was given; the CPU never runs behind."""
+def _synchronizer(devices: tuple[torch.device, ...]) -> Callable[[], None]:
+    """A function that waits until the devices have done everything they were given; the CPU never runs behind."""
     import torch
 
-    if device.type == "cuda":
-        return partial(torch.cuda.synchronize, device)
-    return torch.mps.synchronize if device.type == "mps" else lambda: None
+    if devices[0].type == "cuda":
+
+        def synchronize() -> None:
+            for device in devices:
+                torch.cuda.synchronize(device)
+
+        return synchronize
+    return torch.mps.synchronize if devices[0].type == "mps" else lambda: None
 
 
 def _guarded(action: Callable[[], T]) -> T:
