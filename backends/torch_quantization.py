@@ -46,9 +46,11 @@ METHODS = {
 }
 
 
-def installed() -> tuple[str, ...]:
-    """Names of the methods whose packages are here."""
-    return tuple(name for name, method in METHODS.items() if not _missing(method))
+def usable(devices: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the methods whose packages are here, and which can run on one of these kinds of device."""
+    return tuple(
+        name for name, method in METHODS.items() if not _missing(method) and set(method.devices) & set(devices)
+    )
 
 
 def refuse(name: str, device: torch.device, compile_mode: str = "none") -> None:

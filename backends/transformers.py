@@ -7,6 +7,7 @@ end-of-sequence token, and without waiting for the device between steps.
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import os
 import platform
 import time
@@ -57,6 +58,13 @@ class _Plan:
     stored: bool
     """Whether the checkpoint holds quantised weights."""
 
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What is needed beside torch and transformers."""
+        if self.quantization is not None:
+            return torch_quantization.METHODS[self.model.dtype].packages
+        return ("accelerate",) if len(self.devices) > 1 else ()
+
 
 def create() -> Backend:
     """A fresh backend; nothing is imported until it is used."""
@@ -71,17 +79,19 @@ class TransformersBackend:
         self._config = Config(model="")
         self._context_length = 0
         self._devices: tuple[torch.device, ...] = ()
+        self._packages: tuple[str, ...] = ()
         self._threads_before: int | None = None
         self._prepared: tuple[Request, Decoder] | None = None
 
     def capabilities(self) -> Capabilities:
         """Devices that torch can use here, best first. Raises NotInstalled."""
         _require_packages()
-        dtypes = DTYPES + torch_quantization.installed()
-        return Capabilities(devices=_devices(), dtypes=dtypes, batching=True, samples_tokens=True)
+        devices = _devices()
+        dtypes = DTYPES + torch_quantization.usable(devices)
+        return Capabilities(devices=devices, dtypes=dtypes, batching=True, samples_tokens=True)
 
     def versions(self) -> dict[str, str]:
-        """Versions of torch, transformers and, where torch was built with it, CUDA."""
+        """Versions of torch, transformers, CUDA where torch was built with it, and what else the loaded model needs."""
         _require_packages()
         import torch
         import transformers
@@ -89,7 +99,7 @@ class TransformersBackend:
         versions = {"torch": str(torch.__version__), "transformers": transformers.__version__}
         if torch.version.cuda is not None:
             versions["cuda"] = torch.version.cuda
-        return versions
+        return versions | {package: importlib.metadata.version(package) for package in self._packages}
 
     def resolve(self, config: Config) -> Model:
         """The model, from its shapes alone; of a hub model only config.json is fetched. Raises InvalidConfig."""
@@ -112,7 +122,7 @@ class TransformersBackend:
         except BackendError:
             self.close()
             raise
-        self._config, self._devices = config, plan.devices
+        self._config, self._devices, self._packages = config, plan.devices, plan.packages
         self._context_length = plan.model.context_length
         return Loaded(
             model=plan.model,

@@ -21,7 +21,7 @@ ON_CPU = [name for name, method in torch_quantization.METHODS.items() if "cpu" i
 
 def prepared(name, architecture=TINY):
     """Configuration of the model, dtype of its activations and its quantisation; skips where the package is absent."""
-    if name not in torch_quantization.installed():
+    if name not in torch_quantization.usable(("cuda", "cpu")):
         pytest.skip(f"needs {' and '.join(torch_quantization.METHODS[name].packages)}")
     dtype = getattr(torch, torch_quantization.activation_dtype(name, "float32"))
     return torch_models.preset_config(architecture), dtype, torch_quantization.of_method(name, dtype)
@@ -128,7 +128,7 @@ def test_checkpoint_of_another_method_is_refused_in_one_line(tmp_path, quantizat
 @pytest.mark.parametrize("name", torch_quantization.METHODS)
 def test_absent_package_names_the_install_command(monkeypatch, tmp_path, name):
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
-    assert torch_quantization.installed() == ()
+    assert torch_quantization.usable(("cuda", "cpu")) == ()
     packages = " ".join(torch_quantization.METHODS[name].packages)
     with pytest.raises(NotInstalled, match=f"pip install {packages}"):
         torch_quantization.refuse(name, torch.device("cuda", 0))
