@@ -6,16 +6,14 @@ end-of-sequence token, and without waiting for the device between steps.
 
 from __future__ import annotations
 
-import gc
 import importlib.metadata
 import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from backends import torch_decode, torch_models, torch_placement, torch_quantization
+from backends import torch_decode, torch_devices, torch_models, torch_placement, torch_quantization
 from backends.base import (
     MEMORY_WORDS,
     Backend,
@@ -86,7 +84,7 @@ class TransformersBackend:
     def capabilities(self) -> Capabilities:
         """Devices that torch can use here, best first. Raises NotInstalled."""
         _require_packages()
-        devices = _devices()
+        devices = torch_devices.usable()
         dtypes = DTYPES + torch_quantization.usable(devices)
         return Capabilities(devices=devices, dtypes=dtypes, batching=True, samples_tokens=True)
 
@@ -127,8 +125,8 @@ class TransformersBackend:
         return Loaded(
             model=plan.model,
             device=plan.devices[0].type,
-            device_names=tuple(map(_device_name, plan.devices)),
-            gpu_uuids=_gpu_uuids(plan.devices),
+            device_names=tuple(map(torch_devices.name_of, plan.devices)),
+            gpu_uuids=torch_devices.gpu_uuids(plan.devices),
             settings={
                 "attention": self.model.config._attn_implementation,
                 **torch_decode.cache_settings(config),
@@ -178,7 +176,7 @@ class TransformersBackend:
             torch.set_num_threads(self._threads_before)
             self._threads_before = None
         if self._devices:
-            _release_memory()
+            torch_devices.release_memory()
             self._devices = ()
 
     def _draw_tokens(self, request: Request) -> torch.Tensor:
@@ -194,7 +192,7 @@ class TransformersBackend:
         """Run one request. The device is waited for only where a phase begins or ends."""
         import torch
 
-        synchronize = _synchronizer(self._devices)
+        synchronize = torch_devices.synchronizer(self._devices)
         with torch.inference_mode():
             decoder.begin()
             synchronize()
@@ -239,48 +237,11 @@ def _require_packages() -> None:
     transformers.utils.logging.set_verbosity_error()
 
 
-def _devices() -> tuple[str, ...]:
-    import torch
-
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    return tuple(name for name, usable in found.items() if usable)
-
-
-def _chosen(name: str) -> tuple[torch.device, ...]:
-    """The torch devices for ``auto``, ``cpu``, ``mps``, ``cuda``, ``cuda:1`` or ``cuda:0,1``. Raises InvalidConfig."""
-    import torch
-
-    usable = _devices()
-    if name == "auto":
-        name = usable[0]
-    kind, colon, _ = name.partition(":")
-    if kind not in usable:
-        raise InvalidConfig(f"device '{name}' isn't usable here; choose one of {', '.join(usable)}")
-    if kind != "cuda":
-        if colon:
-            raise InvalidConfig(f"device '{name}' has no numbers; write '{kind}'")
-        return (torch.device(kind),)
-    if not colon:
-        return (torch.device(kind, torch.cuda.current_device()),)
-    return tuple(torch.device(kind, index) for index in torch_placement.gpu_indices(name, torch.cuda.device_count()))
-
-
-def _default_dtype(device: torch.device) -> str:
-    """Half precision that the device computes natively; float32 on the CPU."""
-    import torch
-
-    if device.type == "cpu":
-        return "float32"
-    # NVIDIA GPUs before Ampere only emulate bfloat16, Apple's are faster in float16.
-    has_bfloat16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    return "bfloat16" if has_bfloat16 else "float16"
-
-
 def _plan(config: Config, source: Source, model_config: PreTrainedConfig) -> _Plan:
     """The model as it would be loaded, once device, precision and numbers have been checked."""
     import torch
 
-    devices = _chosen(config.device)
+    devices = torch_devices.chosen(config.device)
     if config.batch_size < 1:
         raise InvalidConfig(f"the batch size must be at least 1, not {config.batch_size}")
     if config.threads is not None and config.threads < 1:
@@ -315,7 +276,7 @@ def _precision(
     """Precision of the weights, dtype of the activations, quantisation, and whether weights are stored quantised."""
     import torch
 
-    default = _default_dtype(devices[0])
+    default = torch_devices.default_dtype(devices[0])
     checkpoint = torch_quantization.of_checkpoint(config.model, model_config)
     if checkpoint is not None and config.dtype not in ("auto", checkpoint[0]):
         raise InvalidConfig(f"'{config.model}' holds {checkpoint[0]} weights and no others; leave out {config.dtype}")
@@ -352,37 +313,6 @@ def _weights(config: Config, source: Source, model_config: PreTrainedConfig, pla
     return torch_placement.random_model(model_config, dtype, placed, config.seed, quantization)
 
 
-def _device_name(device: torch.device) -> str:
-    import torch
-
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return platform.processor() or platform.machine()
-
-
-def _gpu_uuids(devices: tuple[torch.device, ...]) -> tuple[str, ...]:
-    """UUIDs of the GPUs as NVML writes them; empty for other devices, AMD GPUs included."""
-    import torch
-
-    if devices[0].type != "cuda" or torch.version.cuda is None:
-        return ()
-    return tuple(f"GPU-{torch.cuda.get_device_properties(device).uuid}" for device in devices)
-
-
-def _synchronizer(devices: tuple[torch.device, ...]) -> Callable[[], None]:
-    """A function that waits until the devices have done everything they were given; the CPU never runs behind."""
-    import torch
-
-    if devices[0].type == "cuda":
-
-        def synchronize() -> None:
-            for device in devices:
-                torch.cuda.synchronize(device)
-
-        return synchronize
-    return torch.mps.synchronize if devices[0].type == "mps" else lambda: None
-
-
 def _guarded(action: Callable[[], T]) -> T:
     """What ``action`` returns. Raises OutOfMemory or BackendError for what goes wrong in torch."""
     try:
@@ -393,16 +323,5 @@ def _guarded(action: Callable[[], T]) -> T:
         if not out_of_memory:
             raise BackendError(f"{type(error).__name__}: {message}") from error
     # Raised only here, after the failed frames are gone: they hold the tensors that filled the memory.
-    _release_memory()
+    torch_devices.release_memory()
     raise OutOfMemory(message or "out of memory")
-
-
-def _release_memory() -> None:
-    """Give unused memory back to the device, so that the next model or request can have it."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if torch.backends.mps.is_available():
-        torch.mps.empty_cache()

@@ -11,7 +11,7 @@ from backends.models import PRESETS
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from backends import torch_models, torch_placement  # noqa: E402
+from backends import torch_devices, torch_models, torch_placement  # noqa: E402
 
 needs_accelerate = pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="needs accelerate")
 
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize(("name", "indices"), [("cuda:0,1", (0, 1)), ("cuda:3,0,2", (0, 2, 3)), ("cuda:1", (1,))])
 def test_gpus_are_named_by_their_numbers(name, indices):
-    assert torch_placement.gpu_indices(name, 4) == indices
+    assert torch_devices.gpu_indices(name, 4) == indices
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_gpus_are_named_by_their_numbers(name, indices):
 )
 def test_unusable_gpu_numbers_are_refused_in_one_line(name, said):
     with pytest.raises(InvalidConfig, match=said) as refused:
-        torch_placement.gpu_indices(name, 4)
+        torch_devices.gpu_indices(name, 4)
     assert "\n" not in str(refused.value)
 
 
