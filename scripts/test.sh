@@ -12,4 +12,5 @@ need_working_llama
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/python -m pytest -q "$@"
+# Two at a time, because many tests wait; those of one file share what they have set up.
+.venv/bin/python -m pytest -q -n 2 --dist loadfile "$@"

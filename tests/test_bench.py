@@ -21,7 +21,7 @@ def script(name: str, *options: str, timeout_s: float = 280) -> subprocess.Compl
 
 @pytest.fixture(scope="module")
 def short() -> dict[str, Any]:
-    done = script("bench.py", "--short", "--json")
+    done = script("bench.py", "--short", "--threads", "1", "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
