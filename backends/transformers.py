@@ -7,6 +7,7 @@ end-of-sequence token, and without waiting for the device between steps.
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -222,17 +223,21 @@ class TransformersBackend:
 def _require_packages() -> None:
     # Both libraries would otherwise report usage over the network and draw progress bars.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Quantising packages, where installed, warn as soon as transformers imports them of kernels that aren't for here.
+    for name in ("torchao", "torch.utils._pytree", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         import torch  # noqa: F401
         import transformers
-        from huggingface_hub.utils import disable_progress_bars, logging
+        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils import logging as hub_logging
     except (ImportError, OSError) as error:  # OSError: torch without a library that it was built against
         reason = " ".join(str(error).split())
         raise NotInstalled(
             f"the transformers backend can't be used ({reason}); install with: pip install 'joulebench[transformers]'"
         ) from error
     disable_progress_bars()
-    logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
 
