@@ -96,7 +96,7 @@ def deciding(options: Options) -> list[Comparison]:
 
     mine, theirs = rates(per_second(ours), per_second(by_sorting), options.rounds)
     millions = [[m.size * rate / 1e6 for rate in side] for side in (mine, theirs)]
-    return [Comparison("best threshold", "million/s", *millions, "argsort and cumsum", 0.2)]
+    return [Comparison("best threshold", "million/s", *millions, "argsort and cumsum", 0.25)]
 
 
 def _requests(count: int) -> tuple[np.ndarray, np.ndarray]:
