@@ -7,6 +7,7 @@ chooses the first output token, then ``decode``, which chooses the others. It ne
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import shutil
 import time
 from collections.abc import Callable
@@ -136,6 +137,7 @@ class EagerDecoder:
         config: Config,
     ) -> None:
         self._model = model
+        self._cache_name = cache_name(model)
         self._input_ids = input_ids
         self._steps = output_tokens - 1
         self._config = config
@@ -156,7 +158,8 @@ class EagerDecoder:
         self._produced = []
 
     def prefill(self) -> None:
-        self._produced.append(_prefill(self._model, self._input_ids, self._cache, self._config.prefill_chunk))
+        chunk_tokens = self._config.prefill_chunk
+        self._produced.append(_prefill(self._model, self._input_ids, self._cache_name, self._cache, chunk_tokens))
 
     def decode(self) -> None:
         import torch
@@ -166,7 +169,7 @@ class EagerDecoder:
             if self._cache is None:
                 sequence = torch.cat((sequence, self._produced[-1]), dim=1)
             input_ids = sequence if self._cache is None else self._produced[-1]
-            self._produced.append(_next_token(self._model, input_ids, self._cache))
+            self._produced.append(_next_token(self._model, input_ids, self._cache_name, self._cache))
 
     def output_ids(self) -> torch.Tensor:
         import torch
@@ -193,6 +196,7 @@ class StaticDecoder:
         import torch
 
         self._model = model
+        self._cache_name = cache_name(model)
         self._input_ids = input_ids
         self._steps = output_tokens - 1
         self._config = config
@@ -238,7 +242,8 @@ class StaticDecoder:
         self._index.zero_()
 
     def prefill(self) -> None:
-        self._store(_prefill(self._model, self._input_ids, self._cache, self._config.prefill_chunk))
+        chunk_tokens = self._config.prefill_chunk
+        self._store(_prefill(self._model, self._input_ids, self._cache_name, self._cache, chunk_tokens))
 
     def decode(self) -> None:
         for _ in range(self._steps):
@@ -249,7 +254,7 @@ class StaticDecoder:
         return self._produced[:, : int(self._index)]
 
     def _step(self) -> None:
-        self._store(self._next_token(self._model, self._token, self._cache))
+        self._store(self._next_token(self._model, self._token, self._cache_name, self._cache))
 
     def _store(self, token: torch.Tensor) -> None:
         self._token.copy_(token)
@@ -284,18 +289,23 @@ def static_cache(model: PreTrainedModel, length: int) -> Cache:
     return Cache(layers=[StaticLayer(max_cache_len=length) for _ in layers])
 
 
+def cache_name(model: PreTrainedModel) -> str:
+    """What the model calls its cache: transformers 5.24 renamed ``past_key_values`` to ``cache``."""
+    return "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
+
+
 def _prefill(
-    model: PreTrainedModel, input_ids: torch.Tensor, cache: Cache | None, chunk_tokens: int | None
+    model: PreTrainedModel, input_ids: torch.Tensor, name: str, cache: Cache | None, chunk_tokens: int | None
 ) -> torch.Tensor:
     """Process the input, in chunks where asked; returns the first output token, shape (batch_size, 1)."""
     *chunks, last = input_ids.split(chunk_tokens or input_ids.shape[1], dim=1)
     for chunk in chunks:
-        _next_token(model, chunk, cache)
-    return _next_token(model, last, cache)
+        _next_token(model, chunk, name, cache)
+    return _next_token(model, last, name, cache)
 
 
-def _next_token(model: PreTrainedModel, input_ids: torch.Tensor, cache: Cache | None) -> torch.Tensor:
-    """Process ids of shape (batch_size, k) after those in the cache; returns shape (batch_size, 1)."""
-    output = model(input_ids=input_ids, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1)
+def _next_token(model: PreTrainedModel, input_ids: torch.Tensor, name: str, cache: Cache | None) -> torch.Tensor:
+    """Process ids of shape (batch_size, k) after those in the cache, passed by ``name``; returns (batch_size, 1)."""
+    output = model(input_ids=input_ids, use_cache=cache is not None, logits_to_keep=1, **{name: cache})
     token: torch.Tensor = output.logits[:, -1].argmax(dim=-1, keepdim=True)
     return token

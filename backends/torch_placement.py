@@ -7,8 +7,8 @@ host's memory or a disk.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from backends import torch_models, torch_quantization
@@ -26,7 +26,7 @@ def refuse(config: Config, indices: tuple[int, ...]) -> None:
     """Refuse what can't run over several GPUs. Raises InvalidConfig or NotInstalled, before any weights are made."""
     if len(indices) < 2:
         return
-    if importlib.util.find_spec("accelerate") is None:
+    if find_spec("accelerate") is None:
         raise NotInstalled("spreading a model over several GPUs needs accelerate; install with: pip install accelerate")
     if config.compile != "none":
         raise InvalidConfig(

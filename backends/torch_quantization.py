@@ -7,9 +7,9 @@ quantised while they are read or drawn, ``of_checkpoint`` reads that of weights 
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from backends.base import InvalidConfig, NotInstalled
@@ -200,4 +200,4 @@ def _multiple(number: int, of: int) -> int:
 
 
 def _missing(method: Method) -> list[str]:
-    return [package for package in method.packages if importlib.util.find_spec(package) is None]
+    return [package for package in method.packages if find_spec(package) is None]

@@ -1,6 +1,7 @@
 """Compiled and captured decoding chooses the tokens of the plain loop, and compiles nothing while it is timed."""
 
 import dataclasses
+import functools
 import shutil
 import subprocess
 import sys
@@ -140,6 +141,7 @@ def test_chunks_are_as_long_as_asked(backend, monkeypatch):
     backend.load(Config("tiny-test", device="cpu", threads=1, prefill_chunk=10))
     forward = type(backend.model).forward
 
+    @functools.wraps(forward)
     def watch(self, input_ids, **options):
         seen.append(input_ids.shape[1])
         return forward(self, input_ids=input_ids, **options)

@@ -11,7 +11,7 @@ from backends.models import PRESETS
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from backends import torch_devices, torch_models, torch_placement  # noqa: E402
+from backends import torch_decode, torch_devices, torch_models, torch_placement  # noqa: E402
 
 needs_accelerate = pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="needs accelerate")
 
@@ -56,12 +56,12 @@ def test_unusable_gpu_numbers_are_refused_in_one_line(name, said):
 
 def test_several_gpus_need_accelerate_and_plain_decoding(monkeypatch):
     torch_placement.refuse(Config("tiny-test", compile="graph"), (0,))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda package: object())
+    monkeypatch.setattr(torch_placement, "find_spec", lambda package: object())
     torch_placement.refuse(Config("tiny-test"), (0, 1))
     for mode in ("graph", "inductor"):
         with pytest.raises(InvalidConfig, match=f"--compile {mode} works on one GPU"):
             torch_placement.refuse(Config("tiny-test", compile=mode), (0, 1))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    monkeypatch.setattr(torch_placement, "find_spec", lambda package: None)
     with pytest.raises(NotInstalled, match="pip install accelerate"):
         torch_placement.refuse(Config("tiny-test"), (0, 1))
     torch_placement.refuse(Config("tiny-test"), (0,))
@@ -127,14 +127,11 @@ def two_entries(config):
 
 def tokens(model, count=12):
     with torch.inference_mode():
-        ids = torch.arange(24)[None]
-        cache = None
-        step = ids
-        for _ in range(count):
-            output = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache, step = output.past_key_values, output.logits[:, -1].argmax(-1, keepdim=True)
-            ids = torch.cat((ids, step), 1)
-    return ids[0, 24:].tolist()
+        decoder = torch_decode.decoder(model, torch.arange(24)[None], count, Config(""))
+        decoder.begin()
+        decoder.prefill()
+        decoder.decode()
+        return decoder.output_ids()[0].tolist()
 
 
 @needs_accelerate

@@ -1,7 +1,6 @@
 """Quantised weights: sizes, tokens and refusals. What needs bitsandbytes or torchao skips where it is absent."""
 
 import dataclasses
-import importlib.util
 import json
 
 import pytest
@@ -127,7 +126,7 @@ def test_checkpoint_of_another_method_is_refused_in_one_line(tmp_path, quantizat
 
 @pytest.mark.parametrize("name", torch_quantization.METHODS)
 def test_absent_package_names_the_install_command(monkeypatch, tmp_path, name):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    monkeypatch.setattr(torch_quantization, "find_spec", lambda package: None)
     assert torch_quantization.usable(("cuda", "cpu")) == ()
     packages = " ".join(torch_quantization.METHODS[name].packages)
     with pytest.raises(NotInstalled, match=f"pip install {packages}"):
@@ -153,7 +152,7 @@ def test_absent_package_names_the_install_command(monkeypatch, tmp_path, name):
     ],
 )
 def test_device_without_kernels_is_refused(monkeypatch, name, device, capability, said):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda package: object())
+    monkeypatch.setattr(torch_quantization, "find_spec", lambda package: object())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     with pytest.raises(InvalidConfig, match=said) as refused:
         torch_quantization.refuse(name, torch.device(device))
@@ -162,7 +161,7 @@ def test_device_without_kernels_is_refused(monkeypatch, name, device, capability
 
 
 def test_int8_of_bitsandbytes_is_not_compiled(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda package: object())
+    monkeypatch.setattr(torch_quantization, "find_spec", lambda package: object())
     torch_quantization.refuse("bnb-int8", CPU)
     torch_quantization.refuse("torchao-int8", CPU, "inductor")
     with pytest.raises(InvalidConfig, match="--compile inductor; take torchao-int8 or none"):

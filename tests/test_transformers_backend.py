@@ -1,6 +1,7 @@
 """The transformers backend against transformers itself, and what only torch can do wrong."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -373,6 +374,7 @@ def test_each_phase_processes_the_tokens_it_should(backend, monkeypatch):
         backend.load(Config("tiny-test", device="cpu", threads=1, kv_cache=kv_cache))
         forward = type(backend.model).forward
 
+        @functools.wraps(forward)
         def record(self, input_ids, forward=forward, **options):
             output = forward(self, input_ids=input_ids, **options)
             seen.append((input_ids.shape[1], output.logits.shape[1]))
