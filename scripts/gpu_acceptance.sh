@@ -53,6 +53,7 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$out" ] || refuse "no folder for the output; say bash scripts/gpu_acceptance.sh OUT"
 [[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ ]] || refuse "--minutes must be a number, not $minutes"
+[[ $device =~ ^(cuda(:[0-9]+)?|cpu)$ ]] || refuse "--device must be cuda, cuda:1, … or cpu, not $device"
 deadline=$((SECONDS + $(awk -v minutes="$minutes" 'BEGIN { printf "%d", 60 * minutes }')))
 
 python=${JOULEBENCH_PYTHON:-python3}
@@ -122,7 +123,7 @@ fi
 load=(--load)
 if $brief; then load=(); fi
 step sensors "$out/sensors.json" "${joulebench[@]}" doctor ${load[@]+"${load[@]}"} --json
-step roofline "$out/roofline.json" "$python" "$repository/scripts/roofline.py" --device "${device%%:*}" --json
+step roofline "$out/roofline.json" "$python" "$repository/scripts/roofline.py" --device "$device" --json
 
 measure=("${joulebench[@]}" measure --model "$model" --device "$device" --dtype "$dtype")
 decode=(--protocol precise --point 32,256 --max-trials 5)

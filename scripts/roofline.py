@@ -1,6 +1,6 @@
 """What a device can do at most: how fast it copies its memory, and how fast it multiplies matrices.
 
-    python scripts/roofline.py [--device cuda|mps|cpu] [--json]
+    python scripts/roofline.py [--device cuda|cuda:1|mps|cpu] [--json]
 
 Copying counts the bytes read and the bytes written. A sample is a burst of repetitions, long enough for the clock.
 """
@@ -14,6 +14,9 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
+
+from backends import torch_devices
+from backends.base import InvalidConfig
 
 if TYPE_CHECKING:
     import torch
@@ -54,10 +57,10 @@ def decode_step_bytes(architecture: Architecture, context: float, bytes_per_valu
 
 
 def measure(device: str, samples: int = SAMPLES) -> Roofline:
-    """Both rates of the device; takes a few seconds and, on a GPU, 4 GiB of its memory. Raises RuntimeError."""
+    """Both rates of the device; takes a few seconds and, on a GPU, 4 GiB of its memory. Raises InvalidConfig."""
     import torch
 
-    place = torch.device(device)
+    place = torch_devices.chosen(device)[0]
     copy_bytes = CPU_COPY_BYTES if place.type == "cpu" else GPU_COPY_BYTES
     copy, copy_quartiles = _middle(_copy_rates(place, copy_bytes, samples))
     # What models run in there; CPUs mostly emulate bfloat16.
@@ -115,9 +118,7 @@ def _rates(action: Callable[[], object], work: float, device: torch.device, samp
 
 def _elapsed_s(action: Callable[[], object], repeats: int, device: torch.device) -> float:
     """Seconds until the device has done the action that often."""
-    import torch
-
-    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, lambda: None)
+    wait = torch_devices.synchronizer((device,))
     wait()
     start_ns = time.monotonic_ns()
     for _ in range(repeats):
@@ -126,22 +127,16 @@ def _elapsed_s(action: Callable[[], object], repeats: int, device: torch.device)
     return (time.monotonic_ns() - start_ns) / 1e9
 
 
-def _usable(device: str) -> bool:
-    import torch
-
-    usable = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    return usable[device]() if device in usable else True
-
-
 def main() -> None:
     """Print the roofline of one device."""
     parser = argparse.ArgumentParser(description="Measure how fast a device copies memory and multiplies matrices.")
-    parser.add_argument("--device", choices=("cuda", "mps", "cpu"), default="cuda")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, mps or cpu (default cuda)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if not _usable(options.device):
-        parser.error(f"torch can't use a {options.device} device here; try --device cpu")
-    found = measure(options.device)
+    try:
+        found = measure(options.device)
+    except InvalidConfig as refused:
+        parser.error(str(refused))
     if options.json:
         print(json.dumps(asdict(found), indent=2))
         return

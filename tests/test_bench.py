@@ -108,4 +108,4 @@ def test_roofline_needs_its_device() -> None:
         pytest.skip("there is a CUDA GPU")
     done = script("roofline.py", "--device", "cuda")
     assert done.returncode == 2
-    assert "torch can't use a cuda device here; try --device cpu" in done.stderr
+    assert "device 'cuda' isn't usable here; choose one of cpu" in done.stderr

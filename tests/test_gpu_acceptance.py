@@ -85,6 +85,7 @@ def test_all_steps_run_once_and_end_in_a_table(tmp_path: Path) -> None:
         (["--fast", "out"], "unknown option --fast"),
         (["--minutes", "soon", "out"], "--minutes must be a number"),
         (["--minutes"], "--minutes needs a value"),
+        (["--device", "mps", "out"], "--device must be cuda, cuda:1, … or cpu, not mps"),
         (["one", "two"], "not both one and two"),
     ],
 )
