@@ -125,6 +125,10 @@ def test_profiles_by_path_and_other_fixed_sizes(tmp_path: Path) -> None:
         (["no-such-profile", "-o", "out"], "no-such-profile"),
         (["--published", "--boundary", "dram", "-o", "out"], "dram"),
         (["--published", "-o", "a.json"], "can't write"),
+        (
+            ["--published", "--fixed-input", "5", "--fixed-output", "3", "-o", "out"],
+            "nothing could be drawn: no figure1",
+        ),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from harness.errors import UserError
+
 
 def figures(
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory for the figures.")],
@@ -38,6 +40,8 @@ def figures(
         boundary=boundary,
         allow_mixed=allow_mixed,
     )
+    if not paths:
+        raise UserError(f"nothing could be drawn: {'; '.join(notes)}")
     for note in notes:
         print(f"note: {note}")
     print(f"wrote {len(paths)} files to {output}")
