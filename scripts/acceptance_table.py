@@ -72,8 +72,8 @@ def graph_over_eager(out: Path) -> Row:
 
 def graph_of_roofline(out: Path) -> Row:
     """The share of the decode rate that copying the bytes a step reads would allow."""
-    run = read_run(out / "decode-graph")
     trials = _measured(out / "decode-graph")
+    run = read_run(out / "decode-graph")
     context = float((trials["input_tokens"] + trials["output_tokens"] / 2).iloc[0])
     model = run["model"]
     step_bytes = decode_step_bytes(PRESETS[model["name"]].architecture, context, BYTES[model["dtype"]])
@@ -85,8 +85,8 @@ def graph_of_roofline(out: Path) -> Row:
 
 def prefill_of_roofline(out: Path) -> Row:
     """The best prefill's matrix products over the rate that a large product reached."""
-    run = read_run(out / "precise")
     trials = _measured(out / "precise")
+    run = read_run(out / "precise")
     architecture = PRESETS[run["model"]["name"]].architecture
     # The output head works on the last token alone, the input embedding multiplies nothing.
     embedding = architecture.vocab_size * architecture.hidden_size
@@ -108,8 +108,25 @@ def sensor_periods(out: Path) -> list[Row]:
     return rows
 
 
+def sensors_under_load(out: Path) -> list[Row]:
+    """Idle and busy power of each domain around a known load, and how the readings of one source agree there."""
+    load = _json(out / "sensors.json").get("load")
+    if not load:
+        return []
+    rows = [
+        Row(f"{name} under load", found["rise_w"], f"{found['idle_w']:.1f} W idle, {found['busy_w']:.1f} W busy")
+        for name, found in load["domains"].items()
+        if found["idle_w"] is not None and found["loaded"]
+    ]
+    for source, ratio in load["ratios"].items():
+        text = f"{ratio - 1:+.2%} over the whole load"
+        rows.append(Row(f"integrated to counter, {source[:12]}", ratio - 1, text, "within 2 %", abs(ratio - 1) <= 0.02))
+    return rows
+
+
 def sensors_agree(out: Path) -> Row:
     """Integrated power over counted energy in the long windows of the precise run: median and worst."""
+    _measured(out / "precise")
     domains = read_run(out / "precise")["sessions"][0]["energy"]["domains"]
     pairs = [
         (counter["name"], power["name"])
@@ -167,12 +184,12 @@ def held_out_errors(out: Path) -> list[Row]:
 
 def _measured(directory: Path) -> pd.DataFrame:
     """The counted trials of a run. Raises NotMeasured."""
-    try:
-        trials = load(directory).query("purpose == 'measure' and status == 'ok'")
-    except UserError as absent:
-        raise NotMeasured(str(absent)) from None
+    log = f"see steps/{directory.name}.log"
+    if not (directory / "run.json").exists():
+        raise NotMeasured(f"{directory.name} was not run on this device, or failed: {log}")
+    trials = load(directory).query("purpose == 'measure' and status == 'ok'")
     if trials.empty:
-        raise NotMeasured(f"{directory.name} has no trial that counts")
+        raise NotMeasured(f"{directory.name} has no trial that counts: {log}")
     return trials
 
 
@@ -211,7 +228,7 @@ def _rows(out: Path) -> list[Row]:
         return Row(f"roofline of {found['device_name']}", copied, text)
 
     try:
-        sensors = sensor_periods(out)
+        sensors = [*sensor_periods(out), *sensors_under_load(out)]
     except NotMeasured as why:
         sensors = [Row("sensors", None, f"not measured: {why}")]
     return [

@@ -96,8 +96,9 @@ step() {
     left=$((deadline - SECONDS))
     [ "$left" -ge 5 ] || stop
     echo "$(date +%H:%M:%S) $name"
-    # A measurement that is told to end keeps its trials, and goes on in the next start.
-    timeout --signal=TERM --kill-after=60 "$left" "$@" >"$log.out" 2>>"$log" || status=$?
+    # A measurement that is told to end keeps its trials, and goes on in the next start. In the foreground Ctrl-C
+    # reaches it, too.
+    timeout --foreground --signal=TERM --kill-after=60 "$left" "$@" >"$log.out" 2>>"$log" || status=$?
     if [ "$status" -eq 0 ]; then
         if [ "$output" = - ]; then cat "$log.out" >>"$log"; else cp "$log.out" "$output"; fi
         touch "$out/steps/$name.done"
@@ -108,6 +109,9 @@ step() {
         echo "  failed: $(tail -n 1 "$log")"
     fi
 }
+
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 stop() {
     echo "the time is up; run the same command again to go on"
@@ -149,16 +153,25 @@ step paper - "${measure[@]}" "${paper[@]}" -o "$out/paper"
 for run in quick precise paper; do
     step "fit-$run" "$out/fit-$run.json" "${joulebench[@]}" fit "$out/$run" --json -o "$out/profile-$run.json"
 done
-case " $missing " in *" matplotlib "*) ;; *)
-    step figures - "${joulebench[@]}" figures "$out/quick" "$out/precise" "$out/paper" --models --allow-mixed \
-        -o "$out/figures"
-    ;;
-esac
-case " $missing " in *" plotly "*) ;; *)
-    step report - "${joulebench[@]}" report "$out/decode-none" "$out/decode-inductor" "$out/quick" "$out/precise" \
-        "$out/paper" -o "$out/report.html"
-    ;;
-esac
+# What could not be run has no run.json, and must not cost the pictures of the rest.
+runs=() sweeps=()
+for run in "${modes[@]/#/decode-}" quick precise paper; do
+    [ -e "$out/$run/run.json" ] || continue
+    runs+=("$out/$run")
+    case $run in decode-*) ;; *) sweeps+=("$out/$run") ;; esac
+done
+if [ ${#sweeps[@]} -gt 0 ]; then
+    case " $missing " in *" matplotlib "*) ;; *)
+        step figures - "${joulebench[@]}" figures "${sweeps[@]}" --models --allow-mixed -o "$out/figures"
+        ;;
+    esac
+fi
+if [ ${#runs[@]} -gt 0 ]; then
+    case " $missing " in *" plotly "*) ;; *)
+        step report - "${joulebench[@]}" report "${runs[@]}" -o "$out/report.html"
+        ;;
+    esac
+fi
 
 "$python" "$repository/scripts/acceptance_table.py" "$out"
 if [ ${#failed[@]} -gt 0 ]; then

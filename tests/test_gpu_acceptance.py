@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -51,7 +53,8 @@ def test_all_steps_run_once_and_end_in_a_table(tmp_path: Path) -> None:
     assert rows["decode, none"]["value"] > 0
     assert rows["decode, inductor"]["value"] > 0
     assert rows["held-out error of runtime"]["value"] > 0
-    assert "holds no run" in rows["decode, graph"]["text"]
+    assert "not run on this device" in rows["decode, graph"]["text"]
+    assert str(out) not in (out / "acceptance.json").read_text()
     for what in (
         "graph over eager",
         "graph of memory roofline",
@@ -119,17 +122,51 @@ def test_without_a_gpu_the_default_device_is_refused(tmp_path: Path) -> None:
     assert "torch finds no CUDA GPU" in done.stderr
 
 
-def test_time_that_is_up_leaves_the_rest_for_the_next_start(tmp_path: Path) -> None:
-    """A python that takes its time in the second step; what the first one wrote is kept."""
+def test_measurement_goes_on_where_the_time_was_up(tmp_path: Path) -> None:
+    """A run that takes longer than the time there is: the second start adds what is missing to what was kept."""
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\ncase "$*" in *roofline*) sleep 600;; esac\nexec {sys.executable} "$@"\n')
+    slower = 'case "$*" in *out/precise) set -- "$@" --min-window 1;; esac'
+    python.write_text(f'#!/bin/sh\n{slower}\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     out = tmp_path / "out"
-    done = run(*ON_CPU, "--minutes", "0.2", out, JOULEBENCH_PYTHON=str(python))
-    assert done.returncode == 75, done.stdout + done.stderr
-    assert "run the same command again" in done.stdout
-    assert (out / "steps" / "sensors.done").exists()
-    assert not (out / "roofline.json").exists()
+    (out / "steps").mkdir(parents=True)
+    done_before = "sensors roofline decode-none decode-inductor quick paper fit-quick fit-paper figures report"
+    for step in done_before.split():
+        (out / "steps" / f"{step}.done").touch()
+    first = run(*ON_CPU, "--minutes", "0.25", out, JOULEBENCH_PYTHON=str(python))
+    assert first.returncode == 75, first.stdout + first.stderr
+    assert "run the same command again" in first.stdout
+    kept = (out / "precise" / "trials.jsonl").read_text()
+    assert kept
+    second = run(*ON_CPU, out, JOULEBENCH_PYTHON=str(python))
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert (out / "precise" / "trials.jsonl").read_text().startswith(kept)
+    assert len(json.loads((out / "precise" / "run.json").read_text())["sessions"]) == 2
+    assert table(out)["held-out error of runtime"]["value"] is not None
+
+
+def test_ctrl_c_ends_the_script_and_the_measurement(tmp_path: Path) -> None:
+    """The terminal sends it to all processes in the foreground."""
+    out = tmp_path / "out"
+    (out / "steps").mkdir(parents=True)
+    for step in ("sensors", "roofline"):
+        (out / "steps" / f"{step}.done").touch()
+    script = subprocess.Popen(
+        [*SCRIPT, *ON_CPU, str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "JOULEBENCH_PYTHON": sys.executable},
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert script.stdout
+    assert "decode-none" in script.stdout.readline()
+    time.sleep(2)
+    os.killpg(script.pid, signal.SIGINT)
+    output, _ = script.communicate(timeout=60)
+    assert script.returncode == 130, output
+    assert "decode-inductor" not in output
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +193,13 @@ def with_energy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trial["window_s"] = 6.0
         trial["energy"] = energy(counted_j, counted_j * (1.03 if number == 4 else 1.005))
     trials_file.write_text("".join(json.dumps(trial) + "\n" for trial in trials))
+    busy = {"loaded": True, "idle_w": 75.0, "busy_w": 690.0, "rise_w": 615.0}
+    reading = {"name": "gpu0", "method": "counter", "period_s": 0.1, "idle_power_w": 75.0, "idle_reason": None}
+    sensors = {
+        "probes": [{"name": "nvml", "works": True, "domains": [reading]}],
+        "load": {"domains": {"gpu0": busy}, "ratios": {"gpu:GPU-1": 1.012}},
+    }
+    (out / "sensors.json").write_text(json.dumps(sensors))
     return out
 
 
@@ -180,4 +224,8 @@ def test_table_tells_how_energies_agree_and_spread(with_energy: Path) -> None:
     assert 0 < spread["value"] < 0.01
     assert spread["met"] is True
     assert "NOT MET" in done.stdout
+    assert rows["gpu0 (counter)"]["text"] == "new value every 100 ms, idle 75.0 W"
+    assert rows["gpu0 under load"]["text"] == "75.0 W idle, 690.0 W busy"
+    assert rows["integrated to counter, gpu:GPU-1"]["text"] == "+1.20% over the whole load"
+    assert rows["integrated to counter, gpu:GPU-1"]["met"] is True
     assert rows["roofline"]["text"] == "not measured: roofline.json is absent or not whole; its step failed"
