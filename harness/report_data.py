@@ -181,7 +181,7 @@ def _charts(sources: Sequence[Source]) -> list[dict[str, Any]]:
                             "name": f"{identity.system}, {identity.model}",
                             "x": [p.input_tokens if axis == "input" else p.output_tokens for p, _ in points],
                             "y": [estimate.mean for _, estimate in points],
-                            "half_width": [estimate.half_width or 0.0 for _, estimate in points],
+                            "half_width": [estimate.half_width for _, estimate in points],
                             "estimated": "energy" in label and source.system.method == "estimated",
                         }
                     )

@@ -140,8 +140,8 @@ def phase_rows(sources: Sequence[Source]) -> list[Row]:
         identity, method = source.system.identity, source.system.method
         for m in source.system.measurements:
             counts = (
-                ("prefill", m.prefill_energy_j, m.input_tokens),
-                ("decode", m.decode_energy_j, m.output_tokens - 1),
+                ("prefill", m.prefill_energy_j, source.system.sequences * m.input_tokens),
+                ("decode", m.decode_energy_j, source.system.sequences * (m.output_tokens - 1)),
             )
             for phase, energy, tokens in counts:
                 cost = None if energy is None else per(estimate(energy), tokens)
@@ -163,7 +163,8 @@ def phase_figure(rows: Sequence[Row]) -> Figure:
             if line:
                 x, y = [row[at] for row in line], [row[5] for row in line]
                 style = looks.style(system, model, hollow=line[0][7] == "estimated") | {"linestyle": "none"}
-                ax.errorbar(x, y, yerr=[row[6] or 0.0 for row in line], label=f"{system}, {model}", **style)
+                widths = [np.nan if row[6] is None else row[6] for row in line]
+                ax.errorbar(x, y, yerr=widths, label=f"{system}, {model}", **style)
         if not ax.has_data():
             ax.text(0.5, 0.5, "not told apart by these sensors", transform=ax.transAxes, ha="center", fontsize=9)
         _log_axes(ax, "input tokens" if at == 3 else "output tokens", f"{phase} energy per token (J)")
@@ -237,11 +238,14 @@ def _draw_points(
     if shown:
         is_energy = value(points[0]) in (points[0].energy_j, points[0].energy_per_token_j)
         hollow = is_energy and points[0].method == "estimated"
+        # An unknown interval has no bar.
+        widths = np.array([np.nan if found.half_width is None else found.half_width for _, found in shown])
+        means = np.array([found.mean for _, found in shown])
         ax.errorbar(
             [_x(point, axis) for point, _ in shown],
-            [found.mean for _, found in shown],
+            means,
             # A bar of more than the value has no lower end on a logarithmic axis.
-            yerr=[min(found.half_width or 0.0, 0.999 * found.mean) for _, found in shown],
+            yerr=[np.minimum(widths, 0.999 * means), widths],
             **looks.style(points[0].system, points[0].model, hollow=hollow),
         )
 

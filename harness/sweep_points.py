@@ -40,6 +40,11 @@ class System:
     """How its energy was read; None where unknown or not read."""
     failures: Sequence[Failure] = ()
 
+    @property
+    def sequences(self) -> int:
+        """Sequences per request; 1 where unknown, as published measurements have it."""
+        return self.identity.batch_size or 1
+
 
 @dataclass(frozen=True)
 class SweepPoint:
@@ -111,7 +116,7 @@ def estimate(statistic: Statistic) -> Estimate:
 
 
 def _point(system: System, measurement: Measurement, boundary: Sequence[Component] | None) -> SweepPoint:
-    tokens = measurement.input_tokens + measurement.output_tokens
+    tokens = system.sequences * (measurement.input_tokens + measurement.output_tokens)
     runtime = estimate(measurement.runtime_s)
     relative = None if runtime.half_width is None else runtime.half_width / runtime.mean
     throughput = tokens / runtime.mean

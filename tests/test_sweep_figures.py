@@ -134,3 +134,29 @@ def test_profiles_by_path_and_other_fixed_sizes(tmp_path: Path) -> None:
 def test_bad_input_is_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
     assert words in refused(joulebench("figures", *arguments, cwd=tmp_path))
+
+
+def test_tokens_of_every_sequence_of_a_batch_count(tmp_path: Path) -> None:
+    from harness.records import load
+
+    run = tmp_path / "run"
+    options = ["-m", "fake", "--batch-size", "4", "-p", "8,64", "-n", "8,64", "-o", run]
+    assert joulebench(*FAKE, *options).returncode == 0
+    assert joulebench("figures", run, "-o", tmp_path / "figures").returncode == 0
+    (row,) = (row for row in read(tmp_path / "figures" / "figure1.csv") if row["input_tokens"] == "64.0")
+    trials = load(run).query("purpose == 'measure' and input_tokens == 64 and output_tokens == 32")
+    assert float(row["throughput_tokens_per_s"]) == pytest.approx(4 * (64 + 32) / trials["runtime_s"].mean())
+
+
+def test_size_of_which_only_the_warm_up_ran_is_a_failure(tmp_path: Path) -> None:
+    from harness.sweep_sources import failures
+
+    run = tmp_path / "run"
+    assert joulebench(*FAKE, "-m", "fake", "--point", "64,32", "-o", run).returncode == 0
+    assert failures(run) == []
+    trials = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
+    for trial in trials:
+        if trial["purpose"] == "measure":
+            trial |= {"status": "timeout", "reason": "too slow"}
+    (run / "trials.jsonl").write_text("".join(json.dumps(trial) + "\n" for trial in trials))
+    assert [failure.input_tokens for failure in failures(run)] == [64]
