@@ -56,46 +56,57 @@ def weight_sweep(
 ) -> Sweep:
     """Route by argmin of λ·E/Ē + (1 − λ)·R/R̄ for many λ at once; ``references`` are (Ē in J, R̄ in s).
 
-    As λ grows from 0 to 1 each system's cost is a straight line, so it is the cheapest on one interval of λ: the
-    intervals are found once, O(systems² · pairs), and every λ is then a look-up. ``weight`` must ascend.
+    As λ grows from 0 to 1 each system's cost is a straight line, so the cheapest one changes at most systems − 1
+    times, each time to a line of lower slope. These changes are found once, O(systems² · pairs), and every λ is
+    then a look-up. ``weight`` must ascend within [0, 1].
     """
-    systems, points = energy_j.shape[0], weight.size
+    systems, points, pair = energy_j.shape[0], weight.size, np.arange(count.size)
     start = runtime_s / references[1]
     slope = energy_j / references[0] - start
-    by_weight = np.zeros((systems, 3, points))
-    for s in range(systems):
-        first, last = _cheapest_interval(start, slope, s)
-        begin = np.searchsorted(weight, first, side="left")
-        # Ties at an interval's end go to the system listed first, like an argmin.
-        end = np.searchsorted(weight, last, side="right")
-        live = end > begin
-        for row, values in enumerate((energy_j[s], runtime_s[s], np.ones(count.size))):
-            amount = (count * values)[live]
-            change = np.bincount(begin[live], amount, points + 1) - np.bincount(end[live], amount, points + 1)
-            by_weight[s, row] = np.cumsum(change)[:points]
+    values = np.stack([energy_j, runtime_s, np.ones_like(energy_j)])
+    change = np.zeros((systems, 3, points + 1))
+    serving = np.argmin(start, axis=0)
+    _add(change, np.zeros_like(pair), serving, count * values[:, serving, pair])
+    crossing = np.zeros(count.size)
+    for _ in range(systems - 1):
+        follower, crossing = _next_change(start, slope, serving, crossing)
+        # One index both ends the old interval and begins the new: whatever is rounded, every request is served
+        # exactly once. At the crossing itself the costs are equal, and the system listed first serves.
+        keeps = np.searchsorted(weight, crossing, side="right")
+        at = np.where(serving < follower, keeps, np.searchsorted(weight, crossing, side="left"))
+        _add(change, at, serving, -count * values[:, serving, pair])
+        _add(change, at, follower, count * values[:, follower, pair])
+        serving = follower
+    by_weight = np.cumsum(change[:, :, :points], axis=2)
     totals = by_weight.sum(axis=0)
     return Sweep(weight, totals[0], totals[1], by_weight[:, 2] / count.sum())
 
 
-def _cheapest_interval(start: Floats, slope: Floats, system: int) -> tuple[Floats, Floats]:
-    """The λ from which and up to which a system's line is the lowest; empty (first > last) where it never is.
+def _add(change: Floats, at: NDArray[np.intp], system: NDArray[np.intp], amounts: Floats) -> None:
+    """Add ``amounts`` (quantities, pairs) to ``change`` (systems, quantities, weights) at each pair's own place."""
+    systems, quantities, points = change.shape
+    for quantity in range(quantities):
+        place = system * points + at
+        change[:, quantity] += np.bincount(place, amounts[quantity], systems * points).reshape(systems, points)
 
-    Where lines cross, the lower-numbered system keeps the point of crossing.
+
+def _next_change(
+    start: Floats, slope: Floats, serving: NDArray[np.intp], since: Floats
+) -> tuple[NDArray[np.intp], Floats]:
+    """Which system takes over from ``serving`` as λ grows beyond ``since``, and at which λ.
+
+    Where none does, the serving one stays and λ is infinite.
     """
-    first, last = np.full(start.shape[1], -np.inf), np.full(start.shape[1], np.inf)
-    for other in range(start.shape[0]):
-        if other == system:
-            continue
-        rise, gap = slope[system] - slope[other], start[other] - start[system]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            crossing = gap / rise
-        up, down, level = rise > 0, rise < 0, rise == 0
-        closed = system < other
-        last[up] = np.minimum(last[up], crossing[up] if closed else np.nextafter(crossing[up], -np.inf))
-        first[down] = np.maximum(first[down], crossing[down] if closed else np.nextafter(crossing[down], np.inf))
-        never = level & ((gap < 0) | ((gap == 0) & (not closed)))
-        last[never] = -np.inf
-    return first, last
+    pair = np.arange(serving.size)
+    fall = slope[serving, pair] - slope
+    with np.errstate(divide="ignore", invalid="ignore"):
+        crossing = np.where(fall > 0, (start - start[serving, pair]) / fall, np.inf)
+    crossing = np.maximum(crossing, since)
+    first = crossing.min(axis=0)
+    # Of several that cross at the same λ the steepest is the cheapest from there on.
+    follower = np.argmin(np.where(crossing == first, slope, np.inf), axis=0)
+    follower = np.where(np.isfinite(first), follower, serving)
+    return follower, first
 
 
 def pools(requests: Floats) -> NDArray[np.intp]:

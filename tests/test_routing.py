@@ -11,7 +11,8 @@ from hypothesis.extra.numpy import arrays
 from harness import assignment, routing, threshold
 from harness.assignment import Infeasible, Limit, assign
 
-COSTS = st.floats(0.01, 100)
+COSTS = st.one_of(st.floats(0.01, 100), st.integers(1, 5).map(float))
+"""Small whole numbers too, so that costs tie and lines cross in one point."""
 
 
 def sizes(systems: int, pairs: int) -> st.SearchStrategy[tuple[np.ndarray, np.ndarray]]:
@@ -58,6 +59,15 @@ def test_all_weights_at_once_equal_an_argmin_for_each(costs: tuple, weights: lis
         total = weight * sweep.energy_j[i] / references[0] + (1 - weight) * sweep.runtime_s[i] / references[1]
         assert total == pytest.approx(cost.min(axis=0) @ count, rel=1e-9)
         assert sweep.share[:, i].sum() == pytest.approx(1)
+
+
+def test_lines_that_cross_in_one_point_leave_no_request_unserved() -> None:
+    energy = np.full((4, 2), 2.0)
+    runtime = np.array([[2.0, 5.0], [5.0, 5.0], [5.0, 5.0], [1.0, 5.0]])
+    sweep = routing.weight_sweep(energy, runtime, np.array([1.0, 6.0]), np.linspace(0, 1, 21), (3.0, 7.0))
+    assert sweep.energy_j == pytest.approx([14.0] * 21)
+    assert sweep.share.sum(axis=0) == pytest.approx([1.0] * 21)
+    assert sweep.share[3, :-1] == pytest.approx([1 / 7] * 20)
 
 
 def test_equal_systems_share_nothing_twice() -> None:
