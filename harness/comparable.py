@@ -75,7 +75,7 @@ def check_drawn(
     """
     faults = []
     for field in (field for field in _MUST_AGREE if field != "model"):
-        known = [(name, value) for name, identity, _ in systems if (value := getattr(identity, field)) is not None]
+        known = _known([(name, identity) for name, identity, _ in systems], field)
         if len({value for _, value in known}) > 1:
             faults.append(f"the systems {_MUST_AGREE[field]} ({_grouped(known)})")
     components = parse_boundary(boundary)
@@ -103,12 +103,17 @@ def _grouped(named: Sequence[tuple[str, object]]) -> str:
     )
 
 
+def _known(named: Sequence[tuple[str, Identity]], field: str) -> list[tuple[str, str]]:
+    """Each name with what its identity says of the field, in words; what one doesn't know says nothing of others."""
+    held = [(name, getattr(identity, field)) for name, identity in named]
+    words = {True: "on", False: "off"} if field == "kv_cache" else {}
+    return [(name, words.get(value, str(value))) for name, value in held if value is not None]
+
+
 def _identity_faults(profiles: Sequence[Profile]) -> list[str]:
     faults = []
     for field, what in _MUST_AGREE.items():
-        held = [(profile.name, getattr(profile.identity, field)) for profile in profiles]
-        # What one profile does not know says nothing about the others.
-        known = [(name, value) for name, value in held if value is not None]
+        known = _known([(profile.name, profile.identity) for profile in profiles], field)
         if len({value for _, value in known}) > 1:
             described = ", ".join(f"{name}: {value}" for name, value in known)
             faults.append(f"{' and '.join(name for name, _ in known)} {what} ({described})")

@@ -10,19 +10,25 @@ from typing import Any
 
 from harness.errors import MissingDependency, UserError
 from harness.profile import write_atomically
+from harness.report_charts import FixedSizes
 from harness.report_data import page_data
 
 
 def write_report(
-    runs: Sequence[Path], output: Path, profiles: Sequence[str] = (), workloads: Sequence[str] = ()
+    runs: Sequence[Path],
+    output: Path,
+    profiles: Sequence[str] = (),
+    workloads: Sequence[str] = (),
+    fixed: FixedSizes = FixedSizes(),
+    allow_mixed: bool = False,
 ) -> None:
     """Write the page of one or several runs; its explorer offers the profiles and workloads too.
 
-    Raises UserError, and MissingDependency without plotly.
+    Raises UserError, also for runs that can't share axes unless ``allow_mixed``; MissingDependency without plotly.
     """
     if output.is_dir():
         raise UserError(f"{output} is a directory: name a file in it, such as {output / 'report.html'}")
-    page = render(page_data(runs, profiles, workloads))
+    page = render(page_data(runs, profiles, workloads, fixed, allow_mixed))
     write_atomically(output, page)
 
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import __version__, records
+from harness import __version__, records, report_charts
 from harness.errors import UserError
 from harness.profile import Profile
 from harness.profile_schema import CostModel
+from harness.report_charts import FixedSizes
 from harness.summary import drift, idle_drift, idle_power_w
-from harness.sweep_points import Axis
-from harness.sweep_sources import Source, load, published
+from harness.sweep_sources import Source, compare, distinct, load, published
 from harness.types import TrialRecord
 from harness.workload import Workload, marginal, with_output_tokens
 from harness.workload import load as load_workload
@@ -50,15 +50,21 @@ MOST_PAIRS = 50_000
 
 
 def page_data(
-    directories: Sequence[Path], profiles: Sequence[str] = (), workloads: Sequence[str] = ()
+    directories: Sequence[Path],
+    profiles: Sequence[str] = (),
+    workloads: Sequence[str] = (),
+    fixed: FixedSizes = FixedSizes(),
+    allow_mixed: bool = False,
 ) -> dict[str, Any]:
-    """Everything that the page shows, ready for JSON; what was not measured is None. Raises UserError.
+    """Everything that the page shows, ready for JSON; what was not measured is None.
 
     ``profiles`` and ``workloads`` are offered by the threshold explorer beside the runs and the shipped ones.
+    Raises UserError, also for runs that can't share axes; with ``allow_mixed`` that is the first warning instead.
     """
     runs = [records.read_run(directory) for directory in directories]
     trials = [records.read_trials(directory) for directory in directories]
     sources = [load(str(directory)) for directory in directories]
+    comparison = compare(sources, None, allow_mixed)
     others = [*map(load, profiles), *published()]
     systems = [_system(source.profile, source.name) for source in sources if source.profile] + [
         _system(source.profile, source.name) for source in others if source.profile
@@ -69,15 +75,19 @@ def page_data(
         "subtitle": ", ".join(dict.fromkeys(_machine(run) for run in runs)),
         "footer": f"made by joulebench {__version__}",
         "warnings": [
-            line
-            for run, found, source in zip(runs, trials, sources, strict=True)
-            for line in _warnings(run, found, source)
+            *comparison.warnings,
+            *(
+                f"{directory}: {line}" if len(directories) > 1 else line
+                for directory, run, found, source in zip(directories, runs, trials, sources, strict=True)
+                for line in _warnings(run, found, source)
+            ),
         ],
         "facts": [
             _facts(directory, run, found) for directory, run, found in zip(directories, runs, trials, strict=True)
         ],
         "energy": [_energy(directory, run) for directory, run in zip(directories, runs, strict=True)],
-        "charts": _charts(sources),
+        "charts": report_charts.charts(distinct(sources), fixed),
+        "absent": report_charts.absent(sources, fixed),
         "fits": _fits(sources),
         "trials": _trials(directories),
         "systems": systems,
@@ -95,13 +105,13 @@ def _warnings(run: Mapping[str, Any], trials: Sequence[TrialRecord], source: Sou
     """What puts the numbers in doubt, the gravest first."""
     lines = []
     failed = Counter((r.status, r.reason) for r in trials if r.status not in ("ok", "discarded"))
-    lines += [f"{count} trials ended as {status}: {reason}" for (status, reason), count in failed.most_common()]
+    lines += [f"{_trials_of(count)} ended as {status}: {reason}" for (status, reason), count in failed.most_common()]
     discarded = Counter(r.reason for r in trials if r.status == "discarded")
     lines += [
-        f"{count} trials were discarded and measured again: {reason}" for reason, count in discarded.most_common()
+        f"{_trials_of(count)} discarded and measured again: {reason}" for reason, count in discarded.most_common()
     ]
     said = Counter(warning for record in trials for warning in record.warnings)
-    lines += [f"{count} trials: {warning}" for warning, count in said.most_common()]
+    lines += [f"{_trials_of(count)}: {warning}" for warning, count in said.most_common()]
     moved = drift(trials)
     if moved is not None and (moved.half_width is None or abs(moved.change) > moved.half_width):
         width = "" if moved.half_width is None else f" ± {100 * moved.half_width:.1f} %"
@@ -120,6 +130,10 @@ def _warnings(run: Mapping[str, Any], trials: Sequence[TrialRecord], source: Sou
         lines.append(source.note)
     lines += [] if run["sessions"] and run["sessions"][-1].get("ended") == "complete" else ["the run is not complete"]
     return lines
+
+
+def _trials_of(count: int) -> str:
+    return f"{count} trial" if count == 1 else f"{count} trials"
 
 
 def _facts(directory: Path, run: Mapping[str, Any], trials: Sequence[TrialRecord]) -> dict[str, Any]:
@@ -163,47 +177,23 @@ def _energy(directory: Path, run: Mapping[str, Any]) -> dict[str, Any]:
     return {"title": str(directory), "rows": rows or [["energy", "not measured"]]}
 
 
-def _charts(sources: Sequence[Source]) -> list[dict[str, Any]]:
-    from harness.sweep_figures import PANELS
-    from harness.sweep_points import sweep
-
-    charts = []
-    axes: tuple[Axis, ...] = ("input", "output")
-    for axis in axes:
-        for label, _, value in PANELS:
-            series = []
-            for source in sources:
-                points = [(p, e) for p in sweep(source.system, axis, 32, 32) if (e := value(p)) is not None]
-                if points:
-                    identity = source.system.identity
-                    series.append(
-                        {
-                            "name": f"{identity.system}, {identity.model}",
-                            "x": [p.input_tokens if axis == "input" else p.output_tokens for p, _ in points],
-                            "y": [estimate.mean for _, estimate in points],
-                            "half_width": [estimate.half_width for _, estimate in points],
-                            "estimated": "energy" in label and source.system.method == "estimated",
-                        }
-                    )
-            if series:
-                charts.append({"title": label, "x_label": f"{axis} tokens", "series": series})
-    return charts
-
-
 def _fits(sources: Sequence[Source]) -> dict[str, Any]:
     rows: list[list[Any]] = []
     for source in sources:
         profile = source.profile
         if profile is None:
-            rows.append([source.name, source.note or "no model", None, None, None, None])
+            rows.append([source.name, source.note or "no model", *[None] * 5])
             continue
-        parts = {"runtime": profile.runtime} | ({"energy": profile.energy.model} if profile.energy else {})
-        parts |= {f"energy of {name}": part.model for name, part in profile.components.items()}
-        for name, model in parts.items():
+        energies = ({"energy": profile.energy} if profile.energy else {}) | {
+            f"energy of {name}": part for name, part in profile.components.items()
+        }
+        parts = [("runtime", "measured", profile.runtime)]
+        parts += [(name, part.method or "unknown method", part.model) for name, part in energies.items()]
+        for name, method, model in parts:
             worst = model.held_out.worst
             where = f"m = {worst.input_tokens:g}, n = {worst.output_tokens:g} ({100 * worst.relative_error:+.0f} %)"
-            rows.append([source.name, name, model.form, 100 * model.mape, 100 * model.held_out.mape, where])
-    columns = ["run", "quantity", "form", "error at fitted points, %", "held-out error, %", "worst point"]
+            rows.append([source.name, name, method, model.form, 100 * model.mape, 100 * model.held_out.mape, where])
+    columns = ["run", "quantity", "read as", "form", "error at fitted points, %", "held-out error, %", "worst point"]
     return {"columns": columns, "rows": rows}
 
 

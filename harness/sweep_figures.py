@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +86,7 @@ def write_figures(
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"can't write {directory}: {error.strerror}") from None
-    sources = _distinct(sources)
+    sources = sweep_sources.distinct(sources)
     notes = [*comparison.warnings, *(source.note for source in sources if source.note)]
     paths: list[Path] = []
     for axis, name in AXES.items():
@@ -97,10 +96,15 @@ def write_figures(
         else:
             fixed = f"{fixed_output} output" if axis == "input" else f"about {fixed_input} input"
             notes.append(f"no {name}: nothing was measured at {fixed} tokens (--fixed-input, --fixed-output)")
-    phases = phase_rows(sources)
+    # Phases are known as the sum of all components alone.
+    partial = [source for source in sources if not _counts_all(source, comparison.boundary) and phase_rows([source])]
+    phases = phase_rows([source for source in sources if source not in partial])
+    if partial:
+        names = ", ".join(source.name for source in partial)
+        notes.append(f"the figure of the phases leaves out {names}: energy per phase is that of all its components")
     if phases:
-        paths += write(phase_figure(phases), directory / "phases", PHASE_HEADER, phases)
-    else:
+        paths += write(phase_figure(phases, mixed), directory / "phases", PHASE_HEADER, phases)
+    elif not partial:
         notes.append("no figure of the phases: none of these has energy per phase")
     return paths, notes
 
@@ -151,8 +155,11 @@ def phase_rows(sources: Sequence[Source]) -> list[Row]:
     return rows
 
 
-def phase_figure(rows: Sequence[Row]) -> Figure:
-    """Prefill energy per input token against m, and decode energy per further output token against n and m."""
+def phase_figure(rows: Sequence[Row], mixed: str = "") -> Figure:
+    """Prefill energy per input token against m, and decode energy per further output token against n and m.
+
+    ``mixed`` marks the figure, as in ``Options``.
+    """
     figure, axes = new_figure(1, 3, 14, 3.9)
     looks = _looks([(str(row[0]), str(row[1])) for row in rows])
     for ax, (phase, at) in zip(axes[0], (("prefill", 3), ("decode", 4), ("decode", 3)), strict=True):
@@ -168,6 +175,8 @@ def phase_figure(rows: Sequence[Row]) -> Figure:
         if not ax.has_data():
             ax.text(0.5, 0.5, "not told apart by these sensors", transform=ax.transAxes, ha="center", fontsize=9)
         _log_axes(ax, "input tokens" if at == 3 else "output tokens", f"{phase} energy per token (J)")
+    if mixed:
+        figure.suptitle(_wrapped(mixed), fontsize=9, x=0.01, ha="left")
     handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside right upper", fontsize=8, frameon=False)
     return figure
@@ -201,16 +210,9 @@ def _looks(pairs: Sequence[tuple[str, str]]) -> _Looks:
     return _Looks(tuple(dict.fromkeys(pairs)))
 
 
-def _distinct(sources: Sequence[Source]) -> list[Source]:
-    """The sources, those that share system and model told apart by their names."""
-    shared = Counter((s.system.identity.system, s.system.identity.model) for s in sources)
-    told = []
-    for source in sources:
-        identity = source.system.identity
-        if shared[identity.system, identity.model] > 1:
-            identity = identity.model_copy(update={"system": source.name})
-        told.append(replace(source, system=replace(source.system, identity=identity)))
-    return told
+def _counts_all(source: Source, boundary: tuple[Component, ...] | None) -> bool:
+    """Whether a boundary, if one is given, holds every component whose energy the source has."""
+    return boundary is None or sweep_sources.components(source) <= set(boundary)
 
 
 def _points(source: Source, axis: Axis, options: Options) -> list[SweepPoint]:
@@ -261,11 +263,11 @@ def _draw_model(
     m, n = (x, np.full_like(x, options.fixed_output)) if axis == "input" else (np.full_like(x, options.fixed_input), x)
     energy = "energy" in label
     predicted = profile.predict_energy(m, n, options.boundary) if energy else profile.predict_runtime(m, n)
-    y = predicted.value
+    y, tokens = predicted.value, source.system.sequences * (m + n)
     if label.startswith("throughput"):
-        y = (m + n) / y
+        y = tokens / y
     elif label.startswith("energy per"):
-        y = y / (m + n)
+        y = y / tokens
     style = looks.style(source.system.identity.system, source.system.identity.model)
     inside = np.where(predicted.out_of_range, np.nan, y)
     outside = np.where(predicted.out_of_range, y, np.nan)

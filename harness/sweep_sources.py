@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import profile_build, profile_sources, records
@@ -44,11 +45,23 @@ def published() -> list[Source]:
 
 def compare(sources: Sequence[Source], boundary: str | None, allow_mixed: bool) -> Comparison:
     """How the sources may share axes. Raises UserError where they may not."""
-    held = [(source.name, source.system.identity, _components(source)) for source in sources]
+    held = [(source.name, source.system.identity, components(source)) for source in sources]
     return check_drawn(held, boundary, allow_mixed)
 
 
-def _components(source: Source) -> frozenset[Component]:
+def distinct(sources: Sequence[Source]) -> list[Source]:
+    """The sources, those that share system and model told apart by their names."""
+    shared = Counter((s.system.identity.system, s.system.identity.model) for s in sources)
+    told = []
+    for source in sources:
+        identity = source.system.identity
+        if shared[identity.system, identity.model] > 1:
+            identity = identity.model_copy(update={"system": source.name})
+        told.append(replace(source, system=replace(source.system, identity=identity)))
+    return told
+
+
+def components(source: Source) -> frozenset[Component]:
     """The components whose energy was measured."""
     return frozenset(c for m in source.system.measurements for c in m.component_energy_j)
 

@@ -168,7 +168,7 @@ if [ ${#sweeps[@]} -gt 0 ]; then
 fi
 if [ ${#runs[@]} -gt 0 ]; then
     case " $missing " in *" plotly "*) ;; *)
-        step report - "${joulebench[@]}" report "${runs[@]}" -o "$out/report.html"
+        step report - "${joulebench[@]}" report "${runs[@]}" --allow-mixed -o "$out/report.html"
         ;;
     esac
 fi

@@ -189,6 +189,9 @@ def test_a_run_without_energy_and_with_failures(tmp_path: Path) -> None:
         warnings = page.inner_text("#warnings")
         assert "ended as oom" in warnings
         assert "energy was not measured" in warnings
+        page.locator("#charts").scroll_into_view_if_needed()
+        page.wait_for_selector("#charts .js-plotly-plot .scatterlayer")
+        assert set(page.locator("#charts .annotation-text").first.text_content()) == {"✕"}
 
 
 def test_a_run_in_which_everything_failed_has_a_page(tmp_path: Path) -> None:
@@ -199,6 +202,72 @@ def test_a_run_in_which_everything_failed_has_a_page(tmp_path: Path) -> None:
     with opened(tmp_path / "report.html") as page:
         assert "ended as oom" in page.inner_text("#warnings")
         assert page.locator("#trials tbody tr").count() >= 1
+
+
+def test_estimated_energy_is_marked_wherever_it_is_shown(report: Path) -> None:
+    with opened(report) as page:
+        kinds = [row.split("\t")[1:3] for row in page.locator("#fits tbody tr").all_inner_texts()]
+        assert kinds == [["runtime", "measured"], ["energy", "estimated"], ["energy of cpu", "estimated"]]
+        own, *others = page.locator("#small option").all_inner_texts()
+        assert own.endswith(" (energy estimated)")
+        assert not any("estimated" in other for other in others)
+        page.locator("#explorer").scroll_into_view_if_needed()
+        page.wait_for_selector("#answer tbody tr")
+        assert "is estimated" not in page.inner_text("#doubt")
+        for side in ("#small", "#large"):
+            page.select_option(side, "0")
+        assert "is estimated, not measured" in page.inner_text("#doubt")
+
+
+@pytest.fixture(scope="module")
+def unlike(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two runs of one machine that differ in cache mode, on sweeps at 8 and 16 tokens."""
+    directory = tmp_path_factory.mktemp("unlike")
+    cached, uncached = directory / "cached", directory / "uncached"
+    for run, mode in ((cached, "--kv-cache"), (uncached, "--no-kv-cache")):
+        sizes = ["-p", "8-64*2", "--fixed-output", "8", "-n", "8-64*2", "--fixed-input", "16"]
+        assert joulebench(*FAKE, "-m", "fake", mode, *sizes, "-o", run).returncode == 0
+    return cached, uncached
+
+
+def test_runs_that_are_not_comparable_are_refused_or_marked(unlike: tuple[Path, Path], tmp_path: Path) -> None:
+    page_file = tmp_path / "a.html"
+    refusal = refused(joulebench("report", *unlike, "-o", page_file))
+    assert "cache mode" in refusal
+    assert "--allow-mixed" in refusal
+    assert not page_file.exists()
+    sizes = ["--fixed-output", "8", "--fixed-input", "16"]
+    done = joulebench("report", *unlike, "--allow-mixed", *sizes, "-o", page_file)
+    assert done.returncode == 0, done.stderr
+    with opened(page_file) as page:
+        first, *others = page.locator("#warnings li").all_inner_texts()
+        assert first.startswith("mixed: the systems differ in cache mode")
+        assert all(other.startswith(tuple(map(str, unlike))) for other in others)
+        page.locator("#charts").scroll_into_view_if_needed()
+        page.wait_for_selector("#charts .js-plotly-plot .legendtext")
+        names = page.locator("#charts .legend").first.text_content()
+        assert all(run.name in names for run in unlike), "two runs of one machine have names of their own"
+        assert "at 8 output tokens" in page.locator("#charts .xtitle").first.text_content()
+        assert page.locator("#charts > p").count() == 0
+
+
+def test_a_run_keeps_its_colour_in_charts_where_others_show_nothing(unlike: tuple[Path, Path], tmp_path: Path) -> None:
+    done = joulebench("report", unlike[1], RUN, "--allow-mixed", "-o", tmp_path / "a.html")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    data = json.loads(text.partition('type="application/json">')[2].partition("</script>")[0])
+    places = {(series["name"], series["source"]) for chart in data["charts"] for series in chart["series"]}
+    assert sorted(place for _, place in places) == [0, 1]
+    energy = next(chart for chart in data["charts"] if chart["title"].startswith("total energy"))
+    assert [series["source"] for series in energy["series"]] == [1], "the first run has no energy"
+
+
+def test_absent_sweeps_are_named_with_the_option_that_shows_others(unlike: tuple[Path, Path], tmp_path: Path) -> None:
+    done = joulebench("report", unlike[0], "--fixed-output", "5", "--fixed-input", "5", "-o", tmp_path / "a.html")
+    assert done.returncode == 0, done.stderr
+    with opened(tmp_path / "a.html") as page:
+        said = page.locator("#charts > p").all_inner_texts()
+        assert [re.search(r"--fixed-\w+", line)[0] for line in said] == ["--fixed-output", "--fixed-input"]
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness.profile import Profile, shipped_names
@@ -146,6 +147,41 @@ def test_tokens_of_every_sequence_of_a_batch_count(tmp_path: Path) -> None:
     (row,) = (row for row in read(tmp_path / "figures" / "figure1.csv") if row["input_tokens"] == "64.0")
     trials = load(run).query("purpose == 'measure' and input_tokens == 64 and output_tokens == 32")
     assert float(row["throughput_tokens_per_s"]) == pytest.approx(4 * (64 + 32) / trials["runtime_s"].mean())
+
+
+def test_models_pass_through_the_points_of_a_batch(tmp_path: Path) -> None:
+    from harness.sweep_figures import Options, sweep_figure
+    from harness.sweep_sources import load
+
+    run = tmp_path / "run"
+    assert (
+        joulebench(*FAKE, "-m", "fake", "--batch-size", "4", "-p", "8-128*2", "-n", "8-128*2", "-o", run).returncode
+        == 0
+    )
+    figure = sweep_figure([load(str(run))], "input", Options(models=True))
+    _, throughput, *_ = figure.axes
+    points = throughput.lines[0]
+    model = next(line for line in throughput.lines if len(line.get_xdata()) > 3 * len(points.get_xdata()))
+    measured, curve = (np.asarray(line.get_xydata(), dtype=float) for line in (points, model))
+    assert np.interp(measured[:, 0], *curve.T) == pytest.approx(measured[:, 1], rel=0.02)
+
+
+def test_phases_of_a_part_of_the_components_are_left_out(tmp_path: Path) -> None:
+    """Energy per phase is known as a sum alone."""
+    run = tmp_path / "run"
+    shutil.copytree(RUN, run)
+    records = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
+    for record in records:
+        if record["status"] == "ok":
+            record["energy"]["components"]["dram"] = record["energy"]["components"]["cpu"]
+    (run / "trials.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    part = joulebench("figures", run, "--boundary", "cpu", "-o", tmp_path / "part")
+    assert "the figure of the phases leaves out" in part.stdout
+    assert (tmp_path / "part" / "figure1.csv").exists()
+    assert not (tmp_path / "part" / "phases.csv").exists()
+    whole = joulebench("figures", run, "--boundary", "cpu+dram", "-o", tmp_path / "whole")
+    assert "the figure of the phases" not in whole.stdout
+    assert (tmp_path / "whole" / "phases.csv").exists()
 
 
 def test_size_of_which_only_the_warm_up_ran_is_a_failure(tmp_path: Path) -> None:

@@ -51,26 +51,38 @@ function theme() {
 }
 const POWERS = Array.from({ length: 21 }, (_, i) => 2 ** i);
 
+const colourOf = (series) => COLOURS[series.source % COLOURS.length];
+
+// A cross at the foot of the chart where a size failed; its words show on hover. Logarithmic axes take logarithms.
+function failures(series) {
+  return series.flatMap((one) => one.failures.map(([x, words]) => ({
+    x: Math.log10(x), y: 0, yref: "paper", yanchor: "bottom", text: "✕", showarrow: false,
+    font: { color: colourOf(one) }, hovertext: literal(`${x} tokens: ${words} (${one.name})`),
+  })));
+}
+
 function drawSweep(place, chart) {
   const { axis, layout } = theme();
-  const traces = chart.series.map((series, i) => {
-    const colour = COLOURS[i % COLOURS.length];
+  const traces = chart.series.map((series) => {
+    const colour = colourOf(series);
     return {
       x: series.x, y: series.y, name: literal(series.name), mode: "lines+markers", line: { color: colour, width: 1.5 },
-      marker: { color: series.estimated ? "rgba(0,0,0,0)" : colour, line: { color: colour, width: 1.5 }, size: 7, symbol: i % 8 },
+      marker: { color: series.estimated ? "rgba(0,0,0,0)" : colour, line: { color: colour, width: 1.5 }, size: 7, symbol: series.source % 8 },
       error_y: { type: "data", array: series.half_width, color: colour, thickness: 1 },
       hovertemplate: `%{x} tokens: %{y:.4g}<extra>${literal(series.name)}</extra>`,
     };
   });
+  const named = data.facts.length > 1 ? chart.series.length : 0;  // one line of the legend each
   Plotly.newPlot(place, traces, {
-    ...layout, title: { text: literal(chart.title), font: { size: 13 } }, showlegend: chart.series.length > 1, legend: { orientation: "h", y: -0.25 },
+    ...layout, annotations: failures(chart.series), title: { text: literal(chart.title), font: { size: 13 } }, showlegend: named > 0, height: layout.height + 20 * named, margin: { ...layout.margin, b: layout.margin.b + 20 * named },
+    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" },
     xaxis: { ...axis, type: "log", tickvals: POWERS, title: { text: literal(chart.x_label) } }, yaxis: { ...axis, type: "log", exponentformat: "none" },
   }, { displayModeBar: false, responsive: true });
 }
 
 function drawCharts() {
   const place = at("charts");
-  place.replaceChildren();
+  place.replaceChildren(...data.absent.map((text) => element("p", text, "note")));
   const seen = new IntersectionObserver((entries) => {
     for (const entry of entries) {
       if (!entry.isIntersecting) continue;
@@ -178,7 +190,7 @@ function curve(small, large, workload, weight) {
 function explorer() {
   const systems = data.systems;
   for (const [id, chosen] of [["small", data.chosen[0]], ["large", data.chosen[1]]]) {
-    systems.forEach((system, i) => at(id).append(new Option(system.name, i)));
+    systems.forEach((system, i) => at(id).append(new Option(system.name + (system.method === "estimated" ? " (energy estimated)" : ""), i)));
     at(id).value = chosen;
   }
   data.workloads.forEach((workload, i) => at("workload").append(new Option(workload.name, i)));
@@ -195,7 +207,8 @@ function explorer() {
     at("threshold").max = found.points.length - 1;
     if (jump) at("threshold").value = found.best;
     const errors = [small, large].map((s) => `${s.name} ${(100 * s.held_out_energy).toFixed(1)} %`).join(", ");
-    at("doubt").textContent = `Mean held-out error of the energy models: ${errors}. A saving of less is doubtful; joulebench threshold gives its 95 % interval.`;
+    const guessed = [small, large].filter((s) => s.method === "estimated").map((s) => s.name).join(" and ");
+    at("doubt").textContent = (guessed ? `Energy of ${guessed} is estimated, not measured. ` : "") + `Mean held-out error of the energy models: ${errors}. A saving of less is doubtful; joulebench threshold gives its 95 % interval.`;
     show();
   }
   function show() {
