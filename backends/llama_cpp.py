@@ -125,7 +125,7 @@ class LlamaCpp:
                 "threads": self._threads,
                 "batch_tokens": _BATCH_TOKENS,
                 "microbatch_tokens": _MICROBATCH_TOKENS,
-                "gpu_offload": bool(used),
+                "gpu_offload_supported": bool(llama_library.library().llama_supports_gpu_offload()),
                 "gpu_layers_offloaded": offloaded,
                 "flash_attention": self._flash_attention(),
                 "cache_type": "f16",

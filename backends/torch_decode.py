@@ -1,13 +1,15 @@
 """How one request runs on torch: eagerly, from a captured CUDA graph, or compiled by Inductor.
 
 A decoder is made for one request and runs it as often as asked: ``begin`` outside the phases, then ``prefill``, which
-chooses the first output token, then ``decode``, which chooses the others. It never waits for the device.
+chooses the first output token, then ``decode``, which chooses the others and never waits for the device.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import inspect
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from backends.base import Config, InvalidConfig, Prepared
 
 if TYPE_CHECKING:
     import torch
-    from transformers import Cache, PreTrainedModel
+    from transformers import Cache, PreTrainedConfig, PreTrainedModel
 
 MODES = ("none", "graph", "inductor")
 
@@ -27,7 +29,7 @@ WARMUP_STEPS = 3
 
 
 Capture = Callable[[Callable[[], None], Callable[[], None]], Callable[[], None]]
-"""Takes what runs first, uncaptured, and the step to capture; returns what replays the step."""
+"""Takes the steps that run first, uncaptured, and the step to capture; returns what replays the step."""
 
 
 class Decoder(Protocol):
@@ -80,8 +82,15 @@ def refuse(config: Config, device: str) -> None:
 def _refuse_without_compiler(device: str) -> None:
     import torch._inductor.config
 
-    if device == "cuda" and importlib.util.find_spec("triton") is None:
-        raise InvalidConfig("--compile inductor needs Triton on CUDA; install it with: pip install triton")
+    if device == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            raise InvalidConfig("--compile inductor needs Triton on CUDA; install it with: pip install triton")
+        # Triton compiles what launches its kernels; these are the compilers it looks for.
+        if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+            raise InvalidConfig(
+                "--compile inductor needs a C compiler on CUDA (gcc or clang, for Triton); install one "
+                "(Debian, Ubuntu: apt install gcc) or name it: CC=/path/to/compiler"
+            )
     candidates = torch._inductor.config.cpp.cxx
     compilers = [name for name in ([candidates] if isinstance(candidates, str) else candidates) if name]
     if device == "cpu" and not any(map(shutil.which, compilers)):
@@ -101,7 +110,7 @@ def cache_settings(config: Config) -> dict[str, str | None]:
 
 
 def decoder(model: PreTrainedModel, input_ids: torch.Tensor, output_tokens: int, config: Config) -> Decoder:
-    """The decoder that ``config`` asks for. Raises InvalidConfig for models it can't run."""
+    """The decoder that ``config`` asks for."""
     if config.compile == "none":
         return EagerDecoder(model, input_ids, output_tokens, config)
     capture = partial(cuda_graph, input_ids.device) if input_ids.device.type == "cuda" else None
@@ -113,7 +122,7 @@ def cuda_graph(device: torch.device, warm_up: Callable[[], None], step: Callable
     import torch
 
     with torch.cuda.device(device):
-        # Work before a capture belongs on another stream than the default one, says torch's manual on CUDA graphs.
+        # Steps before a capture belong on another stream than the default one, says torch's manual on CUDA graphs.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -202,13 +211,13 @@ class StaticDecoder:
         self._config = config
         self._capture = capture
         batch_size, input_tokens = input_ids.shape
-        self._cache = static_cache(model, input_tokens + output_tokens)
+        self._cache = static_cache(model.config, input_tokens + output_tokens)
         self._token = torch.zeros((batch_size, 1), dtype=torch.long, device=input_ids.device)
         self._produced = torch.zeros((batch_size, output_tokens), dtype=torch.long, device=input_ids.device)
         self._index = torch.zeros(1, dtype=torch.long, device=input_ids.device)
         """Number of tokens chosen: the column of ``_produced`` that the next one goes to."""
         self._next_token: Callable[..., torch.Tensor] = _next_token
-        self._run_step = self._step
+        self._replay: Callable[[], None] | None = None
 
     @property
     def input_tokens(self) -> int:
@@ -218,20 +227,27 @@ class StaticDecoder:
         """Compile, then capture. The seconds include the first steps that run, and are apart from every phase."""
         import torch
 
+        if self._config.compile == "inductor":
+            # Code is made for the sizes of this request alone; what earlier ones left would count against torch's
+            # limit of versions, beyond which it runs eagerly, and holds their caches in cycles.
+            torch.compiler.reset()
+            gc.collect()
         if not self._steps:
             return Prepared()
         compile_s = capture_s = None
         if self._config.compile == "inductor":
-            # Code is made for the sizes of this request alone; what earlier ones left would count against torch's
-            # limit of versions, beyond which it runs eagerly.
-            torch.compiler.reset()
             self._next_token = torch.compile(_next_token, fullgraph=True, dynamic=False)
             start_s = time.monotonic()
-            self._warm_up()
+            self.begin()
+            self.prefill()
+            self._first_steps()
             compile_s = time.monotonic() - start_s
         if self._capture:
             start_s = time.monotonic()
-            self._run_step = self._capture(self._warm_up, self._step)
+            # The prefill, which makes the cache's tensors, runs where all later ones do.
+            self.begin()
+            self.prefill()
+            self._replay = self._capture(self._first_steps, self._step)
             capture_s = time.monotonic() - start_s
         return Prepared(compile_s=compile_s, capture_s=capture_s)
 
@@ -246,8 +262,9 @@ class StaticDecoder:
         self._store(_prefill(self._model, self._input_ids, self._cache_name, self._cache, chunk_tokens))
 
     def decode(self) -> None:
+        step = self._replay or self._step
         for _ in range(self._steps):
-            self._run_step()
+            step()
 
     def output_ids(self) -> torch.Tensor:
         # As many as were really chosen, by the device's own count.
@@ -261,31 +278,27 @@ class StaticDecoder:
         self._produced.index_copy_(1, self._index, token)
         self._index.add_(1)
 
-    def _warm_up(self) -> None:
-        """A prefill, which makes the cache's tensors, and the first decode steps."""
-        self.begin()
-        self.prefill()
+    def _first_steps(self) -> None:
         for _ in range(min(WARMUP_STEPS, self._steps)):
             self._step()
 
 
-def static_cache(model: PreTrainedModel, length: int) -> Cache:
-    """A cache of ``length`` positions in every layer, written in place. Raises InvalidConfig.
+def static_cache(model_config: PreTrainedConfig, length: int) -> Cache:
+    """A cache of ``length`` positions in every layer, written in place; its memory is claimed by the first prefill.
+
+    Raises InvalidConfig for models that keep another state.
 
     Layers with a sliding window hold all positions too: the window is in the mask, and a ring buffer moves by rules
     that a captured graph can't follow.
     """
-    import torch
     from transformers import StaticCache
     from transformers.cache_utils import Cache, StaticLayer, StaticSlidingWindowLayer
 
-    layers = StaticCache(config=model.config, max_cache_len=length).layers
+    layers = StaticCache(config=model_config, max_cache_len=length).layers
     if any(type(layer) not in (StaticLayer, StaticSlidingWindowLayer) for layer in layers):
         raise InvalidConfig(
-            f"models of type {model.config.model_type} keep other state than a cache of fixed size; use --compile none"
+            f"models of type {model_config.model_type} keep other state than a cache of fixed size; use --compile none"
         )
-    if not isinstance(getattr(layers[0], "cumulative_length", None), torch.Tensor):
-        raise InvalidConfig("compiled decoding needs transformers 5.6 or newer: pip install --upgrade transformers")
     return Cache(layers=[StaticLayer(max_cache_len=length) for _ in layers])
 
 

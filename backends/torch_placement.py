@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 DeviceMap = dict[str, int | str]
 
+CAPS = 64
+"""How many shares of the weights are tried as the most that one GPU gets, beginning with an even one."""
+
 
 def refuse(config: Config, indices: tuple[int, ...]) -> None:
     """Refuse what can't run over several GPUs. Raises InvalidConfig or NotInstalled, before any weights are made."""
@@ -49,32 +52,43 @@ def device_map(
     quantization: QuantizationConfigMixin | None = None,
     stored: bool = False,
 ) -> DeviceMap:
-    """Where each module goes on the GPUs in ``free`` (bytes by index): evenly where that fits, else in order.
+    """Where each module goes on the GPUs in ``free`` (bytes by index): as evenly as they have room.
 
     Layers are never split. Room for one layer is left on every GPU. Raises OutOfMemory where the weights don't fit,
-    InvalidConfig where they are so few that a GPU would get none.
+    InvalidConfig where a GPU would get none of them.
     """
     from accelerate import infer_auto_device_map
-    from accelerate.utils import CustomDtype, get_balanced_memory
+    from accelerate.utils import CustomDtype, compute_module_sizes, get_max_layer_size
 
     model, quantised = torch_models.empty_model(config, dtype, quantization, stored)
     four_bits = quantization is not None and torch_quantization.is_four_bit(quantization)
     special = dict.fromkeys(quantised, CustomDtype.INT4 if four_bits else _int8())
-    options = {"no_split_module_classes": sorted(model._no_split_modules or ()), "special_dtypes": special}
-    for memory in (get_balanced_memory(model, dict(free), **options), dict(free)):
-        found: DeviceMap = infer_auto_device_map(model, memory, **options)
+    whole = sorted(model._no_split_modules or ())
+    sizes = compute_module_sizes(model, special_dtypes=special)
+    layer_bytes, _ = get_max_layer_size(list(model.named_children()), sizes, whole)
+    first = min(free)
+    for step in range(CAPS + 1):
+        cap = round(sizes[""] * (1 / len(free) + step / CAPS))
+        memory = {index: min(max(number - layer_bytes, 0), cap) for index, number in free.items()}
+        memory[first] += layer_bytes  # which accelerate keeps for a layer there, and only there
+        found: DeviceMap = infer_auto_device_map(model, memory, no_split_module_classes=whole, special_dtypes=special)
         if set(found.values()) <= set(free):
-            if unused := set(free) - set(found.values()):
-                names = ", ".join(f"cuda:{index}" for index in sorted(unused))
-                raise InvalidConfig(
-                    f"the model is too small to spread that far: {names} would stay empty; leave it out"
-                )
+            _refuse_unused(set(free) - set(found.values()), {i: free[i] < 2 * layer_bytes for i in free})
             return found
     room = ", ".join(f"cuda:{index} {number / 1e9:.1f} GB" for index, number in free.items())
     raise OutOfMemory(
         f"the weights don't fit into what is free ({room}), with room for one more layer on each GPU; "
         "name more GPUs, free their memory, or take quantised weights (--dtype bnb-nf4)"
     )
+
+
+def _refuse_unused(indices: set[int], full: Mapping[int, bool]) -> None:
+    """Raise InvalidConfig for GPUs that would get no layer, saying whether they have no room for one."""
+    names = ", ".join(f"cuda:{index}" for index in sorted(indices))
+    if any(full[index] for index in indices):
+        raise InvalidConfig(f"{names} has no room for a layer; free its memory or leave it out")
+    if indices:
+        raise InvalidConfig(f"the model is too small to spread that far: {names} would stay empty; leave it out")
 
 
 def _int8() -> torch.dtype:

@@ -46,6 +46,10 @@ METHODS = {
 }
 
 
+STORED = ("bnb-int8", "bnb-nf4", "torchao-int8")
+"""Methods that are also read from checkpoints stored so."""
+
+
 def usable(devices: tuple[str, ...]) -> tuple[str, ...]:
     """Names of the methods whose packages are here, and which can run on one of these kinds of device."""
     return tuple(
@@ -117,7 +121,7 @@ def of_checkpoint(model: str, config: PreTrainedConfig) -> tuple[str, Quantizati
     name = _stored_method(settings)
     if name is None:
         raise InvalidConfig(
-            f"'{model}' is a quantised checkpoint of a kind other than {', '.join(METHODS)}; "
+            f"'{model}' is a quantised checkpoint of a kind other than {', '.join(STORED)}; "
             "give the unquantised one or a GGUF file"
         )
     if missing := _missing(METHODS[name]):

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from backends.torch_decode import Decoder
 
 DTYPES = ("float32", "bfloat16", "float16")
+OLDEST_TRANSFORMERS = "5.6"
 
 T = TypeVar("T")
 
@@ -231,11 +232,17 @@ def _require_packages() -> None:
         import transformers
         from huggingface_hub.utils import disable_progress_bars
         from huggingface_hub.utils import logging as hub_logging
+        from packaging.version import Version
     except (ImportError, OSError) as error:  # OSError: torch without a library that it was built against
         reason = " ".join(str(error).split())
         raise NotInstalled(
             f"the transformers backend can't be used ({reason}); install with: pip install 'joulebench[transformers]'"
         ) from error
+    if Version(transformers.__version__) < Version(OLDEST_TRANSFORMERS):
+        raise NotInstalled(
+            f"transformers {transformers.__version__} is too old for this backend; install with: "
+            f"pip install --upgrade 'transformers>={OLDEST_TRANSFORMERS}'"
+        )
     disable_progress_bars()
     hub_logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -252,6 +259,8 @@ def _plan(config: Config, source: Source, model_config: PreTrainedConfig) -> _Pl
     if config.threads is not None and config.threads < 1:
         raise InvalidConfig(f"the number of threads must be at least 1, not {config.threads}")
     torch_decode.refuse(config, devices[0].type)
+    if config.compile != "none":
+        torch_decode.static_cache(model_config, 1)  # refuses models that can't have one
     torch_placement.refuse(config, tuple(device.index or 0 for device in devices))
     precision, activations, quantization, stored = _precision(config, model_config, devices)
     dtype = getattr(torch, activations)

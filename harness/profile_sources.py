@@ -125,8 +125,9 @@ def _settings(backend: Mapping[str, Any]) -> dict[str, Any]:
 def _differences(one: Identity, other: Identity) -> list[str]:
     """Names of the fields and settings that differ."""
     fields = [key for key, value in one if key != "settings" and value != getattr(other, key)]
-    settings = one.settings | other.settings
-    return fields + [key for key in settings if one.settings.get(key) != other.settings.get(key)]
+    # A setting that only one program recorded says nothing: the options that decide it are there.
+    shared = [key for key in one.settings if key in other.settings]
+    return fields + [key for key in shared if one.settings[key] != other.settings[key]]
 
 
 def _methods(trials: Trials) -> dict[str, Method | None]:

@@ -58,28 +58,30 @@ def weight_sweep(
 
     As λ grows from 0 to 1 each system's cost is a straight line, so the cheapest one changes at most systems − 1
     times, each time to a line of lower slope. These changes are found once, O(systems² · pairs), and every λ is
-    then a look-up. ``weight`` must ascend within [0, 1].
+    then a look-up. ``weight`` must ascend within [0, 1]. Where two lines cross, the system listed first serves; the
+    totals carry the rounding of sums over all requests.
     """
     systems, points, pair = energy_j.shape[0], weight.size, np.arange(count.size)
     start = runtime_s / references[1]
     slope = energy_j / references[0] - start
     values = np.stack([energy_j, runtime_s, np.ones_like(energy_j)])
     change = np.zeros((systems, 3, points + 1))
-    serving = np.argmin(start, axis=0)
-    _add(change, np.zeros_like(pair), serving, count * values[:, serving, pair])
+    serving, at = np.argmin(start, axis=0), np.zeros_like(pair)
+    _add(change, at, serving, count * values[:, serving, pair])
     crossing = np.zeros(count.size)
     for _ in range(systems - 1):
         follower, crossing = _next_change(start, slope, serving, crossing)
-        # One index both ends the old interval and begins the new: whatever is rounded, every request is served
-        # exactly once. At the crossing itself the costs are equal, and the system listed first serves.
+        # One index both ends the old interval and begins the new, and none lies before the last: whatever is
+        # rounded, every request is served exactly once.
         keeps = np.searchsorted(weight, crossing, side="right")
-        at = np.where(serving < follower, keeps, np.searchsorted(weight, crossing, side="left"))
+        at = np.maximum(at, np.where(serving < follower, keeps, np.searchsorted(weight, crossing, side="left")))
         _add(change, at, serving, -count * values[:, serving, pair])
         _add(change, at, follower, count * values[:, follower, pair])
         serving = follower
     by_weight = np.cumsum(change[:, :, :points], axis=2)
     totals = by_weight.sum(axis=0)
-    return Sweep(weight, totals[0], totals[1], by_weight[:, 2] / count.sum())
+    # What fractional counts leave after all of a system's requests have gone may lie a rounding below zero.
+    return Sweep(weight, totals[0], totals[1], np.maximum(by_weight[:, 2], 0) / count.sum())
 
 
 def _add(change: Floats, at: NDArray[np.intp], system: NDArray[np.intp], amounts: Floats) -> None:

@@ -86,17 +86,19 @@ def test_runs_of_different_systems_are_not_pooled(fake_run: Path, tmp_path: Path
 
 def test_runs_decoded_in_different_ways_are_not_pooled(fake_run: Path, tmp_path: Path) -> None:
     """A run from before there was a choice was decoded step by step, and pools with one that says so."""
-    other, older = tmp_path / "other", tmp_path / "older"
-    for directory in (other, older):
+    other, older, newer = tmp_path / "other", tmp_path / "older", tmp_path / "newer"
+    for directory in (other, older, newer):
         shutil.copytree(fake_run, directory)
         run = json.loads((directory / "run.json").read_text())
         if directory == other:
             run["backend"]["config"]["compile"] = "graph"
-        else:
+        elif directory == older:
             del run["backend"]["config"]["compile"]
+        else:
+            run["backend"]["settings"]["kv_cache_length"] = "grows"
         (directory / "run.json").write_text(json.dumps(run))
     assert "differ in compile" in refused(joulebench("fit", fake_run, other))
-    assert joulebench("fit", fake_run, older, "-o", tmp_path / "p.json").returncode == 0
+    assert joulebench("fit", newer, older, "-o", tmp_path / "p.json").returncode == 0
     assert Profile.load(tmp_path / "p.json").identity.settings["compile"] == "none"
 
 

@@ -187,7 +187,7 @@ def test_file_runs_and_is_told_apart_from_a_preset(backend, tmp_path):
 def test_settings_say_what_decides_the_speed(backend):
     settings = backend.load(cpu()).settings
     assert settings["threads"] == 1
-    assert settings["gpu_offload"] is False
+    assert settings["gpu_offload_supported"] is llama_cpp.llama_supports_gpu_offload()
     assert settings["gpu_layers_offloaded"] == 0
     assert isinstance(settings["flash_attention"], bool)
     chosen = backend.load(dataclasses.replace(cpu(), threads=None)).settings["threads"]

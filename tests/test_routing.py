@@ -59,6 +59,7 @@ def test_all_weights_at_once_equal_an_argmin_for_each(costs: tuple, weights: lis
         total = weight * sweep.energy_j[i] / references[0] + (1 - weight) * sweep.runtime_s[i] / references[1]
         assert total == pytest.approx(cost.min(axis=0) @ count, rel=1e-9)
         assert sweep.share[:, i].sum() == pytest.approx(1)
+    assert (sweep.share >= 0).all()
 
 
 def test_lines_that_cross_in_one_point_leave_no_request_unserved() -> None:
@@ -68,6 +69,13 @@ def test_lines_that_cross_in_one_point_leave_no_request_unserved() -> None:
     assert sweep.energy_j == pytest.approx([14.0] * 21)
     assert sweep.share.sum(axis=0) == pytest.approx([1.0] * 21)
     assert sweep.share[3, :-1] == pytest.approx([1 / 7] * 20)
+
+
+def test_crossings_that_round_to_the_wrong_order_serve_nobody_twice() -> None:
+    energy, runtime = np.full((3, 1), 2.0), np.array([[7.0], [1.0], [6.0]])
+    sweep = routing.weight_sweep(energy, runtime, np.ones(1), np.linspace(0, 1, 1001), (3.0, 7.0))
+    assert sweep.share[1, :-1].tolist() == [1.0] * 1000
+    assert sorted(sweep.share[:, -1]) == [0.0, 0.0, 1.0], "all cost the same there"
 
 
 def test_equal_systems_share_nothing_twice() -> None:

@@ -180,9 +180,9 @@ def test_directory_of_another_run_is_refused(changed: list[str], named: str, tmp
 @pytest.mark.parametrize(
     ("part", "changed", "named"),
     [
-        ("backend", {"settings": {"virtual_clock": False}}, "settings"),
+        ("backend", {"settings": {"virtual_clock": False}}, "virtual_clock"),
         ("backend", {"device": "cuda"}, "device"),
-        ("backend", {"versions": {"fake": "0"}}, "versions"),
+        ("backend", {"versions": {"fake": "0"}}, "backend's version differs: fake is '0' there"),
         ("model", {"parameters": 2}, "parameters"),
         ("energy", {"rate_hz": 5.0}, "rate_hz"),
     ],

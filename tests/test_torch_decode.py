@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+import gc
 import shutil
 import subprocess
 import sys
+import weakref
 
 import pytest
 
@@ -81,9 +83,9 @@ class Recording(TorchDispatchMode):
                     kept.copy_(value)
 
 
-def record(warm_up, step):
+def record(first_steps, step):
     """``torch_decode.cuda_graph`` without a GPU."""
-    warm_up()
+    first_steps()
     step.__self__.begin()  # a capture executes nothing; this does, and so needs room in the cache
     recording = Recording()
     with recording:
@@ -231,24 +233,45 @@ def test_model_with_another_state_than_a_cache_is_refused(backend, tmp_path):
         num_key_value_heads=2, attn_layer_period=2, attn_layer_offset=1, num_experts=1, use_mamba_kernels=False,
     )  # fmt: skip
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    backend.load(Config(str(tmp_path), device="cpu", compile="inductor"))
-    with pytest.raises(InvalidConfig, match="--compile none"):
-        backend.prepare(Request(4, 3))
+    config = Config(str(tmp_path), device="cpu", compile="inductor")
+    for action in (backend.resolve, backend.load):
+        with pytest.raises(InvalidConfig, match=r"jamba.*--compile none"):
+            action(config)
 
 
-def test_transformers_whose_cache_has_no_length_on_the_device_is_refused(backend, monkeypatch):
+def test_triton_without_a_c_compiler_is_refused(monkeypatch):
+    monkeypatch.setattr(torch_decode.importlib.util, "find_spec", lambda package: object())
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(InvalidConfig, match=r"needs a C compiler on CUDA.*apt install gcc"):
+        torch_decode.refuse(Config("tiny-test", compile="inductor"), "cuda")
+    monkeypatch.setenv("CC", "/opt/cc")
+    torch_decode.refuse(Config("tiny-test", compile="inductor"), "cuda")
+
+
+@needs_compiler
+def test_former_cache_is_gone_before_the_next_one_is_made(backend, monkeypatch):
+    """Two long caches may not fit side by side, and Python collects cycles when it likes."""
     from transformers.cache_utils import StaticLayer
 
-    backend.load(Config("tiny-test", device="cpu", compile="inductor"))
-    start = StaticLayer.__init__
+    claim, former, alive = StaticLayer.lazy_initialization, [], []
 
-    def older(self, *arguments, **options):
-        start(self, *arguments, **options)
-        del self.cumulative_length
+    def watch(self, *states):
+        alive.append([cache() for cache in former])
+        return claim(self, *states)
 
-    monkeypatch.setattr(StaticLayer, "__init__", older)
-    with pytest.raises(InvalidConfig, match=r"transformers 5\.6 or newer"):
-        backend.prepare(Request(4, 3))
+    monkeypatch.setattr(StaticLayer, "lazy_initialization", watch)
+    backend.load(Config("tiny-test", device="cpu", threads=1, compile="inductor"))
+    gc.disable()
+    try:
+        for request in (Request(8, 4), Request(8, 1), Request(8, 1), Request(9, 4)):
+            backend.prepare(request)
+            backend.run(request)
+            former.append(weakref.ref(backend._prepared[1]._cache))
+    finally:
+        gc.enable()
+    assert alive
+    assert not any(cache for caches in alive for cache in caches)
 
 
 @needs_compiler

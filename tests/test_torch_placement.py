@@ -71,7 +71,7 @@ def test_several_gpus_need_accelerate_and_plain_decoding(monkeypatch):
 def test_model_too_small_for_the_gpus_is_refused():
     config = torch_models.preset_config(dataclasses.replace(TINY, layers=2))
     with pytest.raises(InvalidConfig, match="too small to spread that far: cuda:"):
-        torch_placement.device_map(config, torch.float32, dict.fromkeys(range(4), 10**9))
+        torch_placement.device_map(config, torch.float32, dict.fromkeys(range(8), 10**9))
 
 
 def bytes_by_device(config, placed):
@@ -103,10 +103,33 @@ def test_layers_are_spread_evenly_over_exactly_the_chosen_gpus(family):
 def test_gpu_with_little_free_memory_gets_less():
     config = torch_models.preset_config(TWELVE)
     total = torch_models.size(config, torch.float32)[1]
-    free = {0: total // 3, 1: 2 * total}
-    used = bytes_by_device(config, torch_placement.device_map(config, torch.float32, free))
-    assert 0 < used[0] <= free[0]
-    assert used[0] < used[1]
+    for free in ({0: total // 3, 1: 2 * total}, {0: 3 * total, 1: total // 3}):
+        used = bytes_by_device(config, torch_placement.device_map(config, torch.float32, free))
+        little = min(free, key=free.get)
+        assert 0 < used[little] < used[1 - little]
+
+
+@needs_accelerate
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_gpu_keeps_room_for_a_layer(family):
+    """Even where they have hardly more than they need."""
+    config = torch_models.preset_config(FAMILIES[family])
+    model, _ = torch_models.empty_model(config, torch.float32)
+    layers = next(m for name, m in model.named_modules() if name.endswith((".layers", ".h")))
+    layer_bytes = sum(w.numel() * w.element_size() for w in layers[0].parameters())
+    total = torch_models.size(config, torch.float32)[1]
+    for share in (0.45, 0.5, 0.55, 0.7):
+        free = {0: int(share * total) + 2 * layer_bytes, 2: int((1 - share) * total) + 3 * layer_bytes}
+        used = bytes_by_device(config, torch_placement.device_map(config, torch.float32, free))
+        assert all(free[index] - used[index] >= layer_bytes for index in free), (share, free, used)
+
+
+@needs_accelerate
+def test_full_gpu_is_refused():
+    config = torch_models.preset_config(TWELVE)
+    total = torch_models.size(config, torch.float32)[1]
+    with pytest.raises(InvalidConfig, match="cuda:1 has no room for a layer; free its memory or leave it out"):
+        torch_placement.device_map(config, torch.float32, {0: 3 * total, 1: 10})
 
 
 @needs_accelerate

@@ -320,6 +320,13 @@ def test_absent_package_names_the_install_command(backend, monkeypatch, package)
             action()
 
 
+def test_old_transformers_names_the_upgrade(backend, monkeypatch):
+    monkeypatch.setattr("transformers.__version__", "4.57.1")
+    for action in (backend.capabilities, lambda: backend.resolve(Config("tiny-test"))):
+        with pytest.raises(NotInstalled, match=r"transformers 4\.57\.1 is too old.*--upgrade 'transformers>=5\.6'"):
+            action()
+
+
 def test_torch_without_a_library_it_needs_is_refused_with_the_reason(backend, monkeypatch, tmp_path):
     (tmp_path / "torch.py").write_text("raise OSError('libcudnn.so.9: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
