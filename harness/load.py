@@ -26,21 +26,22 @@ def main(seconds: float, cycle_s: float) -> None:
     gpus = _gpus()
     work = [*gpus.values(), *[_hash] * max((os.cpu_count() or 1) - len(gpus), 1)]
     device = "cpu" if not gpus else f"cpu and {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}"
-    start = time.monotonic()
+    start, parent = time.monotonic(), os.getppid()
     print(json.dumps({"start_ns": int(start * 1e9), "device": device, "gpus": list(gpus)}), flush=True)
     for cycle in range(int(seconds / cycle_s)):
         busy_from = start + (cycle + 0.5) * cycle_s
         time.sleep(max(busy_from - time.monotonic(), 0.0))
         until = start + (cycle + 1) * cycle_s
-        threads = [threading.Thread(target=_repeat, args=(task, until)) for task in work]
+        threads = [threading.Thread(target=_repeat, args=(task, until, parent)) for task in work]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
 
-def _repeat(task: Callable[[], None], until: float) -> None:
-    while time.monotonic() < until:
+def _repeat(task: Callable[[], None], until: float, parent: int) -> None:
+    # Whoever started this may be killed; nobody would read the sensors then.
+    while time.monotonic() < until and os.getppid() == parent:
         task()
 
 

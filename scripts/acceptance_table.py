@@ -24,6 +24,8 @@ from harness.records import load, read_run, read_trials
 if TYPE_CHECKING:
     import pandas as pd
 
+    from backends.models import Architecture
+
 MODES = ("none", "graph", "inductor")
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 LONG_WINDOW_S = 5.0
@@ -75,8 +77,7 @@ def graph_of_roofline(out: Path) -> Row:
     trials = _measured(out / "decode-graph")
     run = read_run(out / "decode-graph")
     context = float((trials["input_tokens"] + trials["output_tokens"] / 2).iloc[0])
-    model = run["model"]
-    step_bytes = decode_step_bytes(PRESETS[model["name"]].architecture, context, BYTES[model["dtype"]])
+    step_bytes = decode_step_bytes(_architecture(run), context, BYTES[run["model"]["dtype"]])
     bound = _roofline(out)["copy_bytes_per_s"] / step_bytes
     share = decode_rate(out, "graph")[0] / bound
     text = f"{share:.1%} of {bound:.1f} tokens/s ({step_bytes / 1e9:.2f} GB a step)"
@@ -87,7 +88,7 @@ def prefill_of_roofline(out: Path) -> Row:
     """The best prefill's matrix products over the rate that a large product reached."""
     trials = _measured(out / "precise")
     run = read_run(out / "precise")
-    architecture = PRESETS[run["model"]["name"]].architecture
+    architecture = _architecture(run)
     # The output head works on the last token alone, the input embedding multiplies nothing.
     embedding = architecture.vocab_size * architecture.hidden_size
     weights = architecture.parameters() - (1 if architecture.tied_embeddings else 2) * embedding
@@ -96,10 +97,20 @@ def prefill_of_roofline(out: Path) -> Row:
     return Row("prefill of matrix rate", share, f"{share:.1%}, {rate / 1e12:.2f} TFLOP/s")
 
 
+def _architecture(run: dict[str, Any]) -> Architecture:
+    name = run["model"]["name"]
+    if name not in PRESETS:
+        raise NotMeasured(f"{name} is no preset, so that its shapes are not known here")
+    return PRESETS[name].architecture
+
+
 def sensor_periods(out: Path) -> list[Row]:
-    """How often each power domain has a new value, and its idle power."""
+    """How often each power domain has a new value, and its idle power. Raises NotMeasured where nothing has any."""
     rows = []
-    for probe in _json(out / "sensors.json")["probes"]:
+    probes = _json(out / "sensors.json")["probes"]
+    if not any(probe["works"] for probe in probes):
+        raise NotMeasured("; ".join(f"{probe['name']}: {probe['reason']}" for probe in probes))
+    for probe in probes:
         for domain in probe.get("domains", []) if probe["works"] else []:
             period_s, idle_w = domain["period_s"], domain["idle_power_w"]
             period = "at each read" if period_s is None else f"every {1000 * period_s:.0f} ms"
@@ -111,8 +122,8 @@ def sensor_periods(out: Path) -> list[Row]:
 def sensors_under_load(out: Path) -> list[Row]:
     """Idle and busy power of each domain around a known load, and how the readings of one source agree there."""
     load = _json(out / "sensors.json").get("load")
-    if not load:
-        return []
+    if not load or load["reason"]:
+        raise NotMeasured(load["reason"] if load else "there was no load")
     rows = [
         Row(f"{name} under load", found["rise_w"], f"{found['idle_w']:.1f} W idle, {found['busy_w']:.1f} W busy")
         for name, found in load["domains"].items()
@@ -125,11 +136,14 @@ def sensors_under_load(out: Path) -> list[Row]:
 
 
 def sensors_agree(out: Path) -> Row:
-    """Integrated power over counted energy in the long windows of the precise run: median and worst."""
+    """Integrated power over counted energy in the long windows that count of the precise run: median and worst.
+
+    Where they disagree it says what is known of the reason.
+    """
     _measured(out / "precise")
     domains = read_run(out / "precise")["sessions"][0]["energy"]["domains"]
     pairs = [
-        (counter["name"], power["name"])
+        (counter, power)
         for counter in domains.values()
         for power in domains.values()
         if counter["source"] == power["source"] and (counter["kind"], power["kind"]) == ("counter", "power")
@@ -138,16 +152,28 @@ def sensors_agree(out: Path) -> Row:
         raise NotMeasured("no component has both a counter and a power reading")
     differences = []
     for trial in read_trials(out / "precise"):
-        if trial.status == "ok" and trial.energy and (trial.window_s or 0) >= LONG_WINDOW_S:
-            for counter, power in pairs:
-                counted, integrated = (trial.energy["domains"][name]["request_j"] for name in (counter, power))
+        counts = trial.status == "ok" and trial.purpose == "measure"
+        if counts and trial.energy and (trial.window_s or 0) >= LONG_WINDOW_S:
+            for pair in pairs:
+                counted, integrated = (trial.energy["domains"][domain["name"]]["request_j"] for domain in pair)
                 if counted and integrated:
                     differences.append(integrated / counted - 1)
     if not differences:
         raise NotMeasured(f"no window of {LONG_WINDOW_S:g} s or more has both")
     median, worst = statistics.median(differences), max(differences, key=abs)
     text = f"median {median:+.2%}, worst {worst:+.2%} in {len(differences)} windows"
-    return Row("integrated power to counter", worst, text, "within 2 %", abs(worst) <= 0.02)
+    met = abs(worst) <= 0.02
+    return Row("integrated power to counter", worst, text if met else f"{text}: {_why(pairs)}", "within 2 %", met)
+
+
+def _why(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
+    """What is known of sensors that disagree: a power reading may look at a part of the time alone."""
+    seen = [
+        f"{power['name']} looks at {power['averaging_s'] / power['period_s']:.0%} of the time"
+        for _, power in pairs
+        if power.get("averaging_s") and power.get("period_s") and power["averaging_s"] < power["period_s"]
+    ]
+    return "; ".join(seen) or "no reason is known"
 
 
 def energy_spread(out: Path) -> Row:
@@ -206,7 +232,7 @@ def _roofline(out: Path) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise NotMeasured(f"{path.name} is absent or not whole; its step failed") from None
     return content
@@ -221,23 +247,26 @@ def _or_why(what: str, measured: Callable[[], Row], wanted: str = "") -> Row:
 
 
 def _rows(out: Path) -> list[Row]:
+    def or_why(rows: Callable[[Path], list[Row]], what: str) -> list[Row]:
+        try:
+            return rows(out)
+        except NotMeasured as why:
+            return [Row(what, None, f"not measured: {why}")]
+
     def roofline() -> Row:
         found = _roofline(out)
         copied, multiplied = found["copy_bytes_per_s"], found["matmul_flops_per_s"]
         text = f"copy {copied / 1e9:.0f} GB/s, {found['matmul_dtype']} product {multiplied / 1e12:.1f} TFLOP/s"
         return Row(f"roofline of {found['device_name']}", copied, text)
 
-    try:
-        sensors = [*sensor_periods(out), *sensors_under_load(out)]
-    except NotMeasured as why:
-        sensors = [Row("sensors", None, f"not measured: {why}")]
     return [
         _or_why("roofline", roofline),
         *decode_rates(out),
         _or_why("graph of memory roofline", lambda: graph_of_roofline(out), "≥ 60 %"),
         _or_why("graph over eager", lambda: graph_over_eager(out), "≥ 3 ×"),
         _or_why("prefill of matrix rate", lambda: prefill_of_roofline(out)),
-        *sensors,
+        *or_why(sensor_periods, "sensors"),
+        *or_why(sensors_under_load, "sensors under load"),
         _or_why("integrated power to counter", lambda: sensors_agree(out), "within 2 %"),
         _or_why("spread of energy per request", lambda: energy_spread(out), "≤ 2 %"),
         *held_out_errors(out),
@@ -250,8 +279,12 @@ def main() -> None:
         print("acceptance_table.py: error: say which folder: acceptance_table.py OUT", file=sys.stderr)
         sys.exit(2)
     out = Path(sys.argv[1])
+    if not out.is_dir():
+        print(f"acceptance_table.py: error: {out} is no folder; name that of gpu_acceptance.sh", file=sys.stderr)
+        sys.exit(2)
     rows = _rows(out)
-    (out / "acceptance.json").write_text(json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False))
+    content = json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False)
+    (out / "acceptance.json").write_text(content, encoding="utf-8")
     for row in rows:
         verdict = "" if row.met is None else "met" if row.met else "NOT MET"
         print(f"{row.what:<36} {row.wanted:<10} {verdict:<8} {row.text}")

@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from collections.abc import Callable
-from typing import NoReturn
 
 import bench_decide
 import bench_energy
@@ -22,7 +22,7 @@ import bench_llama
 import bench_models
 import bench_startup
 import bench_transformers
-from bench_base import Benchmark, Comparison, Options, Unavailable
+from bench_base import Benchmark, Comparison, OneLineParser, Options, Unavailable
 
 from backends.base import BackendError
 from harness.environment import machine
@@ -63,13 +63,6 @@ def as_row(comparison: Comparison) -> str:
     )
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = OneLineParser(description="Measure the project's own speed as ratios.")
@@ -93,7 +86,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Runs the benchmarks and prints their table, or JSON."""
+    """Runs the benchmarks and prints their table, or JSON; exits with 1 where one of them failed."""
     arguments = parse_arguments()
     here = machine()
     options = Options(
@@ -104,18 +97,24 @@ def main() -> None:
     )
     wanted = arguments.only or [*BENCHMARKS, *([] if arguments.short else REPORTS)]
     found: list[Comparison] = []
+    reports: dict[str, list[str]] = {}
     unavailable: dict[str, str] = {}
+    failed: dict[str, str] = {}
     for name in wanted:
         try:
-            found += BENCHMARKS[name](options) if name in BENCHMARKS else []
+            if name in BENCHMARKS:
+                found += BENCHMARKS[name](options)
+            else:
+                reports[name] = REPORTS[name]()
         except (Unavailable, BackendError) as absent:
             unavailable[name] = str(absent)
-    reports = {name: REPORTS[name]() for name in wanted if name in REPORTS}
+        except Exception as fault:  # the other rows are shown all the same
+            failed[name] = " ".join(f"{type(fault).__name__}: {fault}".split())
     if arguments.json:
         facts = {"machine": here, "threads": options.threads, "model": options.model}
         results = {"comparisons": [comparison.describe() for comparison in found], "reports": reports}
-        print(json.dumps(facts | results | {"unavailable": unavailable}, indent=2))
-        return
+        print(json.dumps(facts | results | {"unavailable": unavailable, "failed": failed}, indent=2))
+        sys.exit(bool(failed))
     print(f"{here['cpu_model']}, {options.threads} threads, {options.model}")
     if found:
         print(f"{'':<32} {'ours':>10} {'reference':>10} {'':<10} {'ratio':>6}  quartiles    aim      against")
@@ -125,6 +124,9 @@ def main() -> None:
         print(f"{name}: not measured, {reason}")
     for name, lines in reports.items():
         print("", name, *lines, sep="\n")
+    for name, reason in failed.items():
+        print(f"{name}: FAILED, {reason}")
+    sys.exit(bool(failed))
 
 
 if __name__ == "__main__":

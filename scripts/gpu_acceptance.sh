@@ -20,8 +20,8 @@ Measures a CUDA machine into the folder OUT and prints a table. The same command
   --brief        a few short points without energy instead of the protocols, for trying the script out
   --help         show this
 
-Python is python3, or what JOULEBENCH_PYTHON names. Exit codes: 0 every step ran, 1 some step failed,
-2 something is missing or misspelt, 75 the time was up: run it again.
+Python is python3, or what JOULEBENCH_PYTHON names. Exit codes: 0 every step ran, 1 some step failed: the same command
+tries it again, 2 something is missing or misspelt, 75 the time was up: run it again.
 TEXT
 }
 
@@ -58,12 +58,13 @@ deadline=$((SECONDS + $(awk -v minutes="$minutes" 'BEGIN { printf "%d", 60 * min
 
 python=${JOULEBENCH_PYTHON:-python3}
 command -v "$python" >/dev/null || refuse "there is no $python; name an interpreter: JOULEBENCH_PYTHON=/path/to/python3"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || refuse "$python is older than Python 3.11; name another: JOULEBENCH_PYTHON"
 export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
 joulebench=("$python" -P -m harness.cli)
 missing=$("$python" -P -c '
 import importlib.util as u
 names = "torch transformers numpy pandas scipy typer rich psutil pydantic pynvml matplotlib plotly".split()
-print(*(name for name in names if u.find_spec(name) is None))') || refuse "$python does not run; name another: JOULEBENCH_PYTHON"
+print(*(name for name in names if u.find_spec(name) is None))')
 needed=()
 for name in $missing; do
     case $name in
@@ -77,6 +78,13 @@ if [ "${device%%:*}" = cuda ]; then
     "$python" -P -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
         refuse "torch finds no CUDA GPU; check nvidia-smi, and that torch is a CUDA build"
 fi
+dtype=bfloat16
+[ "${device%%:*}" = cuda ] || dtype=float32
+measure=("${joulebench[@]}" measure --model "$model" --device "$device" --dtype "$dtype")
+# The shapes of presets are known here, and with them the bytes that a decode step reads.
+presets=$("$python" -P -c 'from backends.models import PRESETS; print(*PRESETS)')
+[[ " $presets " == *" $model "* ]] || refuse "--model must be one of ${presets// /, }, not $model"
+refusal=$("${measure[@]}" --dry-run --point 8,8 2>&1 >/dev/null) || refuse "${refusal#joulebench: error: }"
 mkdir -p "$out/steps" || refuse "can't write into $out"
 out=$(cd "$out" && pwd)
 
@@ -118,18 +126,33 @@ stop() {
     exit 75
 }
 
+# measured NAME OPTIONS…: a run into $out/NAME. It is done with a trial that counts; what was made of it is made again.
+measured() {
+    local name=$1
+    [ -e "$out/steps/$name.done" ] && return
+    rm -f "$out/steps/fit-$name.done" "$out/steps/figures.done" "$out/steps/report.done"
+    step "$name" - "${measure[@]}" "${@:2}" -o "$out/$name"
+    if [ -e "$out/steps/$name.done" ] && ! "$python" -P -c '
+import sys
+from harness.records import load
+trials = load(sys.argv[1])
+sys.exit(not ((trials["purpose"] == "measure") & (trials["status"] == "ok")).any())' "$out/$name"; then
+        # Put aside, so that the next start measures anew.
+        rm -rf "$out/steps/$name.done" "$out/steps/$name.failed"
+        mv "$out/$name" "$out/steps/$name.failed"
+        failed+=("$name")
+        echo "  failed: no trial counts; joulebench trials $out/steps/$name.failed says why"
+    fi
+}
+
 if [ "${device%%:*}" = cuda ]; then
     step nvidia-smi "$out/nvidia-smi.txt" nvidia-smi -q
-    dtype=bfloat16
-else
-    dtype=float32
 fi
 load=(--load)
 if $brief; then load=(); fi
 step sensors "$out/sensors.json" "${joulebench[@]}" doctor ${load[@]+"${load[@]}"} --json
 step roofline "$out/roofline.json" "$python" "$repository/scripts/roofline.py" --device "$device" --json
 
-measure=("${joulebench[@]}" measure --model "$model" --device "$device" --dtype "$dtype")
 decode=(--protocol precise --point 32,256 --max-trials 5)
 quick=(--protocol quick) precise=(--protocol precise)
 paper=(--protocol paper --no-kv-cache --input-tokens '8-2048*2' --output-tokens '8-512*2')
@@ -145,18 +168,20 @@ modes=(none graph inductor) graph=graph
 # Elsewhere there are no CUDA graphs.
 [ "${device%%:*}" = cuda ] || modes=(none inductor) graph=none
 for mode in "${modes[@]}"; do
-    step "decode-$mode" - "${measure[@]}" --compile "$mode" "${decode[@]}" -o "$out/decode-$mode"
+    measured "decode-$mode" --compile "$mode" "${decode[@]}"
 done
-step quick - "${measure[@]}" --compile "$graph" "${quick[@]}" -o "$out/quick"
-step precise - "${measure[@]}" --compile "$graph" "${precise[@]}" -o "$out/precise"
-step paper - "${measure[@]}" "${paper[@]}" -o "$out/paper"
+measured quick --compile "$graph" "${quick[@]}"
+measured precise --compile "$graph" "${precise[@]}"
+measured paper "${paper[@]}"
+# Only whole runs become profiles and pictures; what could not be run must not cost those of the rest.
+whole() { [ -e "$out/steps/$1.done" ] && [ -e "$out/$1/run.json" ]; }
 for run in quick precise paper; do
+    whole "$run" || continue
     step "fit-$run" "$out/fit-$run.json" "${joulebench[@]}" fit "$out/$run" --json -o "$out/profile-$run.json"
 done
-# What could not be run has no run.json, and must not cost the pictures of the rest.
 runs=() sweeps=()
 for run in "${modes[@]/#/decode-}" quick precise paper; do
-    [ -e "$out/$run/run.json" ] || continue
+    whole "$run" || continue
     runs+=("$out/$run")
     case $run in decode-*) ;; *) sweeps+=("$out/$run") ;; esac
 done

@@ -7,13 +7,14 @@ Copying counts the bytes read and the bytes written. A sample is a burst of repe
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
+
+from bench_base import OneLineParser
 
 from backends import torch_devices
 from backends.base import InvalidConfig
@@ -60,7 +61,10 @@ def measure(device: str, samples: int = SAMPLES) -> Roofline:
     """Both rates of the device; takes a few seconds and, on a GPU, 4 GiB of its memory. Raises InvalidConfig."""
     import torch
 
-    place = torch_devices.chosen(device)[0]
+    places = torch_devices.chosen(device)
+    if len(places) > 1:
+        raise InvalidConfig(f"'{device}' names several GPUs; a roofline is that of one")
+    place = places[0]
     copy_bytes = CPU_COPY_BYTES if place.type == "cpu" else GPU_COPY_BYTES
     copy, copy_quartiles = _middle(_copy_rates(place, copy_bytes, samples))
     # What models run in there; CPUs mostly emulate bfloat16.
@@ -129,14 +133,17 @@ def _elapsed_s(action: Callable[[], object], repeats: int, device: torch.device)
 
 def main() -> None:
     """Print the roofline of one device."""
-    parser = argparse.ArgumentParser(description="Measure how fast a device copies memory and multiplies matrices.")
+    parser = OneLineParser(description="Measure how fast a device copies memory and multiplies matrices.")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, mps or cpu (default cuda)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     try:
         found = measure(options.device)
-    except InvalidConfig as refused:
+    except (ImportError, InvalidConfig) as refused:
         parser.error(str(refused))
+    except RuntimeError as fault:
+        first_line = str(fault).partition("\n")[0]
+        parser.exit(1, f"{parser.prog}: {options.device} can't be measured: {first_line}\n")
     if options.json:
         print(json.dumps(asdict(found), indent=2))
         return

@@ -53,10 +53,14 @@ def measure(
         str, typer.Option("--model", "-m", help="Preset, Hugging Face id or folder, or .gguf file.")
     ] = _MODEL,
     backend: Annotated[str, typer.Option(help="Runtime: transformers, llama-cpp or fake.")] = "transformers",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps or metal.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, cuda:0,1, mps or metal.")] = "auto",
     dtype: Annotated[
         str,
-        typer.Option("--dtype", "--quant", help="Weights: a torch dtype, or F16, Q8_0 or Q4_0 for llama-cpp."),
+        typer.Option(
+            "--dtype",
+            "--quant",
+            help="Weights: a torch dtype, bnb-int8, bnb-nf4, torchao-int8 or -int4; for llama-cpp F16, Q8_0, Q4_0.",
+        ),
     ] = "auto",
     kv_cache: Annotated[
         bool | None,
