@@ -59,9 +59,7 @@ def check(
     weights = {profile.identity.random_weights for profile in profiles}
     if {True, False} <= weights:
         warnings.append("random weights are compared with trained ones")
-    modes = [(p.name, str(p.identity.settings["compile"])) for p in profiles if "compile" in p.identity.settings]
-    if len({mode for _, mode in modes}) > 1:
-        warnings.append(f"decode steps are launched in different ways ({_grouped(modes)})")
+    warnings += _launches([(profile.name, profile.identity) for profile in profiles])
     return Comparison(components, (*(f"mixed: {fault}" for fault in faults), *warnings), bool(faults))
 
 
@@ -89,7 +87,15 @@ def check_drawn(
         faults.append(f"the boundaries differ ({_grouped([(name, _join(parts)) for name, parts in held])}){remedy}")
     if faults and not allow_mixed:
         raise UserError(f"{'; '.join(faults)}; --allow-mixed draws them all the same and marks the figure")
-    return Comparison(components, tuple(f"mixed: {fault}" for fault in faults), bool(faults))
+    warnings = _launches([(name, identity) for name, identity, _ in systems])
+    return Comparison(components, (*(f"mixed: {fault}" for fault in faults), *warnings), bool(faults))
+
+
+def _launches(named: Sequence[tuple[str, Identity]]) -> list[str]:
+    """A warning where decode steps are launched in different ways, as far as that is known."""
+    modes = [(name, str(identity.settings["compile"])) for name, identity in named if "compile" in identity.settings]
+    differ = len({mode for _, mode in modes}) > 1
+    return [f"decode steps are launched in different ways ({_grouped(modes)})"] if differ else []
 
 
 def _grouped(named: Sequence[tuple[str, object]]) -> str:

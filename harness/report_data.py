@@ -171,7 +171,8 @@ def _energy(directory: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         idle = idle_power_w(session)
         width = f" ± {idle.half_width:.2f}" if idle and idle.half_width is not None else ""
         rows.append(["idle power", f"{idle.mean:.2f}{width} W" if idle else "not measured"])
-        rows.append(["sampled", f"{energy['rate_hz']:g} times a second, in the parent process"])
+        if energy["domains"]:
+            rows.append(["sampled", f"{energy['rate_hz']:g} times a second, in the parent process"])
         for left in energy["left_out"]:
             rows.append([f"without {left['probe']}", "; ".join(filter(None, (left["reason"], left["remedy"])))])
     return {"title": str(directory), "rows": rows or [["energy", "not measured"]]}

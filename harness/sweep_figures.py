@@ -58,7 +58,7 @@ class Options:
     models: bool = False
     """Whether fitted models are drawn as thin lines, dashed outside their range."""
     mixed: str = ""
-    """What marks the figure where systems are shown that can't be compared."""
+    """What marks the figure: in what the systems differ, above all where that forbids comparing them."""
 
 
 def write_figures(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.comparable import check
+from harness.comparable import check, check_drawn
 from harness.errors import UserError
 from harness.profile import Profile
 
@@ -62,9 +62,11 @@ def test_what_differs_is_refused_unless_mixed_is_allowed(other: dict[str, Any], 
 
 
 def test_another_way_of_decoding_is_compared_with_a_warning() -> None:
-    comparison = check([profile("a", settings={"compile": "none"}), profile("b", settings={"compile": "graph"})])
-    assert not comparison.mixed
-    assert comparison.warnings == ("decode steps are launched in different ways (none: a, graph: b)",)
+    pair = [profile("a", settings={"compile": "none"}), profile("b", settings={"compile": "graph"})]
+    drawn = check_drawn([(p.name, p.identity, frozenset(p.components)) for p in pair], None, False)
+    for comparison in (check(pair), drawn):
+        assert not comparison.mixed
+        assert comparison.warnings == ("decode steps are launched in different ways (none: a, graph: b)",)
     assert not check([profile("a"), profile("b", settings={"compile": "graph"})]).warnings
 
 
