@@ -8,6 +8,9 @@ make_environment
 need_compiler
 install_extras dev
 need_working_llama
+# Without one of these its tests would be skipped, as they are in an environment that was made for less.
+.venv/bin/python -c 'import accelerate, duckdb, gguf, matplotlib, plotly, pyarrow, torch, torchao, transformers' ||
+    die "a package that was just installed can't be imported; remove .venv and run this again"
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
