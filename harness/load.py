@@ -37,6 +37,8 @@ def main(seconds: float, cycle_s: float) -> None:
             thread.start()
         for thread in threads:
             thread.join()
+        if os.getppid() != parent:
+            return
 
 
 def _repeat(task: Callable[[], None], until: float, parent: int) -> None:

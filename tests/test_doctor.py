@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +21,7 @@ from harness.probes.base import ProbeContext
 from harness.probes.estimate import Estimate
 from harness.probes.fake import Fake
 from harness.types import Component, Domain
+from tests.helpers import environment
 
 
 @pytest.fixture
@@ -137,3 +141,38 @@ def test_a_backend_that_breaks_is_a_line_not_a_crash(command: Any, monkeypatch: 
     machine(monkeypatch, estimate=Estimate())
     report = json.loads(command("--json"))
     assert {backend["reason"] for backend in report["backends"]} == {"libcudart.so.12: cannot open shared object file"}
+
+
+def test_the_load_ends_with_who_asked_for_it() -> None:
+    """A doctor that is killed leaves no machine under load."""
+    import psutil
+
+    starter = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'harness.load', '60', '1'], stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    doctor = subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True, env=environment())
+    assert doctor.stdout
+    load = psutil.Process(int(doctor.stdout.readline()))
+    doctor.kill()
+    doctor.communicate()
+    deadline = time.monotonic() + 20
+    while runs(load) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    ended = not runs(load)
+    if not ended:
+        load.kill()
+    assert ended
+
+
+def runs(process: Any) -> bool:
+    """Whether it does anything: nobody may be there to reap an orphan."""
+    import psutil
+
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
