@@ -26,7 +26,7 @@ from harness.commands import (
     trials,
     workload,
 )
-from harness.errors import UserError
+from harness.errors import DiskFull, UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("measure")(measure.measure)
@@ -68,6 +68,8 @@ def main() -> None:
         status = app(standalone_mode=False)
         sys.stdout.flush()
         sys.exit(status)
+    except DiskFull as error:
+        _fail(str(error), 1)
     except (UserError, InvalidConfig) as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):

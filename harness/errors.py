@@ -5,6 +5,10 @@ class UserError(Exception):
     """Something the user can mend. The command line prints it as one line and exits with code 2."""
 
 
+class DiskFull(UserError):
+    """There is no room left to write; the command line exits with code 1, as nothing was wrong with what was asked."""
+
+
 class MissingDependency(UserError):
     """An optional package is absent; the message names the command that installs it."""
 

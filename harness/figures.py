@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import MissingDependency, UserError
+from harness.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,18 +52,35 @@ def write(figure: Figure, path: Path, header: Sequence[str], rows: Iterable[Row]
         raise UserError(f"{path}: figures are written as {', '.join(SUFFIXES)}; name one of them or no suffix")
     stem = path.with_suffix("")
     paths = [stem.with_suffix(suffix) for suffix in SUFFIXES]
-    try:
-        import matplotlib
-
-        with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
-            # Without a date the same numbers give the same file.
-            figure.savefig(paths[0], metadata={"CreationDate": None})
-            figure.savefig(paths[1], metadata={"Date": None})
-        figure.savefig(paths[2], dpi=200)
-        with paths[3].open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(header)
-            writer.writerows(rows)
-    except OSError as error:
-        raise UserError(f"can't write {stem}: {error.strerror}") from None
+    # Drawn in memory: a disk that fills up, or a kill, leaves no torn picture.
+    contents: list[str | bytes] = [*_pictures(figure), _table(header, rows)]
+    for path, content in zip(paths, contents, strict=True):
+        write_atomically(path, content)
     return paths
+
+
+def _pictures(figure: Figure) -> list[bytes]:
+    """The figure as PDF, SVG and PNG."""
+    import matplotlib
+
+    # Without a date the same numbers give the same file.
+    options: dict[str, dict[str, Any]] = {
+        "pdf": {"metadata": {"CreationDate": None}},
+        "svg": {"metadata": {"Date": None}},
+        "png": {"dpi": 200},
+    }
+    contents = []
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+        for kind, how in options.items():
+            file = io.BytesIO()
+            figure.savefig(file, format=kind, **how)
+            contents.append(file.getvalue())
+    return contents
+
+
+def _table(header: Sequence[str], rows: Iterable[Row]) -> str:
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return file.getvalue()

@@ -16,9 +16,9 @@ from harness.costs import cost_table
 from harness.decision import ThresholdDecision, decide_threshold, make_scales
 from harness.decision_figures import ThresholdPanel
 from harness.decision_report import estimate_json
-from harness.errors import UserError
+from harness.files import make_directory, write_atomically
 from harness.paper import LEAVES_OUT, THRESHOLDS, PaperCurve, paper_curve
-from harness.profile import Profile, write_atomically
+from harness.profile import Profile
 from harness.sweep_figures import write_figures
 from harness.threshold import JOULES_PER_KWH
 from harness.workload import Workload, load, with_output_tokens
@@ -47,10 +47,7 @@ def reproduce(directory: Path) -> tuple[dict[str, Any], list[Path]]:
 
     Raises UserError when the directory can't be written, MissingDependency without matplotlib.
     """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"can't write {directory}: {error.strerror}") from None
+    make_directory(directory)
     workload = load("alpaca")
     paths, _ = write_figures([], directory, published=True)
     drawn = decision_figures.workload_figure(workload)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from importlib import resources
@@ -27,6 +26,7 @@ from numpy.typing import ArrayLike
 from pydantic import Field, ValidationError, model_validator
 
 from harness.errors import UserError
+from harness.files import write_atomically
 from harness.forms import Array, Part
 from harness.prediction import CostFunction, Prediction
 from harness.profile_schema import (
@@ -239,25 +239,6 @@ def shipped_names() -> list[str]:
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a profile file."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Profile.model_json_schema()}
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` in one step. Raises UserError."""
-    part = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as stream:
-            part = Path(stream.name)
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.chmod(0o644)
-        part.replace(path)
-    except OSError as error:
-        if part is not None:
-            part.unlink(missing_ok=True)
-        raise UserError(f"can't write {path}: {error.strerror or error}") from None
 
 
 def _read(name_or_path: str | os.PathLike[str]) -> tuple[bytes, str]:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.comparable import Comparison
-from harness.errors import MissingDependency, UserError
+from harness.errors import MissingDependency
+from harness.files import cant_write, write_atomically
 from harness.prediction import CostFunction, Prediction
-from harness.profile import Profile, write_atomically
+from harness.profile import Profile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,7 +163,7 @@ def write(profile: Profile, path: Path, format: str) -> None:
         except ImportError:
             raise MissingDependency("Parquet needs pyarrow: install it with pip install pyarrow") from None
         except OSError as error:
-            raise UserError(f"can't write {path}: {error.strerror or error}") from None
+            raise cant_write(path, error) from None
     elif format == "csv":
         write_atomically(path, table.to_csv(index=False))
     else:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import MissingDependency, UserError
-from harness.profile import write_atomically
+from harness.files import write_atomically
 from harness.report_charts import FixedSizes
 from harness.report_data import page_data
 

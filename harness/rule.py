@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from harness import routing
 from harness.costs import Costs
 from harness.decision import RoutingDecision, ThresholdDecision
-from harness.profile import write_atomically
+from harness.files import write_atomically
 from harness.workload import Workload
 
 SCHEMA_VERSION = 1

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from harness import traces
 from harness.errors import UserError
+from harness.files import cant_write
 from harness.records import (
     RUN_FILE,
     TRIALS_FILE,
@@ -53,7 +54,7 @@ class RunStore:
             self._trials = (directory / TRIALS_FILE).open("a+b", buffering=0)
             self._lock()
         except OSError as error:
-            raise UserError(f"can't write to {directory}: {error.strerror or error}") from None
+            raise cant_write(directory, error) from None
         try:
             if (directory / RUN_FILE).exists():
                 self.run = read_run(directory)
@@ -64,7 +65,7 @@ class RunStore:
             self.close()
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"can't write to {directory}: {error.strerror or error}") from None
+            raise cant_write(directory, error) from None
 
     def __enter__(self) -> Self:
         return self

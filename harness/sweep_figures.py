@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from harness import sweep_sources
 from harness.errors import UserError
 from harness.figures import Row, new_figure, write
+from harness.files import make_directory
 from harness.summary import Estimate
 from harness.sweep_points import Axis, SweepPoint, estimate, failures, per, sweep
 from harness.sweep_sources import Source
@@ -82,10 +83,7 @@ def write_figures(
     comparison = sweep_sources.compare(sources, boundary, allow_mixed)
     mixed = "; ".join(comparison.warnings)
     options = Options(fixed_input, fixed_output, comparison.boundary, models, mixed)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"can't write {directory}: {error.strerror}") from None
+    make_directory(directory)
     sources = sweep_sources.distinct(sources)
     notes = [*comparison.warnings, *(source.note for source in sources if source.note)]
     paths: list[Path] = []

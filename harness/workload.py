@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
 
 from harness.errors import UserError
+from harness.files import write_atomically
 from harness.prediction import MAX_TOTAL_TOKENS
-from harness.profile import write_atomically
 
 KIND = "joulebench-workload"
 SCHEMA_VERSION = 1

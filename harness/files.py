@@ -1,0 +1,43 @@
+"""Writing files whole or not at all, and saying why one could not be written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from harness.errors import DiskFull, UserError
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace ``path`` by ``content``, text in UTF-8, in one step. Raises UserError."""
+    part = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
+            part = Path(stream.name)
+            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.chmod(0o644)
+        part.replace(path)
+    except OSError as error:
+        if part is not None:
+            part.unlink(missing_ok=True)
+        raise cant_write(path, error) from None
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and what it lies in, where they are absent. Raises UserError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cant_write(path, error) from None
+
+
+def cant_write(path: Path, error: OSError) -> UserError:
+    """What to raise where ``path`` could not be written."""
+    message = f"can't write {path}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"{message}; make room and run the same command again")
+    return UserError(message)
