@@ -7,13 +7,13 @@ chooses the first output token, then ``decode``, which chooses the others and ne
 from __future__ import annotations
 
 import gc
-import importlib.util
 import inspect
 import os
 import shutil
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from backends.base import Config, InvalidConfig, Prepared
@@ -83,7 +83,7 @@ def _refuse_without_compiler(device: str) -> None:
     import torch._inductor.config
 
     if device == "cuda":
-        if importlib.util.find_spec("triton") is None:
+        if find_spec("triton") is None:
             raise InvalidConfig("--compile inductor needs Triton on CUDA; install it with: pip install triton")
         # Triton compiles what launches its kernels; these are the compilers it looks for.
         if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
@@ -94,8 +94,9 @@ def _refuse_without_compiler(device: str) -> None:
     candidates = torch._inductor.config.cpp.cxx
     compilers = [name for name in ([candidates] if isinstance(candidates, str) else candidates) if name]
     if device == "cpu" and not any(map(shutil.which, compilers)):
+        looked_for = " or ".join(compilers) or "CXX is empty"
         raise InvalidConfig(
-            f"--compile inductor needs a C++ compiler ({' or '.join(compilers)}); install one (Debian, Ubuntu: "
+            f"--compile inductor needs a C++ compiler ({looked_for}); install one (Debian, Ubuntu: "
             "apt install g++; macOS: xcode-select --install) or name it: CXX=/path/to/compiler"
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -332,7 +333,9 @@ def _guarded(action: Callable[[], T]) -> T:
     try:
         return action()
     except (RuntimeError, MemoryError) as error:
-        message = " ".join(str(error).split())[:300]
+        # What follows in torch's texts is for its own developers.
+        said = re.split(r"Set TORCHDYNAMO_VERBOSE|For even more developer context", str(error))[0]
+        message = " ".join(said.split())[:300]
         out_of_memory = isinstance(error, MemoryError) or MEMORY_WORDS.search(message)
         if not out_of_memory:
             raise BackendError(f"{type(error).__name__}: {message}") from error

@@ -21,6 +21,13 @@ _MUST_AGREE = {
 }
 """Fields of a profile's identity, and what is wrong where they differ."""
 
+_SHOULD_AGREE = {
+    "compile": "decode steps are launched in different ways",
+    "prefill_chunk": "prefills are cut into different chunks",
+    "attention": "attention is computed in different ways",
+}
+"""Settings of the runtime, and what to say where they differ: it is compared all the same."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -59,7 +66,7 @@ def check(
     weights = {profile.identity.random_weights for profile in profiles}
     if {True, False} <= weights:
         warnings.append("random weights are compared with trained ones")
-    warnings += _launches([(profile.name, profile.identity) for profile in profiles])
+    warnings += _settings([(profile.name, profile.identity) for profile in profiles])
     return Comparison(components, (*(f"mixed: {fault}" for fault in faults), *warnings), bool(faults))
 
 
@@ -87,15 +94,18 @@ def check_drawn(
         faults.append(f"the boundaries differ ({_grouped([(name, _join(parts)) for name, parts in held])}){remedy}")
     if faults and not allow_mixed:
         raise UserError(f"{'; '.join(faults)}; --allow-mixed draws them all the same and marks the figure")
-    warnings = _launches([(name, identity) for name, identity, _ in systems])
+    warnings = _settings([(name, identity) for name, identity, _ in systems])
     return Comparison(components, (*(f"mixed: {fault}" for fault in faults), *warnings), bool(faults))
 
 
-def _launches(named: Sequence[tuple[str, Identity]]) -> list[str]:
-    """A warning where decode steps are launched in different ways, as far as that is known."""
-    modes = [(name, str(identity.settings["compile"])) for name, identity in named if "compile" in identity.settings]
-    differ = len({mode for _, mode in modes}) > 1
-    return [f"decode steps are launched in different ways ({_grouped(modes)})"] if differ else []
+def _settings(named: Sequence[tuple[str, Identity]]) -> list[str]:
+    """Warnings where a runtime was used in different ways, as far as that is known."""
+    warnings = []
+    for setting, what in _SHOULD_AGREE.items():
+        held = [(name, identity.settings[setting]) for name, identity in named if setting in identity.settings]
+        if len({value for _, value in held}) > 1:
+            warnings.append(f"{what} ({_grouped([(name, value or 'none') for name, value in held])})")
+    return warnings
 
 
 def _grouped(named: Sequence[tuple[str, object]]) -> str:

@@ -63,12 +63,10 @@ def page_data(
     """
     runs = [records.read_run(directory) for directory in directories]
     trials = [records.read_trials(directory) for directory in directories]
-    sources = [load(str(directory)) for directory in directories]
+    sources = distinct([load(str(directory)) for directory in directories])
     comparison = compare(sources, None, allow_mixed)
-    others = [*map(load, profiles), *published()]
-    systems = [_system(source.profile, source.name) for source in sources if source.profile] + [
-        _system(source.profile, source.name) for source in others if source.profile
-    ]
+    offered = distinct([*sources, *map(load, profiles), *published()])
+    systems = [_system(source.profile, source.name) for source in offered if source.profile]
     names = [system["name"] for system in systems]
     return {
         "title": "joulebench: " + ", ".join(dict.fromkeys(run["model"]["name"] for run in runs)),
@@ -86,7 +84,7 @@ def page_data(
             _facts(directory, run, found) for directory, run, found in zip(directories, runs, trials, strict=True)
         ],
         "energy": [_energy(directory, run) for directory, run in zip(directories, runs, strict=True)],
-        "charts": report_charts.charts(distinct(sources), fixed),
+        "charts": report_charts.charts(sources, fixed),
         "absent": report_charts.absent(sources, fixed),
         "fits": _fits(sources),
         "trials": _trials(directories),

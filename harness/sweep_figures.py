@@ -80,11 +80,11 @@ def write_figures(
     sources = [*map(sweep_sources.load, map(str, names)), *(sweep_sources.published() if published else [])]
     if not sources:
         raise UserError("nothing to draw: name runs or profiles, or add --published")
+    sources = sweep_sources.distinct(sources)
     comparison = sweep_sources.compare(sources, boundary, allow_mixed)
     mixed = "; ".join(comparison.warnings)
     options = Options(fixed_input, fixed_output, comparison.boundary, models, mixed)
     make_directory(directory)
-    sources = sweep_sources.distinct(sources)
     notes = [*comparison.warnings, *(source.note for source in sources if source.note)]
     paths: list[Path] = []
     for axis, name in AXES.items():

@@ -23,6 +23,8 @@ class Source:
     """A system to draw, with its profile where its measurements could be fitted."""
 
     name: str
+    given: str
+    """How it was asked for: a path, or a shipped profile's name."""
     system: System
     profile: Profile | None
     note: str | None = None
@@ -34,13 +36,13 @@ def load(name: str) -> Source:
     path = Path(name)
     if path.is_dir():
         return _run(path)
-    return _profile(Profile.load(name))
+    return _profile(Profile.load(name), name)
 
 
 def published() -> list[Source]:
     """The shipped profiles of the paper's systems."""
     profiles = [Profile.load(name) for name in shipped_names()]
-    return [_profile(profile) for profile in profiles if PUBLISHED_SOURCE in profile.provenance.source]
+    return [_profile(profile, profile.name) for profile in profiles if PUBLISHED_SOURCE in profile.provenance.source]
 
 
 def compare(sources: Sequence[Source], boundary: str | None, allow_mixed: bool) -> Comparison:
@@ -50,10 +52,13 @@ def compare(sources: Sequence[Source], boundary: str | None, allow_mixed: bool) 
 
 
 def distinct(sources: Sequence[Source]) -> list[Source]:
-    """The sources, those that share system and model told apart by their names."""
+    """The sources, those that share a name or system and model told apart by how they were asked for."""
+    names = Counter(source.name for source in sources)
     shared = Counter((s.system.identity.system, s.system.identity.model) for s in sources)
     told = []
     for source in sources:
+        if names[source.name] > 1:
+            source = replace(source, name=source.given)
         identity = source.system.identity
         if shared[identity.system, identity.model] > 1:
             identity = identity.model_copy(update={"system": source.name})
@@ -66,10 +71,10 @@ def components(source: Source) -> frozenset[Component]:
     return frozenset(c for m in source.system.measurements for c in m.component_energy_j)
 
 
-def _profile(profile: Profile) -> Source:
+def _profile(profile: Profile, given: str) -> Source:
     method = profile.energy.method if profile.energy else None
     system = System(profile.identity, profile.measurements, method)
-    return Source(profile.name, system, profile, _estimated(system, profile.name))
+    return Source(profile.name, given, system, profile, _estimated(system, profile.name))
 
 
 def _run(directory: Path) -> Source:
@@ -79,7 +84,7 @@ def _run(directory: Path) -> Source:
         # Failures are results too; what can't be read at all is refused again here.
         identity = profile_sources.identity_of(records.read_run(directory), None)
         system = System(identity, (), None, failures(directory))
-        return Source(str(directory), system, None, f"{directory}: {nothing}")
+        return Source(str(directory), str(directory), system, None, f"{directory}: {nothing}")
     profile, note = None, None
     try:
         quantities = profile_build.fit_quantities(found.measurements, found.identity.kv_cache)
@@ -89,7 +94,7 @@ def _run(directory: Path) -> Source:
     except UserError as refusal:
         note = f"{directory}: no model is drawn: {refusal}"
     system = System(found.identity, found.measurements, found.power.methods.get("total"), failures(directory))
-    return Source(str(directory), system, profile, note or _estimated(system, str(directory)))
+    return Source(str(directory), str(directory), system, profile, note or _estimated(system, str(directory)))
 
 
 def failures(directory: Path) -> list[Failure]:

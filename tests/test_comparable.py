@@ -68,6 +68,8 @@ def test_another_way_of_decoding_is_compared_with_a_warning() -> None:
         assert not comparison.mixed
         assert comparison.warnings == ("decode steps are launched in different ways (none: a, graph: b)",)
     assert not check([profile("a"), profile("b", settings={"compile": "graph"})]).warnings
+    chunked = [profile("a", settings={"prefill_chunk": None}), profile("b", settings={"prefill_chunk": 64})]
+    assert check(chunked).warnings == ("prefills are cut into different chunks (none: a, 64: b)",)
 
 
 def test_an_unknown_precision_hides_no_difference_in_any_order() -> None:

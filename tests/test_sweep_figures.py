@@ -166,6 +166,14 @@ def test_models_pass_through_the_points_of_a_batch(tmp_path: Path) -> None:
     assert np.interp(measured[:, 0], *curve.T) == pytest.approx(measured[:, 1], rel=0.02)
 
 
+def test_profiles_of_one_name_are_told_apart_by_their_files(tmp_path: Path) -> None:
+    for name in ("a.json", "b.json"):
+        shutil.copy(ROOT / "profiles" / "m1-pro-llama-2-7b.json", tmp_path / name)
+    done = joulebench("figures", "a.json", "b.json", "-o", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {row["system"] for row in read(tmp_path / "out" / "figure1.csv")} == {"a.json", "b.json"}
+
+
 def test_phases_of_a_part_of_the_components_are_left_out(tmp_path: Path) -> None:
     """Energy per phase is known as a sum alone."""
     run = tmp_path / "run"

@@ -220,6 +220,20 @@ def test_graph_is_refused_on_apple_gpus(backend, monkeypatch):
         backend.resolve(Config("tiny-test", device="mps", compile="graph"))
 
 
+@needs_compiler
+def test_what_torch_tells_its_developers_is_left_out(backend, monkeypatch):
+    def failing(function, **options):
+        def compiled(*arguments):
+            raise RuntimeError("no compiler\n\nSet TORCHDYNAMO_VERBOSE=1 for the internal stack trace")
+
+        return compiled
+
+    backend.load(Config("tiny-test", device="cpu", compile="inductor"))
+    monkeypatch.setattr(torch, "compile", failing)
+    with pytest.raises(BackendError, match=r"no compiler$"):
+        backend.prepare(Request(4, 3))
+
+
 def test_absent_compiler_is_refused_with_what_to_install(backend, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(InvalidConfig, match=r"C\+\+ compiler \(g\+\+.*install"):
@@ -240,7 +254,7 @@ def test_model_with_another_state_than_a_cache_is_refused(backend, tmp_path):
 
 
 def test_triton_without_a_c_compiler_is_refused(monkeypatch):
-    monkeypatch.setattr(torch_decode.importlib.util, "find_spec", lambda package: object())
+    monkeypatch.setattr(torch_decode, "find_spec", lambda package: object())
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CC", raising=False)
     with pytest.raises(InvalidConfig, match=r"needs a C compiler on CUDA.*apt install gcc"):
