@@ -12,6 +12,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,14 +57,10 @@ def decode_rate(out: Path, mode: str) -> tuple[float, float]:
     return float(rates.mean()), float(rates.std())
 
 
-def decode_rates(out: Path) -> list[Row]:
-    """Decoded tokens/s of every mode."""
-
-    def row(mode: str) -> Row:
-        mean, sd = decode_rate(out, mode)
-        return Row(f"decode, {mode}", mean, f"{mean:.1f} ± {sd:.1f} tokens/s (sd of trials)")
-
-    return [_or_why(f"decode, {mode}", lambda mode=mode: row(mode)) for mode in MODES]
+def decoding(out: Path, mode: str) -> Row:
+    """Decoded tokens/s of one mode."""
+    mean, sd = decode_rate(out, mode)
+    return Row(f"decode, {mode}", mean, f"{mean:.1f} ± {sd:.1f} tokens/s (sd of trials)")
 
 
 def graph_over_eager(out: Path) -> Row:
@@ -188,34 +185,38 @@ def energy_spread(out: Path) -> Row:
     return Row("spread of energy per request", float(spread.max()), text, "≤ 2 %", bool(spread.max() <= 0.02))
 
 
-def held_out_errors(out: Path) -> list[Row]:
-    """Mean absolute held-out error of the precise run's models."""
+def points_that_count(out: Path) -> Row:
+    """How many of the precise run's points have a trial that counts."""
+    found = _measured(out / "precise").groupby(["input_tokens", "output_tokens"]).ngroups
+    planned = len(read_run(out / "precise")["plan"]["points"])
+    return Row("points that count", found / planned, f"{found} of {planned} of the precise run")
 
-    def row(quantity: str) -> Row:
-        profile = _json(out / "profile-precise.json")
-        part = profile[quantity]
-        if part is None:
-            raise NotMeasured("no energy was measured")
-        if part.get("method") == "estimated":
-            raise NotMeasured("energy is estimated, not measured")
-        held_out = (part["model"] if quantity == "energy" else part)["held_out"]
-        text = f"{held_out['mape']:.2%} at {held_out['points']} points"
-        return Row(f"held-out error of {quantity}", held_out["mape"], text, "≤ 2 %", held_out["mape"] <= 0.02)
 
-    return [
-        _or_why(f"held-out error of {quantity}", lambda quantity=quantity: row(quantity), "≤ 2 %")
-        for quantity in ("energy", "runtime")
-    ]
+def held_out_error(out: Path, quantity: str) -> Row:
+    """Mean absolute held-out error of the precise run's model of ``energy`` or ``runtime``."""
+    _measured(out / "precise")
+    part = _json(out / "profile-precise.json")[quantity]
+    if part is None:
+        raise NotMeasured("no energy was measured")
+    if part.get("method") == "estimated":
+        raise NotMeasured("energy is estimated, not measured")
+    held_out = (part["model"] if quantity == "energy" else part)["held_out"]
+    text = f"{held_out['mape']:.2%} at {held_out['points']} points"
+    return Row(f"held-out error of {quantity}", held_out["mape"], text, "≤ 2 %", held_out["mape"] <= 0.02)
 
 
 def _measured(directory: Path) -> pd.DataFrame:
     """The counted trials of a run. Raises NotMeasured."""
-    log = f"see steps/{directory.name}.log"
+    name, steps = directory.name, directory.parent / "steps"
     if not (directory / "run.json").exists():
-        raise NotMeasured(f"{directory.name} was not run on this device, or failed: {log}")
+        if (steps / f"{name}.failed").exists():
+            raise NotMeasured(f"no trial of {name} counts: joulebench trials steps/{name}.failed says why")
+        if (steps / f"{name}.log").exists():
+            raise NotMeasured(f"{name} failed: see steps/{name}.log")
+        raise NotMeasured(f"{name} was not run on this device")
     trials = load(directory).query("purpose == 'measure' and status == 'ok'")
     if trials.empty:
-        raise NotMeasured(f"{directory.name} has no trial that counts: {log}")
+        raise NotMeasured(f"{name} has no trial that counts: see steps/{name}.log")
     return trials
 
 
@@ -238,21 +239,18 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _or_why(what: str, measured: Callable[[], Row], wanted: str = "") -> Row:
-    """The row, or one that says why there is no value."""
+def _or_why(what: str, measured: Callable[[], Row | list[Row]], wanted: str = "") -> list[Row]:
+    """The rows, or one that says why there is no value."""
     try:
-        return measured()
+        found = measured()
+        return found if isinstance(found, list) else [found]
     except (NotMeasured, UserError) as why:
-        return Row(what, None, f"not measured: {why}", wanted)
+        return [Row(what, None, f"not measured: {why}", wanted)]
+    except (KeyError, TypeError, ValueError, IndexError) as fault:
+        return [Row(what, None, f"not measured: a file has another shape ({type(fault).__name__}: {fault})", wanted)]
 
 
 def _rows(out: Path) -> list[Row]:
-    def or_why(rows: Callable[[Path], list[Row]], what: str) -> list[Row]:
-        try:
-            return rows(out)
-        except NotMeasured as why:
-            return [Row(what, None, f"not measured: {why}")]
-
     def roofline() -> Row:
         found = _roofline(out)
         copied, multiplied = found["copy_bytes_per_s"], found["matmul_flops_per_s"]
@@ -260,16 +258,18 @@ def _rows(out: Path) -> list[Row]:
         return Row(f"roofline of {found['device_name']}", copied, text)
 
     return [
-        _or_why("roofline", roofline),
-        *decode_rates(out),
-        _or_why("graph of memory roofline", lambda: graph_of_roofline(out), "≥ 60 %"),
-        _or_why("graph over eager", lambda: graph_over_eager(out), "≥ 3 ×"),
-        _or_why("prefill of matrix rate", lambda: prefill_of_roofline(out)),
-        *or_why(sensor_periods, "sensors"),
-        *or_why(sensors_under_load, "sensors under load"),
-        _or_why("integrated power to counter", lambda: sensors_agree(out), "within 2 %"),
-        _or_why("spread of energy per request", lambda: energy_spread(out), "≤ 2 %"),
-        *held_out_errors(out),
+        *_or_why("roofline", roofline),
+        *(row for mode in MODES for row in _or_why(f"decode, {mode}", partial(decoding, out, mode))),
+        *_or_why("graph of memory roofline", lambda: graph_of_roofline(out), "≥ 60 %"),
+        *_or_why("graph over eager", lambda: graph_over_eager(out), "≥ 3 ×"),
+        *_or_why("prefill of matrix rate", lambda: prefill_of_roofline(out)),
+        *_or_why("sensors", lambda: sensor_periods(out)),
+        *_or_why("sensors under load", lambda: sensors_under_load(out)),
+        *_or_why("integrated power to counter", lambda: sensors_agree(out), "within 2 %"),
+        *_or_why("points that count", lambda: points_that_count(out)),
+        *_or_why("spread of energy per request", lambda: energy_spread(out), "≤ 2 %"),
+        *_or_why("held-out error of energy", lambda: held_out_error(out, "energy"), "≤ 2 %"),
+        *_or_why("held-out error of runtime", lambda: held_out_error(out, "runtime"), "≤ 2 %"),
     ]
 
 

@@ -14,7 +14,7 @@ usage: bash scripts/gpu_acceptance.sh [OPTIONS] OUT
 
 Measures a CUDA machine into the folder OUT and prints a table. The same command goes on where it stopped.
 
-  --minutes N    stop cleanly after N minutes, with exit code 75 while steps are left (default 9)
+  --minutes N    stop cleanly after N minutes, at least 0.25, with exit code 75 while steps are left (default 9)
   --model NAME   preset to measure (default llama-2-7b)
   --device NAME  cuda, cuda:1, …; cpu shows that the script works, and is no acceptance (default cuda)
   --brief        a few short points without energy instead of the protocols, for trying the script out
@@ -53,29 +53,41 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$out" ] || refuse "no folder for the output; say bash scripts/gpu_acceptance.sh OUT"
 [[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ ]] || refuse "--minutes must be a number, not $minutes"
+awk -v minutes="$minutes" 'BEGIN { exit minutes < 0.25 }' || refuse "--minutes must be at least 0.25, not $minutes"
 [[ $device =~ ^(cuda(:[0-9]+)?|cpu)$ ]] || refuse "--device must be cuda, cuda:1, … or cpu, not $device"
 deadline=$((SECONDS + $(awk -v minutes="$minutes" 'BEGIN { printf "%d", 60 * minutes }')))
 
 python=${JOULEBENCH_PYTHON:-python3}
 command -v "$python" >/dev/null || refuse "there is no $python; name an interpreter: JOULEBENCH_PYTHON=/path/to/python3"
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || refuse "$python is older than Python 3.11; name another: JOULEBENCH_PYTHON"
+trap 'finish 130' INT
+trap 'finish 143' TERM HUP
+# The step under way is told to end, and keeps what it has; where it is told by the terminal too, that does no harm.
+child=
+finish() {
+    trap '' INT TERM HUP
+    [ -z "$child" ] || { kill -TERM "$child" 2>/dev/null && wait "$child"; } || true
+    exit "$1"
+}
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || refuse "$python is older than Python 3.11; name another: JOULEBENCH_PYTHON"
 export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
 joulebench=("$python" -P -m harness.cli)
 missing=$("$python" -P -c '
 import importlib.util as u
 names = "torch transformers numpy pandas scipy typer rich psutil pydantic pynvml matplotlib plotly".split()
 print(*(name for name in names if u.find_spec(name) is None))')
-needed=()
+needed=() wished=()
 for name in $missing; do
     case $name in
-    matplotlib | plotly) echo "without $name its pictures are left out" ;;
+    matplotlib | plotly) wished+=("$name") ;;
     pynvml) needed+=(nvidia-ml-py) ;;
     *) needed+=("$name") ;;
     esac
 done
-[ ${#needed[@]} -eq 0 ] || refuse "$python lacks ${needed[*]}; install with: $python -m pip install ${needed[*]}"
+[ ${#needed[@]} -eq 0 ] || refuse "$python lacks ${needed[*]}; install with: $python -m pip install $(echo "${needed[@]}" ${wished[@]+"${wished[@]}"})"
+[ ${#wished[@]} -eq 0 ] || echo "without ${wished[*]} pictures are left out"
 if [ "${device%%:*}" = cuda ]; then
-    "$python" -P -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
+    "$python" -P -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null ||
         refuse "torch finds no CUDA GPU; check nvidia-smi, and that torch is a CUDA build"
 fi
 dtype=bfloat16
@@ -88,12 +100,20 @@ refusal=$("${measure[@]}" --dry-run --point 8,8 2>&1 >/dev/null) || refuse "${re
 mkdir -p "$out/steps" || refuse "can't write into $out"
 out=$(cd "$out" && pwd)
 
+# Two at a time would measure each other. Steps inherit the lock: one that outlives a killed script keeps it.
+exec 9>"$out/steps/lock"
+if command -v flock >/dev/null && ! flock -n 9; then
+    refuse "$out is being measured by another start of this script, or a step that it left; wait for it"
+fi
+
 # What was asked for is part of the folder: another model or device belongs into another one.
 asked="$model $device $brief"
-if [ -e "$out/steps/asked" ] && [ "$(cat "$out/steps/asked")" != "$asked" ]; then
+if [ ! -s "$out/steps/asked" ]; then
+    echo "$asked" >"$out/steps/asked.part"
+    mv "$out/steps/asked.part" "$out/steps/asked"
+elif [ "$(cat "$out/steps/asked")" != "$asked" ]; then
     refuse "$out was begun with other options ($(cat "$out/steps/asked")); use them or another folder"
 fi
-echo "$asked" >"$out/steps/asked"
 
 # step NAME OUTPUT COMMAND…: run a command once. OUTPUT, if not -, is the file its stdout becomes when it succeeds.
 failed=()
@@ -104,9 +124,12 @@ step() {
     left=$((deadline - SECONDS))
     [ "$left" -ge 5 ] || stop
     echo "$(date +%H:%M:%S) $name"
-    # A measurement that is told to end keeps its trials, and goes on in the next start. In the foreground Ctrl-C
-    # reaches it, too.
-    timeout --foreground --signal=TERM --kill-after=60 "$left" "$@" >"$log.out" 2>>"$log" || status=$?
+    # A measurement that is told to end keeps its trials, and goes on in the next start. Beside the script, so that
+    # this can be told to end at any time.
+    timeout --foreground --signal=TERM --kill-after=60 "$left" "$@" >"$log.out" 2>>"$log" &
+    child=$!
+    wait "$child" || status=$?
+    child=
     if [ "$status" -eq 0 ]; then
         if [ "$output" = - ]; then cat "$log.out" >>"$log"; else cp "$log.out" "$output"; fi
         touch "$out/steps/$name.done"
@@ -118,28 +141,47 @@ step() {
     fi
 }
 
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
 stop() {
     echo "the time is up; run the same command again to go on"
     exit 75
 }
 
-# measured NAME OPTIONS…: a run into $out/NAME. It is done with a trial that counts; what was made of it is made again.
-measured() {
-    local name=$1
-    [ -e "$out/steps/$name.done" ] && return
-    rm -f "$out/steps/fit-$name.done" "$out/steps/figures.done" "$out/steps/report.done"
-    step "$name" - "${measure[@]}" "${@:2}" -o "$out/$name"
-    if [ -e "$out/steps/$name.done" ] && ! "$python" -P -c '
+# counts NAME: whether the run can be read and has a trial that counts.
+counts() {
+    "$python" -P -c '
 import sys
 from harness.records import load
 trials = load(sys.argv[1])
-sys.exit(not ((trials["purpose"] == "measure") & (trials["status"] == "ok")).any())' "$out/$name"; then
-        # Put aside, so that the next start measures anew.
-        rm -rf "$out/steps/$name.done" "$out/steps/$name.failed"
-        mv "$out/$name" "$out/steps/$name.failed"
+sys.exit(not ((trials["purpose"] == "measure") & (trials["status"] == "ok")).any())' "$out/$1" 2>/dev/null
+}
+
+# put_aside NAME: a run that is worth nothing, so that it can be made anew.
+put_aside() {
+    rm -rf "$out/steps/$1.done" "$out/steps/$1.failed"
+    [ ! -e "$out/$1" ] || mv "$out/$1" "$out/steps/$1.failed"
+}
+
+# measured NAME OPTIONS…: a run into $out/NAME. Only whole runs become profiles and pictures, so that one that failed
+# costs no other its own; what was made of an earlier state of it is made again.
+whole=()
+measured() {
+    local name=$1
+    if [ -e "$out/steps/$name.done" ]; then
+        if counts "$name"; then
+            whole+=("$name")
+            return
+        fi
+        put_aside "$name"
+    fi
+    rm -f "$out/steps/fit-$name.done" "$out/fit-$name.json" "$out/profile-$name.json"
+    rm -f "$out/steps/figures.done" "$out/steps/report.done"
+    step "$name" - "${measure[@]}" "${@:2}" -o "$out/$name"
+    [ -e "$out/steps/$name.done" ] || return 0
+    if counts "$name"; then
+        rm -rf "$out/steps/$name.failed"
+        whole+=("$name")
+    else
+        put_aside "$name"
         failed+=("$name")
         echo "  failed: no trial counts; joulebench trials $out/steps/$name.failed says why"
     fi
@@ -160,8 +202,8 @@ if $brief; then
     # No waiting for idle power, and no trial discarded because the machine does something else.
     measure+=(--probes none --max-foreign-load 1 --threads 1)
     decode=(--point 8,16 --min-window 0.05 --max-trials 3)
-    quick=(--point 8,4 --point 64,4 --point 8,16 --point 64,16 --min-window 0.05 --max-trials 3)
-    precise=("${quick[@]}" --point 32,8)
+    quick=(--point 32,4 --point 64,4 --point 32,32 --point 64,32 --min-window 0.05 --max-trials 3)
+    precise=("${quick[@]}" --point 8,8)
     paper=("${quick[@]}" --no-kv-cache)
 fi
 modes=(none graph inductor) graph=graph
@@ -173,17 +215,16 @@ done
 measured quick --compile "$graph" "${quick[@]}"
 measured precise --compile "$graph" "${precise[@]}"
 measured paper "${paper[@]}"
-# Only whole runs become profiles and pictures; what could not be run must not cost those of the rest.
-whole() { [ -e "$out/steps/$1.done" ] && [ -e "$out/$1/run.json" ]; }
-for run in quick precise paper; do
-    whole "$run" || continue
-    step "fit-$run" "$out/fit-$run.json" "${joulebench[@]}" fit "$out/$run" --json -o "$out/profile-$run.json"
-done
 runs=() sweeps=()
-for run in "${modes[@]/#/decode-}" quick precise paper; do
-    whole "$run" || continue
+for run in ${whole[@]+"${whole[@]}"}; do
     runs+=("$out/$run")
-    case $run in decode-*) ;; *) sweeps+=("$out/$run") ;; esac
+    case $run in
+    decode-*) ;;
+    *)
+        sweeps+=("$out/$run")
+        step "fit-$run" "$out/fit-$run.json" "${joulebench[@]}" fit "$out/$run" --json -o "$out/profile-$run.json"
+        ;;
+    esac
 done
 if [ ${#sweeps[@]} -gt 0 ]; then
     case " $missing " in *" matplotlib "*) ;; *)
@@ -199,6 +240,7 @@ if [ ${#runs[@]} -gt 0 ]; then
 fi
 
 "$python" "$repository/scripts/acceptance_table.py" "$out"
+[ "${device%%:*}" = cuda ] || echo "measured on $device: this shows that the script works, and is no acceptance"
 if [ ${#failed[@]} -gt 0 ]; then
     echo "steps that failed: ${failed[*]}; $out/steps says why; the same command tries them again"
     exit 1

@@ -1,4 +1,4 @@
-"""The acceptance script from its first step to its table, on the CPU; and the table on runs with energy."""
+"""The acceptance script from its first step to its table, on the CPU."""
 
 import json
 import os
@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import FAKE, FOUR_POINTS, ROOT, environment, joulebench
+from tests.helpers import ROOT
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -31,36 +33,59 @@ def run(*arguments: object, **changes: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def made(out: Path) -> subprocess.CompletedProcess[str]:
-    """The table of what is in a folder."""
-    command = [sys.executable, str(ROOT / "scripts" / "acceptance_table.py"), str(out)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment())
-
-
 def table(out: Path) -> dict[str, dict]:
     return {row["what"]: row for row in json.loads((out / "acceptance.json").read_text())}
 
 
-def test_all_steps_run_once_and_end_in_a_table(tmp_path: Path) -> None:
-    """A step that fails is named, the others run, and the next start repeats that one alone."""
-    out = tmp_path / "out put"
-    earlier = out / "steps"
-    earlier.mkdir(parents=True)
-    (earlier / "sensors.done").touch()
+@dataclass(frozen=True)
+class Starts:
+    """Two starts into one folder: in the first one measurement can't be made, in the second nothing is in its way."""
+
+    out: Path
+    first: subprocess.CompletedProcess[str]
+    first_rows: dict[str, dict]
+    second: subprocess.CompletedProcess[str]
+    untouched: bool
+    """Whether the second start left alone what the first had measured."""
+
+
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory: pytest.TempPathFactory) -> Starts:
+    out = tmp_path_factory.mktemp("starts") / "out put"
+    (out / "steps").mkdir(parents=True)
+    (out / "steps" / "sensors.done").touch()
     (out / "sensors.json").write_text('{"probes": [{"name": "nvml", "works": false, "reason": "no driver"}]}')
     (out / "quick").mkdir()
     (out / "quick" / "run.json").write_text("not JSON")
-    done = run(*ON_CPU, out)
+    first = run(*ON_CPU, out)
+    rows = table(out)
+    shutil.rmtree(out / "quick")
+    measured_at = (out / "precise" / "trials.jsonl").stat().st_mtime_ns
+    second = run(*ON_CPU, out)
+    return Starts(out, first, rows, second, (out / "precise" / "trials.jsonl").stat().st_mtime_ns == measured_at)
+
+
+@pytest.fixture(scope="module")
+def finished(starts: Starts) -> Path:
+    """A folder in which every step is done; to be copied."""
+    return starts.out
+
+
+def steps(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """The steps that a start made, in order."""
+    return [line.split()[1] for line in done.stdout.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]
+
+
+def test_step_that_fails_is_named_and_the_others_end_in_a_table(starts: Starts) -> None:
+    done, rows = starts.first, starts.first_rows
     assert done.returncode == 1, done.stdout + done.stderr
     assert "steps that failed: quick;" in done.stdout
-    assert "sensors\n" not in done.stdout
-    assert (out / "profile-precise.json").is_file()
-    rows = table(out)
+    assert "sensors" not in steps(done)
+    assert (starts.out / "profile-precise.json").is_file()
     assert rows["decode, none"]["value"] > 0
     assert rows["decode, inductor"]["value"] > 0
     assert rows["held-out error of runtime"]["value"] > 0
     assert "not run on this device" in rows["decode, graph"]["text"]
-    assert str(out) not in (out / "acceptance.json").read_text()
     for what in (
         "graph over eager",
         "graph of memory roofline",
@@ -71,19 +96,36 @@ def test_all_steps_run_once_and_end_in_a_table(tmp_path: Path) -> None:
         assert rows[what]["text"].startswith("not measured: ")
         assert rows[what]["text"] in done.stdout
 
-    shutil.rmtree(out / "quick")
-    trials = (out / "precise" / "trials.jsonl").stat().st_mtime_ns
-    again = run(*ON_CPU, out)
-    assert again.returncode == 0, again.stdout + again.stderr
-    steps = [line.split()[1] for line in again.stdout.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]
-    assert steps == ["quick", "fit-quick", "figures", "report"]
-    assert (out / "precise" / "trials.jsonl").stat().st_mtime_ns == trials
-    assert (out / "report.html").is_file()
-    assert list((out / "figures").glob("*.png"))
 
-    other = run(*ON_CPU, "--model", "smollm2-135m", out)
+def test_next_start_makes_what_is_missing_and_what_depends_on_it(starts: Starts) -> None:
+    assert starts.second.returncode == 0, starts.second.stdout + starts.second.stderr
+    assert steps(starts.second) == ["quick", "fit-quick", "figures", "report"]
+    assert starts.untouched
+    assert (starts.out / "report.html").is_file()
+    assert list((starts.out / "figures").glob("*.png"))
+    assert str(starts.out) not in (starts.out / "acceptance.json").read_text()
+
+
+def test_other_options_belong_into_another_folder(finished: Path) -> None:
+    other = run(*ON_CPU, "--model", "smollm2-135m", finished)
     assert other.returncode == 2
     assert "was begun with other options (tiny-test cpu true)" in other.stderr
+
+
+def slow_python(folder: Path, run_name: str, option: str) -> Path:
+    """An interpreter that adds an option to the measurement of one run, until ``python.mended`` lies beside it."""
+    python = folder / "python"
+    change = f'case "$*" in *out/{run_name}) [ -e "$0.mended" ] || set -- "$@" {option};; esac'
+    python.write_text(f'#!/bin/sh\n{change}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    return python
+
+
+def unmake(out: Path, *names: str) -> None:
+    """As if these runs had not been measured."""
+    for name in names:
+        shutil.rmtree(out / name)
+        (out / "steps" / f"{name}.done").unlink()
 
 
 @pytest.mark.parametrize(
@@ -92,6 +134,7 @@ def test_all_steps_run_once_and_end_in_a_table(tmp_path: Path) -> None:
         ([], "no folder for the output"),
         (["--fast", "out"], "unknown option --fast"),
         (["--minutes", "soon", "out"], "--minutes must be a number"),
+        (["--minutes", "0.1", "out"], "--minutes must be at least 0.25"),
         (["--minutes"], "--minutes needs a value"),
         (["--device", "mps", "out"], "--device must be cuda, cuda:1, … or cpu, not mps"),
         (["one", "two"], "not both one and two"),
@@ -129,32 +172,60 @@ def test_without_a_gpu_the_default_device_is_refused(tmp_path: Path) -> None:
     assert "torch finds no CUDA GPU" in done.stderr
 
 
-def test_measurement_goes_on_where_the_time_was_up(tmp_path: Path) -> None:
+def test_measurement_goes_on_where_the_time_was_up(finished: Path, tmp_path: Path) -> None:
     """A run that takes longer than the time there is: the second start adds what is missing to what was kept."""
-    python = tmp_path / "python"
-    slower = 'case "$*" in *out/precise) set -- "$@" --min-window 1;; esac'
-    python.write_text(f'#!/bin/sh\n{slower}\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    out = tmp_path / "out"
-    (out / "steps").mkdir(parents=True)
-    done_before = "sensors roofline decode-none decode-inductor quick paper fit-quick fit-paper figures report"
-    for step in done_before.split():
-        (out / "steps" / f"{step}.done").touch()
-    first = run(*ON_CPU, "--minutes", "0.25", out, JOULEBENCH_PYTHON=str(python))
+    out = shutil.copytree(finished, tmp_path / "out")
+    unmake(out, "precise")
+    python = str(slow_python(tmp_path, "precise", "--min-window 2"))
+    first = run(*ON_CPU, "--minutes", "0.7", out, JOULEBENCH_PYTHON=python)
     assert first.returncode == 75, first.stdout + first.stderr
     assert "run the same command again" in first.stdout
     kept = (out / "precise" / "trials.jsonl").read_text()
     assert kept
-    second = run(*ON_CPU, out, JOULEBENCH_PYTHON=str(python))
+    assert not (out / "profile-precise.json").exists(), "a profile of an earlier state stands for nothing"
+    second = run(*ON_CPU, out, JOULEBENCH_PYTHON=python)
     assert second.returncode == 0, second.stdout + second.stderr
     assert (out / "precise" / "trials.jsonl").read_text().startswith(kept)
     assert len(json.loads((out / "precise" / "run.json").read_text())["sessions"]) == 2
-    assert table(out)["held-out error of runtime"]["value"] is not None
+    rows = table(out)
+    assert rows["held-out error of runtime"]["value"] is not None
+    assert rows["points that count"]["text"] == "5 of 5 of the precise run"
+    assert "is no acceptance" in second.stdout
 
 
-def test_ctrl_c_ends_the_script_and_the_measurement(tmp_path: Path) -> None:
-    """The terminal sends it to all processes in the foreground."""
-    out = tmp_path / "out"
+def test_damaged_run_is_measured_anew(finished: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(finished, tmp_path / "out")
+    with (out / "quick" / "run.json").open("r+") as file:
+        file.truncate(100)
+    done = run(*ON_CPU, out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert steps(done) == ["quick", "fit-quick", "figures", "report"]
+
+
+def test_measurement_of_which_nothing_counts_has_failed_and_is_made_anew(finished: Path, tmp_path: Path) -> None:
+    """A run whose every trial fails ends with exit code 0: failures are results."""
+    out = shutil.copytree(finished, tmp_path / "out")
+    unmake(out, "decode-none", "decode-inductor")
+    (out / "steps" / "decode-inductor.done").touch()  # a folder that somebody removed
+    python = slow_python(tmp_path, "decode-none", "--timeout 0.001")
+    first = run(*ON_CPU, out, JOULEBENCH_PYTHON=str(python))
+    assert first.returncode == 1, first.stdout + first.stderr
+    assert "steps that failed: decode-none;" in first.stdout
+    assert "no trial counts" in first.stdout
+    assert table(out)["decode, none"]["text"].startswith(
+        "not measured: no trial of decode-none counts: joulebench trial"
+    )
+    assert table(out)["decode, inductor"]["value"] > 0
+    assert (out / "steps" / "decode-none.failed" / "trials.jsonl").is_file()
+    (tmp_path / "python.mended").touch()
+    second = run(*ON_CPU, out, JOULEBENCH_PYTHON=str(python))
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert table(out)["decode, none"]["value"] > 0
+    assert not (out / "steps" / "decode-none.failed").exists()
+
+
+def started(out: Path, python: Path) -> subprocess.Popen[str]:
+    """The script as a process group of its own, in the middle of its first measurement."""
     (out / "steps").mkdir(parents=True)
     for step in ("sensors", "roofline"):
         (out / "steps" / f"{step}.done").touch()
@@ -163,177 +234,53 @@ def test_ctrl_c_ends_the_script_and_the_measurement(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "JOULEBENCH_PYTHON": sys.executable},
+        env={**os.environ, "JOULEBENCH_PYTHON": str(python)},
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert script.stdout
     assert "decode-none" in script.stdout.readline()
-    time.sleep(2)
-    os.killpg(script.pid, signal.SIGINT)
+    wait_until((out / "decode-none" / "run.json").exists)
+    return script
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("signalled", "group", "code"), [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143)], ids=["Ctrl-C", "TERM"]
+)
+def test_signal_ends_the_script_and_the_measurement(
+    signalled: signal.Signals, group: bool, code: int, tmp_path: Path
+) -> None:
+    """The terminal sends Ctrl-C to all processes in the foreground; a scheduler tells the script alone to end."""
+    out = tmp_path / "out"
+    script = started(out, slow_python(tmp_path, "decode-none", "--min-window 20"))
+    (os.killpg if group else os.kill)(script.pid, signalled)
     output, _ = script.communicate(timeout=60)
-    assert script.returncode == 130, output
+    assert script.returncode == code, output
     assert "decode-inductor" not in output
+    assert "Traceback" not in output
+    assert json.loads((out / "decode-none" / "run.json").read_text())["sessions"][-1]["ended"] == "interrupted"
 
 
-@pytest.fixture(scope="module")
-def with_energy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs of a made-up machine, read by two made-up sensors of one source."""
-    out = tmp_path_factory.mktemp("out")
-    plan = [*FOUR_POINTS, "--max-trials", "3", "--min-window", "0.01"]
-    assert joulebench(*FAKE, *plan, "-o", out / "precise", "--model", "fake:noise=0.001").returncode == 0
-    run_file = out / "precise" / "run.json"
-    content = json.loads(run_file.read_text())
-    content["model"]["name"] = "llama-2-7b"
-    domain = {"component": "gpu", "source": "gpu:GPU-1", "period_s": 0.1}
-    content["sessions"][0]["energy"]["domains"] = {
-        "gpu0": {"name": "gpu0", "kind": "counter", "averaging_s": None, **domain},
-        "gpu0-power": {"name": "gpu0-power", "kind": "power", "averaging_s": 0.025, **domain},
-    }
-    run_file.write_text(json.dumps(content))
-    trials_file = out / "precise" / "trials.jsonl"
-    trials = [json.loads(line) for line in trials_file.read_text().splitlines()]
-    worst = [trial["id"] for trial in trials if trial["purpose"] == "measure"][4]
-    for number, trial in enumerate(trials):
-        counted_j = 100 * trial["runtime_s"] * (1 + 0.001 * (number % 3))
-        trial["window_s"] = 6.0
-        disagreement = {"measure": 1.03 if trial["id"] == worst else 1.005}.get(trial["purpose"], 1.5)
-        trial["energy"] = energy(counted_j, counted_j * disagreement)
-    trials_file.write_text("".join(json.dumps(trial) + "\n" for trial in trials))
-    busy = {"loaded": True, "idle_w": 75.0, "busy_w": 690.0, "rise_w": 615.0}
-    reading = {"name": "gpu0", "method": "counter", "period_s": 0.1, "idle_power_w": 75.0, "idle_reason": None}
-    sensors = {
-        "probes": [{"name": "nvml", "works": True, "domains": [reading]}],
-        "load": {"reason": None, "domains": {"gpu0": busy}, "ratios": {"gpu:GPU-1": 1.012}},
-    }
-    (out / "sensors.json").write_text(json.dumps(sensors))
-    return out
-
-
-def energy(counted_j: float, integrated_j: float) -> dict:
-    def figure(method: str, joules: float) -> dict:
-        nothing = dict.fromkeys(("prefill_j", "prefill_ci95_j", "decode_j", "decode_ci95_j", "reason"))
-        return {"method": method, "request_j": joules, "request_ci95_j": joules / 100, **nothing}
-
-    counter, power = figure("counter", counted_j), figure("integrated", integrated_j)
-    domains = {"gpu0": counter, "gpu0-power": power}
-    return {"domains": domains, "components": {"gpu": counter}, "total": counter, "warnings": []}
-
-
-def test_table_tells_how_energies_agree_and_spread(with_energy: Path) -> None:
-    done = made(with_energy)
-    rows = table(with_energy)
-    agreement, spread = rows["integrated power to counter"], rows["spread of energy per request"]
-    assert agreement["value"] == pytest.approx(0.03)
-    assert agreement["met"] is False
-    assert "median +0.50%, worst +3.00%" in agreement["text"]
-    assert agreement["text"].endswith("gpu0-power looks at 25% of the time")
-    assert 0 < spread["value"] < 0.01
-    assert spread["met"] is True
-    assert "NOT MET" in done.stdout
-    assert rows["gpu0 (counter)"]["text"] == "new value every 100 ms, idle 75.0 W"
-    assert rows["gpu0 under load"]["text"] == "75.0 W idle, 690.0 W busy"
-    assert rows["integrated to counter, gpu:GPU-1"]["text"] == "+1.20% over the whole load"
-    assert rows["integrated to counter, gpu:GPU-1"]["met"] is True
-    assert rows["roofline"]["text"] == "not measured: roofline.json is absent or not whole; its step failed"
-
-
-@pytest.fixture(scope="module")
-def decoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """50 tokens/s eagerly, 200 from a graph; a prefill of any length takes 10 ms."""
-    out = tmp_path_factory.mktemp("decoded")
-    constant = "floor_s=0.01,linear_s=0,quadratic_s=0,step_linear_s=0"
-    for name, step_s, points in (
-        ("decode-none", 0.02, ["--point", "32,256"]),
-        ("decode-graph", 0.005, ["--point", "32,256"]),
-        ("precise", 0.005, FOUR_POINTS),
-    ):
-        model = f"fake:step_s={step_s},{constant}"
-        assert joulebench(*FAKE, *points, "--max-trials", "3", "-m", model, "-o", out / name).returncode == 0
-        content = json.loads((out / name / "run.json").read_text())
-        content["model"] |= {"name": "llama-2-7b", "dtype": "bfloat16"}
-        (out / name / "run.json").write_text(json.dumps(content))
-    # A step in the middle of the output reads 6 607 343 616 weights and keys and values of 160 tokens in 32 layers of
-    # 4096, in two bytes each; the matrices of a prefill are all weights but the embeddings and the head.
-    step_bytes = 2 * (6_607_343_616 + 2 * 32 * 4096 * 160)
-    prefill_flops = 2 * 6_476_271_616 * 64 / 0.01
-    roofline = {"copy_bytes_per_s": 250 * step_bytes, "matmul_flops_per_s": 4 * prefill_flops}
-    (out / "roofline.json").write_text(json.dumps(roofline | {"matmul_dtype": "bfloat16", "device_name": "a GPU"}))
-    return out
-
-
-def test_table_sets_decoding_beside_the_roofline(decoded: Path) -> None:
-    made(decoded)
-    rows = table(decoded)
-    assert rows["decode, none"]["value"] == pytest.approx(50)
-    assert rows["decode, graph"]["value"] == pytest.approx(200)
-    assert rows["graph over eager"]["value"] == pytest.approx(4)
-    assert rows["graph over eager"]["met"] is True
-    assert rows["graph of memory roofline"]["value"] == pytest.approx(0.8)
-    assert rows["graph of memory roofline"]["met"] is True
-    assert "of 250.0 tokens/s (13.30 GB a step)" in rows["graph of memory roofline"]["text"]
-    assert rows["prefill of matrix rate"]["value"] == pytest.approx(0.25)
-    assert "sensors.json is absent" in rows["sensors"]["text"]
-
-
-def test_graph_below_its_aims_is_not_met(decoded: Path, tmp_path: Path) -> None:
-    shutil.copytree(decoded, tmp_path, dirs_exist_ok=True)
-    shutil.copytree(tmp_path / "decode-none", tmp_path / "decode-graph", dirs_exist_ok=True)
-    done = made(tmp_path)
-    rows = table(tmp_path)
-    assert rows["graph of memory roofline"]["value"] == pytest.approx(0.2)
-    assert not rows["graph of memory roofline"]["met"]
-    assert not rows["graph over eager"]["met"]
-    assert done.stdout.count("NOT MET") == 2
-
-
-def test_tied_embeddings_are_read_as_the_head() -> None:
-    sys.path.insert(0, str(ROOT / "scripts"))
-    from roofline import decode_step_bytes
-
-    from backends.models import PRESETS
-
-    architecture = PRESETS["smollm2-135m"].architecture
-    cached = 2 * 30 * 3 * 64 * 100
-    assert decode_step_bytes(architecture, 100, 4) == 4 * (134_515_008 + cached)
-
-
-def test_table_of_no_folder_is_refused_in_one_line(tmp_path: Path) -> None:
-    done = made(tmp_path / "absent")
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert "is no folder" in line
-
-
-def test_sensors_that_did_not_work_say_why(with_energy: Path, tmp_path: Path) -> None:
-    shutil.copytree(with_energy, tmp_path, dirs_exist_ok=True)
-    sensors = {
-        "probes": [{"name": "nvml", "works": False, "reason": "there is no NVIDIA driver"}],
-        "load": {"reason": "the load did not start", "domains": {}, "ratios": {}},
-    }
-    (tmp_path / "sensors.json").write_text(json.dumps(sensors))
-    made(tmp_path)
-    rows = table(tmp_path)
-    assert rows["sensors"]["text"] == "not measured: nvml: there is no NVIDIA driver"
-    assert rows["sensors under load"]["text"] == "not measured: the load did not start"
-
-
-def test_measurement_of_which_nothing_counts_has_failed_and_is_made_anew(tmp_path: Path) -> None:
-    """A run whose every trial fails ends with exit code 0: failures are results."""
-    python, out = tmp_path / "python", tmp_path / "out"
-    broken = 'case "$*" in *out/decode-none) [ -e "$0.mended" ] || set -- "$@" --timeout 0.001;; esac'
-    python.write_text(f'#!/bin/sh\n{broken}\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    (out / "steps").mkdir(parents=True)
-    done_before = "sensors roofline decode-inductor quick precise paper fit-quick fit-precise fit-paper"
-    for step in done_before.split():
-        (out / "steps" / f"{step}.done").touch()
-    first = run(*ON_CPU, out, JOULEBENCH_PYTHON=str(python))
-    assert first.returncode == 1, first.stdout + first.stderr
-    assert "steps that failed: decode-none;" in first.stdout
-    assert "no trial counts" in first.stdout
-    assert (out / "steps" / "decode-none.failed" / "trials.jsonl").is_file()
-    (tmp_path / "python.mended").touch()
-    second = run(*ON_CPU, out, JOULEBENCH_PYTHON=str(python))
-    assert second.returncode == 0, second.stdout + second.stderr
-    assert table(out)["decode, none"]["value"] > 0
+@pytest.mark.skipif(shutil.which("flock") is None, reason="needs flock")
+def test_nothing_is_measured_beside_a_step_that_a_killed_script_left(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    python = slow_python(tmp_path, "decode-none", "--min-window 20")
+    script = started(out, python)
+    try:
+        script.kill()
+        script.wait()
+        second = run(*ON_CPU, out, JOULEBENCH_PYTHON=str(python))
+        assert second.returncode == 2
+        (line,) = second.stderr.splitlines()
+        assert "is being measured" in line
+        assert second.stdout == ""
+    finally:
+        os.killpg(script.pid, signal.SIGKILL)
+        script.communicate()
