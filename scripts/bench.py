@@ -54,12 +54,13 @@ REPORTS: dict[str, Callable[[], list[str]]] = {
 
 
 def as_row(comparison: Comparison) -> str:
-    """One line of the table."""
+    """One line of the table, which says so where three quarters of the ratios are below the aim."""
     low, middle, high = comparison.quartiles()
+    below = "  BELOW" if high < comparison.aim else ""
     return (
         f"{comparison.name:<32} {statistics.median(comparison.ours):>10.5g} "
         f"{statistics.median(comparison.reference):>10.5g} {comparison.unit:<10} "
-        f"{middle:>6.3f}  {low:.3f}–{high:.3f}  ≥ {comparison.aim:<5.3g}  {comparison.reference_name}"
+        f"{middle:>6.3f}  {low:.3f}–{high:.3f}  ≥ {comparison.aim:<5.3g}  {comparison.reference_name}{below}"
     )
 
 
