@@ -59,17 +59,19 @@ deadline=$((SECONDS + $(awk -v minutes="$minutes" 'BEGIN { printf "%d", 60 * min
 
 python=${JOULEBENCH_PYTHON:-python3}
 command -v "$python" >/dev/null || refuse "there is no $python; name an interpreter: JOULEBENCH_PYTHON=/path/to/python3"
-trap 'finish 130' INT
-trap 'finish 143' TERM HUP
-# The step under way is told to end, and keeps what it has; where it is told by the terminal too, that does no harm.
+
+# The step under way is told to end, and keeps what it has.
 child=
 finish() {
     trap '' INT TERM HUP
     [ -z "$child" ] || { kill -TERM "$child" 2>/dev/null && wait "$child"; } || true
     exit "$1"
 }
+trap 'finish 130' INT
+trap 'finish 143' TERM HUP
 
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || refuse "$python is older than Python 3.11; name another: JOULEBENCH_PYTHON"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+    refuse "$python is older than Python 3.11; name another: JOULEBENCH_PYTHON=/path/to/python3"
 export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
 joulebench=("$python" -P -m harness.cli)
 missing=$("$python" -P -c '
@@ -84,7 +86,8 @@ for name in $missing; do
     *) needed+=("$name") ;;
     esac
 done
-[ ${#needed[@]} -eq 0 ] || refuse "$python lacks ${needed[*]}; install with: $python -m pip install $(echo "${needed[@]}" ${wished[@]+"${wished[@]}"})"
+[ ${#needed[@]} -eq 0 ] ||
+    refuse "$python lacks ${needed[*]}; install with: $python -m pip install ${needed[*]}${wished[*]+ ${wished[*]}}"
 [ ${#wished[@]} -eq 0 ] || echo "without ${wished[*]} pictures are left out"
 if [ "${device%%:*}" = cuda ]; then
     "$python" -P -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null ||
