@@ -293,9 +293,8 @@ def _show_plan(plan: Plan, backend: str, config: Config) -> None:
     plan.refuse_beyond(model.context_length)
     trials = estimate.expected_trials(plan)
     print(f"{backend}, {model.name} ({model.parameters:,} parameters, {model.dtype}) on {device}")
-    print(
-        f"{len(plan.points)} {'point' if len(plan.points) == 1 else 'points'} in this order, guessed at {trials} trials each after one warm-up:"
-    )
+    points = f"{len(plan.points)} points" if len(plan.points) > 1 else "1 point"
+    print(f"{points} in this order, guessed at {trials} trials each after one warm-up:")
     total_s = 0.0
     for point in plan.points:
         if point.input_tokens + point.output_tokens > model.context_length:
