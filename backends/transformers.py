@@ -239,7 +239,7 @@ def _require_packages() -> None:
         raise NotInstalled(
             f"the transformers backend can't be used ({reason}); install with: pip install 'joulebench[transformers]'"
         ) from error
-    if Version(transformers.__version__) < Version(OLDEST_TRANSFORMERS):
+    if Version(transformers.__version__).release < Version(OLDEST_TRANSFORMERS).release:
         raise NotInstalled(
             f"transformers {transformers.__version__} is too old for this backend; install with: "
             f"pip install --upgrade 'transformers>={OLDEST_TRANSFORMERS}'"

@@ -71,7 +71,9 @@ def check(
 
 
 def check_drawn(
-    systems: Sequence[tuple[str, Identity, frozenset[Component]]], boundary: str | None, allow_mixed: bool
+    systems: Sequence[tuple[str, Identity, frozenset[Component]]],
+    boundary: str | Iterable[str] | None,
+    allow_mixed: bool,
 ) -> Comparison:
     """How systems, each with its name and the components whose energy it has, may share the axes of a figure.
 
@@ -93,7 +95,7 @@ def check_drawn(
         remedy = f"; --boundary {_join(common)} would work" if common else ""
         faults.append(f"the boundaries differ ({_grouped([(name, _join(parts)) for name, parts in held])}){remedy}")
     if faults and not allow_mixed:
-        raise UserError(f"{'; '.join(faults)}; --allow-mixed draws them all the same and marks the figure")
+        raise UserError(f"{'; '.join(faults)}; --allow-mixed shows them all the same, marked")
     warnings = _settings([(name, identity) for name, identity, _ in systems])
     return Comparison(components, (*(f"mixed: {fault}" for fault in faults), *warnings), bool(faults))
 

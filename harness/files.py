@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import tempfile
 from pathlib import Path
 
 from harness.errors import DiskFull, UserError
@@ -12,19 +12,20 @@ from harness.errors import DiskFull, UserError
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace ``path`` by ``content``, text in UTF-8, in one step. Raises UserError."""
-    part = None
+    data = content.encode() if isinstance(content, str) else content
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
-            part = Path(stream.name)
-            stream.write(content.encode() if isinstance(content, str) else content)
+        with part.open("wb") as stream:
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        part.chmod(0o644)
         part.replace(path)
-    except OSError as error:
-        if part is not None:
+    except BaseException as error:
+        with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise cant_write(path, error) from None
+        if isinstance(error, OSError):
+            raise cant_write(path, error) from None
+        raise
 
 
 def make_directory(path: Path) -> None:

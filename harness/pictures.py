@@ -9,7 +9,7 @@ from harness import decision_figures, figures, profile_build
 from harness.costs import cost_table
 from harness.decision import decide_threshold, make_scales
 from harness.decision_report import threshold_words
-from harness.errors import MissingDependency, UserError
+from harness.errors import DiskFull, MissingDependency, UserError
 from harness.paper_report import LARGE, regenerate
 from harness.profile import Profile
 from harness.profile_sources import from_runs
@@ -39,6 +39,8 @@ def draw_all(run: Path) -> Iterator[str]:
         try:
             folder.mkdir(exist_ok=True)
             yield f"{name}: {step()}"
+        except DiskFull:
+            raise
         except (UserError, MissingDependency) as reason:
             yield f"{name}: left out: {reason}"
         except OSError as error:

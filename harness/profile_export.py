@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from harness.comparable import Comparison
 from harness.errors import MissingDependency
-from harness.files import cant_write, write_atomically
+from harness.files import write_atomically
 from harness.prediction import CostFunction, Prediction
 from harness.profile import Profile
 
@@ -158,12 +159,12 @@ def write(profile: Profile, path: Path, format: str) -> None:
     """Write the long table as json, csv or parquet. Raises UserError or MissingDependency."""
     table = long_table(profile)
     if format == "parquet":
+        content = io.BytesIO()
         try:
-            table.to_parquet(path, index=False, engine="pyarrow")
+            table.to_parquet(content, index=False, engine="pyarrow")
         except ImportError:
             raise MissingDependency("Parquet needs pyarrow: install it with pip install pyarrow") from None
-        except OSError as error:
-            raise cant_write(path, error) from None
+        write_atomically(path, content.getvalue())
     elif format == "csv":
         write_atomically(path, table.to_csv(index=False))
     else:

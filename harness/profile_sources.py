@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -41,11 +42,12 @@ def from_runs(directories: Sequence[Path], system: str | None = None) -> Source:
     """Pool the trials of run directories of one system. Raises UserError when they differ or hold none."""
     runs = [records.read_run(directory) for directory in directories]
     identities = [identity_of(run, system) for run in runs]
-    for directory, identity in zip(directories, identities, strict=True):
-        different = _differences(identity, identities[0])
+    # Each with each: where one run does not know a setting, the others must still agree in it.
+    for (first, one), (second, other) in combinations(zip(directories, identities, strict=True), 2):
+        different = _differences(one, other)
         if different:
             raise UserError(
-                f"{directory} and {directories[0]} differ in {', '.join(different)}: "
+                f"{second} and {first} differ in {', '.join(different)}: "
                 "only runs of one system and model can be pooled; fit them apart"
             )
     trials = read_runs(directories)
@@ -55,7 +57,8 @@ def from_runs(directories: Sequence[Path], system: str | None = None) -> Source:
     if len(attributions) > 1:
         raise UserError("the runs attribute CPU energy differently (--attribution): fit them apart")
     notes = [f"CPU energy is that of the {attribution}" for attribution in attributions if trials_have_energy(trials)]
-    identity = identities[0]
+    settings = {key: value for identity in identities for key, value in identity.settings.items()}
+    identity = identities[0].model_copy(update={"settings": settings})
     return Source(
         name=_slug(f"{identity.system}-{identity.model}"),
         identity=identity,

@@ -10,8 +10,8 @@ from typing import Any
 
 from harness.errors import MissingDependency, UserError
 from harness.files import write_atomically
-from harness.report_charts import FixedSizes
 from harness.report_data import page_data
+from harness.sweep_figures import Options
 
 
 def write_report(
@@ -19,7 +19,7 @@ def write_report(
     output: Path,
     profiles: Sequence[str] = (),
     workloads: Sequence[str] = (),
-    fixed: FixedSizes = FixedSizes(),
+    options: Options = Options(),
     allow_mixed: bool = False,
 ) -> None:
     """Write the page of one or several runs; its explorer offers the profiles and workloads too.
@@ -28,7 +28,7 @@ def write_report(
     """
     if output.is_dir():
         raise UserError(f"{output} is a directory: name a file in it, such as {output / 'report.html'}")
-    page = render(page_data(runs, profiles, workloads, fixed, allow_mixed))
+    page = render(page_data(runs, profiles, workloads, options, allow_mixed))
     write_atomically(output, page)
 
 

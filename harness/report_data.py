@@ -11,8 +11,8 @@ from harness import __version__, records, report_charts
 from harness.errors import UserError
 from harness.profile import Profile
 from harness.profile_schema import CostModel
-from harness.report_charts import FixedSizes
 from harness.summary import drift, idle_drift, idle_power_w
+from harness.sweep_figures import Options
 from harness.sweep_sources import Source, compare, distinct, load, published
 from harness.types import TrialRecord
 from harness.workload import Workload, marginal, with_output_tokens
@@ -53,18 +53,19 @@ def page_data(
     directories: Sequence[Path],
     profiles: Sequence[str] = (),
     workloads: Sequence[str] = (),
-    fixed: FixedSizes = FixedSizes(),
+    options: Options = Options(),
     allow_mixed: bool = False,
 ) -> dict[str, Any]:
     """Everything that the page shows, ready for JSON; what was not measured is None.
 
-    ``profiles`` and ``workloads`` are offered by the threshold explorer beside the runs and the shipped ones.
+    ``profiles`` and ``workloads`` are offered by the threshold explorer beside the runs and the shipped ones;
+    ``options`` says where the charts' sweeps lie and which components count in them.
     Raises UserError, also for runs that can't share axes; with ``allow_mixed`` that is the first warning instead.
     """
     runs = [records.read_run(directory) for directory in directories]
     trials = [records.read_trials(directory) for directory in directories]
     sources = distinct([load(str(directory)) for directory in directories])
-    comparison = compare(sources, None, allow_mixed)
+    comparison = compare(sources, options.boundary, allow_mixed)
     offered = distinct([*sources, *map(load, profiles), *published()])
     systems = [_system(source.profile, source.name) for source in offered if source.profile]
     names = [system["name"] for system in systems]
@@ -84,8 +85,8 @@ def page_data(
             _facts(directory, run, found) for directory, run, found in zip(directories, runs, trials, strict=True)
         ],
         "energy": [_energy(directory, run) for directory, run in zip(directories, runs, strict=True)],
-        "charts": report_charts.charts(sources, fixed),
-        "absent": report_charts.absent(sources, fixed),
+        "charts": report_charts.charts(sources, options),
+        "absent": report_charts.absent(sources, options),
         "fits": _fits(sources),
         "trials": _trials(directories),
         "systems": systems,

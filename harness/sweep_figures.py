@@ -98,8 +98,8 @@ def write_figures(
     partial = [source for source in sources if not _counts_all(source, comparison.boundary) and phase_rows([source])]
     phases = phase_rows([source for source in sources if source not in partial])
     if partial:
-        names = ", ".join(source.name for source in partial)
-        notes.append(f"the figure of the phases leaves out {names}: energy per phase is that of all its components")
+        left_out = ", ".join(source.name for source in partial)
+        notes.append(f"the figure of the phases leaves out {left_out}: energy per phase is that of all its components")
     if phases:
         paths += write(phase_figure(phases, mixed), directory / "phases", PHASE_HEADER, phases)
     elif not partial:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def published() -> list[Source]:
     return [_profile(profile, profile.name) for profile in profiles if PUBLISHED_SOURCE in profile.provenance.source]
 
 
-def compare(sources: Sequence[Source], boundary: str | None, allow_mixed: bool) -> Comparison:
+def compare(sources: Sequence[Source], boundary: str | Iterable[str] | None, allow_mixed: bool) -> Comparison:
     """How the sources may share axes. Raises UserError where they may not."""
     held = [(source.name, source.system.identity, components(source)) for source in sources]
     return check_drawn(held, boundary, allow_mixed)

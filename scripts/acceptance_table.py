@@ -129,6 +129,8 @@ def sensors_under_load(out: Path) -> list[Row]:
     for source, ratio in load["ratios"].items():
         text = f"{ratio - 1:+.2%} over the whole load"
         rows.append(Row(f"integrated to counter, {source[:12]}", ratio - 1, text, "within 2 %", abs(ratio - 1) <= 0.02))
+    if not rows:
+        raise NotMeasured("nothing that was loaded has an idle power")
     return rows
 
 
@@ -205,12 +207,16 @@ def held_out_error(out: Path, quantity: str) -> Row:
     return Row(f"held-out error of {quantity}", held_out["mape"], text, "≤ 2 %", held_out["mape"] <= 0.02)
 
 
+def _number(name: str) -> int:
+    return int(name.rpartition("-")[2])
+
+
 def _measured(directory: Path) -> pd.DataFrame:
     """The counted trials of a run. Raises NotMeasured."""
     name, steps = directory.name, directory.parent / "steps"
     if not (directory / "run.json").exists():
-        if (steps / f"{name}.failed").exists():
-            raise NotMeasured(f"no trial of {name} counts: joulebench trials steps/{name}.failed says why")
+        if aside := [path.name for path in steps.glob(f"{name}.failed-*")]:
+            raise NotMeasured(f"no trial of {name} counts: joulebench trials steps/{max(aside, key=_number)} says why")
         if (steps / f"{name}.log").exists():
             raise NotMeasured(f"{name} failed: see steps/{name}.log")
         raise NotMeasured(f"{name} was not run on this device")
@@ -246,7 +252,7 @@ def _or_why(what: str, measured: Callable[[], Row | list[Row]], wanted: str = ""
         return found if isinstance(found, list) else [found]
     except (NotMeasured, UserError) as why:
         return [Row(what, None, f"not measured: {why}", wanted)]
-    except (KeyError, TypeError, ValueError, IndexError) as fault:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as fault:
         return [Row(what, None, f"not measured: a file has another shape ({type(fault).__name__}: {fault})", wanted)]
 
 

@@ -14,7 +14,7 @@ usage: bash scripts/gpu_acceptance.sh [OPTIONS] OUT
 
 Measures a CUDA machine into the folder OUT and prints a table. The same command goes on where it stopped.
 
-  --minutes N    stop cleanly after N minutes, at least 0.25, with exit code 75 while steps are left (default 9)
+  --minutes N    stop cleanly after N minutes of steps, at least 2, with exit code 75 while some are left (default 9)
   --model NAME   preset to measure (default llama-2-7b)
   --device NAME  cuda, cuda:1, …; cpu shows that the script works, and is no acceptance (default cuda)
   --brief        a few short points without energy instead of the protocols, for trying the script out
@@ -53,10 +53,9 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$out" ] || refuse "no folder for the output; say bash scripts/gpu_acceptance.sh OUT"
 [[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ ]] || refuse "--minutes must be a number, not $minutes"
-awk -v minutes="$minutes" 'BEGIN { exit minutes < 0.25 }' || refuse "--minutes must be at least 0.25, not $minutes"
+# The sensors take half a minute at one go.
+$brief || awk -v minutes="$minutes" 'BEGIN { exit minutes < 2 }' || refuse "--minutes must be at least 2, not $minutes"
 [[ $device =~ ^(cuda(:[0-9]+)?|cpu)$ ]] || refuse "--device must be cuda, cuda:1, … or cpu, not $device"
-deadline=$((SECONDS + $(awk -v minutes="$minutes" 'BEGIN { printf "%d", 60 * minutes }')))
-
 python=${JOULEBENCH_PYTHON:-python3}
 command -v "$python" >/dev/null || refuse "there is no $python; name an interpreter: JOULEBENCH_PYTHON=/path/to/python3"
 
@@ -68,7 +67,8 @@ finish() {
     exit "$1"
 }
 trap 'finish 130' INT
-trap 'finish 143' TERM HUP
+trap 'finish 143' TERM
+trap 'finish 129' HUP
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
     refuse "$python is older than Python 3.11; name another: JOULEBENCH_PYTHON=/path/to/python3"
@@ -99,11 +99,13 @@ measure=("${joulebench[@]}" measure --model "$model" --device "$device" --dtype 
 # The shapes of presets are known here, and with them the bytes that a decode step reads.
 presets=$("$python" -P -c 'from backends.models import PRESETS; print(*PRESETS)')
 [[ " $presets " == *" $model "* ]] || refuse "--model must be one of ${presets// /, }, not $model"
-refusal=$("${measure[@]}" --dry-run --point 8,8 2>&1 >/dev/null) || refuse "${refusal#joulebench: error: }"
+refusal=$("${measure[@]}" --dry-run --point 8,8 2>&1 >/dev/null) ||
+    refuse "$(tail -n 1 <<<"$refusal" | sed 's/^joulebench: error: //')"
 mkdir -p "$out/steps" || refuse "can't write into $out"
 out=$(cd "$out" && pwd)
 
-# Two at a time would measure each other. Steps inherit the lock: one that outlives a killed script keeps it.
+# Two starts into one folder would measure each other. Steps inherit the lock: one that outlives a killed script
+# keeps it. Where there is no flock nothing is locked.
 exec 9>"$out/steps/lock"
 if command -v flock >/dev/null && ! flock -n 9; then
     refuse "$out is being measured by another start of this script, or a step that it left; wait for it"
@@ -117,6 +119,8 @@ if [ ! -s "$out/steps/asked" ]; then
 elif [ "$(cat "$out/steps/asked")" != "$asked" ]; then
     refuse "$out was begun with other options ($(cat "$out/steps/asked")); use them or another folder"
 fi
+
+deadline=$((SECONDS + $(awk -v minutes="$minutes" 'BEGIN { printf "%d", 60 * minutes }')))
 
 # step NAME OUTPUT COMMAND…: run a command once. OUTPUT, if not -, is the file its stdout becomes when it succeeds.
 failed=()
@@ -149,44 +153,61 @@ stop() {
     exit 75
 }
 
-# counts NAME: whether the run can be read and has a trial that counts.
-counts() {
+# look_at NAME: sets state to absent, unreadable, empty (no trial counts) or counts.
+look_at() {
+    local status=0
+    state=absent
+    [ -e "$out/$1" ] || return 0
     "$python" -P -c '
 import sys
+from harness.errors import UserError
 from harness.records import load
-trials = load(sys.argv[1])
-sys.exit(not ((trials["purpose"] == "measure") & (trials["status"] == "ok")).any())' "$out/$1" 2>/dev/null
+try:
+    trials = load(sys.argv[1])
+except UserError:
+    sys.exit(11)
+counts = (trials["purpose"] == "measure") & (trials["status"] == "ok")
+sys.exit(13 if counts.any() else 12)' "$out/$1" 2>"$out/steps/look.log" || status=$?
+    case $status in
+    11) state=unreadable ;;
+    12) state=empty ;;
+    13) state=counts ;;
+    *) refuse "$python can't look at $out/$1: $(tail -n 1 "$out/steps/look.log")" ;;
+    esac
 }
 
-# put_aside NAME: a run that is worth nothing, so that it can be made anew.
+# put_aside NAME: a run that is worth nothing, so that it can be made anew. It is kept.
 put_aside() {
-    rm -rf "$out/steps/$1.done" "$out/steps/$1.failed"
-    [ ! -e "$out/$1" ] || mv "$out/$1" "$out/steps/$1.failed"
+    local number=1
+    while [ -e "$out/steps/$1.failed-$number" ]; do number=$((number + 1)); done
+    aside=$out/steps/$1.failed-$number
+    mv "$out/$1" "$aside"
+    rm -f "$out/steps/$1.done"
 }
 
-# measured NAME OPTIONS…: a run into $out/NAME. Only whole runs become profiles and pictures, so that one that failed
-# costs no other its own; what was made of an earlier state of it is made again.
-whole=()
+# measured NAME OPTIONS…: a run into $out/NAME. Only runs that ended and have trials that count become profiles and
+# pictures, so that one that failed costs no other its own; what was made of an earlier state of it is made again.
+usable=()
 measured() {
     local name=$1
-    if [ -e "$out/steps/$name.done" ]; then
-        if counts "$name"; then
-            whole+=("$name")
-            return
-        fi
-        put_aside "$name"
+    look_at "$name"
+    if [ $state = counts ] && [ -e "$out/steps/$name.done" ]; then
+        usable+=("$name")
+        return
     fi
-    rm -f "$out/steps/fit-$name.done" "$out/fit-$name.json" "$out/profile-$name.json"
+    # A run that ended without a trial that counts would only end again.
+    if [ $state = unreadable ] || { [ $state = empty ] && [ -e "$out/steps/$name.done" ]; }; then put_aside "$name"; fi
+    rm -f "$out/steps/$name.done" "$out/steps/fit-$name.done" "$out/fit-$name.json" "$out/profile-$name.json"
     rm -f "$out/steps/figures.done" "$out/steps/report.done"
     step "$name" - "${measure[@]}" "${@:2}" -o "$out/$name"
     [ -e "$out/steps/$name.done" ] || return 0
-    if counts "$name"; then
-        rm -rf "$out/steps/$name.failed"
-        whole+=("$name")
+    look_at "$name"
+    if [ $state = counts ]; then
+        usable+=("$name")
     else
         put_aside "$name"
         failed+=("$name")
-        echo "  failed: no trial counts; joulebench trials $out/steps/$name.failed says why"
+        echo "  failed: no trial counts; joulebench trials $aside says why"
     fi
 }
 
@@ -219,7 +240,7 @@ measured quick --compile "$graph" "${quick[@]}"
 measured precise --compile "$graph" "${precise[@]}"
 measured paper "${paper[@]}"
 runs=() sweeps=()
-for run in ${whole[@]+"${whole[@]}"}; do
+for run in ${usable[@]+"${usable[@]}"}; do
     runs+=("$out/$run")
     case $run in
     decode-*) ;;

@@ -155,6 +155,14 @@ def test_files_of_another_shape_cost_their_own_rows(decoded: Path, tmp_path: Pat
         assert rows[what]["text"].startswith("not measured: a file has another shape"), rows[what]
 
 
+def test_newest_run_that_was_put_aside_is_named(decoded: Path, tmp_path: Path) -> None:
+    shutil.copytree(decoded, tmp_path, dirs_exist_ok=True)
+    for number in (2, 9, 10):
+        (tmp_path / "steps" / f"decode-inductor.failed-{number}").mkdir(parents=True)
+    made(tmp_path)
+    assert "joulebench trials steps/decode-inductor.failed-10 says why" in table(tmp_path)["decode, inductor"]["text"]
+
+
 def test_table_of_no_folder_is_refused_in_one_line(tmp_path: Path) -> None:
     done = made(tmp_path / "absent")
     assert done.returncode == 2

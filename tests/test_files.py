@@ -1,5 +1,6 @@
 """Files are written whole or not at all, and a full disk is told from a wrong place."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import UserError
+from harness.errors import DiskFull, UserError
 from harness.files import make_directory, write_atomically
 from tests.helpers import FAKE, ROOT, joulebench, refused
 
@@ -62,6 +63,45 @@ def test_full_disk_leaves_older_pictures_whole(disk: Path) -> None:
     assert {path: path.read_bytes() for path in (disk / "figures").iterdir()} == before
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_no_room_is_a_fault_wherever_it_is_noticed(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_text("before")
+
+    def full(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("harness.files.os.fsync", full)
+    with pytest.raises(DiskFull, match="make room and run the same command again"):
+        write_atomically(tmp_path / "a", "after")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "before"
+
+
+def test_interrupted_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.files.os.fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "a", "after")
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_on_a_full_disk_are_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other reasons leave one picture out; without room none can be made."""
+    from harness import pictures
+
+    def full(*arguments: object, **options: object) -> None:
+        raise DiskFull("no room")
+
+    run = shutil.copytree(RUN, tmp_path / "run")
+    monkeypatch.setattr(pictures, "write_figures", full)
+    with pytest.raises(DiskFull):
+        list(pictures.draw_all(run))
+
+
 def test_wrong_place_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     assert "can't write" in refused(joulebench("figures", RUN, "-o", tmp_path / "file" / "figures"))
@@ -75,4 +115,9 @@ def test_text_and_bytes_replace_what_was_there(tmp_path: Path) -> None:
         write_atomically(path, content)
         assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
     assert list(tmp_path.iterdir()) == [path]
-    assert path.stat().st_mode & 0o777 == 0o644
+    old = os.umask(0o077)
+    try:
+        write_atomically(tmp_path / "private", "")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "private").stat().st_mode & 0o777 == 0o600

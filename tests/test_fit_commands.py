@@ -98,7 +98,15 @@ def test_runs_decoded_in_different_ways_are_not_pooled(fake_run: Path, tmp_path:
             run["backend"]["settings"]["kv_cache_length"] = "grows"
         (directory / "run.json").write_text(json.dumps(run))
     assert "differ in compile" in refused(joulebench("fit", fake_run, other))
-    assert joulebench("fit", newer, older, "-o", tmp_path / "p.json").returncode == 0
+    assert joulebench("fit", older, newer, "-o", tmp_path / "p.json").returncode == 0
+    settings = Profile.load(tmp_path / "p.json").identity.settings
+    assert settings["kv_cache_length"] == "grows"
+    run = json.loads((other / "run.json").read_text())
+    run["backend"]["config"]["compile"] = "none"
+    run["backend"]["settings"]["kv_cache_length"] = "m + n"
+    (other / "run.json").write_text(json.dumps(run))
+    refusal = refused(joulebench("fit", older, newer, other))
+    assert "differ in kv_cache_length" in refusal, "the first one knows neither"
     assert Profile.load(tmp_path / "p.json").identity.settings["compile"] == "none"
 
 

@@ -48,6 +48,12 @@ def opened(page_file: Path, **options: Any) -> Iterator[Any]:
     assert troubles == []
 
 
+def data_of(page_file: Path) -> dict[str, Any]:
+    """What the page holds."""
+    text = page_file.read_text(encoding="utf-8")
+    return json.loads(text.partition('type="application/json">')[2].partition("</script>")[0])
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
@@ -254,8 +260,7 @@ def test_runs_that_are_not_comparable_are_refused_or_marked(unlike: tuple[Path, 
 def test_a_run_keeps_its_colour_in_charts_where_others_show_nothing(unlike: tuple[Path, Path], tmp_path: Path) -> None:
     done = joulebench("report", unlike[1], RUN, "--allow-mixed", "-o", tmp_path / "a.html")
     assert done.returncode == 0, done.stderr
-    text = (tmp_path / "a.html").read_text(encoding="utf-8")
-    data = json.loads(text.partition('type="application/json">')[2].partition("</script>")[0])
+    data = data_of(tmp_path / "a.html")
     places = {(series["name"], series["source"]) for chart in data["charts"] for series in chart["series"]}
     assert sorted(place for _, place in places) == [0, 1]
     energy = next(chart for chart in data["charts"] if chart["title"].startswith("total energy"))
@@ -268,6 +273,33 @@ def test_absent_sweeps_are_named_with_the_option_that_shows_others(unlike: tuple
     with opened(tmp_path / "a.html") as page:
         said = page.locator("#charts > p").all_inner_texts()
         assert [re.search(r"--fixed-\w+", line)[0] for line in said] == ["--fixed-output", "--fixed-input"]
+
+
+def test_boundary_makes_different_components_comparable(tmp_path: Path) -> None:
+    other = shutil.copytree(RUN, tmp_path / "other")
+    records = [json.loads(line) for line in (other / "trials.jsonl").read_text().splitlines()]
+    for record in records:
+        if record["status"] == "ok":
+            record["energy"]["components"]["dram"] = record["energy"]["components"]["cpu"]
+    (other / "trials.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    page_file = tmp_path / "a.html"
+    assert "--boundary cpu would work" in refused(joulebench("report", RUN, other, "-o", page_file))
+    done = joulebench("report", RUN, other, "--boundary", "cpu", "-o", page_file)
+    assert done.returncode == 0, done.stderr
+    one, two = next(chart for chart in data_of(page_file)["charts"] if "total energy" in chart["title"])["series"]
+    assert one["y"] == two["y"]
+
+
+def test_sizes_that_failed_are_shown_where_nothing_else_is(tmp_path: Path) -> None:
+    options = ["-m", "fake:oom_above=3", "-p", "8-64*2", "-n", "8-64*2", "-o", tmp_path / "run"]
+    assert joulebench(*FAKE, *options).returncode == 0
+    assert joulebench("report", tmp_path / "run", "-o", tmp_path / "a.html").returncode == 0
+    data = data_of(tmp_path / "a.html")
+    assert data["absent"] == []
+    assert {size for chart in data["charts"] for size, _ in chart["series"][0]["failures"]} == {8, 16, 32, 64}
+    with opened(tmp_path / "a.html") as page:
+        page.locator("#charts").scroll_into_view_if_needed()
+        page.wait_for_selector("#charts .annotation-text")
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:

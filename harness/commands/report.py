@@ -23,13 +23,16 @@ def report(
     ] = None,
     fixed_input: Annotated[int, typer.Option(min=1, help="Input tokens of the output sweep.")] = 32,
     fixed_output: Annotated[int, typer.Option(min=1, help="Output tokens of the input sweep.")] = 32,
+    boundary: Annotated[str | None, typer.Option(help="Components that count in the charts: gpu, cpu+gpu, …")] = None,
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="Show runs that aren't comparable all the same, with a warning.")
     ] = False,
 ) -> None:
     """Write one self-contained page: what was measured, how sure it is, charts, models, trials, thresholds."""
+    from harness.profile import parse_boundary
     from harness.report import write_report
-    from harness.report_charts import FixedSizes
+    from harness.sweep_figures import Options
 
-    write_report(runs, output, profile or [], workload or [], FixedSizes(fixed_input, fixed_output), allow_mixed)
+    options = Options(fixed_input, fixed_output, parse_boundary(boundary))
+    write_report(runs, output, profile or [], workload or [], options, allow_mixed)
     print(f"wrote {output}")

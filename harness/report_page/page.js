@@ -61,6 +61,12 @@ function failures(series) {
   })));
 }
 
+// All sizes, those that failed too, with a little room at both ends.
+function range(series) {
+  const sizes = series.flatMap((one) => [...one.x, ...one.failures.map(([x]) => x)]).map(Math.log10);
+  return [Math.min(...sizes) - 0.1, Math.max(...sizes) + 0.1];
+}
+
 function drawSweep(place, chart) {
   const { axis, layout } = theme();
   const traces = chart.series.map((series) => {
@@ -76,7 +82,7 @@ function drawSweep(place, chart) {
   Plotly.newPlot(place, traces, {
     ...layout, annotations: failures(chart.series), title: { text: literal(chart.title), font: { size: 13 } }, showlegend: named > 0, height: layout.height + 20 * named, margin: { ...layout.margin, b: layout.margin.b + 20 * named },
     legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" },
-    xaxis: { ...axis, type: "log", tickvals: POWERS, title: { text: literal(chart.x_label) } }, yaxis: { ...axis, type: "log", exponentformat: "none" },
+    xaxis: { ...axis, type: "log", range: range(chart.series), tickvals: POWERS, title: { text: literal(chart.x_label) } }, yaxis: { ...axis, type: "log", exponentformat: "none" },
   }, { displayModeBar: false, responsive: true });
 }
 
