@@ -10,22 +10,27 @@ from pathlib import Path
 from harness.errors import DiskFull, UserError
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace ``path`` by ``content``, text in UTF-8, in one step. Raises UserError."""
-    data = content.encode() if isinstance(content, str) else content
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+def replace_file(path: Path, content: bytes, part: Path) -> None:
+    """Replace ``path`` by ``content`` in one step, by way of the file ``part`` beside it. Raises OSError."""
     try:
         with part.open("wb") as stream:
-            stream.write(data)
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(path)
-    except BaseException as error:
+    except BaseException:
         with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise cant_write(path, error) from None
+            part.unlink()
         raise
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace ``path`` by ``content``, text in UTF-8, in one step. Raises UserError."""
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        replace_file(path, data, path.with_name(f".{path.name}.{os.getpid()}.part"))
+    except OSError as error:
+        raise cant_write(path, error) from None
 
 
 def make_directory(path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from harness import traces
 from harness.errors import UserError
-from harness.files import cant_write
+from harness.files import cant_write, replace_file
 from harness.records import (
     RUN_FILE,
     TRIALS_FILE,
@@ -162,17 +162,7 @@ class RunStore:
 
     @staticmethod
     def _replace(path: Path, content: bytes) -> None:
-        part = path.with_name(f"{path.name}.part")
-        try:
-            with part.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                part.unlink()
-            raise
+        replace_file(path, content, path.with_name(f"{path.name}.part"))
         _sync_directory(path.parent)
 
 
