@@ -118,7 +118,7 @@ def decoder(model: PreTrainedModel, input_ids: torch.Tensor, output_tokens: int,
     return StaticDecoder(model, input_ids, output_tokens, config, capture)
 
 
-def cuda_graph(device: torch.device, warm_up: Callable[[], None], step: Callable[[], None]) -> Callable[[], None]:
+def cuda_graph(device: torch.device, first_steps: Callable[[], None], step: Callable[[], None]) -> Callable[[], None]:
     """Capture ``step`` in a CUDA graph; returns what replays it, on the same memory, without waiting."""
     import torch
 
@@ -127,7 +127,7 @@ def cuda_graph(device: torch.device, warm_up: Callable[[], None], step: Callable
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            warm_up()
+            first_steps()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
@@ -239,15 +239,13 @@ class StaticDecoder:
         if self._config.compile == "inductor":
             self._next_token = torch.compile(_next_token, fullgraph=True, dynamic=False)
             start_s = time.monotonic()
-            self.begin()
-            self.prefill()
+            self._begin_and_prefill()
             self._first_steps()
             compile_s = time.monotonic() - start_s
         if self._capture:
             start_s = time.monotonic()
-            # The prefill, which makes the cache's tensors, runs where all later ones do.
-            self.begin()
-            self.prefill()
+            # The prefill, which makes the cache's tensors, runs on the stream of all later ones.
+            self._begin_and_prefill()
             self._replay = self._capture(self._first_steps, self._step)
             capture_s = time.monotonic() - start_s
         return Prepared(compile_s=compile_s, capture_s=capture_s)
@@ -278,6 +276,10 @@ class StaticDecoder:
         self._token.copy_(token)
         self._produced.index_copy_(1, self._index, token)
         self._index.add_(1)
+
+    def _begin_and_prefill(self) -> None:
+        self.begin()
+        self.prefill()
 
     def _first_steps(self) -> None:
         for _ in range(min(WARMUP_STEPS, self._steps)):

@@ -38,8 +38,8 @@ def refuse_other_hardware(directory: Path, held: dict[str, Any], loaded: dict[st
     refuse.difference("model", held["model"], loaded["model"])
     for key in ("device", "device_names", "gpu_uuids"):
         refuse.difference("backend", {key: held["backend"][key]}, {key: loaded["backend"][key]})
-    # A setting that only one program records says nothing: the options that decide it agree.
     refuse.difference("backend's version", held["backend"]["versions"], loaded["backend"]["versions"])
+    # A setting that only one program records says nothing: the options that decide it agree.
     then, now = held["backend"]["settings"], loaded["backend"]["settings"]
     shared = then.keys() & now.keys()
     refuse.difference("backend's setting", {key: then[key] for key in shared}, {key: now[key] for key in shared})

@@ -56,6 +56,7 @@ done
 # The sensors take half a minute at one go.
 $brief || awk -v minutes="$minutes" 'BEGIN { exit minutes < 2 }' || refuse "--minutes must be at least 2, not $minutes"
 [[ $device =~ ^(cuda(:[0-9]+)?|cpu)$ ]] || refuse "--device must be cuda, cuda:1, … or cpu, not $device"
+
 python=${JOULEBENCH_PYTHON:-python3}
 command -v "$python" >/dev/null || refuse "there is no $python; name an interpreter: JOULEBENCH_PYTHON=/path/to/python3"
 
