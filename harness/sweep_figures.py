@@ -95,14 +95,16 @@ def write_figures(
             fixed = f"{fixed_output} output" if axis == "input" else f"about {fixed_input} input"
             notes.append(f"no {name}: nothing was measured at {fixed} tokens (--fixed-input, --fixed-output)")
     # Phases are known as the sum of all components alone.
-    partial = [source for source in sources if not _counts_all(source, comparison.boundary) and phase_rows([source])]
-    phases = phase_rows([source for source in sources if source not in partial])
-    if partial:
-        left_out = ", ".join(source.name for source in partial)
+    metered = [source for source in sources if phase_rows([source])]
+    shown = [source for source in metered if _counts_all(source, comparison.boundary)]
+    if left_out := ", ".join(source.name for source in metered if not _counts_all(source, comparison.boundary)):
         notes.append(f"the figure of the phases leaves out {left_out}: energy per phase is that of all its components")
-    if phases:
-        paths += write(phase_figure(phases, mixed), directory / "phases", PHASE_HEADER, phases)
-    elif not partial:
+    if shown:
+        phases = phase_rows(shown)
+        # One system alone is not mixed with anything.
+        figure = phase_figure(phases, mixed if len(shown) > 1 else "")
+        paths += write(figure, directory / "phases", PHASE_HEADER, phases)
+    elif not left_out:
         notes.append("no figure of the phases: none of these has energy per phase")
     return paths, notes
 

@@ -85,6 +85,8 @@ def test_a_run_is_drawn_into_the_same_axes(tmp_path: Path) -> None:
     assert all(float(row["runtime_s_ci95"]) > 0 for row in own)
     assert "not comparable" not in done.stdout
     assert "mixed: the systems differ in cache mode" in done.stdout
+    assert "mixed: " in (tmp_path / "figure1.svg").read_text(encoding="utf-8")
+    assert "mixed: " not in (tmp_path / "phases.svg").read_text(encoding="utf-8"), "it shows the run alone"
 
 
 def test_phases_of_a_run(tmp_path: Path) -> None:
