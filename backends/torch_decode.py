@@ -10,6 +10,7 @@ import gc
 import inspect
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -76,7 +77,22 @@ def refuse(config: Config, device: str) -> None:
     if config.compile == "graph" and device != "cuda":
         raise InvalidConfig(f"--compile graph captures CUDA graphs and can't run on {device}; use none or inductor")
     if config.compile == "inductor":
+        _refuse_without_cache_directory()
         _refuse_without_compiler(device)
+
+
+def _refuse_without_cache_directory() -> None:
+    try:
+        # The first import of torch's compiler makes the directory, this function any later time.
+        from torch._inductor.runtime.runtime_utils import cache_dir
+
+        with tempfile.TemporaryFile(dir=cache_dir()):
+            pass
+    except OSError as error:
+        raise InvalidConfig(
+            f"--compile inductor can't write its cache ({error.filename}: {error.strerror}); name a folder for it: "
+            "TORCHINDUCTOR_CACHE_DIR=/path/to/folder"
+        ) from None
 
 
 def _refuse_without_compiler(device: str) -> None:

@@ -118,7 +118,7 @@ def _runtimes(records: Sequence[TrialRecord]) -> list[float]:
 
 
 def _summary(point: Point, trials: Sequence[TrialRecord], batch_size: int) -> PointSummary:
-    counted = [record for record in trials if record.purpose == "measure" and record.status == "ok"]
+    counted = [record for record in trials if record.counts]
     # Discarded trials were measured again; they explain a point only if nothing came of that.
     failures = [record for record in trials if record.status != "ok" and not (counted and record.status == "discarded")]
     runtimes = _runtimes(counted)

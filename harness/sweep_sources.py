@@ -100,8 +100,7 @@ def _run(directory: Path) -> Source:
 def failures(directory: Path) -> list[Failure]:
     """The sizes of a run at which no trial succeeded, each with how its last trial ended."""
     trials = [record for record in records.read_trials(directory) if record.purpose != "drift"]
-    counted = [record for record in trials if record.purpose == "measure" and record.status == "ok"]
-    measured = {(record.input_tokens, record.output_tokens) for record in counted}
+    measured = {(record.input_tokens, record.output_tokens) for record in trials if record.counts}
     last = {(r.input_tokens, r.output_tokens): r.status for r in trials if r.status != "ok"}
     return [Failure(*size, status) for size, status in last.items() if size not in measured]
 

@@ -141,3 +141,8 @@ class TrialRecord:
     conditions: dict[str, Any] = field(default_factory=dict)
     """Temperature, clocks, throttle reasons, foreign load during the window, as far as they can be read."""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> bool:
+        """Whether statistics use it: a measurement that came to its end undisturbed."""
+        return self.purpose == "measure" and self.status == "ok"

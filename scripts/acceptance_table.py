@@ -151,8 +151,7 @@ def sensors_agree(out: Path) -> Row:
         raise NotMeasured("no component has both a counter and a power reading")
     differences = []
     for trial in read_trials(out / "precise"):
-        counts = trial.status == "ok" and trial.purpose == "measure"
-        if counts and trial.energy and (trial.window_s or 0) >= LONG_WINDOW_S:
+        if trial.counts and trial.energy and (trial.window_s or 0) >= LONG_WINDOW_S:
             for pair in pairs:
                 counted, integrated = (trial.energy["domains"][domain["name"]]["request_j"] for domain in pair)
                 if counted and integrated:

@@ -222,7 +222,7 @@ def test_check_that_fails_destroys_nothing(finished: Path, tmp_path: Path) -> No
 
 
 def test_measurement_of_which_nothing_counts_has_failed_and_is_made_anew(finished: Path, tmp_path: Path) -> None:
-    """A run whose every trial fails ends with exit code 0: failures are results."""
+    """A run whose every trial failed would only end so again: it is kept, and made anew."""
     out = shutil.copytree(finished, tmp_path / "out")
     unmake(out, "decode-none", "decode-inductor")
     (out / "steps" / "decode-inductor.done").touch()  # a folder that somebody removed

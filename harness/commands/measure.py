@@ -238,6 +238,10 @@ def _run(plan: Plan, backend: str, config: Config, directory: Path, energy: dict
             )
             raise typer.Exit(1) from None
         display.results()
+        if not any(record.counts for record in store.records):
+            listing = shlex.join([*program, "trials", str(directory)])
+            print(f"joulebench: no trial of this run counts; to see why: {listing}", file=sys.stderr)
+            raise typer.Exit(1)
 
 
 def _interrupt(number: int, _frame: object) -> NoReturn:
