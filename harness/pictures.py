@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,8 +24,8 @@ FOLDER = "pictures"
 def draw_all(run: Path) -> Iterator[str]:
     """Write ``profile.json`` and ``report.html`` into a run directory and figures into its folder ``pictures``.
 
-    Yields one line for each step: what it found and where that lies, or why it was not possible here. A step that
-    is not possible ends no other.
+    Yields a text for each step: what it found and where that lies, or why it was not possible here; where that are
+    several things, in indented lines of their own. A step that is not possible ends no other.
     """
     folder = run / FOLDER
     profile = run / "profile.json"
@@ -42,9 +43,14 @@ def draw_all(run: Path) -> Iterator[str]:
         except DiskFull:
             raise
         except (UserError, MissingDependency) as reason:
-            yield f"{name}: left out: {reason}"
+            yield _listed(f"{name}: left out:", str(reason).split("; "))
         except OSError as error:
             yield f"{name}: left out: can't write {error.filename or folder}: {error.strerror}"
+
+
+def _listed(heading: str, items: list[str]) -> str:
+    """The heading with its only item, or with a line below it for each of several."""
+    return f"{heading} {items[0]}" if len(items) == 1 else "\n  ".join([heading, *items])
 
 
 def _fit(run: Path, path: Path) -> str:
@@ -65,8 +71,7 @@ def _fit(run: Path, path: Path) -> str:
 
 def _sweeps(run: Path, folder: Path) -> str:
     paths, notes = write_figures([run], folder, published=True, models=True, allow_mixed=True)
-    said = "".join(f" ({note})" for note in notes)
-    return f"this machine beside the published ones: {len(paths)} files in {folder}{said}"
+    return "\n  ".join([f"this machine beside the published ones: {len(paths)} files in {folder}", *notes])
 
 
 def _published_threshold(folder: Path) -> str:
@@ -80,7 +85,11 @@ def _own_threshold(path: Path, folder: Path) -> str:
     if not path.exists():
         raise UserError("there is no fit of this run")
     workload = load("alpaca")
-    costs = cost_table([Profile.load(path), Profile.load(LARGE)], workload)
+    try:
+        costs = cost_table([Profile.load(path), Profile.load(LARGE)], workload)
+    except UserError as reason:
+        by_hand = ["joulebench", "threshold", "--small", str(path), "--large", LARGE, "--workload", "alpaca"]
+        raise UserError(f"{reason}; by hand: {shlex.join(by_hand)}") from None
     decision = decide_threshold(costs, workload, "input", make_scales("reference", 1.0, costs, workload, reference=1))
     panel = decision_figures.threshold_panel(decision, costs)
     drawn = decision_figures.threshold_figure([panel], "input")

@@ -169,9 +169,10 @@ def phase_figure(rows: Sequence[Row], mixed: str = "") -> Figure:
             )
             if line:
                 x, y = [row[at] for row in line], [row[5] for row in line]
-                style = looks.style(system, model, hollow=line[0][7] == "estimated") | {"linestyle": "none"}
+                method: str | None = line[0][7]
+                style = looks.style(system, model, hollow=method == "estimated") | {"linestyle": "none"}
                 widths = [np.nan if row[6] is None else row[6] for row in line]
-                ax.errorbar(x, y, yerr=widths, label=f"{system}, {model}", **style)
+                ax.errorbar(x, y, yerr=widths, label=_label(system, model, method), **style)
         if not ax.has_data():
             ax.text(0.5, 0.5, "not told apart by these sensors", transform=ax.transAxes, ha="center", fontsize=9)
         _log_axes(ax, "input tokens" if at == 3 else "output tokens", f"{phase} energy per token (J)")
@@ -315,12 +316,15 @@ def _legend(figure: Figure, sources: Sequence[Source], axis: Axis, options: Opti
         if points:
             style = looks.style(identity.system, identity.model, hollow=source.system.method == "estimated")
             plain = {key: value for key, value in style.items() if key not in ("elinewidth", "capsize")}
-            estimated = " (energy estimated)" if source.system.method == "estimated" else ""
-            handles.append(Line2D([], [], label=f"{identity.system}, {identity.model}{estimated}", **plain))
+            handles.append(Line2D([], [], label=_label(identity.system, identity.model, source.system.method), **plain))
     if options.models:
         handles.append(Line2D([], [], color="grey", linewidth=0.6, label="fitted model"))
         handles.append(Line2D([], [], color="grey", linewidth=0.6, linestyle="--", label="beyond its range"))
     figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False, handlelength=3.2)
+
+
+def _label(system: str, model: str, method: str | None) -> str:
+    return f"{system}, {model}{' (energy estimated)' if method == 'estimated' else ''}"
 
 
 def _wrapped(text: str) -> str:
