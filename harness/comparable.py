@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from harness.errors import UserError
 from harness.profile import Profile, parse_boundary
-from harness.profile_schema import EnergyModel, Identity
+from harness.profile_schema import Identity
 from harness.types import Component
 
 _MUST_AGREE = {
@@ -170,23 +170,19 @@ def _methods(profiles: Sequence[Profile], components: tuple[Component, ...] | No
     """Refusals and warnings from how the energies were measured."""
     faults: list[str] = []
     warnings: list[str] = []
-    for component in components or ("sum",):
+    for component in components or (None,):
+        of = f" of {component}" if component else ""
         # Pairs, not a dictionary: two fits of one machine have the same name.
-        methods = [(profile.name, _part(profile, component).method) for profile in profiles]
-        if len({method for _, method in methods}) < 2:
-            continue
+        methods = [(profile.name, profile.energy_method(component)) for profile in profiles]
+        kinds = {method for _, method in methods}
         described = ", ".join(f"{name}: {method or 'unknown'}" for name, method in methods)
-        if "estimated" in (method for _, method in methods):
-            faults.append(f"an estimated energy of {component} is set against a measured one ({described})")
-        else:
-            warnings.append(f"the energy of {component} was measured by different methods ({described})")
+        if kinds == {"estimated"}:
+            warnings.append(f"the energy{of} is estimated, not measured")
+        elif "estimated" in kinds:
+            faults.append(f"an estimated energy{of} is set against a measured one ({described})")
+        elif len(kinds) > 1:
+            warnings.append(f"the energy{of} was measured by different methods ({described})")
     return faults, warnings
-
-
-def _part(profile: Profile, component: str) -> EnergyModel:
-    part = profile.energy if component == "sum" else profile.components[component]  # type: ignore[index]
-    assert part is not None
-    return part
 
 
 def _join(components: Iterable[str]) -> str:

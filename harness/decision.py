@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from harness import routing, threshold
 from harness.assignment import Assignment, Infeasible, Limit, assign
-from harness.costs import Costs, expected_by_input, routing_draws, threshold_draws
+from harness.cost_draws import routing_draws, threshold_draws, total_half_widths
+from harness.costs import Costs, expected_by_input
 from harness.errors import UserError
 from harness.threshold import Curve, Estimate, Scales, Uncertainty
 from harness.workload import Workload
@@ -26,8 +27,11 @@ class Plan:
 
     energy_j: float
     """Within the boundary, idle power included or subtracted as asked."""
+    energy_ci95_j: float
+    """Half-width of the 95 % interval that the errors of the models leave; the requests are taken as they are."""
     runtime_s: float
     """Sum over the requests."""
+    runtime_ci95_s: float
     cost: float
     marginal_energy_j: float | None
     """Energy above idle; None where an idle power is unknown."""
@@ -64,6 +68,10 @@ class RoutingDecision:
     scales: Scales
     requests: Floats
     """Shape (systems, pairs)."""
+    energy_ci95_j: Floats
+    """Half-width of the 95 % interval of what each system needs for its requests, shape (systems,)."""
+    busy_ci95_s: Floats
+    """The same of how long it is busy."""
     plan: Plan
     baselines: dict[str, Plan]
     alone: int
@@ -116,7 +124,7 @@ def decide_threshold(
     uncertain = threshold.uncertainty(*threshold_draws(costs, workload, values, totals, chosen), chosen, scales)
     small = values <= chosen
     requests = np.stack([np.where(small, workload.count, 0.0), np.where(small, 0.0, workload.count)])
-    plan, baselines = _plans(costs, scales, requests, workload.count, horizon_s)
+    plan, baselines = _plans(costs, workload, scales, requests, workload.count, horizon_s)
     return ThresholdDecision(key, scales, curve, best, uncertain, plan, baselines)
 
 
@@ -152,14 +160,17 @@ def decide_routing(
     totals = [(cost[s] @ served, s) for s in range(len(costs.labels))]
     capable = [pair for pair in totals if allowed[pair[1], served > 0].all()]
     alone = min(capable or totals)[1]
-    plan, baselines = _plans(costs, scales, requests, served, horizon_s, None if latency_limit_s is None else allowed)
+    in_time = None if latency_limit_s is None else allowed
+    plan, baselines = _plans(costs, workload, scales, requests, served, horizon_s, in_time)
     draws = routing_draws(costs, workload, requests, alone)
     energy, runtime = draws.energy_j[:, :, 0], draws.runtime_s[:, :, 0]
     cost_draws = scales.cost(energy, runtime)
     base = baselines[costs.labels[alone]]
+    own = [np.where(np.arange(len(requests))[:, None] == s, requests, 0.0) for s in range(len(requests))]
     return RoutingDecision(
         scales,
         requests,
+        *total_half_widths(costs, workload, own),
         plan,
         baselines,
         alone,
@@ -225,6 +236,7 @@ def _by_input(
 
 def _plans(
     costs: Costs,
+    workload: Workload,
     scales: Scales,
     requests: Floats,
     count: Floats,
@@ -251,15 +263,29 @@ def _plans(
             f"--horizon {horizon:g} s is too short: {costs.labels[slowest]} is busy for {busy_s[0][slowest]:,.0f} s "
             "when each system serves one request at a time"
         )
-    plan, *baselines = (_plan(costs, scales, x, horizon, allowed) for x in (requests, *assigned.values()))
+    plans = (requests, *assigned.values())
+    half_widths = zip(*total_half_widths(costs, workload, plans), strict=True)
+    plan, *baselines = (
+        _plan(costs, scales, x, half_width, horizon, allowed) for x, half_width in zip(plans, half_widths, strict=True)
+    )
     named = dict(zip(assigned, baselines, strict=True))
     spread = float(np.sqrt(count @ costs.energy_j.var(axis=0)))
     named["random"] = replace(named["random"], energy_sd_j=spread)
     return plan, named
 
 
-def _plan(costs: Costs, scales: Scales, requests: Floats, horizon_s: float, allowed: NDArray[np.bool_] | None) -> Plan:
-    """Totals of an assignment; systems that serve nothing are switched off only when one serves all."""
+def _plan(
+    costs: Costs,
+    scales: Scales,
+    requests: Floats,
+    half_widths: tuple[float, float],
+    horizon_s: float,
+    allowed: NDArray[np.bool_] | None,
+) -> Plan:
+    """Totals of an assignment; systems that serve nothing are switched off only when one serves all.
+
+    ``half_widths`` are those of energy in J and of runtime in s.
+    """
     energy_j, busy_s = (requests * costs.energy_j).sum(axis=1), (requests * costs.runtime_s).sum(axis=1)
     used = requests.sum(axis=1) > 0
     on = used if np.count_nonzero(used) == 1 else np.ones(used.size, dtype=np.bool_)
@@ -273,7 +299,9 @@ def _plan(costs: Costs, scales: Scales, requests: Floats, horizon_s: float, allo
             fleet = routing.fleet_energy_j(gross, busy_s, idle, on, horizon_s)
     return Plan(
         energy,
+        float(half_widths[0]),
         runtime,
+        float(half_widths[1]),
         float(scales.cost(np.array(energy), np.array(runtime))),
         marginal,
         fleet,

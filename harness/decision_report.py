@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,11 +12,12 @@ from rich import box
 from rich.table import Table
 
 from harness.comparable import Comparison
+from harness.cost_draws import Z95
 from harness.costs import Costs
 from harness.decision import Plan, RoutingDecision, ThresholdDecision
 from harness.paper import LEAVES_OUT, PaperCurve
 from harness.routing import Sweep
-from harness.threshold import JOULES_PER_KWH, Estimate, Scales
+from harness.threshold import JOULES_PER_KWH, SECONDS_PER_HOUR, Estimate, Scales
 from harness.workload import Workload
 
 CURVE_POINTS = 2000
@@ -45,6 +47,7 @@ def context(costs: Costs, workload: Workload, scales: Scales) -> dict[str, Any]:
         "profiles": [profile.name for profile in costs.profiles],
         "systems": list(costs.labels),
         "boundary": costs.boundary,
+        "energy_methods": costs.energy_methods,
         "idle": costs.idle,
         "mixed": costs.mixed,
         "scale": asdict(scales),
@@ -144,7 +147,9 @@ def routing_json(decision: RoutingDecision, costs: Costs, workload: Workload) ->
                 "system": label,
                 "requests": float(requests[s].sum()),
                 "energy_j": float(requests[s] @ costs.energy_j[s]),
+                "energy_ci95_j": float(decision.energy_ci95_j[s]),
                 "busy_s": float(requests[s] @ costs.runtime_s[s]),
+                "busy_ci95_s": float(decision.busy_ci95_s[s]),
             }
             for s, label in enumerate(costs.labels)
         ],
@@ -302,8 +307,9 @@ def routes_table(routes: Sequence[dict[str, Any]]) -> Table:
     for name in ("system", "requests", "energy kWh", "busy h"):
         table.add_column(name, justify="left" if name == "system" else "right")
     for row in routes:
-        energy = f"{row['energy_j'] / JOULES_PER_KWH:.4f}"
-        table.add_row(row["system"], f"{row['requests']:,.0f}", energy, f"{row['busy_s'] / 3600:.3f}")
+        energy = _plus_minus(row["energy_j"] / JOULES_PER_KWH, row["energy_ci95_j"] / JOULES_PER_KWH)
+        busy = _plus_minus(row["busy_s"] / SECONDS_PER_HOUR, row["busy_ci95_s"] / SECONDS_PER_HOUR)
+        table.add_row(row["system"], f"{row['requests']:,.0f}", energy, busy)
     return table
 
 
@@ -348,7 +354,7 @@ def sweep_table(sweep: Sweep, costs: Costs) -> Table:
 
 
 def plans_table(plans: dict[str, Plan], saving_against: Plan) -> Table:
-    """Totals of each plan; the saving is energy against one of them."""
+    """Totals of each plan with their 95 % intervals; the saving is energy against one of them."""
     idle_known = any(plan.fleet_energy_j is not None for plan in plans.values())
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     idle_columns = ("above idle kWh", "machines on kWh") if idle_known else ()
@@ -358,14 +364,23 @@ def plans_table(plans: dict[str, Plan], saving_against: Plan) -> Table:
     shown = {name: plan for name, plan in plans.items() if name != "round_robin"}
     for name, plan in shown.items():
         saving = 1 - plan.energy_j / saving_against.energy_j
-        spread = "" if plan.energy_sd_j is None else f" ± {plan.energy_sd_j / JOULES_PER_KWH:.4f}"
+        # Random routing adds its own chance to the errors of the models.
+        half_width_j = math.hypot(plan.energy_ci95_j, Z95 * (plan.energy_sd_j or 0.0))
         idle = [_kwh(plan.marginal_energy_j), _kwh(plan.fleet_energy_j)] if idle_known else []
-        energy = f"{plan.energy_j / JOULES_PER_KWH:.4f}{spread}"
-        runtime = f"{plan.runtime_s / 3600:.3f}"
+        energy = _plus_minus(plan.energy_j / JOULES_PER_KWH, half_width_j / JOULES_PER_KWH)
+        runtime = _plus_minus(plan.runtime_s / SECONDS_PER_HOUR, plan.runtime_ci95_s / SECONDS_PER_HOUR)
         words = "even split (round robin or random)" if name == "random" else name
         late = " (not all in time)" if plan.meets_slo is False else ""
         table.add_row(words + late, energy, f"{100 * saving:+.1f} %", runtime, *idle)
     return table
+
+
+def _plus_minus(value: float, half_width: float) -> str:
+    """Both to the second digit of the half-width."""
+    if not half_width > 0:
+        return f"{value:.4g} ± 0"
+    decimals = max(0, 1 - math.floor(math.log10(half_width)))
+    return f"{value:,.{decimals}f} ± {half_width:,.{decimals}f}"
 
 
 def _kwh(energy_j: float | None) -> str:

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import numpy as np
 
 from harness.integrate import Energy, phase_energy, phase_marks, window_energy
-from harness.types import Domain, Method, Trace, Window
+from harness.types import Domain, Method, Trace, Window, weakest
 
 PHASE_LIMIT = 0.10
 """A phase whose 95 % half-width passes this share of its energy is null."""
@@ -132,7 +132,7 @@ def _figure(
     requests: int,
 ) -> dict[str, Any]:
     """One figure of a record: the sum of the named domains, per request."""
-    figure: dict[str, Any] = {"method": max((methods[name] for name in names), key=_METHODS.index, default=None)}
+    figure: dict[str, Any] = {"method": weakest(methods[name] for name in names)}
     reasons = []
     for key in ("request", *_PHASES):
         total = _sum({name: parts[name][key] for name in names})

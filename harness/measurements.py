@@ -162,6 +162,10 @@ def suspect_trials(trials: pd.DataFrame) -> list[SuspectTrial]:
     return found
 
 
+_LARGEST = 1e100
+"""Far beyond every measurement; squares of larger numbers are infinite."""
+
+
 def _measurement(group: pd.DataFrame) -> Measurement:
     m, requested = float(group["input_tokens"].iloc[0]), round(group["output_tokens"].iloc[0])
     runtime = _statistic(group, "runtime_s")
@@ -200,6 +204,8 @@ def _statistic(group: pd.DataFrame, column: str) -> Statistic | None:
     values = known[column].to_numpy(dtype=float)
     if not values.size or values.mean() <= 0:
         return None
+    if values.max() > _LARGEST:
+        raise UserError(f"{column} of {values.max():g} is no measurement: the record is damaged")
     ci95 = None
     ci95_column = column.removesuffix("_j") + "_ci95_j"
     if column.endswith("_j") and ci95_column in known and known[ci95_column].notna().any():

@@ -37,7 +37,7 @@ from harness.profile_schema import (
     Provenance,
     Strict,
 )
-from harness.types import Component
+from harness.types import Component, Method, weakest
 
 SCHEMA_VERSION = 1
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
@@ -186,14 +186,26 @@ class Profile(Strict):
         self._refuse_absent([component])
         return self._functions[component]
 
+    def energy_method(self, boundary: str | Iterable[str] | None = None) -> Method | None:
+        """How energy within ``boundary`` was measured, the weakest of its parts; None where unknown or no energy.
+
+        Raises UserError for components that the profile doesn't have.
+        """
+        if self.energy is None:
+            return None
+        return weakest(part.method for part in self._energy_parts(self.energy, parse_boundary(boundary)))
+
+    def _energy_parts(self, whole: EnergyModel, wanted: tuple[Component, ...] | None) -> list[EnergyModel]:
+        """What adds up to the energy of the wanted components: the sum, or some of them."""
+        if wanted is None or (self.components and set(wanted) == set(self.components)):
+            return [whole]
+        self._refuse_absent(wanted)
+        return [self.components[component] for component in wanted]
+
     def idle_power_w(self, boundary: str | Iterable[str] | None = None) -> float:
         """Power of the idle system within ``boundary``. Raises UserError where it was not measured."""
         wanted = parse_boundary(boundary)
-        if self.energy is not None and (wanted is None or set(wanted) == set(self.components)):
-            parts = [self.energy]
-        else:
-            self._refuse_absent(wanted or ())
-            parts = [self.components[component] for component in wanted or ()]
+        parts = [] if self.energy is None else self._energy_parts(self.energy, wanted)
         powers = [part.idle_power_w for part in parts]
         if not powers or any(power is None for power in powers):
             raise UserError(f"the idle power of profile {self.name} was not measured")

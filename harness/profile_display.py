@@ -13,6 +13,7 @@ from rich.table import Table
 
 from harness.comparable import Comparison
 from harness.profile_schema import CostModel, PointError
+from harness.types import Method
 
 if TYPE_CHECKING:
     from harness.measurements import SuspectTrial
@@ -55,6 +56,9 @@ def print_fit(source: Source, quantities: Sequence[Quantity], output: Path | Non
             console.print(f"{quantity.name}: held-out error with the dropped points {quantity.mape_with_dropped:.1%}")
         _print_doubts(console, quantity.name, model)
         _print_suspect_trials(console, [trial for trial in source.suspect_trials if trial.quantity == quantity.name])
+    for what, method in source.power.methods.items():
+        if method is not None:
+            console.print(f"{'energy' if what == 'total' else what}: {method}")
     for note in source.provenance.notes:
         console.print(f"note: {note}")
     console.print(f"profile written to {output}" if output else "no profile written; name a file with -o")
@@ -104,6 +108,7 @@ def print_list(profiles: Sequence[Profile], as_json: bool) -> None:
             "points": len(p.measurements),
             "runtime_loo_mape": p.runtime.held_out.mape,
             "energy_loo_mape": None if p.energy is None else p.energy.model.held_out.mape,
+            "energy_method": p.energy_method(),
         }
         for p in profiles
     ]
@@ -113,6 +118,7 @@ def print_list(profiles: Sequence[Profile], as_json: bool) -> None:
     table = _table("name", "KV cache", "boundary", "points", "runtime error", "energy error")
     for p in profiles:
         energy = "not measured" if p.energy is None else f"{p.energy.model.held_out.mape:.1%}"
+        energy += " (estimated)" if p.energy_method() == "estimated" else ""
         boundary = "+".join(p.components) or "–"
         cache = "on" if p.identity.kv_cache else "off"
         table.add_row(p.name, cache, boundary, str(len(p.measurements)), f"{p.runtime.held_out.mape:.1%}", energy)
@@ -156,10 +162,12 @@ def _print_model(console: Console, quantity: str, model: CostModel) -> None:
     _print_doubts(console, quantity, model)
 
 
-def print_predictions(profile: Profile, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    """Predicted runtime and energy with 95 % intervals."""
+def print_predictions(
+    profile: Profile, rows: Sequence[Mapping[str, Any]], energy_method: Method | None, as_json: bool
+) -> None:
+    """Predicted runtime and energy with 95 % intervals; how the energy behind them was measured."""
     if as_json:
-        print_json({"profile": profile.name, "predictions": rows})
+        print_json({"profile": profile.name, "energy_method": energy_method, "predictions": rows})
         return
     has_energy = "energy_j" in rows[0]
     shown = _table("input", "output", "runtime s", *(["energy J"] if has_energy else []), "")
@@ -172,8 +180,7 @@ def print_predictions(profile: Profile, rows: Sequence[Mapping[str, Any]], as_js
     console = _console()
     console.print(shown)
     console.print("± is the half-width of the 95 % interval for one newly measured point")
-    if not has_energy:
-        console.print("energy was not measured")
+    console.print(f"energy: {energy_method or 'method unknown'}" if has_energy else "energy was not measured")
 
 
 def print_comparison(
@@ -181,7 +188,9 @@ def print_comparison(
 ) -> None:
     """Which of two systems is cheaper at each size."""
     if as_json:
-        facts = {"a": first.name, "b": second.name, "boundary": comparison.boundary and list(comparison.boundary)}
+        facts: dict[str, Any] = {"a": first.name, "b": second.name}
+        facts["boundary"] = comparison.boundary and list(comparison.boundary)
+        facts["energy_methods"] = [profile.energy_method(comparison.boundary) for profile in (first, second)]
         print_json({**facts, "mixed": comparison.mixed, "warnings": list(comparison.warnings), "points": rows})
         return
     console = _console()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     "table", "quantity", "name", "unit", "input_tokens", "output_tokens", "value", "standard_error",
-    "interval_95", "trials", "out_of_range",
+    "interval_95", "trials", "out_of_range", "method",
 )  # fmt: skip
 
 
@@ -96,14 +96,21 @@ def comparison_table(
 
 
 def long_table(profile: Profile) -> pd.DataFrame:
-    """Coefficients, measurements and predictions of a profile, one number a row; absent values are missing."""
+    """Coefficients, measurements and predictions of a profile, one number a row; absent values are missing.
+
+    ``method`` is how the energy behind the number was measured.
+    """
     import pandas as pd
 
     rows = [*_coefficient_rows(profile), *_measurement_rows(profile), *_prediction_rows(profile)]
+    methods = {"energy": profile.energy_method()}
+    methods |= {f"{component}_energy": part.method for component, part in profile.components.items()}
+    for row in rows:
+        row["method"] = methods.get(row["quantity"])
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
-def _coefficient_rows(profile: Profile) -> Iterable[dict[str, Any]]:
+def _coefficient_rows(profile: Profile) -> Iterator[dict[str, Any]]:
     parts = {"energy": profile.energy, **{f"{c}_energy": part for c, part in profile.components.items()}}
     models = {"runtime": profile.runtime, **{name: part.model for name, part in parts.items() if part}}
     for quantity, model in models.items():
@@ -112,7 +119,7 @@ def _coefficient_rows(profile: Profile) -> Iterable[dict[str, Any]]:
             yield {"table": "model", "quantity": quantity, **row}
 
 
-def _measurement_rows(profile: Profile) -> Iterable[dict[str, Any]]:
+def _measurement_rows(profile: Profile) -> Iterator[dict[str, Any]]:
     for measured in profile.measurements:
         at = {"input_tokens": measured.input_tokens, "output_tokens": measured.output_tokens}
         statistics = {
@@ -128,7 +135,7 @@ def _measurement_rows(profile: Profile) -> Iterable[dict[str, Any]]:
                 yield {"table": "measurement", "quantity": quantity, **at, **row, "trials": statistic.trials}
 
 
-def _prediction_rows(profile: Profile) -> Iterable[dict[str, Any]]:
+def _prediction_rows(profile: Profile) -> Iterator[dict[str, Any]]:
     """Predictions at powers of two that lie in the measured range along each axis."""
     measured = profile.runtime_function.range
     inputs = _powers_of_two(measured.min_input_tokens, measured.max_input_tokens)

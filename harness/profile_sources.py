@@ -20,10 +20,7 @@ from harness.profile_build import Idle, Power
 from harness.profile_schema import Identity, Measurement, Provenance, Record
 from harness.stopping import half_width_95
 from harness.trials_csv import read_csv
-from harness.types import Method
-
-_METHODS: tuple[Method, ...] = ("counter", "integrated", "modelled", "estimated")
-"""Best first: a sum is as good as its weakest part."""
+from harness.types import Method, weakest
 
 
 @dataclass(frozen=True)
@@ -137,12 +134,6 @@ def _methods(trials: Trials) -> dict[str, Method | None]:
     """The weakest method of each component's trials and of their sum."""
     columns = [("total", "energy_method"), *((component, f"{component}_energy_method") for component in COMPONENTS)]
     return {what: weakest(trials.table[column]) for what, column in columns if column in trials.table}
-
-
-def weakest(methods: Any) -> Method | None:
-    """The last of ``methods`` in the order of ``_METHODS``; None when none is known."""
-    known = {method for method in methods if method in _METHODS}
-    return max(known, key=_METHODS.index) if known else None
 
 
 def _idle(runs: Sequence[Mapping[str, Any]]) -> dict[str, Idle]:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from harness import traces
 from harness.energy import net_energy_j
 from harness.errors import UserError
+from harness.record_schema import Energy, Run
 from harness.summary import Estimate, idle_power_w
 from harness.types import Trace, TrialRecord, Window
 
@@ -31,74 +31,8 @@ TRIALS_FILE = "trials.jsonl"
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """By the version it starts from, the step that turns ``run.json`` into the next version."""
 
-_RECORD = TypeAdapter(TrialRecord)
+_RECORD, _ENERGY, _RUN = TypeAdapter(TrialRecord), TypeAdapter(Energy), TypeAdapter(Run)
 
-
-class _Figure(TypedDict):
-    """One energy of a record."""
-
-    method: str | None
-    request_j: float | None
-    request_ci95_j: float | None
-    prefill_j: float | None
-    prefill_ci95_j: float | None
-    decode_j: float | None
-    decode_ci95_j: float | None
-    reason: str | None
-
-
-class _Energy(TypedDict):
-    total: _Figure
-    components: dict[str, _Figure]
-
-
-class _Config(TypedDict):
-    kv_cache: bool
-    batch_size: int
-
-
-class _Backend(TypedDict):
-    name: str
-    config: _Config
-    device: str
-    device_names: list[str]
-    gpu_uuids: list[str]
-    settings: dict[str, Any]
-    versions: dict[str, str]
-
-
-class _Model(TypedDict):
-    name: str
-    context_length: int
-
-
-class _Machine(TypedDict):
-    cpu_model: str | None
-    usable_cores: int
-    memory_bytes: int
-    gpus: list[dict[str, Any]]
-    container: str | None
-    hostname_sha256: str
-
-
-class _Session(TypedDict):
-    idle: dict[str, Any]
-    energy: dict[str, Any]
-
-
-class _Run(TypedDict):
-    """What is read of ``run.json``; it may hold more."""
-
-    plan: dict[str, Any]
-    backend: _Backend
-    model: _Model
-    machine: _Machine
-    energy: dict[str, Any]
-    sessions: list[_Session]
-
-
-_ENERGY = TypeAdapter(_Energy)
-_RUN = TypeAdapter(_Run)
 
 COLUMNS = {
     "trial_id": "number of the trial in the run, from 0",
@@ -207,6 +141,8 @@ def _consistent(record: TrialRecord) -> TrialRecord:
     """The record, unless what later steps count on is missing in it. Raises ValueError."""
     if record.status == "ok" and not (record.runtime_s and record.runtime_s > 0):
         raise ValueError("a trial that is ok needs a runtime above 0")
+    if min(record.input_tokens, record.output_tokens) < 1:
+        raise ValueError("a request has at least one input and one output token")
     if record.energy is not None:
         _ENERGY.validate_python(record.energy)
     return record
@@ -230,8 +166,15 @@ def load(directory: Path | str) -> pd.DataFrame:
 
     run = read_run(directory)
     batch_size = run["backend"]["config"]["batch_size"]
-    idle = [idle_power_w(session) for session in run["sessions"]]
-    rows = [_row(record, batch_size, idle[record.session]) for record in read_trials(directory)]
+    idle = dict(enumerate(idle_power_w(session) for session in run["sessions"]))
+    rows = []
+    for record in read_trials(directory):
+        if record.session not in idle:
+            raise UserError(
+                f"{directory}: trial {record.id} is of session {record.session}, which {RUN_FILE} doesn't have: the "
+                "files don't belong together"
+            )
+        rows.append(_row(record, batch_size, idle[record.session]))
     extra = dict.fromkeys(column for row in rows for column in row if column not in COLUMNS)
     return pd.DataFrame(rows, columns=[*COLUMNS, *extra])
 

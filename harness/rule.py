@@ -93,6 +93,7 @@ def _head(kind: str, costs: Costs) -> dict[str, Any]:
         "rule": kind,
         "systems": {label: profile.name for label, profile in zip(costs.labels, costs.profiles, strict=True)},
         "boundary_of_energy": costs.boundary,
+        "energy_methods": costs.energy_methods,
         "idle": costs.idle,
         "mixed": costs.mixed,
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.stopping import half_width_95
-from harness.types import Point, TrialRecord
+from harness.types import Point, TrialRecord, weakest
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _energy(counted: Sequence[TrialRecord]) -> tuple[Estimate | None, str | None
     if estimate.half_width is not None:
         sensor_j = statistics.fmean(figure["request_ci95_j"] for figure in figures)
         estimate = Estimate(estimate.mean, math.hypot(estimate.half_width, sensor_j))
-    return estimate, figures[-1]["method"]
+    return estimate, weakest(figure["method"] for figure in figures)
 
 
 def _estimate(values: Sequence[float]) -> Estimate | None:

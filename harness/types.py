@@ -1,9 +1,10 @@
-"""Values that cross module borders. No logic, no I/O."""
+"""Values that cross module borders, and what follows from them alone. No I/O."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,15 @@ Method = Literal["counter", "integrated", "modelled", "estimated"]
 """How an energy was obtained, best first: hardware counter, integrated power samples, vendor's model, guess."""
 
 Component = Literal["gpu", "cpu", "dram", "ane", "system"]
+
+
+def weakest(methods: Iterable[Any]) -> Method | None:
+    """The last of the known ``methods`` in the order of ``Method``: a sum is as good as its weakest part.
+
+    What is no method, such as None or NaN in a table, is passed over; None where nothing is left.
+    """
+    best_first = get_args(Method)
+    return max((method for method in methods if method in best_first), key=best_first.index, default=None)
 
 
 @dataclass(frozen=True, order=True)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from harness import costs, threshold
+from harness import cost_draws, costs, threshold
 from harness.errors import UserError
 from harness.profile import Profile
 from harness.workload import from_pairs
@@ -92,7 +92,7 @@ def test_draws_spread_as_the_covariance_says(profiles, workload, form: str) -> N
     exact = [changed(p if form == "phase" else bilinear(p), misfit=0.0) for p in profiles]
     table = costs.cost_table(exact, workload)
     group = (workload.input_tokens > 100).astype(np.intp)
-    drawn = costs.SystemDraws(table, 1, workload, np.random.default_rng(1)).shifts(workload.count, group, 2)
+    drawn = cost_draws.SystemDraws(table, 1, workload, np.random.default_rng(1)).shifts(workload.count, group, 2)
     for shifts, function in zip(drawn, (exact[1].energy_functions()[0], exact[1].runtime_function), strict=True):
         derivatives = function.derivatives(workload.input_tokens, workload.output_tokens)
         by_group = np.stack([derivatives[:, group == g] @ workload.count[group == g] for g in (0, 1)])
@@ -111,7 +111,7 @@ def test_components_err_together_as_in_a_prediction() -> None:
     w = from_pairs("w", "test", [64], [32])
     table = costs.cost_table([profile, profile], w, "cpu+gpu")
     one_group = np.zeros(1, dtype=np.intp)
-    energy, _ = costs.SystemDraws(table, 0, w, np.random.default_rng(0)).shifts(w.count, one_group, 1)
+    energy, _ = cost_draws.SystemDraws(table, 0, w, np.random.default_rng(0)).shifts(w.count, one_group, 1)
     assert energy.std() == pytest.approx(profile.predict_energy(64, 32, "cpu+gpu").standard_error, rel=0.12)
     assert energy.std() == pytest.approx(2 * profile.predict_energy(64, 32, "gpu").standard_error, rel=0.12)
 
@@ -123,7 +123,7 @@ def test_an_uncertain_idle_power_widens_net_energy(profiles, workload) -> None:
     for ci95 in (0.0, 50.0, None):
         known = [changed(p, idle_power_w=60.0, idle_power_ci95_w=ci95) for p in profiles]
         table = costs.cost_table(known, workload, idle="subtracted")
-        draws = costs.SystemDraws(table, 1, workload, np.random.default_rng(0))
+        draws = cost_draws.SystemDraws(table, 1, workload, np.random.default_rng(0))
         spread[ci95] = draws.shifts(workload.count, group, 1)[0].std()
         assert any("no stated uncertainty" in warning for warning in table.warnings) is (ci95 is None)
     added = 50 / 1.96 * float(table.runtime_s[1] @ workload.count)
@@ -140,7 +140,7 @@ def test_misfit_is_one_error_per_octave(profiles) -> None:
     profile = Profile.parse(json.dumps(exact))
     w = from_pairs("w", "test", [33, 60, 300], [40, 40, 40])
     table = costs.cost_table([profiles[0], profile], w)
-    energy, _ = costs.SystemDraws(table, 1, w, np.random.default_rng(0)).shifts(w.count, np.arange(3), 3)
+    energy, _ = cost_draws.SystemDraws(table, 1, w, np.random.default_rng(0)).shifts(w.count, np.arange(3), 3)
     relative = energy / table.energy_j[1]
     assert relative.std(axis=0) == pytest.approx(0.05, rel=0.15)
     correlation = np.corrcoef(relative.T)
@@ -152,10 +152,10 @@ def test_draws_of_a_threshold_are_centred_and_repeatable(profiles, workload) -> 
     table = costs.cost_table(profiles, workload)
     key = workload.input_tokens
     totals = threshold.totals_by_key(key, workload.count, table.energy_j, table.runtime_s)
-    coarse, drawn = costs.threshold_draws(table, workload, key, totals, 30)
+    coarse, drawn = cost_draws.threshold_draws(table, workload, key, totals, 30)
     error = drawn.energy_j.sum(axis=2).mean(axis=0) / totals.energy_j.sum(axis=1) - 1
     assert np.abs(error).max() < 0.02
-    again = costs.threshold_draws(table, workload, key, totals, 30)[1]
+    again = cost_draws.threshold_draws(table, workload, key, totals, 30)[1]
     np.testing.assert_array_equal(again.energy_j, drawn.energy_j)
     assert coarse.key.size == totals.key.size
 
@@ -165,5 +165,18 @@ def test_an_assignment_equal_to_its_baseline_saves_exactly_nothing(profiles, wor
     table = costs.cost_table(profiles, workload)
     requests = np.zeros(table.energy_j.shape)
     requests[1] = workload.count
-    drawn = costs.routing_draws(table, workload, requests, 1)
+    drawn = cost_draws.routing_draws(table, workload, requests, 1)
     np.testing.assert_allclose(drawn.energy_j[:, 0], drawn.energy_j[:, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("boundary", "idle"), [(None, "included"), ("cpu+gpu", "included"), (None, "subtracted")])
+def test_intervals_of_totals_are_those_of_the_draws(profiles, workload, boundary: str | None, idle: str) -> None:
+    known = [changed(p, idle_power_w=60.0, idle_power_ci95_w=5.0) for p in profiles]
+    table = costs.cost_table(known, workload, boundary, idle)
+    plan = np.stack([np.where(workload.input_tokens < 100, workload.count, 0.0), workload.count / 3])
+    energy, runtime = cost_draws.total_half_widths(table, workload, [plan, 2 * plan])
+    rng, group = np.random.default_rng(3), np.zeros(workload.count.size, dtype=np.intp)
+    drawn = [cost_draws.SystemDraws(table, s, workload, rng).shifts(plan[s], group, 1) for s in (0, 1)]
+    for half_width, draws in zip((energy, runtime), zip(*drawn, strict=True), strict=True):
+        assert half_width[0] == pytest.approx(1.96 * np.std(draws[0] + draws[1]), rel=0.12)
+        assert half_width[1] == pytest.approx(2 * half_width[0])

@@ -8,7 +8,9 @@ import pytest
 
 from harness import energy, records
 from harness.errors import UserError
+from harness.profile_sources import from_runs
 from harness.records import COLUMNS, load, read_run, read_trace, read_trials
+from tests.helpers import ROOT
 
 GOLDEN = Path(__file__).parent / "data" / "run-1"
 
@@ -89,3 +91,46 @@ def test_run_can_be_moved_and_read_from_anywhere(tmp_path: Path, monkeypatch: py
     moved = directory.rename(tmp_path / "with space ü")
     monkeypatch.chdir(tmp_path)
     assert len(load("with space ü")) == len(load(moved)) == 10
+
+
+RUN_DAMAGE = [
+    (("model", "dtype"), None),
+    (("model", "name"), ""),
+    (("model", "random_weights"), "yes"),
+    (("backend", "config", "batch_size"), -1),
+    (("backend", "settings", "attention"), []),
+    (("sessions", 0, "software"), [1]),
+    (("sessions", 0, "software", "psutil"), None),
+    (("sessions", 0, "idle", "before", "total", "power_w"), 3.0),
+    (("sessions",), []),
+]
+TRIAL_DAMAGE = [
+    (("session",), 7),
+    (("session",), -1),
+    (("output_tokens",), -1),
+    (("runtime_s",), 1e300),
+    (("energy", "total", "request_ci95_j"), None),
+    (("energy", "total", "request_ci95_j"), -1),
+    (("energy", "components", "cpu", "method"), None),
+]
+
+
+@pytest.mark.parametrize(
+    ("file", "path", "value"),
+    [("run.json", *damage) for damage in RUN_DAMAGE] + [("trials.jsonl", *damage) for damage in TRIAL_DAMAGE],
+)
+def test_damage_inside_whole_files_is_refused_in_words(file: str, path: tuple, value: object, tmp_path: Path) -> None:
+    for name in ("run.json", "trials.jsonl"):
+        shutil.copy(ROOT / "tests" / "data" / "run-first" / name, tmp_path / name)
+    lines = (tmp_path / file).read_text().splitlines() if file == "trials.jsonl" else [(tmp_path / file).read_text()]
+    # The last trial that counts, as the first of a size is a warm-up.
+    at = max(i for i, line in enumerate(lines) if file == "run.json" or '"measure", ' in line and '"ok"' in line)
+    content = json.loads(lines[at])
+    inner = content
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    lines[at] = json.dumps(content)
+    (tmp_path / file).write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=r"damaged|is not a trial record|don't belong together"):
+        from_runs([tmp_path])

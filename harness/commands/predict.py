@@ -27,4 +27,4 @@ def predict(
     rows = predictions(
         loaded, parse_tokens(input_tokens), parse_tokens(output_tokens), boundary=boundary, strict=strict
     )
-    print_predictions(loaded, rows, json)
+    print_predictions(loaded, rows, loaded.energy_method(boundary), json)

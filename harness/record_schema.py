@@ -1,0 +1,118 @@
+"""What is read of a run directory's files: enough to refuse damaged ones in one line. The files may hold more."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
+
+from harness.types import Method
+
+_HalfWidth = Annotated[float, Field(ge=0)] | None
+
+
+class _EnergyFigure(TypedDict):
+    """One energy of a record."""
+
+    method: Method | None
+    request_j: float | None
+    request_ci95_j: _HalfWidth
+    prefill_j: float | None
+    prefill_ci95_j: _HalfWidth
+    decode_j: float | None
+    decode_ci95_j: _HalfWidth
+    reason: str | None
+
+
+def _complete(figure: dict[str, Any]) -> dict[str, Any]:
+    for part in ("request", "prefill", "decode"):
+        if (figure[f"{part}_j"] is None) != (figure[f"{part}_ci95_j"] is None):
+            raise ValueError(f"{part}_j and its interval must both be known or neither")
+    if figure["request_j"] is not None and figure["method"] is None:
+        raise ValueError("an energy needs its method")
+    return figure
+
+
+_Figure = Annotated[_EnergyFigure, AfterValidator(_complete)]
+
+
+class Energy(TypedDict):
+    """``energy`` of a trial."""
+
+    total: _Figure
+    components: dict[str, _Figure]
+
+
+class _Config(TypedDict):
+    kv_cache: bool
+    batch_size: Annotated[int, Field(ge=1)]
+
+
+class _Backend(TypedDict):
+    name: str
+    config: _Config
+    device: str
+    device_names: list[str]
+    gpu_uuids: list[str]
+    settings: dict[str, str | int | float | bool | None]
+    versions: dict[str, str]
+
+
+class _Model(TypedDict):
+    name: Annotated[str, Field(min_length=1)]
+    context_length: int
+    dtype: str
+    random_weights: bool
+
+
+class _Machine(TypedDict):
+    cpu_model: str | None
+    usable_cores: int
+    memory_bytes: int
+    gpus: list[dict[str, Any]]
+    container: str | None
+    hostname_sha256: str
+
+
+class _PowerFigure(TypedDict):
+    power_w: float | None
+    ci95_w: _HalfWidth
+
+
+def _known_with_its_interval(figure: dict[str, Any]) -> dict[str, Any]:
+    if (figure["power_w"] is None) != (figure["ci95_w"] is None):
+        raise ValueError("a power and its interval must both be known or neither")
+    return figure
+
+
+_Power = Annotated[_PowerFigure, AfterValidator(_known_with_its_interval)]
+
+
+class _Baseline(TypedDict):
+    """Idle power before or after the trials of a session."""
+
+    total: _Power
+    components: dict[str, _Power]
+    domains: dict[str, _Power]
+
+
+class _Metering(TypedDict):
+    attribution: str
+
+
+class _Session(TypedDict):
+    software: dict[str, str]
+    idle: dict[str, _Baseline]
+    energy: _Metering
+
+
+class Run(TypedDict):
+    """``run.json``."""
+
+    plan: dict[str, Any]
+    backend: _Backend
+    model: _Model
+    machine: _Machine
+    energy: dict[str, Any]
+    sessions: list[_Session]
