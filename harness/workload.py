@@ -169,11 +169,13 @@ def load(
 
     Raises UserError when there is no such workload or its content can't be used.
     """
-    if spec in builtin_names():
-        return parse((resources.files("profiles") / f"{spec}.json").read_text("utf-8"), spec)
     path = Path(spec)
-    if path.suffix == ".json" and path.is_file() and is_saved_workload(path):
-        return parse(path.read_text("utf-8"), spec)
+    built_in = spec in builtin_names()
+    if built_in or (path.suffix == ".json" and path.is_file() and is_saved_workload(path)):
+        if input_column is not None or output_column is not None:
+            raise UserError(f"{spec} is a workload, not a trace: leave out --input-column and --output-column")
+        file = resources.files("profiles") / f"{spec}.json" if built_in else path
+        return parse(file.read_text("utf-8"), spec)
     from harness.workload_files import read_trace
 
     return read_trace(spec, input_column, output_column, skip_bad)

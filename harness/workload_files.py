@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import glob
 import gzip
@@ -51,18 +52,24 @@ class Table:
 
     def scan(self) -> tuple[str, list[Any]]:
         """The SQL table function that yields the rows, and its parameters."""
+        path = _literal(self.path)
         if self.format == "parquet":
-            return "read_parquet(?)", [str(self.path)]
+            return "read_parquet(?)", [path]
         # DuckDB's own default buffer is as large; a multiple of the longest line would take most of the memory.
         types = dict.fromkeys(self.columns, "VARCHAR")
         if self.format == "csv":
             options = "header=true, auto_detect=false, quote='\"', escape='\"', store_rejects=true"
             options += f", max_line_size={MAX_LINE_BYTES}, buffer_size={MAX_LINE_BYTES}"
-            return f"read_csv(?, columns=?, delim=?, {options})", [str(self.path), types, self.delimiter]
+            return f"read_csv(?, columns=?, delim=?, {options})", [path, types, self.delimiter]
         if self.format == "jsonl":
             options = "format='newline_delimited', ignore_errors=true"
-            return f"read_json(?, columns=?, {options})", [str(self.path), types]
-        return "read_json(?, columns=?, format='array')", [str(self.path), types]
+            return f"read_json(?, columns=?, {options})", [path, types]
+        return "read_json(?, columns=?, format='array')", [path, types]
+
+
+def _literal(path: Path) -> str:
+    """The path in DuckDB's spelling, which takes every path for a glob. It can't escape one with a backslash."""
+    return str(path) if "\\" in str(path) else glob.escape(str(path))
 
 
 def read_trace(
@@ -90,7 +97,8 @@ def read_trace(
         raise UserError(_broken_message(pattern, bad_rows, examples))
     m, n, requests = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
     if m.size == 0:
-        raise UserError(f"{pattern} holds no usable requests ({bad_rows:,} broken rows)")
+        left_out = f": all {bad_rows:,} rows are broken" if bad_rows else ""
+        raise UserError(f"{pattern} holds no requests{left_out}")
     return replace(from_pairs(Path(pattern).name, pattern, m, n, requests), dropped_rows=bad_rows)
 
 
@@ -122,6 +130,9 @@ def describe(path: Path) -> Table:
     """Find a file's format by its suffix and its column names by its beginning. Raises UserError."""
     suffixes = [s.lower() for s in path.suffixes if s.lower() != ".gz"]
     suffix = suffixes[-1] if suffixes else ""
+    with path.open("rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise UserError(f"{path} is UTF-16: save it as UTF-8")
     if suffix == ".parquet":
         return Table(path, "parquet", _parquet_columns(path))
     if suffix in (".csv", ".tsv", ".txt"):
@@ -138,7 +149,7 @@ def _describe_csv(path: Path) -> Table:
     names = tuple(next(csv.reader([header], delimiter=delimiter), []))
     if not names:
         raise UserError(f"{path} is empty")
-    if len({name.lower() for name in names}) < len(names):
+    if len({name.strip().lower() for name in names}) < len(names):
         raise UserError(f"{path}: two columns have the same name")
     return Table(path, "csv", names, delimiter)
 
@@ -167,7 +178,7 @@ def _parquet_columns(path: Path) -> tuple[str, ...]:
 
 def _duckdb_columns(path: Path, reader: str) -> tuple[str, ...]:
     with connect() as database:
-        return tuple(row[0] for row in _run(database, path, f"DESCRIBE FROM {reader}", [str(path)]).fetchall())
+        return tuple(row[0] for row in _run(database, path, f"DESCRIBE FROM {reader}", [_literal(path)]).fetchall())
 
 
 @contextmanager
@@ -194,11 +205,16 @@ def token_columns(table: Table, input_column: str | None, output_column: str | N
     """Names of the input and output token columns. Raises UserError when they can't be found."""
     if (input_column is None) != (output_column is None):
         raise UserError("name both token columns: --input-column and --output-column")
+    if input_column is not None and input_column == output_column:
+        raise UserError("--input-column and --output-column name the same column")
     pairs = COLUMN_PAIRS if input_column is None or output_column is None else ((input_column, output_column),)
     present = {name.strip().lower(): name for name in table.columns}
     for names in pairs:
         if all(name.lower() in present for name in names):
             return present[names[0].lower()], present[names[1].lower()]
+    # What DuckDB calls the elements of an array that are no objects.
+    if table.columns in ((), ("json",)):
+        raise UserError(f"{table.path} holds no JSON objects with token counts")
     wanted = " or ".join("/".join(names) for names in pairs)
     raise UserError(
         f"{table.path} has no columns {wanted}; it has {', '.join(table.columns[:20])}. "
@@ -248,7 +264,8 @@ def rows_of(table: Table, columns: Sequence[str], batch: int) -> Iterator[list[t
 def _broken_rows(table: Table, m_column: str, n_column: str) -> Iterator[str]:
     """Where the broken rows are and what stands there, in file order."""
     if table.format == "csv":
-        return _broken_csv_lines(table, m_column, n_column)
+        found = list(islice(_broken_csv_lines(table, m_column, n_column), EXAMPLES))
+        return iter(found) if found else _rejected_csv_lines(table, m_column, n_column)
     if table.format == "jsonl":
         return _broken_json_lines(table, m_column, n_column)
     return _broken_table_rows(table, m_column, n_column)
@@ -264,6 +281,16 @@ def _broken_csv_lines(table: Table, m_column: str, n_column: str) -> Iterator[st
                 yield f"{table.path.name} line {reader.line_num} has {len(fields)} of {len(table.columns)} columns"
             elif fields and not _is_request(*(fields[i] for i in positions)):
                 yield _broken(table, f"line {reader.line_num}", *(fields[i] for i in positions))
+
+
+def _rejected_csv_lines(table: Table, m_column: str, n_column: str) -> Iterator[str]:
+    """What DuckDB alone finds broken, such as a quote that is never closed."""
+    rows, parameters = _checked_rows(table, m_column, n_column)
+    with connect() as database:
+        _run(database, table.path, f"SELECT count(*) FROM ({rows})", parameters).fetchall()
+        query = f"SELECT line, min(error_message) FROM reject_errors GROUP BY line ORDER BY line LIMIT {EXAMPLES}"
+        for line, message in database.execute(query).fetchall():
+            yield f"{table.path.name} line {line}: {message.splitlines()[0].rstrip('.')}"
 
 
 def _broken_json_lines(table: Table, m_column: str, n_column: str) -> Iterator[str]:

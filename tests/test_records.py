@@ -124,7 +124,7 @@ def test_damage_inside_whole_files_is_refused_in_words(file: str, path: tuple, v
         shutil.copy(ROOT / "tests" / "data" / "run-first" / name, tmp_path / name)
     lines = (tmp_path / file).read_text().splitlines() if file == "trials.jsonl" else [(tmp_path / file).read_text()]
     # The last trial that counts, as the first of a size is a warm-up.
-    at = max(i for i, line in enumerate(lines) if file == "run.json" or '"measure", ' in line and '"ok"' in line)
+    at = max(i for i, line in enumerate(lines) if file == "run.json" or ('"measure", ' in line and '"ok"' in line))
     content = json.loads(lines[at])
     inner = content
     for key in path[:-1]:

@@ -292,7 +292,7 @@ def test_boundary_makes_different_components_comparable(tmp_path: Path) -> None:
 
 def test_sizes_that_failed_are_shown_where_nothing_else_is(tmp_path: Path) -> None:
     options = ["-m", "fake:oom_above=3", "-p", "8-64*2", "-n", "8-64*2", "-o", tmp_path / "run"]
-    assert joulebench(*FAKE, *options).returncode == 0
+    assert joulebench(*FAKE, *options).returncode == 1
     assert joulebench("report", tmp_path / "run", "-o", tmp_path / "a.html").returncode == 0
     data = data_of(tmp_path / "a.html")
     assert data["absent"] == []

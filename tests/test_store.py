@@ -46,7 +46,7 @@ RUN = {
         "settings": {},
         "versions": {},
     },
-    "model": {"name": "fake", "context_length": 100},
+    "model": {"name": "fake", "context_length": 100, "dtype": "float32", "random_weights": True},
     "machine": {
         "cpu_model": None,
         "usable_cores": 1,

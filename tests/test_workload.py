@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -176,6 +177,28 @@ def test_a_glob_adds_files_up(tmp_path: Path) -> None:
     assert counted(workload.load(str(tmp_path / "a.?s*"))) == {p: 5 * c for p, c in Counter(PAIRS).items()}
 
 
+@pytest.mark.parametrize("name", ["trace[1]", "a*b", "what?", "back\\slash[1]"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_file_is_read_alone_whatever_its_name(name: str, kind: str, tmp_path: Path) -> None:
+    """Names that would match a neighbour if they were globs."""
+    path = shutil.copy(formats(tmp_path)[kind], tmp_path / f"{name}.{kind}")
+    for neighbour in ("trace1", "a-b", "whatx", "back\\slash1"):
+        shutil.copy(path, tmp_path / f"{neighbour}.{kind}")
+    assert counted(workload.load(str(path))) == Counter(PAIRS)
+
+
+def test_utf_16_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("input_tokens,output_tokens\n1,2\n", encoding="utf-16")
+    with pytest.raises(UserError, match="is UTF-16: save it as UTF-8"):
+        workload.load(str(path))
+
+
+def test_columns_of_what_is_no_trace_are_refused() -> None:
+    with pytest.raises(UserError, match="alpaca is a workload, not a trace"):
+        workload.load("alpaca", "a", "b")
+
+
 def test_columns_can_be_named(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "t.csv", ["Prompt, length", 'said "n"'], [[3, 4]])
     with pytest.raises(UserError, match="--input-column"):
@@ -185,6 +208,8 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         workload.load(str(path), "Prompt, length")
     with pytest.raises(UserError, match="absent"):
         workload.load(str(path), "absent", "too")
+    with pytest.raises(UserError, match="same column"):
+        workload.load(str(path), 'said "n"', 'said "n"')
 
 
 BROKEN = [
@@ -255,9 +280,13 @@ def test_broken_parquet_rows_are_refused_by_row(tmp_path: Path) -> None:
     [
         ("t.csv", "", "empty"),
         ("t.csv", "a,A\n1,2\n", "same name"),
-        ("t.csv", "input_tokens,output_tokens\n", "no usable requests"),
+        ("t.csv", "a,a \n1,2\n", "same name"),
+        ("t.csv", "input_tokens,output_tokens\n", "holds no requests"),
+        ("t.csv", 'input_tokens,output_tokens\n1,2\n3,"4\n', r"1 broken row: t.csv line 3: .*quote"),
         ("t.csv", "x,y\n1,2\n", "no columns"),
-        ("t.json", "[1, 2]", "can't read|no columns"),
+        ("t.json", "[1, 2]", "no JSON objects"),
+        ("t.json", "[]", "no JSON objects"),
+        ("t.json", "{}", "no JSON objects"),
         ("t.json", "3", "neither"),
         ("t.json", '{\n "input_tokens": 3,\n "output_tokens": 4\n}', "spans lines"),
         ("t.json", "[" * 100_000, "can't read"),
