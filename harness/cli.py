@@ -28,6 +28,9 @@ from harness.commands import (
 )
 from harness.errors import DiskFull, UserError
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("measure")(measure.measure)
 app.command("doctor")(doctor.doctor)
@@ -67,13 +70,16 @@ def main() -> None:
     try:
         status = app(standalone_mode=False)
         sys.stdout.flush()
+        if status == INTERRUPTED:
+            # Typer turns an interrupt into this status and says nothing.
+            raise KeyboardInterrupt
         sys.exit(status)
     except DiskFull as error:
         _fail(str(error), 1)
     except (UserError, InvalidConfig) as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", 130)
+        _fail("interrupted", INTERRUPTED)
     except OSError as error:
         _fail(f"{error.filename or 'the output'}: {error.strerror or error}", 1)
     except Exception as error:

@@ -187,6 +187,8 @@ def print_results(records: list[TrialRecord], run: dict[str, Any], console: Cons
             *(_plus_minus(value) if value else "–" for value in (summary.runtime_s, summary.energy_j)),
         )
     console.print(table)
+    if any(summary.trials == 1 for summary in summaries):
+        console.print("± ?: a single trial says nothing about its own spread")
     methods = {summary.energy_method for summary in summaries if summary.energy_method}
     console.print(f"energy: {', '.join(sorted(methods)) or 'not measured'}")
     for summary in summaries:
@@ -201,7 +203,7 @@ def print_results(records: list[TrialRecord], run: dict[str, Any], console: Cons
         )
     shift = drift(records)
     if shift:
-        interval = f" ± {shift.half_width:.1%}" if shift.half_width is not None else ""
+        interval = " ± ?" if shift.half_width is None else f" ± {shift.half_width:.1%}"
         point_text = f"m = {shift.point.input_tokens}, n = {shift.point.output_tokens}"
         console.print(f"drift: the first point ({point_text}) took {shift.change:+.1%}{interval} at the end")
     for session in run["sessions"]:
@@ -262,4 +264,4 @@ def _trial_cells(record: TrialRecord, batch_size: int) -> list[str]:
 
 
 def _plus_minus(value: Estimate) -> str:
-    return f"{value.mean:.4g}" if value.half_width is None else f"{value.mean:.4g} ± {value.half_width:.2g}"
+    return f"{value.mean:.4g} ± {'?' if value.half_width is None else format(value.half_width, '.2g')}"

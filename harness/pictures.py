@@ -15,15 +15,16 @@ from harness.paper_report import LARGE, regenerate
 from harness.profile import Profile
 from harness.profile_sources import from_runs
 from harness.report import write_report
-from harness.sweep_figures import write_figures
+from harness.sweep_figures import Options, write_figures
 from harness.workload import load
 
 FOLDER = "pictures"
 
 
-def draw_all(run: Path) -> Iterator[str]:
+def draw_all(run: Path, fixed_input: int = 32, fixed_output: int = 32) -> Iterator[str]:
     """Write ``profile.json`` and ``report.html`` into a run directory and figures into its folder ``pictures``.
 
+    ``fixed_input`` is the input length of the output sweep, ``fixed_output`` the output length of the input sweep.
     Yields a text for each step: what it found and where that lies, or why it was not possible here; where that are
     several things, in indented lines of their own. A step that is not possible ends no other.
     """
@@ -31,10 +32,10 @@ def draw_all(run: Path) -> Iterator[str]:
     profile = run / "profile.json"
     steps: tuple[tuple[str, Callable[[], str]], ...] = (
         ("fit", lambda: _fit(run, profile)),
-        ("Figures 1–2", lambda: _sweeps(run, folder)),
+        ("Figures 1–2", lambda: _sweeps(run, folder, fixed_input, fixed_output)),
         ("threshold of the published pair", lambda: _published_threshold(folder)),
         ("this machine's threshold against the published A100", lambda: _own_threshold(profile, folder)),
-        ("report", lambda: _report(run)),
+        ("report", lambda: _report(run, Options(fixed_input, fixed_output))),
     )
     for name, step in steps:
         try:
@@ -69,8 +70,16 @@ def _fit(run: Path, path: Path) -> str:
     return f"mean error at held-out points: {', '.join(errors)}; {path}"
 
 
-def _sweeps(run: Path, folder: Path) -> str:
-    paths, notes = write_figures([run], folder, published=True, models=True, allow_mixed=True)
+def _sweeps(run: Path, folder: Path, fixed_input: int, fixed_output: int) -> str:
+    paths, notes = write_figures(
+        [run],
+        folder,
+        published=True,
+        models=True,
+        fixed_input=fixed_input,
+        fixed_output=fixed_output,
+        allow_mixed=True,
+    )
     return "\n  ".join([f"this machine beside the published ones: {len(paths)} files in {folder}", *notes])
 
 
@@ -97,7 +106,7 @@ def _own_threshold(path: Path, folder: Path) -> str:
     return f"{threshold_words(decision, costs)}; {written}"
 
 
-def _report(run: Path) -> str:
+def _report(run: Path, options: Options) -> str:
     path = run / "report.html"
-    write_report([run], path)
+    write_report([run], path, options=options)
     return f"to open in a browser: {path}"

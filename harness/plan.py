@@ -196,7 +196,7 @@ def make_plan(
     base = PROTOCOLS.get(protocol)
     if base is None:
         raise UserError(f"unknown protocol '{protocol}'; choose one of {', '.join(PROTOCOLS)}")
-    explicit = bool(inputs or outputs or points)
+    explicit = inputs is not None or outputs is not None or bool(points)
     if explicit:
         chosen = _chosen_points(inputs, outputs, fixed_input, fixed_output, full_grid, points)
     else:
@@ -231,9 +231,9 @@ def _chosen_points(
     full_grid: bool,
     points: Sequence[str],
 ) -> list[Point]:
-    if full_grid and not (inputs and outputs):
+    if full_grid and (inputs is None or outputs is None):
         raise UserError("--grid needs both --input-tokens and --output-tokens")
-    m, n = (parse_tokens(text) if text else [] for text in (inputs, outputs))
+    m, n = ([] if text is None else parse_tokens(text) for text in (inputs, outputs))
     swept = grid(m, n) if full_grid else sweeps(m, n, fixed_input, fixed_output)
     return [*swept, *map(parse_point, points)]
 

@@ -257,6 +257,10 @@ def _read(name_or_path: str | os.PathLike[str]) -> tuple[bytes, str]:
     """The bytes of a profile file and how to call it."""
     name = os.fspath(name_or_path)
     path = Path(name)
+    if not name:
+        raise UserError("a profile's name is empty: name a file or one of those shipped (see joulebench profiles list)")
+    if path.is_dir():
+        raise UserError(f"{name} is a directory; of a run make a profile first: joulebench fit {name} -o profile.json")
     if not path.exists() and re.fullmatch(_NAME, name):
         shipped = resources.files("profiles") / f"{name}.json"
         if shipped.is_file():

@@ -137,6 +137,9 @@ class RunStore:
             raise UserError(
                 f"another joulebench is writing to {self.directory}; wait for it or choose another directory"
             ) from None
+        if os.fstat(self._trials.fileno()).st_nlink == 0:
+            # Opened just before the other took its empty directory away: what is written here would be lost.
+            raise UserError(f"another joulebench has just left {self.directory}; start again")
 
     def _repair(self) -> list[TrialRecord]:
         path = self.directory / TRIALS_FILE

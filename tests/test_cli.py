@@ -1,13 +1,15 @@
 """The command line: start-up, refusals, exit codes."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import FAKE, FOUR_POINTS, ROOT, environment, joulebench, refused
+from tests.helpers import FAKE, FOUR_POINTS, JOULEBENCH, ROOT, environment, joulebench, refused
 
 HEAVY = ("torch", "transformers", "llama_cpp", "pynvml", "numpy", "pandas", "matplotlib", "scipy", "duckdb")
 
@@ -124,3 +126,28 @@ def test_default_directory_resumes(tmp_path: Path) -> None:
         done = joulebench(*FAKE, "-m", "fake", "--point", "8,4", cwd=tmp_path)
         assert done.returncode == 0
         assert expected in done.stdout
+
+
+def test_interrupt_is_said_in_a_line(tmp_path: Path) -> None:
+    """Typer alone would end with the exit code and no word."""
+    pipe = tmp_path / "profile.json"
+    os.mkfifo(pipe)
+    command = [*JOULEBENCH, "predict", str(pipe), "-p", "8", "-n", "8"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment())
+    # Opening waits for the reader, which then waits for what is never written.
+    with pipe.open("w"):
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "joulebench: error: interrupted\n")
+
+
+@pytest.mark.parametrize("wrong", [["--calibrate", "foo"], ["--probes", "foo"], ["--probes", ""], ["-p", ""]])
+def test_dry_run_refuses_what_a_run_refuses(wrong: list[str], tmp_path: Path) -> None:
+    command = [*FAKE, "-m", "fake", *wrong, "-o", tmp_path / "run"]
+    assert refused(joulebench(*command, "--dry-run")) == refused(joulebench(*command))
+
+
+def test_run_directory_is_no_profile() -> None:
+    run = ROOT / "tests" / "data" / "run-first"
+    assert f"joulebench fit {run} -o profile.json" in refused(joulebench("predict", run, "-p", "8", "-n", "8"))
+    assert "name is empty" in refused(joulebench("predict", "", "-p", "8", "-n", "8"))

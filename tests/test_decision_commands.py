@@ -237,6 +237,24 @@ def test_weights_and_prices_move_the_answer(answer, trace: Path) -> None:
     assert energy["scale"]["energy_reference_j"] > 0
 
 
+def test_a_sweep_of_weights_has_no_prices(run, trace: Path) -> None:
+    options = ["--weight-sweep", "--scale", "price", "--price-per-kwh", 1]
+    code, _, err = run("route", *BOTH, "-w", trace, *options)
+    assert code == 2
+    assert "leave out --scale" in err
+
+
+def test_every_total_has_its_interval(answer, trace: Path) -> None:
+    facts = answer("route", *BOTH, "-w", trace)
+    for plan in (facts["plan"], *facts["baselines"].values()):
+        assert 0 < plan["energy_ci95_j"] < plan["energy_j"]
+        assert 0 < plan["runtime_ci95_s"] < plan["runtime_s"]
+    used = [route for route in facts["routes"] if route["requests"]]
+    # Systems err independently of each other.
+    total = sum(route["energy_ci95_j"] ** 2 for route in used) ** 0.5
+    assert facts["plan"]["energy_ci95_j"] == pytest.approx(total)
+
+
 def test_shares_and_capacities_are_kept(answer, trace: Path) -> None:
     shared = answer("route", *BOTH, "-w", trace, "--share", "m1-pro=0.05")
     assert [row["requests"] for row in shared["routes"]] == [250, 4750]

@@ -1,5 +1,6 @@
 """``measure --pictures``: what the first five minutes end in."""
 
+import csv
 import shlex
 import shutil
 from pathlib import Path
@@ -24,6 +25,16 @@ def test_a_run_ends_in_a_fit_figures_thresholds_and_a_report(tmp_path: Path) -> 
     assert "has no energy" in first
     _, _, command = by_hand.partition("by hand: joulebench ")
     assert "has no energy" in refused(joulebench(*shlex.split(command)))
+
+
+def test_sweeps_at_other_lengths_are_drawn(tmp_path: Path) -> None:
+    sizes = ["-p", "8,16,32,64", "-n", "2,4,8,16", "--fixed-input", "16", "--fixed-output", "4"]
+    done = joulebench(*FAKE, "-m", "fake", *sizes, "-o", tmp_path, "--pictures")
+    assert done.returncode == 0, done.stderr
+    for name, count in (("figure1", 4), ("figure2", 4)):
+        with (tmp_path / "pictures" / f"{name}.csv").open() as stream:
+            assert sum(row["model"] == "fake" for row in csv.DictReader(stream)) == count
+    assert "--fixed-output chooses another" not in (tmp_path / "report.html").read_text()
 
 
 @pytest.fixture

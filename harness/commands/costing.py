@@ -66,7 +66,12 @@ Weight = Annotated[
 ScaleOption = Annotated[
     Scale, typer.Option(help="Cost: relative to a reference system, in prices, or raw joules and seconds.")
 ]
-Reference = Annotated[str | None, typer.Option(help="System whose mean request is the unit of cost.")]
+Reference = Annotated[
+    str | None,
+    typer.Option(
+        help="System whose mean request is the unit of cost.", show_default="threshold: the large one; route: the first"
+    ),
+]
 PricePerKwh = Annotated[
     float | None, typer.Option(min=0, callback=finite, help="Money or carbon per kWh, for --scale price.")
 ]

@@ -183,11 +183,7 @@ def measure(
         threads=threads,
         seed=seed,
     )
-    if dry_run:
-        _show_plan(plan, backend, config)
-        return
-    directory = output or Path("runs") / f"{backend}-{Path(model).name.partition(':')[0]}-{protocol}"
-    energy = {
+    energy: dict[str, Any] = {
         "probes": probes,
         "rate_hz": rate,
         "cpu_watts": cpu_watts,
@@ -195,15 +191,27 @@ def measure(
         "calibration": calibrate or [],
         "max_foreign_load": max_foreign_load,
     }
-    _run(plan, backend, config, directory, energy)
+    open_meter = _meter_factory(**energy)
+    if dry_run:
+        _show_plan(plan, backend, config)
+        return
+    directory = output or Path("runs") / f"{backend}-{Path(model).name.partition(':')[0]}-{protocol}"
+    _run(plan, backend, config, directory, energy, open_meter)
     if pictures:
         from harness.pictures import draw_all
 
-        for line in draw_all(directory):
-            print(line, flush=True)
+        for text in draw_all(directory, fixed_input, fixed_output):
+            print(text, flush=True)
 
 
-def _run(plan: Plan, backend: str, config: Config, directory: Path, energy: dict[str, Any]) -> None:
+def _run(
+    plan: Plan,
+    backend: str,
+    config: Config,
+    directory: Path,
+    energy: dict[str, Any],
+    open_meter: MeterFactory,
+) -> None:
     """Run the sweep, show it, and end every way it can end in one clear line."""
     import backends
     from harness.display import Display
@@ -212,7 +220,6 @@ def _run(plan: Plan, backend: str, config: Config, directory: Path, energy: dict
 
     if backend not in backends.names():
         raise UserError(f"unknown backend '{backend}'; choose one of {', '.join(backends.names())}")
-    open_meter = _meter_factory(**energy)
     for number in _SIGNALS:
         # nohup has hang-ups ignored, and means it.
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -229,7 +236,8 @@ def _run(plan: Plan, backend: str, config: Config, directory: Path, energy: dict
             display.close()
             kept = f"{len(store.records)} trials are kept in {directory}" if store.run else "nothing was measured yet"
             print(f"interrupted; {kept}; {resume}", file=sys.stderr)
-            raise typer.Exit(130) from None
+            # Past typer, whose own exit code for an interrupt this is.
+            sys.exit(130)
         except (SweepStopped, StorageError) as error:
             display.close()
             print(

@@ -59,6 +59,8 @@ def route(
 
     if len(profile) < 2:
         raise UserError("routing needs at least two profiles: give --profile twice or more")
+    if weight_sweep and scale is not costing.Scale.REFERENCE:
+        raise UserError("--weight-sweep weighs energy and runtime relative to --reference: leave out --scale")
     requests = costing.load_workload(workload, input_column, output_column, skip_bad, output_tokens)
     costs = costing.load_costs(profile, requests, boundary, idle.value, allow_mixed)
     unit = 0 if reference is None else costing.system_index(costs, reference)
