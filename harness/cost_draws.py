@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csc_array
 
 from harness import threshold
 from harness.costs import Costs, Floats, idle_ci95_w
@@ -75,8 +76,11 @@ class SystemDraws:
 def _cells(workload: Workload) -> Indices:
     """For each pair the number of its cell: the octave of m joined with the octave of n."""
     octaves = [np.frexp(tokens.astype(float))[1] for tokens in (workload.input_tokens, workload.output_tokens)]
-    _, cell = np.unique(octaves[0] * 64 + octaves[1], return_inverse=True)
-    return cell.astype(np.intp)
+    code = octaves[0] * 64 + octaves[1]
+    # There are few codes and many pairs: to count them is faster than to sort them.
+    present = np.bincount(code) > 0
+    number: Indices = np.cumsum(present) - 1
+    return number[code]
 
 
 def total_half_widths(costs: Costs, workload: Workload, plans: Sequence[Floats]) -> tuple[Floats, Floats]:
@@ -89,7 +93,7 @@ def total_half_widths(costs: Costs, workload: Workload, plans: Sequence[Floats])
     cell = _cells(workload)
     energy_variance, runtime_variance = np.zeros((2, len(plans)))
     for s, profile in enumerate(costs.profiles):
-        served = np.stack([plan[s] for plan in plans])
+        served = [plan[s] for plan in plans]
         runtime_sd = _total_sd(profile.runtime_function, served, workload, cell)
         parts = [_total_sd(function, served, workload, cell) for function in profile.energy_functions(boundary)]
         energy_variance += np.add.reduce(parts) ** 2
@@ -97,18 +101,22 @@ def total_half_widths(costs: Costs, workload: Workload, plans: Sequence[Floats])
         idle_w = costs.idle_power_w[s]
         if costs.idle == "subtracted" and idle_w is not None:
             idle_sd_w = sum(half or 0.0 for half in idle_ci95_w(profile, boundary)) / Z95
-            energy_variance += (idle_w * runtime_sd) ** 2 + (idle_sd_w * (served @ costs.runtime_s[s])) ** 2
+            energy_variance += (idle_w * runtime_sd) ** 2 + (
+                idle_sd_w * np.array([costs.runtime_s[s] @ x for x in served])
+            ) ** 2
     return Z95 * np.sqrt(energy_variance), Z95 * np.sqrt(runtime_variance)
 
 
-def _total_sd(function: CostFunction, served: Floats, workload: Workload, cell: Indices) -> Floats:
-    """Standard deviation of Σ served·cost for each row of ``served``: coefficients, and misfit by cell."""
+def _total_sd(function: CostFunction, served: Sequence[Floats], workload: Workload, cell: Indices) -> Floats:
+    """Standard deviation of Σ x·cost for each x of ``served``, by pair: the coefficients', and the misfit's by cell."""
     m, n = workload.input_tokens, workload.output_tokens
-    by_coefficient = served @ function.derivatives(m, n).T
-    cost = served * function.cost(m, n) * function.misfit
-    by_cell = np.stack([np.bincount(cell, row) for row in cost])
+    derivatives = function.derivatives(m, n)
+    # One entry a pair, in its cell's row: the product sums the pairs of each cell.
+    misfit = csc_array((function.cost(m, n) * function.misfit, cell, np.arange(cell.size + 1)))
+    by_coefficient = np.stack([derivatives @ x for x in served])
+    by_cell = np.stack([np.asarray(misfit @ x) for x in served])
     from_coefficients = np.einsum("pi,ij,pj->p", by_coefficient, function.covariance, by_coefficient)
-    return np.sqrt(from_coefficients + (by_cell**2).sum(axis=1))
+    return np.sqrt(from_coefficients + np.einsum("pc,pc->p", by_cell, by_cell))
 
 
 def _aligned_root(covariance: Floats, direction: Floats) -> Floats:

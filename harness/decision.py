@@ -254,7 +254,7 @@ def _plans(
     alone = {label: np.outer(np.arange(systems) == s, count) for s, label in enumerate(costs.labels)}
     even = np.broadcast_to(count / systems, cost.shape)
     oracle = routing.served_by(routing.cheapest(cost, allowed), count, systems)
-    assigned = {**alone, "round_robin": even, "random": even, "oracle": oracle}
+    assigned = {**alone, "round_robin": even, "oracle": oracle}
     busy_s = [(x * costs.runtime_s).sum(axis=1) for x in (requests, *assigned.values())]
     horizon = max(float(b.max()) for b in busy_s) if horizon_s is None else horizon_s
     if busy_s[0].max() > horizon:
@@ -269,8 +269,10 @@ def _plans(
         _plan(costs, scales, x, half_width, horizon, allowed) for x, half_width in zip(plans, half_widths, strict=True)
     )
     named = dict(zip(assigned, baselines, strict=True))
+    # On average a random choice is the even split; it scatters around it.
     spread = float(np.sqrt(count @ costs.energy_j.var(axis=0)))
-    named["random"] = replace(named["random"], energy_sd_j=spread)
+    named["random"] = replace(named["round_robin"], energy_sd_j=spread)
+    named["oracle"] = named.pop("oracle")  # the last
     return plan, named
 
 
