@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
-from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
+from pydantic import AfterValidator, Field, StrictBool
+from typing_extensions import NotRequired, TypedDict  # pydantic needs it before Python 3.12
 
 from harness.types import Method
 
@@ -63,7 +63,7 @@ class _Model(TypedDict):
     name: Annotated[str, Field(min_length=1)]
     context_length: int
     dtype: str
-    random_weights: bool
+    random_weights: StrictBool
 
 
 class _Machine(TypedDict):
@@ -94,7 +94,7 @@ class _Baseline(TypedDict):
 
     total: _Power
     components: dict[str, _Power]
-    domains: dict[str, _Power]
+    domains: NotRequired[dict[str, _Power]]
 
 
 class _Metering(TypedDict):

@@ -162,13 +162,13 @@ look_at() {
     "$python" -P -c '
 import sys
 from harness.errors import UserError
-from harness.records import read_run, read_trials
+from harness.records import load
 try:
-    read_run(sys.argv[1])
-    trials = read_trials(sys.argv[1])
+    trials = load(sys.argv[1])
 except UserError:
     sys.exit(11)
-sys.exit(13 if any(trial.counts for trial in trials) else 12)' "$out/$1" 2>"$out/steps/look.log" || status=$?
+counts = (trials["purpose"] == "measure") & (trials["status"] == "ok")
+sys.exit(13 if counts.any() else 12)' "$out/$1" 2>"$out/steps/look.log" || status=$?
     case $status in
     11) state=unreadable ;;
     12) state=empty ;;

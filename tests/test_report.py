@@ -202,7 +202,7 @@ def test_a_run_without_energy_and_with_failures(tmp_path: Path) -> None:
 
 def test_a_run_in_which_everything_failed_has_a_page(tmp_path: Path) -> None:
     options = ["-m", "fake:oom_above=3", "-p", "32", "-n", "32", "-o", tmp_path / "run"]
-    assert joulebench(*FAKE, *options).returncode == 0
+    assert joulebench(*FAKE, *options).returncode == 1
     done = joulebench("report", tmp_path / "run", "-o", tmp_path / "report.html")
     assert done.returncode == 0, done.stderr
     with opened(tmp_path / "report.html") as page:
