@@ -111,7 +111,8 @@ def test_killing_the_child_at_random_instants_costs_only_its_trial(tmp_path: Pat
 
 def test_worker_killed_while_it_waits_costs_one_trial(tmp_path: Path) -> None:
     """During the idle baseline nobody listens to the worker: its death is noticed by the next request."""
-    command = [*COMMAND[: COMMAND.index("--point")], "--point", "1,1", "--probes", "fake"]
+    command = [*COMMAND[: COMMAND.index("--point")], "--point", "1,1", "--probes", "fake", "--min-window", "0.1"]
+    command += ["--max-window", "0.5"]
     process = subprocess.Popen(
         [*JOULEBENCH, *command, "-o", str(tmp_path)], env=environment(), stdout=subprocess.PIPE, text=True
     )
