@@ -34,6 +34,7 @@ class Display:
         self._model: Model | None = None
         self._left = ""
         self._speed: list[float] = []
+        self._remedy_told = False
         if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"),
@@ -86,6 +87,12 @@ class Display:
         if self._progress and record.status == "ok":
             return
         self._print(self._trial_text(record))
+        if record.status == "discarded" and not self._remedy_told:
+            self._remedy_told = True
+            self._print(
+                "a disturbed trial is measured again; where other programs are to blame stop them, or let more pass "
+                "with --max-foreign-load"
+            )
 
     def results(self) -> None:
         """The table of every point, drift and where the records are."""

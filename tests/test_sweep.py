@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import sys
 import time
 from pathlib import Path
 
@@ -310,3 +311,16 @@ def test_terminal_without_unicode_is_no_obstacle(tmp_path: Path) -> None:
     variables = {**environment(), "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, capture_output=True, text=True, env=variables)
     assert done.returncode == 0, done.stderr
+
+
+def test_run_that_is_disturbed_throughout_says_what_to_do_and_has_failed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            command = ["measure", "--backend", "fake", "-m", "fake:realtime=1", "--probes", "none", "-o", tmp_path]
+            done = joulebench(*command, "--point", "8,4", "--max-foreign-load", "0.01", "--min-window", "0.5")
+        finally:
+            busy.kill()
+    assert done.returncode == 1
+    assert done.stdout.count("or let more pass with --max-foreign-load") == 2, "at the first trial and at the end"
+    assert "no trial of this run counts" in done.stderr
+    assert {record.status for record in read_trials(tmp_path) if record.purpose == "measure"} == {"discarded"}
