@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import (
+    Annotated,
+    Any,
+    NotRequired,  # pydantic needs it before Python 3.12
+)
 
 from pydantic import AfterValidator, Field, StrictBool
-from typing_extensions import NotRequired, TypedDict  # pydantic needs it before Python 3.12
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from harness.types import Method
 

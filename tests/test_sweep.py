@@ -5,7 +5,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import sys
 import time
 from pathlib import Path
 
