@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import (
-    Annotated,
-    Any,
-    NotRequired,  # pydantic needs it before Python 3.12
-)
+from typing import Annotated, Any, NotRequired
 
 from pydantic import AfterValidator, Field, StrictBool
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
