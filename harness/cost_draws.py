@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csc_array
 
 from harness import threshold
-from harness.costs import Costs, Floats, idle_ci95_w
+from harness.costs import Costs, Floats
 from harness.prediction import CostFunction
 from harness.workload import Workload
 
@@ -38,15 +37,14 @@ class SystemDraws:
 
     def __init__(self, costs: Costs, system: int, workload: Workload, rng: np.random.Generator) -> None:
         profile = costs.profiles[system]
-        boundary = None if costs.boundary == "sum" else costs.boundary.split("+")
         self.workload = workload
         self.cell = _cells(workload)
         self.cells = int(self.cell.max()) + 1
         self.runtime = profile.runtime_function
-        self.energy = profile.energy_functions(boundary)
+        self.energy = profile.energy_functions(costs.components)
         self.runtime_s = costs.runtime_s[system]
         self.idle_power_w = costs.idle_power_w[system] if costs.idle == "subtracted" else None
-        self.idle_sd_w = sum(half or 0.0 for half in idle_ci95_w(profile, boundary)) / Z95
+        self.idle_sd_w = _idle_sd_w(costs, system)
         coefficients = max(function.coefficients.size for function in (self.runtime, *self.energy))
         self.runtime_normals, self.energy_normals = rng.standard_normal((2, DRAWS, self.cells + coefficients))
         self.idle_normals = rng.standard_normal((DRAWS, 1))
@@ -83,40 +81,42 @@ def _cells(workload: Workload) -> Indices:
     return number[code]
 
 
-def total_half_widths(costs: Costs, workload: Workload, plans: Sequence[Floats]) -> tuple[Floats, Floats]:
-    """Half-widths of the 95 % intervals of each plan's energy in J and runtime in s, each of shape (plans,).
+def half_widths(costs: Costs, workload: Workload, plans: Sequence[Floats]) -> tuple[Floats, Floats]:
+    """Half-widths of the 95 % intervals of energy in J and runtime in s, each of shape (plans, systems).
 
-    A plan says how many requests of each pair each system serves, shape (systems, pairs). These are the errors that
-    ``SystemDraws`` draws, in closed form: sums are linear in them. Systems err independently of each other.
+    A plan says how many requests of each pair each system serves, shape (systems, pairs). The errors are those that
+    ``SystemDraws`` draws, in closed form, since sums are linear in them; only the coefficients of several components
+    are taken to err together in every sum, which is at most wider. Systems err independently of each other.
     """
-    boundary = None if costs.boundary == "sum" else costs.boundary.split("+")
     cell = _cells(workload)
-    energy_variance, runtime_variance = np.zeros((2, len(plans)))
+    energy_variance, runtime_variance = np.zeros((2, len(plans), len(costs.profiles)))
     for s, profile in enumerate(costs.profiles):
         served = [plan[s] for plan in plans]
-        runtime_sd = _total_sd(profile.runtime_function, served, workload, cell)
-        parts = [_total_sd(function, served, workload, cell) for function in profile.energy_functions(boundary)]
-        energy_variance += np.add.reduce(parts) ** 2
-        runtime_variance += runtime_sd**2
+        runtime_variance[:, s] = _variance([profile.runtime_function], served, workload, cell)
+        energy_variance[:, s] = _variance(profile.energy_functions(costs.components), served, workload, cell)
         idle_w = costs.idle_power_w[s]
         if costs.idle == "subtracted" and idle_w is not None:
-            idle_sd_w = sum(half or 0.0 for half in idle_ci95_w(profile, boundary)) / Z95
-            energy_variance += (idle_w * runtime_sd) ** 2 + (
-                idle_sd_w * np.array([costs.runtime_s[s] @ x for x in served])
-            ) ** 2
+            busy_s = np.array([costs.runtime_s[s] @ x for x in served])
+            energy_variance[:, s] += idle_w**2 * runtime_variance[:, s] + (_idle_sd_w(costs, s) * busy_s) ** 2
     return Z95 * np.sqrt(energy_variance), Z95 * np.sqrt(runtime_variance)
 
 
-def _total_sd(function: CostFunction, served: Sequence[Floats], workload: Workload, cell: Indices) -> Floats:
-    """Standard deviation of Σ x·cost for each x of ``served``, by pair: the coefficients', and the misfit's by cell."""
+def _variance(functions: Sequence[CostFunction], served: Sequence[Floats], workload: Workload, cell: Indices) -> Floats:
+    """Variance of Σ x·cost for each x of ``served``, by pair, where cost is the sum of the functions."""
     m, n = workload.input_tokens, workload.output_tokens
-    derivatives = function.derivatives(m, n)
-    # One entry a pair, in its cell's row: the product sums the pairs of each cell.
-    misfit = csc_array((function.cost(m, n) * function.misfit, cell, np.arange(cell.size + 1)))
-    by_coefficient = np.stack([derivatives @ x for x in served])
-    by_cell = np.stack([np.asarray(misfit @ x) for x in served])
-    from_coefficients = np.einsum("pi,ij,pj->p", by_coefficient, function.covariance, by_coefficient)
-    return np.sqrt(from_coefficients + np.einsum("pc,pc->p", by_cell, by_cell))
+    by_cell, coefficient_sd = np.zeros((len(served), int(cell.max()) + 1)), np.zeros(len(served))
+    for function in functions:
+        derivatives, misfit = function.derivatives(m, n), function.cost(m, n) * function.misfit
+        by_cell += np.stack([np.bincount(cell, misfit * x) for x in served])
+        by_coefficient = np.stack([derivatives @ x for x in served])
+        variance = np.einsum("pi,ij,pj->p", by_coefficient, function.covariance, by_coefficient)
+        # Rounding may leave less than nothing of a covariance without full rank.
+        coefficient_sd += np.sqrt(np.maximum(variance, 0.0))
+    return np.asarray(coefficient_sd**2 + (by_cell**2).sum(axis=1))
+
+
+def _idle_sd_w(costs: Costs, system: int) -> float:
+    return sum(half or 0.0 for half in costs.profiles[system].idle_power_ci95_w(costs.components)) / Z95
 
 
 def _aligned_root(covariance: Floats, direction: Floats) -> Floats:

@@ -36,16 +36,19 @@ class Costs:
     """None where it was not measured."""
 
     @property
+    def components(self) -> list[str] | None:
+        """The components of the boundary; None for the sum that each profile holds."""
+        return None if self.boundary == "sum" else self.boundary.split("+")
+
+    @property
     def energy_methods(self) -> dict[str, Method | None]:
-        """How the energy of each system, by its label, was measured; the weakest of the boundary's parts."""
-        boundary = None if self.boundary == "sum" else self.boundary
-        return {label: p.energy_method(boundary) for label, p in zip(self.labels, self.profiles, strict=True)}
+        """How the energy of each system, by its label, was measured."""
+        return {label: p.energy_method(self.components) for label, p in zip(self.labels, self.profiles, strict=True)}
 
     def at(self, m: NDArray[np.int64], n: NDArray[np.int64]) -> tuple[Floats, Floats]:
         """Energy in J and runtime in s of other requests on the same systems, each of shape (systems, sizes)."""
-        boundary = None if self.boundary == "sum" else self.boundary
         runtime_s = np.stack([p.runtime_s(m, n) for p in self.profiles])
-        energy_j = np.stack([p.energy_j(m, n, boundary) for p in self.profiles])
+        energy_j = np.stack([p.energy_j(m, n, self.components) for p in self.profiles])
         if self.idle == "subtracted":
             energy_j -= np.array(self.idle_power_w, dtype=float)[:, None] * runtime_s
         return energy_j, runtime_s
@@ -70,7 +73,7 @@ def cost_table(
         unknown = [p.name for p, power in zip(profiles, powers, strict=True) if power is None]
         if unknown:
             raise UserError(f"the idle power of {', '.join(unknown)} was not measured: use --idle included")
-        unsure = [p.name for p in profiles if None in idle_ci95_w(p, comparison.boundary)]
+        unsure = [p.name for p in profiles if None in p.idle_power_ci95_w(comparison.boundary)]
         warnings += [f"the idle power subtracted for {name} has no stated uncertainty" for name in unsure]
     nothing = np.empty((len(profiles), 0))
     systems = Costs(
@@ -93,15 +96,6 @@ def _idle_power_w(profile: Profile, boundary: Sequence[str] | None) -> float | N
         return profile.idle_power_w(boundary)
     except UserError:
         return None
-
-
-def idle_ci95_w(profile: Profile, boundary: Sequence[str] | None) -> list[float | None]:
-    """Half-widths of the 95 % intervals of the idle powers that add up to that of the boundary."""
-    if boundary is None or set(boundary) == set(profile.components):
-        parts = [profile.energy]
-    else:
-        parts = [part for name, part in profile.components.items() if name in boundary]
-    return [part.idle_power_ci95_w for part in parts if part is not None]
 
 
 def _labels(profiles: Sequence[Profile]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from harness import routing, threshold
 from harness.assignment import Assignment, Infeasible, Limit, assign
-from harness.cost_draws import routing_draws, threshold_draws, total_half_widths
+from harness.cost_draws import half_widths, routing_draws, threshold_draws
 from harness.costs import Costs, expected_by_input
 from harness.errors import UserError
 from harness.threshold import Curve, Estimate, Scales, Uncertainty
@@ -164,18 +164,19 @@ def decide_routing(
     plan, baselines = _plans(costs, workload, scales, requests, served, horizon_s, in_time)
     draws = routing_draws(costs, workload, requests, alone)
     energy, runtime = draws.energy_j[:, :, 0], draws.runtime_s[:, :, 0]
-    cost_draws = scales.cost(energy, runtime)
+    drawn_cost = scales.cost(energy, runtime)
     base = baselines[costs.labels[alone]]
-    own = [np.where(np.arange(len(requests))[:, None] == s, requests, 0.0) for s in range(len(requests))]
+    energy_ci95_j, busy_ci95_s = half_widths(costs, workload, [requests])
     return RoutingDecision(
         scales,
         requests,
-        *total_half_widths(costs, workload, own),
+        energy_ci95_j[0],
+        busy_ci95_s[0],
         plan,
         baselines,
         alone,
         threshold.estimated_evenly(1 - plan.energy_j / base.energy_j, 1 - energy[:, 0] / energy[:, 1]),
-        threshold.estimated_evenly(1 - plan.cost / base.cost, 1 - cost_draws[:, 0] / cost_draws[:, 1]),
+        threshold.estimated_evenly(1 - plan.cost / base.cost, 1 - drawn_cost[:, 0] / drawn_cost[:, 1]),
         threshold.estimated(plan.runtime_s / base.runtime_s, runtime[:, 0] / runtime[:, 1]),
         float(workload.count.sum() - served.sum()),
         limits,
@@ -251,11 +252,11 @@ def _plans(
     """
     systems = len(costs.labels)
     cost = scales.cost(costs.energy_j, costs.runtime_s)
-    alone = {label: np.outer(np.arange(systems) == s, count) for s, label in enumerate(costs.labels)}
+    alone = [np.outer(np.arange(systems) == s, count) for s in range(systems)]
     even = np.broadcast_to(count / systems, cost.shape)
     oracle = routing.served_by(routing.cheapest(cost, allowed), count, systems)
-    assigned = {**alone, "round_robin": even, "oracle": oracle}
-    busy_s = [(x * costs.runtime_s).sum(axis=1) for x in (requests, *assigned.values())]
+    plans = (requests, *alone, even, oracle)
+    busy_s = [(x * costs.runtime_s).sum(axis=1) for x in plans]
     horizon = max(float(b.max()) for b in busy_s) if horizon_s is None else horizon_s
     if busy_s[0].max() > horizon:
         slowest = int(busy_s[0].argmax())
@@ -263,16 +264,17 @@ def _plans(
             f"--horizon {horizon:g} s is too short: {costs.labels[slowest]} is busy for {busy_s[0][slowest]:,.0f} s "
             "when each system serves one request at a time"
         )
-    plans = (requests, *assigned.values())
-    half_widths = zip(*total_half_widths(costs, workload, plans), strict=True)
+    # Systems err independently of each other.
+    totals = (np.linalg.norm(by_system, axis=1) for by_system in half_widths(costs, workload, plans))
     plan, *baselines = (
-        _plan(costs, scales, x, half_width, horizon, allowed) for x, half_width in zip(plans, half_widths, strict=True)
+        _plan(costs, scales, x, (energy, runtime), horizon, allowed)
+        for x, energy, runtime in zip(plans, *totals, strict=True)
     )
-    named = dict(zip(assigned, baselines, strict=True))
+    *alone_plans, round_robin, oracle_plan = baselines
     # On average a random choice is the even split; it scatters around it.
     spread = float(np.sqrt(count @ costs.energy_j.var(axis=0)))
-    named["random"] = replace(named["round_robin"], energy_sd_j=spread)
-    named["oracle"] = named.pop("oracle")  # the last
+    named = dict(zip(costs.labels, alone_plans, strict=True))
+    named |= {"round_robin": round_robin, "random": replace(round_robin, energy_sd_j=spread), "oracle": oracle_plan}
     return plan, named
 
 

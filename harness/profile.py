@@ -187,29 +187,34 @@ class Profile(Strict):
         return self._functions[component]
 
     def energy_method(self, boundary: str | Iterable[str] | None = None) -> Method | None:
-        """How energy within ``boundary`` was measured, the weakest of its parts; None where unknown or no energy.
+        """How energy within ``boundary`` was measured, the weakest of its parts.
 
-        Raises UserError for components that the profile doesn't have.
+        None where it was not measured, or that of a part is unknown and no other part is an estimate. Raises
+        UserError for components that the profile doesn't have.
         """
-        if self.energy is None:
-            return None
-        return weakest(part.method for part in self._energy_parts(self.energy, parse_boundary(boundary)))
+        methods = [part.method for part in self._energy_parts(boundary)]
+        return None if None in methods and "estimated" not in methods else weakest(methods)
 
-    def _energy_parts(self, whole: EnergyModel, wanted: tuple[Component, ...] | None) -> list[EnergyModel]:
-        """What adds up to the energy of the wanted components: the sum, or some of them."""
+    def _energy_parts(self, boundary: str | Iterable[str] | None) -> list[EnergyModel]:
+        """What adds up to the energy within ``boundary``: the sum, or some components; nothing without energy."""
+        wanted = parse_boundary(boundary)
+        if self.energy is None:
+            return []
         if wanted is None or (self.components and set(wanted) == set(self.components)):
-            return [whole]
+            return [self.energy]
         self._refuse_absent(wanted)
         return [self.components[component] for component in wanted]
 
     def idle_power_w(self, boundary: str | Iterable[str] | None = None) -> float:
         """Power of the idle system within ``boundary``. Raises UserError where it was not measured."""
-        wanted = parse_boundary(boundary)
-        parts = [] if self.energy is None else self._energy_parts(self.energy, wanted)
-        powers = [part.idle_power_w for part in parts]
+        powers = [part.idle_power_w for part in self._energy_parts(boundary)]
         if not powers or any(power is None for power in powers):
             raise UserError(f"the idle power of profile {self.name} was not measured")
         return float(sum(power for power in powers if power is not None))
+
+    def idle_power_ci95_w(self, boundary: str | Iterable[str] | None = None) -> list[float | None]:
+        """Half-widths of the 95 % intervals of the idle powers that add up to ``idle_power_w``; None where unknown."""
+        return [part.idle_power_ci95_w for part in self._energy_parts(boundary)]
 
     def _refuse_absent(self, wanted: Iterable[Component]) -> None:
         absent = [component for component in wanted if component not in self.components]

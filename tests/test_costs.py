@@ -8,7 +8,7 @@ import pytest
 from harness import cost_draws, costs, threshold
 from harness.errors import UserError
 from harness.profile import Profile
-from harness.workload import from_pairs
+from harness.workload import Workload, from_pairs
 
 NAMES = ("m1-pro-llama-2-7b", "swing-a100-llama-2-7b")
 
@@ -169,14 +169,48 @@ def test_an_assignment_equal_to_its_baseline_saves_exactly_nothing(profiles, wor
     np.testing.assert_allclose(drawn.energy_j[:, 0], drawn.energy_j[:, 1], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("boundary", "idle"), [(None, "included"), ("cpu+gpu", "included"), (None, "subtracted")])
-def test_intervals_of_totals_are_those_of_the_draws(profiles, workload, boundary: str | None, idle: str) -> None:
-    known = [changed(p, idle_power_w=60.0, idle_power_ci95_w=5.0) for p in profiles]
-    table = costs.cost_table(known, workload, boundary, idle)
-    plan = np.stack([np.where(workload.input_tokens < 100, workload.count, 0.0), workload.count / 3])
-    energy, runtime = cost_draws.total_half_widths(table, workload, [plan, 2 * plan])
+def drawn_half_widths(table: costs.Costs, workload: Workload, plan: np.ndarray) -> tuple[float, float]:
+    """Of energy and runtime, by many draws."""
     rng, group = np.random.default_rng(3), np.zeros(workload.count.size, dtype=np.intp)
-    drawn = [cost_draws.SystemDraws(table, s, workload, rng).shifts(plan[s], group, 1) for s in (0, 1)]
-    for half_width, draws in zip((energy, runtime), zip(*drawn, strict=True), strict=True):
-        assert half_width[0] == pytest.approx(1.96 * np.std(draws[0] + draws[1]), rel=0.12)
-        assert half_width[1] == pytest.approx(2 * half_width[0])
+    draws = [cost_draws.SystemDraws(table, s, workload, rng).shifts(plan[s], group, 1) for s in (0, 1)]
+    return tuple(1.96 * float(np.std(sum(parts))) for parts in zip(*draws, strict=True))
+
+
+@pytest.mark.parametrize("idle", ["included", "subtracted"])
+def test_intervals_of_totals_are_those_of_the_draws(profiles, workload, idle: str) -> None:
+    known = [changed(p, idle_power_w=60.0, idle_power_ci95_w=5.0) for p in profiles]
+    table = costs.cost_table(known, workload, idle=idle)
+    plan = np.stack([np.where(workload.input_tokens < 100, workload.count, 0.0), workload.count / 3])
+    energy, runtime = cost_draws.half_widths(table, workload, [plan, 2 * plan])
+    assert (energy[1], runtime[1]) == (pytest.approx(2 * energy[0]), pytest.approx(2 * runtime[0]))
+    totals = np.linalg.norm(energy[0]), np.linalg.norm(runtime[0])
+    assert totals == pytest.approx(drawn_half_widths(table, workload, plan), rel=0.12)
+
+
+def test_intervals_of_several_components_are_no_narrower_than_the_draws(profiles, workload) -> None:
+    """Of three components two count: the energy of one errs by its misfit, that of the other by its coefficients."""
+    parts = []
+    for profile in profiles:
+        data = json.loads(profile.dump())
+        data["components"]["dram"] = json.loads(json.dumps(data["components"]["cpu"]))
+        data["components"]["cpu"]["model"]["misfit"] = 0.0
+        data["components"]["gpu"]["model"]["misfit"] = 0.2
+        parts.append(Profile.parse(json.dumps(data)))
+    table = costs.cost_table(parts, workload, "cpu+gpu")
+    assert len(parts[0].energy_functions(table.components)) == 2
+    plan = np.stack([workload.count, workload.count])
+    energy, _ = cost_draws.half_widths(table, workload, [plan])
+    drawn, _ = drawn_half_widths(table, workload, plan)
+    assert drawn / 1.1 < np.linalg.norm(energy[0]) < 1.15 * drawn
+
+
+def test_a_covariance_without_full_rank_has_an_interval(profiles, workload) -> None:
+    """Rounding can leave less than nothing of what its coefficients err together."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        data = json.loads(profiles[0].dump())
+        model = data["runtime"]
+        direction = rng.standard_normal(len(model["coefficients"])) * [c["value"] for c in model["coefficients"]]
+        model["covariance"], model["misfit"] = np.outer(direction, direction).tolist(), 0.0
+        table = costs.cost_table([Profile.parse(json.dumps(data)), profiles[1]], workload)
+        assert np.isfinite(cost_draws.half_widths(table, workload, [np.stack([workload.count] * 2)])).all()
