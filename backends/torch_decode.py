@@ -83,14 +83,14 @@ def refuse(config: Config, device: str) -> None:
 
 def _refuse_without_cache_directory() -> None:
     try:
-        # The first import of torch's compiler makes the directory, this function any later time.
+        # The import makes the directory too, the first time.
         from torch._inductor.runtime.runtime_utils import cache_dir
 
         with tempfile.TemporaryFile(dir=cache_dir()):
             pass
     except OSError as error:
         raise InvalidConfig(
-            f"--compile inductor can't write its cache ({error.filename}: {error.strerror}); name a folder for it: "
+            f"--compile inductor can't write its cache ({error}); name a folder for it: "
             "TORCHINDUCTOR_CACHE_DIR=/path/to/folder"
         ) from None
 

@@ -26,10 +26,7 @@ from harness.commands import (
     trials,
     workload,
 )
-from harness.errors import DiskFull, UserError
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+from harness.errors import INTERRUPTED, DiskFull, UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("measure")(measure.measure)
@@ -65,7 +62,10 @@ def joulebench(
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 stopped by a fault, 2 bad input, 130 interrupted."""
+    """Run the command line.
+
+    Exit codes: 0 done, 1 stopped by a fault or nothing measured, 2 bad input, 130 interrupted.
+    """
     _make_output_safe()
     try:
         status = app(standalone_mode=False)

@@ -12,7 +12,6 @@ from rich import box
 from rich.table import Table
 
 from harness.comparable import Comparison
-from harness.cost_draws import Z95
 from harness.costs import Costs
 from harness.decision import Plan, RoutingDecision, ThresholdDecision
 from harness.paper import LEAVES_OUT, PaperCurve
@@ -347,7 +346,7 @@ def sweep_table(sweep: Sweep, costs: Costs) -> Table:
     for name in ("λ", "energy kWh", "runtime h", *(f"{label} %" for label in costs.labels)):
         table.add_column(name, justify="right")
     for i in range(0, sweep.weight.size, 100):
-        energy, runtime = sweep.energy_j[i] / JOULES_PER_KWH, sweep.runtime_s[i] / 3600
+        energy, runtime = sweep.energy_j[i] / JOULES_PER_KWH, sweep.runtime_s[i] / SECONDS_PER_HOUR
         shares = [f"{100 * share:.1f}" for share in sweep.share[:, i]]
         table.add_row(f"{sweep.weight[i]:.1f}", f"{energy:.4f}", f"{runtime:.3f}", *shares)
     return table
@@ -360,14 +359,12 @@ def plans_table(plans: dict[str, Plan], saving_against: Plan) -> Table:
     idle_columns = ("above idle kWh", "machines on kWh") if idle_known else ()
     for name in ("plan", "energy kWh", "saving", "runtime h", *idle_columns):
         table.add_column(name, justify="left" if name == "plan" else "right", no_wrap=name != "plan")
-    # Counts of sizes know no order: round robin and random then differ in their spread only.
+    # Counts of sizes know no order: on average round robin and random are the same.
     shown = {name: plan for name, plan in plans.items() if name != "round_robin"}
     for name, plan in shown.items():
         saving = 1 - plan.energy_j / saving_against.energy_j
-        # Random routing adds its own chance to the errors of the models.
-        half_width_j = math.hypot(plan.energy_ci95_j, Z95 * (plan.energy_sd_j or 0.0))
         idle = [_kwh(plan.marginal_energy_j), _kwh(plan.fleet_energy_j)] if idle_known else []
-        energy = _plus_minus(plan.energy_j / JOULES_PER_KWH, half_width_j / JOULES_PER_KWH)
+        energy = _plus_minus(plan.energy_j / JOULES_PER_KWH, plan.energy_ci95_j / JOULES_PER_KWH)
         runtime = _plus_minus(plan.runtime_s / SECONDS_PER_HOUR, plan.runtime_ci95_s / SECONDS_PER_HOUR)
         words = "even split (round robin or random)" if name == "random" else name
         late = " (not all in time)" if plan.meets_slo is False else ""
@@ -376,10 +373,8 @@ def plans_table(plans: dict[str, Plan], saving_against: Plan) -> Table:
 
 
 def _plus_minus(value: float, half_width: float) -> str:
-    """Both to the second digit of the half-width."""
-    if not half_width > 0:
-        return f"{value:.4g} ± 0"
-    decimals = max(0, 1 - math.floor(math.log10(half_width)))
+    """Both to the second digit of the half-width, to six decimals at most and whole numbers at least."""
+    decimals = 6 if half_width == 0 else min(6, max(0, 1 - math.floor(math.log10(half_width))))
     return f"{value:,.{decimals}f} ± {half_width:,.{decimals}f}"
 
 

@@ -1,5 +1,8 @@
 """Errors that end in one clear line for the person at the terminal."""
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
 
 class UserError(Exception):
     """Something the user can mend. The command line prints it as one line and exits with code 2."""

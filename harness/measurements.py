@@ -26,6 +26,8 @@ ENCLOSING_METER = "the meter of the whole system contains the components added u
 PRIOR_FREEDOM = 4
 """Degrees of freedom that the typical spread of the other points counts for."""
 SUSPECT_TRIAL = 5.0
+LARGEST = 1e100
+"""Far beyond every measurement; squares of much larger numbers are infinite."""
 _PARTS = ("", "prefill_", "decode_")
 
 
@@ -162,10 +164,6 @@ def suspect_trials(trials: pd.DataFrame) -> list[SuspectTrial]:
     return found
 
 
-_LARGEST = 1e100
-"""Far beyond every measurement; squares of larger numbers are infinite."""
-
-
 def _measurement(group: pd.DataFrame) -> Measurement:
     m, requested = float(group["input_tokens"].iloc[0]), round(group["output_tokens"].iloc[0])
     runtime = _statistic(group, "runtime_s")
@@ -204,8 +202,10 @@ def _statistic(group: pd.DataFrame, column: str) -> Statistic | None:
     values = known[column].to_numpy(dtype=float)
     if not values.size or values.mean() <= 0:
         return None
-    if values.max() > _LARGEST:
-        raise UserError(f"{column} of {values.max():g} is no measurement: the record is damaged")
+    if values.max() > LARGEST:
+        raise UserError(
+            f"{column} of {values.max():g} at {group['input_tokens'].iloc[0]:g} input tokens is no measurement"
+        )
     ci95 = None
     ci95_column = column.removesuffix("_j") + "_ci95_j"
     if column.endswith("_j") and ci95_column in known and known[ci95_column].notna().any():

@@ -94,11 +94,14 @@ def _own_threshold(path: Path, folder: Path) -> str:
     if not path.exists():
         raise UserError("there is no fit of this run")
     workload = load("alpaca")
+    own = Profile.load(path)
     try:
-        costs = cost_table([Profile.load(path), Profile.load(LARGE)], workload)
+        costs = cost_table([own, Profile.load(LARGE)], workload)
     except UserError as reason:
+        if own.energy is None:
+            raise
         by_hand = ["joulebench", "threshold", "--small", str(path), "--large", LARGE, "--workload", "alpaca"]
-        raise UserError(f"{reason}; by hand: {shlex.join(by_hand)}") from None
+        raise UserError(f"{reason}; by hand: {shlex.join([*by_hand, '--allow-mixed'])}") from None
     decision = decide_threshold(costs, workload, "input", make_scales("reference", 1.0, costs, workload, reference=1))
     panel = decision_figures.threshold_panel(decision, costs)
     drawn = decision_figures.threshold_figure([panel], "input")

@@ -56,9 +56,9 @@ def print_fit(source: Source, quantities: Sequence[Quantity], output: Path | Non
             console.print(f"{quantity.name}: held-out error with the dropped points {quantity.mape_with_dropped:.1%}")
         _print_doubts(console, quantity.name, model)
         _print_suspect_trials(console, [trial for trial in source.suspect_trials if trial.quantity == quantity.name])
-    for what, method in source.power.methods.items():
-        if method is not None:
-            console.print(f"{'energy' if what == 'total' else what}: {method}")
+    for name in (quantity.name for quantity in quantities if quantity.name != "runtime"):
+        method = source.power.methods.get("total" if name == "energy" else name)
+        console.print(f"{name}: {method or 'method unknown'}")
     for note in source.provenance.notes:
         console.print(f"note: {note}")
     console.print(f"profile written to {output}" if output else "no profile written; name a file with -o")

@@ -19,10 +19,9 @@ from pydantic import (
 
 from harness.forms import Bilinear, Phase
 from harness.prediction import CostFunction, Range
+from harness.record_schema import Count
 from harness.types import Component, Method
 
-Count = Annotated[int, Field(ge=1, le=10**9)]
-"""Of things that were counted: what is larger is damage, and no table could hold it."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

@@ -98,15 +98,15 @@ def trials_have_energy(trials: Trials) -> bool:
 def identity_of(run: Mapping[str, Any], system: str | None) -> Identity:
     """What a run measured; ``system`` renames the machine, which else is called by its processor."""
     backend, model = run["backend"], run["model"]
-    names = list(backend.get("device_names", []))
-    machine = run["machine"]["cpu_model"] if backend.get("device") == "cpu" or not names else names[0]
+    names = list(backend["device_names"])
+    machine = run["machine"]["cpu_model"] if backend["device"] == "cpu" or not names else names[0]
     return Identity(
         system=system or machine or "unnamed machine",
         model=model["name"],
         kv_cache=backend["config"]["kv_cache"],
         batch_size=backend["config"]["batch_size"],
         backend=backend["name"],
-        device=backend.get("device"),
+        device=backend["device"],
         device_names=names,
         dtype=model["dtype"],
         random_weights=model["random_weights"],
@@ -119,7 +119,7 @@ def _settings(backend: Mapping[str, Any]) -> dict[str, Any]:
     config = backend["config"]
     # Runs older than these options had their defaults.
     options = {"compile": config.get("compile", "none"), "prefill_chunk": config.get("prefill_chunk")}
-    return {**backend.get("settings", {}), **options}
+    return {**backend["settings"], **options}
 
 
 def _differences(one: Identity, other: Identity) -> list[str]:
@@ -138,9 +138,7 @@ def _methods(trials: Trials) -> dict[str, Method | None]:
 
 def _idle(runs: Sequence[Mapping[str, Any]]) -> dict[str, Idle]:
     """Idle power by component and ``total``: the mean over all baselines of the same, widest, boundary."""
-    baselines = [
-        baseline for run in runs for session in run["sessions"] for baseline in session.get("idle", {}).values()
-    ]
+    baselines = [baseline for run in runs for session in run["sessions"] for baseline in session["idle"].values()]
     measured = [{c for c, figure in b["components"].items() if figure["power_w"] is not None} for b in baselines]
     whole = [b for b, held in zip(baselines, measured, strict=True) if held == set().union(*measured)]
     return {what: _mean_power(whole if what == "total" else baselines, what) for what in ("total", *COMPONENTS)}

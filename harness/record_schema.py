@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, NotRequired
 
-from pydantic import AfterValidator, Field, StrictBool
+from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from harness.types import Method
 
+# What is read is used as it stands: no text for a number, nothing infinite.
+_AS_IT_STANDS = ConfigDict(strict=True, allow_inf_nan=False)
+
+Count = Annotated[int, Field(ge=1, le=10**9)]
+"""Of tokens and sequences: what is larger is damage, and no table could hold it."""
 _HalfWidth = Annotated[float, Field(ge=0)] | None
 
 
@@ -40,13 +45,17 @@ _Figure = Annotated[_EnergyFigure, AfterValidator(_complete)]
 class Energy(TypedDict):
     """``energy`` of a trial."""
 
+    __pydantic_config__ = _AS_IT_STANDS  # type: ignore[misc]
+
     total: _Figure
     components: dict[str, _Figure]
 
 
 class _Config(TypedDict):
     kv_cache: bool
-    batch_size: Annotated[int, Field(ge=1)]
+    batch_size: Count
+    compile: NotRequired[str]
+    prefill_chunk: NotRequired[int | None]
 
 
 class _Backend(TypedDict):
@@ -63,7 +72,7 @@ class _Model(TypedDict):
     name: Annotated[str, Field(min_length=1)]
     context_length: int
     dtype: str
-    random_weights: StrictBool
+    random_weights: bool
 
 
 class _Machine(TypedDict):
@@ -109,6 +118,8 @@ class _Session(TypedDict):
 
 class Run(TypedDict):
     """``run.json``."""
+
+    __pydantic_config__ = _AS_IT_STANDS  # type: ignore[misc]
 
     plan: dict[str, Any]
     backend: _Backend

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from harness import traces
 from harness.energy import net_energy_j
 from harness.errors import UserError
-from harness.record_schema import Energy, Run
+from harness.record_schema import Count, Energy, Run
 from harness.summary import Estimate, idle_power_w
 from harness.types import Trace, TrialRecord, Window
 
@@ -31,7 +31,10 @@ TRIALS_FILE = "trials.jsonl"
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """By the version it starts from, the step that turns ``run.json`` into the next version."""
 
-_RECORD, _ENERGY, _RUN = TypeAdapter(TrialRecord), TypeAdapter(Energy), TypeAdapter(Run)
+_RECORD = TypeAdapter(TrialRecord)
+_ENERGY = TypeAdapter(Energy)
+_RUN = TypeAdapter(Run)
+_COUNT: TypeAdapter[int] = TypeAdapter(Count)
 
 
 COLUMNS = {
@@ -97,13 +100,18 @@ def read_run(directory: Path | str) -> dict[str, Any]:
 
 
 def _checked(run: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The run if every part that is read later is there. Raises UserError naming the first that is not."""
+    """The run if every part that is read later is there and makes sense. Raises UserError naming the first fault."""
     try:
         _RUN.validate_python(run)
     except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise UserError(f"{path} is damaged: {where} is missing or of the wrong kind") from None
+        raise UserError(f"{path} is damaged: {_first_fault(error)}") from None
     return run
+
+
+def _first_fault(error: ValidationError) -> str:
+    """Where the first fault is, if not in the whole, and what is wrong there."""
+    first = error.errors(include_url=False)[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
 
 
 def read_trials(directory: Path | str) -> list[TrialRecord]:
@@ -130,8 +138,7 @@ def parse_trials(content: bytes, path: Path) -> list[TrialRecord]:
         try:
             records.append(_consistent(_RECORD.validate_json(line)))
         except ValidationError as error:
-            what = error.errors(include_url=False)[0]["msg"]
-            raise UserError(f"{path}, line {number} is not a trial record ({what})") from None
+            raise UserError(f"{path}, line {number} is not a trial record ({_first_fault(error)})") from None
         except ValueError as error:
             raise UserError(f"{path}, line {number} is not a trial record ({error})") from None
     return records
@@ -141,8 +148,8 @@ def _consistent(record: TrialRecord) -> TrialRecord:
     """The record, unless what later steps count on is missing in it. Raises ValueError."""
     if record.status == "ok" and not (record.runtime_s and record.runtime_s > 0):
         raise ValueError("a trial that is ok needs a runtime above 0")
-    if min(record.input_tokens, record.output_tokens) < 1:
-        raise ValueError("a request has at least one input and one output token")
+    for tokens in (record.input_tokens, record.output_tokens):
+        _COUNT.validate_python(tokens)
     if record.energy is not None:
         _ENERGY.validate_python(record.energy)
     return record

@@ -70,7 +70,7 @@ class RelativePrecision:
         return half_width is not None and half_width <= self.relative * abs(statistics.fmean(values))
 
     def with_max_trials(self, max_trials: int) -> RelativePrecision:
-        return replace(self, min_trials=min(self.min_trials, max_trials), max_trials=max_trials)
+        return replace(self, max_trials=max_trials)
 
     def describe(self) -> dict[str, Any]:
         return {"rule": "relative-precision", **asdict(self)}

@@ -54,22 +54,32 @@ class Table:
         """The SQL table function that yields the rows, and its parameters."""
         path = _literal(self.path)
         if self.format == "parquet":
-            return "read_parquet(?)", [path]
+            return "read_parquet(?, hive_partitioning=false)", [path]
         # DuckDB's own default buffer is as large; a multiple of the longest line would take most of the memory.
         types = dict.fromkeys(self.columns, "VARCHAR")
         if self.format == "csv":
-            options = "header=true, auto_detect=false, quote='\"', escape='\"', store_rejects=true"
+            options = (
+                "hive_partitioning=false, header=true, auto_detect=false, quote='\"', escape='\"', store_rejects=true"
+            )
             options += f", max_line_size={MAX_LINE_BYTES}, buffer_size={MAX_LINE_BYTES}"
             return f"read_csv(?, columns=?, delim=?, {options})", [path, types, self.delimiter]
         if self.format == "jsonl":
-            options = "format='newline_delimited', ignore_errors=true"
+            options = "hive_partitioning=false, format='newline_delimited', ignore_errors=true"
             return f"read_json(?, columns=?, {options})", [path, types]
-        return "read_json(?, columns=?, format='array')", [path, types]
+        return "read_json(?, columns=?, hive_partitioning=false, format='array')", [path, types]
 
 
 def _literal(path: Path) -> str:
-    """The path in DuckDB's spelling, which takes every path for a glob. It can't escape one with a backslash."""
-    return str(path) if "\\" in str(path) else glob.escape(str(path))
+    """The path for DuckDB, which takes every path for a glob and one that begins with ~ for a home directory.
+
+    Raises UserError for a backslash in a glob, which it takes for a folder's end.
+    """
+    spelled = str(path.absolute())
+    if "\\" not in spelled:
+        return glob.escape(spelled)
+    if glob.has_magic(spelled):
+        raise UserError(f"{path}: a name with a backslash and one of * ? [ can't be read: rename the file")
+    return spelled
 
 
 def read_trace(
@@ -130,9 +140,6 @@ def describe(path: Path) -> Table:
     """Find a file's format by its suffix and its column names by its beginning. Raises UserError."""
     suffixes = [s.lower() for s in path.suffixes if s.lower() != ".gz"]
     suffix = suffixes[-1] if suffixes else ""
-    with path.open("rb") as file:
-        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            raise UserError(f"{path} is UTF-16: save it as UTF-8")
     if suffix == ".parquet":
         return Table(path, "parquet", _parquet_columns(path))
     if suffix in (".csv", ".tsv", ".txt"):
@@ -169,11 +176,11 @@ def _describe_json(path: Path) -> Table:
                 "put an object that spans lines into an array: [ … ]"
             )
         return Table(path, "jsonl", tuple(record))
-    return Table(path, "json", _duckdb_columns(path, "read_json(?, format='array')"))
+    return Table(path, "json", _duckdb_columns(path, "read_json(?, hive_partitioning=false, format='array')"))
 
 
 def _parquet_columns(path: Path) -> tuple[str, ...]:
-    return _duckdb_columns(path, "read_parquet(?)")
+    return _duckdb_columns(path, "read_parquet(?, hive_partitioning=false)")
 
 
 def _duckdb_columns(path: Path, reader: str) -> tuple[str, ...]:
@@ -187,6 +194,9 @@ def _open_text(path: Path) -> Iterator[TextIO]:
     opener = gzip.open if path.suffix.lower() == ".gz" else open
     csv.field_size_limit(MAX_LINE_BYTES)
     try:
+        with opener(path, "rb") as raw:
+            if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise UserError(f"{path} is UTF-16: save it as UTF-8")
         with opener(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
             yield file
     except (OSError, EOFError, zlib.error, csv.Error) as error:
@@ -205,15 +215,15 @@ def token_columns(table: Table, input_column: str | None, output_column: str | N
     """Names of the input and output token columns. Raises UserError when they can't be found."""
     if (input_column is None) != (output_column is None):
         raise UserError("name both token columns: --input-column and --output-column")
-    if input_column is not None and input_column == output_column:
+    if input_column is not None and output_column is not None and input_column.lower() == output_column.lower():
         raise UserError("--input-column and --output-column name the same column")
     pairs = COLUMN_PAIRS if input_column is None or output_column is None else ((input_column, output_column),)
     present = {name.strip().lower(): name for name in table.columns}
     for names in pairs:
         if all(name.lower() in present for name in names):
             return present[names[0].lower()], present[names[1].lower()]
-    # What DuckDB calls the elements of an array that are no objects.
-    if table.columns in ((), ("json",)):
+    # "json" is what DuckDB calls the elements of an array that are no objects.
+    if table.format in ("json", "jsonl") and table.columns in ((), ("json",)):
         raise UserError(f"{table.path} holds no JSON objects with token counts")
     wanted = " or ".join("/".join(names) for names in pairs)
     raise UserError(

@@ -204,9 +204,9 @@ measured() {
     if [ -e "$out/steps/$name.done" ]; then
         usable+=("$name")
     elif [ $state = empty ]; then
-        # It would only end so again.
+        # Its trials would be taken for done, and it would end so again.
         put_aside "$name"
-        echo "  kept in $aside"
+        echo "  kept for a look: ${joulebench[*]} trials $aside"
     fi
 }
 

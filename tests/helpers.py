@@ -1,6 +1,7 @@
 """What several tests need: the command line in a subprocess, and short plans."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,11 @@ FOUR_POINTS = ["--point", "8,8", "--point", "64,8", "--point", "8,64", "--point"
 def environment() -> dict[str, str]:
     """Environment of a subprocess that finds this checkout from any directory."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+
+
+def take_interrupts() -> None:
+    """For a subprocess that is to be interrupted: tests that run in the background inherit interrupts as ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def joulebench(*arguments: object, cwd: Path | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:

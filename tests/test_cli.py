@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import FAKE, FOUR_POINTS, JOULEBENCH, ROOT, environment, joulebench, refused
+from tests.helpers import FAKE, FOUR_POINTS, JOULEBENCH, ROOT, environment, joulebench, refused, take_interrupts
 
 HEAVY = ("torch", "transformers", "llama_cpp", "pynvml", "numpy", "pandas", "matplotlib", "scipy", "duckdb")
 
@@ -133,11 +133,20 @@ def test_interrupt_is_said_in_a_line(tmp_path: Path) -> None:
     pipe = tmp_path / "profile.json"
     os.mkfifo(pipe)
     command = [*JOULEBENCH, "predict", str(pipe), "-p", "8", "-n", "8"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment())
-    # Opening waits for the reader, which then waits for what is never written.
-    with pipe.open("w"):
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        preexec_fn=take_interrupts,
+    )
+    try:
+        # Opening waits for the reader, which then waits for what is never written.
+        with pipe.open("w"):
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert (process.returncode, errors) == (130, "joulebench: error: interrupted\n")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, take_interrupts
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -254,7 +254,7 @@ def started(out: Path, python: Path) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "JOULEBENCH_PYTHON": str(python)},
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=take_interrupts,
     )
     assert script.stdout
     assert "decode-none" in script.stdout.readline()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.pictures import draw_all
-from tests.helpers import FAKE, ROOT, joulebench, refused
+from tests.helpers import FAKE, ROOT, joulebench
 
 RUN = ROOT / "tests" / "data" / "run-first"
 
@@ -20,11 +20,27 @@ def test_a_run_ends_in_a_fit_figures_thresholds_and_a_report(tmp_path: Path) -> 
     for name in ("profile.json", "report.html", "pictures/figure1.pdf", "pictures/figure2.csv"):
         assert (tmp_path / "run" / name).stat().st_size > 100, name
     assert (tmp_path / "run" / "pictures" / "threshold-published.png").exists()
-    _, _, why_not = done.stdout.partition("this machine's threshold against the published A100: left out:\n  ")
-    first, by_hand, *_ = why_not.splitlines()
-    assert "has no energy" in first
+    (why_not,) = (line for line in done.stdout.splitlines() if line.startswith("this machine's threshold"))
+    assert "left out" in why_not
+    assert "has no energy" in why_not
+
+
+def test_threshold_that_mixes_is_left_to_be_made_by_hand(run: Path) -> None:
+    _, _, _, threshold, _ = draw_all(run)
+    heading, *reasons, by_hand = threshold.splitlines()
+    assert heading.endswith("left out:")
+    assert any("ran different models" in reason for reason in reasons)
     _, _, command = by_hand.partition("by hand: joulebench ")
-    assert "has no energy" in refused(joulebench(*shlex.split(command)))
+    done = joulebench(*shlex.split(command))
+    assert done.returncode == 0, done.stderr
+    assert "MIXED" in done.stdout
+
+
+def test_run_of_failures_has_its_report_and_its_exit_code(tmp_path: Path) -> None:
+    done = joulebench(*FAKE, "-m", "fake:oom_above=3", "--point", "8,8", "-o", tmp_path / "run", "--pictures")
+    assert done.returncode == 1
+    assert "no trial of this run counts" in done.stderr
+    assert (tmp_path / "run" / "report.html").exists()
 
 
 def test_sweeps_at_other_lengths_are_drawn(tmp_path: Path) -> None:

@@ -103,12 +103,23 @@ RUN_DAMAGE = [
     (("sessions", 0, "software", "psutil"), None),
     (("sessions", 0, "idle", "before", "total", "power_w"), 3.0),
     (("sessions",), []),
+    (("backend", "config", "kv_cache"), "yes"),
+    (("backend", "config", "kv_cache"), 1),
+    (("backend", "config", "batch_size"), "2"),
+    (("backend", "config", "batch_size"), 10**12),
+    (("backend", "config", "compile"), []),
+    (("backend", "config", "prefill_chunk"), {}),
+    (("backend", "settings", "threads"), float("nan")),
 ]
 TRIAL_DAMAGE = [
     (("session",), 7),
     (("session",), -1),
     (("output_tokens",), -1),
     (("runtime_s",), 1e300),
+    (("output_tokens",), 10**12),
+    (("energy", "total", "request_j"), "5"),
+    (("energy", "total", "request_j"), float("nan")),
+    (("energy", "total", "request_ci95_j"), float("inf")),
     (("energy", "total", "request_ci95_j"), None),
     (("energy", "total", "request_ci95_j"), -1),
     (("energy", "components", "cpu", "method"), None),
@@ -132,5 +143,5 @@ def test_damage_inside_whole_files_is_refused_in_words(file: str, path: tuple, v
     inner[path[-1]] = value
     lines[at] = json.dumps(content)
     (tmp_path / file).write_text("\n".join(lines) + "\n")
-    with pytest.raises(UserError, match=r"damaged|is not a trial record|don't belong together"):
+    with pytest.raises(UserError, match=r"damaged|is not a trial record|don't belong together|no measurement"):
         from_runs([tmp_path])

@@ -177,14 +177,31 @@ def test_a_glob_adds_files_up(tmp_path: Path) -> None:
     assert counted(workload.load(str(tmp_path / "a.?s*"))) == {p: 5 * c for p, c in Counter(PAIRS).items()}
 
 
-@pytest.mark.parametrize("name", ["trace[1]", "a*b", "what?", "back\\slash[1]"])
+@pytest.mark.parametrize("name", ["trace[1]", "a*b", "what?", "back\\slash", "~t"])
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_a_file_is_read_alone_whatever_its_name(name: str, kind: str, tmp_path: Path) -> None:
+def test_a_file_is_read_alone_whatever_its_name(name: str, kind: str, tmp_path: Path, monkeypatch) -> None:
     """Names that would match a neighbour if they were globs."""
     path = shutil.copy(formats(tmp_path)[kind], tmp_path / f"{name}.{kind}")
-    for neighbour in ("trace1", "a-b", "whatx", "back\\slash1"):
+    for neighbour in ("trace1", "a-b", "whatx"):
         shutil.copy(path, tmp_path / f"{neighbour}.{kind}")
-    assert counted(workload.load(str(path))) == Counter(PAIRS)
+    monkeypatch.chdir(tmp_path)
+    assert counted(workload.load(path.name)) == Counter(PAIRS)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "json", "parquet"])
+def test_a_folder_names_no_column(kind: str, tmp_path: Path) -> None:
+    """Hive's way of storing tables."""
+    folder = tmp_path / "ContextTokens=7"
+    folder.mkdir()
+    assert counted(workload.load(str(formats(tmp_path)[kind].rename(folder / f"a.{kind}")))) == Counter(PAIRS)
+
+
+def test_a_name_that_would_be_a_glob_in_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "back").mkdir()
+    for name in ("back\\slash[1].csv", "back/slash1.csv"):
+        write_csv(tmp_path / name, ["input_tokens", "output_tokens"], [[1, 2]])
+    with pytest.raises(UserError, match="rename the file"):
+        workload.load(str(tmp_path / "back\\slash[1].csv"))
 
 
 def test_utf_16_is_named(tmp_path: Path) -> None:
@@ -209,7 +226,7 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="absent"):
         workload.load(str(path), "absent", "too")
     with pytest.raises(UserError, match="same column"):
-        workload.load(str(path), 'said "n"', 'said "n"')
+        workload.load(str(path), 'said "n"', 'said "N"')
 
 
 BROKEN = [

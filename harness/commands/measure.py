@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from harness.errors import UserError
+from harness.errors import INTERRUPTED, UserError
 
 if TYPE_CHECKING:
     from backends.base import Config
@@ -196,12 +196,16 @@ def measure(
         _show_plan(plan, backend, config)
         return
     directory = output or Path("runs") / f"{backend}-{Path(model).name.partition(':')[0]}-{protocol}"
-    _run(plan, backend, config, directory, energy, open_meter)
+    counts = _run(plan, backend, config, directory, energy, open_meter)
     if pictures:
         from harness.pictures import draw_all
 
         for text in draw_all(directory, fixed_input, fixed_output):
             print(text, flush=True)
+    if not counts:
+        listing = shlex.join([*_program(), "trials", str(directory)])
+        print(f"joulebench: no trial of this run counts; to see why: {listing}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def _run(
@@ -211,8 +215,8 @@ def _run(
     directory: Path,
     energy: dict[str, Any],
     open_meter: MeterFactory,
-) -> None:
-    """Run the sweep, show it, and end every way it can end in one clear line."""
+) -> bool:
+    """Run the sweep, show it, and end every way it can end in one clear line. Returns whether any trial counts."""
     import backends
     from harness.display import Display
     from harness.store import RunStore, StorageError
@@ -224,9 +228,7 @@ def _run(
         # nohup has hang-ups ignored, and means it.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
-    # In an environment that is not activated the command is not on the path.
-    program = ["joulebench"] if shutil.which("joulebench") else [sys.executable, "-m", "harness.cli"]
-    resume = f"resume with: {shlex.join([*program, *sys.argv[1:]])}"
+    resume = f"resume with: {shlex.join([*_program(), *sys.argv[1:]])}"
     with RunStore(directory) as store, Display(plan, config, store) as display:
         for notice in store.notices:
             display.notice(notice)
@@ -236,8 +238,8 @@ def _run(
             display.close()
             kept = f"{len(store.records)} trials are kept in {directory}" if store.run else "nothing was measured yet"
             print(f"interrupted; {kept}; {resume}", file=sys.stderr)
-            # Past typer, whose own exit code for an interrupt this is.
-            sys.exit(130)
+            # Not typer.Exit, whose status for an interrupt says that nothing was said yet.
+            sys.exit(INTERRUPTED)
         except (SweepStopped, StorageError) as error:
             display.close()
             print(
@@ -246,10 +248,12 @@ def _run(
             )
             raise typer.Exit(1) from None
         display.results()
-        if not any(record.counts for record in store.records):
-            listing = shlex.join([*program, "trials", str(directory)])
-            print(f"joulebench: no trial of this run counts; to see why: {listing}", file=sys.stderr)
-            raise typer.Exit(1)
+        return any(record.counts for record in store.records)
+
+
+def _program() -> list[str]:
+    """How this program is called; in an environment that is not activated the command is not on the path."""
+    return ["joulebench"] if shutil.which("joulebench") else [sys.executable, "-m", "harness.cli"]
 
 
 def _interrupt(number: int, _frame: object) -> NoReturn:
