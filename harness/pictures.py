@@ -44,14 +44,9 @@ def draw_all(run: Path, fixed_input: int = 32, fixed_output: int = 32) -> Iterat
         except DiskFull:
             raise
         except (UserError, MissingDependency) as reason:
-            yield _listed(f"{name}: left out:", str(reason).split("; "))
+            yield f"{name}: left out: {reason}"
         except OSError as error:
             yield f"{name}: left out: can't write {error.filename or folder}: {error.strerror}"
-
-
-def _listed(heading: str, items: list[str]) -> str:
-    """The heading with its only item, or with a line below it for each of several."""
-    return f"{heading} {items[0]}" if len(items) == 1 else "\n  ".join([heading, *items])
 
 
 def _fit(run: Path, path: Path) -> str:
@@ -101,7 +96,8 @@ def _own_threshold(path: Path, folder: Path) -> str:
         if own.energy is None:
             raise
         by_hand = ["joulebench", "threshold", "--small", str(path), "--large", LARGE, "--workload", "alpaca"]
-        raise UserError(f"{reason}; by hand: {shlex.join([*by_hand, '--allow-mixed'])}") from None
+        lines = ["not comparable", *str(reason).split("; "), f"by hand: {shlex.join([*by_hand, '--allow-mixed'])}"]
+        raise UserError("\n  ".join(lines)) from None
     decision = decide_threshold(costs, workload, "input", make_scales("reference", 1.0, costs, workload, reference=1))
     panel = decision_figures.threshold_panel(decision, costs)
     drawn = decision_figures.threshold_figure([panel], "input")
