@@ -114,7 +114,7 @@ def _check(header: Header, path: Path) -> None:
         raise InvalidConfig(f"'{path}' is one part of a split model; join the parts with llama-gguf-split --merge")
     try:
         sizes = header.context_length, header.vocabulary_size
-    except (KeyError, ValueError) as missing:
+    except (KeyError, ValueError, OverflowError) as missing:
         raise InvalidConfig(f"'{path}' has no usable {missing} in its metadata; convert it again") from None
     if header.parameters == 0 or min(sizes) <= 0:
         raise InvalidConfig(f"'{path}' holds no language model; give the model's .gguf file")

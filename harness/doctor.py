@@ -109,12 +109,13 @@ def _apply_load(meter: Meter, seconds: float) -> dict[str, Any]:
             child.wait(timeout=seconds + _START_TIMEOUT_S)
         finally:
             child.kill()
-    meter.set_worker(None)
     if "start_ns" not in started:
+        meter.set_worker(None)
         return {"device": None, "reason": "the load did not start", "domains": {}, "ratios": {}}
     start_ns, cycle_ns = started["start_ns"], int(cycle_s * 1e9)
     cycles = int(seconds / cycle_s)
     traces = meter.traces(start_ns, start_ns + cycles * cycle_ns)
+    meter.set_worker(None)
     return {
         "device": started["device"],
         "reason": None,

@@ -85,11 +85,13 @@ class RunStore:
     def write_run(self, run: dict[str, Any]) -> None:
         """Replace ``run.json`` as a whole. Raises StorageError."""
         content = json.dumps(run, indent=1, allow_nan=False).encode()
+        # Set first: an interrupt while the directory is synced finds the file there.
+        before, self.run = self.run, run
         try:
             self._replace(self.directory / RUN_FILE, content)
         except OSError as error:
+            self.run = before
             raise StorageError(f"{self.directory}: {error.strerror or error}") from None
-        self.run = run
 
     def append(self, record: TrialRecord, window: Window | None = None, readings: Sequence[Trace] = ()) -> None:
         """Add a record, with its raw marks and readings when it has any; on return it is on the disk.

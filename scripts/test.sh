@@ -15,5 +15,6 @@ need_working_llama
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-# Two at a time, because many tests wait; those of one file share what they have set up.
-.venv/bin/python -m pytest -q -n 2 --dist loadfile "$@"
+# Two at a time, because many tests wait; those of one file share what they have set up. Not the files with the fewest
+# tests last, as xdist likes: they are the longest, and one would run alone at the end.
+.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -16,7 +16,8 @@ FOUR_POINTS = ["--point", "8,8", "--point", "64,8", "--point", "8,64", "--point"
 
 def environment() -> dict[str, str]:
     """Environment of a subprocess that finds this checkout from any directory."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    inherited = {name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}
+    return {**inherited, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
 
 def take_interrupts() -> None:

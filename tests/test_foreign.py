@@ -42,8 +42,8 @@ def test_foreign_load_counts_everybody_but_us_and_the_worker(busy: subprocess.Po
     assert foreign is not None
     assert without_worker is not None
     spent = (last_s - first_s) / ((after_ns - start_ns) / 1e9 * (psutil.cpu_count() or 1))
-    assert spent > 0.02
-    assert foreign - without_worker == pytest.approx(spent, rel=0.3)
+    assert spent > 0.05 / (psutil.cpu_count() or 1)
+    assert foreign - without_worker == pytest.approx(spent, abs=max(0.3 * spent, 0.1))
 
 
 def test_foreign_load_of_a_moment_or_across_a_restart_is_unknown() -> None:

@@ -59,7 +59,7 @@ def test_rails_that_the_chip_lists(monitor: type[Monitor]) -> None:
     for component, watts in (("cpu", 4.0), ("gpu", 10.0)):
         name = domains[component].name
         seconds = (second[name].time_ns - first[name].time_ns) / 1e9
-        assert second[name].value - first[name].value == pytest.approx(watts * seconds, rel=0.05)
+        assert second[name].value - first[name].value == pytest.approx(watts * seconds, rel=0.2)
 
 
 def test_a_lost_subscription_is_a_failure(monitor: type[Monitor]) -> None:

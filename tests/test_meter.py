@@ -48,7 +48,8 @@ def test_a_window_recovers_the_known_integral(selection: str) -> None:
         window = run(meter, 2.0, repeats=2)
         total = report(meter, window)["total"]
     true_j = truth.energy_j(window.start_ns[0] / 1e9, window.end_ns[-1] / 1e9) / 2
-    assert abs(total["request_j"] - true_j) <= total["request_ci95_j"]
+    # Twice the 95 % interval: one try must not fail by chance.
+    assert abs(total["request_j"] - true_j) <= 2 * total["request_ci95_j"]
     assert total["request_ci95_j"] < 0.2 * true_j
 
 
@@ -56,9 +57,11 @@ def test_calibration_is_applied_and_described() -> None:
     correction = {"fake": Calibration(2.0, 10.0)}
     with Meter.open("fake:idle_w=100:busy_w=100", ProbeContext(), calibration=correction) as meter:
         time.sleep(0.3)
-        total = report(meter, run(meter, 1.0))["total"]
+        window = run(meter, 1.0)
+        total = report(meter, window)["total"]
         assert meter.describe()["calibration"] == {"fake": {"gain": 2.0, "offset_w": 10.0}}
-    assert total["request_j"] == pytest.approx(210.0, rel=0.1)
+    seconds = (window.end_ns[-1] - window.start_ns[0]) / 1e9
+    assert total["request_j"] == pytest.approx(210.0 * seconds, rel=0.1)
 
 
 def test_a_calibration_of_an_absent_domain_is_refused() -> None:
@@ -356,13 +359,13 @@ def busy() -> Iterator[subprocess.Popen[bytes]]:
     child.wait()
 
 
-@pytest.mark.parametrize(("limit", "spoilt"), [(0.01, True), (1.0, False), (None, False)])
+@pytest.mark.parametrize(("limit", "spoilt"), [(0.1 / (psutil.cpu_count() or 1), True), (1.0, False), (None, False)])
 def test_foreign_load_spoils_a_window(busy: subprocess.Popen[bytes], limit: float | None, spoilt: bool) -> None:
     with Meter.open("fake", ProbeContext(), foreign_load_limit=limit) as meter:
         meter.mark()
         window = run(meter, 1.0)
         seen = meter.conditions(int(window.start_ns[0]), int(window.end_ns[-1]))
-    assert seen["foreign_cpu_load"] > 0.01
+    assert seen["foreign_cpu_load"] > 0.1 / (psutil.cpu_count() or 1)
     if spoilt:
         assert seen["discard"] == f"other programs took {seen['foreign_cpu_load']:.0%} of the CPU"
     else:

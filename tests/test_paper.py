@@ -175,7 +175,7 @@ def test_the_script_runs_from_a_bare_checkout(tmp_path: Path) -> None:
         text=True,
         timeout=120,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(np.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(np.__file__).parents[1]), "COLUMNS": "120"},
     )
     assert done.returncode == 0, done.stderr
     assert "--output" in done.stdout

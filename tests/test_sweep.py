@@ -244,7 +244,7 @@ def test_run_file_tells_what_was_measured_on_what(tmp_path: Path) -> None:
 def test_energies_of_a_synthetic_source_are_recorded(tmp_path: Path) -> None:
     done = joulebench(
         "measure", "--backend", "fake", "-m", "fake:realtime=1", "-o", tmp_path, "--point", "64,16",
-        "--probes", "fake", "--max-foreign-load", "1", "--min-window", "1", "--max-window", "2",
+        "--probes", "fake:idle_w=150:busy_w=150", "--max-foreign-load", "1", "--min-window", "1", "--max-window", "2",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     table = load(tmp_path)

@@ -21,6 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from backends import torch_decode, torch_models  # noqa: E402
 from backends.transformers import TransformersBackend  # noqa: E402
 
+# Compiling takes minutes on a busy machine.
+pytestmark = pytest.mark.timeout(900)
+
 TINY = PRESETS["tiny-test"].architecture
 SMALL = {
     "llama": dataclasses.replace(TINY, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 64)),

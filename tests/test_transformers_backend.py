@@ -288,6 +288,8 @@ def test_unreachable_hub_is_not_asked_again(backend, monkeypatch):
 
     waits = []
     monkeypatch.setattr(time, "sleep", waits.append)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
     with socket.socket() as unheard:  # bound, but nobody listens: connections are refused
         unheard.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unheard.getsockname()[1]}"

@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from harness.types import Domain, Reading
 
 _POLL_PAUSE_S = 0.001
 _FEWEST_CHANGES = 3
 _QUANTILE = 0.2
+_PAUSE_S = 0.005
+"""A change found longer than this after the look before could have come at any time between."""
 
 Role = Literal["meter", "fallback", "synthetic"]
 """``meter``: tried by ``auto``. ``fallback``: used by ``auto`` where no meter works. ``synthetic``: only by name."""
@@ -78,23 +80,34 @@ def update_periods(
     """Time between updates of each reading, in s, found by reading all in turn for ``duration_s``.
 
     An update that repeats the value goes unseen, so gaps between changes are multiples of the period: a low quantile
-    of them is taken. Second come the names that changed too rarely to tell; they get the longest period that was
-    found for another, or else half of ``duration_s``.
+    of them is taken. A change found after a pause in looking has no known time; gaps beside it are passed over, unless
+    hardly any others are left. Second come the names that changed too rarely to tell; they get the longest period that
+    was found for another, or else half of ``duration_s``.
     """
-    changes: dict[str, list[float]] = {name: [] for name in readers}
+    changes: dict[str, list[_Change]] = {name: [] for name in readers}
     last = {name: reader() for name, reader in readers.items()}
+    looked_s = dict.fromkeys(readers, time.monotonic())
     end_s = time.monotonic() + duration_s
     while time.monotonic() < end_s:
         for name, reader in readers.items():
-            value = reader()
+            value, now_s = reader(), time.monotonic()
             if value != last[name]:
-                changes[name].append(time.monotonic())
+                changes[name].append(_Change(now_s, now_s - looked_s[name] > _PAUSE_S))
                 last[name] = value
+            looked_s[name] = now_s
         time.sleep(_POLL_PAUSE_S)
-    found = {
-        name: sorted(after - before for before, after in pairwise(times))[int(_QUANTILE * (len(times) - 1))]
-        for name, times in changes.items()
-        if len(times) >= _FEWEST_CHANGES
-    }
+    found = {name: _low_gap(seen) for name, seen in changes.items() if len(seen) >= _FEWEST_CHANGES}
     cautious_s = max(found.values(), default=duration_s / 2.0)
     return {name: found.get(name, cautious_s) for name in readers}, tuple(name for name in readers if name not in found)
+
+
+class _Change(NamedTuple):
+    seen_s: float
+    late: bool
+
+
+def _low_gap(changes: Sequence[_Change]) -> float:
+    pairs = list(pairwise(changes))
+    dated = [(before, after) for before, after in pairs if not before.late and not after.late]
+    gaps = sorted(after.seen_s - before.seen_s for before, after in (dated if len(dated) >= _FEWEST_CHANGES else pairs))
+    return gaps[int(_QUANTILE * len(gaps))]
