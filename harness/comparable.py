@@ -29,6 +29,14 @@ _SHOULD_AGREE = {
 """Settings of the runtime, and what to say where they differ: it is compared all the same."""
 
 
+class NotComparable(UserError):
+    """Profiles that may not be compared. ``reasons`` are why not, and last what would work."""
+
+    def __init__(self, *reasons: str) -> None:
+        super().__init__("; ".join(reasons))
+        self.reasons = reasons
+
+
 @dataclass(frozen=True)
 class Comparison:
     """How profiles may be compared."""
@@ -62,7 +70,7 @@ def check(
         method_faults, warnings = _methods(profiles, components)
         faults += method_faults
     if faults and not allow_mixed:
-        raise UserError(f"{'; '.join(faults)}; --allow-mixed goes on all the same and marks the output")
+        raise NotComparable(*faults, "--allow-mixed goes on all the same and marks the output")
     weights = {profile.identity.random_weights for profile in profiles}
     if {True, False} <= weights:
         warnings.append("random weights are compared with trained ones")
@@ -95,7 +103,7 @@ def check_drawn(
         remedy = f"; --boundary {_join(common)} would work" if common else ""
         faults.append(f"the boundaries differ ({_grouped([(name, _join(parts)) for name, parts in held])}){remedy}")
     if faults and not allow_mixed:
-        raise UserError(f"{'; '.join(faults)}; --allow-mixed shows them all the same, marked")
+        raise NotComparable(*faults, "--allow-mixed shows them all the same, marked")
     warnings = _settings([(name, identity) for name, identity, _ in systems])
     return Comparison(components, (*(f"mixed: {fault}" for fault in faults), *warnings), bool(faults))
 

@@ -124,7 +124,7 @@ def decide_threshold(
     uncertain = threshold.uncertainty(*threshold_draws(costs, workload, values, totals, chosen), chosen, scales)
     small = values <= chosen
     requests = np.stack([np.where(small, workload.count, 0.0), np.where(small, 0.0, workload.count)])
-    plan, baselines = _plans(costs, workload, scales, requests, workload.count, horizon_s)
+    plan, baselines, _ = _plans(costs, workload, scales, requests, workload.count, horizon_s)
     return ThresholdDecision(key, scales, curve, best, uncertain, plan, baselines)
 
 
@@ -161,17 +161,15 @@ def decide_routing(
     capable = [pair for pair in totals if allowed[pair[1], served > 0].all()]
     alone = min(capable or totals)[1]
     in_time = None if latency_limit_s is None else allowed
-    plan, baselines = _plans(costs, workload, scales, requests, served, horizon_s, in_time)
+    plan, baselines, own = _plans(costs, workload, scales, requests, served, horizon_s, in_time)
     draws = routing_draws(costs, workload, requests, alone)
     energy, runtime = draws.energy_j[:, :, 0], draws.runtime_s[:, :, 0]
     drawn_cost = scales.cost(energy, runtime)
     base = baselines[costs.labels[alone]]
-    energy_ci95_j, busy_ci95_s = half_widths(costs, workload, [requests])
     return RoutingDecision(
         scales,
         requests,
-        energy_ci95_j[0],
-        busy_ci95_s[0],
+        *own,
         plan,
         baselines,
         alone,
@@ -243,9 +241,10 @@ def _plans(
     count: Floats,
     horizon_s: float | None,
     allowed: NDArray[np.bool_] | None = None,
-) -> tuple[Plan, dict[str, Plan]]:
+) -> tuple[Plan, dict[str, Plan], tuple[Floats, Floats]]:
     """The plan that ``requests`` is, and its baselines: each system alone by its label, then ``round_robin``,
-    ``random`` and ``oracle`` (least cost per request).
+    ``random`` and ``oracle`` (least cost per request). Last the half-widths of the 95 % intervals of the plan's
+    energy in J and runtime in s by system.
 
     ``allowed`` marks which system serves which pair in time; None without a latency objective. Only the oracle
     heeds it. Raises UserError when the plan doesn't fit into ``horizon_s``.
@@ -264,8 +263,9 @@ def _plans(
             f"--horizon {horizon:g} s is too short: {costs.labels[slowest]} is busy for {busy_s[0][slowest]:,.0f} s "
             "when each system serves one request at a time"
         )
+    by_system = half_widths(costs, workload, plans)
     # Systems err independently of each other.
-    totals = (np.linalg.norm(by_system, axis=1) for by_system in half_widths(costs, workload, plans))
+    totals = (np.linalg.norm(widths, axis=1) for widths in by_system)
     plan, *baselines = (
         _plan(costs, scales, x, (energy, runtime), horizon, allowed)
         for x, energy, runtime in zip(plans, *totals, strict=True)
@@ -275,7 +275,7 @@ def _plans(
     spread = float(np.sqrt(count @ costs.energy_j.var(axis=0)))
     named = dict(zip(costs.labels, alone_plans, strict=True))
     named |= {"round_robin": round_robin, "random": replace(round_robin, energy_sd_j=spread), "oracle": oracle_plan}
-    return plan, named
+    return plan, named, (by_system[0][0], by_system[1][0])
 
 
 def _plan(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness import decision_figures, figures, profile_build
+from harness.comparable import NotComparable
 from harness.costs import cost_table
 from harness.decision import decide_threshold, make_scales
 from harness.decision_report import threshold_words
@@ -89,14 +90,11 @@ def _own_threshold(path: Path, folder: Path) -> str:
     if not path.exists():
         raise UserError("there is no fit of this run")
     workload = load("alpaca")
-    own = Profile.load(path)
     try:
-        costs = cost_table([own, Profile.load(LARGE)], workload)
-    except UserError as reason:
-        if own.energy is None:
-            raise
+        costs = cost_table([Profile.load(path), Profile.load(LARGE)], workload)
+    except NotComparable as refusal:
         by_hand = ["joulebench", "threshold", "--small", str(path), "--large", LARGE, "--workload", "alpaca"]
-        lines = ["not comparable", *str(reason).split("; "), f"by hand: {shlex.join([*by_hand, '--allow-mixed'])}"]
+        lines = ["not comparable", *refusal.reasons, f"by hand: {shlex.join([*by_hand, '--allow-mixed'])}"]
         raise UserError("\n  ".join(lines)) from None
     decision = decide_threshold(costs, workload, "input", make_scales("reference", 1.0, costs, workload, reference=1))
     panel = decision_figures.threshold_panel(decision, costs)

@@ -176,10 +176,8 @@ class Profile(Strict):
         """The functions whose sum is E(m, n) within ``boundary``: one for all components or a single one."""
         if self.energy is None:
             raise UserError(f"profile {self.name} has no energy: only runtime was measured")
-        wanted = parse_boundary(boundary)
-        if wanted is None or (self.components and set(wanted) == set(self.components)):
-            return [self._functions["sum"]]
-        return [self.component_function(component) for component in wanted]
+        wanted = self._wanted(boundary)
+        return [self._functions["sum"]] if wanted is None else [self._functions[component] for component in wanted]
 
     def component_function(self, component: Component) -> CostFunction:
         """E(m, n) of one component. Raises UserError where it was not measured."""
@@ -197,13 +195,21 @@ class Profile(Strict):
 
     def _energy_parts(self, boundary: str | Iterable[str] | None) -> list[EnergyModel]:
         """What adds up to the energy within ``boundary``: the sum, or some components; nothing without energy."""
-        wanted = parse_boundary(boundary)
         if self.energy is None:
             return []
+        wanted = self._wanted(boundary)
+        return [self.energy] if wanted is None else [self.components[component] for component in wanted]
+
+    def _wanted(self, boundary: str | Iterable[str] | None) -> tuple[Component, ...] | None:
+        """The components within ``boundary``; None where those are all, which have a sum of their own.
+
+        Raises UserError for components that the profile doesn't have.
+        """
+        wanted = parse_boundary(boundary)
         if wanted is None or (self.components and set(wanted) == set(self.components)):
-            return [self.energy]
+            return None
         self._refuse_absent(wanted)
-        return [self.components[component] for component in wanted]
+        return wanted
 
     def idle_power_w(self, boundary: str | Iterable[str] | None = None) -> float:
         """Power of the idle system within ``boundary``. Raises UserError where it was not measured."""

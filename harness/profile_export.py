@@ -14,6 +14,7 @@ from harness.errors import MissingDependency
 from harness.files import write_atomically
 from harness.prediction import CostFunction, Prediction
 from harness.profile import Profile
+from harness.profile_schema import EnergyModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,16 +104,20 @@ def long_table(profile: Profile) -> pd.DataFrame:
     import pandas as pd
 
     rows = [*_coefficient_rows(profile), *_measurement_rows(profile), *_prediction_rows(profile)]
-    methods = {"energy": profile.energy_method()}
-    methods |= {f"{component}_energy": part.method for component, part in profile.components.items()}
+    methods = {quantity: part.method for quantity, part in _energies(profile).items()}
     for row in rows:
         row["method"] = methods.get(row["quantity"])
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
-def _coefficient_rows(profile: Profile) -> Iterator[dict[str, Any]]:
+def _energies(profile: Profile) -> dict[str, EnergyModel]:
+    """The energies that were measured, by the name of the quantity."""
     parts = {"energy": profile.energy, **{f"{c}_energy": part for c, part in profile.components.items()}}
-    models = {"runtime": profile.runtime, **{name: part.model for name, part in parts.items() if part}}
+    return {quantity: part for quantity, part in parts.items() if part is not None}
+
+
+def _coefficient_rows(profile: Profile) -> Iterator[dict[str, Any]]:
+    models = {"runtime": profile.runtime, **{quantity: part.model for quantity, part in _energies(profile).items()}}
     for quantity, model in models.items():
         for c in model.coefficients:
             row = {"name": c.name, "unit": c.unit, "value": c.value, "standard_error": c.standard_error}

@@ -30,10 +30,14 @@ class _EnergyFigure(TypedDict):
     reason: str | None
 
 
+def _known_together(figure: dict[str, Any], value: str, half_width: str) -> None:
+    if (figure[value] is None) != (figure[half_width] is None):
+        raise ValueError(f"{value} and {half_width} must both be known or neither")
+
+
 def _complete(figure: dict[str, Any]) -> dict[str, Any]:
     for part in ("request", "prefill", "decode"):
-        if (figure[f"{part}_j"] is None) != (figure[f"{part}_ci95_j"] is None):
-            raise ValueError(f"{part}_j and its interval must both be known or neither")
+        _known_together(figure, f"{part}_j", f"{part}_ci95_j")
     if figure["request_j"] is not None and figure["method"] is None:
         raise ValueError("an energy needs its method")
     return figure
@@ -90,8 +94,7 @@ class _PowerFigure(TypedDict):
 
 
 def _known_with_its_interval(figure: dict[str, Any]) -> dict[str, Any]:
-    if (figure["power_w"] is None) != (figure["ci95_w"] is None):
-        raise ValueError("a power and its interval must both be known or neither")
+    _known_together(figure, "power_w", "ci95_w")
     return figure
 
 

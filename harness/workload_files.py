@@ -54,19 +54,21 @@ class Table:
         """The SQL table function that yields the rows, and its parameters."""
         path = _literal(self.path)
         if self.format == "parquet":
-            return "read_parquet(?, hive_partitioning=false)", [path]
+            return _reader("parquet"), [path]
         # DuckDB's own default buffer is as large; a multiple of the longest line would take most of the memory.
         types = dict.fromkeys(self.columns, "VARCHAR")
         if self.format == "csv":
-            options = (
-                "hive_partitioning=false, header=true, auto_detect=false, quote='\"', escape='\"', store_rejects=true"
-            )
+            options = "header=true, auto_detect=false, quote='\"', escape='\"', store_rejects=true"
             options += f", max_line_size={MAX_LINE_BYTES}, buffer_size={MAX_LINE_BYTES}"
-            return f"read_csv(?, columns=?, delim=?, {options})", [path, types, self.delimiter]
+            return _reader("csv", "columns=?, delim=?", options), [path, types, self.delimiter]
         if self.format == "jsonl":
-            options = "hive_partitioning=false, format='newline_delimited', ignore_errors=true"
-            return f"read_json(?, columns=?, {options})", [path, types]
-        return "read_json(?, columns=?, hive_partitioning=false, format='array')", [path, types]
+            return _reader("json", "columns=?, format='newline_delimited', ignore_errors=true"), [path, types]
+        return _reader("json", "columns=?, format='array'"), [path, types]
+
+
+def _reader(kind: str, *options: str) -> str:
+    """The SQL table function for one file; a folder named like a Hive partition adds no column."""
+    return f"read_{kind}({', '.join(('?', 'hive_partitioning=false', *options))})"
 
 
 def _literal(path: Path) -> str:
@@ -176,11 +178,11 @@ def _describe_json(path: Path) -> Table:
                 "put an object that spans lines into an array: [ … ]"
             )
         return Table(path, "jsonl", tuple(record))
-    return Table(path, "json", _duckdb_columns(path, "read_json(?, hive_partitioning=false, format='array')"))
+    return Table(path, "json", _duckdb_columns(path, _reader("json", "format='array'")))
 
 
 def _parquet_columns(path: Path) -> tuple[str, ...]:
-    return _duckdb_columns(path, "read_parquet(?, hive_partitioning=false)")
+    return _duckdb_columns(path, _reader("parquet"))
 
 
 def _duckdb_columns(path: Path, reader: str) -> tuple[str, ...]:

@@ -200,10 +200,13 @@ measured() {
     rm -f "$out/steps/$name.done" "$out/steps/fit-$name.done" "$out/fit-$name.json" "$out/profile-$name.json"
     rm -f "$out/steps/figures.done" "$out/steps/report.done"
     step "$name" - "${measure[@]}" "${@:2}" -o "$out/$name"
-    look_at "$name"
     if [ -e "$out/steps/$name.done" ]; then
+        # A measurement of which no trial counts has failed.
         usable+=("$name")
-    elif [ $state = empty ]; then
+        return
+    fi
+    look_at "$name"
+    if [ $state = empty ]; then
         # Its trials would be taken for done, and it would end so again.
         put_aside "$name"
         echo "  kept for a look: ${joulebench[*]} trials $aside"
