@@ -33,17 +33,23 @@ def test_foreign_load_counts_everybody_but_us_and_the_worker(busy: subprocess.Po
         ours.sample(busy.pid)
         return time.monotonic_ns(), process_cpu_s(child)
 
-    _, first_s = sample()
-    start_ns = time.monotonic_ns()
-    time.sleep(1.5)
-    end_ns = time.monotonic_ns()
-    after_ns, last_s = sample()
-    foreign, without_worker = theirs.share(start_ns, end_ns), ours.share(start_ns, end_ns)
-    assert foreign is not None
-    assert without_worker is not None
-    spent = (last_s - first_s) / ((after_ns - start_ns) / 1e9 * (psutil.cpu_count() or 1))
-    assert spent > 0.05 / (psutil.cpu_count() or 1)
-    assert foreign - without_worker == pytest.approx(spent, abs=max(0.3 * spent, 0.1))
+    def watch() -> tuple[float, float]:
+        """The difference between the shares and what the worker spent."""
+        _, first_s = sample()
+        start_ns = time.monotonic_ns()
+        time.sleep(1.5)
+        end_ns = time.monotonic_ns()
+        after_ns, last_s = sample()
+        foreign, without_worker = theirs.share(start_ns, end_ns), ours.share(start_ns, end_ns)
+        assert foreign is not None
+        assert without_worker is not None
+        spent = (last_s - first_s) / ((after_ns - start_ns) / 1e9 * (psutil.cpu_count() or 1))
+        assert spent > 0.05 / (psutil.cpu_count() or 1)
+        return foreign - without_worker, spent
+
+    # A pause between the two samples of one moment spoils a try.
+    tries = [watch() for _ in range(3)]
+    assert sum(difference == pytest.approx(spent, rel=0.3) for difference, spent in tries) >= 2, tries
 
 
 def test_foreign_load_of_a_moment_or_across_a_restart_is_unknown() -> None:

@@ -54,12 +54,12 @@ def test_rails_that_the_chip_lists(monitor: type[Monitor]) -> None:
     assert {domain.method for domain in domains.values()} == {"modelled"}
     assert domains["ane"].period_s == max(domains["cpu"].period_s, domains["gpu"].period_s) < 0.1
     first = {reading.domain: reading for reading in probe.read()}
-    time.sleep(0.3)
+    time.sleep(1.0)
     second = {reading.domain: reading for reading in probe.read()}
     for component, watts in (("cpu", 4.0), ("gpu", 10.0)):
         name = domains[component].name
         seconds = (second[name].time_ns - first[name].time_ns) / 1e9
-        assert second[name].value - first[name].value == pytest.approx(watts * seconds, rel=0.2)
+        assert second[name].value - first[name].value == pytest.approx(watts * seconds, rel=0.05)
 
 
 def test_a_lost_subscription_is_a_failure(monitor: type[Monitor]) -> None:

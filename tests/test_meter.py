@@ -45,12 +45,15 @@ def test_a_window_recovers_the_known_integral(selection: str) -> None:
     truth = Fake(option)
     with Meter.open(selection, ProbeContext()) as meter:
         time.sleep(0.3)
-        window = run(meter, 2.0, repeats=2)
-        total = report(meter, window)["total"]
-    true_j = truth.energy_j(window.start_ns[0] / 1e9, window.end_ns[-1] / 1e9) / 2
-    # Twice the 95 % interval: one try must not fail by chance.
-    assert abs(total["request_j"] - true_j) <= 2 * total["request_ci95_j"]
-    assert total["request_ci95_j"] < 0.2 * true_j
+        hits = 0
+        for _ in range(3):
+            window = run(meter, 2.0, repeats=2)
+            total = report(meter, window)["total"]
+            true_j = truth.energy_j(window.start_ns[0] / 1e9, window.end_ns[-1] / 1e9) / 2
+            hits += abs(total["request_j"] - true_j) <= total["request_ci95_j"]
+            assert total["request_ci95_j"] < 0.2 * true_j
+    # A 95 % interval misses one time in twenty.
+    assert hits >= 2
 
 
 def test_calibration_is_applied_and_described() -> None:
