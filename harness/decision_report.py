@@ -374,7 +374,9 @@ def plans_table(plans: dict[str, Plan], saving_against: Plan) -> Table:
 
 def _plus_minus(value: float, half_width: float) -> str:
     """Both to the second digit of the half-width, to six decimals at most and whole numbers at least."""
-    decimals = 6 if half_width == 0 else min(6, max(0, 1 - math.floor(math.log10(half_width))))
+    if half_width == 0:
+        return f"{value:.4g} ± 0"
+    decimals = min(6, max(0, 1 - math.floor(math.log10(half_width))))
     return f"{value:,.{decimals}f} ± {half_width:,.{decimals}f}"
 
 
