@@ -4,7 +4,7 @@
 set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."
-source scripts/environment.sh
+source scripts/setup/environment.sh
 
 extras=transformers,figures,report,apple
 case "$*" in *llama-cpp*)

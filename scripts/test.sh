@@ -2,7 +2,7 @@
 # Everything that must hold: style, types, tests. Makes .venv with all extras first. Options go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/environment.sh
+source scripts/setup/environment.sh
 
 make_environment
 need_compiler

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-JOULEBENCH = [sys.executable, "-m", "harness.cli"]
+JOULEBENCH = [sys.executable, "-m", "harness"]
 
 # Other programs on a test machine must not decide which trials count.
 FAKE = ["measure", "--backend", "fake", "--probes", "none", "--max-foreign-load", "1"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.records import read_run, read_trials
+from harness.runs.records import read_run, read_trials
 from tests.helpers import FAKE, JOULEBENCH, environment, joulebench, refused
 
 POINTS = [option for m in (1, 2, 3, 4) for n in (1, 2, 3) for option in ("--point", f"{m},{n}")]

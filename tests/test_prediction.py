@@ -5,13 +5,13 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 import pytest
+from synthetic import ORIGIN_NS, SENSORS, Load
 
-from harness.energy import attribute
-from harness.measurements import aggregate
-from harness.profile_build import Power, build, fit_quantities
-from harness.profile_schema import Identity, Provenance, Record
-from harness.synthetic import ORIGIN_NS, SENSORS, Load
-from harness.types import Window
+from harness.energy.attribution import attribute
+from harness.energy.readings import Window
+from harness.modelling.fitting import Power, build, fit_quantities
+from harness.modelling.measurements import aggregate
+from harness.modelling.profile_schema import Identity, Provenance, Record
 
 POINTS = [(m, 32) for m in (8, 64, 256, 1024)] + [(64, n) for n in (8, 128, 512)] + [(1024, 256)]
 UNMEASURED = (400, 100)

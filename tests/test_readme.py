@@ -3,16 +3,13 @@
 import re
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from tests import readme_outputs
 from tests.helpers import ROOT, joulebench
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import readme_outputs
 
 TEXT = readme_outputs.README.read_text(encoding="utf-8")
 SHELL_BLOCKS = re.findall(r"^```sh\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)

@@ -1,0 +1,346 @@
+"""llama.cpp through llama-cpp-python's low-level API, driven as its own llama-bench does.
+
+Prefill decodes random token ids in batches; each decode step feeds one more random token and waits for its logits.
+Nothing is sampled. With the KV cache off, every step empties the cache and decodes the whole sequence again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backends.base import (
+    Backend,
+    BackendError,
+    Capabilities,
+    Completion,
+    Config,
+    InvalidConfig,
+    Loaded,
+    Model,
+    OutOfMemory,
+    Prepared,
+    Request,
+    refuse_unused,
+)
+from backends.llama_cpp import gguf_file, library
+from backends.llama_cpp.gguf_header import read_header
+from backends.presets import PRESETS, classify
+
+if TYPE_CHECKING:
+    from backends.llama_cpp.library import GpuDevice
+
+_BATCH_TOKENS = 2048
+_MICROBATCH_TOKENS = 512
+_ALL_LAYERS = -1
+
+_REBUILD = {
+    "cuda": 'CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall --no-cache-dir llama-cpp-python',
+    "metal": 'CMAKE_ARGS="-DGGML_METAL=on" pip install --force-reinstall --no-cache-dir llama-cpp-python',
+}
+
+
+def create() -> Backend:
+    """A backend without a model."""
+    return LlamaCpp()
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """One request's tokens, cut into the batches that ``llama_decode`` takes, so that a run only feeds them."""
+
+    request: Request
+    tokens: Any
+    """C array of the m + n − 1 tokens; the batches point into it."""
+    prefill: list[Any]
+    steps: list[list[Any]]
+    """Batches of each of the n − 1 decode steps."""
+
+
+class LlamaCpp:
+    """Implements ``backends.base.Backend``."""
+
+    def __init__(self) -> None:
+        self._config = Config(model="")
+        self._context_length = 0
+        self._vocabulary_size = 0
+        self._threads = 1
+        self._model: int | None = None
+        self._context: int | None = None
+        self._memory: int | None = None
+        self._prepared: _Tokens | None = None
+
+    def capabilities(self) -> Capabilities:
+        """What works on this machine. Raises NotInstalled."""
+        kinds = dict.fromkeys(gpu.kind for gpu in library.gpus())
+        return Capabilities(devices=(*kinds, "cpu"), dtypes=gguf_file.DTYPES, batching=False, samples_tokens=False)
+
+    def resolve(self, config: Config) -> Model:
+        """The model that ``load`` would load. Raises InvalidConfig or NotInstalled."""
+        self._device(config)
+        refuse_unused(config, "llama-cpp", "compile", "prefill_chunk")
+        if config.batch_size != 1:
+            raise InvalidConfig(f"llama-cpp runs one sequence at a time, not {config.batch_size}; use batch size 1")
+        if config.threads is not None and config.threads < 1:
+            raise InvalidConfig(f"{config.threads} threads make no sense; give 1 or more")
+        source = classify(config.model)
+        if source == "preset":
+            return _preset_model(config)
+        if source == "gguf":
+            return _file_model(config)
+        raise InvalidConfig(
+            f"llama-cpp can't load '{config.model}'; convert it with llama.cpp's convert_hf_to_gguf.py and give "
+            "the .gguf file, or use --backend transformers"
+        )
+
+    def load(self, config: Config) -> Loaded:
+        """Load or make the model. Raises InvalidConfig, NotInstalled, OutOfMemory or BackendError."""
+        self.close()
+        model = self.resolve(config)
+        path = Path(config.model)
+        if model.source == "preset":
+            path = gguf_file.preset_file(config.model, model.dtype, config.seed)
+        device = self._device(config)
+        used = [gpu for gpu in library.gpus() if gpu.kind == device]
+        library.clear_log()
+        self._load_model(path, used)
+        offloaded = _offloaded_layers()
+        if used and not offloaded:
+            self.close()
+            raise BackendError(f"no layer of {config.model} was offloaded to {device}; use --device cpu")
+        self._config = config
+        self._threads = config.threads or _physical_cores()
+        self._context_length, self._vocabulary_size = model.context_length, model.vocabulary_size
+        return Loaded(
+            model=model,
+            device=device,
+            device_names=tuple(gpu.description for gpu in used) or ("cpu",),
+            gpu_uuids=_uuids(used),
+            settings={
+                "threads": self._threads,
+                "batch_tokens": _BATCH_TOKENS,
+                "microbatch_tokens": _MICROBATCH_TOKENS,
+                "gpu_offload_supported": bool(library.library().llama_supports_gpu_offload()),
+                "gpu_layers_offloaded": offloaded,
+                "flash_attention": self._flash_attention(),
+                "cache_type": "f16",
+                "instructions": library.library().llama_print_system_info().decode().strip(),
+            },
+        )
+
+    def prepare(self, request: Request) -> Prepared:
+        """Make a context of m + n tokens and draw the tokens. Raises InvalidConfig, OutOfMemory or BackendError."""
+        if self._model is None:
+            raise BackendError("no model is loaded")
+        m, n = request.input_tokens, request.output_tokens
+        if m < 1 or n < 1:
+            raise InvalidConfig(f"a request of {m} input and {n} output tokens; both must be at least 1")
+        if m + n > self._context_length:
+            raise InvalidConfig(f"{m} + {n} tokens exceed the model's context of {self._context_length}")
+        self._new_context(m + n)
+        llama = library.library()
+        ids = random.Random(request.seed).choices(range(self._vocabulary_size), k=m + n - 1)
+        tokens = (llama.llama_token * len(ids))(*ids)
+        if self._config.kv_cache:
+            steps = [_batches(tokens, m + k, 1) for k in range(n - 1)]
+        else:
+            steps = [_batches(tokens, 0, m + k + 1) for k in range(n - 1)]
+        self._prepared = _Tokens(request, tokens, _batches(tokens, 0, m), steps)
+        return Prepared()
+
+    def run(self, request: Request) -> Completion:
+        """Run the prepared request. Raises OutOfMemory or BackendError."""
+        if self._prepared is None or self._prepared.request != request:
+            raise BackendError("this request was not prepared")
+        llama = library.library()
+        clear, synchronize, now = llama.llama_memory_clear, llama.llama_synchronize, time.monotonic_ns
+        context, memory, recompute = self._context, self._memory, not self._config.kv_cache
+        clear(memory, False)
+        synchronize(context)
+
+        start_ns = now()
+        self._decode(self._prepared.prefill)
+        synchronize(context)
+        prefill_end_ns = now()
+        output_tokens = 1
+        for step in self._prepared.steps:
+            if recompute:
+                clear(memory, False)
+            self._decode(step)
+            synchronize(context)
+            output_tokens += 1
+        end_ns = now()
+
+        positions = llama.llama_memory_seq_pos_max(memory, 0) + 1
+        return Completion(start_ns, prefill_end_ns, end_ns, positions - (output_tokens - 1), output_tokens)
+
+    def versions(self) -> dict[str, str]:
+        """Versions of llama-cpp-python and of the llama.cpp inside it."""
+        llama = library.library()
+        return {"llama-cpp-python": llama.__version__, "llama.cpp": llama.llama_version().decode()}
+
+    def close(self) -> None:
+        """Free the model. Safe to call twice and after a failed load."""
+        self._free_context()
+        if self._model is not None:
+            library.library().llama_model_free(self._model)
+            self._model = None
+
+    def _device(self, config: Config) -> str:
+        devices = self.capabilities().devices
+        if config.device == "auto":
+            return devices[0]
+        if config.device in devices:
+            return config.device
+        if config.device in _REBUILD:
+            raise InvalidConfig(
+                f"this build of llama-cpp-python sees no {config.device} device; check the driver and rebuild it "
+                f"with: {_REBUILD[config.device]}"
+            )
+        raise InvalidConfig(f"llama-cpp has no device '{config.device}' here; choose {' or '.join(devices)}")
+
+    def _load_model(self, path: Path, gpus: list[GpuDevice]) -> None:
+        llama = library.library()
+        parameters = llama.llama_model_default_params()
+        # The list ends with a null; an empty one keeps a GPU build from computing large batches on the GPU.
+        handles = (ctypes.c_void_p * (len(gpus) + 1))(*(gpu.handle for gpu in gpus), None)
+        parameters.devices = ctypes.cast(handles, ctypes.c_void_p)
+        parameters.n_gpu_layers = _ALL_LAYERS if gpus else 0
+        self._model = llama.llama_model_load_from_file(os.fsencode(path), parameters)
+        if not self._model:
+            self._model = None
+            raise _failure(f"llama.cpp can't load '{path}'")
+        if not llama.llama_model_has_decoder(self._model) or llama.llama_model_has_encoder(self._model):
+            self.close()
+            raise InvalidConfig(f"'{path}' is no decoder-only language model; choose one that generates text")
+
+    def _new_context(self, tokens: int) -> None:
+        self._free_context()
+        llama = library.library()
+        library.clear_log()
+        parameters = llama.llama_context_default_params()
+        parameters.n_ctx = tokens
+        parameters.n_batch = _BATCH_TOKENS
+        parameters.n_ubatch = _MICROBATCH_TOKENS
+        parameters.n_threads = parameters.n_threads_batch = self._threads
+        parameters.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_AUTO
+        parameters.swa_full = False
+        self._context = llama.llama_init_from_model(self._model, parameters)
+        if not self._context:
+            self._context = None
+            raise _failure(f"llama.cpp can't make a context of {tokens} tokens")
+        self._memory = llama.llama_get_memory(self._context)
+
+    def _free_context(self) -> None:
+        self._prepared = None
+        if self._context is not None:
+            library.library().llama_free(self._context)
+            self._context = self._memory = None
+
+    def _flash_attention(self) -> bool:
+        """Whether ``auto`` means flash attention here; llama.cpp decides it when it makes a context."""
+        self._new_context(_MICROBATCH_TOKENS)
+        return library.search_log("Flash Attention (not supported|was auto, set to disabled)") is None
+
+    def _decode(self, batches: list[Any]) -> None:
+        llama_decode = library.library().llama_decode
+        for batch in batches:
+            code = llama_decode(self._context, batch)
+            if code != 0:
+                raise _failure(f"llama_decode returned {code}")
+
+
+def _preset_model(config: Config) -> Model:
+    dtypes = {name.lower(): name for name in ("auto", *gguf_file.DTYPES)}
+    dtype = dtypes.get(config.dtype.lower())
+    if dtype is None:
+        raise InvalidConfig(f"llama-cpp has no dtype '{config.dtype}'; choose {', '.join(gguf_file.DTYPES)}")
+    if dtype == "auto":
+        dtype = "F16"
+    architecture = PRESETS[config.model].architecture
+    gguf_file.check_space(config.model, dtype, config.seed)
+    return Model(
+        name=config.model,
+        architecture=architecture.family,
+        source="preset",
+        random_weights=True,
+        parameters=architecture.parameters(),
+        weight_bytes=gguf_file.weight_bytes(architecture, dtype),
+        context_length=architecture.context_length,
+        vocabulary_size=architecture.vocab_size,
+        dtype=dtype,
+    )
+
+
+def _file_model(config: Config) -> Model:
+    if config.dtype != "auto":
+        raise InvalidConfig(f"a .gguf file has its dtype; leave --dtype at auto instead of '{config.dtype}'")
+    header = read_header(Path(config.model))
+    return Model(
+        name=Path(config.model).name,
+        architecture=header.architecture,
+        source="gguf",
+        random_weights=gguf_file.RANDOM_WEIGHTS in header.metadata,
+        parameters=header.parameters,
+        weight_bytes=header.weight_bytes,
+        context_length=header.context_length,
+        vocabulary_size=header.vocabulary_size,
+        dtype=header.dtype,
+        revision=header.digest,
+    )
+
+
+def _batches(tokens: Any, first: int, count: int) -> list[Any]:
+    """Batches that feed ``count`` tokens from index ``first`` on; logits come out for the last of each."""
+    llama = library.library()
+    size = ctypes.sizeof(llama.llama_token)
+    found = []
+    for begin in range(first, first + count, _BATCH_TOKENS):
+        address = ctypes.addressof(tokens) + begin * size
+        pointer = ctypes.cast(address, ctypes.POINTER(llama.llama_token))
+        found.append(llama.llama_batch_get_one(pointer, min(_BATCH_TOKENS, first + count - begin)))
+    return found
+
+
+def _failure(what: str) -> BackendError:
+    reason = f"{what}: {library.last_errors()}"
+    return OutOfMemory(reason) if library.ran_out_of_memory() else BackendError(reason)
+
+
+def _offloaded_layers() -> int:
+    match = library.search_log(r"offloaded (\d+)/\d+ layers to GPU")
+    return int(match[1]) if match else 0
+
+
+def _physical_cores() -> int:
+    import psutil
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(psutil.cpu_count(logical=False) or 1, usable or 1)
+
+
+def _uuids(gpus: list[GpuDevice]) -> tuple[str, ...]:
+    """UUIDs of the NVIDIA GPUs among ``gpus``; none unless the driver tells all: half of them would be misread."""
+    bus_ids = [library.pci_bus_id(gpu) for gpu in gpus if gpu.kind == "cuda"]
+    if not bus_ids or not all(bus_ids):
+        return ()
+    try:
+        import pynvml
+    except ImportError:
+        return ()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByPciBusId(bus_id) for bus_id in bus_ids]
+        return tuple(pynvml.nvmlDeviceGetUUID(handle) for handle in handles)
+    except pynvml.NVMLError:
+        return ()
+    finally:
+        pynvml.nvmlShutdown()

@@ -1,0 +1,247 @@
+"""GGUF files with random weights for the presets, kept in the user's cache directory.
+
+A file's name identifies its content; it appears under that name only when it is complete, so that what a killed
+run leaves behind is never loaded. Writers hold a lock on their unfinished file; one without a lock is rubbish.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import math
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from backends.base import InvalidConfig, NotInstalled
+from backends.llama_cpp.gguf_header import read_header
+from backends.llama_cpp.gguf_layout import Tensor, gguf_architecture, metadata, tensors
+from backends.presets import PRESETS, Architecture
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+DTYPES = ("F16", "Q8_0", "Q4_0")
+"""Precisions of the matrices; vectors are F32. Unlike llama.cpp's own ``Q4_0`` the output matrix is Q4_0 too."""
+
+_BLOCKS = {"F32": (1, 4), "F16": (1, 2), "Q8_0": (32, 34), "Q4_0": (32, 18)}
+"""Elements and bytes of one block of each type."""
+
+RANDOM_WEIGHTS = "joulebench.random_weights"
+"""Metadata key by which such a file is known again wherever it is copied to."""
+
+_VERSION = 1
+"""Of the content: a change of layout or weights gives files another name."""
+
+_ALIGNMENT = 32
+_HEADER_BYTES = 1 << 20
+"""More than the header of any preset; only for the check of free space."""
+
+_STANDARD_DEVIATION = 0.02
+"""Of random weights: the usual initialisation of these families, which keeps activations finite."""
+
+_CHUNK_ELEMENTS = 1 << 20
+"""Weights drawn at a time by one thread: small enough for its temporaries to stay in cache."""
+
+_UNFINISHED = ".unfinished"
+
+
+def cache_directory() -> Path:
+    """Where the files are kept: ``$JOULEBENCH_CACHE_DIR``, else ``joulebench`` in the user's cache directory."""
+    override = os.environ.get("JOULEBENCH_CACHE_DIR")
+    if override:
+        return Path(override).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "joulebench"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "joulebench"
+
+
+def weight_bytes(architecture: Architecture, dtype: str) -> int:
+    """Size of all tensors in bytes, padding not included."""
+    return sum(_tensor_bytes(tensor, dtype) for tensor in tensors(architecture))
+
+
+def check_space(preset: str, dtype: str, seed: int) -> None:
+    """Raises InvalidConfig when the preset's file has yet to be written and the disk has no room for it."""
+    path = _path(preset, dtype, seed)
+    if path.exists():
+        return
+    padding_bytes = _ALIGNMENT * len(tensors(PRESETS[preset].architecture))
+    needed_bytes = weight_bytes(PRESETS[preset].architecture, dtype) + padding_bytes + _HEADER_BYTES
+    directory = path.parent
+    while not directory.exists():
+        directory = directory.parent
+    free_bytes = shutil.disk_usage(directory).free
+    if free_bytes < needed_bytes:
+        raise _no_space(path, f"{needed_bytes / 1e9:.2f} GB needed, {free_bytes / 1e9:.2f} GB free")
+
+
+def preset_file(preset: str, dtype: str, seed: int) -> Path:
+    """Path of the preset's file; it is written first if the cache doesn't hold it.
+
+    Memory stays at a few chunks of 2²⁰ weights. Raises InvalidConfig when the cache directory can't be written
+    or the disk is too small, NotInstalled without the package gguf.
+    """
+    path = _path(preset, dtype, seed)
+    if _is_whole(path):
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path.parent)
+        check_space(preset, dtype, seed)
+        with _unfinished_file(path) as (file, unfinished):
+            _write_header(unfinished, preset, dtype)
+            file.seek(0, os.SEEK_END)
+            _write_weights(file, tensors(PRESETS[preset].architecture), dtype, seed)
+            file.flush()
+            os.fsync(file.fileno())
+            unfinished.replace(path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise _no_space(path, str(error.strerror)) from error
+        raise InvalidConfig(
+            f"can't write '{path}': {error.strerror}; set JOULEBENCH_CACHE_DIR to another directory"
+        ) from error
+    return path
+
+
+def _path(preset: str, dtype: str, seed: int) -> Path:
+    identity = repr((_VERSION, PRESETS[preset].architecture, dtype, seed))
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+    return cache_directory() / "gguf" / f"{preset}-{dtype}-random-{seed}-{digest}.gguf"
+
+
+def _is_whole(path: Path) -> bool:
+    """False also for a file that somebody truncated: it is then written anew."""
+    if not path.exists():
+        return False
+    try:
+        read_header(path)
+    except NotInstalled:
+        raise
+    except InvalidConfig:
+        path.unlink()
+        return False
+    return True
+
+
+def _no_space(path: Path, reason: str) -> InvalidConfig:
+    return InvalidConfig(
+        f"too little disk for '{path}': {reason}; free some or set JOULEBENCH_CACHE_DIR to another disk"
+    )
+
+
+@contextlib.contextmanager
+def _unfinished_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A new locked file beside ``path``, removed at the end unless it was renamed."""
+    while True:
+        descriptor, name = tempfile.mkstemp(suffix=_UNFINISHED, prefix=path.stem + "-", dir=path.parent)
+        file = os.fdopen(descriptor, "wb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            break
+        file.close()  # another process took it for abandoned before it was locked
+    unfinished = Path(name)
+    try:
+        with file:
+            yield file, unfinished
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _remove_abandoned(directory: Path) -> None:
+    for unfinished in directory.glob(f"*{_UNFINISHED}"):
+        with contextlib.suppress(FileNotFoundError, BlockingIOError), unfinished.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            unfinished.unlink()
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_header(path: Path, preset: str, dtype: str) -> None:
+    import gguf
+    import numpy as np
+
+    architecture = PRESETS[preset].architecture
+    writer = gguf.GGUFWriter(path, gguf_architecture(architecture))
+    writer.add_name(f"{preset}, random weights")
+    writer.add_bool(RANDOM_WEIGHTS, True)
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{dtype}"])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+    for key, value in metadata(architecture).items():
+        add[type(value)](key, value)
+    for tensor in tensors(architecture):
+        kind = gguf.GGMLQuantizationType[_kind(tensor, dtype)]
+        nbytes = _tensor_bytes(tensor, dtype)
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), nbytes, raw_dtype=kind)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+    finally:
+        writer.close()
+
+
+def _write_weights(file: BinaryIO, layout: list[Tensor], dtype: str, seed: int) -> None:
+    import numpy as np
+
+    workers = min(os.cpu_count() or 1, 8)
+    with ThreadPoolExecutor(workers) as pool:
+        for index, tensor in enumerate(layout):
+            file.write(bytes(-file.tell() % _ALIGNMENT))
+            if tensor.values is not None:
+                file.write(np.array(tensor.values, dtype="<f4").data)
+                continue
+            chunks = list(_row_chunks(tensor))
+            for first in range(0, len(chunks), workers):
+                # A few at a time: a slow disk must not make the chunks pile up in memory.
+                numbered = range(first, min(first + workers, len(chunks)))
+                seeds = [(seed, index, number) for number in numbered]
+                for data in pool.map(_random_rows, [chunks[i] for i in numbered], [dtype] * len(seeds), seeds):
+                    file.write(data.data)
+    file.write(bytes(-file.tell() % _ALIGNMENT))
+
+
+def _row_chunks(tensor: Tensor) -> Iterator[tuple[int, int]]:
+    """Shapes of consecutive groups of rows."""
+    rows, columns = tensor.shape
+    step = max(1, _CHUNK_ELEMENTS // columns)
+    for first in range(0, rows, step):
+        yield min(step, rows - first), columns
+
+
+def _random_rows(shape: tuple[int, int], dtype: str, seed: tuple[int, int, int]) -> NDArray[np.generic]:
+    """Normally distributed weights in the file's format; the same for the same seed whoever draws them."""
+    import gguf
+    import numpy as np
+
+    generator = np.random.Generator(np.random.SFC64(seed))
+    weights = generator.standard_normal(shape, dtype=np.float32)
+    weights *= np.float32(_STANDARD_DEVIATION)
+    stored = gguf.quants.quantize(weights, gguf.GGMLQuantizationType[dtype])
+    return np.ascontiguousarray(stored)
+
+
+def _kind(tensor: Tensor, dtype: str) -> str:
+    return dtype if tensor.values is None else "F32"
+
+
+def _tensor_bytes(tensor: Tensor, dtype: str) -> int:
+    elements, size_bytes = _BLOCKS[_kind(tensor, dtype)]
+    return math.prod(tensor.shape) // elements * size_bytes

@@ -1,0 +1,344 @@
+"""The ``transformers`` backend: Hugging Face models on torch, on NVIDIA GPUs, Apple GPUs and CPUs.
+
+Requests run through own loops over ``model(...)`` (``torch_decode``): greedy, without tokenizer, never stopped by an
+end-of-sequence token, and without waiting for the device between steps.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from backends.base import (
+    MEMORY_WORDS,
+    Backend,
+    BackendError,
+    Capabilities,
+    Completion,
+    Config,
+    InvalidConfig,
+    Loaded,
+    Model,
+    NotInstalled,
+    OutOfMemory,
+    Prepared,
+    Request,
+)
+from backends.transformers import decode, devices, models, placement, quantizers
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.utils.quantization_config import QuantizationConfigMixin
+
+    from backends.presets import Source
+    from backends.transformers.decode import Decoder
+
+DTYPES = ("float32", "bfloat16", "float16")
+OLDEST_TRANSFORMERS = "5.6"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a configuration comes to, once it has been checked."""
+
+    model: Model
+    devices: tuple[torch.device, ...]
+    """The device, or the GPUs that the model is spread over; inputs go to the first."""
+    dtype: torch.dtype
+    """Of the activations, the cache and unquantised weights."""
+    quantization: QuantizationConfigMixin | None
+    stored: bool
+    """Whether the checkpoint holds quantised weights."""
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What is needed beside torch and transformers."""
+        if self.quantization is not None:
+            return quantizers.METHODS[self.model.dtype].packages
+        return ("accelerate",) if len(self.devices) > 1 else ()
+
+
+def create() -> Backend:
+    """A fresh backend; nothing is imported until it is used."""
+    return TransformersBackend()
+
+
+class TransformersBackend:
+    """See ``backends.base.Backend``. ``model`` is the loaded torch module, None while nothing is loaded."""
+
+    def __init__(self) -> None:
+        self.model: PreTrainedModel | None = None
+        self._config = Config(model="")
+        self._context_length = 0
+        self._devices: tuple[torch.device, ...] = ()
+        self._packages: tuple[str, ...] = ()
+        self._threads_before: int | None = None
+        self._prepared: tuple[Request, Decoder] | None = None
+
+    def capabilities(self) -> Capabilities:
+        """Devices that torch can use here, best first. Raises NotInstalled."""
+        _require_packages()
+        found = devices.usable()
+        dtypes = DTYPES + quantizers.usable(found)
+        return Capabilities(devices=found, dtypes=dtypes, batching=True, samples_tokens=True)
+
+    def versions(self) -> dict[str, str]:
+        """Versions of torch, transformers, CUDA where torch was built with it, and what else the loaded model needs."""
+        _require_packages()
+        import torch
+        import transformers
+
+        versions = {"torch": str(torch.__version__), "transformers": transformers.__version__}
+        if torch.version.cuda is not None:
+            versions["cuda"] = torch.version.cuda
+        return versions | {package: importlib.metadata.version(package) for package in self._packages}
+
+    def resolve(self, config: Config) -> Model:
+        """The model, from its shapes alone; of a hub model only config.json is fetched. Raises InvalidConfig."""
+        _require_packages()
+        return _plan(config, *models.read_config(config.model)).model
+
+    def load(self, config: Config) -> Loaded:
+        """Make or read the weights on the device. Raises InvalidConfig, OutOfMemory or BackendError."""
+        _require_packages()
+        self.close()
+        import torch
+
+        source, model_config = models.read_config(config.model)
+        plan = _plan(config, source, model_config)
+        if config.threads is not None:
+            self._threads_before = torch.get_num_threads()
+            torch.set_num_threads(config.threads)
+        try:
+            self.model = _guarded(lambda: _weights(config, source, model_config, plan)).eval()
+        except BackendError:
+            self.close()
+            raise
+        self._config, self._devices, self._packages = config, plan.devices, plan.packages
+        self._context_length = plan.model.context_length
+        return Loaded(
+            model=plan.model,
+            device=plan.devices[0].type,
+            device_names=tuple(map(devices.name_of, plan.devices)),
+            gpu_uuids=devices.gpu_uuids(plan.devices),
+            settings={
+                "attention": self.model.config._attn_implementation,
+                **decode.cache_settings(config),
+                **({"activation_dtype": str(plan.dtype).removeprefix("torch.")} if plan.quantization else {}),
+                "threads": torch.get_num_threads(),
+                "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            },
+        )
+
+    def prepare(self, request: Request) -> Prepared:
+        """Draw the input tokens, make the cache, compile. Raises InvalidConfig, OutOfMemory or BackendError."""
+        import torch
+
+        model = self._loaded()
+        m, n = request.input_tokens, request.output_tokens
+        if m < 1 or n < 1:
+            raise InvalidConfig(f"a request needs at least 1 input and 1 output token, not {m} and {n}")
+        if m + n > self._context_length:
+            raise InvalidConfig(
+                f"{m} input and {n} output tokens are more than the model's context of "
+                f"{self._context_length}; ask for fewer tokens or take another model"
+            )
+        self._prepared = None
+
+        def ready() -> tuple[Decoder, Prepared]:
+            with torch.inference_mode():
+                decoder = decode.decoder(model, self._draw_tokens(request), n, self._config)
+                return decoder, decoder.prepare()
+
+        decoder, prepared = _guarded(ready)
+        self._prepared = request, decoder
+        return prepared
+
+    def run(self, request: Request) -> Completion:
+        """Prefill, then n − 1 greedy decode steps. Raises OutOfMemory or BackendError."""
+        if self._prepared is None or self._prepared[0] != request:
+            raise BackendError("this request was not prepared")
+        decoder = self._prepared[1]
+        return _guarded(lambda: self._complete(decoder))
+
+    def close(self) -> None:
+        """Free the model and put torch's number of threads back."""
+        self.model = self._prepared = None
+        if self._threads_before is not None:
+            import torch
+
+            torch.set_num_threads(self._threads_before)
+            self._threads_before = None
+        if self._devices:
+            devices.release_memory()
+            self._devices = ()
+
+    def _draw_tokens(self, request: Request) -> torch.Tensor:
+        """Token ids of shape (batch_size, m), drawn on the CPU so that a seed means the same everywhere."""
+        import torch
+
+        vocabulary = self._loaded().config.get_text_config().vocab_size
+        generator = torch.Generator().manual_seed(request.seed)
+        shape = (self._config.batch_size, request.input_tokens)
+        return torch.randint(vocabulary, shape, generator=generator).to(self._devices[0])
+
+    def _complete(self, decoder: Decoder) -> Completion:
+        """Run one request. The device is waited for only where a phase begins or ends."""
+        import torch
+
+        synchronize = devices.synchronizer(self._devices)
+        with torch.inference_mode():
+            decoder.begin()
+            synchronize()
+            start_ns = time.monotonic_ns()
+            decoder.prefill()
+            synchronize()
+            prefill_end_ns = time.monotonic_ns()
+            decoder.decode()
+            synchronize()
+            end_ns = time.monotonic_ns()
+            output_ids = decoder.output_ids()
+        return Completion(
+            start_ns,
+            prefill_end_ns,
+            end_ns,
+            input_tokens=decoder.input_tokens,
+            output_tokens=output_ids.shape[1],
+            output_ids=tuple(output_ids[0].tolist()),
+        )
+
+    def _loaded(self) -> PreTrainedModel:
+        if self.model is None:
+            raise BackendError("no model is loaded")
+        return self.model
+
+
+def _require_packages() -> None:
+    # Both libraries would otherwise report usage over the network and draw progress bars.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Quantising packages, where installed, warn as soon as transformers imports them of kernels that aren't for here.
+    for name in ("torchao", "torch.utils._pytree", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        import torch  # noqa: F401
+        import transformers
+        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils import logging as hub_logging
+        from packaging.version import Version
+    except (ImportError, OSError) as error:  # OSError: torch without a library that it was built against
+        reason = " ".join(str(error).split())
+        raise NotInstalled(
+            f"the transformers backend can't be used ({reason}); install with: pip install 'joulebench[transformers]'"
+        ) from error
+    if Version(transformers.__version__).release < Version(OLDEST_TRANSFORMERS).release:
+        raise NotInstalled(
+            f"transformers {transformers.__version__} is too old for this backend; install with: "
+            f"pip install --upgrade 'transformers>={OLDEST_TRANSFORMERS}'"
+        )
+    disable_progress_bars()
+    hub_logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def _plan(config: Config, source: Source, model_config: PreTrainedConfig) -> _Plan:
+    """The model as it would be loaded, once device, precision and numbers have been checked."""
+    import torch
+
+    chosen = devices.chosen(config.device)
+    if config.batch_size < 1:
+        raise InvalidConfig(f"the batch size must be at least 1, not {config.batch_size}")
+    if config.threads is not None and config.threads < 1:
+        raise InvalidConfig(f"the number of threads must be at least 1, not {config.threads}")
+    decode.refuse(config, chosen[0].type)
+    if config.compile != "none":
+        decode.static_cache(model_config, 1)  # refuses models that can't have one
+    placement.refuse(config, tuple(device.index or 0 for device in chosen))
+    precision, activations, quantization, stored = _precision(config, model_config, chosen)
+    dtype = getattr(torch, activations)
+    try:
+        parameters, weight_bytes = models.size(model_config, dtype, quantization, stored)
+    except Exception as error:  # shapes that don't fit together fail in any way while the modules are built
+        raise models.unreadable(config.model, source, error) from error
+    text_config = model_config.get_text_config()
+    model = Model(
+        name=config.model,
+        architecture=model_config.model_type,
+        source=source,
+        random_weights=source == "preset",
+        parameters=parameters,
+        weight_bytes=weight_bytes,
+        context_length=text_config.max_position_embeddings,
+        vocabulary_size=text_config.vocab_size,
+        dtype=precision,
+        revision=getattr(model_config, "_commit_hash", None),
+    )
+    return _Plan(model, chosen, dtype, quantization, stored)
+
+
+def _precision(
+    config: Config, model_config: PreTrainedConfig, on: tuple[torch.device, ...]
+) -> tuple[str, str, QuantizationConfigMixin | None, bool]:
+    """Precision of the weights, dtype of the activations, quantisation, and whether weights are stored quantised."""
+    import torch
+
+    default = devices.default_dtype(on[0])
+    checkpoint = quantizers.of_checkpoint(config.model, model_config)
+    if checkpoint is not None and config.dtype not in ("auto", checkpoint[0]):
+        raise InvalidConfig(f"'{config.model}' holds {checkpoint[0]} weights and no others; leave out {config.dtype}")
+    name = checkpoint[0] if checkpoint is not None else config.dtype
+    if name not in quantizers.METHODS:
+        name = default if name == "auto" else name
+        if name not in DTYPES:
+            choices = ", ".join((*DTYPES, *quantizers.METHODS))
+            raise InvalidConfig(f"dtype '{config.dtype}' isn't one of {choices}")
+        return name, name, None, False
+    for device in on:
+        quantizers.refuse(name, device, config.compile)
+    activations = quantizers.activation_dtype(name, default)
+    if checkpoint is not None:
+        return name, activations, checkpoint[1], True
+    return name, activations, quantizers.of_method(name, getattr(torch, activations)), False
+
+
+def _weights(config: Config, source: Source, model_config: PreTrainedConfig, plan: _Plan) -> PreTrainedModel:
+    """Make or read the weights where they belong. Raises InvalidConfig or OutOfMemory."""
+    device, dtype, quantization = plan.devices[0], plan.dtype, plan.quantization
+    placed: placement.DeviceMap | None = None
+    if len(plan.devices) > 1:
+        free = placement.free_bytes(tuple(one.index for one in plan.devices))
+        placed = placement.device_map(model_config, dtype, free, quantization, plan.stored)
+    elif quantization is not None:
+        placed = {"": str(device)}
+    if not plan.model.random_weights:
+        return models.pretrained_model(
+            config.model, source, model_config, dtype, placed or device, None if plan.stored else quantization
+        )
+    if placed is None:
+        return models.random_model(model_config, dtype, device, config.seed)
+    return placement.random_model(model_config, dtype, placed, config.seed, quantization)
+
+
+def _guarded(action: Callable[[], T]) -> T:
+    """What ``action`` returns. Raises OutOfMemory or BackendError for what goes wrong in torch."""
+    try:
+        return action()
+    except (RuntimeError, MemoryError) as error:
+        # What follows in torch's texts is for its own developers.
+        said = re.split(r"Set TORCHDYNAMO_VERBOSE|For even more developer context", str(error))[0]
+        message = " ".join(said.split())[:300]
+        out_of_memory = isinstance(error, MemoryError) or MEMORY_WORDS.search(message)
+        if not out_of_memory:
+            raise BackendError(f"{type(error).__name__}: {message}") from error
+    # Raised only here, after the failed frames are gone: they hold the tensors that filled the memory.
+    devices.release_memory()
+    raise OutOfMemory(message or "out of memory")

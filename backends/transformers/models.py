@@ -1,0 +1,238 @@
+"""Models for torch: what a name means, how large it is, and its weights on a device, random or real."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from backends.base import InvalidConfig
+from backends.presets import PRESETS, Architecture, Source, classify
+from backends.transformers import quantizers
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.utils.quantization_config import QuantizationConfigMixin
+
+
+def read_config(name: str) -> tuple[Source, PreTrainedConfig]:
+    """Where the model comes from and its transformers configuration; only this is read or fetched.
+
+    Raises InvalidConfig for a name that isn't a model, or one that transformers can't run as it is.
+    """
+    from transformers import AutoConfig
+
+    source = classify(name)
+    if source == "gguf":
+        raise InvalidConfig(f"'{name}' is a GGUF file; run it with --backend llama-cpp")
+    if source == "preset":
+        return source, preset_config(PRESETS[name].architecture)
+    try:
+        if source == "hub":
+            _check_hub(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # a foreign config.json can fail in any way while it is parsed and validated
+        raise unreadable(name, source, error) from error
+    quantizers.of_checkpoint(name, config)  # refuses what can't be read
+    if not isinstance(getattr(config.get_text_config(), "max_position_embeddings", None), int):
+        raise InvalidConfig(f"'{name}' doesn't say its context length; give a decoder-only language model")
+    return source, config
+
+
+def _check_hub(name: str) -> None:
+    """Fails at once where a model that isn't cached would be asked for again and again for half a minute."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+        # What the hub answers is left to transformers, which explains it; only silence is an error here.
+        with contextlib.suppress(HfHubHTTPError):
+            get_hf_file_metadata(hf_hub_url(name, "config.json"))
+
+
+def unreadable(name: str, source: Source, error: Exception) -> InvalidConfig:
+    """One line that says why a folder or a hub model can't be used, and what to do."""
+    first_paragraph = str(error).split("\n\n")[0]
+    reason = " ".join(first_paragraph.split())[:300] or type(error).__name__
+    if source == "folder":
+        return InvalidConfig(
+            f"can't use the model folder '{name}': {reason} (it needs a valid config.json and safetensors files)"
+        )
+    return InvalidConfig(
+        f"can't use '{name}' from the Hugging Face hub: {reason} "
+        "(check the id, the network and, for gated models, `hf auth login`)"
+    )
+
+
+def preset_config(architecture: Architecture) -> PreTrainedConfig:
+    """The transformers configuration with exactly the given shapes and arithmetic."""
+    from transformers import FalconConfig, LlamaConfig, MistralConfig, Qwen2Config
+
+    a = architecture
+    common: dict[str, Any] = {
+        "vocab_size": a.vocab_size,
+        "hidden_size": a.hidden_size,
+        "num_hidden_layers": a.layers,
+        "num_attention_heads": a.heads,
+        "max_position_embeddings": a.context_length,
+        "tie_word_embeddings": a.tied_embeddings,
+        "rope_parameters": _rope_parameters(a),
+    }
+    if a.family == "falcon":
+        return FalconConfig(
+            **common,
+            num_kv_heads=a.kv_heads,
+            ffn_hidden_size=a.intermediate_size,
+            layer_norm_epsilon=a.norm_eps,
+        )
+    gated = {
+        **common,
+        "num_key_value_heads": a.kv_heads,
+        "head_dim": a.head_dim,
+        "intermediate_size": a.intermediate_size,
+        "rms_norm_eps": a.norm_eps,
+    }
+    if a.family == "mistral":
+        return MistralConfig(**gated, sliding_window=a.sliding_window)
+    return {"llama": LlamaConfig, "qwen2": Qwen2Config}[a.family](**gated)
+
+
+def _rope_parameters(architecture: Architecture) -> dict[str, Any]:
+    scaling = architecture.rope_scaling
+    if scaling is None:
+        return {"rope_type": "default", "rope_theta": architecture.rope_theta}
+    return {
+        "rope_type": "llama3",
+        "rope_theta": architecture.rope_theta,
+        "factor": scaling.factor,
+        "low_freq_factor": scaling.low_freq_factor,
+        "high_freq_factor": scaling.high_freq_factor,
+        "original_max_position_embeddings": scaling.original_context_length,
+    }
+
+
+def size(
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    quantization: QuantizationConfigMixin | None = None,
+    stored: bool = False,
+) -> tuple[int, int]:
+    """Number of weights (tied ones once) and their bytes, found without allocating any.
+
+    Quantised weights count as many as they stand for, and their bytes are those of the packed numbers with padding,
+    scales, zero points and code tables; ``stored`` where the checkpoint holds them like that. Raises ValueError for a
+    configuration that is no causal language model.
+    """
+    model, _ = empty_model(config, dtype)
+    weights = dict(model.named_parameters())
+    sizes = {name: weight.numel() * weight.element_size() for name, weight in weights.items()}
+    if quantization is not None:
+        for name in empty_model(config, dtype, quantization, stored)[1]:
+            rows, columns = weights[name].shape
+            sizes[name] = quantizers.matrix_bytes(quantization, rows, columns, dtype.itemsize)
+    return sum(w.numel() for w in weights.values()), sum(sizes.values())
+
+
+def empty_model(
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    quantization: QuantizationConfigMixin | None = None,
+    stored: bool = False,
+    buffers: bool = False,
+) -> tuple[PreTrainedModel, set[str]]:
+    """A model whose parameters have shapes but no values, and the names of those to quantise.
+
+    With ``quantization`` transformers' quantiser, kept as ``hf_quantizer``, has put its own layers in place; ``stored``
+    where a checkpoint holds quantised weights. ``buffers`` computes buffers such as rotary frequencies, on the CPU.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with contextlib.ExitStack() as stack:
+        if buffers:
+            from accelerate import init_empty_weights
+            from transformers.initialization import no_init_weights
+
+            # Each weight is allocated before accelerate throws it away; unwritten, it takes no memory.
+            stack.enter_context(init_empty_weights(include_buffers=False))
+            stack.enter_context(no_init_weights())
+        else:
+            stack.enter_context(torch.device("meta"))
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    model.tie_weights()  # transformers 5.0 leaves them untied on the meta device
+    if quantization is None:
+        return model, set()
+    quantizer = quantizers.quantizer(quantization, stored)
+    quantizer.preprocess_model(model=model, dtype=dtype, device_map=None)
+    model.hf_quantizer = quantizer
+    return model, quantizers.quantised_names(model, quantizer)
+
+
+def random_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device, seed: int) -> PreTrainedModel:
+    """A model with seeded random weights, made in place on the device, so that no second copy ever exists.
+
+    Matrices are normal with variance 1 / columns, so that a product keeps the scale of its input and
+    activations stay finite in half precision at any width; norms are 1 and biases 0.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    # Without transformers' own initialisation weights are allocated but not written, while buffers (rotary
+    # frequencies) are computed; allocating on the meta device first would lose those.
+    with torch.device(device), no_init_weights():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.tie_weights()
+    generator = torch.Generator(device).manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            draw_weight(name, weight, generator)
+    return model
+
+
+def draw_weight(name: str, weight: torch.Tensor, generator: torch.Generator) -> None:
+    """Write a parameter's random values in place; see ``random_model``."""
+    if weight.dim() > 1:
+        weight.normal_(0.0, weight.shape[-1] ** -0.5, generator=generator)
+    else:
+        weight.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
+def pretrained_model(
+    name: str,
+    source: Source,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device | dict[str, int | str],
+    quantization: QuantizationConfigMixin | None = None,
+) -> PreTrainedModel:
+    """A published model with its real weights; only safetensors files are read, as they can't hold code.
+
+    ``device`` is one device or a map (``torch_placement``); ``quantization`` quantises weights while they are read,
+    which a checkpoint that is stored quantised doesn't need. Raises InvalidConfig for weights that are missing or
+    unreadable.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {}
+    if quantization is not None:
+        options["quantization_config"] = quantization
+    if isinstance(device, dict):
+        options["device_map"] = device
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            name,
+            config=config,
+            revision=getattr(config, "_commit_hash", None) or "main",
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+        if loading["missing_keys"]:  # transformers would fill them at random
+            raise ValueError(f"it has no weights for {min(loading['missing_keys'])}")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise unreadable(name, source, error) from error
+    return model if isinstance(device, dict) else model.to(device)

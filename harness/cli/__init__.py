@@ -1,0 +1,110 @@
+"""The command line: gathers the commands and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from backends.base import InvalidConfig
+from harness import __version__
+from harness.cli import (
+    compare,
+    doctor,
+    export,
+    figures,
+    fit,
+    measure,
+    paper,
+    predict,
+    profiles,
+    report,
+    route,
+    threshold,
+    trials,
+    workload,
+)
+from harness.core.errors import INTERRUPTED, DiskFull, UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command("measure")(measure.measure)
+app.command("doctor")(doctor.doctor)
+app.command("trials")(trials.trials)
+app.command("fit")(fit.fit)
+app.add_typer(profiles.app, name="profiles")
+app.command("predict")(predict.predict)
+app.command("export")(export.export)
+app.command("compare")(compare.compare)
+app.add_typer(workload.app, name="workload")
+app.command("figures")(figures.figures)
+app.command("report")(report.report)
+app.command("threshold")(threshold.threshold)
+app.command("route")(route.route)
+app.command("paper")(paper.paper)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"joulebench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def joulebench(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Measure what LLM inference costs in seconds and joules on this machine, and decide what runs where."""
+
+
+def main() -> None:
+    """Run the command line.
+
+    Exit codes: 0 done, 1 stopped by a fault or nothing measured, 2 bad input, 130 interrupted.
+    """
+    _make_output_safe()
+    try:
+        status = app(standalone_mode=False)
+        sys.stdout.flush()
+        if status == INTERRUPTED:
+            # Typer turns an interrupt into this status and says nothing.
+            raise KeyboardInterrupt
+        sys.exit(status)
+    except DiskFull as error:
+        _fail(str(error), 1)
+    except (UserError, InvalidConfig) as error:
+        _fail(str(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", INTERRUPTED)
+    except OSError as error:
+        _fail(f"{error.filename or 'the output'}: {error.strerror or error}", 1)
+    except Exception as error:
+        # typer's own errors (a wrong option, a missing argument) know how to word themselves.
+        if not hasattr(error, "format_message"):
+            raise
+        message = error.format_message()
+        context = getattr(error, "ctx", None)
+        if not message and context:
+            print(context.get_help())
+            sys.exit(2)
+        command = context.command_path if context else "joulebench"
+        _fail(f"{message} (see {command} --help)", getattr(error, "exit_code", 2))
+
+
+def _make_output_safe() -> None:
+    """Let no character that a terminal or log file can't show, and no closed stream, end a measurement."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"joulebench: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,47 @@
+"""``joulebench figures``: Figures 1 and 2 of the paper for any systems."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.core.errors import UserError
+
+
+def figures(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory for the figures.")],
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN|PROFILE]...", help="Run directories, profile files, shipped profiles' names."),
+    ] = None,
+    published: Annotated[bool, typer.Option("--published", help="Add the published systems.")] = False,
+    models: Annotated[
+        bool, typer.Option("--models", help="Draw fitted models as thin lines, dashed beyond their range.")
+    ] = False,
+    fixed_input: Annotated[int, typer.Option(min=1, help="Input tokens of the output sweep.")] = 32,
+    fixed_output: Annotated[int, typer.Option(min=1, help="Output tokens of the input sweep.")] = 32,
+    boundary: Annotated[str | None, typer.Option(help="Components that count: gpu, cpu+gpu, …")] = None,
+    allow_mixed: Annotated[
+        bool, typer.Option("--allow-mixed", help="Draw what isn't comparable all the same, marked.")
+    ] = False,
+) -> None:
+    """Draw runtime, throughput and energy against input and output tokens: Figures 1 and 2 of the paper."""
+    from harness.showing.sweep_figures import write_figures
+
+    paths, notes = write_figures(
+        sources or [],
+        output,
+        published=published,
+        models=models,
+        fixed_input=fixed_input,
+        fixed_output=fixed_output,
+        boundary=boundary,
+        allow_mixed=allow_mixed,
+    )
+    if not paths:
+        raise UserError(f"nothing could be drawn: {'; '.join(notes)}")
+    for note in notes:
+        print(f"note: {note}")
+    print(f"wrote {len(paths)} files to {output}")

@@ -1,0 +1,78 @@
+"""``joulebench fit``: turn measurements into cost models."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class FormName(StrEnum):
+    """Form of the cost of a request."""
+
+    PHASE = "phase"
+    BILINEAR = "bilinear"
+    AUTO = "auto"
+
+
+def fit(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="RUN...", help="Run directories of one system and model.")
+    ] = None,
+    measurements: Annotated[
+        Path | None,
+        typer.Option(help="CSV of trials measured elsewhere: input_tokens, output_tokens, runtime_s, energies."),
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="Name of the machine.", show_default="the device's")] = None,
+    model: Annotated[str | None, typer.Option(help="Name of the model; for --measurements.")] = None,
+    kv_cache: Annotated[
+        bool, typer.Option("--kv-cache/--no-kv-cache", help="Whether keys and values were kept; for --measurements.")
+    ] = True,
+    form: Annotated[FormName, typer.Option(help="phase, bilinear or auto.")] = FormName.PHASE,
+    drop_suspects: Annotated[
+        bool, typer.Option("--drop-suspects", help="Leave out points far outside the scatter of the others.")
+    ] = False,
+    name: Annotated[str | None, typer.Option(help="Name of the profile.", show_default="SYSTEM-MODEL")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the profile to this file.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print every form of every quantity as JSON.")] = False,
+) -> None:
+    """Fit runtime and energy models to a run and say how right they are at points left out of the fit."""
+    from harness.core.errors import UserError
+    from harness.modelling import fitting
+    from harness.modelling.profile import check_name
+    from harness.modelling.sources import from_csv, from_runs
+    from harness.showing.profiles import print_fit
+    from harness.showing.terminal import print_json
+
+    if bool(runs) == (measurements is not None):
+        raise UserError("name run directories, or a CSV file with --measurements; one of the two")
+    for option, text in (("--system", system), ("--model", model)):
+        if text is not None and not text.strip():
+            raise UserError(f"{option} is empty: name it")
+    if name is not None:
+        check_name(name)
+    if measurements is not None:
+        if system is None or model is None:
+            raise UserError("--measurements needs --system NAME and --model NAME")
+        source = from_csv(measurements, system, model, kv_cache)
+    else:
+        if model is not None or not kv_cache:
+            raise UserError("--model and --no-kv-cache go with --measurements; a run knows its own")
+        source = from_runs(runs or [], system)
+    quantities = fitting.fit_quantities(source.measurements, source.identity.kv_cache, form.value, drop_suspects)
+    if output is not None:
+        profile = fitting.build(
+            source.name if name is None else name,
+            source.identity,
+            source.measurements,
+            quantities,
+            source.power,
+            source.provenance,
+        )
+        profile.save(output)
+    if json:
+        print_json(fitting.report(quantities, source.suspect_trials))
+    else:
+        print_fit(source, quantities, output)

@@ -1,0 +1,185 @@
+"""What ``threshold`` and ``route`` have in common: their options, and loading what those name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.core.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from harness.deciding.costs import Costs
+    from harness.deciding.scales import Scales
+    from harness.deciding.workload import Workload
+    from harness.modelling.profile import Profile
+
+LARGEST_NUMBER = 1e30
+
+
+class Idle(StrEnum):
+    """Whether the power of the idle machine counts."""
+
+    INCLUDED = "included"
+    SUBTRACTED = "subtracted"
+
+
+class Scale(StrEnum):
+    """What makes joules and seconds one cost."""
+
+    REFERENCE = "reference"
+    PRICE = "price"
+    NONE = "none"
+
+
+def finite(option: typer.CallbackParam, value: float | None) -> float | None:
+    """Callback of options that take a number. Raises UserError for NaN, infinities and what would overflow to one."""
+    if value is not None and not abs(value) <= LARGEST_NUMBER:
+        raise UserError(f"{option.opts[0]} must be a number of at most {LARGEST_NUMBER:g}, not {value:g}")
+    return value
+
+
+WorkloadOption = Annotated[
+    str, typer.Option("--workload", "-w", help="Built-in name (alpaca), workload file, trace file or glob.")
+]
+InputColumn = Annotated[str | None, typer.Option(help="Column of input tokens in a trace.")]
+OutputColumn = Annotated[str | None, typer.Option(help="Column of output tokens in a trace.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave broken rows out instead of refusing.")]
+OutputTokens = Annotated[int | None, typer.Option(min=1, help="Set every output length to this many tokens.")]
+Weight = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        callback=finite,
+        help="λ: weight of energy against runtime; not with --scale price.",
+        show_default="1",
+    ),
+]
+ScaleOption = Annotated[
+    Scale, typer.Option(help="Cost: relative to a reference system, in prices, or raw joules and seconds.")
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(
+        help="System whose mean request is the unit of cost.", show_default="threshold: the large one; route: the first"
+    ),
+]
+PricePerKwh = Annotated[
+    float | None, typer.Option(min=0, callback=finite, help="Money or carbon per kWh, for --scale price.")
+]
+PricePerHour = Annotated[float | None, typer.Option(min=0, callback=finite, help="The same per machine-hour.")]
+Boundary = Annotated[str | None, typer.Option(help="Components that count: gpu, cpu+gpu, …")]
+IdleOption = Annotated[Idle, typer.Option(help="Count the machines' idle power or subtract it.")]
+AllowMixed = Annotated[bool, typer.Option("--allow-mixed", help="Go on with what isn't comparable, marked.")]
+Horizon = Annotated[
+    float | None,
+    typer.Option(
+        "--horizon",
+        min=0,
+        callback=finite,
+        help="Seconds that machines stay on; for fleet energy.",
+        show_default="busy",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+FigurePath = Annotated[Path | None, typer.Option("--output", "-o", help="Figure: PDF, PNG and CSV of this name.")]
+Export = Annotated[Path | None, typer.Option(help="Write the decision rule as JSON for a scheduler.")]
+
+
+def load_workload(
+    spec: str,
+    input_column: str | None,
+    output_column: str | None,
+    skip_bad: bool,
+    output_tokens: int | None = None,
+) -> Workload:
+    """The workload that the options name. Raises UserError."""
+    from harness.deciding import trace_files, workload
+
+    loaded = trace_files.load(spec, input_column, output_column, skip_bad)
+    return loaded if output_tokens is None else workload.with_output_tokens(loaded, output_tokens)
+
+
+def load_profiles(names: Sequence[str]) -> list[Profile]:
+    """The named profiles. Raises UserError, also where two have one name: answers and options tell them by it."""
+    from harness.modelling.profile import Profile
+
+    loaded: dict[str, tuple[str, Profile]] = {}
+    for name in names:
+        profile = Profile.load(name)
+        if profile.name in loaded:
+            raise UserError(
+                f"{loaded[profile.name][0]} and {name} are both the profile {profile.name}: name different ones, "
+                "or give a fit another name with joulebench fit --name"
+            )
+        loaded[profile.name] = (name, profile)
+    return [profile for _, profile in loaded.values()]
+
+
+def load_costs(names: Sequence[str], workload: Workload, boundary: str | None, idle: str, allow_mixed: bool) -> Costs:
+    """Costs of the workload on the named profiles. Raises UserError."""
+    from harness.deciding.costs import cost_table
+
+    return cost_table(load_profiles(names), workload, boundary, idle, allow_mixed)
+
+
+def choose_scales(
+    costs: Costs,
+    workload: Workload,
+    scale: Scale,
+    weight: float | None,
+    reference: int,
+    price_per_kwh: float | None,
+    price_per_hour: float | None,
+) -> Scales:
+    """The cost that the options name. Raises UserError where they contradict each other."""
+    from harness.deciding.decision import make_scales
+
+    priced = price_per_kwh is not None or price_per_hour is not None
+    if scale is Scale.PRICE and weight is not None:
+        raise UserError("prices already weigh energy against time: leave out --weight or --scale price")
+    if priced and scale is not Scale.PRICE:
+        raise UserError("--price-per-kwh and --price-per-hour need --scale price")
+    prices = (price_per_kwh or 0.0, price_per_hour or 0.0) if priced else None
+    return make_scales(scale.value, 1.0 if weight is None else weight, costs, workload, reference, prices)
+
+
+def system_index(costs: Costs, name: str) -> int:
+    """Position of a system given by its label or its profile's name. Raises UserError."""
+    for names in (costs.labels, tuple(profile.name for profile in costs.profiles)):
+        if name in names:
+            return names.index(name)
+    raise UserError(f"no system {name} among {', '.join(costs.labels)}")
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Print JSON to stdout; infinities and NaN can't occur in it."""
+    json.dump(content, sys.stdout, indent=1, allow_nan=False)
+    print()
+
+
+def print_answer(
+    words: str, lines: Sequence[str], tables: Sequence[Table], facts: dict[str, Any], files: Sequence[Path]
+) -> None:
+    """The answer in words first, then details and tables, then what it was based on."""
+    from rich.console import Console
+
+    from harness.showing.decisions import footnotes
+
+    console = Console(highlight=False, soft_wrap=True)
+    for line in (words, *lines):
+        console.print(line, markup=False)
+    for table in tables:
+        console.print(table)
+    for note in footnotes(facts):
+        console.print(note, markup=False)
+    for path in files:
+        console.print(f"wrote {path}", markup=False)

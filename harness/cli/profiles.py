@@ -1,0 +1,58 @@
+"""``joulebench profiles``: the profiles shipped, and profile files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="List, show and check profiles, and print their JSON schema.")
+
+
+@app.command("list")
+def list_profiles(
+    json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """List the profiles shipped with the package, with their held-out errors."""
+    from harness.modelling.profile import Profile, shipped_names
+    from harness.showing.profiles import print_list
+
+    print_list([Profile.load(name) for name in shipped_names()], json)
+
+
+@app.command("show")
+def show(
+    profile: Annotated[str, typer.Argument(help="Name of a shipped profile, or a file.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the profile file itself.")] = False,
+) -> None:
+    """Show what a profile holds: models with their uncertainty, range, origin."""
+    from harness.modelling.profile import Profile
+    from harness.showing.profiles import print_profile
+
+    loaded = Profile.load(profile)
+    if json:
+        print(loaded.dump(), end="")
+    else:
+        print_profile(loaded)
+
+
+@app.command("validate")
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Profile files.")],
+) -> None:
+    """Check profile files; the first that is broken ends with exit code 2 and says why."""
+    from harness.modelling.profile import Profile
+
+    for file in files:
+        profile = Profile.load(file)
+        print(f"{file}: valid, schema version {profile.schema_version}, {profile.name}")
+
+
+@app.command("schema")
+def schema() -> None:
+    """Print the JSON schema of a profile."""
+    from harness.modelling.profile import json_schema
+    from harness.showing.terminal import print_json
+
+    print_json(json_schema())

@@ -1,0 +1,38 @@
+"""``joulebench report``: one page that a person can send to a colleague."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page, an HTML file.")] = Path("report.html"),
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="Profile to choose in the threshold explorer. Repeatable.", show_default="the published"),
+    ] = None,
+    workload: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--workload", "-w", help="Workload to choose there: a file or trace. Repeatable.", show_default="alpaca"
+        ),
+    ] = None,
+    fixed_input: Annotated[int, typer.Option(min=1, help="Input tokens of the output sweep.")] = 32,
+    fixed_output: Annotated[int, typer.Option(min=1, help="Output tokens of the input sweep.")] = 32,
+    boundary: Annotated[str | None, typer.Option(help="Components that count in the charts: gpu, cpu+gpu, …")] = None,
+    allow_mixed: Annotated[
+        bool, typer.Option("--allow-mixed", help="Show runs that aren't comparable all the same, with a warning.")
+    ] = False,
+) -> None:
+    """Write one self-contained page: what was measured, how sure it is, charts, models, trials, thresholds."""
+    from harness.core.quantities import parse_boundary
+    from harness.showing.panels import Options
+    from harness.showing.report.page import write_report
+
+    options = Options(fixed_input, fixed_output, parse_boundary(boundary))
+    write_report(runs, output, profile or [], workload or [], options, allow_mixed)
+    print(f"wrote {output}")

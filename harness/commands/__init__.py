@@ -1,1 +1,0 @@
-"""The commands of ``joulebench``, one file each. Imported at every start: heavy imports stay inside functions."""

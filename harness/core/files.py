@@ -1,0 +1,49 @@
+"""Writing files whole or not at all, and saying why one could not be written."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+
+from harness.core.errors import DiskFull, UserError
+
+
+def replace_file(path: Path, content: bytes, part: Path) -> None:
+    """Replace ``path`` by ``content`` in one step, by way of the file ``part`` beside it. Raises OSError."""
+    try:
+        with part.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace ``path`` by ``content``, text in UTF-8, in one step. Raises UserError."""
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        replace_file(path, data, path.with_name(f".{path.name}.{os.getpid()}.part"))
+    except OSError as error:
+        raise cant_write(path, error) from None
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and what it lies in, where they are absent. Raises UserError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cant_write(path, error) from None
+
+
+def cant_write(path: Path, error: OSError) -> UserError:
+    """What to raise where ``path`` could not be written."""
+    message = f"can't write {path}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"{message}; make room and run the same command again")
+    return UserError(message)

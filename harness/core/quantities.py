@@ -1,0 +1,40 @@
+"""What is measured and how: components of a machine, methods of reading energy, boundaries. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
+
+from harness.core.errors import UserError
+
+Method = Literal["counter", "integrated", "modelled", "estimated"]
+"""How an energy was obtained, best first: hardware counter, integrated power samples, vendor's model, guess."""
+
+
+Component = Literal["gpu", "cpu", "dram", "ane", "system"]
+
+
+def weakest(methods: Iterable[Any]) -> Method | None:
+    """The last of the known ``methods`` in the order of ``Method``: a sum is as good as its weakest part.
+
+    What is no method, such as None or NaN in a table, is passed over; None where nothing is left.
+    """
+    best_first = get_args(Method)
+    return max((method for method in methods if method in best_first), key=best_first.index, default=None)
+
+
+def parse_boundary(boundary: str | Iterable[str] | None) -> tuple[Component, ...] | None:
+    """Components from ``gpu``, ``cpu+gpu`` or a sequence of names, in alphabetical order. Raises UserError."""
+    if boundary is None:
+        return None
+    names = boundary.split("+") if isinstance(boundary, str) else list(boundary)
+    known: tuple[Component, ...] = ("ane", "cpu", "dram", "gpu", "system")
+    wrong = [name for name in names if name not in known]
+    if wrong or not names:
+        raise UserError(f"'{'+'.join(names)}' is no boundary; join any of {', '.join(known)} with +, such as cpu+gpu")
+    if "system" in names and len(set(names)) > 1:
+        raise UserError(f"'{'+'.join(names)}' is no boundary: system contains the other components; name it alone")
+    return tuple(component for component in known if component in names)
+
+
+COMPONENTS: tuple[Component, ...] = get_args(Component)

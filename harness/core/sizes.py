@@ -1,0 +1,71 @@
+"""Request sizes, and how people write them. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from harness.core.errors import UserError
+
+
+@dataclass(frozen=True, order=True)
+class Point:
+    """A request size: m input tokens, n output tokens."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+MAX_TOKENS = 10_000_000
+
+
+_RANGE = re.compile(r"(\d+)-(\d+)([+*])(\d+)")
+
+
+def parse_tokens(text: str) -> list[int]:
+    """Token counts from ``8,64,512``, ``a-b+step``, ``a-b*factor`` or a comma-separated mix of them.
+
+    Ranges start at a and never pass b. Returns each count once, in the order given. Raises UserError.
+    """
+    counts: dict[int, None] = {}
+    for part in text.split(","):
+        counts.update(dict.fromkeys(_parse_part(part.strip(), text)))
+    return list(counts)
+
+
+def _parse_part(part: str, text: str) -> list[int]:
+    match = _RANGE.fullmatch(part)
+    if not match:
+        if not part.isascii() or not part.isdigit():
+            raise UserError(f"'{text}' is not a list of token counts; write 8,64,512 or 8-2048*2 or 128-1024+128")
+        return [_positive(int(part), text)]
+    first, last, operator, step = int(match[1]), int(match[2]), match[3], int(match[4])
+    _positive(first, text)
+    _positive(last, text)
+    if first > last:
+        raise UserError(f"range '{part}' runs backwards; write the smaller count first")
+    if step < (2 if operator == "*" else 1):
+        raise UserError(f"range '{part}' never ends; use a factor of at least 2 or a step of at least 1")
+    if operator == "+":
+        if (last - first) // step >= 10_000:
+            raise UserError(f"range '{part}' has more than 10000 counts; use a larger step")
+        return list(range(first, last + 1, step))
+    values = []
+    while first <= last:
+        values.append(first)
+        first *= step
+    return values
+
+
+def _positive(count: int, text: str) -> int:
+    if not 1 <= count <= MAX_TOKENS:
+        raise UserError(f"token count {count} in '{text}' is out of range; use 1 to {MAX_TOKENS}")
+    return count
+
+
+def parse_point(text: str) -> Point:
+    """A point from ``m,n``. Raises UserError."""
+    match = re.fullmatch(r"\s*([0-9]+)\s*,\s*([0-9]+)\s*", text)
+    if not match:
+        raise UserError(f"'{text}' is not a point; write input and output tokens as 128,256")
+    return Point(_positive(int(match[1]), text), _positive(int(match[2]), text))

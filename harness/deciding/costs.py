@@ -1,0 +1,139 @@
+"""What every request of a workload costs on every system."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.core.errors import UserError
+from harness.core.quantities import Method
+from harness.deciding import routing, threshold
+from harness.deciding.workload import Workload, marginal
+from harness.modelling import comparable
+from harness.modelling.profile import Profile
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Predicted costs of a workload's pairs: ``energy_j`` and ``runtime_s`` have shape (systems, pairs)."""
+
+    profiles: tuple[Profile, ...]
+    labels: tuple[str, ...]
+    """Short names of the systems, distinct."""
+    energy_j: Floats
+    """Per request, within the boundary; idle power subtracted when ``idle`` says so."""
+    runtime_s: Floats
+    boundary: str
+    idle: str
+    """``included`` or ``subtracted``."""
+    mixed: bool
+    warnings: tuple[str, ...]
+    idle_power_w: tuple[float | None, ...]
+    """None where it was not measured."""
+
+    @property
+    def components(self) -> list[str] | None:
+        """The components of the boundary; None for the sum that each profile holds."""
+        return None if self.boundary == "sum" else self.boundary.split("+")
+
+    @property
+    def energy_methods(self) -> dict[str, Method | None]:
+        """How the energy of each system, by its label, was measured."""
+        return {label: p.energy_method(self.components) for label, p in zip(self.labels, self.profiles, strict=True)}
+
+    def at(self, m: NDArray[np.int64], n: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Energy in J and runtime in s of other requests on the same systems, each of shape (systems, sizes)."""
+        runtime_s = np.stack([p.runtime_s(m, n) for p in self.profiles])
+        energy_j = np.stack([p.energy_j(m, n, self.components) for p in self.profiles])
+        if self.idle == "subtracted":
+            energy_j -= np.array(self.idle_power_w, dtype=float)[:, None] * runtime_s
+        return energy_j, runtime_s
+
+
+def cost_table(
+    profiles: Sequence[Profile],
+    workload: Workload,
+    boundary: str | None = None,
+    idle: str = "included",
+    allow_mixed: bool = False,
+) -> Costs:
+    """Predict every pair on every system.
+
+    Raises UserError when the profiles can't be compared, or ``idle`` is ``subtracted`` and an idle power is
+    unknown.
+    """
+    comparison = comparable.check(profiles, boundary, allow_mixed)
+    warnings = [*comparison.warnings, *_range_warnings(profiles, workload)]
+    powers = tuple(_idle_power_w(p, comparison.boundary) for p in profiles)
+    if idle == "subtracted":
+        unknown = [p.name for p, power in zip(profiles, powers, strict=True) if power is None]
+        if unknown:
+            raise UserError(f"the idle power of {', '.join(unknown)} was not measured: use --idle included")
+        unsure = [p.name for p in profiles if None in p.idle_power_ci95_w(comparison.boundary)]
+        warnings += [f"the idle power subtracted for {name} has no stated uncertainty" for name in unsure]
+    nothing = np.empty((len(profiles), 0))
+    systems = Costs(
+        tuple(profiles),
+        _labels(profiles),
+        nothing,
+        nothing,
+        "+".join(comparison.boundary) if comparison.boundary else "sum",
+        idle,
+        comparison.mixed,
+        tuple(warnings),
+        powers,
+    )
+    energy_j, runtime_s = systems.at(workload.input_tokens, workload.output_tokens)
+    return replace(systems, energy_j=energy_j, runtime_s=runtime_s)
+
+
+def _idle_power_w(profile: Profile, boundary: Sequence[str] | None) -> float | None:
+    try:
+        return profile.idle_power_w(boundary)
+    except UserError:
+        return None
+
+
+def _labels(profiles: Sequence[Profile]) -> tuple[str, ...]:
+    """The systems' names, or the profiles' where systems repeat."""
+    systems = [p.identity.system for p in profiles]
+    return tuple(systems if len(set(systems)) == len(systems) else [p.name for p in profiles])
+
+
+def _range_warnings(profiles: Sequence[Profile], workload: Workload) -> list[str]:
+    warnings = []
+    for profile in profiles:
+        inside = profile.runtime_function.range.covers(workload.input_tokens, workload.output_tokens)
+        outside = float(workload.count[~inside].sum()) / workload.requests
+        if outside > 0:
+            share = f"{100 * outside:.1f} %" if outside >= 0.001 else "less than 0.1 %"
+            warnings.append(f"{share} of the requests lie outside the range measured on {profile.name}")
+    return warnings
+
+
+def expected_by_input(costs: Costs, scales: threshold.Scales, workload: Workload, count: Floats) -> Floats:
+    """E[cost(m, N) | m] when the output length is unknown on arrival: shape (systems, distinct input lengths).
+
+    The distribution of N at m is that of all requests in the pool of m (``routing.pools``), so that a length
+    seen a few times is not judged by its few outputs; of all requests where input and output lengths are known
+    to be independent. ``count`` are the requests learned from, shape (pairs,); some may be 0, not all.
+    """
+    lengths, of_length = np.unique(workload.input_tokens, return_inverse=True)
+    requests = np.bincount(of_length, count, lengths.size).astype(np.float64)
+    pool = routing.pools(requests) if workload.pairs_known else np.zeros(lengths.size, dtype=np.intp)
+    order = np.argsort(of_length, kind="stable")
+    first_pair = np.searchsorted(pool[of_length[order]], np.arange(pool[-1] + 2))
+    expected = np.empty((len(costs.profiles), lengths.size))
+    for p in range(pool[-1] + 1):
+        pairs = order[first_pair[p] : first_pair[p + 1]]
+        n, weight = marginal(workload.output_tokens[pairs], count[pairs])
+        n, weight = n[weight > 0], weight[weight > 0]
+        here = np.flatnonzero(pool == p)
+        at = scales.cost(*costs.at(np.repeat(lengths[here], n.size), np.tile(n, here.size)))
+        expected[:, here] = at.reshape(-1, here.size, n.size) @ (weight / weight.sum())
+    return expected

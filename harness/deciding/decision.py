@@ -1,0 +1,315 @@
+"""Answers for the operator: where the threshold is or who serves what, what it saves and what it costs in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.core.errors import UserError
+from harness.deciding import routing, threshold
+from harness.deciding.assignment import Assignment, Infeasible, Limit, assign
+from harness.deciding.costs import Costs, expected_by_input
+from harness.deciding.scales import Scales, price_scales, raw_scales, reference_scales
+from harness.deciding.threshold import Curve, Estimate, Uncertainty
+from harness.deciding.uncertainty import half_widths, routing_draws, threshold_draws
+from harness.deciding.workload import Workload
+
+Floats = NDArray[np.float64]
+
+SWEEP_POINTS = 1001
+"""Weights λ at which the trade-off between energy and runtime is worked out."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Totals of one way to serve the workload."""
+
+    energy_j: float
+    """Within the boundary, idle power included or subtracted as asked."""
+    energy_ci95_j: float
+    """Half-width of the 95 % interval that the errors of the models leave; the requests are taken as they are."""
+    runtime_s: float
+    """Sum over the requests."""
+    runtime_ci95_s: float
+    cost: float
+    marginal_energy_j: float | None
+    """Energy above idle; None where an idle power is unknown."""
+    fleet_energy_j: float | None
+    """With every system of the plan switched on, idle or not, for ``horizon_s``; None also where one would be busy
+    for longer."""
+    horizon_s: float
+    """The horizon asked for, or the longest busy time of a system in any of the plans that are compared, when each
+    system serves one request at a time."""
+    meets_slo: bool | None
+    """Whether every request is served within the latency objective; None without one."""
+    energy_sd_j: float | None = None
+    """Standard deviation over random routings; None for plans without chance."""
+
+
+@dataclass(frozen=True)
+class ThresholdDecision:
+    """The best threshold between two systems and what surrounds it. System 0 is the small, 1 the large one."""
+
+    key: str
+    scales: Scales
+    curve: Curve
+    best: int
+    """Index into ``curve``."""
+    uncertainty: Uncertainty
+    plan: Plan
+    baselines: dict[str, Plan]
+
+
+@dataclass(frozen=True)
+class RoutingDecision:
+    """Who serves what among several systems."""
+
+    scales: Scales
+    requests: Floats
+    """Shape (systems, pairs)."""
+    energy_ci95_j: Floats
+    """Half-width of the 95 % interval of what each system needs for its requests, shape (systems,)."""
+    busy_ci95_s: Floats
+    """The same of how long it is busy."""
+    plan: Plan
+    baselines: dict[str, Plan]
+    alone: int
+    """The system of least cost among those that serve everything alone; savings are against it."""
+    saving: Estimate
+    """Of energy."""
+    cost_saving: Estimate
+    """Of what was minimised."""
+    runtime_ratio: Estimate
+    unserved: float
+    """Requests that no system serves within the latency limit."""
+    limits: tuple[Limit, ...]
+    assignment: Assignment | None
+    """How the limits were met; None without any."""
+    input_rule: tuple[NDArray[np.int64], NDArray[np.intp]] | None
+    """Where requests are routed on their input length alone: ascending lengths and the system of each. ``requests``
+    then holds requests that the rule was not learned from."""
+
+
+def make_scales(
+    name: str,
+    weight: float,
+    costs: Costs,
+    workload: Workload,
+    reference: int,
+    prices: tuple[float, float] | None = None,
+) -> Scales:
+    """Scales by their name on the command line. ``prices`` are per kWh and per hour. Raises UserError."""
+    try:
+        if name == "price":
+            if prices is None:
+                raise UserError("--scale price needs --price-per-kwh, --price-per-hour or both")
+            return price_scales(*prices)
+        if name == "none":
+            return raw_scales(weight)
+        return reference_scales(weight, costs.energy_j[reference], costs.runtime_s[reference], workload.count)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def decide_threshold(
+    costs: Costs, workload: Workload, key: str, scales: Scales, horizon_s: float | None = None
+) -> ThresholdDecision:
+    """Find the exact best threshold between two systems, with its uncertainty and baselines."""
+    values = threshold.request_key(key, workload.input_tokens, workload.output_tokens)
+    totals = threshold.totals_by_key(values, workload.count, costs.energy_j, costs.runtime_s)
+    curve = threshold.threshold_curve(totals)
+    best = curve.best(scales)
+    chosen = int(curve.threshold[best])
+    uncertain = threshold.uncertainty(*threshold_draws(costs, workload, values, totals, chosen), chosen, scales)
+    small = values <= chosen
+    requests = np.stack([np.where(small, workload.count, 0.0), np.where(small, 0.0, workload.count)])
+    plan, baselines, _ = _plans(costs, workload, scales, requests, workload.count, horizon_s)
+    return ThresholdDecision(key, scales, curve, best, uncertain, plan, baselines)
+
+
+def decide_routing(
+    costs: Costs,
+    workload: Workload,
+    scales: Scales,
+    limits: tuple[Limit, ...] = (),
+    latency_limit_s: float | None = None,
+    by_input: bool = False,
+    horizon_s: float | None = None,
+) -> RoutingDecision:
+    """Route each pair, or with ``by_input`` each input length, at least cost within the limits.
+
+    Requests that no system serves within the latency limit are left out of the plan and of its baselines, and
+    counted. Raises UserError when nothing can be served or the limits can't be met.
+    """
+    cost = scales.cost(costs.energy_j, costs.runtime_s)
+    allowed = routing.serviceable(costs.runtime_s, latency_limit_s)
+    served = np.where(allowed.any(axis=0), workload.count, 0.0)
+    if not served.any():
+        raise UserError(f"no system serves any request within {latency_limit_s} s")
+    if by_input and (limits or latency_limit_s is not None):
+        raise UserError("--output-unknown can't be joined with --share, --capacity or --slo")
+    input_rule = assignment = None
+    if by_input:
+        requests, input_rule = _by_input(costs, workload, scales)
+    elif limits:
+        assignment = _assigned(costs, cost, allowed, served, limits)
+        requests = assignment.requests
+    else:
+        requests = routing.served_by(routing.cheapest(cost, allowed), served, len(costs.labels))
+    totals = [(cost[s] @ served, s) for s in range(len(costs.labels))]
+    capable = [pair for pair in totals if allowed[pair[1], served > 0].all()]
+    alone = min(capable or totals)[1]
+    in_time = None if latency_limit_s is None else allowed
+    plan, baselines, own = _plans(costs, workload, scales, requests, served, horizon_s, in_time)
+    draws = routing_draws(costs, workload, requests, alone)
+    energy, runtime = draws.energy_j[:, :, 0], draws.runtime_s[:, :, 0]
+    drawn_cost = scales.cost(energy, runtime)
+    base = baselines[costs.labels[alone]]
+    return RoutingDecision(
+        scales,
+        requests,
+        *own,
+        plan,
+        baselines,
+        alone,
+        threshold.estimated_evenly(1 - plan.energy_j / base.energy_j, 1 - energy[:, 0] / energy[:, 1]),
+        threshold.estimated_evenly(1 - plan.cost / base.cost, 1 - drawn_cost[:, 0] / drawn_cost[:, 1]),
+        threshold.estimated(plan.runtime_s / base.runtime_s, runtime[:, 0] / runtime[:, 1]),
+        float(workload.count.sum() - served.sum()),
+        limits,
+        assignment,
+        input_rule,
+    )
+
+
+def served_requests(costs: Costs, workload: Workload, latency_limit_s: float | None) -> float:
+    """How many requests some system serves within the latency limit; shares are shares of these."""
+    in_time = routing.serviceable(costs.runtime_s, latency_limit_s).any(axis=0)
+    return float(workload.count[in_time].sum())
+
+
+def sweep_weights(costs: Costs, workload: Workload, reference: int) -> routing.Sweep:
+    """Least-cost routing for ``SWEEP_POINTS`` weights from 0 to 1, relative to a reference system, no limits."""
+    means = [np.average(c[reference], weights=workload.count) for c in (costs.energy_j, costs.runtime_s)]
+    references = (float(means[0]), float(means[1]))
+    weights = np.linspace(0, 1, SWEEP_POINTS)
+    return routing.weight_sweep(costs.energy_j, costs.runtime_s, workload.count, weights, references)
+
+
+def _assigned(
+    costs: Costs, cost: Floats, allowed: NDArray[np.bool_], served: Floats, limits: tuple[Limit, ...]
+) -> Assignment:
+    """The cheapest assignment of the served requests within the limits. Raises UserError where there is none."""
+    present = np.flatnonzero(served)
+    masked = np.where(allowed, cost, np.inf)[:, present]
+    try:
+        assignment = assign(masked, costs.runtime_s[:, present], served[present], list(limits))
+    except Infeasible as error:
+        raise UserError(str(error)) from None
+    requests = np.zeros(cost.shape)
+    requests[:, present] = assignment.requests
+    return replace(assignment, requests=requests)
+
+
+def _by_input(
+    costs: Costs, workload: Workload, scales: Scales, seed: int = 0
+) -> tuple[Floats, tuple[NDArray[np.int64], NDArray[np.intp]]]:
+    """Output lengths unknown on arrival: one system per input length, by E[cost(m, N) | m].
+
+    Returns (requests, the rule). The rule is learned from all requests. What it is worth is seen on requests it
+    was not learned from: the workload is split into two halves at random, and ``requests`` routes each half by
+    the rule learned on the other.
+    """
+    lengths, of_length = np.unique(workload.input_tokens, return_inverse=True)
+    whole = np.floor(workload.count)
+    half = np.random.default_rng(seed).binomial(whole.astype(np.int64), 0.5) + (workload.count - whole) / 2
+    requests = np.zeros(costs.energy_j.shape)
+    for tested in (half, workload.count - half):
+        learned = workload.count - tested if (workload.count > tested).any() else tested
+        choice = routing.cheapest(expected_by_input(costs, scales, workload, learned))
+        requests += routing.served_by(choice[of_length], tested, len(costs.labels))
+    rule = routing.cheapest(expected_by_input(costs, scales, workload, workload.count))
+    return requests, (lengths, rule)
+
+
+def _plans(
+    costs: Costs,
+    workload: Workload,
+    scales: Scales,
+    requests: Floats,
+    count: Floats,
+    horizon_s: float | None,
+    allowed: NDArray[np.bool_] | None = None,
+) -> tuple[Plan, dict[str, Plan], tuple[Floats, Floats]]:
+    """The plan that ``requests`` is, and its baselines: each system alone by its label, then ``round_robin``,
+    ``random`` and ``oracle`` (least cost per request). Last the half-widths of the 95 % intervals of the plan's
+    energy in J and runtime in s by system.
+
+    ``allowed`` marks which system serves which pair in time; None without a latency objective. Only the oracle
+    heeds it. Raises UserError when the plan doesn't fit into ``horizon_s``.
+    """
+    systems = len(costs.labels)
+    cost = scales.cost(costs.energy_j, costs.runtime_s)
+    alone = [np.outer(np.arange(systems) == s, count) for s in range(systems)]
+    even = np.broadcast_to(count / systems, cost.shape)
+    oracle = routing.served_by(routing.cheapest(cost, allowed), count, systems)
+    plans = (requests, *alone, even, oracle)
+    busy_s = [(x * costs.runtime_s).sum(axis=1) for x in plans]
+    horizon = max(float(b.max()) for b in busy_s) if horizon_s is None else horizon_s
+    if busy_s[0].max() > horizon:
+        slowest = int(busy_s[0].argmax())
+        raise UserError(
+            f"--horizon {horizon:g} s is too short: {costs.labels[slowest]} is busy for {busy_s[0][slowest]:,.0f} s "
+            "when each system serves one request at a time"
+        )
+    by_system = half_widths(costs, workload, plans)
+    # Systems err independently of each other.
+    totals = (np.linalg.norm(widths, axis=1) for widths in by_system)
+    plan, *baselines = (
+        _plan(costs, scales, x, (energy, runtime), horizon, allowed)
+        for x, energy, runtime in zip(plans, *totals, strict=True)
+    )
+    *alone_plans, round_robin, oracle_plan = baselines
+    # On average a random choice is the even split; it scatters around it.
+    spread = float(np.sqrt(count @ costs.energy_j.var(axis=0)))
+    named = dict(zip(costs.labels, alone_plans, strict=True))
+    named |= {"round_robin": round_robin, "random": replace(round_robin, energy_sd_j=spread), "oracle": oracle_plan}
+    return plan, named, (by_system[0][0], by_system[1][0])
+
+
+def _plan(
+    costs: Costs,
+    scales: Scales,
+    requests: Floats,
+    half_widths: tuple[float, float],
+    horizon_s: float,
+    allowed: NDArray[np.bool_] | None,
+) -> Plan:
+    """Totals of an assignment; systems that serve nothing are switched off only when one serves all.
+
+    ``half_widths`` are those of energy in J and of runtime in s.
+    """
+    energy_j, busy_s = (requests * costs.energy_j).sum(axis=1), (requests * costs.runtime_s).sum(axis=1)
+    used = requests.sum(axis=1) > 0
+    on = used if np.count_nonzero(used) == 1 else np.ones(used.size, dtype=np.bool_)
+    energy, runtime = float(energy_j.sum()), float(busy_s.sum())
+    marginal = fleet = None
+    if all(power is not None for power, is_on in zip(costs.idle_power_w, on, strict=True) if is_on):
+        idle = np.array([power or 0.0 for power in costs.idle_power_w])
+        gross = energy_j + idle * busy_s if costs.idle == "subtracted" else energy_j
+        marginal = float(np.sum(gross - idle * busy_s, where=on))
+        if busy_s.max() <= horizon_s:
+            fleet = routing.fleet_energy_j(gross, busy_s, idle, on, horizon_s)
+    return Plan(
+        energy,
+        float(half_widths[0]),
+        runtime,
+        float(half_widths[1]),
+        float(scales.cost(np.array(energy), np.array(runtime))),
+        marginal,
+        fleet,
+        horizon_s,
+        None if allowed is None else bool(allowed[requests > 0].all()),
+    )

@@ -1,0 +1,184 @@
+"""How sure the costs of a workload are: what the models' errors do to sums of many requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.deciding import threshold
+from harness.deciding.costs import Costs, Floats
+from harness.deciding.workload import Workload
+from harness.modelling.cost_function import CostFunction
+
+Indices = NDArray[np.intp]
+
+DRAWS = 400
+"""Drawn coefficients and workloads behind each 95 % interval."""
+Z95 = 1.959964
+"""Half-width of a normal 95 % interval in standard deviations."""
+GROUPS = 1000
+"""Distinct keys kept apart when drawing; beyond it neighbours are merged."""
+
+
+class SystemDraws:
+    """Joint draws of one system's energy and runtime errors; sums of them over any set of requests.
+
+    Three sources: the coefficients' covariance; the misfit of the form (the relative standard deviation of
+    held-out points), taken as one error per octave of m and of n, the spacing of the usual sweep: constant
+    within an octave, independent between them; and, where it is subtracted, the idle power.
+
+    Energy is the sum of components whose correlation is not stored: their errors are taken to move together, the
+    cautious choice, as in ``Profile.predict_energy``. The errors of energy and of runtime are drawn independently
+    of each other; where both come from the same trials their true correlation is positive, so that the error of
+    net energy, E − P_idle·R, is drawn a little too wide.
+    """
+
+    def __init__(self, costs: Costs, system: int, workload: Workload, rng: np.random.Generator) -> None:
+        profile = costs.profiles[system]
+        self.workload = workload
+        self.cell = _cells(workload)
+        self.cells = int(self.cell.max()) + 1
+        self.runtime = profile.runtime_function
+        self.energy = profile.energy_functions(costs.components)
+        self.runtime_s = costs.runtime_s[system]
+        self.idle_power_w = costs.idle_power_w[system] if costs.idle == "subtracted" else None
+        self.idle_sd_w = _idle_sd_w(costs, system)
+        coefficients = max(function.coefficients.size for function in (self.runtime, *self.energy))
+        self.runtime_normals, self.energy_normals = rng.standard_normal((2, DRAWS, self.cells + coefficients))
+        self.idle_normals = rng.standard_normal((DRAWS, 1))
+
+    def shifts(self, weight: Floats, group: Indices, groups: int) -> tuple[Floats, Floats]:
+        """What the draws add to Σ weight·cost by group of pairs: energy in J, runtime in s, (draws, groups)."""
+        runtime = self._drawn(self.runtime_normals, self.runtime, weight, group, groups)
+        parts = [self._drawn(self.energy_normals, function, weight, group, groups) for function in self.energy]
+        energy = np.add.reduce(parts)
+        if self.idle_power_w is not None:
+            busy_s = np.bincount(group, weight * self.runtime_s, groups)
+            energy = energy - self.idle_power_w * runtime - self.idle_sd_w * self.idle_normals * busy_s
+        return energy, runtime
+
+    def _drawn(self, normals: Floats, function: CostFunction, weight: Floats, group: Indices, groups: int) -> Floats:
+        """Errors of the sums, shape (draws, groups); normals are those of the cells, then of the coefficients."""
+        m, n = self.workload.input_tokens, self.workload.output_tokens
+        derivatives = function.derivatives(m, n)
+        by_coefficient = np.stack([np.bincount(group, weight * d, groups) for d in derivatives])
+        root = _aligned_root(function.covariance, derivatives @ self.workload.count)
+        cost = weight * function.cost(m, n) * function.misfit
+        by_cell = np.bincount(self.cell * groups + group, cost, self.cells * groups).reshape(self.cells, groups)
+        deviations = np.vstack([by_cell, root.T @ by_coefficient])
+        return normals[:, : len(deviations)] @ deviations
+
+
+def _cells(workload: Workload) -> Indices:
+    """For each pair the number of its cell: the octave of m joined with the octave of n."""
+    octaves = [np.frexp(tokens.astype(float))[1] for tokens in (workload.input_tokens, workload.output_tokens)]
+    code = octaves[0] * 64 + octaves[1]
+    # There are few codes and many pairs: to count them is faster than to sort them.
+    present = np.bincount(code) > 0
+    number: Indices = np.cumsum(present) - 1
+    return number[code]
+
+
+def half_widths(costs: Costs, workload: Workload, plans: Sequence[Floats]) -> tuple[Floats, Floats]:
+    """Half-widths of the 95 % intervals of energy in J and runtime in s, each of shape (plans, systems).
+
+    A plan says how many requests of each pair each system serves, shape (systems, pairs). The errors are those that
+    ``SystemDraws`` draws, in closed form, since sums are linear in them; only the coefficients of several components
+    are taken to err together in every sum, which is at most wider. Systems err independently of each other.
+    """
+    cell = _cells(workload)
+    energy_variance, runtime_variance = np.zeros((2, len(plans), len(costs.profiles)))
+    for s, profile in enumerate(costs.profiles):
+        served = [plan[s] for plan in plans]
+        runtime_variance[:, s] = _variance([profile.runtime_function], served, workload, cell)
+        energy_variance[:, s] = _variance(profile.energy_functions(costs.components), served, workload, cell)
+        idle_w = costs.idle_power_w[s]
+        if costs.idle == "subtracted" and idle_w is not None:
+            busy_s = np.array([costs.runtime_s[s] @ x for x in served])
+            energy_variance[:, s] += idle_w**2 * runtime_variance[:, s] + (_idle_sd_w(costs, s) * busy_s) ** 2
+    return Z95 * np.sqrt(energy_variance), Z95 * np.sqrt(runtime_variance)
+
+
+def _variance(functions: Sequence[CostFunction], served: Sequence[Floats], workload: Workload, cell: Indices) -> Floats:
+    """Variance of Σ x·cost for each x of ``served``, by pair, where cost is the sum of the functions."""
+    m, n = workload.input_tokens, workload.output_tokens
+    by_cell, coefficient_sd = np.zeros((len(served), int(cell.max()) + 1)), np.zeros(len(served))
+    for function in functions:
+        derivatives, misfit = function.derivatives(m, n), function.cost(m, n) * function.misfit
+        by_cell += np.stack([np.bincount(cell, misfit * x) for x in served])
+        by_coefficient = np.stack([derivatives @ x for x in served])
+        variance = np.einsum("pi,ij,pj->p", by_coefficient, function.covariance, by_coefficient)
+        # Rounding may leave less than nothing of a covariance without full rank.
+        coefficient_sd += np.sqrt(np.maximum(variance, 0.0))
+    return np.asarray(coefficient_sd**2 + (by_cell**2).sum(axis=1))
+
+
+def _idle_sd_w(costs: Costs, system: int) -> float:
+    return sum(half or 0.0 for half in costs.profiles[system].idle_power_ci95_w(costs.components)) / Z95
+
+
+def _aligned_root(covariance: Floats, direction: Floats) -> Floats:
+    """L with L·Lᵀ = covariance, whose first column alone moves ``direction`` · coefficients, upwards.
+
+    Functions whose coefficients are drawn with the same normals then err together in that sum.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    root: Floats = vectors * np.sqrt(np.maximum(values, 0))
+    moved = root.T @ direction
+    mirror = moved - np.linalg.norm(moved) * np.eye(moved.size)[0]
+    size = float(mirror @ mirror)
+    # A Householder reflection; without one where the first column has the direction already.
+    return root if size == 0 else root - 2 * np.outer(root @ mirror, mirror) / size
+
+
+def threshold_draws(
+    costs: Costs,
+    workload: Workload,
+    key: NDArray[np.int64],
+    exact: threshold.KeyTotals,
+    chosen: int,
+    seed: int = 0,
+) -> tuple[threshold.KeyTotals, threshold.KeyTotals]:
+    """The totals ``exact`` of ``key``, coarsened to about ``GROUPS`` keys on either side of the threshold
+    ``chosen``, and draws of them. System 0 is the small, 1 the large one."""
+    rng = np.random.default_rng(seed)
+    totals, group_of_key = threshold.coarsen(exact, GROUPS, chosen)
+    group = group_of_key[np.searchsorted(exact.key, key)]
+    groups = totals.key.size
+    shifts = [SystemDraws(costs, s, workload, rng).shifts(workload.count, group, groups) for s in (0, 1)]
+    moments = threshold.second_moments(group, groups, workload.count, np.vstack([costs.energy_j, costs.runtime_s]))
+    energy_shift, runtime_shift = (np.stack(parts, axis=1) for parts in zip(*shifts, strict=True))
+    return totals, threshold.draw_totals(totals, energy_shift, runtime_shift, moments, rng)
+
+
+def routing_draws(
+    costs: Costs, workload: Workload, requests: Floats, baseline: int, seed: int = 0
+) -> threshold.KeyTotals:
+    """Draws of the totals of an assignment (index 0) and of one system serving the same requests (index 1).
+
+    ``requests`` has shape (systems, pairs). The result has one key.
+    """
+    rng = np.random.default_rng(seed)
+    alone = np.zeros_like(requests)
+    alone[baseline] = requests.sum(axis=0)
+    served = alone[baseline]
+    one_group = np.zeros(workload.count.size, dtype=np.intp)
+    shifts = np.zeros((2, 2, DRAWS))
+    for s in range(len(costs.profiles)):
+        draws = SystemDraws(costs, s, workload, rng)
+        for i, weight in enumerate((requests[s], alone[s])):
+            energy, runtime = draws.shifts(weight, one_group, 1)
+            shifts[:, i] += energy[:, 0], runtime[:, 0]
+    per_request = [
+        np.divide((x * c).sum(axis=0), served, out=np.zeros(served.shape), where=served > 0)
+        for c in (costs.energy_j, costs.runtime_s)
+        for x in (requests, alone)
+    ]
+    totals = threshold.totals_by_key(
+        one_group.astype(np.int64), served, np.stack(per_request[:2]), np.stack(per_request[2:])
+    )
+    moments = threshold.second_moments(one_group, 1, served, np.stack(per_request))
+    energy_shift, runtime_shift = (np.moveaxis(s, 0, 1)[:, :, None] for s in shifts)
+    return threshold.draw_totals(totals, energy_shift, runtime_shift, moments, rng)

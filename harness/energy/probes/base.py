@@ -1,0 +1,113 @@
+"""The border between the harness and a power source.
+
+A probe is one file in this package that exposes ``create(option) -> Probe``; the file's name, with ``_`` written as
+``-``, is its name on the command line. A probe only reads: threads, clocks, unwrapping and integration belong to
+the harness.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, Protocol
+
+from harness.energy.readings import Domain, Reading
+
+_POLL_PAUSE_S = 0.001
+_FEWEST_CHANGES = 3
+_QUANTILE = 0.2
+_PAUSE_S = 0.005
+"""A change found longer than this after the look before could have come at any time between."""
+
+Role = Literal["meter", "fallback", "synthetic"]
+"""``meter``: tried by ``auto``. ``fallback``: used by ``auto`` where no meter works. ``synthetic``: only by name."""
+
+
+@dataclass
+class ProbeContext:
+    """What a probe needs to know about the run. Shared by all probes of a meter, which keeps it up to date."""
+
+    gpu_uuids: tuple[str, ...] = ()
+    """UUIDs of the GPUs that the backend computes on; empty means every visible one."""
+    device: str | None = None
+    """Where the backend computes (``cpu``, ``cuda``, ``mps``, ``metal``); None when unknown."""
+    worker_pid: int | None = None
+    """Process that runs inference now; changes when the worker is restarted, so probes read it at each use."""
+    cpu_watts: float | None = None
+    """Declared power of the whole CPU under full load, for the estimate."""
+    attribution: Literal["process", "system"] = "system"
+    """Whether CPU energy is the worker's share or the whole machine's, where the source can tell."""
+    rate_hz: float = 20.0
+    """How often the harness reads."""
+
+
+class Probe(Protocol):
+    """A power source. One instance is opened once and read by one thread."""
+
+    role: Role
+    note: str
+    """What its figures are, in one sentence; of use once open."""
+
+    def open(self, context: ProbeContext) -> None:
+        """Get ready. Raises ProbeUnavailable with the reason and the remedy."""
+        ...
+
+    def domains(self) -> Sequence[Domain]:
+        """What can be read; fixed once open."""
+        ...
+
+    def read(self) -> Sequence[Reading]:
+        """New readings, without blocking; none when nothing is new. Raises ProbeFailed."""
+        ...
+
+    def conditions(self) -> dict[str, Any]:
+        """Temperature, clocks, thermal state, foreign processes; None for what can't be read.
+
+        The key ``discard`` holds a reason when what is seen spoils a measurement made now, else None.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of everything. Safe to call twice and after a failed open."""
+        ...
+
+
+def update_periods(
+    readers: Mapping[str, Callable[[], float]], duration_s: float
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Time between updates of each reading, in s, found by reading all in turn for ``duration_s``.
+
+    An update that repeats the value goes unseen, so gaps between changes are multiples of the period: a low quantile
+    of them is taken. A change found after a pause in looking has no known time; gaps beside it are passed over, unless
+    hardly any others are left. Second come the names that changed too rarely to tell; they get the longest period that
+    was found for another, or else half of ``duration_s``.
+    """
+    changes: dict[str, list[_Change]] = {name: [] for name in readers}
+    last = {name: reader() for name, reader in readers.items()}
+    looked_s = dict.fromkeys(readers, time.monotonic())
+    end_s = time.monotonic() + duration_s
+    while time.monotonic() < end_s:
+        for name, reader in readers.items():
+            value, now_s = reader(), time.monotonic()
+            if value != last[name]:
+                changes[name].append(_Change(now_s, now_s - looked_s[name] > _PAUSE_S))
+                last[name] = value
+            looked_s[name] = now_s
+        time.sleep(_POLL_PAUSE_S)
+    found = {name: _low_gap(seen) for name, seen in changes.items() if len(seen) >= _FEWEST_CHANGES}
+    cautious_s = max(found.values(), default=duration_s / 2.0)
+    return {name: found.get(name, cautious_s) for name in readers}, tuple(name for name in readers if name not in found)
+
+
+class _Change(NamedTuple):
+    seen_s: float
+    late: bool
+
+
+def _low_gap(changes: Sequence[_Change]) -> float:
+    pairs = list(pairwise(changes))
+    dated = [(before, after) for before, after in pairs if not before.late and not after.late]
+    gaps = sorted(after.seen_s - before.seen_s for before, after in (dated if len(dated) >= _FEWEST_CHANGES else pairs))
+    return gaps[int(_QUANTILE * len(gaps))]

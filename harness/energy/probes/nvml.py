@@ -1,0 +1,307 @@
+"""NVIDIA GPUs through NVML: the board's energy counter and its instant power, side by side.
+
+Update periods are found out by polling when the probe opens. The averaging windows behind the power readings are
+those of "Part-time Power Measurements" (arXiv 2312.02741); for boards that were not studied there the longest are
+assumed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.core.errors import ProbeFailed, ProbeUnavailable
+from harness.energy.probes import refuse_option
+from harness.energy.probes.base import Probe, ProbeContext, Role, update_periods
+from harness.energy.readings import Domain, Reading
+
+_POLL_S = 1.0
+"""How long updates are watched at the start; ten of the slowest known sensor's."""
+_MILLI = 1e-3
+
+
+@dataclass(frozen=True)
+class _Board:
+    """What one generation's power readings average over, in s."""
+
+    instant_s: float
+    average_s: float
+
+
+_UNKNOWN = _Board(0.100, 1.000)
+_GA100 = _Board(0.025, 0.025)
+_BOARDS = {
+    4: _Board(0.010, 0.010),  # Pascal
+    5: _Board(0.010, 0.010),  # Volta
+    7: _Board(0.100, 1.000),  # Ampere
+    8: _Board(0.100, 1.000),  # Ada
+    9: _Board(0.025, 1.000),  # Hopper
+}
+"""By NVML's architecture number."""
+
+
+@dataclass(frozen=True)
+class _Gpu:
+    handle: Any
+    uuid: str
+    label: str
+    readers: tuple[tuple[Domain, Callable[[], float]], ...]
+    """What can be read of it, and what reads it, in J or W."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(domain.name for domain, _ in self.readers)
+
+
+class Nvml:
+    """Every GPU that the backend computes on, found by its UUID."""
+
+    role: Role = "meter"
+    note = ""
+
+    def __init__(self) -> None:
+        self._nvml: Any = None
+        self._context = ProbeContext()
+        self._gpus: list[_Gpu] = []
+        self._domains: list[Domain] = []
+
+    def open(self, context: ProbeContext) -> None:
+        """See ``Probe.open``."""
+        if context.device == "cpu" and not context.gpu_uuids:
+            raise ProbeUnavailable("the backend computes on the CPU, not on an NVIDIA GPU")
+        self._context = context
+        self._nvml = _load()
+        try:
+            self._find(context)
+        except self._nvml.NVMLError as error:
+            raise ProbeUnavailable(f"the NVIDIA driver refused: {error}", "check that nvidia-smi works") from None
+
+    def _find(self, context: ProbeContext) -> None:
+        """Look up the GPUs and what they can read. Raises ProbeUnavailable and NVMLError."""
+        notes: list[str] = []
+        handles = [self._by_uuid(uuid, notes) for uuid in dict.fromkeys(context.gpu_uuids)] or self._all(notes)
+        gpus: dict[str, Any] = {}
+        for handle in handles:
+            gpus.setdefault(self._nvml.nvmlDeviceGetUUID(handle), handle)
+        self._gpus = [self._describe(uuid, handle, notes) for uuid, handle in gpus.items()]
+        if not any(gpu.readers for gpu in self._gpus):
+            names = ", ".join(gpu.label for gpu in self._gpus)
+            raise ProbeUnavailable(f"{names}: neither energy nor power can be read (vGPU or an old board)")
+        self._measure_periods(notes)
+        self._domains = [domain for gpu in self._gpus for domain, _ in gpu.readers]
+        self.note = "board power, gain uncalibrated to a few per cent; " + "; ".join(dict.fromkeys(notes))
+
+    def domains(self) -> Sequence[Domain]:
+        """See ``Probe.domains``."""
+        return self._domains
+
+    def read(self) -> Sequence[Reading]:
+        """See ``Probe.read``."""
+        readings: list[Reading] = []
+        for gpu in self._gpus:
+            try:
+                readings += self._read(gpu)
+            except self._nvml.NVMLError as error:
+                self._gpus = [other for other in self._gpus if other is not gpu]
+                raise ProbeFailed(f"{gpu.label}: {error}", gpu.names) from None
+        return readings
+
+    def conditions(self) -> dict[str, Any]:
+        """See ``Probe.conditions``."""
+        gpus = {gpu.uuid: self._conditions(gpu) for gpu in self._gpus}
+        reasons = []
+        for gpu in self._gpus:
+            slowed = [name for name in gpus[gpu.uuid]["throttle_reasons"] or () if name in _SLOWDOWNS]
+            if slowed:
+                reasons.append(f"{gpu.label} was throttled ({', '.join(slowed)})")
+            if gpus[gpu.uuid]["foreign_processes"]:
+                reasons.append(f"another process computed on {gpu.label}")
+        return {"gpus": gpus, "discard": "; ".join(reasons) or None}
+
+    def close(self) -> None:
+        """See ``Probe.close``."""
+        if self._nvml is not None:
+            nvml, self._nvml = self._nvml, None
+            self._gpus = []
+            try:
+                nvml.nvmlShutdown()
+            except nvml.NVMLError:
+                return  # a driver that is gone has nothing left to shut down
+
+    def _all(self, notes: list[str]) -> list[Any]:
+        """Every GPU that may be opened. Raises ProbeUnavailable when there is none."""
+        nvml, handles = self._nvml, []
+        for index in range(nvml.nvmlDeviceGetCount()):
+            try:
+                handles.append(nvml.nvmlDeviceGetHandleByIndex(index))
+            except nvml.NVMLError as error:
+                notes.append(f"gpu{index} can't be opened: {error}")
+        if not handles:
+            raise ProbeUnavailable("; ".join(notes) or "the NVIDIA driver sees no GPU")
+        return handles
+
+    def _by_uuid(self, uuid: str, notes: list[str]) -> Any:
+        """The board that holds a GPU or MIG instance.
+
+        CUDA tells a MIG instance's UUID without its kind, so that what is no GPU is looked for among the instances.
+        """
+        nvml = self._nvml
+        kind, bare = (uuid[:4], uuid[4:]) if uuid.startswith(("GPU-", "MIG-")) else ("GPU-", uuid)
+        try:
+            if kind == "GPU-":
+                try:
+                    return nvml.nvmlDeviceGetHandleByUUID(f"GPU-{bare}")
+                except nvml.NVMLError_NotFound:
+                    pass
+            handle = nvml.nvmlDeviceGetHandleByUUID(f"MIG-{bare}")
+            notes.append(f"MIG-{bare} is a slice: the whole board's power is read, other slices included")
+            return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+        except nvml.NVMLError as error:
+            raise ProbeUnavailable(
+                f"the driver can't find GPU {kind}{bare}: {error}", "compare with the output of nvidia-smi -L"
+            ) from None
+
+    def _describe(self, uuid: str, handle: Any, notes: list[str]) -> _Gpu:
+        """Find out what one board can read."""
+        nvml = self._nvml
+        index = nvml.nvmlDeviceGetIndex(handle)
+        name = nvml.nvmlDeviceGetName(handle)
+        board = _BOARDS.get(self._try(nvml.nvmlDeviceGetArchitecture, handle), _UNKNOWN)
+        if any(model in name for model in ("A100", "A800", "A30 ")) or name.endswith("A30"):
+            board = _GA100
+        counter = Domain(
+            name=f"gpu{index}-counter",
+            component="gpu",
+            kind="counter",
+            method="counter",
+            probe="nvml",
+            resolution=_MILLI,
+            source=f"gpu:{uuid}",
+        )
+        readers: list[tuple[Domain, Callable[[], float]]] = []
+        if self._try(nvml.nvmlDeviceGetTotalEnergyConsumption, handle) is None:
+            notes.append(f"gpu{index} has no energy counter: power is integrated")
+        else:
+            readers.append((counter, lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) * _MILLI))
+        source = self._power_source(handle, board)
+        if source is not None:
+            read_w, averaging_s = source
+            power = replace(
+                counter, name=f"gpu{index}-power", kind="power", method="integrated", averaging_s=averaging_s
+            )
+            readers.append((power, read_w))
+        return _Gpu(handle, uuid, f"GPU {index} ({name})", tuple(readers))
+
+    def _power_source(self, handle: Any, board: _Board) -> tuple[Callable[[], float], float] | None:
+        """The best power reading of a board, in W, and its averaging window: instant, averaged, or the old call."""
+        nvml = self._nvml
+
+        def field(number: int) -> float:
+            value = nvml.nvmlDeviceGetFieldValues(handle, [(number, nvml.NVML_POWER_SCOPE_GPU)])[0]
+            if value.nvmlReturn != nvml.NVML_SUCCESS:
+                raise nvml.NVMLError(value.nvmlReturn)
+            return float(value.value.uiVal * _MILLI)
+
+        candidates: list[tuple[Callable[[], float], float]] = [
+            (lambda: field(nvml.NVML_FI_DEV_POWER_INSTANT), board.instant_s),
+            (lambda: field(nvml.NVML_FI_DEV_POWER_AVERAGE), board.average_s),
+            (lambda: nvml.nvmlDeviceGetPowerUsage(handle) * _MILLI, board.average_s),
+        ]
+        return next((candidate for candidate in candidates if self._try(candidate[0])), None)
+
+    def _measure_periods(self, notes: list[str]) -> None:
+        """Find out how often each reading is updated."""
+        readers = {domain.name: reader for gpu in self._gpus for domain, reader in gpu.readers}
+        periods, assumed = update_periods(readers, _POLL_S)
+        if assumed:
+            notes.append(f"update period of {', '.join(assumed)} is assumed: it hardly changed while watched")
+        self._gpus = [
+            replace(
+                gpu,
+                readers=tuple((replace(domain, period_s=periods[domain.name]), read) for domain, read in gpu.readers),
+            )
+            for gpu in self._gpus
+        ]
+
+    def _read(self, gpu: _Gpu) -> list[Reading]:
+        readings = []
+        for domain, reader in gpu.readers:
+            before_ns = time.monotonic_ns()
+            value = reader()
+            readings.append(Reading(domain.name, (before_ns + time.monotonic_ns()) // 2, value))
+        return readings
+
+    def _conditions(self, gpu: _Gpu) -> dict[str, Any]:
+        nvml, handle = self._nvml, gpu.handle
+        limit_mw = self._try(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+        reasons = self._try(nvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
+        return {
+            "temperature_c": self._try(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
+            "sm_clock_mhz": self._try(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
+            "memory_clock_mhz": self._try(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM),
+            "power_limit_w": None if limit_mw is None else limit_mw * _MILLI,
+            "throttle_reasons": None if reasons is None else [name for bit, name in _REASONS if reasons & bit],
+            "foreign_processes": self._foreign_processes(handle),
+        }
+
+    def _foreign_processes(self, handle: Any) -> int | None:
+        """Other processes that compute on a GPU.
+
+        None where the worker itself is not listed: in a container the driver may list other numbers or none.
+        """
+        running = self._try(self._nvml.nvmlDeviceGetComputeRunningProcesses, handle)
+        worker = self._context.worker_pid
+        if running is None or worker is None:
+            return None
+        pids = {process.pid for process in running}
+        return len(pids - {worker, os.getpid()}) if worker in pids else None
+
+    def _try(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What ``call`` returns, or None where the board or driver has no such thing."""
+        try:
+            return call(*arguments)
+        except (self._nvml.NVMLError, self._nvml.NVMLLibraryMismatchError):
+            return None
+
+
+_REASONS = (
+    (0x1, "idle"),
+    (0x2, "application clocks"),
+    (0x4, "power cap"),
+    (0x8, "hardware slowdown"),
+    (0x10, "sync boost"),
+    (0x20, "software thermal slowdown"),
+    (0x40, "hardware thermal slowdown"),
+    (0x80, "power brake"),
+    (0x100, "display clocks"),
+)
+"""NVML's clock event bits."""
+_SLOWDOWNS = ("hardware slowdown", "software thermal slowdown", "hardware thermal slowdown", "power brake")
+"""Those that spoil a measurement. The power cap is how a board normally runs under load."""
+
+
+def _load() -> Any:
+    """The initialised NVML module. Raises ProbeUnavailable."""
+    try:
+        import pynvml
+    except ImportError:
+        raise ProbeUnavailable("the package nvidia-ml-py is missing", "pip install nvidia-ml-py") from None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError_LibraryNotFound:
+        raise ProbeUnavailable(
+            "there is no NVIDIA driver library (libnvidia-ml.so.1)",
+            "install the NVIDIA driver, or start the container with its GPUs (docker run --gpus all)",
+        ) from None
+    except pynvml.NVMLError as error:
+        raise ProbeUnavailable(f"the NVIDIA driver does not answer: {error}", "check that nvidia-smi works") from None
+    return pynvml
+
+
+def create(option: str | None = None) -> Probe:
+    """A new probe. Raises UserError for any option."""
+    refuse_option("nvml", option)
+    return Nvml()

@@ -1,0 +1,197 @@
+"""CPU packages, DRAM and platform through Linux's powercap tree (Intel RAPL and AMD's equivalent).
+
+The option is where sysfs is mounted, for containers that see the host's elsewhere: ``rapl:/host/sys``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.core.errors import ProbeFailed, ProbeUnavailable
+from harness.core.quantities import Component
+from harness.energy.probes.base import Probe, ProbeContext, Role
+from harness.energy.readings import Domain, Reading
+
+_UPDATE_S = 0.001
+"""The registers are updated about every millisecond (Intel SDM, volume 3, "RAPL interfaces")."""
+_WATCH_S = 0.05
+_RESOLUTION_J = 2.0**-14
+"""The usual energy unit, 61 µJ; some parts and the DRAM domain count finer."""
+_MICRO = 1e-6
+
+
+class Rapl:
+    """Packages, their DRAM, and psys. Core and uncore lie inside the package and are left out."""
+
+    role: Role = "meter"
+    note = "CPU package counters; cores, uncore and the mmio twin are inside the package"
+
+    def __init__(self, sysfs: Path) -> None:
+        self._sysfs = sysfs
+        self._files: dict[str, Path] = {}
+        self._domains: list[Domain] = []
+        self._throttle_counts: list[Path] = []
+        self._throttled: int | None = None
+        self._temperatures: list[Path] = []
+
+    def open(self, context: ProbeContext) -> None:
+        """See ``Probe.open``."""
+        zones = list(_zones(self._sysfs / "class" / "powercap"))
+        if not zones:
+            raise ProbeUnavailable(
+                f"{self._sysfs}/class/powercap has no RAPL zones: this kernel, virtual machine or container has none",
+                "run on the machine itself with the kernel module intel_rapl_msr loaded, or give a container the "
+                "host's sysfs and name it: --probes rapl:/host/sys",
+            )
+        unreadable = [file for _, file in zones if not os.access(file, os.R_OK)]
+        if unreadable:
+            raise ProbeUnavailable(f"{unreadable[0]} may be read by root only", _udev_remedy())
+        dead = [source for source, file in zones if _is_dead(file)]
+        zones = [(source, file) for source, file in zones if source not in dead]
+        if not zones:
+            raise ProbeUnavailable(
+                f"{', '.join(dead)} count nothing: a virtual machine shows counters that it does not have"
+            )
+        if dead:
+            self.note += f"; {', '.join(dead)} left out: counts nothing on this machine"
+        contents = tuple(source for source, _ in zones if source != "psys")
+        for source, file in zones:
+            domain = _domain(source, file, contents)
+            self._domains.append(domain)
+            self._files[domain.name] = file
+        self._find_thermal()
+
+    def domains(self) -> Sequence[Domain]:
+        """See ``Probe.domains``."""
+        return self._domains
+
+    def read(self) -> Sequence[Reading]:
+        """See ``Probe.read``."""
+        readings = []
+        for name, file in list(self._files.items()):
+            before_ns = time.monotonic_ns()
+            try:
+                microjoules = int(_read(file))
+            except (OSError, ValueError) as error:
+                del self._files[name]
+                raise ProbeFailed(f"{file} can't be read any more: {error}", (name,)) from None
+            now_ns = (before_ns + time.monotonic_ns()) // 2
+            readings.append(Reading(name, now_ns, microjoules * _MICRO))
+        return readings
+
+    def conditions(self) -> dict[str, Any]:
+        """See ``Probe.conditions``."""
+        counts = [_number(file) for file in self._throttle_counts]
+        known = [count for count in counts if count is not None]
+        throttled = sum(known) if known else None
+        before, self._throttled = self._throttled, throttled
+        slowed = before is not None and throttled is not None and throttled > before
+        degrees = [value / 1000 for file in self._temperatures if (value := _number(file)) is not None]
+        return {
+            "temperature_c": max(degrees, default=None),
+            "thermal_throttle_count": throttled,
+            "discard": "the CPU was thermally throttled" if slowed else None,
+        }
+
+    def close(self) -> None:
+        """See ``Probe.close``."""
+        self._files = {}
+
+    def _find_thermal(self) -> None:
+        """The throttle counter of one CPU per package, and the packages' temperatures."""
+        cpus = self._sysfs / "devices" / "system" / "cpu"
+        packages: dict[int | None, Path] = {}
+        for file in sorted(cpus.glob("cpu[0-9]*/thermal_throttle/package_throttle_count")):
+            packages.setdefault(_number(file.parents[1] / "topology" / "physical_package_id"), file)
+        self._throttle_counts = list(packages.values())
+        for kind in sorted((self._sysfs / "class" / "thermal").glob("thermal_zone*/type")):
+            if _text(kind) == "x86_pkg_temp":
+                self._temperatures.append(kind.with_name("temp"))
+
+
+def _zones(root: Path) -> Iterator[tuple[str, Path]]:
+    """Source name and energy file of every zone that counts: ``package-0``, ``dram-0``, ``psys``."""
+    for zone in sorted(root.glob("intel-rapl:*")):
+        name, file = _text(zone / "name"), zone / "energy_uj"
+        if name is None or not file.exists():
+            continue
+        if name == "psys" or re.fullmatch(r"package-\d+(-die-\d+)?", name):
+            yield name, file
+        elif name == "dram":
+            parent = _text(root / zone.name.rpartition(":")[0] / "name") or zone.name
+            yield parent.replace("package", "dram"), file
+
+
+def _is_dead(file: Path) -> bool:
+    """Whether a counter has stood at 0 since the machine was started, as that of DRAM does on many desktop parts."""
+    if _number(file) != 0:
+        return False
+    time.sleep(_WATCH_S)
+    return _number(file) == 0
+
+
+def _domain(source: str, file: Path, contents: tuple[str, ...]) -> Domain:
+    components: dict[str, Component] = {"psys": "system", "dram": "dram"}
+    wrap = _number(file.with_name("max_energy_range_uj"))
+    return Domain(
+        name=f"cpu-{source}" if source.startswith("package") else source,
+        component=components.get(source.partition("-")[0], "cpu"),
+        kind="counter",
+        method="counter",
+        probe="rapl",
+        resolution=_RESOLUTION_J,
+        period_s=_UPDATE_S,
+        wrap_j=None if wrap is None else wrap * _MICRO,
+        source=source,
+        contains=contents if source == "psys" else (),
+    )
+
+
+def _udev_remedy() -> str:
+    """How an administrator lets this user's group read the counters."""
+    import grp
+
+    try:
+        group = grp.getgrgid(os.getgid()).gr_name
+    except KeyError:
+        group = str(os.getgid())  # containers give numbers that have no name
+    rule = (
+        f'SUBSYSTEM=="powercap", KERNEL=="intel-rapl:*", RUN+="/bin/chgrp {group} /sys%p/energy_uj", '
+        'RUN+="/bin/chmod 0440 /sys%p/energy_uj"'
+    )
+    return (
+        f"an administrator can let the group {group} read it: write the line {rule} to "
+        "/etc/udev/rules.d/70-rapl.rules, then run: udevadm control --reload && "
+        "udevadm trigger --subsystem-match=powercap --action=add"
+    )
+
+
+def _read(file: Path) -> bytes:
+    """A small file's content, at a third of the cost of opening it as text."""
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        return os.read(handle, 64)
+    finally:
+        os.close(handle)
+
+
+def _text(file: Path) -> str | None:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return None
+
+
+def _number(file: Path) -> int | None:
+    text = _text(file)
+    return int(text) if text is not None and text.isdigit() else None
+
+
+def create(option: str | None = None) -> Probe:
+    """A new probe; ``option`` is where sysfs is mounted."""
+    return Rapl(Path(option or "/sys"))

@@ -1,0 +1,76 @@
+"""A recorded trial played back at its own pace: ``replay:runs/NAME/traces/3.npz``. Methods as recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.core.errors import ProbeFailed, ProbeUnavailable, UserError
+from harness.energy.probes.base import Probe, ProbeContext, Role
+from harness.energy.readings import Domain, Reading
+
+_FORMAT = "give the .npz file of a trial in a run's folder traces/"
+
+
+class Replay:
+    """Delivers each recorded reading when its time, counted from the opening, has come."""
+
+    role: Role = "synthetic"
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self.note = f"recording {path.name}" if path else "no recording"
+        self._domains: list[Domain] = []
+        self._readings: list[Reading] = []
+        self._next = 0
+
+    def open(self, context: ProbeContext) -> None:
+        """See ``Probe.open``."""
+        from harness.energy import trace_file
+
+        if self._path is None:
+            raise ProbeUnavailable("a recording must be named (replay:FILE)", _FORMAT)
+        try:
+            _, recording = trace_file.read(self._path)
+        except UserError as error:
+            raise ProbeUnavailable(str(error), _FORMAT) from None
+        self._domains = [trace.domain for trace in recording]
+        recorded = [
+            Reading(trace.domain.name, int(time_ns), float(value))
+            for trace in recording
+            for time_ns, value in zip(trace.times_ns, trace.values, strict=True)
+        ]
+        if not recorded:
+            raise ProbeUnavailable(f"{self._path} has no readings", _FORMAT)
+        recorded.sort(key=lambda reading: reading.time_ns)
+        shift_ns = time.monotonic_ns() - recorded[0].time_ns
+        self._readings = [replace(reading, time_ns=reading.time_ns + shift_ns) for reading in recorded]
+
+    def domains(self) -> Sequence[Domain]:
+        """See ``Probe.domains``."""
+        return self._domains
+
+    def read(self) -> Sequence[Reading]:
+        """See ``Probe.read``."""
+        if self._next == len(self._readings):
+            raise ProbeFailed("the recording is over")
+        first, now_ns = self._next, time.monotonic_ns()
+        while self._next < len(self._readings) and self._readings[self._next].time_ns <= now_ns:
+            self._next += 1
+        return self._readings[first : self._next]
+
+    def conditions(self) -> dict[str, Any]:
+        """See ``Probe.conditions``."""
+        return {"discard": None}
+
+    def close(self) -> None:
+        """See ``Probe.close``."""
+        self._readings, self._next = [], 0
+
+
+def create(option: str | None = None) -> Probe:
+    """A new probe; ``option`` is the recording's file."""
+    return Replay(Path(option) if option else None)

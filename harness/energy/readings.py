@@ -1,0 +1,76 @@
+"""What sensors deliver: domains, readings, traces, and the marks of a window. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.core.quantities import Component, Method
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One thing a power source can read, such as the energy counter of one GPU."""
+
+    name: str
+    """Unique among all open probes, for example ``gpu0.counter`` or ``cpu-package-0``."""
+    component: Component
+    kind: Literal["counter", "power"]
+    """``counter``: cumulative joules. ``power``: watts at (or averaged up to) the reading's time."""
+    method: Method
+    probe: str
+    resolution: float
+    """Smallest step of a reading, in J for counters and W for power."""
+    period_s: float | None = None
+    """Time between updates of the sensor; None when every read is fresh."""
+    averaging_s: float | None = None
+    """Length of the window that a power reading averages over; None when unknown or not applicable."""
+    wrap_j: float | None = None
+    """A counter's range after which it starts again at 0; None when it does not wrap."""
+    source: str = ""
+    """What is measured, so that two readings of the same silicon are recognised (``gpu:GPU-…``, ``package-0``)."""
+    contains: tuple[str, ...] = ()
+    """``source`` values whose energy is part of this one (psys contains package-0): never summed together."""
+    stamped: bool = False
+    """Whether a reading's time is that of the sensor's update; otherwise the update is up to a period older."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Correction of one domain against a meter: true power = gain × read power + offset_w."""
+
+    gain: float
+    offset_w: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One raw reading. ``value`` is J for counters and W for power."""
+
+    domain: str
+    time_ns: int
+    """CLOCK_MONOTONIC time the value belongs to."""
+    value: float
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Raw readings of one domain around a window, in time order."""
+
+    domain: Domain
+    times_ns: NDArray[np.int64]
+    values: NDArray[np.float64]
+    failure: str | None = None
+    """Why readings stopped, when the sensor died."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Marks of one trial's back-to-back requests; arrays have one entry per request, in CLOCK_MONOTONIC ns."""
+
+    start_ns: NDArray[np.int64]
+    prefill_end_ns: NDArray[np.int64]
+    end_ns: NDArray[np.int64]

@@ -1,0 +1,150 @@
+"""One thread that polls every probe on the monotonic clock and keeps the raw readings."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from harness.core.errors import ProbeFailed
+from harness.energy.probes.base import Probe
+from harness.energy.readings import Domain, Trace
+
+_KEEP_S = 3600.0
+"""Readings older than this are forgotten, unless they are held for a trial."""
+_CONDITIONS_EVERY_S = 1.0
+_NS = 1e9
+
+
+class Sampler:
+    """Polls opened probes at ``rate_hz`` from ``start`` to ``stop``; a probe that fails is left alone after that."""
+
+    def __init__(self, probes: Sequence[Probe], rate_hz: float, each_second: Callable[[], None] = lambda: None) -> None:
+        self._probes = list(probes)
+        self._domains = [list(probe.domains()) for probe in self._probes]
+        self._period_s = 1.0 / rate_hz
+        self._each_second = each_second
+        self._lock = threading.Lock()
+        self._readings: dict[str, deque[tuple[int, float]]] = {domain.name: deque() for domain in self.domains()}
+        self._conditions: deque[tuple[int, int, dict[str, Any]]] = deque()
+        self._held_ns: int | None = None
+        self._failures: dict[str, str] = {}
+        self._dead: set[int] = set()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def domains(self) -> list[Domain]:
+        """All domains of all probes, in the probes' order."""
+        return [domain for domains in self._domains for domain in domains]
+
+    def start(self) -> None:
+        """Begin polling in a thread of its own."""
+        self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and wait for it. Safe to call twice."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10.0)
+            self._thread = None
+
+    def hold(self, since_ns: int | None) -> None:
+        """Keep every reading from a time on, however long the trial lasts; None lets them go again."""
+        with self._lock:
+            self._held_ns = since_ns
+
+    def failures(self) -> dict[str, str]:
+        """Why each domain that no longer delivers stopped."""
+        with self._lock:
+            return dict(self._failures)
+
+    def traces(self, start_ns: int, end_ns: int) -> list[Trace]:
+        """The readings of every domain in [start_ns, end_ns], in time order."""
+        failures = self.failures()
+        traces = []
+        for domain in self.domains():
+            with self._lock:
+                readings = [item for item in self._readings[domain.name] if start_ns <= item[0] <= end_ns]
+            times = np.array([time_ns for time_ns, _ in readings], dtype=np.int64)
+            values = np.array([value for _, value in readings], dtype=np.float64)
+            traces.append(Trace(domain, times, values, failures.get(domain.name)))
+        return traces
+
+    def last_reading_ns(self, domain: str) -> int | None:
+        """Time of a domain's newest reading."""
+        with self._lock:
+            readings = self._readings[domain]
+            return readings[-1][0] if readings else None
+
+    def conditions(self, probe: Probe, start_ns: int, end_ns: int) -> list[dict[str, Any]]:
+        """What a probe saw of its device between two times, oldest first."""
+        with self._lock:
+            seen = [item for item in self._conditions if start_ns <= item[0] <= end_ns]
+        return [conditions for _, at, conditions in seen if self._probes[at] is probe]
+
+    def _run(self) -> None:
+        """Poll until told to stop. A thread that ends otherwise leaves a reason with every domain."""
+        try:
+            self._loop()
+        except BaseException as error:
+            for at in range(len(self._probes)):
+                self._bury(at, (), f"sampling stopped: {type(error).__name__}: {error}")
+
+    def _loop(self) -> None:
+        due = time.monotonic()
+        conditions_due = due
+        while not self._stopping.is_set():
+            with_conditions = time.monotonic() >= conditions_due
+            if with_conditions:
+                conditions_due = time.monotonic() + _CONDITIONS_EVERY_S
+                try:
+                    self._each_second()
+                except Exception:
+                    pass  # what is noted beside the sensors must not end them; its own reader sees that it is missing
+                self._forget()
+            for at in range(len(self._probes)):
+                if at not in self._dead:
+                    self._poll(at, with_conditions)
+            due = max(due + self._period_s, time.monotonic())
+            self._stopping.wait(due - time.monotonic())
+
+    def _forget(self) -> None:
+        """Drop readings and conditions that nobody will ask for any more."""
+        with self._lock:
+            oldest_ns = time.monotonic_ns() - int(_KEEP_S * _NS)
+            if self._held_ns is not None:
+                oldest_ns = min(oldest_ns, self._held_ns)
+            for readings in self._readings.values():
+                while readings and readings[0][0] < oldest_ns:
+                    readings.popleft()
+            while self._conditions and self._conditions[0][0] < oldest_ns:
+                self._conditions.popleft()
+
+    def _poll(self, at: int, with_conditions: bool) -> None:
+        """Read one probe. Whatever goes wrong inside it ends its own domains only."""
+        probe = self._probes[at]
+        try:
+            readings = probe.read()
+            conditions = probe.conditions() if with_conditions else None
+        except Exception as error:
+            failed = error.domains if isinstance(error, ProbeFailed) else ()
+            self._bury(at, failed, str(error) or type(error).__name__)
+            return
+        with self._lock:
+            for reading in readings:
+                self._readings[reading.domain].append((reading.time_ns, reading.value))
+            if conditions is not None:
+                self._conditions.append((time.monotonic_ns(), at, conditions))
+
+    def _bury(self, at: int, failed: Sequence[str], reason: str) -> None:
+        """Note why some or, where none is named, all domains of a probe stopped."""
+        names = [domain.name for domain in self._domains[at]]
+        with self._lock:
+            self._failures = dict.fromkeys(failed or names, reason) | self._failures
+            if all(name in self._failures for name in names):
+                self._dead.add(at)

@@ -1,0 +1,191 @@
+"""What to measure: ranges, sweeps and grids of request sizes, and the order they come in. Pure."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.core.errors import UserError
+from harness.core.sizes import Point, parse_point, parse_tokens
+from harness.measuring.stopping import RelativePrecision, RuntimeHalfWidth, StoppingRule
+
+
+def sweeps(inputs: Iterable[int], outputs: Iterable[int], fixed_input: int, fixed_output: int) -> list[Point]:
+    """The input sweep at a fixed output and the output sweep at a fixed input, each point once."""
+    points = [Point(m, fixed_output) for m in inputs] + [Point(fixed_input, n) for n in outputs]
+    return list(dict.fromkeys(points))
+
+
+def grid(inputs: Iterable[int], outputs: Sequence[int]) -> list[Point]:
+    """The full product of input and output counts."""
+    return [Point(m, n) for m in inputs for n in outputs]
+
+
+def shuffled(points: Sequence[Point], seed: int) -> tuple[Point, ...]:
+    """The points in the random order that the seed gives, so that drift in time is not drift in size."""
+    order = list(points)
+    random.Random(seed).shuffle(order)
+    return tuple(order)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A named way to measure: which sizes, how often, how long."""
+
+    name: str
+    inputs: str
+    outputs: str
+    stopping: StoppingRule
+    kv_cache: bool
+    min_window_s: float
+    max_window_s: float
+    off_axis: tuple[Point, ...] = ()
+    fixed_input: int = 32
+    fixed_output: int = 32
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            name="quick",
+            inputs="8-512*2",
+            outputs="8-128*2",
+            stopping=RelativePrecision(relative=0.05, min_trials=3, max_trials=4, quantities=("runtime_s", "energy_j")),
+            kv_cache=True,
+            min_window_s=1.0,
+            max_window_s=10.0,
+        ),
+        Protocol(
+            name="paper",
+            inputs="8-2048*2",
+            outputs="8-4096*2",
+            stopping=RuntimeHalfWidth(half_width_s=0.5, max_trials=25),
+            kv_cache=False,
+            min_window_s=1.0,
+            max_window_s=30.0,
+        ),
+        Protocol(
+            name="precise",
+            inputs="8-2048*2",
+            outputs="8-2048*2",
+            stopping=RelativePrecision(relative=0.02, min_trials=3, max_trials=10),
+            kv_cache=True,
+            min_window_s=5.0,
+            max_window_s=60.0,
+            # Two crossing sweeps leave the interaction of m and n unidentified; these points determine it.
+            off_axis=(Point(128, 128), Point(512, 128), Point(128, 512), Point(512, 512), Point(1024, 256)),
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides which trials a run consists of."""
+
+    protocol: str
+    points: tuple[Point, ...]
+    """In the order in which they are measured."""
+    explicit: bool
+    """Whether the user named the sizes; then none may lie beyond the model's context."""
+    seed: int
+    stopping: StoppingRule
+    min_window_s: float
+    max_window_s: float
+    timeout_s: float
+
+    def refuse_beyond(self, context_length: int) -> None:
+        """Raise UserError when the user named a size that the model's context does not hold."""
+        longest = max(self.points, key=lambda point: point.input_tokens + point.output_tokens)
+        if self.explicit and longest.input_tokens + longest.output_tokens > context_length:
+            raise UserError(
+                f"m + n = {longest.input_tokens} + {longest.output_tokens} is beyond the model's context of "
+                f"{context_length} tokens; ask for shorter requests"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """The plan as it is stored with the run and compared on resuming."""
+        return {
+            "protocol": self.protocol,
+            "seed": self.seed,
+            "stopping": self.stopping.describe(),
+            "min_window_s": self.min_window_s,
+            "max_window_s": self.max_window_s,
+            "timeout_s": self.timeout_s,
+            "points": [[point.input_tokens, point.output_tokens] for point in self.points],
+        }
+
+
+def make_plan(
+    protocol: str,
+    *,
+    inputs: str | None = None,
+    outputs: str | None = None,
+    fixed_input: int = 32,
+    fixed_output: int = 32,
+    full_grid: bool = False,
+    points: Sequence[str] = (),
+    seed: int = 0,
+    timeout_s: float = 600.0,
+    min_window_s: float | None = None,
+    max_window_s: float | None = None,
+    max_trials: int | None = None,
+    precision: float | None = None,
+) -> tuple[Plan, bool]:
+    """The plan of a protocol with what the user changed in it, and the protocol's choice of KV cache.
+
+    Sizes named by the user replace the protocol's; None leaves a setting as the protocol has it. Raises UserError.
+    """
+    base = PROTOCOLS.get(protocol)
+    if base is None:
+        raise UserError(f"unknown protocol '{protocol}'; choose one of {', '.join(PROTOCOLS)}")
+    explicit = inputs is not None or outputs is not None or bool(points)
+    if explicit:
+        chosen = _chosen_points(inputs, outputs, fixed_input, fixed_output, full_grid, points)
+    else:
+        shape = grid if full_grid else lambda m, n: sweeps(m, n, fixed_input, fixed_output)
+        chosen = [*shape(parse_tokens(base.inputs), parse_tokens(base.outputs)), *base.off_axis]
+    for option, value in (("--timeout", timeout_s), ("--min-window", min_window_s), ("--max-window", max_window_s)):
+        if value is not None and not math.isfinite(value):
+            raise UserError(f"{option} must be a number of seconds, not {value}")
+    min_window_s = base.min_window_s if min_window_s is None else min_window_s
+    if max_window_s is None:
+        max_window_s = max(base.max_window_s, min_window_s)
+    if min_window_s > max_window_s:
+        raise UserError(f"--min-window {min_window_s:g} is longer than --max-window {max_window_s:g}")
+    plan = Plan(
+        protocol=protocol,
+        points=shuffled(list(dict.fromkeys(chosen)), seed),
+        explicit=explicit,
+        seed=seed,
+        stopping=_stopping(base.stopping, max_trials, precision),
+        min_window_s=min_window_s,
+        max_window_s=max_window_s,
+        timeout_s=timeout_s,
+    )
+    return plan, base.kv_cache
+
+
+def _chosen_points(
+    inputs: str | None,
+    outputs: str | None,
+    fixed_input: int,
+    fixed_output: int,
+    full_grid: bool,
+    points: Sequence[str],
+) -> list[Point]:
+    if full_grid and (inputs is None or outputs is None):
+        raise UserError("--grid needs both --input-tokens and --output-tokens")
+    m, n = ([] if text is None else parse_tokens(text) for text in (inputs, outputs))
+    swept = grid(m, n) if full_grid else sweeps(m, n, fixed_input, fixed_output)
+    return [*swept, *map(parse_point, points)]
+
+
+def _stopping(rule: StoppingRule, max_trials: int | None, precision: float | None) -> StoppingRule:
+    if precision is not None:
+        rule = RelativePrecision(relative=precision, min_trials=3, max_trials=rule.max_trials)
+    return rule if max_trials is None else rule.with_max_trials(max_trials)

@@ -1,0 +1,148 @@
+"""Which trial comes next, worked out from the plan and the records so far. Pure.
+
+Because the next step depends on nothing but what is recorded, resuming a killed run is the same as going on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from harness.core.sizes import Point
+from harness.measuring.plan import Plan
+from harness.runs.schema import Purpose, TrialRecord
+
+MAX_ERRORS = 3
+"""Trials of one point that may fail one after the other before the point is given up."""
+
+MAX_DISCARDED = 3
+"""Discarded trials of one point that are measured again before the point is given up."""
+
+DRIFT_TRIALS = 3
+"""Trials of the first point that are repeated at the end."""
+
+
+@dataclass
+class _State:
+    """What is known about one point (or about the drift check at the end)."""
+
+    samples: dict[str, list[float]] = field(default_factory=lambda: {"runtime_s": []})
+    ended: bool = False
+    """Whether no further trial follows although the stopping rule is not satisfied."""
+    skip_reason: str | None = None
+    errors: int = 0
+    discarded: int = 0
+
+
+class Schedule:
+    """The state of a run: feed it every record in order, ask it for the next trial.
+
+    ``context_length`` is the longest m + n of the model; points beyond it are skipped.
+    """
+
+    def __init__(self, plan: Plan, *, kv_cache: bool, context_length: int) -> None:
+        self._plan = plan
+        self._kv_cache = kv_cache
+        self._states = {point: _State() for point in plan.points}
+        self._drift = _State()
+        self._warm: tuple[Point, int, int] | None = None
+        for point, state in self._states.items():
+            tokens = point.input_tokens + point.output_tokens
+            if tokens > context_length:
+                state.skip_reason = f"{tokens} tokens are more than the model's context of {context_length}"
+
+    def add(self, record: TrialRecord) -> None:
+        """Take one record into account."""
+        point = Point(record.input_tokens, record.output_tokens)
+        state = self._drift if self._all_done() else self._states[point]
+        if record.status == "ok":
+            self._warm = (point, record.session, record.worker)
+            if record.purpose != "warmup":
+                _add_sample(state, record)
+        elif record.status == "error":
+            state.errors += 1
+            state.ended = state.errors >= MAX_ERRORS
+        elif record.status == "discarded":
+            state.discarded += 1
+            state.ended = state.discarded >= MAX_DISCARDED
+        else:
+            state.ended = True
+            if record.status == "oom":
+                self._skip_larger(point)
+
+    def _skip_larger(self, failed: Point) -> None:
+        for point, state in self._states.items():
+            if point != failed and not self._done(state) and needs_at_least(point, failed, self._kv_cache):
+                state.skip_reason = (
+                    f"needs at least the memory of m = {failed.input_tokens}, n = {failed.output_tokens}, "
+                    "which ran out of it"
+                )
+
+    def next(self, session: int, worker: int) -> TrialSpec | None:
+        """The next trial for this worker process; None when the run is complete.
+
+        A worker that is new to a point warms up on it first: the first trial of a point is never counted.
+        """
+        for point in self._plan.points:
+            state = self._states[point]
+            if not self._done(state):
+                return self._spec(point, state, "measure", session, worker)
+        first = self.first_measured()
+        if first is None or self._drift.ended or len(self._drift.samples["runtime_s"]) >= DRIFT_TRIALS:
+            return None
+        return self._spec(first, self._drift, "drift", session, worker)
+
+    def _spec(self, point: Point, state: _State, purpose: Purpose, session: int, worker: int) -> TrialSpec:
+        warm = self._warm == (point, session, worker)
+        return TrialSpec(point, purpose if warm or state.skip_reason else "warmup", state.skip_reason)
+
+    def first_measured(self) -> Point | None:
+        """The first point with a counted trial: the one that is repeated at the end to show drift."""
+        return next((point for point in self._plan.points if self._states[point].samples["runtime_s"]), None)
+
+    def remaining(self) -> list[tuple[Point, int]]:
+        """Points not yet done, each with the counted trials it has so far."""
+        return [
+            (point, len(state.samples["runtime_s"])) for point, state in self._states.items() if not self._done(state)
+        ]
+
+    def _done(self, state: _State) -> bool:
+        return state.ended or self._plan.stopping.done(state.samples)
+
+    def _all_done(self) -> bool:
+        return all(self._done(state) for state in self._states.values())
+
+
+def _add_sample(state: _State, record: TrialRecord) -> None:
+    state.errors = 0
+    total = record.energy["total"] if record.energy else {}
+    measured = {
+        "runtime_s": record.runtime_s,
+        "prefill_s": record.prefill_s,
+        "decode_s": record.decode_s,
+        "energy_j": total.get("request_j"),
+        "prefill_energy_j": total.get("prefill_j"),
+        "decode_energy_j": total.get("decode_j"),
+    }
+    for name, value in measured.items():
+        if value is not None:
+            state.samples.setdefault(name, []).append(value)
+
+
+def needs_at_least(point: Point, other: Point, kv_cache: bool) -> bool:
+    """Whether a request of size ``point`` needs at least the memory of one of size ``other``.
+
+    With the KV cache, memory grows with the cached tokens m + n and with the m tokens of the prefill. Without
+    it, every step is a forward pass over the whole sequence, so that only m + n counts.
+    """
+    longer = point.input_tokens + point.output_tokens >= other.input_tokens + other.output_tokens
+    return longer and (not kv_cache or point.input_tokens >= other.input_tokens)
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """The next thing to measure."""
+
+    point: Point
+    purpose: Purpose
+    skip_reason: str | None = None
+    """Why the point is recorded as skipped instead of being measured."""

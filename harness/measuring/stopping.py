@@ -1,0 +1,87 @@
+"""When a point has been measured enough. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+from harness.core.statistics import half_width_95
+
+Samples = Mapping[str, Sequence[float]]
+"""Measured quantities of one point by name (``runtime_s``, ``prefill_s``, ``decode_s``, ``energy_j``,
+``prefill_energy_j``, ``decode_energy_j``), one value per counted trial that has it."""
+
+
+class StoppingRule(Protocol):
+    """Decides when a point has been measured enough."""
+
+    @property
+    def max_trials(self) -> int:
+        """Counted trials after which a point is done in any case."""
+        ...
+
+    def with_max_trials(self, max_trials: int) -> StoppingRule:
+        """The same rule with another limit."""
+        ...
+
+    def done(self, samples: Samples) -> bool:
+        """Whether no further trial is needed. ``samples`` always has ``runtime_s``."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """The rule as it is stored with the run."""
+        ...
+
+
+@dataclass(frozen=True)
+class RelativePrecision:
+    """Stop when the 95 % half-width of every measured quantity is at most ``relative`` of its mean."""
+
+    relative: float
+    min_trials: int
+    max_trials: int
+    quantities: tuple[str, ...] | None = None
+    """The quantities that must be precise; None means all that were measured."""
+
+    def done(self, samples: Samples) -> bool:
+        count = len(samples["runtime_s"])
+        if count < self.min_trials or count >= self.max_trials:
+            return count >= self.max_trials
+        judged = self.quantities or samples
+        return all(self._precise(samples[name]) for name in judged if samples.get(name))
+
+    def _precise(self, values: Sequence[float]) -> bool:
+        half_width = half_width_95(values)
+        return half_width is not None and half_width <= self.relative * abs(statistics.fmean(values))
+
+    def with_max_trials(self, max_trials: int) -> RelativePrecision:
+        return replace(self, max_trials=max_trials)
+
+    def describe(self) -> dict[str, Any]:
+        return {"rule": "relative-precision", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class RuntimeHalfWidth:
+    """The paper's rule: stop when the 95 % half-width of the runtime is below ``half_width_s`` seconds.
+
+    Wilkins, Keshav, Mortier (2024), section 4: 0.5 s, at most 25 trials.
+    """
+
+    half_width_s: float
+    max_trials: int
+
+    def done(self, samples: Samples) -> bool:
+        runtimes_s = samples["runtime_s"]
+        if len(runtimes_s) >= self.max_trials:
+            return True
+        half_width_s = half_width_95(runtimes_s)
+        return half_width_s is not None and half_width_s < self.half_width_s
+
+    def with_max_trials(self, max_trials: int) -> RuntimeHalfWidth:
+        return replace(self, max_trials=max_trials)
+
+    def describe(self) -> dict[str, Any]:
+        return {"rule": "runtime-half-width", **asdict(self)}

@@ -1,0 +1,166 @@
+"""The parent's handle on the worker: start it, ask it, notice how it ends, leave no orphan."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from backends.base import MEMORY_WORDS, Config
+from harness.runs.schema import Status
+
+
+class TrialFailed(Exception):
+    """The worker could not do what it was asked; ``status`` and ``reason`` go into the record."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class LoadRefused(Exception):
+    """The backend says that the configuration can't work here; the message names the remedy."""
+
+
+class WorkerProcess:
+    """One child process with one backend. Not reusable: after a failure that kills it, start another."""
+
+    def __init__(self, backend: str, log: Path) -> None:
+        self._log = log
+        self._log_start = log.stat().st_size if log.exists() else 0
+        self._oom_kills = _kernel_oom_kills()
+        # Absolute paths, so that the child finds this very package whatever the current directory is.
+        packages = str(Path(__file__).resolve().parents[2])
+        search_path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
+        with log.open("ab") as stderr:
+            self._process = subprocess.Popen(
+                # -P: a harness/ or json.py in the current directory is not ours.
+                [sys.executable, "-P", "-m", "harness.measuring.worker", backend],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                # Unbuffered: a message to a dead child fails when it is written, not when the pipe is closed.
+                bufsize=0,
+                env={**os.environ, "PYTHONPATH": search_path},
+                # Ctrl-C is the parent's business: it decides what becomes of the child.
+                start_new_session=True,
+            )
+        self._buffer = b""
+        self._closed = False
+
+    @property
+    def pid(self) -> int:
+        """Process id of the child."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child can be asked."""
+        return self._process.poll() is None
+
+    def resolve(self, config: Config, timeout_s: float) -> dict[str, Any]:
+        """What ``load`` would load, as the fields of ``backends.base.Model``. Raises LoadRefused or TrialFailed."""
+        model: dict[str, Any] = self._ask({"do": "resolve", "config": asdict(config)}, timeout_s)["model"]
+        return model
+
+    def load(self, config: Config, timeout_s: float) -> dict[str, Any]:
+        """Load the model; returns ``{"loaded": …, "versions": …}``. Raises LoadRefused or TrialFailed."""
+        return self._ask({"do": "load", "config": asdict(config)}, timeout_s)
+
+    def run(self, timeout_s: float, **request: Any) -> dict[str, Any]:
+        """Run one window; returns its marks. Raises TrialFailed; after a timeout the child is dead."""
+        try:
+            window: dict[str, Any] = self._ask({"do": "run", **request}, timeout_s)["window"]
+        except LoadRefused as refusal:
+            raise TrialFailed("error", str(refusal)) from None
+        return window
+
+    def close(self) -> None:
+        """End the child and everything it started; safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.close()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._process.stdout.close()
+
+    def _ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        except BrokenPipeError:
+            raise self._death() from None
+        answer: dict[str, Any] = json.loads(self._read_line(timeout_s))
+        if "failed" not in answer:
+            return answer
+        if answer["failed"] == "invalid":
+            raise LoadRefused(answer["reason"])
+        raise TrialFailed(answer["failed"], answer["reason"])
+
+    def _read_line(self, timeout_s: float) -> bytes:
+        assert self._process.stdout
+        deadline = time.monotonic() + timeout_s
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._buffer:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    self.close()
+                    raise TrialFailed("timeout", f"no answer within {timeout_s:g} s")
+                chunk = os.read(self._process.stdout.fileno(), 1 << 16)
+                if not chunk:
+                    raise self._death()
+                self._buffer += chunk
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        return line
+
+    def _death(self) -> TrialFailed:
+        """How the child ended by itself, from its exit code and from what it wrote since it was started."""
+        code = self._process.wait()
+        self.close()
+        how = f"exited with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
+        if code == -signal.SIGKILL and _kernel_oom_kills() != self._oom_kills:
+            return TrialFailed("oom", f"the worker process {how} while the kernel was out of memory")
+        words = self._words()
+        telling = next((line for line in words if MEMORY_WORDS.search(line)), None)
+        if telling:
+            # Some runtimes abort the process where others raise an error.
+            return TrialFailed("oom", f"the worker process {how}: {telling}")
+        return TrialFailed("error", f"the worker process {how}" + (f": {words[-1]}" if words else ""))
+
+    def _words(self) -> list[str]:
+        """The last lines that this child wrote to its log."""
+        with self._log.open("rb") as stream:
+            stream.seek(max(self._log_start, self._log.stat().st_size - 4096))
+            lines = stream.read().decode(errors="replace").splitlines()
+        return [line.strip()[:300] for line in lines if line.strip()]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _kernel_oom_kills() -> int | None:
+    """How many processes the kernel has killed for want of memory; None where it does not say."""
+    try:
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    except OSError:
+        pass
+    return None

@@ -1,0 +1,204 @@
+"""Evaluate a fitted cost function, with its uncertainty, at millions of request sizes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from harness.core.errors import UserError
+from harness.modelling.forms import Array, Bilinear, Part, Phase, Sizes
+
+CHUNK = 1 << 16
+"""Pairs evaluated at a time, so that intermediate values stay in the processor's cache."""
+
+MAX_TOTAL_TOKENS = 20_000_000
+"""Longest m + n that can be predicted: the tables behind it then take under 2 GB."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The request sizes a cost function was fitted on; elsewhere it extrapolates."""
+
+    min_input_tokens: float
+    min_output_tokens: float
+    corners: tuple[tuple[float, float], ...]
+    """The (m, n) measured that no other one exceeds in both, by rising m: the steps of the range's upper edge."""
+
+    @classmethod
+    def of(cls, m: Array, n: Array) -> Range:
+        """The range of sizes measured at (m, n)."""
+        corners: list[tuple[float, float]] = []
+        for corner in sorted(set(zip(m.tolist(), n.tolist(), strict=True)), reverse=True):
+            if not corners or corner[1] > corners[-1][1]:
+                corners.append(corner)
+        return cls(float(m.min()), float(n.min()), tuple(reversed(corners)))
+
+    @property
+    def max_input_tokens(self) -> float:
+        """Longest input measured, at whatever output."""
+        return max(m for m, _ in self.corners)
+
+    @property
+    def max_output_tokens(self) -> float:
+        """Longest output measured, at whatever input."""
+        return max(n for _, n in self.corners)
+
+    def covers(self, m: ArrayLike, n: ArrayLike) -> NDArray[np.bool_]:
+        """Whether each (m, n) lies inside: at or above both minima, and some point measured is no smaller in both.
+
+        On two crossing sweeps long inputs with long outputs lie outside. Shapes broadcast.
+        """
+        m, n = np.asarray(m), np.asarray(n)
+        below = np.logical_or.reduce([(m <= most_m) & (n <= most_n) for most_m, most_n in self.corners])
+        return np.asarray(below & (m >= self.min_input_tokens) & (n >= self.min_output_tokens))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Costs of requests, with their uncertainty. Arrays have the broadcast shape of m and n."""
+
+    value: Array
+    standard_error: Array
+    """Of the mean cost, from the coefficients' covariance."""
+    new_standard_error: Array
+    """Of one newly measured point: the standard error joined to the model's misfit."""
+    factor_95: float
+    """value ± factor_95·new_standard_error covers a new measurement in 95 % of cases."""
+    out_of_range: NDArray[np.bool_]
+    """Where the request lies outside the measured range."""
+
+    @property
+    def interval_95(self) -> Array:
+        """Half-width of the 95 % interval for one newly measured point."""
+        return self.factor_95 * self.new_standard_error
+
+
+@dataclass(frozen=True, eq=False)
+class CostFunction:
+    """One fitted form: coefficients, their covariance, its misfit and the range it was fitted on."""
+
+    form: Phase | Bilinear
+    coefficients: Array
+    covariance: Array
+    misfit: float
+    """Relative standard deviation of held-out points about their prediction."""
+    factor_95: float
+    range: Range
+    _tables: dict[tuple[str, Part], tuple[Array, Array]] = field(default_factory=dict, repr=False)
+
+    def cost(self, m: ArrayLike, n: ArrayLike, part: Part = "request") -> Array:
+        """Cost of requests of m input and n output tokens. m and n broadcast. Raises UserError."""
+        m, n = _token_counts(m, n)
+        values = np.empty(m.size)
+        evaluate = self._evaluator(self.coefficients, "cost", _longest(m, n), part)
+        for chunk, some_m, some_n in _chunks(m, n):
+            values[chunk] = evaluate(some_m, some_n)
+        return values.reshape(m.shape)
+
+    def predict(self, m: ArrayLike, n: ArrayLike, part: Part = "request", *, strict: bool = False) -> Prediction:
+        """Cost with uncertainty and a flag where (m, n) lies outside the measured range.
+
+        Raises UserError for token counts that are none, and outside the range when ``strict``.
+        """
+        m, n = _token_counts(m, n)
+        outside = ~self.range.covers(m, n)
+        if strict and outside.any():
+            at = np.flatnonzero(outside)[0]
+            raise UserError(
+                f"{m.flat[at]} input and {n.flat[at]} output tokens lie outside the measured range "
+                f"({self.describe_range()}); measure there or predict without strict"
+            )
+        values, variances = np.empty(m.size), np.empty(m.size)
+        # The cost and the directions of uncertainty are looked up together.
+        directions = np.hstack([self.coefficients[:, None], _square_root(self.covariance)])
+        evaluate = self._evaluator(directions, "predict", _longest(m, n), part)
+        for chunk, some_m, some_n in _chunks(m, n):
+            looked_up = evaluate(some_m, some_n)
+            values[chunk] = looked_up[:, 0]
+            variances[chunk] = np.einsum("ij,ij->i", looked_up[:, 1:], looked_up[:, 1:])
+        new_errors = np.sqrt(variances + (self.misfit * values) ** 2)
+        shaped = [array.reshape(m.shape) for array in (values, np.sqrt(variances), new_errors)]
+        return Prediction(shaped[0], shaped[1], shaped[2], self.factor_95, outside)
+
+    def derivatives(self, m: ArrayLike, n: ArrayLike) -> Array:
+        """Derivatives of the cost with respect to each coefficient, shape (coefficients, *shape of m and n).
+
+        Multiplied by the coefficients they are the cost itself. Raises UserError.
+        """
+        m, n = _token_counts(m, n)
+        values = np.empty((self.coefficients.size, m.size))
+        evaluate = self._evaluator(np.eye(self.coefficients.size), "design", _longest(m, n), "request")
+        for chunk, some_m, some_n in _chunks(m, n):
+            values[:, chunk] = evaluate(some_m, some_n).T
+        return values.reshape(-1, *m.shape)
+
+    def describe_range(self) -> str:
+        """The measured range in words."""
+        r = self.range
+        corners = " or ".join(f"{m:g} input with {n:g} output" for m, n in r.corners)
+        return f"from {r.min_input_tokens:g} input and {r.min_output_tokens:g} output up to {corners}"
+
+    def _evaluator(
+        self, directions: Array, key: str, longest: int, part: Part
+    ) -> Callable[[NDArray[np.int64], NDArray[np.int64]], Array]:
+        """A function of whole m and n that returns design(m, n) @ directions."""
+        if isinstance(self.form, Bilinear):
+            form = self.form
+            return lambda m, n: (
+                form.design(self.coefficients, Sizes(m.astype(float), n.astype(float)), part) @ directions
+            )
+        tables = self._tables.get((key, part))
+        if tables is None or len(tables[0]) <= longest:
+            before, after = self.form.tables(self.coefficients, longest, part)
+            tables = (before @ directions, after @ directions)
+            self._tables[key, part] = tables
+        before, after = tables
+        return lambda m, n: before.take(m, axis=0) + after.take(m + n, axis=0)
+
+
+def _token_counts(m: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    m, n = np.broadcast_arrays(_whole(m, "input"), _whole(n, "output"))
+    # Not ascontiguousarray, which would turn single sizes into arrays of one.
+    return np.asarray(m, order="C"), np.asarray(n, order="C")
+
+
+def _whole(counts: ArrayLike, what: str) -> NDArray[Any]:
+    array = np.asarray(counts)
+    if array.dtype.kind not in "iuf":
+        raise UserError(f"{what} tokens must be whole numbers of at least 1")
+    if array.size == 0:
+        return array.astype(np.int64)
+    least, most = array.min(), array.max()
+    if not (least >= 1 and most <= MAX_TOTAL_TOKENS):
+        raise UserError(f"{what} tokens must be between 1 and {MAX_TOTAL_TOKENS}, not {least if least < 1 else most}")
+    if array.dtype.kind == "f" and not (array == np.floor(array)).all():
+        raise UserError(f"{what} tokens must be whole numbers")
+    return array.astype(np.int64, copy=False)
+
+
+def _longest(m: NDArray[np.int64], n: NDArray[np.int64]) -> int:
+    """An m + n that no pair exceeds, rounded up so that tables are seldom made again."""
+    if m.size == 0:
+        return 1
+    longest = int(m.max()) + int(n.max())
+    if longest > MAX_TOTAL_TOKENS:
+        raise UserError(f"requests of {longest} tokens are too long to predict; at most {MAX_TOTAL_TOKENS}")
+    return max(1024, 1 << (longest - 1).bit_length())
+
+
+def _chunks(m: NDArray[np.int64], n: NDArray[np.int64]) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.int64]]]:
+    m, n = m.ravel(), n.ravel()
+    for start in range(0, m.size, CHUNK):
+        chunk = slice(start, start + CHUNK)
+        yield chunk, m[chunk], n[chunk]
+
+
+def _square_root(covariance: Array) -> Array:
+    """A matrix L with L·Lᵀ = covariance, also where that is only semi-definite."""
+    values, vectors = np.linalg.eigh(covariance)
+    root: Array = vectors * np.sqrt(np.maximum(values, 0))
+    return root

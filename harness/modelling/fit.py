@@ -1,0 +1,283 @@
+"""Fit a form of the cost of a request to measured points, and say how right it is. Pure.
+
+The loss is on relative residuals: a request of 0.2 s counts as much as one of 20 min. A point's weight falls with
+the noise of its trials, and points far outside the scatter of the others weigh less (Huber). The error that is
+reported is that of the whole procedure, choice of the roofline exponent included, at points left out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student_t
+
+from harness.core.errors import UserError
+from harness.modelling.cost_function import Range
+from harness.modelling.forms import ROOFLINES, Array, Bilinear, Form, Part, Phase, Sizes
+from harness.modelling.least_squares import HUBER, Rows, Solution, ceilings, solve
+
+MIN_POINTS = 4
+SUSPECT = 5.0
+"""A suspect is off by this many standard deviations, as the median residual tells them, …"""
+OUTLYING = 3.0
+"""… and by this many root mean squares of the other residuals."""
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Measured means of one quantity, one entry per point. Costs are NaN where not measured."""
+
+    input_tokens: Array
+    output_tokens: Array
+    cost: Array
+    noise: Array
+    """Relative standard error of each cost, from the spread of its trials; 0 where nothing is known."""
+    prefill: Array = field(default_factory=lambda: np.empty(0))
+    prefill_noise: Array = field(default_factory=lambda: np.empty(0))
+    decode: Array = field(default_factory=lambda: np.empty(0))
+    decode_noise: Array = field(default_factory=lambda: np.empty(0))
+    output_limit: Array = field(default_factory=lambda: np.empty(0))
+    """Output tokens asked for: up to there the point counts as measured, though some trials stopped before."""
+
+    def only(self, chosen: NDArray[np.bool_]) -> Observations:
+        """The chosen points."""
+        return Observations(*(a[chosen] if a.size else a for a in vars(self).values()))
+
+    @property
+    def range(self) -> Range:
+        """The request sizes covered."""
+        n = np.fmax(self.output_tokens, self.output_limit) if self.output_limit.size else self.output_tokens
+        return replace(Range.of(self.input_tokens, n), min_output_tokens=float(self.output_tokens.min()))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One form fitted to one quantity."""
+
+    form: Form
+    coefficients: Array
+    covariance: Array
+    """Of the coefficients given the exponent, enlarged by what another exponent would predict: for predictions."""
+    standard_errors: Array
+    """Of each coefficient, the uncertainty of the exponent included."""
+    mape: float
+    """Mean absolute relative error at the points fitted."""
+    held_out: Array
+    """Relative error (predicted − measured) / measured at each point by the fit without it."""
+    misfit: float
+    """Root mean square of the held-out errors, suspects left out."""
+    factor_95: float
+    suspects: tuple[int, ...]
+    """Points far outside the scatter of the others."""
+    notes: tuple[str, ...]
+    refusal: str | None
+    """Why the fit must not be used; None where it may."""
+
+    @property
+    def loo_mape(self) -> float:
+        """Mean absolute relative error at points left out of the fit."""
+        return float(np.mean(np.abs(self.held_out)))
+
+    @property
+    def worst(self) -> int:
+        """The point with the largest held-out error."""
+        return int(np.argmax(np.abs(self.held_out)))
+
+
+def fit_phase(observations: Observations, kv_cache: bool) -> Fit:
+    """Fit the phase form, the roofline exponent included. Raises UserError for too few points or no decode step."""
+    if kv_cache and observations.output_tokens.max() <= 1:
+        raise UserError(
+            "every point has 1 output token, which prefill yields: what decoding costs is not identified; "
+            "measure points with more than 1"
+        )
+    return _fit([Phase(kv_cache, roofline) for roofline in ROOFLINES], observations)
+
+
+def fit_bilinear(observations: Observations) -> Fit:
+    """Fit the published bilinear form, on the same loss. Raises UserError for too few points."""
+    # It has no phases, so phase measurements can't inform it.
+    return _fit([Bilinear()], replace(observations, prefill=np.empty(0), decode=np.empty(0)))
+
+
+def _fit(candidates: Sequence[Form], observations: Observations) -> Fit:
+    points = len(observations.cost)
+    _refuse_too_few(observations)
+    rows = _rows(observations)
+    solution, solutions = _choose(candidates, rows, {})
+    starts = {candidate.form: candidate.theta for candidate in solutions}
+    covariance, standard_errors = _uncertainty(solution, solutions, rows)
+    held_out = np.array([_held_out(candidates, observations, rows, point, starts) for point in range(points)])
+    suspects = _suspects(solution, rows)
+    sound = np.setdiff1d(np.arange(points), suspects)
+    freedom = max(points - solution.theta.size, 1)
+    return Fit(
+        form=solution.form,
+        coefficients=solution.theta,
+        covariance=covariance,
+        standard_errors=standard_errors,
+        mape=float(np.mean(np.abs(solution.residuals[rows.request]))),
+        held_out=held_out,
+        misfit=float(np.sqrt(np.mean(held_out[sound] ** 2))),
+        factor_95=float(student_t.ppf(0.975, freedom)),
+        suspects=suspects,
+        notes=_unidentified(solution, rows, observations),
+        refusal=_refusal(solution, observations),
+    )
+
+
+def _refuse_too_few(observations: Observations) -> None:
+    sizes = set(zip(observations.input_tokens, observations.output_tokens, strict=True))
+    if len(sizes) < MIN_POINTS:
+        raise UserError(
+            f"{len(sizes)} distinct points can't tell the launch floor from the cost per input and output token: "
+            f"measure at least {MIN_POINTS}, with at least 3 input sizes and 3 output sizes among them"
+        )
+
+
+def _rows(observations: Observations) -> Rows:
+    """Every measured part of every point as an equation."""
+    parts: list[tuple[Part, Array, Array]] = [("request", observations.cost, observations.noise)]
+    both = np.zeros(len(observations.cost), dtype=bool)
+    if observations.prefill.size and observations.decode.size:
+        both = (observations.prefill > 0) & (observations.decode > 0)
+        parts += [
+            ("prefill", np.where(both, observations.prefill, np.nan), observations.prefill_noise),
+            ("decode", np.where(both, observations.decode, np.nan), observations.decode_noise),
+        ]
+    known = [value > 0 for _, value, _ in parts]
+    points = np.arange(len(observations.cost))
+    m, n = observations.input_tokens, observations.output_tokens
+    return Rows(
+        sizes={part: Sizes(m[k], n[k]) for (part, _, _), k in zip(parts, known, strict=True) if k.any()},
+        kept=np.ones(sum(int(k.sum()) for k in known), dtype=bool),
+        value=np.concatenate([value[k] for (_, value, _), k in zip(parts, known, strict=True)]),
+        noise=np.concatenate([noise[k] for (_, _, noise), k in zip(parts, known, strict=True)]),
+        point=np.concatenate([points[k] for k in known]),
+        request=np.concatenate(
+            [np.full(k.sum(), part == "request") for (part, _, _), k in zip(parts, known, strict=True)]
+        ),
+        share=np.concatenate([np.where(both, 2 / 3, 1.0)[k] for k in known]),
+    )
+
+
+def _choose(candidates: Sequence[Form], rows: Rows, starts: dict[Form, Array]) -> tuple[Solution, list[Solution]]:
+    """The candidate with the smallest predicted error, and all of them."""
+    solutions = [solve(form, rows, starts.get(form)) for form in candidates]
+    return min(solutions, key=lambda solution: solution.predicted_error), solutions
+
+
+def _held_out(
+    candidates: Sequence[Form], observations: Observations, rows: Rows, point: int, starts: dict[Form, Array]
+) -> float:
+    """Relative error at ``point`` by the whole procedure without it."""
+    solution, _ = _choose(candidates, rows.without(point), starts)
+    at = Sizes(observations.input_tokens[[point]], observations.output_tokens[[point]])
+    predicted = solution.form.design(solution.theta, at) @ solution.theta
+    return float(predicted[0] / observations.cost[point] - 1)
+
+
+def _uncertainty(chosen: Solution, solutions: Sequence[Solution], rows: Rows) -> tuple[Array, Array]:
+    """Covariance for predictions and standard errors of the coefficients; see ``Fit``.
+
+    Each exponent counts with its likelihood, as in model averaging. What another exponent predicts is expressed as
+    the shift of the chosen form's coefficients that comes nearest to it.
+    """
+    scatter = np.sqrt(chosen.spread**2 + rows.noise**2)
+    deviances = np.array([_deviance(solution.residuals / scatter, rows.share) for solution in solutions])
+    likelihoods = np.exp(-(deviances - deviances.min()) / 2)
+    likelihoods /= likelihoods.sum()
+    covariance = _covariance(chosen, rows)
+    variances = np.zeros(chosen.theta.size)
+    relative = rows.design(chosen.form, chosen.theta) / rows.value[:, None] * ceilings(chosen.form, rows)
+    for solution, likelihood in zip(solutions, likelihoods, strict=True):
+        variances += likelihood * (np.diag(_covariance(solution, rows)) + (solution.theta - chosen.theta) ** 2)
+        difference = solution.residuals - chosen.residuals
+        shift = np.linalg.lstsq(relative / scatter[:, None], difference / scatter, rcond=1e-6)[0]
+        shift *= ceilings(chosen.form, rows)
+        covariance += likelihood * np.outer(shift, shift)
+    return covariance, np.sqrt(variances)
+
+
+def _deviance(scaled: Array, share: Array) -> float:
+    """−2 log likelihood of scaled residuals under Huber's distribution, up to a constant."""
+    size = np.abs(scaled)
+    return float(np.sum(share * np.where(size < HUBER, size**2, HUBER * (2 * size - HUBER))))
+
+
+def _covariance(solution: Solution, rows: Rows) -> Array:
+    """Covariance of the coefficients given the exponent.
+
+    It is that of the estimate without the bound at 0: a coefficient held at 0 keeps the uncertainty that put it
+    there. Its scale comes from the residuals, so that it contains what the form can't follow. Directions that the
+    points don't determine are limited by what non-negative costs allow (``ceilings``).
+    """
+    scatter = np.sqrt(solution.spread**2 + rows.noise**2)
+    weights = np.sqrt(rows.share * solution.weights) / scatter
+    limits = ceilings(solution.form, rows)
+    design = rows.design(solution.form, solution.theta) * (weights / rows.value)[:, None] * limits
+    # Residuals corrected by leverage: a point that bends the model to itself doesn't hide the misfit.
+    corrected = weights * solution.residuals / np.sqrt(1 - solution.leverage)
+    scale = max(1.0, float(np.sum(corrected**2)) / rows.share.sum())
+    # Not by the eigenvalues of design.T @ design: beside exact data, rounding would count as information there.
+    stacked = np.vstack([design / np.sqrt(scale), np.eye(limits.size)])
+    _, precisions, directions = np.linalg.svd(stacked, full_matrices=False)
+    scaled = directions.T / precisions * limits[:, None]
+    return np.asarray(scaled @ scaled.T)
+
+
+def _suspects(solution: Solution, rows: Rows) -> tuple[int, ...]:
+    """Points whose request lies far outside the others' scatter, by a robust and by the ordinary measure of it.
+
+    Each is judged by what its own trials' noise allows: honest scatter is no fault. A residual r of leverage h is
+    r/√(1 − h) in units of its own deviation; the held-out residual r/(1 − h) would blame every far end of an axis,
+    whose prediction is an extrapolation.
+    """
+    scatter = np.sqrt(solution.spread**2 + rows.noise**2)
+    scaled = np.abs(solution.residuals) / np.sqrt(1 - solution.leverage) / scatter
+    residuals = scaled[rows.request]
+    robust = max(1.4826 * float(np.median(residuals)), 1.0)
+    # The root mean square of the other points: a suspect must not hide behind the scatter it makes.
+    others = np.sqrt((np.sum(residuals**2) - residuals**2) / (residuals.size - 1))
+    return tuple(int(i) for i in np.flatnonzero(residuals > np.maximum(SUSPECT * robust, OUTLYING * others)))
+
+
+def _unidentified(solution: Solution, rows: Rows, observations: Observations) -> tuple[str, ...]:
+    """What the design leaves open, and what to measure."""
+    notes = []
+    for axis, sizes in (("input", observations.input_tokens), ("output", observations.output_tokens)):
+        distinct = len(np.unique(sizes))
+        if distinct < 3:
+            seen = "one size" if distinct == 1 else "two sizes"
+            notes.append(
+                f"only {seen} of {axis} tokens measured: how the cost grows with {axis} tokens is not identified; "
+                f"measure at least 3 sizes of {axis} tokens"
+            )
+    m, n = observations.input_tokens, observations.output_tokens
+    corner = (m > np.quantile(m, 0.5)) & (n > np.quantile(n, 0.5))
+    if not notes and not corner.any():
+        notes.append(
+            "the points lie on two crossing sweeps: long inputs with long outputs are extrapolated; "
+            "measure a few points away from both"
+        )
+    return tuple(notes)
+
+
+def _refusal(solution: Solution, observations: Observations) -> str | None:
+    """Why the fit can't be used: it predicts a cost of 0 or less inside its range."""
+    measured = observations.range
+    grid_m, grid_n = np.meshgrid(
+        np.geomspace(measured.min_input_tokens, measured.max_input_tokens, 33),
+        np.geomspace(measured.min_output_tokens, measured.max_output_tokens, 33),
+    )
+    inside = measured.covers(grid_m, grid_n)
+    m = np.append(grid_m[inside], observations.input_tokens)
+    n = np.append(grid_n[inside], observations.output_tokens)
+    cost = solution.form.design(solution.theta, Sizes(m, n)) @ solution.theta
+    if cost.min() > 0:
+        return None
+    at = int(np.argmin(cost / (m + n)))
+    return f"predicts a negative cost inside its range, at {m[at]:.0f} input and {n[at]:.0f} output tokens"

@@ -1,0 +1,245 @@
+"""Make a profile from aggregated measurements: fit every quantity in every form, choose, and say how right it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from harness.core.errors import UserError
+from harness.core.quantities import COMPONENTS, Component, Method
+from harness.modelling import fit
+from harness.modelling.fit import Fit, Observations
+from harness.modelling.forms import Phase, Sizes
+from harness.modelling.measurements import SuspectTrial, observations, sensor_error
+from harness.modelling.profile import Profile
+from harness.modelling.profile_schema import (
+    Alternative,
+    Coefficient,
+    CostModel,
+    EnergyModel,
+    HeldOutError,
+    Identity,
+    MeasuredRange,
+    Measurement,
+    PointError,
+    Provenance,
+)
+
+FormChoice = Literal["phase", "bilinear", "auto"]
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Idle power with the half-width of its 95 % interval; None where not measured."""
+
+    power_w: float | None = None
+    ci95_w: float | None = None
+
+
+@dataclass(frozen=True)
+class Power:
+    """What is known of energy beside its trials, by component and, as ``total``, of their sum."""
+
+    methods: Mapping[str, Method | None]
+    idle: Mapping[str, Idle]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One quantity fitted in every form."""
+
+    name: str
+    """``runtime``, ``energy`` or a component."""
+    unit: Literal["s", "J"]
+    fits: dict[str, Fit]
+    used: Observations
+    chosen: str
+    sensor_error: float
+    """Relative standard deviation that the meters leave in a trial."""
+    dropped: tuple[PointError, ...]
+    """Suspects of the chosen form, left out of the fit, with what it predicts there without them."""
+
+    @property
+    def mape_with_dropped(self) -> float:
+        """Mean absolute relative error at all points, each predicted without it, the dropped ones included."""
+        dropped = [point.relative_error for point in self.dropped]
+        return float(np.mean(np.abs([*self.fits[self.chosen].held_out, *dropped])))
+
+
+def fit_quantities(
+    measurements: Sequence[Measurement],
+    kv_cache: bool,
+    form: FormChoice = "phase",
+    drop_suspects: bool = False,
+) -> list[Quantity]:
+    """Fit runtime and, where they were measured, energy and each component. Raises UserError."""
+    fitted = []
+    for name in ("runtime", "energy", *COMPONENTS):
+        observed = observations(measurements, name)
+        if observed is None:
+            continue
+        try:
+            fitted.append(
+                _fit_quantity(name, observed, kv_cache, form, drop_suspects, sensor_error(measurements, name))
+            )
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+    return fitted
+
+
+def _fit_quantity(
+    name: str, observed: Observations, kv_cache: bool, form: FormChoice, drop_suspects: bool, sensors: float
+) -> Quantity:
+    fits = _fit_forms(observed, kv_cache)
+    chosen = _choose(fits, form)
+    dropped: tuple[PointError, ...] = ()
+    suspects = list(fits[chosen].suspects)
+    if drop_suspects and suspects:
+        left_out = np.zeros(len(observed.cost), dtype=bool)
+        left_out[suspects] = True
+        fits = _fit_forms(observed.only(~left_out), kv_cache)
+        chosen = _choose(fits, form)
+        dropped = _errors_at(observed.only(left_out), fits[chosen])
+        observed = observed.only(~left_out)
+    return Quantity(name, "s" if name == "runtime" else "J", fits, observed, chosen, sensors, dropped)
+
+
+def _errors_at(observed: Observations, fitted: Fit) -> tuple[PointError, ...]:
+    """How far a fit is off at points that were no part of it."""
+    m, n = observed.input_tokens, observed.output_tokens
+    errors = fitted.form.design(fitted.coefficients, Sizes(m, n)) @ fitted.coefficients / observed.cost - 1
+    rows = zip(m.tolist(), n.tolist(), errors.tolist(), strict=True)
+    return tuple(PointError(input_tokens=i, output_tokens=o, relative_error=e) for i, o, e in rows)
+
+
+def _fit_forms(observed: Observations, kv_cache: bool) -> dict[str, Fit]:
+    return {"phase": fit.fit_phase(observed, kv_cache), "bilinear": fit.fit_bilinear(observed)}
+
+
+def _choose(fits: Mapping[str, Fit], form: FormChoice) -> str:
+    """The form asked for, or with ``auto`` the usable one with the smallest held-out error."""
+    if form == "auto":
+        usable = [name for name, fitted in fits.items() if fitted.refusal is None]
+        if not usable:
+            raise UserError("; ".join(f"the {name} form {fitted.refusal}" for name, fitted in fits.items()))
+        return min(usable, key=lambda name: fits[name].loo_mape)
+    if (refusal := fits[form].refusal) is not None:
+        raise UserError(f"the {form} form {refusal}; use --form phase")
+    return form
+
+
+def build(
+    name: str,
+    identity: Identity,
+    measurements: Sequence[Measurement],
+    quantities: Sequence[Quantity],
+    power: Power,
+    provenance: Provenance,
+) -> Profile:
+    """The profile of fitted quantities."""
+    models = {quantity.name: cost_model(quantity, identity.kv_cache) for quantity in quantities}
+    components: dict[Component, EnergyModel] = {
+        component: _energy(models[component], power, component) for component in COMPONENTS if component in models
+    }
+    return Profile(
+        schema_version=1,
+        name=name,
+        identity=identity,
+        runtime=models["runtime"],
+        energy=_energy(models["energy"], power, "total") if "energy" in models else None,
+        components=components,
+        measurements=list(measurements),
+        provenance=provenance,
+    )
+
+
+def _energy(model: CostModel, power: Power, what: str) -> EnergyModel:
+    idle = power.idle.get(what, Idle())
+    return EnergyModel(
+        method=power.methods.get(what), model=model, idle_power_w=idle.power_w, idle_power_ci95_w=idle.ci95_w
+    )
+
+
+def cost_model(quantity: Quantity, kv_cache: bool) -> CostModel:
+    """The chosen fit of a quantity as it is written in a profile."""
+    fitted, observed = quantity.fits[quantity.chosen], quantity.used
+    return CostModel(
+        form=quantity.chosen,  # type: ignore[arg-type]
+        kv_cache=kv_cache,
+        unit=quantity.unit,
+        roofline_exponent=fitted.form.roofline if isinstance(fitted.form, Phase) else None,
+        coefficients=coefficients(fitted, quantity.unit),
+        covariance=fitted.covariance.tolist(),
+        misfit=float(np.hypot(fitted.misfit, quantity.sensor_error)),
+        interval_factor_95=fitted.factor_95,
+        range=MeasuredRange(
+            min_input_tokens=observed.range.min_input_tokens,
+            min_output_tokens=observed.range.min_output_tokens,
+            corners=list(observed.range.corners),
+        ),
+        mape=fitted.mape,
+        held_out=HeldOutError(
+            points=len(observed.cost),
+            mape=fitted.loo_mape,
+            rms=fitted.misfit,
+            worst=_point_error(observed, fitted, fitted.worst),
+        ),
+        suspects=[_point_error(observed, fitted, i) for i in fitted.suspects],
+        dropped=list(quantity.dropped),
+        alternatives=[
+            Alternative(form=name, mape=other.mape, loo_mape=other.loo_mape, refusal=other.refusal)  # type: ignore[arg-type]
+            for name, other in quantity.fits.items()
+            if name != quantity.chosen
+        ],
+        notes=list(fitted.notes),
+    )
+
+
+def coefficients(fitted: Fit, unit: str) -> list[Coefficient]:
+    """The coefficients of a fit with their names, units and standard errors."""
+    named = zip(fitted.form.coefficients(unit), fitted.coefficients, fitted.standard_errors, strict=True)
+    return [
+        Coefficient(name=name, value=float(value), standard_error=float(error), unit=of)
+        for (name, of), value, error in named
+    ]
+
+
+def _point_error(observed: Observations, fitted: Fit, point: int) -> PointError:
+    return PointError(
+        input_tokens=float(observed.input_tokens[point]),
+        output_tokens=float(observed.output_tokens[point]),
+        relative_error=float(fitted.held_out[point]),
+    )
+
+
+def report(quantities: Sequence[Quantity], trials: Sequence[SuspectTrial]) -> dict[str, Any]:
+    """Per quantity and form: mape, loo_mape, worst point, coefficients, suspects and why a form is refused."""
+    return {
+        quantity.name: {
+            "unit": quantity.unit,
+            "chosen": quantity.chosen,
+            "points": len(quantity.used.cost),
+            "dropped": [point.model_dump() for point in quantity.dropped],
+            "mape_with_dropped": quantity.mape_with_dropped,
+            "suspect_trials": [asdict(trial) for trial in trials if trial.quantity == quantity.name],
+            "forms": {name: _form_report(quantity, fitted) for name, fitted in quantity.fits.items()},
+        }
+        for quantity in quantities
+    }
+
+
+def _form_report(quantity: Quantity, fitted: Fit) -> dict[str, Any]:
+    return {
+        "mape": fitted.mape,
+        "loo_mape": fitted.loo_mape,
+        "worst_point": _point_error(quantity.used, fitted, fitted.worst).model_dump(),
+        "misfit": fitted.misfit,
+        "roofline_exponent": fitted.form.roofline if isinstance(fitted.form, Phase) else None,
+        "coefficients": [coefficient.model_dump() for coefficient in coefficients(fitted, quantity.unit)],
+        "suspects": [_point_error(quantity.used, fitted, i).model_dump() for i in fitted.suspects],
+        "refusal": fitted.refusal,
+        "notes": list(fitted.notes),
+    }

@@ -1,0 +1,142 @@
+"""Robust, non-negative least squares on relative residuals, for forms homogeneous in their coefficients. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from harness.modelling.forms import Array, Form, Part, Phase, Sizes
+
+HUBER = 1.345
+"""Huber's constant: 95 % efficiency on normal residuals."""
+LEAST_SPREAD = 1e-9
+"""Smallest relative spread about the model: data without any noise must not weigh infinitely."""
+_ROUNDS = 40
+_TOLERANCE = 1e-3
+_SHORTEST_STEP = 1e-3
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Equations design·θ = value: one for each measured part of each point, grouped by part."""
+
+    sizes: dict[Part, Sizes]
+    kept: NDArray[np.bool_]
+    """Which of ``sizes``' rows the other fields hold: a fold shares the sums over decode steps with the whole."""
+    value: Array
+    noise: Array
+    point: NDArray[np.int64]
+    request: NDArray[np.bool_]
+    """Which rows are whole requests."""
+    share: Array
+    """Weight of a row: 2/3 where request, prefill and decode say in three rows what two measurements know."""
+
+    def design(self, form: Form, theta: Array) -> Array:
+        return np.vstack([form.design(theta, sizes, part) for part, sizes in self.sizes.items()])[self.kept]
+
+    def without(self, point: int) -> Rows:
+        others = self.point != point
+        return Rows(
+            self.sizes, others, *(a[others] for a in (self.value, self.noise, self.point, self.request, self.share))
+        )
+
+
+@dataclass(frozen=True)
+class Solution:
+    form: Form
+    theta: Array
+    spread: float
+    """Relative standard deviation of the points about the model, beyond the noise of their trials."""
+    weights: Array
+    """Robust weight of each row, 1 for a row in line with the others."""
+    residuals: Array
+    """(predicted − measured) / measured."""
+    leverage: Array
+    predicted_error: float
+    """Mean absolute residual, each corrected by its leverage: what leaving out each row would give, to first order."""
+
+
+def solve(form: Form, rows: Rows, start: Array | None) -> Solution:
+    """Iteratively reweighted Gauss-Newton: each round weighs the points by what the last one left, then steps.
+
+    A form is homogeneous of degree one, so the linearised problem is design(θ)·θ' ≈ value and each step is one
+    (non-negative) linear least-squares problem, halved until the loss falls.
+    """
+    theta = _start(form, rows) if start is None else start
+    freedom = max(rows.share.sum() - theta.size, 1) / rows.share.sum()
+    design = rows.design(form, theta)
+    residuals = design @ theta / rows.value - 1
+    for _ in range(_ROUNDS):
+        spread = spread_of(residuals, rows.noise, freedom)
+        scatter = np.sqrt(spread**2 + rows.noise**2)
+        robust = np.minimum(1, HUBER * scatter / np.maximum(np.abs(residuals), 1e-300))
+        weights = np.sqrt(rows.share * robust) / scatter
+        target = _linear(form, design, rows.value, weights)
+        loss, step = np.sum((weights * residuals) ** 2), 1.0
+        while step > _SHORTEST_STEP:
+            reached = theta + step * (target - theta)
+            reached_design = rows.design(form, reached)
+            reached_residuals = reached_design @ reached / rows.value - 1
+            if np.sum((weights * reached_residuals) ** 2) <= loss * (1 + 1e-12):
+                break
+            step /= 2
+        else:
+            break
+        moved = np.abs(reached_residuals - residuals)
+        theta, design, residuals = reached, reached_design, reached_residuals
+        if np.all(moved <= _TOLERANCE * scatter):
+            break
+    scaled = design[:, theta != 0] * (weights / rows.value)[:, None]
+    leverage = np.minimum(np.sum((scaled @ np.linalg.pinv(scaled.T @ scaled)) * scaled, axis=1), 0.999)
+    predicted_error = float(np.average(np.abs(residuals) / (1 - leverage), weights=rows.share))
+    if form != plain(form) and (theta[0] == 0 or not theta[1:3].any()):
+        # A roofline of which one side is 0 is the plain form, and that is a candidate too.
+        predicted_error = np.inf
+    return Solution(form, theta, spread, robust, residuals, leverage, predicted_error)
+
+
+def _start(form: Form, rows: Rows) -> Array:
+    """The solution of the form without its roofline."""
+    design = rows.design(plain(form), np.ones(len(form.coefficients("s"))))
+    theta = _linear(form, design, rows.value, np.sqrt(rows.share))
+    # A coefficient at 0 has no derivative in a roofline: begin just above.
+    return theta if plain(form) == form else np.maximum(theta, 1e-3 * ceilings(form, rows))
+
+
+def _linear(form: Form, design: Array, value: Array, weights: Array) -> Array:
+    """Coefficients that minimise the weighted relative residuals of design·θ ≈ value."""
+    relative = design * (weights / value)[:, None]
+    # Coefficients span ten orders of magnitude: solve for columns of unit length.
+    scale = np.linalg.norm(relative, axis=0)
+    scale[scale == 0] = 1.0
+    if form.non_negative:
+        solution: Array = nnls(relative / scale, weights)[0] / scale
+    else:
+        solution = np.linalg.lstsq(relative / scale, weights, rcond=None)[0] / scale
+    return solution
+
+
+def spread_of(residuals: Array, noise: Array, freedom: float) -> float:
+    """What the median residual, of a normal distribution, has beyond the median noise; at least 1e-9."""
+    total = np.median(np.abs(residuals)) / (0.6745 * np.sqrt(freedom))
+    return float(np.sqrt(max(total**2 - np.median(noise**2), LEAST_SPREAD**2)))
+
+
+def ceilings(form: Form, rows: Rows) -> Array:
+    """The largest value each coefficient could have: there it alone makes the whole cost of some point.
+
+    It is 0 for a coefficient that no row contains, as decoding where only requests of 1 output token are left.
+    """
+    # Alone, a coefficient meets nothing that it could be joined to.
+    design = np.abs(rows.design(plain(form), np.ones(len(form.coefficients("s")))))
+    with np.errstate(divide="ignore"):
+        largest = (rows.value[:, None] / design).min(axis=0)
+    return np.where(np.isfinite(largest), largest, 0.0)
+
+
+def plain(form: Form) -> Form:
+    """The form without its roofline."""
+    return Phase(form.kv_cache) if isinstance(form, Phase) else form

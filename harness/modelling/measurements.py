@@ -1,0 +1,277 @@
+"""Trials of a run or of a CSV file, aggregated into one measurement per point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.core.errors import UserError
+from harness.core.quantities import COMPONENTS
+from harness.modelling.fit import Observations
+from harness.modelling.profile_schema import Measurement, Statistic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CSV_COLUMNS = (
+    "input_tokens, output_tokens, runtime_s and, where energy was measured, energy_j or one column per component "
+    "such as cpu_energy_j and gpu_energy_j"
+)
+ENCLOSING_METER = "the meter of the whole system contains the components added up and is left out"
+PRIOR_FREEDOM = 4
+"""Degrees of freedom that the typical spread of the other points counts for."""
+SUSPECT_TRIAL = 5.0
+LARGEST = 1e100
+"""Far beyond every measurement; squares of much larger numbers are infinite."""
+_PARTS = ("", "prefill_", "decode_")
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Usable trials as a table with the columns of ``records.load``, and what was left out."""
+
+    table: pd.DataFrame
+    excluded: int
+    """Trials used for nothing."""
+    runtime_only: int
+    """Trials used for runtime but not for energy, since theirs can't be right."""
+    notes: tuple[str, ...]
+
+
+def without_negative_energy(table: pd.DataFrame) -> Trials:
+    """Blank the energies of trials in which a component's energy is 0 or less, and sum the components."""
+    table = table.copy()
+    columns = _energy_columns(table)
+    wrong = (table[columns] <= 0).any(axis=1)
+    table.loc[wrong, columns] = np.nan
+    if "energy_j" not in table and columns:
+        # A sum over fewer components than usual would be another boundary: NaN then.
+        parts = [name for name in columns if name != "system_energy_j"] or columns
+        table["energy_j"] = table[parts].sum(axis=1, skipna=False)
+    notes = [f"{wrong.sum()} trials with an energy of 0 or less count for runtime alone"] if wrong.any() else []
+    if _has_enclosing_meter(table):
+        table = _without_system(table)
+        notes.append(ENCLOSING_METER)
+    return Trials(table, 0, int(wrong.sum()), tuple(notes))
+
+
+def read_runs(directories: Iterable[Path]) -> Trials:
+    """The measured, undisturbed trials of run directories. Raises UserError."""
+    import pandas as pd
+
+    from harness.runs import records
+
+    tables = {directory: records.load(directory) for directory in directories}
+    _refuse_mixed_boundaries(tables)
+    table = pd.concat(tables.values(), ignore_index=True)
+    measured = table[table["purpose"] == "measure"]
+    usable = measured[measured["status"] == "ok"].copy()
+    if usable.empty:
+        raise UserError("the run holds no usable trial; see joulebench trials for what happened")
+    usable["output_tokens_produced"] = usable["output_tokens_produced"].fillna(usable["output_tokens"])
+    excluded = len(measured) - len(usable)
+    counts = measured.loc[measured["status"] != "ok", "status"].value_counts()
+    notes = [f"{count} trials ended as {status} and are not used" for status, count in counts.items()]
+    if _has_enclosing_meter(usable):
+        usable = _without_system(usable)
+        notes.append(ENCLOSING_METER)
+    return Trials(usable, excluded, 0, tuple(notes))
+
+
+def _refuse_mixed_boundaries(tables: Mapping[Path, pd.DataFrame]) -> None:
+    """Energies of different components, or by different methods, must not be averaged. Raises UserError."""
+    boundaries = {directory: _boundary(table) for directory, table in tables.items()}
+    if len(set(boundaries.values())) > 1:
+        said = ", ".join(f"{directory} counts {boundary}" for directory, boundary in boundaries.items())
+        raise UserError(f"{said}: fit them apart")
+
+
+def _boundary(table: pd.DataFrame) -> str:
+    """The components whose energy was measured, each with its methods, in words."""
+    parts = []
+    for component in sorted(COMPONENTS):
+        if f"{component}_energy_j" in table:
+            methods = table.loc[table[f"{component}_energy_j"].notna(), f"{component}_energy_method"]
+            parts += [f"{component} ({', '.join(sorted(set(methods)))})"] if len(methods) else []
+    return " + ".join(parts) or "no energy"
+
+
+def _has_enclosing_meter(table: pd.DataFrame) -> bool:
+    """Whether the total is the sum of the other components, without the ``system`` that was measured beside them."""
+    others = [f"{component}_energy_j" for component in COMPONENTS if component != "system"]
+    others = [name for name in others if name in table and table[name].notna().any()]
+    if not others or "system_energy_j" not in table:
+        return False
+    return bool((table[others].sum(axis=1) / table["energy_j"] - 1).abs().median() < 1e-6)
+
+
+def _without_system(table: pd.DataFrame) -> pd.DataFrame:
+    return table[[name for name in table if not str(name).startswith("system_")]].copy()
+
+
+def aggregate(trials: pd.DataFrame) -> list[Measurement]:
+    """Mean, standard deviation and number of trials per point, sorted by size.
+
+    A trial in which fewer components were measured than in others has no total: it would be another boundary.
+    """
+    trials = trials.copy()
+    components = [f"{c}_energy_j" for c in COMPONENTS if f"{c}_energy_j" in trials]
+    components = [name for name in components if trials[name].notna().any()]
+    totals = [f"{part}energy_j" for part in _PARTS if f"{part}energy_j" in trials]
+    trials.loc[trials[components].isna().any(axis=1), totals] = np.nan
+    points = trials.groupby(["input_tokens", "output_tokens"], sort=True)
+    return [_measurement(group) for _, group in points]
+
+
+@dataclass(frozen=True)
+class SuspectTrial:
+    """A trial far from the others of its point."""
+
+    quantity: str
+    input_tokens: float
+    output_tokens: float
+    value: float
+    median: float
+    """Of the point's trials."""
+
+
+def suspect_trials(trials: pd.DataFrame) -> list[SuspectTrial]:
+    """Trials more than ``SUSPECT_TRIAL`` standard deviations from the median of their point, such as warm-ups.
+
+    The standard deviation is told from the median absolute deviation, the point's own or the typical relative one of
+    all points where that is more: few trials agree by chance. Points of under 4 trials can't tell.
+    """
+    found = []
+    point = ["input_tokens", "output_tokens"]
+    for quantity in ("runtime", "energy", *COMPONENTS):
+        column = {"runtime": "runtime_s", "energy": "energy_j"}.get(quantity, f"{quantity}_energy_j")
+        if column not in trials:
+            continue
+        judged = trials[trials[column].notna()]
+        judged = judged[judged.groupby(point)[column].transform("size") >= 4].copy()
+        judged["median"] = judged.groupby(point)[column].transform("median")
+        judged["off"] = (judged[column] - judged["median"]).abs() / judged["median"]
+        spread = judged.groupby(point)["off"].transform("median")
+        limit = SUSPECT_TRIAL * 1.4826 * spread.clip(lower=max(spread.median(), 1e-6) if len(judged) else None)
+        for row in judged[judged["off"] > limit].to_dict("records"):
+            sizes = float(row["input_tokens"]), float(row["output_tokens"])
+            found.append(SuspectTrial(quantity, *sizes, float(row[column]), float(row["median"])))
+    return found
+
+
+def _measurement(group: pd.DataFrame) -> Measurement:
+    m, requested = float(group["input_tokens"].iloc[0]), round(group["output_tokens"].iloc[0])
+    runtime = _statistic(group, "runtime_s")
+    if runtime is None:
+        raise UserError(f"no runtime was measured at {m:g} input and {requested} output tokens")
+    components = {
+        part: {
+            component: statistic
+            for component in COMPONENTS
+            if (statistic := _statistic(group, f"{component}_{part}energy_j"))
+        }
+        for part in _PARTS
+    }
+    return Measurement(
+        input_tokens=m,
+        output_tokens=float(group["output_tokens_produced"].mean()),
+        output_tokens_requested=requested,
+        trials=len(group),
+        runtime_s=runtime,
+        prefill_s=_statistic(group, "prefill_s"),
+        decode_s=_statistic(group, "decode_s"),
+        energy_j=_statistic(group, "energy_j"),
+        prefill_energy_j=_statistic(group, "prefill_energy_j"),
+        decode_energy_j=_statistic(group, "decode_energy_j"),
+        component_energy_j=components[""],
+        component_prefill_energy_j=components["prefill_"],
+        component_decode_energy_j=components["decode_"],
+    )
+
+
+def _statistic(group: pd.DataFrame, column: str) -> Statistic | None:
+    """None where no trial has a positive value: an empty phase costs nothing and says nothing."""
+    if column not in group:
+        return None
+    known = group[group[column].notna()]
+    values = known[column].to_numpy(dtype=float)
+    if not values.size or values.mean() <= 0:
+        return None
+    if values.max() > LARGEST:
+        raise UserError(
+            f"{column} of {values.max():g} at {group['input_tokens'].iloc[0]:g} input tokens is no measurement"
+        )
+    ci95 = None
+    ci95_column = column.removesuffix("_j") + "_ci95_j"
+    if column.endswith("_j") and ci95_column in known and known[ci95_column].notna().any():
+        ci95 = float(known[ci95_column].mean())
+    sd = float(values.std(ddof=1)) if values.size > 1 else None
+    return Statistic(mean=float(values.mean()), sd=sd, trials=int(values.size), ci95=ci95)
+
+
+def observations(measurements: Iterable[Measurement], quantity: str) -> Observations | None:
+    """The points where ``quantity`` (``runtime``, ``energy`` or a component) was measured; None where nowhere."""
+    rows = []
+    for measurement in measurements:
+        cost, prefill, decode = _parts(measurement, quantity)
+        if cost is not None:
+            sizes = (measurement.input_tokens, measurement.output_tokens, float(measurement.output_tokens_requested))
+            rows.append((*sizes, cost, prefill, decode))
+    if not rows:
+        return None
+    m, n, limit, *parts = zip(*rows, strict=True)
+    means_and_noises = [array for part in parts for array in _mean_and_noise(part)]
+    measured = Observations(np.array(m), np.array(n), *means_and_noises)
+    return replace(measured, output_limit=np.array(limit))
+
+
+def sensor_error(measurements: Iterable[Measurement], quantity: str) -> float:
+    """Median relative standard deviation that the meters leave in one trial of ``quantity``; 0 where unknown."""
+    costs = [_parts(measurement, quantity)[0] for measurement in measurements]
+    errors = [_sensor_error(cost) for cost in costs if cost is not None and cost.ci95 is not None]
+    return float(np.median(errors)) if errors else 0.0
+
+
+def _parts(measurement: Measurement, quantity: str) -> tuple[Statistic | None, ...]:
+    if quantity == "runtime":
+        return measurement.runtime_s, measurement.prefill_s, measurement.decode_s
+    if quantity == "energy":
+        return measurement.energy_j, measurement.prefill_energy_j, measurement.decode_energy_j
+    component: Any = quantity
+    return (
+        measurement.component_energy_j.get(component),
+        measurement.component_prefill_energy_j.get(component),
+        measurement.component_decode_energy_j.get(component),
+    )
+
+
+def _mean_and_noise(statistics: Iterable[Statistic | None]) -> tuple[np.ndarray, np.ndarray]:
+    """Means, NaN where not measured, and the relative standard error of each.
+
+    The spread of a few trials is a poor guess of their noise, so each is moderated by the typical spread (as in
+    empirical Bayes): three trials that agree by chance must not outweigh everything else. What the sensors leave
+    is joined to it whole: repeating trials doesn't lessen it.
+    """
+    given = list(statistics)
+    means = np.array([s.mean if s else np.nan for s in given])
+    spread = np.array([s.sd / s.mean if s and s.sd is not None else np.nan for s in given])
+    sensors = np.array([_sensor_error(s) if s else 0.0 for s in given])
+    typical = np.nanmedian(spread) if np.isfinite(spread).any() else 0.0
+    trials = np.array([s.trials if s else 1 for s in given])
+    freedom = np.where(np.isnan(spread), 0, np.maximum(trials - 1, 1))
+    moderated = (PRIOR_FREEDOM * typical**2 + freedom * np.nan_to_num(spread) ** 2) / (PRIOR_FREEDOM + freedom)
+    return means, np.sqrt(moderated / trials + sensors**2)
+
+
+def _sensor_error(statistic: Statistic) -> float:
+    """Relative standard deviation that the sensors leave; 0 where unknown."""
+    return statistic.ci95 / 1.96 / statistic.mean if statistic.ci95 is not None else 0.0
+
+
+def _energy_columns(table: pd.DataFrame) -> list[str]:
+    names = [f"{component}_energy_j" for component in COMPONENTS]
+    return [name for name in ("energy_j", *names) if name in table]

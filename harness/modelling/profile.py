@@ -1,0 +1,281 @@
+"""The profile of one system: its cost models, the measurements behind them and where they came from.
+
+    from harness.modelling.profile import Profile
+
+    profile = Profile.load("m1-pro-llama-2-7b")
+    profile.energy_j(128, 256)     # joules of a request of 128 input and 256 output tokens
+    profile.runtime_s(m, n)        # seconds; m and n may be arrays of millions of sizes
+
+A profile is a JSON file that holds numbers and names only; nothing in it is executed. ``joulebench profiles
+schema`` prints its JSON schema; docs/profiles.md has the formula that a reader in any language needs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import Field, ValidationError, model_validator
+
+from harness.core.errors import UserError
+from harness.core.files import write_atomically
+from harness.core.quantities import Component, Method, parse_boundary, weakest
+from harness.modelling.cost_function import CostFunction, Prediction
+from harness.modelling.forms import Array, Part
+from harness.modelling.profile_schema import CostModel, EnergyModel, Identity, Measurement, Provenance, Strict
+
+SCHEMA_VERSION = 1
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
+_LONGEST_NAME = 200
+
+
+class Profile(Strict):
+    """One system with one model: schema version 1."""
+
+    schema_version: Literal[1]
+    name: str = Field(pattern=f"^{_NAME}$", max_length=_LONGEST_NAME)
+    identity: Identity
+    runtime: CostModel
+    energy: EnergyModel | None
+    """Gross energy of the sum of all components measured; null where energy was not measured."""
+    components: dict[Component, EnergyModel]
+    """Gross energy of each component; empty where only the sum, or nothing, was measured."""
+    measurements: list[Measurement] = Field(min_length=1)
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _units_match(self) -> Self:
+        if self.runtime.unit != "s":
+            raise ValueError("the runtime model must be in s")
+        for part in (self.energy, *self.components.values()):
+            if part is not None and part.model.unit != "J":
+                raise ValueError("energy models must be in J")
+        if self.energy is None and self.components:
+            raise ValueError("components without their sum")
+        caches = {model.kv_cache for model in self._models() if model.form == "phase"}
+        if caches - {self.identity.kv_cache}:
+            raise ValueError("a model's kv_cache differs from the identity's")
+        return self
+
+    def _models(self) -> Iterator[CostModel]:
+        yield self.runtime
+        for part in (self.energy, *self.components.values()):
+            if part is not None:
+                yield part.model
+
+    @classmethod
+    def load(cls, name_or_path: str | os.PathLike[str]) -> Self:
+        """Read a shipped profile by its name or any profile by its path. Raises UserError in one line."""
+        text, where = _read(name_or_path)
+        return cls.parse(text, where)
+
+    @classmethod
+    def parse(cls, text: str | bytes, where: str = "profile") -> Self:
+        """Check the text of a profile. ``where`` names it in the message. Raises UserError in one line."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise UserError(f"{where} {_explain(error, text)}") from None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the profile; an interrupted write leaves the old file whole. Raises UserError."""
+        write_atomically(Path(path), self.dump())
+
+    def dump(self) -> str:
+        """The profile as JSON text; every float is written so that it reads back bit for bit."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+    def runtime_s(self, m: ArrayLike, n: ArrayLike, *, part: Part = "request", strict: bool = False) -> Array:
+        """Seconds of requests of m input and n output tokens, or of one phase. m and n broadcast.
+
+        ``strict`` refuses sizes outside the measured range. Raises UserError.
+        """
+        function = self.runtime_function
+        if strict:
+            return function.predict(m, n, part, strict=True).value
+        return function.cost(m, n, part)
+
+    def energy_j(
+        self,
+        m: ArrayLike,
+        n: ArrayLike,
+        boundary: str | Iterable[str] | None = None,
+        *,
+        part: Part = "request",
+        strict: bool = False,
+    ) -> Array:
+        """Gross joules of requests within ``boundary`` (default: every component measured). Raises UserError."""
+        functions = self.energy_functions(boundary)
+        if strict:
+            return self.predict_energy(m, n, boundary, part=part, strict=True).value
+        return np.add.reduce([function.cost(m, n, part) for function in functions])
+
+    def net_energy_j(self, m: ArrayLike, n: ArrayLike, boundary: str | Iterable[str] | None = None) -> Array:
+        """Joules above idle: E − P_idle·R. Raises UserError where the idle power is unknown."""
+        return self.energy_j(m, n, boundary) - self.idle_power_w(boundary) * self.runtime_s(m, n)
+
+    def predict_runtime(
+        self, m: ArrayLike, n: ArrayLike, *, part: Part = "request", strict: bool = False
+    ) -> Prediction:
+        """Seconds with standard error and range flag. Raises UserError."""
+        return self.runtime_function.predict(m, n, part, strict=strict)
+
+    def predict_energy(
+        self,
+        m: ArrayLike,
+        n: ArrayLike,
+        boundary: str | Iterable[str] | None = None,
+        *,
+        part: Part = "request",
+        strict: bool = False,
+    ) -> Prediction:
+        """Gross joules with standard error and range flag.
+
+        The sum of some but not all components adds their standard errors, as if their errors moved together:
+        the cautious choice, since their correlation is not stored. Raises UserError.
+        """
+        parts = [f.predict(m, n, part, strict=strict) for f in self.energy_functions(boundary)]
+        if len(parts) == 1:
+            return parts[0]
+        return Prediction(
+            np.add.reduce([p.value for p in parts]),
+            np.add.reduce([p.standard_error for p in parts]),
+            np.add.reduce([p.new_standard_error for p in parts]),
+            max(p.factor_95 for p in parts),
+            np.logical_or.reduce([p.out_of_range for p in parts]),
+        )
+
+    @cached_property
+    def runtime_function(self) -> CostFunction:
+        """R(m, n) with its covariance."""
+        return self.runtime.function()
+
+    @cached_property
+    def _functions(self) -> dict[str, CostFunction]:
+        functions: dict[str, CostFunction] = {c: part.model.function() for c, part in self.components.items()}
+        if self.energy is not None:
+            functions["sum"] = self.energy.model.function()
+        return functions
+
+    def energy_functions(self, boundary: str | Iterable[str] | None = None) -> list[CostFunction]:
+        """The functions whose sum is E(m, n) within ``boundary``: one for all components or a single one."""
+        if self.energy is None:
+            raise UserError(f"profile {self.name} has no energy: only runtime was measured")
+        wanted = self._wanted(boundary)
+        return [self._functions["sum"]] if wanted is None else [self._functions[component] for component in wanted]
+
+    def component_function(self, component: Component) -> CostFunction:
+        """E(m, n) of one component. Raises UserError where it was not measured."""
+        self._refuse_absent([component])
+        return self._functions[component]
+
+    def energy_method(self, boundary: str | Iterable[str] | None = None) -> Method | None:
+        """How energy within ``boundary`` was measured, the weakest of its parts.
+
+        None where it was not measured, or that of a part is unknown and no other part is an estimate. Raises
+        UserError for components that the profile doesn't have.
+        """
+        methods = [part.method for part in self._energy_parts(boundary)]
+        return None if None in methods and "estimated" not in methods else weakest(methods)
+
+    def _energy_parts(self, boundary: str | Iterable[str] | None) -> list[EnergyModel]:
+        """What adds up to the energy within ``boundary``: the sum, or some components; nothing without energy."""
+        if self.energy is None:
+            return []
+        wanted = self._wanted(boundary)
+        return [self.energy] if wanted is None else [self.components[component] for component in wanted]
+
+    def _wanted(self, boundary: str | Iterable[str] | None) -> tuple[Component, ...] | None:
+        """The components within ``boundary``; None where those are all, which have a sum of their own.
+
+        Raises UserError for components that the profile doesn't have.
+        """
+        wanted = parse_boundary(boundary)
+        if wanted is None or (self.components and set(wanted) == set(self.components)):
+            return None
+        self._refuse_absent(wanted)
+        return wanted
+
+    def idle_power_w(self, boundary: str | Iterable[str] | None = None) -> float:
+        """Power of the idle system within ``boundary``. Raises UserError where it was not measured."""
+        powers = [part.idle_power_w for part in self._energy_parts(boundary)]
+        if not powers or any(power is None for power in powers):
+            raise UserError(f"the idle power of profile {self.name} was not measured")
+        return float(sum(power for power in powers if power is not None))
+
+    def idle_power_ci95_w(self, boundary: str | Iterable[str] | None = None) -> list[float | None]:
+        """Half-widths of the 95 % intervals of the idle powers that add up to ``idle_power_w``; None where unknown."""
+        return [part.idle_power_ci95_w for part in self._energy_parts(boundary)]
+
+    def _refuse_absent(self, wanted: Iterable[Component]) -> None:
+        absent = [component for component in wanted if component not in self.components]
+        if absent:
+            held = "+".join(self.components) or "only their sum"
+            raise UserError(f"profile {self.name} has no energy of {'+'.join(absent)}; it has {held}")
+
+
+def check_name(name: str) -> None:
+    """Raises UserError for a text that can't name a profile."""
+    if len(name) > _LONGEST_NAME or not re.fullmatch(_NAME, name):
+        raise UserError(
+            f"{name[:_LONGEST_NAME]!r} can't name a profile: begin with a letter or digit, "
+            f"go on with these or . _ + -, {_LONGEST_NAME} characters at most"
+        )
+
+
+def shipped_names() -> list[str]:
+    """Names of the profiles shipped with the package."""
+    files = [file for file in resources.files("profiles").iterdir() if file.name.endswith(".json")]
+    # Workloads lie there too and name their kind.
+    return sorted(file.name.removesuffix(".json") for file in files if "kind" not in json.loads(file.read_bytes()))
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a profile file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Profile.model_json_schema()}
+
+
+def _read(name_or_path: str | os.PathLike[str]) -> tuple[bytes, str]:
+    """The bytes of a profile file and how to call it."""
+    name = os.fspath(name_or_path)
+    path = Path(name)
+    if not name:
+        raise UserError("a profile's name is empty: name a file or one of those shipped (see joulebench profiles list)")
+    if path.is_dir():
+        raise UserError(f"{name} is a directory; of a run make a profile first: joulebench fit {name} -o profile.json")
+    if not path.exists() and re.fullmatch(_NAME, name):
+        shipped = resources.files("profiles") / f"{name}.json"
+        if shipped.is_file():
+            return shipped.read_bytes(), f"shipped profile {name}"
+        raise UserError(
+            f"no profile '{name}': it is neither a file nor one of those shipped (see joulebench profiles list)"
+        )
+    try:
+        return path.read_bytes(), f"profile {name}"
+    except OSError as error:
+        raise UserError(f"profile {name} can't be read: {error.strerror or error}") from None
+
+
+def _explain(error: ValidationError, text: str | bytes) -> str:
+    """What is wrong with a profile, in one line."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return f"is not valid JSON: it is truncated or damaged ({error.errors()[0]['msg'][:200]})"
+    if not isinstance(content, dict) or "schema_version" not in content:
+        return "is not a profile of joulebench: it names no schema_version"
+    version = content["schema_version"]
+    if isinstance(version, int) and not isinstance(version, bool) and version > SCHEMA_VERSION:
+        return f"has schema version {version}, this joulebench reads up to {SCHEMA_VERSION}: upgrade joulebench"
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the profile"
+    more = error.error_count() - 1
+    return f"is not valid at {where}: {first['msg'][:200]}" + (f" (and {more} more)" if more else "")

@@ -1,0 +1,256 @@
+"""The parts of a profile file, schema version 1. Field names carry units; null means not measured or unknown."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from harness.core.quantities import Component, Method
+from harness.modelling.cost_function import CostFunction, Range
+from harness.modelling.forms import Bilinear, Phase
+from harness.runs.schema import Count
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Strict(BaseModel):
+    """Every field checked, none guessed, none unknown, no NaN, no infinity."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Identity(Strict):
+    """What was measured."""
+
+    system: str = Field(min_length=1)
+    """The machine, such as m1-pro."""
+    model: str = Field(min_length=1)
+    """The language model, such as llama-2-7b."""
+    kv_cache: bool
+    """False where every decode step read the whole sequence again."""
+    batch_size: Count | None
+    """Sequences per request; costs are those of the whole request."""
+    backend: str | None
+    device: str | None
+    """Where the computation ran: cpu, cuda, mps or metal."""
+    device_names: list[str]
+    dtype: str | None
+    """Weight precision or quantisation."""
+    random_weights: bool | None
+    """True where the weights were drawn at random in the model's shape."""
+    settings: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    """What else the runtime was told or chose that decides cost: compile mode, cache class and length, attention,
+    threads, …, by the backend's own names; empty, and absent from the file, where unknown."""
+
+    @model_serializer(mode="wrap")
+    def _without_unknown_settings(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        if not self.settings:
+            content.pop("settings", None)
+        return content
+
+
+class Coefficient(Strict):
+    """One number of a cost function."""
+
+    name: str
+    value: float
+    standard_error: NonNegativeFloat
+    """Of this coefficient alone, for reading: the uncertainty of the roofline exponent is in it in full, so that it
+    is no diagonal entry of ``covariance``."""
+    unit: str
+
+
+class MeasuredRange(Strict):
+    """The request sizes a model was fitted on: those at or above both minima that some corner exceeds in neither."""
+
+    min_input_tokens: PositiveFloat
+    min_output_tokens: PositiveFloat
+    corners: list[tuple[PositiveFloat, PositiveFloat]] = Field(min_length=1)
+    """Input and output tokens of the points measured that no other one exceeds in both."""
+
+
+class PointError(Strict):
+    """How far a model is off at one point."""
+
+    input_tokens: PositiveFloat
+    output_tokens: PositiveFloat
+    relative_error: float
+    """(predicted − measured) / measured."""
+
+
+class HeldOutError(Strict):
+    """Errors at each point of the whole fit, choices included, made without that point."""
+
+    points: Count
+    mape: NonNegativeFloat
+    """Mean absolute relative error; 0.05 is 5 %."""
+    rms: NonNegativeFloat
+    """Root mean square of the relative errors, suspects left out."""
+    worst: PointError
+
+
+class Alternative(Strict):
+    """A form that was fitted beside the chosen one."""
+
+    form: Literal["phase", "bilinear"]
+    mape: NonNegativeFloat
+    loo_mape: NonNegativeFloat
+    refusal: str | None
+    """Why it can't be used; null where it could."""
+
+
+class CostModel(Strict):
+    """One cost function of a request's size, in seconds or joules, with its uncertainty."""
+
+    form: Literal["phase", "bilinear"]
+    kv_cache: bool
+    unit: Literal["s", "J"]
+    roofline_exponent: Annotated[float, Field(ge=1, le=64)] | None
+    """p of the phase form; null for other forms."""
+    coefficients: list[Coefficient]
+    covariance: list[list[float]]
+    """Of the coefficients, in their order, given the roofline exponent and enlarged by what another exponent would
+    predict: for errors of predictions, fᵀ·covariance·f with f the derivatives of the cost."""
+    misfit: NonNegativeFloat
+    """Relative standard deviation of new measurements about the model: the root mean square of the held-out errors
+    joined to what the meters leave in one trial (median over the points)."""
+    interval_factor_95: PositiveFloat
+    """Student's factor: inside ``range``, a new measurement by the same meters is stated to lie within this many
+    sqrt(fᵀ·covariance·f + (misfit·value)²) of the prediction in 95 % of cases."""
+    range: MeasuredRange
+    mape: NonNegativeFloat
+    """Mean absolute relative error at the points fitted."""
+    held_out: HeldOutError
+    suspects: list[PointError]
+    """Points far outside the scatter of the others, kept in the fit."""
+    dropped: list[PointError]
+    """Suspects left out of the fit on request."""
+    alternatives: list[Alternative]
+    notes: list[str]
+    """What the points can't tell and what to measure."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        form = self._form()
+        expected = [name for name, _ in form.coefficients(self.unit)]
+        if [coefficient.name for coefficient in self.coefficients] != expected:
+            raise ValueError(f"the coefficients of the {self.form} form must be {', '.join(expected)}")
+        if form.non_negative and any(coefficient.value < 0 for coefficient in self.coefficients):
+            raise ValueError(f"a coefficient of the {self.form} form is negative")
+        size = len(expected)
+        if len(self.covariance) != size or any(len(row) != size for row in self.covariance):
+            raise ValueError(f"the covariance must have {size} rows and columns")
+        _check_covariance(np.array(self.covariance, dtype=float))
+        return self
+
+    def _form(self) -> Phase | Bilinear:
+        if self.form == "bilinear":
+            return Bilinear()
+        if self.roofline_exponent is None:
+            raise ValueError("the phase form needs a roofline_exponent")
+        return Phase(self.kv_cache, self.roofline_exponent)
+
+    def function(self) -> CostFunction:
+        """The model as a function of numpy arrays."""
+        return CostFunction(
+            self._form(),
+            np.array([coefficient.value for coefficient in self.coefficients]),
+            np.array(self.covariance, dtype=float),
+            self.misfit,
+            self.interval_factor_95,
+            Range(self.range.min_input_tokens, self.range.min_output_tokens, tuple(self.range.corners)),
+        )
+
+
+def _check_covariance(covariance: np.ndarray) -> None:
+    variances = np.diag(covariance)
+    if (variances < 0).any():
+        raise ValueError("a variance is negative")
+    scale = np.outer(np.sqrt(variances), np.sqrt(variances))
+    if (np.abs(covariance - covariance.T) > 1e-9 * scale).any():
+        raise ValueError("the covariance is not symmetric")
+    scale[scale == 0] = 1.0
+    if np.linalg.eigvalsh(covariance / scale).min() < -1e-8:
+        raise ValueError("the covariance is not positive semi-definite")
+
+
+class EnergyModel(Strict):
+    """Gross energy of a component, or of all of them together."""
+
+    method: Method | None
+    """How it was measured, the weakest of its parts; null where unknown."""
+    model: CostModel
+    idle_power_w: NonNegativeFloat | None
+    idle_power_ci95_w: NonNegativeFloat | None
+    """Half-width of the 95 % interval of the idle power."""
+
+
+class Statistic(Strict):
+    """A quantity over the trials of one point."""
+
+    mean: float
+    sd: NonNegativeFloat | None
+    """Sample standard deviation; null for a single trial."""
+    trials: Count
+    ci95: NonNegativeFloat | None
+    """Half-width of the 95 % interval that one trial's own sensors leave; null where unknown."""
+
+
+class Measurement(Strict):
+    """One point: trials of one request size, warm-ups left out."""
+
+    input_tokens: PositiveFloat
+    output_tokens: PositiveFloat
+    """Tokens really produced, mean over the trials."""
+    output_tokens_requested: Count
+    trials: Count
+    runtime_s: Statistic
+    prefill_s: Statistic | None
+    decode_s: Statistic | None
+    energy_j: Statistic | None
+    """Sum over all components."""
+    prefill_energy_j: Statistic | None
+    decode_energy_j: Statistic | None
+    component_energy_j: dict[Component, Statistic]
+    component_prefill_energy_j: dict[Component, Statistic]
+    component_decode_energy_j: dict[Component, Statistic]
+
+
+class Record(Strict):
+    """A file the profile was made from."""
+
+    name: str
+    sha256: Sha256
+
+
+class Provenance(Strict):
+    """Where the numbers came from."""
+
+    source: str
+    """Who measured it and where it was published."""
+    records: list[Record] = Field(min_length=1)
+    tool_version: str
+    created: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+    """Date of the fit, UTC."""
+    excluded_trials: NonNegativeInt
+    """Trials that were measured and used for nothing, for the reasons in ``notes``."""
+    runtime_only_trials: NonNegativeInt
+    """Trials used for runtime but not for energy, for the reasons in ``notes``."""
+    versions: dict[str, str]
+    """Of the packages that decided the result."""
+    notes: list[str]

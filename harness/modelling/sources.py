@@ -1,0 +1,191 @@
+"""What a profile is made from: run directories of joulebench, or a CSV file of measurements made elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from harness import __version__
+from harness.core.errors import UserError
+from harness.core.quantities import COMPONENTS, Method, weakest
+from harness.core.statistics import half_width_95
+from harness.modelling.fitting import Idle, Power
+from harness.modelling.measurements import SuspectTrial, Trials, aggregate, read_runs, suspect_trials
+from harness.modelling.profile_schema import Identity, Measurement, Provenance, Record
+from harness.modelling.trials_csv import read_csv
+from harness.runs import records
+
+
+@dataclass(frozen=True)
+class Source:
+    """All that a profile holds besides its fits."""
+
+    name: str
+    identity: Identity
+    measurements: list[Measurement]
+    power: Power
+    provenance: Provenance
+    suspect_trials: list[SuspectTrial]
+
+
+def from_runs(directories: Sequence[Path], system: str | None = None) -> Source:
+    """Pool the trials of run directories of one system. Raises UserError when they differ or hold none."""
+    runs = [records.read_run(directory) for directory in directories]
+    identities = [identity_of(run, system) for run in runs]
+    # Each with each: where one run does not know a setting, the others must still agree in it.
+    for (first, one), (second, other) in combinations(zip(directories, identities, strict=True), 2):
+        different = _differences(one, other)
+        if different:
+            raise UserError(
+                f"{second} and {first} differ in {', '.join(different)}: "
+                "only runs of one system and model can be pooled; fit them apart"
+            )
+    trials = read_runs(directories)
+    files = [directory / name for directory in directories for name in (records.RUN_FILE, records.TRIALS_FILE)]
+    versions = dict(runs[0]["sessions"][-1]["software"]) if runs[0]["sessions"] else {}
+    attributions = {session["energy"]["attribution"] for run in runs for session in run["sessions"]}
+    if len(attributions) > 1:
+        raise UserError("the runs attribute CPU energy differently (--attribution): fit them apart")
+    notes = [f"CPU energy is that of the {attribution}" for attribution in attributions if trials_have_energy(trials)]
+    settings = {key: value for identity in identities for key, value in identity.settings.items()}
+    identity = identities[0].model_copy(update={"settings": settings})
+    return Source(
+        name=_slug(f"{identity.system}-{identity.model}"),
+        identity=identity,
+        measurements=aggregate(trials.table),
+        power=Power(_methods(trials), _idle(runs)),
+        provenance=provenance("joulebench run", files, trials, versions, notes),
+        suspect_trials=suspect_trials(trials.table),
+    )
+
+
+def from_csv(path: Path, system: str, model: str, kv_cache: bool) -> Source:
+    """Measurements made elsewhere, of which the method and the machine are not known. Raises UserError."""
+    trials = read_csv(path)
+    identity = Identity(
+        system=system,
+        model=model,
+        kv_cache=kv_cache,
+        batch_size=None,
+        backend=None,
+        device=None,
+        device_names=[],
+        dtype=None,
+        random_weights=None,
+    )
+    return Source(
+        name=_slug(f"{system}-{model}"),
+        identity=identity,
+        measurements=aggregate(trials.table),
+        power=Power({}, {}),
+        provenance=provenance(f"measurements in {path.name}", [path], trials),
+        suspect_trials=suspect_trials(trials.table),
+    )
+
+
+def trials_have_energy(trials: Trials) -> bool:
+    """Whether any trial has an energy."""
+    return "energy_j" in trials.table and bool(trials.table["energy_j"].notna().any())
+
+
+def identity_of(run: Mapping[str, Any], system: str | None) -> Identity:
+    """What a run measured; ``system`` renames the machine, which else is called by its processor."""
+    backend, model = run["backend"], run["model"]
+    names = list(backend["device_names"])
+    machine = run["machine"]["cpu_model"] if backend["device"] == "cpu" or not names else names[0]
+    return Identity(
+        system=system or machine or "unnamed machine",
+        model=model["name"],
+        kv_cache=backend["config"]["kv_cache"],
+        batch_size=backend["config"]["batch_size"],
+        backend=backend["name"],
+        device=backend["device"],
+        device_names=names,
+        dtype=model["dtype"],
+        random_weights=model["random_weights"],
+        settings=_settings(backend),
+    )
+
+
+def _settings(backend: Mapping[str, Any]) -> dict[str, Any]:
+    """What the backend chose, and those of its options that no other field of an identity holds."""
+    config = backend["config"]
+    # Runs older than these options had their defaults.
+    options = {"compile": config.get("compile", "none"), "prefill_chunk": config.get("prefill_chunk")}
+    return {**backend["settings"], **options}
+
+
+def _differences(one: Identity, other: Identity) -> list[str]:
+    """Names of the fields and settings that differ."""
+    fields = [key for key, value in one if key != "settings" and value != getattr(other, key)]
+    # A setting that only one program recorded says nothing: the options that decide it are there.
+    shared = [key for key in one.settings if key in other.settings]
+    return fields + [key for key in shared if one.settings[key] != other.settings[key]]
+
+
+def _methods(trials: Trials) -> dict[str, Method | None]:
+    """The weakest method of each component's trials and of their sum."""
+    columns = [("total", "energy_method"), *((component, f"{component}_energy_method") for component in COMPONENTS)]
+    return {what: weakest(trials.table[column]) for what, column in columns if column in trials.table}
+
+
+def _idle(runs: Sequence[Mapping[str, Any]]) -> dict[str, Idle]:
+    """Idle power by component and ``total``: the mean over all baselines of the same, widest, boundary."""
+    baselines = [baseline for run in runs for session in run["sessions"] for baseline in session["idle"].values()]
+    measured = [{c for c, figure in b["components"].items() if figure["power_w"] is not None} for b in baselines]
+    whole = [b for b, held in zip(baselines, measured, strict=True) if held == set().union(*measured)]
+    return {what: _mean_power(whole if what == "total" else baselines, what) for what in ("total", *COMPONENTS)}
+
+
+def _mean_power(baselines: Sequence[Mapping[str, Any]], what: str) -> Idle:
+    figures = [b["total"] if what == "total" else b["components"].get(what) for b in baselines]
+    known = [figure for figure in figures if figure and figure["power_w"] is not None]
+    if not known:
+        return Idle()
+    powers = [figure["power_w"] for figure in known]
+    sensors = [figure["ci95_w"] for figure in known if figure["ci95_w"] is not None]
+    scatter = half_width_95(powers)
+    # What the sensors leave is common to all baselines: repeating doesn't lessen it.
+    parts = [*([fmean(sensors)] if sensors else []), *([] if scatter is None else [scatter])]
+    return Idle(fmean(powers), math.hypot(*parts) if parts else None)
+
+
+def provenance(
+    source: str,
+    files: Sequence[Path],
+    trials: Trials,
+    versions: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> Provenance:
+    """Where a profile comes from: who measured, the hashes of the files, today's date. Raises UserError."""
+    return Provenance(
+        source=source,
+        records=[Record(name=f"{file.parent.name}/{file.name}", sha256=sha256(file)) for file in files],
+        tool_version=__version__,
+        created=datetime.now(UTC).date().isoformat(),
+        excluded_trials=trials.excluded,
+        runtime_only_trials=trials.runtime_only,
+        versions=dict(versions or {}),
+        notes=[*trials.notes, *notes],
+    )
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's content. Raises UserError."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror or error}") from None
+
+
+def _slug(text: str) -> str:
+    """A profile's name from free text: letters, digits, dots and dashes."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower())[:200].strip("-.") or "profile"

@@ -1,0 +1,183 @@
+"""A profile as tables: predictions at chosen sizes, a comparison of two systems, and everything in one long table."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.core.errors import MissingDependency
+from harness.core.files import write_atomically
+from harness.modelling.comparable import Comparison
+from harness.modelling.cost_function import CostFunction, Prediction
+from harness.modelling.profile import Profile
+from harness.modelling.profile_schema import EnergyModel
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COLUMNS = (
+    "table", "quantity", "name", "unit", "input_tokens", "output_tokens", "value", "standard_error",
+    "interval_95", "trials", "out_of_range", "method",
+)  # fmt: skip
+
+
+def predictions(
+    profile: Profile,
+    input_tokens: Sequence[int],
+    output_tokens: Sequence[int],
+    *,
+    boundary: str | Iterable[str] | None = None,
+    strict: bool = False,
+) -> list[dict[str, Any]]:
+    """Runtime and energy at every combination of sizes: one row each, energy columns absent where not measured.
+
+    ``*_standard_error`` is that of the mean, ``*_interval_95`` the half-width for a new measurement.
+    """
+    m, n = (axis.ravel() for axis in np.meshgrid(input_tokens, output_tokens, indexing="ij"))
+    runtime = profile.predict_runtime(m, n, strict=strict)
+    table: dict[str, Any] = {"input_tokens": m, "output_tokens": n}
+    _add(table, "runtime", "s", runtime)
+    out_of_range = runtime.out_of_range
+    if profile.energy is not None or boundary is not None:
+        energy = profile.predict_energy(m, n, boundary, strict=strict)
+        _add(table, "energy", "j", energy)
+        out_of_range = out_of_range | energy.out_of_range
+    table["out_of_range"] = out_of_range
+    return _rows(table)
+
+
+def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Arrays of one length, as one dictionary of plain numbers a row."""
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def _add(table: dict[str, Any], quantity: str, unit: str, predicted: Prediction) -> None:
+    table[f"{quantity}_{unit}"] = predicted.value
+    table[f"{quantity}_standard_error_{unit}"] = predicted.standard_error
+    table[f"{quantity}_interval_95_{unit}"] = predicted.interval_95
+
+
+def comparison_table(
+    first: Profile,
+    second: Profile,
+    comparison: Comparison,
+    input_tokens: Sequence[int],
+    output_tokens: Sequence[int],
+    *,
+    energy: bool = True,
+) -> list[dict[str, Any]]:
+    """Ratio first / second at every combination of sizes, and which is cheaper beyond doubt.
+
+    ``cheaper_*`` names a profile where the difference exceeds its 95 % interval, misfit of both models included;
+    it is empty where the difference is not significant.
+    """
+    m, n = (axis.ravel() for axis in np.meshgrid(input_tokens, output_tokens, indexing="ij"))
+    table: dict[str, Any] = {"input_tokens": m, "output_tokens": n}
+    pairs = {"runtime": (first.predict_runtime(m, n), second.predict_runtime(m, n))}
+    if energy:
+        boundary = comparison.boundary
+        pairs["energy"] = (first.predict_energy(m, n, boundary), second.predict_energy(m, n, boundary))
+    table["out_of_range"] = np.zeros(m.size, dtype=bool)
+    for quantity, (a, b) in pairs.items():
+        difference = a.value - b.value
+        interval = np.hypot(a.interval_95, b.interval_95)
+        unit = "s" if quantity == "runtime" else "j"
+        table[f"{quantity}_ratio"] = a.value / b.value
+        table[f"{quantity}_difference_{unit}"] = difference
+        table[f"{quantity}_difference_interval_95_{unit}"] = interval
+        cheaper = np.where(difference < 0, first.name, second.name)
+        table[f"cheaper_{quantity}"] = np.where(np.abs(difference) > interval, cheaper, "")
+        table["out_of_range"] |= a.out_of_range | b.out_of_range
+    return _rows(table)
+
+
+def long_table(profile: Profile) -> pd.DataFrame:
+    """Coefficients, measurements and predictions of a profile, one number a row; absent values are missing.
+
+    ``method`` is how the energy behind the number was measured.
+    """
+    import pandas as pd
+
+    rows = [*_coefficient_rows(profile), *_measurement_rows(profile), *_prediction_rows(profile)]
+    methods = {quantity: part.method for quantity, part in _energies(profile).items()}
+    for row in rows:
+        row["method"] = methods.get(row["quantity"])
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+
+def _energies(profile: Profile) -> dict[str, EnergyModel]:
+    """The energies that were measured, by the name of the quantity."""
+    parts = {"energy": profile.energy, **{f"{c}_energy": part for c, part in profile.components.items()}}
+    return {quantity: part for quantity, part in parts.items() if part is not None}
+
+
+def _coefficient_rows(profile: Profile) -> Iterator[dict[str, Any]]:
+    models = {"runtime": profile.runtime, **{quantity: part.model for quantity, part in _energies(profile).items()}}
+    for quantity, model in models.items():
+        for c in model.coefficients:
+            row = {"name": c.name, "unit": c.unit, "value": c.value, "standard_error": c.standard_error}
+            yield {"table": "model", "quantity": quantity, **row}
+
+
+def _measurement_rows(profile: Profile) -> Iterator[dict[str, Any]]:
+    for measured in profile.measurements:
+        at = {"input_tokens": measured.input_tokens, "output_tokens": measured.output_tokens}
+        statistics = {
+            "runtime": measured.runtime_s,
+            "energy": measured.energy_j,
+            **{f"{component}_energy": value for component, value in measured.component_energy_j.items()},
+        }
+        for quantity, statistic in statistics.items():
+            if statistic is not None:
+                error = None if statistic.sd is None else statistic.sd / np.sqrt(statistic.trials)
+                unit = "s" if quantity == "runtime" else "J"
+                row = {"name": "mean", "unit": unit, "value": statistic.mean, "standard_error": error}
+                yield {"table": "measurement", "quantity": quantity, **at, **row, "trials": statistic.trials}
+
+
+def _prediction_rows(profile: Profile) -> Iterator[dict[str, Any]]:
+    """Predictions at powers of two that lie in the measured range along each axis."""
+    measured = profile.runtime_function.range
+    inputs = _powers_of_two(measured.min_input_tokens, measured.max_input_tokens)
+    outputs = _powers_of_two(measured.min_output_tokens, measured.max_output_tokens)
+    m, n = (axis.ravel() for axis in np.meshgrid(inputs, outputs, indexing="ij"))
+    functions: dict[str, CostFunction] = {"runtime": profile.runtime_function}
+    if profile.energy is not None:
+        functions["energy"] = profile.energy_functions()[0]
+    for component in profile.components:
+        functions[f"{component}_energy"] = profile.component_function(component)
+    for quantity, function in functions.items():
+        p = function.predict(m, n)
+        unit = "s" if quantity == "runtime" else "J"
+        for i in range(m.size):
+            yield {
+                "table": "prediction", "quantity": quantity, "name": "mean", "unit": unit,
+                "input_tokens": m[i], "output_tokens": n[i], "value": p.value[i],
+                "standard_error": p.standard_error[i], "interval_95": p.interval_95[i],
+                "out_of_range": bool(p.out_of_range[i]),
+            }  # fmt: skip
+
+
+def _powers_of_two(least: float, most: float) -> list[int]:
+    return [1 << k for k in range(25) if least <= 1 << k <= most] or [max(1, round(least))]
+
+
+def write(profile: Profile, path: Path, format: str) -> None:
+    """Write the long table as json, csv or parquet. Raises UserError or MissingDependency."""
+    table = long_table(profile)
+    if format == "parquet":
+        content = io.BytesIO()
+        try:
+            table.to_parquet(content, index=False, engine="pyarrow")
+        except ImportError:
+            raise MissingDependency("Parquet needs pyarrow: install it with pip install pyarrow") from None
+        write_atomically(path, content.getvalue())
+    elif format == "csv":
+        write_atomically(path, table.to_csv(index=False))
+    else:
+        write_atomically(path, table.to_json(orient="records", indent=1, double_precision=15) + "\n")

@@ -1,0 +1,150 @@
+"""Per-point statistics of a run's records. Pure."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.core.quantities import weakest
+from harness.core.sizes import Point
+from harness.core.statistics import Estimate, half_width_95
+from harness.runs.schema import TrialRecord
+
+
+@dataclass(frozen=True)
+class PointSummary:
+    """What the counted trials of one point say; estimates are per request and None when not measured."""
+
+    point: Point
+    trials: int
+    repeats: int | None
+    runtime_s: Estimate | None
+    prefill_s: Estimate | None
+    decode_s: Estimate | None
+    tokens_per_s: Estimate | None
+    energy_j: Estimate | None
+    energy_method: str | None
+    trouble: str | None
+    """The last failure of the point, as ``status: reason``."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Runtime of the first point at the end of the run relative to its beginning."""
+
+    point: Point
+    change: float
+    """Relative change; 0.02 is 2 % slower at the end."""
+    half_width: float | None
+    """Half-width of its 95 % interval."""
+
+
+@dataclass(frozen=True)
+class IdleDrift:
+    """Idle power of one domain before and after a sweep, in W, each with its 95 % half-width."""
+
+    domain: str
+    before_w: Estimate
+    after_w: Estimate
+
+    @property
+    def change_w(self) -> Estimate:
+        """After minus before."""
+        half_widths = [part.half_width or 0.0 for part in (self.before_w, self.after_w)]
+        return Estimate(self.after_w.mean - self.before_w.mean, math.hypot(*half_widths))
+
+
+def summarise(records: Iterable[TrialRecord], batch_size: int) -> list[PointSummary]:
+    """One summary per point, in the order of first measurement."""
+    by_point: dict[Point, list[TrialRecord]] = {}
+    for record in records:
+        by_point.setdefault(Point(record.input_tokens, record.output_tokens), []).append(record)
+    return [_summary(point, trials, batch_size) for point, trials in by_point.items()]
+
+
+def drift(records: Iterable[TrialRecord]) -> Drift | None:
+    """How the repeated first point differs from its first measurement; None when it was not repeated."""
+    counted = [record for record in records if record.status == "ok" and record.runtime_s]
+    repeated = [record for record in counted if record.purpose == "drift"]
+    if not repeated:
+        return None
+    point = Point(repeated[0].input_tokens, repeated[0].output_tokens)
+    first = [
+        record
+        for record in counted
+        if record.purpose == "measure" and Point(record.input_tokens, record.output_tokens) == point
+    ]
+    before, after = _estimate(_runtimes(first)), _estimate(_runtimes(repeated))
+    if before is None or after is None:
+        return None
+    half_width = None
+    if before.half_width is not None and after.half_width is not None:
+        relative = math.hypot(before.half_width / before.mean, after.half_width / after.mean)
+        half_width = relative * after.mean / before.mean
+    return Drift(point, after.mean / before.mean - 1, half_width)
+
+
+def idle_drift(session: Mapping[str, Any]) -> list[IdleDrift]:
+    """Per domain, for a session of ``run.json`` with idle power read before and after; empty without."""
+    before, after = (session["idle"].get(when, {}).get("domains", {}) for when in ("before", "after"))
+    return [
+        IdleDrift(name, *(Estimate(figure["power_w"], figure["ci95_w"]) for figure in (before[name], after[name])))
+        for name in before
+        if name in after and None not in (before[name]["power_w"], after[name]["power_w"])
+    ]
+
+
+def idle_power_w(session: Mapping[str, Any]) -> Estimate | None:
+    """Idle power of all components in a session: the mean of before and after, or the one there is."""
+    totals = [session["idle"][when]["total"] for when in ("before", "after") if when in session["idle"]]
+    totals = [total for total in totals if total["power_w"] is not None]
+    if not totals:
+        return None
+    half_width = math.hypot(*(total["ci95_w"] for total in totals)) / len(totals)
+    return Estimate(statistics.fmean(total["power_w"] for total in totals), half_width)
+
+
+def _runtimes(records: Sequence[TrialRecord]) -> list[float]:
+    return [record.runtime_s for record in records if record.runtime_s is not None]
+
+
+def _summary(point: Point, trials: Sequence[TrialRecord], batch_size: int) -> PointSummary:
+    counted = [record for record in trials if record.counts]
+    # Discarded trials were measured again; they explain a point only if nothing came of that.
+    failures = [record for record in trials if record.status != "ok" and not (counted and record.status == "discarded")]
+    runtimes = _runtimes(counted)
+    energy_j, method = _energy(counted)
+    return PointSummary(
+        point=point,
+        trials=len(counted),
+        repeats=counted[-1].repeats if counted else None,
+        runtime_s=_estimate(runtimes),
+        prefill_s=_estimate([record.prefill_s for record in counted if record.prefill_s is not None]),
+        decode_s=_estimate([record.decode_s for record in counted if record.decode_s is not None]),
+        tokens_per_s=_estimate([batch_size * point.output_tokens / runtime_s for runtime_s in runtimes]),
+        energy_j=energy_j,
+        energy_method=method,
+        trouble=f"{failures[-1].status}: {failures[-1].reason}" if failures else None,
+    )
+
+
+def _energy(counted: Sequence[TrialRecord]) -> tuple[Estimate | None, str | None]:
+    """Mean energy over trials. Its interval adds the sensor's own uncertainty, which repetition can't remove."""
+    figures = [record.energy["total"] for record in counted if record.energy]
+    figures = [figure for figure in figures if figure["request_j"] is not None]
+    estimate = _estimate([figure["request_j"] for figure in figures])
+    if estimate is None:
+        return None, None
+    if estimate.half_width is not None:
+        sensor_j = statistics.fmean(figure["request_ci95_j"] for figure in figures)
+        estimate = Estimate(estimate.mean, math.hypot(estimate.half_width, sensor_j))
+    return estimate, weakest(figure["method"] for figure in figures)
+
+
+def _estimate(values: Sequence[float]) -> Estimate | None:
+    if not values:
+        return None
+    return Estimate(statistics.fmean(values), half_width_95(values))

@@ -1,0 +1,192 @@
+"""Figures of workloads and decisions: histograms, threshold curves, the trade-off of energy and runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.deciding.costs import Costs
+from harness.deciding.decision import ThresholdDecision
+from harness.deciding.paper_accounting import PaperCurve
+from harness.deciding.routing import Sweep
+from harness.deciding.scales import JOULES_PER_KWH
+from harness.deciding.workload import Workload, marginal
+from harness.showing.figures import Row, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Floats = NDArray[np.float64]
+
+HYBRID, SMALL, LARGE, SHADE = "#1f4e79", "#b3541e", "#3d7a4a", "#d9d9d9"
+SYSTEMS = (SMALL, LARGE, "#6b4c9a", "#8c6d1f")
+HISTOGRAM_BINS = 50
+BEYOND = 1.5
+"""A system alone is drawn up to this many times the largest routed energy and runtime: it would hide the curve."""
+
+
+@dataclass(frozen=True)
+class ThresholdPanel:
+    """One pair of curves: energy and runtime against the threshold."""
+
+    title: str
+    threshold: NDArray[np.int64]
+    energy_kwh: Floats
+    runtime: Floats
+    runtime_unit: str
+    alone: tuple[tuple[str, float, float], tuple[str, float, float]]
+    """(label, energy in kWh, runtime) of the small and of the large system alone."""
+    best: int
+    """Index of the best threshold."""
+    plateau: tuple[int, int] | None = None
+    """Thresholds that can't be told from the best; None without uncertainty."""
+
+
+def workload_figure(workload: Workload) -> Figure:
+    """Histograms of input and output lengths (Figure 3)."""
+    figure, axes = new_figure(1, 2, 9, 3.2)
+    for ax, (axis, lengths, count) in zip(axes[0], _marginals(workload), strict=True):
+        ax.hist(lengths, bins=min(HISTOGRAM_BINS, lengths.size), weights=count, color=HYBRID)
+        ax.set_xlabel(f"{axis} tokens")
+        ax.set_ylabel("requests")
+    figure.suptitle(f"{workload.name}: {workload.requests:,.0f} requests", fontsize=11)
+    return figure
+
+
+def workload_rows(workload: Workload) -> list[Row]:
+    """Rows of the CSV beside it: axis, tokens, requests."""
+    return [
+        (axis, int(length), float(requests))
+        for axis, lengths, count in _marginals(workload)
+        for length, requests in zip(lengths, count, strict=True)
+    ]
+
+
+def threshold_panel(decision: ThresholdDecision, costs: Costs, title: str = "whole requests") -> ThresholdPanel:
+    """The curve of a decided threshold."""
+    small, large = (decision.baselines[label] for label in costs.labels)
+    uncertain = decision.uncertainty
+    return ThresholdPanel(
+        title,
+        decision.curve.threshold,
+        decision.curve.energy_j / JOULES_PER_KWH,
+        decision.curve.runtime_s,
+        "s",
+        (
+            (costs.labels[0], small.energy_j / JOULES_PER_KWH, small.runtime_s),
+            (costs.labels[1], large.energy_j / JOULES_PER_KWH, large.runtime_s),
+        ),
+        decision.best,
+        (uncertain.plateau_low, uncertain.plateau_high),
+    )
+
+
+def paper_panel(result: PaperCurve) -> ThresholdPanel:
+    """The curve of the published accounting."""
+    return ThresholdPanel(
+        "published accounting",
+        result.curve.threshold,
+        result.curve.energy_j / JOULES_PER_KWH,
+        result.curve.runtime_s,
+        "token-seconds",
+        (
+            (result.small, result.small_only[0] / JOULES_PER_KWH, result.small_only[1]),
+            (result.large, result.large_only[0] / JOULES_PER_KWH, result.large_only[1]),
+        ),
+        result.best,
+    )
+
+
+def panel_table(panels: Sequence[tuple[str, ThresholdPanel]]) -> tuple[tuple[str, ...], list[Row]]:
+    """Header and rows of the CSV beside a threshold figure; panels come with the name of their accounting."""
+    rows: list[Row] = [
+        (name, int(t), float(e), float(r), panel.alone[0][1], panel.alone[1][1])
+        for name, panel in panels
+        for t, e, r in zip(panel.threshold, panel.energy_kwh, panel.runtime, strict=True)
+    ]
+    return THRESHOLD_HEADER, rows
+
+
+THRESHOLD_HEADER = ("accounting", "threshold", "energy_kwh", "runtime_s", "small_only_kwh", "large_only_kwh")
+WORKLOAD_HEADER = ("axis", "tokens", "requests")
+
+
+def _marginals(workload: Workload) -> list[tuple[str, NDArray[np.int64], Floats]]:
+    return [
+        ("input", *marginal(workload.input_tokens, workload.count)),
+        ("output", *marginal(workload.output_tokens, workload.count)),
+    ]
+
+
+def threshold_figure(panels: Sequence[ThresholdPanel], key: str) -> Figure:
+    """Energy (left) and runtime (right) against the threshold, one row per panel (Figures 4 and 5)."""
+    figure, axes = new_figure(len(panels), 2, 9.5, 3.1 * len(panels) + 0.3)
+    for (energy_ax, runtime_ax), panel in zip(axes, panels, strict=True):
+        _draw_curve(energy_ax, panel, panel.energy_kwh, [alone[1] for alone in panel.alone])
+        _draw_curve(runtime_ax, panel, panel.runtime, [alone[2] for alone in panel.alone])
+        energy_ax.set_ylabel("energy (kWh)")
+        runtime_ax.set_ylabel(f"runtime ({panel.runtime_unit})")
+        runtime_ax.set_yscale("log")
+        energy_ax.set_title(panel.title, fontsize=10, loc="left")
+        energy_ax.legend(fontsize=8, edgecolor="none")
+        for ax in (energy_ax, runtime_ax):
+            ax.set_xlabel(f"threshold ({key} tokens)")
+    return figure
+
+
+def _draw_curve(ax: Axes, panel: ThresholdPanel, values: Floats, alone: list[float]) -> None:
+    positive = panel.threshold > 0
+    few = positive.sum() <= 20
+    ax.plot(
+        panel.threshold[positive],
+        values[positive],
+        color=HYBRID,
+        marker="o" if few else None,
+        markersize=4,
+        label="both, split at the threshold",
+    )
+    for (label, *_), level, colour in zip(panel.alone, alone, (SMALL, LARGE), strict=True):
+        ax.axhline(level, color=colour, linestyle="--", linewidth=1.2, label=f"{label} alone")
+    if panel.plateau and panel.plateau[1] > 0:
+        ax.axvspan(max(panel.plateau[0], 1), panel.plateau[1], color=SHADE, alpha=0.6, zorder=0, label="plateau")
+    if panel.threshold[panel.best] > 0:
+        ax.plot(panel.threshold[panel.best], values[panel.best], "o", color="black", markersize=6, fillstyle="none")
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
+def trade_off_figure(sweep: Sweep, labels: Sequence[str], alone: Sequence[tuple[float, float]]) -> Figure:
+    """Energy against runtime as λ goes from 0 to 1, with each system alone as a point.
+
+    ``alone`` holds (energy in J, runtime in s) per system.
+    """
+    figure, axes = new_figure(1, 1, 6, 4)
+    ax = axes[0, 0]
+    ax.plot(sweep.runtime_s / 3600, sweep.energy_j / JOULES_PER_KWH, color=HYBRID, label="routed by λ")
+    for at, name in ((0, "λ = 0"), (-1, "λ = 1")):
+        point = (float(sweep.runtime_s[at]) / 3600, float(sweep.energy_j[at]) / JOULES_PER_KWH)
+        ax.plot(*point, "o", color=HYBRID, markersize=4)
+        ax.annotate(name, point, textcoords="offset points", xytext=(6, 6), fontsize=8)
+    energy_limit, runtime_limit = (BEYOND * float(values.max()) for values in (sweep.energy_j, sweep.runtime_s))
+    for i, (label, (energy, runtime)) in enumerate(zip(labels, alone, strict=True)):
+        colour = SYSTEMS[i % len(SYSTEMS)]
+        x, y = runtime / 3600, energy / JOULES_PER_KWH
+        if energy <= energy_limit and runtime <= runtime_limit:
+            ax.plot(x, y, "s", color=colour, label=f"{label} alone")
+        else:
+            ax.plot([], [], "s", color=colour, label=f"{label} alone, off the scale: {y:.3g} kWh, {x:.4g} h")
+    ax.set_xlabel("total runtime (h)")
+    ax.set_ylabel("total energy (kWh)")
+    ax.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def trade_off_rows(sweep: Sweep) -> list[Row]:
+    """Rows of the CSV beside it: weight, energy, runtime, then each system's share of the requests."""
+    columns = [sweep.weight, sweep.energy_j / JOULES_PER_KWH, sweep.runtime_s, *sweep.share]
+    return [tuple(float(value) for value in row) for row in zip(*columns, strict=True)]

@@ -1,0 +1,394 @@
+"""Decisions as JSON, as words and as tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from harness.deciding.costs import Costs
+from harness.deciding.decision import Plan, RoutingDecision, ThresholdDecision
+from harness.deciding.paper_accounting import LEAVES_OUT, PaperCurve
+from harness.deciding.routing import Sweep
+from harness.deciding.scales import JOULES_PER_KWH, SECONDS_PER_HOUR, Scales
+from harness.deciding.threshold import Estimate
+from harness.deciding.workload import Workload
+from harness.modelling.comparable import Comparison
+
+CURVE_POINTS = 2000
+"""Longer curves are thinned in what is printed; the best threshold always stays."""
+
+INDEPENDENT = (
+    "only the marginal histograms of the workload are known: input and output lengths are taken to be independent"
+)
+KEY_WORDS = {
+    "input": "input tokens",
+    "output": "output tokens",
+    "total": "tokens in all",
+    "product": "for input × output tokens",
+}
+
+
+def context(costs: Costs, workload: Workload, scales: Scales) -> dict[str, Any]:
+    """What every decision was based on."""
+    warnings = list(costs.warnings)
+    if not workload.pairs_known:
+        warnings.append(INDEPENDENT)
+    if workload.dropped_rows:
+        warnings.append(f"{workload.dropped_rows:,} broken rows of the workload were left out")
+    return {
+        "accounting": "query",
+        "workload": workload_summary(workload),
+        "profiles": [profile.name for profile in costs.profiles],
+        "systems": list(costs.labels),
+        "boundary": costs.boundary,
+        "energy_methods": costs.energy_methods,
+        "idle": costs.idle,
+        "mixed": costs.mixed,
+        "scale": asdict(scales),
+        "warnings": warnings,
+    }
+
+
+def workload_summary(workload: Workload) -> dict[str, Any]:
+    """Name, source and size of a workload."""
+    return {
+        "name": workload.name,
+        "source": workload.source,
+        "requests": workload.requests,
+        "pairs_known": workload.pairs_known,
+        "dropped_rows": workload.dropped_rows,
+    }
+
+
+def threshold_json(decision: ThresholdDecision, costs: Costs, workload: Workload) -> dict[str, Any]:
+    """The content of ``joulebench threshold --json``."""
+    curve, uncertain = decision.curve, decision.uncertainty
+    return {
+        **context(costs, workload, decision.scales),
+        "key": decision.key,
+        "small": costs.labels[0],
+        "large": costs.labels[1],
+        "best": {
+            "threshold": int(curve.threshold[decision.best]),
+            "threshold_low": uncertain.threshold_low,
+            "threshold_high": uncertain.threshold_high,
+            "plateau": [uncertain.plateau_low, uncertain.plateau_high],
+            "small_share": float(curve.small_share[decision.best]),
+            **plan_json(decision.plan, costs),
+            "saving": estimate_json(uncertain.saving),
+            "cost_saving": estimate_json(uncertain.cost_saving),
+            "runtime_ratio": uncertain.runtime_ratio.value,
+            "runtime_ratio_low": uncertain.runtime_ratio.low,
+            "runtime_ratio_high": uncertain.runtime_ratio.high,
+        },
+        "baselines": {name: plan_json(plan, costs) for name, plan in decision.baselines.items()},
+        "curve": [
+            {
+                "threshold": int(curve.threshold[i]),
+                "energy_j": float(curve.energy_j[i]),
+                "runtime_s": float(curve.runtime_s[i]),
+                "small_share": float(curve.small_share[i]),
+            }
+            for i in _thinned(curve.threshold.size, decision.best)
+        ],
+    }
+
+
+def paper_json(result: PaperCurve, workload: Workload, key: str, comparison: Comparison) -> dict[str, Any]:
+    """The content of ``joulebench threshold --accounting paper --json``."""
+    curve, best = result.curve, result.best
+    unknown = {"low": None, "high": None, "significant": None, "reason": "the published accounting has none"}
+    return {
+        "accounting": "paper",
+        "workload": workload_summary(workload),
+        "systems": [result.small, result.large],
+        "boundary": "cpu+gpu",
+        "idle": "included",
+        "mixed": comparison.mixed,
+        "warnings": [LEAVES_OUT, *comparison.warnings],
+        "key": key,
+        "small": result.small,
+        "large": result.large,
+        "best": {
+            "threshold": int(curve.threshold[best]),
+            "plateau": None,
+            "small_share": float(curve.small_share[best]),
+            "energy_j": float(curve.energy_j[best]),
+            "runtime_s": float(curve.runtime_s[best]),
+            "saving": {"value": result.saving, **unknown},
+            "runtime_ratio": float(curve.runtime_s[best]) / result.large_only[1],
+        },
+        "baselines": {
+            result.small: {"energy_j": result.small_only[0], "runtime_s": result.small_only[1]},
+            result.large: {"energy_j": result.large_only[0], "runtime_s": result.large_only[1]},
+        },
+        "curve": [
+            {"threshold": int(t), "energy_j": float(e), "runtime_s": float(r), "small_share": float(s)}
+            for t, e, r, s in zip(curve.threshold, curve.energy_j, curve.runtime_s, curve.small_share, strict=True)
+        ],
+    }
+
+
+def routing_json(decision: RoutingDecision, costs: Costs, workload: Workload) -> dict[str, Any]:
+    """The content of ``joulebench route --json``."""
+    requests = decision.requests
+    return {
+        **context(costs, workload, decision.scales),
+        "decided_on": "input tokens" if decision.input_rule else "input and output tokens",
+        "plan": plan_json(decision.plan, costs),
+        "routes": [
+            {
+                "system": label,
+                "requests": float(requests[s].sum()),
+                "energy_j": float(requests[s] @ costs.energy_j[s]),
+                "energy_ci95_j": float(decision.energy_ci95_j[s]),
+                "busy_s": float(requests[s] @ costs.runtime_s[s]),
+                "busy_ci95_s": float(decision.busy_ci95_s[s]),
+            }
+            for s, label in enumerate(costs.labels)
+        ],
+        "compared_with": costs.labels[decision.alone],
+        "saving": estimate_json(decision.saving),
+        "cost_saving": estimate_json(decision.cost_saving),
+        "runtime_ratio": decision.runtime_ratio.value,
+        "runtime_ratio_low": decision.runtime_ratio.low,
+        "runtime_ratio_high": decision.runtime_ratio.high,
+        "unserved_requests": decision.unserved,
+        "limits": _limits_json(decision, costs),
+        "whole_requests": decision.assignment.rounded if decision.assignment else None,
+        "baselines": {name: plan_json(plan, costs) for name, plan in decision.baselines.items()},
+    }
+
+
+def _limits_json(decision: RoutingDecision, costs: Costs) -> list[dict[str, Any]]:
+    """Amounts in requests (share) or seconds (capacity), prices per request or second."""
+    if decision.assignment is None:
+        return []
+    met = zip(decision.limits, decision.assignment.used, decision.assignment.prices, strict=True)
+    return [
+        {
+            "system": costs.labels[limit.system],
+            "kind": limit.kind,
+            "amount": limit.amount,
+            "used": used,
+            "price": price,
+        }
+        for limit, used, price in met
+    ]
+
+
+def plan_json(plan: Plan, costs: Costs) -> dict[str, Any]:
+    """Totals of a plan; what is unknown is null with its reason."""
+    fields = asdict(plan)
+    if plan.marginal_energy_j is None:
+        fields["reason"] = f"idle power not measured: {', '.join(unknown_idle(costs))}"
+    elif plan.fleet_energy_j is None:
+        fields["reason"] = "a system would be busy for longer than the horizon"
+    return fields
+
+
+def unknown_idle(costs: Costs) -> list[str]:
+    """Profiles without idle power within the boundary."""
+    return [p.name for p, power in zip(costs.profiles, costs.idle_power_w, strict=True) if power is None]
+
+
+def estimate_json(estimate: Estimate) -> dict[str, Any]:
+    """Value, 95 % interval, and whether the interval excludes 0."""
+    return {**asdict(estimate), "significant": estimate.significant}
+
+
+def _thinned(size: int, best: int) -> list[int]:
+    if size <= CURVE_POINTS:
+        return list(range(size))
+    picked = np.linspace(0, size - 1, CURVE_POINTS).round().astype(int)
+    return sorted({*picked.tolist(), best})
+
+
+def threshold_words(decision: ThresholdDecision, costs: Costs) -> str:
+    """The answer in a sentence."""
+    small, large = costs.labels
+    chosen = int(decision.curve.threshold[decision.best])
+    u = decision.uncertainty
+    effect = effect_words(decision.scales, u.cost_saving, u.saving, u.runtime_ratio, large)
+    effect += fleet_words(decision.plan, decision.baselines[large])
+    if chosen == 0:
+        return f"all requests to {large}: no threshold costs less"
+    if decision.best == decision.curve.threshold.size - 1:
+        return f"all requests to {small}: {effect}"
+    return f"requests of at most {chosen:,} {KEY_WORDS[decision.key]} to {small}: {effect}"
+
+
+def effect_words(scales: Scales, cost: Estimate, energy: Estimate, runtime_ratio: Estimate, base: str) -> str:
+    """``14.2 % ± 1.9 % less energy than swing-a100 alone, mean runtime 10.3×``; the cost first when it is another."""
+    costly = scales.name == "price" or scales.runtime_weight > 0
+    energy_words = f"{_size(energy)} {'less' if energy.value >= 0 else 'more'} energy"
+    cost_words = f"{_size(cost)} {'lower' if cost.value >= 0 else 'higher'} cost"
+    first, rest = (cost_words, f"{energy_words}, ") if costly else (energy_words, "")
+    effect = f"{first} than {base} alone, {rest}mean runtime {runtime_ratio.value:.2f}×"
+    return effect if (cost if costly else energy).significant else f"no significant saving ({effect})"
+
+
+def _size(estimate: Estimate) -> str:
+    half = estimate.high - estimate.value
+    digits = 1 if half >= 0.01 else 2
+    return f"{abs(100 * estimate.value):.{digits}f} % ± {100 * half:.{digits}f} %"
+
+
+def fleet_words(plan: Plan, base: Plan) -> str:
+    """What becomes of the saving when machines stay on, where that turns it round; empty otherwise or unknown."""
+    if plan.fleet_energy_j is None or base.fleet_energy_j is None:
+        return ""
+    fleet = 1 - plan.fleet_energy_j / base.fleet_energy_j
+    if fleet * (base.energy_j - plan.energy_j) >= 0:
+        return ""
+    direction = "less" if fleet > 0 else "more"
+    return f", but {100 * abs(fleet):.1f} % {direction} with all its machines left on for {plan.horizon_s:,.0f} s"
+
+
+def routing_words(decision: RoutingDecision, costs: Costs) -> str:
+    """The answer in a sentence."""
+    total = decision.requests.sum()
+    shares = ", ".join(
+        f"{100 * requests.sum() / total:.1f} % to {label}"
+        for label, requests in zip(costs.labels, decision.requests, strict=True)
+    )
+    label = costs.labels[decision.alone]
+    base = decision.baselines[label]
+    effect = effect_words(decision.scales, decision.cost_saving, decision.saving, decision.runtime_ratio, label)
+    late = f"; {label} alone doesn't serve all of them in time" if base.meets_slo is False else ""
+    missed = f"; {decision.unserved:,.0f} requests served by no system in time" if decision.unserved else ""
+    return f"{shares}: {effect}{fleet_words(decision.plan, base)}{late}{missed}"
+
+
+def threshold_details(decision: ThresholdDecision) -> list[str]:
+    """How sure the threshold is."""
+    u = decision.uncertainty
+    if u.threshold_high == u.plateau_high == 0:
+        return []
+    return [
+        f"95 % interval of the best threshold {u.threshold_low:,} to {u.threshold_high:,}; thresholds from "
+        f"{u.plateau_low:,} to {u.plateau_high:,} can't be told from it",
+        f"mean runtime {u.runtime_ratio.low:.2f}× to {u.runtime_ratio.high:.2f}×",
+    ]
+
+
+def paper_words(result: PaperCurve) -> str:
+    """The published answer in a sentence."""
+    ratio = float(result.curve.runtime_s[result.best]) / result.large_only[1]
+    return (
+        f"published accounting: at most {int(result.curve.threshold[result.best])} tokens to {result.small}: "
+        f"{100 * result.saving:.1f} % less energy than {result.large} alone, {ratio:.2f}× its token-seconds"
+    )
+
+
+def paper_table(result: PaperCurve) -> Table:
+    """The published curve."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("threshold", "energy kWh", "token-seconds"):
+        table.add_column(name, justify="right")
+    for threshold, energy, runtime in zip(
+        result.curve.threshold, result.curve.energy_j, result.curve.runtime_s, strict=True
+    ):
+        table.add_row(f"{threshold}", f"{energy / JOULES_PER_KWH:.4f}", f"{runtime:,.0f}")
+    for name, (energy, runtime) in ((result.small, result.small_only), (result.large, result.large_only)):
+        table.add_row(f"{name} alone", f"{energy / JOULES_PER_KWH:.4f}", f"{runtime:,.0f}")
+    return table
+
+
+def routes_table(routes: Sequence[dict[str, Any]]) -> Table:
+    """Who serves how much."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("system", "requests", "energy kWh", "busy h"):
+        table.add_column(name, justify="left" if name == "system" else "right")
+    for row in routes:
+        energy = _plus_minus(row["energy_j"] / JOULES_PER_KWH, row["energy_ci95_j"] / JOULES_PER_KWH)
+        busy = _plus_minus(row["busy_s"] / SECONDS_PER_HOUR, row["busy_ci95_s"] / SECONDS_PER_HOUR)
+        table.add_row(row["system"], f"{row['requests']:,.0f}", energy, busy)
+    return table
+
+
+def limit_lines(facts: dict[str, Any]) -> list[str]:
+    """How far each limit is used, its price, and the online rule that follows from it."""
+    units = {"share": "request", "capacity": "second"}
+    lines = [
+        f"{limit['kind']} of {limit['system']}: {limit['used']:,.6g} of {limit['amount']:,.6g} "
+        f"{units[limit['kind']]}s used, price {limit['price']:+.6g} per {units[limit['kind']]}"
+        for limit in facts["limits"]
+    ]
+    if not lines:
+        return []
+    if not facts["whole_requests"]:
+        lines.append("some sizes are split into parts of requests: the plan is in shares, not in whole requests")
+    return [*lines, "online rule: least cost + price × what the request takes"]
+
+
+def sweep_json(sweep: Sweep, costs: Costs) -> list[dict[str, Any]]:
+    """The trade-off at 101 weights."""
+    return [
+        {
+            "weight": float(sweep.weight[i]),
+            "energy_j": float(sweep.energy_j[i]),
+            "runtime_s": float(sweep.runtime_s[i]),
+            "shares": {label: float(sweep.share[s, i]) for s, label in enumerate(costs.labels)},
+        }
+        for i in range(0, sweep.weight.size, 10)
+    ]
+
+
+def sweep_table(sweep: Sweep, costs: Costs) -> Table:
+    """The trade-off at eleven weights."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("λ", "energy kWh", "runtime h", *(f"{label} %" for label in costs.labels)):
+        table.add_column(name, justify="right")
+    for i in range(0, sweep.weight.size, 100):
+        energy, runtime = sweep.energy_j[i] / JOULES_PER_KWH, sweep.runtime_s[i] / SECONDS_PER_HOUR
+        shares = [f"{100 * share:.1f}" for share in sweep.share[:, i]]
+        table.add_row(f"{sweep.weight[i]:.1f}", f"{energy:.4f}", f"{runtime:.3f}", *shares)
+    return table
+
+
+def plans_table(plans: dict[str, Plan], saving_against: Plan) -> Table:
+    """Totals of each plan with their 95 % intervals; the saving is energy against one of them."""
+    idle_known = any(plan.fleet_energy_j is not None for plan in plans.values())
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    idle_columns = ("above idle kWh", "machines on kWh") if idle_known else ()
+    for name in ("plan", "energy kWh", "saving", "runtime h", *idle_columns):
+        table.add_column(name, justify="left" if name == "plan" else "right", no_wrap=name != "plan")
+    # Counts of sizes know no order: on average round robin and random are the same.
+    shown = {name: plan for name, plan in plans.items() if name != "round_robin"}
+    for name, plan in shown.items():
+        saving = 1 - plan.energy_j / saving_against.energy_j
+        idle = [_kwh(plan.marginal_energy_j), _kwh(plan.fleet_energy_j)] if idle_known else []
+        energy = _plus_minus(plan.energy_j / JOULES_PER_KWH, plan.energy_ci95_j / JOULES_PER_KWH)
+        runtime = _plus_minus(plan.runtime_s / SECONDS_PER_HOUR, plan.runtime_ci95_s / SECONDS_PER_HOUR)
+        words = "even split (round robin or random)" if name == "random" else name
+        late = " (not all in time)" if plan.meets_slo is False else ""
+        table.add_row(words + late, energy, f"{100 * saving:+.1f} %", runtime, *idle)
+    return table
+
+
+def _plus_minus(value: float, half_width: float) -> str:
+    """Both to the second digit of the half-width, to six decimals at most and whole numbers at least."""
+    if half_width == 0:
+        return f"{value:.4g} ± 0"
+    decimals = min(6, max(0, 1 - math.floor(math.log10(half_width))))
+    return f"{value:,.{decimals}f} ± {half_width:,.{decimals}f}"
+
+
+def _kwh(energy_j: float | None) -> str:
+    return "unknown" if energy_j is None else f"{energy_j / JOULES_PER_KWH:.4f}"
+
+
+def footnotes(facts: dict[str, Any]) -> Sequence[str]:
+    """Boundary, idle rule, mark and warnings: what every output must say."""
+    mark = ["MIXED: what is compared here isn't comparable (--allow-mixed)"] if facts["mixed"] else []
+    base = f"boundary {facts['boundary']}, idle power {facts['idle']}, accounting {facts['accounting']}"
+    reasons = {plan["reason"] for plan in facts["baselines"].values() if "reason" in plan}
+    unknown = [f"energy with machines left on is unknown where {reason}" for reason in sorted(reasons)]
+    return [*mark, base, *(f"warning: {warning}" for warning in facts["warnings"]), *unknown]

@@ -1,0 +1,171 @@
+"""Regenerate every figure and headline number of Wilkins, Keshav and Mortier (2024), in both accountings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from harness.core.files import make_directory, write_atomically
+from harness.deciding.costs import cost_table
+from harness.deciding.decision import ThresholdDecision, decide_threshold, make_scales
+from harness.deciding.paper_accounting import LEAVES_OUT, THRESHOLDS, PaperCurve, paper_curve
+from harness.deciding.scales import JOULES_PER_KWH
+from harness.deciding.trace_files import load
+from harness.deciding.workload import Workload, with_output_tokens
+from harness.modelling.profile import Profile
+from harness.showing import decision_figures, figures
+from harness.showing.decision_figures import ThresholdPanel
+from harness.showing.decisions import estimate_json
+from harness.showing.sweep_figures import write_figures
+
+SMALL, LARGE = "m1-pro-llama-2-7b", "swing-a100-llama-2-7b"
+FROZEN_OUTPUT_TOKENS = 32
+"""Output length of the published input sweep."""
+PUBLISHED = {"threshold": 32, "saving": 0.075}
+"""What the paper's text states, for input and for output."""
+FIGURES = {"input": "figure4", "output": "figure5"}
+
+
+@dataclass(frozen=True)
+class Regenerated:
+    """One of Figures 4 and 5: the published accounting and whole requests."""
+
+    key: str
+    paper: PaperCurve
+    query: dict[str, ThresholdDecision]
+    """By the name of the accounting in the CSV."""
+    panels: list[tuple[str, ThresholdPanel]]
+
+
+def reproduce(directory: Path) -> tuple[dict[str, Any], list[Path]]:
+    """Write figure1 … figure5 (PDF, SVG, PNG, CSV) and summary.json. Returns the summary and the paths.
+
+    Raises UserError when the directory can't be written, MissingDependency without matplotlib.
+    """
+    make_directory(directory)
+    workload = load("alpaca")
+    paths, _ = write_figures([], directory, published=True)
+    drawn = decision_figures.workload_figure(workload)
+    rows = decision_figures.workload_rows(workload)
+    paths += figures.write(drawn, directory / "figure3", decision_figures.WORKLOAD_HEADER, rows)
+    summaries = {}
+    for key, name in FIGURES.items():
+        result = regenerate(workload, key)
+        drawn = decision_figures.threshold_figure([panel for _, panel in result.panels], key)
+        header, rows = decision_figures.panel_table([_at_published(key, p) for p in result.panels])
+        paths += figures.write(drawn, directory / name, header, rows)
+        summaries[key] = _summary(result)
+    summary = {
+        "source": "Wilkins, Keshav, Mortier, 2024 (arXiv 2407.00010)",
+        "small": SMALL,
+        "large": LARGE,
+        "workload": workload.source,
+        "note": LEAVES_OUT,
+        **summaries,
+    }
+    path = directory / "summary.json"
+    write_atomically(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    return summary, [*paths, path]
+
+
+def regenerate(workload: Workload, key: str) -> Regenerated:
+    """The curves of Figure 4 (``input``) or 5 (``output``)."""
+    profiles = [Profile.load(name) for name in (SMALL, LARGE)]
+    published = paper_curve(workload, profiles[0].identity.system, profiles[1].identity.system, key)
+    settings = {"query": (workload, "whole requests, real output lengths")}
+    if key == "input":
+        frozen = with_output_tokens(workload, FROZEN_OUTPUT_TOKENS)
+        settings["query_output_32"] = (frozen, f"whole requests, every output {FROZEN_OUTPUT_TOKENS} tokens")
+    decisions, panels = {}, [("paper", decision_figures.paper_panel(published))]
+    for name, (requests, title) in settings.items():
+        costs = cost_table(profiles, requests)
+        scales = make_scales("reference", 1.0, costs, requests, reference=1)
+        decisions[name] = decide_threshold(costs, requests, key, scales)
+        panels.append((name, decision_figures.threshold_panel(decisions[name], costs, title)))
+    return Regenerated(key, published, decisions, panels)
+
+
+def _at_published(key: str, named: tuple[str, ThresholdPanel]) -> tuple[str, ThresholdPanel]:
+    """The curve at the thresholds of the published figure only."""
+    name, panel = named
+    thresholds = np.array(THRESHOLDS[key])
+    at = np.searchsorted(panel.threshold, thresholds, side="right") - 1
+    return name, ThresholdPanel(
+        panel.title, thresholds, panel.energy_kwh[at], panel.runtime[at], panel.runtime_unit, panel.alone, 0
+    )
+
+
+def _summary(result: Regenerated) -> dict[str, Any]:
+    curve, best = result.paper.curve, result.paper.best
+    return {
+        "published": PUBLISHED,
+        "regenerated": {
+            "accounting": "paper",
+            "threshold": int(curve.threshold[best]),
+            "saving": result.paper.saving,
+            "energy_kwh": float(curve.energy_j[best]) / JOULES_PER_KWH,
+            "small_only_kwh": result.paper.small_only[0] / JOULES_PER_KWH,
+            "large_only_kwh": result.paper.large_only[0] / JOULES_PER_KWH,
+            "runtime_ratio": float(curve.runtime_s[best]) / result.paper.large_only[1],
+        },
+        "right_accounting": {
+            name: _decision_summary(decision, panel)
+            for (name, decision), (_, panel) in zip(result.query.items(), result.panels[1:], strict=True)
+        },
+    }
+
+
+def _decision_summary(decision: ThresholdDecision, panel: ThresholdPanel) -> dict[str, Any]:
+    uncertain = decision.uncertainty
+    oracle = decision.baselines["oracle"].energy_j / JOULES_PER_KWH
+    return {
+        "threshold": int(decision.curve.threshold[decision.best]),
+        "threshold_low": uncertain.threshold_low,
+        "threshold_high": uncertain.threshold_high,
+        "saving": estimate_json(uncertain.saving),
+        "energy_kwh": decision.plan.energy_j / JOULES_PER_KWH,
+        "small_only_kwh": panel.alone[0][1],
+        "large_only_kwh": panel.alone[1][1],
+        "runtime_ratio": uncertain.runtime_ratio.value,
+        "best_possible_saving": 1 - oracle / panel.alone[1][1],
+    }
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """Published, regenerated, right accounting."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "published", "regenerated", "whole requests", f"whole, n = {FROZEN_OUTPUT_TOKENS}"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for key in FIGURES:
+        part = summary[key]
+        decisions = list(part["right_accounting"].values())
+        columns = [part["published"], part["regenerated"], *decisions]
+        for name, words in (
+            ("threshold", f"{key} threshold"),
+            ("saving", "energy saved"),
+            ("energy_kwh", "energy, kWh"),
+            ("large_only_kwh", "A100 alone, kWh"),
+            ("runtime_ratio", "runtime ratio"),
+        ):
+            cells = [_cell(name, column.get(name)) for column in columns]
+            table.add_row(words, *cells, *[""] * (4 - len(cells)))
+        table.add_section()
+    return table
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "—"
+    if isinstance(value, dict):
+        if not value["significant"]:
+            return f"none ({100 * value['value']:.1f} %)"
+        return f"{100 * value['value']:.1f} ± {100 * (value['high'] - value['value']):.1f} %"
+    if name == "saving":
+        return f"{100 * value:.1f} %"
+    return {"threshold": f"{value:.0f}", "runtime_ratio": f"{value:.2f}×"}.get(name, f"{value:.3f}")

@@ -1,0 +1,163 @@
+"""What the person at the terminal sees of a run: progress while it measures, tables at the end."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from types import TracebackType
+from typing import Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from backends.base import Config, Model
+from harness.core.sizes import Point
+from harness.measuring import time_guess
+from harness.measuring.plan import Plan
+from harness.measuring.schedule import Schedule, TrialSpec
+from harness.runs.schema import TrialRecord
+from harness.runs.store import RunStore
+from harness.runs.summary import summarise
+from harness.showing.terminal import open_console, plus_minus
+from harness.showing.trials import print_results
+
+
+class Display:
+    """Shows a running sweep: a live line in a terminal, one plain line a trial elsewhere. A context manager."""
+
+    def __init__(self, plan: Plan, config: Config, store: RunStore) -> None:
+        self._plan = plan
+        self._config = config
+        self._store = store
+        self._console = open_console()
+        self._progress: Progress | None = None
+        self._model: Model | None = None
+        self._left = ""
+        self._speed: list[float] = []
+        self._remedy_told = False
+        if self._console.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TextColumn("points"),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[left]}"),
+                console=self._console,
+                # Drawing takes CPU time from what is measured.
+                refresh_per_second=1,
+            )
+            self._task = self._progress.add_task("loading", total=len(plan.points), left="")
+            self._progress.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the terminal as it was; safe to call twice."""
+        if self._progress:
+            self._progress.stop()
+
+    def notice(self, text: str) -> None:
+        """One line that stays."""
+        self._print(text)
+
+    def loading(self, model: Model) -> None:
+        """Say what is loaded."""
+        self._model = model
+        weights = "random weights" if model.random_weights else "real weights"
+        self._print(f"loading {model.name}: {model.parameters:,} parameters, {model.dtype}, {weights}")
+
+    def trial_starts(self, spec: TrialSpec, schedule: Schedule) -> None:
+        """Show which point is measured and how long the rest may take."""
+        remaining = schedule.remaining()
+        self._left = f"about {time_guess.spell(self._remaining_s(remaining))} left" if remaining else "nearly done"
+        if self._progress:
+            done = len(self._plan.points) - len(remaining)
+            self._progress.update(self._task, completed=done, description=self._point_text(spec), left=self._left)
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Take the trial into account; without a terminal, print it."""
+        self._learn(record)
+        if self._progress and record.status == "ok":
+            return
+        self._print(self._trial_text(record))
+        if record.status == "discarded" and not self._remedy_told:
+            self._remedy_told = True
+            self._print(
+                "a disturbed trial is measured again; where other programs are to blame stop them, or let more pass "
+                "with --max-foreign-load"
+            )
+
+    def results(self) -> None:
+        """The table of every point, drift and where the records are."""
+        self.close()
+        if self._store.run:
+            print_results(self._store.records, self._store.run, self._console)
+            self._print(f"{len(self._store.records)} trials are in {self._store.directory}")
+
+    def _print(self, text: str) -> None:
+        try:
+            self._console.print(text, markup=False, soft_wrap=True)
+            # Lines must reach a pipe or a log file as they happen.
+            sys.stdout.flush()
+        except OSError as error:
+            # A full disk under the log, or a reader that has gone, must not cost a measurement.
+            self._console.quiet = True
+            print(f"output can't be written any more ({error.strerror}); measuring goes on", file=sys.stderr)
+
+    def _point_text(self, spec: TrialSpec) -> str:
+        m, n = spec.point.input_tokens, spec.point.output_tokens
+        return f"m={m} n={n} {spec.purpose}{self._so_far(spec.point)}"
+
+    def _so_far(self, point: Point) -> str:
+        records = [
+            record
+            for record in self._store.records
+            if (record.input_tokens, record.output_tokens) == (point.input_tokens, point.output_tokens)
+        ]
+        summaries = summarise(records, self._config.batch_size)
+        if not summaries or summaries[0].runtime_s is None:
+            return ""
+        return f": {plus_minus(summaries[0].runtime_s)} s after {summaries[0].trials}"
+
+    def _trial_text(self, record: TrialRecord) -> str:
+        text = f"m={record.input_tokens} n={record.output_tokens} {record.purpose}: "
+        if record.status != "ok":
+            return f"{text}{record.status}: {record.reason}"
+        for what, spent_s in (("compiled", record.compile_s), ("captured", record.capture_s)):
+            if spent_s is not None:
+                text += f"{what} in {spent_s:.3g} s, "
+        text += f"{record.runtime_s:.4g} s a request, {record.repeats} in {record.window_s:.3g} s"
+        if record.energy and record.energy["total"]["request_j"] is not None:
+            total = record.energy["total"]
+            text += f", {total['request_j']:.4g} ± {total['request_ci95_j']:.2g} J ({total['method']})"
+        mean = self._so_far(Point(record.input_tokens, record.output_tokens))
+        return f"{text}; mean{mean}; {self._left}" if mean else f"{text}; {self._left}"
+
+    def _learn(self, record: TrialRecord) -> None:
+        if record.status == "ok" and record.runtime_s and self._model:
+            point = Point(record.input_tokens, record.output_tokens)
+            self._speed.append(record.runtime_s / self._guess_s(point))
+
+    def _guess_s(self, point: Point) -> float:
+        assert self._model
+        return time_guess.request_s(
+            self._model,
+            self._config.device,
+            point,
+            kv_cache=self._config.kv_cache,
+            batch_size=self._config.batch_size,
+        )
+
+    def _remaining_s(self, remaining: list[tuple[Point, int]]) -> float:
+        correction = statistics.median(self._speed) if self._speed else 1.0
+        trials = time_guess.expected_trials(self._plan)
+        return sum(
+            time_guess.point_s(self._plan, correction * self._guess_s(point), max(1, trials - done))
+            for point, done in remaining
+        )

@@ -1,0 +1,57 @@
+"""The report: one HTML page that holds everything it shows and asks no network for anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from harness.core.errors import MissingDependency, UserError
+from harness.core.files import write_atomically
+from harness.showing.panels import Options
+from harness.showing.report.data import page_data
+
+
+def write_report(
+    runs: Sequence[Path],
+    output: Path,
+    profiles: Sequence[str] = (),
+    workloads: Sequence[str] = (),
+    options: Options = Options(),
+    allow_mixed: bool = False,
+) -> None:
+    """Write the page of one or several runs; its explorer offers the profiles and workloads too.
+
+    Raises UserError, also for runs that can't share axes unless ``allow_mixed``; MissingDependency without plotly.
+    """
+    if output.is_dir():
+        raise UserError(f"{output} is a directory: name a file in it, such as {output / 'report.html'}")
+    page = render(page_data(runs, profiles, workloads, options, allow_mixed))
+    write_atomically(output, page)
+
+
+def render(content: Mapping[str, Any]) -> str:
+    """The page of ``page_data``: what comes from records reaches it as JSON alone, and its script shows it as text."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise MissingDependency("the report needs plotly: install it with pip install 'joulebench[report]'") from None
+    data = json.dumps(content, allow_nan=False)
+    # Inside a script element only "<" could end it or begin a comment.
+    data = data.replace("<", "\\u003c")
+    folder = resources.files(__package__)
+    page = (folder / "page.html").read_text("utf-8")
+    # One pass over the template alone: no inserted text is looked at again.
+    parts = {
+        "/*CSS*/": (folder / "page.css").read_text("utf-8"),
+        "/*DATA*/": data,
+        "/*PLOTLY*/": get_plotlyjs(),
+        "/*SCRIPT*/": (folder / "page.js").read_text("utf-8"),
+    }
+    pieces = []
+    for mark, text in parts.items():
+        before, _, page = page.partition(mark)
+        pieces += [before, text]
+    return "".join([*pieces, page])

@@ -1,0 +1,110 @@
+"""What Figures 1 and 2 are drawn from: run directories, profile files and the shipped profiles."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.core.errors import UserError
+from harness.core.quantities import Component
+from harness.modelling import fitting, sources
+from harness.modelling.comparable import Comparison, check_drawn
+from harness.modelling.profile import Profile, shipped_names
+from harness.runs import records
+from harness.showing.points import Failure, System
+
+PUBLISHED_SOURCE = "2407.00010"
+"""What the provenance of the profiles derived from the paper's trials names."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A system to draw, with its profile where its measurements could be fitted."""
+
+    name: str
+    given: str
+    """How it was asked for: a path, or a shipped profile's name."""
+    system: System
+    profile: Profile | None
+    note: str | None = None
+    """What the reader of the figure should know."""
+
+
+def load(name: str) -> Source:
+    """A run directory, a profile's path or a shipped profile's name. Raises UserError."""
+    path = Path(name)
+    if path.is_dir():
+        return _run(path)
+    return _profile(Profile.load(name), name)
+
+
+def published_sources() -> list[Source]:
+    """The shipped profiles of the paper's systems."""
+    profiles = [Profile.load(name) for name in shipped_names()]
+    return [_profile(profile, profile.name) for profile in profiles if PUBLISHED_SOURCE in profile.provenance.source]
+
+
+def compare(sources: Sequence[Source], boundary: str | Iterable[str] | None, allow_mixed: bool) -> Comparison:
+    """How the sources may share axes. Raises UserError where they may not."""
+    held = [(source.name, source.system.identity, components(source)) for source in sources]
+    return check_drawn(held, boundary, allow_mixed)
+
+
+def distinct(sources: Sequence[Source]) -> list[Source]:
+    """The sources, those that share a name or system and model told apart by how they were asked for."""
+    names = Counter(source.name for source in sources)
+    shared = Counter((s.system.identity.system, s.system.identity.model) for s in sources)
+    told = []
+    for source in sources:
+        if names[source.name] > 1:
+            source = replace(source, name=source.given)
+        identity = source.system.identity
+        if shared[identity.system, identity.model] > 1:
+            identity = identity.model_copy(update={"system": source.name})
+        told.append(replace(source, system=replace(source.system, identity=identity)))
+    return told
+
+
+def components(source: Source) -> frozenset[Component]:
+    """The components whose energy was measured."""
+    return frozenset(c for m in source.system.measurements for c in m.component_energy_j)
+
+
+def _profile(profile: Profile, given: str) -> Source:
+    method = profile.energy.method if profile.energy else None
+    system = System(profile.identity, profile.measurements, method)
+    return Source(profile.name, given, system, profile, _estimated(system, profile.name))
+
+
+def _run(directory: Path) -> Source:
+    try:
+        found = sources.from_runs([directory])
+    except UserError as nothing:
+        # Failures are results too; what can't be read at all is refused again here.
+        identity = sources.identity_of(records.read_run(directory), None)
+        system = System(identity, (), None, failures(directory))
+        return Source(str(directory), str(directory), system, None, f"{directory}: {nothing}")
+    profile, note = None, None
+    try:
+        quantities = fitting.fit_quantities(found.measurements, found.identity.kv_cache)
+        profile = fitting.build(
+            found.name, found.identity, found.measurements, quantities, found.power, found.provenance
+        )
+    except UserError as refusal:
+        note = f"{directory}: no model is drawn: {refusal}"
+    system = System(found.identity, found.measurements, found.power.methods.get("total"), failures(directory))
+    return Source(str(directory), str(directory), system, profile, note or _estimated(system, str(directory)))
+
+
+def failures(directory: Path) -> list[Failure]:
+    """The sizes of a run at which no trial succeeded, each with how its last trial ended."""
+    trials = [record for record in records.read_trials(directory) if record.purpose != "drift"]
+    measured = {(record.input_tokens, record.output_tokens) for record in trials if record.counts}
+    last = {(r.input_tokens, r.output_tokens): r.status for r in trials if r.status != "ok"}
+    return [Failure(*size, status) for size, status in last.items() if size not in measured]
+
+
+def _estimated(system: System, name: str) -> str | None:
+    return f"{name}: energy is estimated, not measured: hollow points" if system.method == "estimated" else None

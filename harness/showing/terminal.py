@@ -1,0 +1,41 @@
+"""The terminal: consoles, tables, numbers with their intervals, JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from harness.core.statistics import Estimate
+
+
+class _Console(Console):
+    """A console that leaves it to its user what a broken pipe means."""
+
+    def on_broken_pipe(self) -> None:
+        raise
+
+
+def open_console() -> Console:
+    """A console; where nobody's terminal says how wide it is, wide enough for every table."""
+    console = _Console(highlight=False)
+    return console if console.is_terminal else _Console(highlight=False, width=200)
+
+
+def table_of(*headings: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def plus_minus(value: Estimate) -> str:
+    return f"{value.mean:.4g} ± {'?' if value.half_width is None else format(value.half_width, '.2g')}"
+
+
+def print_json(value: Any) -> None:
+    """Print JSON for programs; never NaN."""
+    print(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False))

@@ -1,0 +1,80 @@
+"""What a workload looks like: quantiles and histograms for the terminal, and the same as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from harness.deciding.workload import QUANTILES, Workload, marginal, quantiles
+from harness.showing.decisions import INDEPENDENT, workload_summary
+
+BARS = 20
+BAR_WIDTH = 40
+
+
+def as_json(workload: Workload) -> dict[str, Any]:
+    """Name, size, and per axis mean and quantiles in tokens."""
+    axes = {
+        name: {
+            "mean": float(np.average(tokens, weights=workload.count)),
+            "quantiles": dict(zip(map(str, QUANTILES), quantiles(tokens, workload.count), strict=True)),
+        }
+        for name, tokens in _axes(workload).items()
+    }
+    return {**workload_summary(workload), "distinct_pairs": int(workload.count.size), "tokens": axes}
+
+
+def show(workload: Workload, files: Sequence[Path]) -> None:
+    """Print the workload: one line, the quantiles, two histograms."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{workload.name}: {workload.requests:,.0f} requests", markup=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("tokens", "mean", "min", *(f"{100 * level:g} %" for level in QUANTILES[1:-1]), "max"):
+        table.add_column(name, justify="left" if name == "tokens" else "right")
+    for name, tokens in _axes(workload).items():
+        mean = float(np.average(tokens, weights=workload.count))
+        table.add_row(name, f"{mean:,.1f}", *(f"{q:,}" for q in quantiles(tokens, workload.count)))
+    console.print(table)
+    for name in ("input", "output"):
+        console.print(f"{name} tokens", markup=False)
+        for line in histogram_lines(_axes(workload)[name], workload.count):
+            console.print(line, markup=False)
+        console.print()
+    console.print(f"source: {workload.source}", markup=False)
+    if not workload.pairs_known:
+        console.print(f"note: {INDEPENDENT}", markup=False)
+    if workload.dropped_rows:
+        console.print(f"note: {workload.dropped_rows:,} broken rows were left out", markup=False)
+    for path in files:
+        console.print(f"wrote {path}", markup=False)
+
+
+def histogram_lines(tokens: np.ndarray, count: np.ndarray) -> list[str]:
+    """Bars of equal width in tokens up to the 99 % quantile; the last line holds the longer requests."""
+    lengths, requests = marginal(tokens, count)
+    longest = quantiles(tokens, count, [0.99])[0]
+    step = max(1, -(-(longest - int(lengths[0]) + 1) // BARS))
+    bins = np.minimum((lengths - lengths[0]) // step, BARS)
+    totals = np.bincount(bins, requests, minlength=1)
+    lines = []
+    for i, total in enumerate(totals):
+        low = int(lengths[0]) + i * step
+        high = int(lengths[-1]) if i == BARS else min(low + step - 1, int(lengths[-1]))
+        bar = "█" * round(BAR_WIDTH * total / totals.max())
+        label = f"{low:,}" if high <= low else f"{low:,}–{high:,}"
+        lines.append(f"{label:>15} {bar:<{BAR_WIDTH}} {total:>12,.0f}")
+    return lines
+
+
+def _axes(workload: Workload) -> dict[str, np.ndarray]:
+    return {
+        "input": workload.input_tokens,
+        "output": workload.output_tokens,
+        "total": workload.input_tokens + workload.output_tokens,
+    }

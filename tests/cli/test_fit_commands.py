@@ -1,0 +1,313 @@
+"""fit, profiles, predict, export and compare, from the command line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.modelling.profile import Profile
+from tests.helpers import FAKE, ROOT, joulebench, refused
+
+GRID = ROOT.parent / "shared" / "data" / "wilkins2024" / "grid-llama2-7b-a100.csv"
+NAMED = ["--system", "box", "--model", "tiny"]
+
+
+@pytest.fixture(scope="module")
+def fake_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real run of the fake backend, whose cost is known."""
+    run = tmp_path_factory.mktemp("runs") / "fake"
+    done = joulebench(*FAKE, "--model", "fake", "-o", run, "-p", "8,64,512", "-n", "8,64,256", "--point", "256,128")
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+@pytest.fixture(scope="module")
+def fake_profile(fake_run: Path) -> Path:
+    path = fake_run.parent / "fake.json"
+    done = joulebench("fit", fake_run, "-o", path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def trials(path: Path, energy: bool = True, **changed: object) -> Path:
+    """A CSV of trials without a KV cache: 3 per point, 2 % noise."""
+    rng = np.random.default_rng(4)
+    rows = []
+    for m, n in [(8, 32), (32, 32), (128, 32), (512, 32), (32, 8), (32, 128), (32, 512), (256, 256)]:
+        contexts = np.arange(m, m + n)
+        cost = float(np.sum(0.02 + 1e-4 * contexts)) * (1 + 0.02 * rng.standard_normal(3))
+        for runtime_s in cost:
+            row = {"input_tokens": m, "output_tokens": n, "runtime_s": runtime_s}
+            rows.append(row | ({"cpu_energy_j": 9 * runtime_s, "gpu_energy_j": 90 * runtime_s} if energy else {}))
+    table = pd.DataFrame(rows)
+    for column, value in changed.items():
+        table.loc[table.index[:1], column] = value
+    table.to_csv(path, index=False)
+    return path
+
+
+def test_a_run_becomes_a_profile_that_predicts_what_nobody_measured(fake_profile: Path) -> None:
+    done = joulebench("predict", fake_profile, "-p", "100", "-n", "50,100", "--json")
+    assert done.returncode == 0, done.stderr
+    predicted = json.loads(done.stdout)["predictions"]
+    for row, n in zip(predicted, (50, 100), strict=True):
+        contexts = 100 + np.arange(1, n)
+        true = 0.01 + 1e-4 * 100 + 1e-8 * 100**2 + np.sum(0.005 + 1e-6 * contexts)
+        assert row["runtime_s"] == pytest.approx(true, rel=1e-4)
+        assert not row["out_of_range"]
+        assert "energy_j" not in row
+
+
+def test_a_profile_of_a_run_says_what_was_measured(fake_run: Path, fake_profile: Path) -> None:
+    profile = Profile.load(fake_profile)
+    assert profile.identity.backend == "fake"
+    assert profile.identity.kv_cache
+    assert profile.identity.random_weights
+    assert len(profile.measurements) == 7
+    assert profile.energy is None
+    assert all(point.prefill_s is not None and point.trials >= 3 for point in profile.measurements)
+    assert {record.name for record in profile.provenance.records} == {"fake/run.json", "fake/trials.jsonl"}
+    shown = joulebench("profiles", "show", fake_profile).stdout
+    assert "decode_floor_s" in shown
+    assert "held-out error" in shown
+    assert str(fake_run.parent) not in fake_profile.read_text()
+
+
+def test_runs_of_different_systems_are_not_pooled(fake_run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    assert (
+        joulebench(*FAKE, "--model", "fake", "-o", other, "--no-kv-cache", "-p", "8,64", "-n", "8,64").returncode == 0
+    )
+    assert "differ in kv_cache" in refused(joulebench("fit", fake_run, other))
+
+
+def test_runs_decoded_in_different_ways_are_not_pooled(fake_run: Path, tmp_path: Path) -> None:
+    """A run from before there was a choice was decoded step by step, and pools with one that says so."""
+    other, older, newer = tmp_path / "other", tmp_path / "older", tmp_path / "newer"
+    for directory in (other, older, newer):
+        shutil.copytree(fake_run, directory)
+        run = json.loads((directory / "run.json").read_text())
+        if directory == other:
+            run["backend"]["config"]["compile"] = "graph"
+        elif directory == older:
+            del run["backend"]["config"]["compile"]
+        else:
+            run["backend"]["settings"]["kv_cache_length"] = "grows"
+        (directory / "run.json").write_text(json.dumps(run))
+    assert "differ in compile" in refused(joulebench("fit", fake_run, other))
+    assert joulebench("fit", older, newer, "-o", tmp_path / "p.json").returncode == 0
+    settings = Profile.load(tmp_path / "p.json").identity.settings
+    assert settings["kv_cache_length"] == "grows"
+    run = json.loads((other / "run.json").read_text())
+    run["backend"]["config"]["compile"] = "none"
+    run["backend"]["settings"]["kv_cache_length"] = "m + n"
+    (other / "run.json").write_text(json.dumps(run))
+    refusal = refused(joulebench("fit", older, newer, other))
+    assert "differ in kv_cache_length" in refusal, "the first one knows neither"
+    assert Profile.load(tmp_path / "p.json").identity.settings["compile"] == "none"
+
+
+def test_fit_prints_both_forms_as_json(tmp_path: Path) -> None:
+    csv = trials(tmp_path / "t.csv")
+    done = joulebench("fit", "--measurements", csv, *NAMED, "--no-kv-cache", "--json", "-o", tmp_path / "p.json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert set(report) == {"runtime", "energy", "cpu", "gpu"}
+    for quantity in report.values():
+        phase, bilinear = quantity["forms"]["phase"], quantity["forms"]["bilinear"]
+        assert quantity["chosen"] == "phase"
+        assert phase["loo_mape"] < 0.05 < bilinear["loo_mape"]
+        assert phase["mape"] <= phase["loo_mape"]
+        assert {"input_tokens", "output_tokens", "relative_error"} == set(phase["worst_point"])
+        assert [c["name"].split("_")[0] for c in phase["coefficients"]] == ["prefill"] * 3
+    profile = Profile.load(tmp_path / "p.json")
+    assert float(profile.energy_j(64, 64)) == pytest.approx(99 * float(profile.runtime_s(64, 64)), rel=0.02)
+    assert profile.name == "box-tiny"
+
+
+def test_automatic_choice_takes_the_smaller_held_out_error_and_says_by_how_much(tmp_path: Path) -> None:
+    csv = trials(tmp_path / "t.csv", energy=False)
+    done = joulebench("fit", "--measurements", csv, *NAMED, "--no-kv-cache", "--form", "auto")
+    assert "the phase form's held-out error is" in done.stdout
+    assert "smaller than that of the other form" in done.stdout
+
+
+def test_without_energy_a_runtime_model_alone_is_made(tmp_path: Path) -> None:
+    csv = trials(tmp_path / "t.csv", energy=False)
+    assert joulebench("fit", "--measurements", csv, *NAMED, "--no-kv-cache", "-o", tmp_path / "p.json").returncode == 0
+    profile = Profile.load(tmp_path / "p.json")
+    assert profile.energy is None
+    assert "energy was not measured" in joulebench("predict", tmp_path / "p.json", "-p", "64", "-n", "64").stdout
+
+
+def test_negative_energies_count_for_runtime_alone_and_are_mentioned(tmp_path: Path) -> None:
+    csv = trials(tmp_path / "t.csv", cpu_energy_j=-3.0)
+    done = joulebench("fit", "--measurements", csv, *NAMED, "--no-kv-cache", "-o", tmp_path / "p.json")
+    assert "1 trials with an energy of 0 or less count for runtime alone" in done.stdout
+    (first,) = [p for p in Profile.load(tmp_path / "p.json").measurements if p.input_tokens == 8]
+    assert first.runtime_s.trials == 3
+    assert first.energy_j is not None
+    assert first.energy_j.trials == 2
+    origin = Profile.load(tmp_path / "p.json").provenance
+    assert (origin.excluded_trials, origin.runtime_only_trials) == (0, 1)
+
+
+def test_suspects_are_named_and_dropped_on_request(tmp_path: Path) -> None:
+    csv = trials(tmp_path / "t.csv", energy=False)
+    table = pd.read_csv(csv)
+    table.loc[table["input_tokens"] == 128, "runtime_s"] *= 5
+    table.to_csv(csv, index=False)
+    asked = ["fit", "--measurements", csv, *NAMED, "--no-kv-cache"]
+    assert "suspect point m = 128, n = 32" in joulebench(*asked).stdout
+    assert joulebench(*asked, "--drop-suspects", "-o", tmp_path / "p.json").returncode == 0
+    runtime = Profile.load(tmp_path / "p.json").runtime
+    (dropped,) = runtime.dropped
+    assert (dropped.input_tokens, dropped.output_tokens) == (128, 32)
+    # The error at the point dropped is that of the fit without it, and is not hidden.
+    assert dropped.relative_error == pytest.approx(1 / 5 - 1, abs=0.02)
+    report = json.loads(joulebench(*asked, "--drop-suspects", "--json").stdout)["runtime"]
+    errors = 7 * runtime.held_out.mape + abs(dropped.relative_error)
+    assert report["mape_with_dropped"] == pytest.approx(errors / 8)
+
+
+def test_a_warm_up_left_in_is_named_and_kept(tmp_path: Path) -> None:
+    table = pd.concat([pd.read_csv(trials(tmp_path / "t.csv", energy=False))] * 2, ignore_index=True)
+    first = ~table.duplicated(["input_tokens", "output_tokens"])
+    table.loc[first, "runtime_s"] *= 1.5
+    table.to_csv(tmp_path / "t.csv", index=False)
+    asked = ["fit", "--measurements", tmp_path / "t.csv", *NAMED, "--no-kv-cache"]
+    named = json.loads(joulebench(*asked, "--json").stdout)["runtime"]["suspect_trials"]
+    assert sorted(trial["value"] for trial in named) == pytest.approx(sorted(table.loc[first, "runtime_s"]))
+    assert "3 more suspect trials, see --json" in joulebench(*asked).stdout
+
+
+def test_predictions_in_json_lose_no_bit() -> None:
+    asked = joulebench("predict", "m1-pro-mistral-7b", "-p", "9,130", "-n", "8,31", "--json")
+    rows = json.loads(asked.stdout)["predictions"]
+    runtimes = Profile.load("m1-pro-mistral-7b").predict_runtime([9, 9, 130, 130], [8, 31, 8, 31])
+    assert [row["runtime_s"] for row in rows] == runtimes.value.tolist()
+    assert [row["runtime_interval_95_s"] for row in rows] == runtimes.interval_95.tolist()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("runtime_s", 0.0, "line 2: runtime_s is 0.0; it must be positive"),
+        ("runtime_s", None, "line 2: runtime_s is missing; it must be positive"),
+        ("input_tokens", -8, "line 2: input_tokens is -8"),
+        ("gpu_energy_j", "many", "line 2: gpu_energy_j is many; it must be a number"),
+    ],
+)
+def test_bad_measurements_are_refused_with_their_line(tmp_path: Path, column: str, value: object, said: str) -> None:
+    csv = trials(tmp_path / "t.csv")
+    table = pd.read_csv(csv).astype(object)
+    table.loc[0, column] = value
+    table.to_csv(csv, index=False)
+    assert said in refused(joulebench("fit", "--measurements", csv, *NAMED))
+
+
+def test_missing_columns_files_and_options_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("input_tokens,runtime_s\n8,1\n")
+    assert "lacks the column output_tokens" in refused(joulebench("fit", "--measurements", tmp_path / "t.csv", *NAMED))
+    assert "can't be read as CSV" in refused(joulebench("fit", "--measurements", tmp_path / "no.csv", *NAMED))
+    assert "needs --system NAME" in refused(joulebench("fit", "--measurements", tmp_path / "t.csv"))
+    assert "one of the two" in refused(joulebench("fit"))
+    assert "holds no run" in refused(joulebench("fit", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--system", "", "--model", "m"], "--system is empty"),
+        (["--system", "s", "--model", " "], "--model is empty"),
+        ([*NAMED, "--name", "a b"], "'a b' can't name a profile: begin with a letter or digit"),
+        ([*NAMED, "--name", ""], "'' can't name a profile"),
+        ([*NAMED, "--name", "a" * 201], "200 characters at most"),
+    ],
+)
+def test_names_are_checked_before_anything_is_read(tmp_path: Path, asked: list[str], said: str) -> None:
+    assert said in refused(joulebench("fit", "--measurements", tmp_path / "absent.csv", *asked, "-o", tmp_path / "p"))
+
+
+def test_a_system_of_any_name_becomes_a_profile(tmp_path: Path) -> None:
+    csv, named = trials(tmp_path / "t.csv", energy=False), ["--system", "Ü" + "x" * 300, "--model", "m"]
+    done = joulebench("fit", "--measurements", csv, *named, "--no-kv-cache", "-o", tmp_path / "p.json")
+    assert done.returncode == 0, done.stderr
+    assert Profile.load(tmp_path / "p.json").name == "x" * 199
+
+
+def test_points_of_one_output_token_are_refused_with_the_cache(tmp_path: Path) -> None:
+    rows = "".join(f"{m},1,{0.02 + 1e-4 * m}\n" for m in (8, 32, 128, 512, 2048))
+    (tmp_path / "t.csv").write_text("input_tokens,output_tokens,runtime_s\n" + rows)
+    said = refused(joulebench("fit", "--measurements", tmp_path / "t.csv", *NAMED))
+    assert "runtime: every point has 1 output token" in said
+
+
+def test_too_few_points_say_what_to_measure(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("input_tokens,output_tokens,runtime_s\n8,8,1\n8,16,2\n16,8,3\n")
+    assert "measure at least 4" in refused(joulebench("fit", "--measurements", tmp_path / "t.csv", *NAMED))
+
+
+def test_predictions_are_flagged_or_refused_outside_the_range() -> None:
+    asked = ["predict", "m1-pro-mistral-7b", "-p", "128-512*4", "-n", "32,4096"]
+    rows = json.loads(joulebench(*asked, "--json").stdout)["predictions"]
+    assert [row["out_of_range"] for row in rows] == [False, True, False, True]
+    assert all(0 < row["energy_standard_error_j"] < row["energy_interval_95_j"] for row in rows)
+    assert "outside the measured range" in joulebench(*asked).stdout
+    assert "outside the measured range" in refused(joulebench(*asked, "--strict"))
+
+
+def test_profiles_are_listed_validated_and_described(fake_profile: Path, tmp_path: Path) -> None:
+    listed = json.loads(joulebench("profiles", "list", "--json").stdout)
+    assert "m1-pro-mistral-7b" in [row["name"] for row in listed]
+    assert all(0 < row["energy_loo_mape"] < 0.1 for row in listed)
+    assert "valid, schema version 1" in joulebench("profiles", "validate", fake_profile).stdout
+    (tmp_path / "torn.json").write_text(fake_profile.read_text()[:500])
+    assert "truncated" in refused(joulebench("profiles", "validate", fake_profile, tmp_path / "torn.json"))
+    assert json.loads(joulebench("profiles", "schema").stdout)["title"] == "Profile"
+
+
+@pytest.mark.parametrize("format", ["json", "csv", "parquet"])
+def test_exports_hold_models_measurements_and_predictions(tmp_path: Path, format: str) -> None:
+    done = joulebench("export", "swing-a100-mistral-7b", "--format", format, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    read = {"json": pd.read_json, "csv": pd.read_csv, "parquet": pd.read_parquet}[format]
+    table = read(tmp_path / "out")
+    profile = Profile.load("swing-a100-mistral-7b")
+    assert set(table["table"]) == {"model", "measurement", "prediction"}
+    at = table[(table["table"] == "prediction") & (table["quantity"] == "energy")]
+    row = at[(at["input_tokens"] == 128) & (at["output_tokens"] == 32)].iloc[0]
+    assert row["value"] == pytest.approx(float(profile.energy_j(128, 32)))
+    measured = table[(table["table"] == "measurement") & (table["quantity"] == "runtime")]
+    assert len(measured) == len(profile.measurements)
+
+
+def test_comparison_says_who_is_cheaper_and_marks_what_is_mixed(tmp_path: Path) -> None:
+    pair = ["compare", "m1-pro-mistral-7b", "swing-a100-mistral-7b"]
+    compared = json.loads(joulebench(*pair, "-p", "16,512", "-n", "16", "--json").stdout)
+    assert compared["boundary"] == ["cpu", "gpu"]
+    assert not compared["mixed"]
+    assert any("measured by different methods" in warning for warning in compared["warnings"])
+    short, long = compared["points"]
+    assert short["cheaper_energy"] == "m1-pro-mistral-7b"
+    assert long["cheaper_energy"] == "swing-a100-mistral-7b"
+    alike = json.loads(joulebench("compare", *[pair[1]] * 2, "-p", "64", "-n", "32", "--json").stdout)["points"]
+    assert [point["cheaper_energy"] for point in alike] == [""]
+
+    other = ["compare", "m1-pro-mistral-7b", "swing-a100-llama-2-7b"]
+    assert "different models" in refused(joulebench(*other))
+    assert "mixed" in joulebench(*other, "--allow-mixed").stdout
+    assert "no energy of dram" in refused(joulebench(*pair, "--boundary", "dram"))
+
+
+@pytest.mark.skipif(not GRID.exists(), reason="the published grid is not here")
+def test_the_published_grid_from_the_command_line() -> None:
+    named = ["--system", "swing-a100", "--model", "llama-2-7b"]
+    report = json.loads(joulebench("fit", "--measurements", GRID, *named, "--no-kv-cache", "--json").stdout)
+    for quantity in ("runtime", "energy"):
+        suspects = report[quantity]["forms"]["phase"]["suspects"]
+        assert (9, 8) in [(s["input_tokens"], s["output_tokens"]) for s in suspects]
+        assert report[quantity]["forms"]["bilinear"]["loo_mape"] > 0.15

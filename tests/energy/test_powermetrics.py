@@ -1,0 +1,186 @@
+"""The powermetrics probe against programs named ``sudo`` and ``powermetrics``, first on PATH."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.core.errors import ProbeUnavailable, UserError
+from harness.energy.document_stream import IntervalEnds
+from harness.energy.meter import Meter
+from harness.energy.probes import powermetrics
+from harness.energy.probes.base import ProbeContext
+from harness.energy.readings import Window
+from tests.helpers import ROOT
+
+STAND_IN = ROOT / "tests" / "data" / "powermetrics.py"
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder first on PATH with both programs; we are not root, so that sudo is used."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    write(folder / "powermetrics", f'#!/bin/sh\nexec {sys.executable} {STAND_IN} "$@"\n')
+    write(folder / "sudo", '#!/bin/sh\n[ "$1" = -n ] || exit 9\nshift\nexec "$@"\n')
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("POWERMETRICS_FAST", "1")
+    monkeypatch.setattr(os, "geteuid", lambda: 501)
+    return folder
+
+
+def write(file: Path, text: str) -> None:
+    file.write_text(text)
+    file.chmod(0o755)
+
+
+def measure(seconds: float = 1.2, context: ProbeContext | None = None) -> tuple[dict[str, Any], dict[str, Any], float]:
+    """Report, conditions and length of a window."""
+    context = context or ProbeContext()
+    with Meter.open("powermetrics", context, foreign_load_limit=None) as meter:
+        time.sleep(0.7)
+        start = time.monotonic_ns()
+        time.sleep(seconds)
+        end = time.monotonic_ns()
+        window = Window(*(np.array([at]) for at in (start, end, end)))
+        report = meter.attribute(meter.traces(start, end), window)
+        return report, meter.conditions(start, end), (end - start) / 1e9
+
+
+def test_rails_are_integrated_over_their_real_intervals(programs: Path) -> None:
+    report, conditions, seconds = measure()
+    for component, watts in (("cpu", 4.0), ("gpu", 10.0)):
+        figure = report["components"][component]
+        assert figure["method"] == "modelled"
+        assert figure["request_j"] == pytest.approx(watts * seconds, abs=figure["request_ci95_j"])
+        assert figure["request_j"] == pytest.approx(watts * seconds, rel=0.05)
+    assert report["components"]["ane"]["request_j"] == 0.0
+    assert "dram" not in report["components"]
+    assert report["total"]["request_j"] == pytest.approx(14.0 * seconds, rel=0.05)
+    assert conditions["powermetrics"]["thermal_pressure"] == ["Nominal"]
+
+
+def test_macos_12_keys_without_power(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POWERMETRICS_SCENARIO", "macos12")
+    report, _, seconds = measure()
+    assert report["components"].keys() == {"cpu", "gpu", "ane", "dram"}
+    assert report["components"]["dram"]["request_j"] == pytest.approx(1.5 * seconds, rel=0.07)
+    assert report["components"]["gpu"]["request_j"] == pytest.approx(10.0 * seconds, rel=0.07)
+
+
+def test_cpu_is_shared_by_energy_impact_and_the_gpu_is_whole(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POWERMETRICS_WORKER", "4242")
+    report, _, seconds = measure(context=ProbeContext(worker_pid=4242, attribution="process"))
+    assert report["domains"]["soc-cpu-process"]["request_j"] == pytest.approx(4.0 * seconds * 30 / 120, rel=0.05)
+    assert report["components"]["gpu"]["request_j"] == pytest.approx(10.0 * seconds, rel=0.05)
+
+
+def test_without_a_worker_its_share_is_unknown_not_zero(programs: Path) -> None:
+    report, _, _ = measure(0.5, ProbeContext(attribution="process"))
+    assert report["components"]["cpu"]["request_j"] is None
+    assert report["total"]["request_j"] is None
+    assert report["components"]["gpu"]["request_j"] > 0
+
+
+def test_tasks_without_impact_are_refused(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POWERMETRICS_SCENARIO", "no impact")
+    with pytest.raises(UserError, match="use --attribution system"):
+        measure(context=ProbeContext(attribution="process"))
+
+
+@pytest.mark.parametrize(
+    ("scenario", "reason"),
+    [("dies", "something broke"), ("truncated", "exit status 0"), ("garbage", "can't be read")],
+)
+def test_death_in_mid_stream_is_null_with_the_reason(
+    programs: Path, monkeypatch: pytest.MonkeyPatch, scenario: str, reason: str
+) -> None:
+    monkeypatch.setenv("POWERMETRICS_SCENARIO", scenario)
+    report, _, _ = measure(1.5)
+    assert report["total"]["request_j"] is None
+    assert reason in report["total"]["reason"]
+
+
+def test_refusal_by_sudo_names_the_sudoers_line(programs: Path) -> None:
+    write(programs / "sudo", "#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
+    probe = powermetrics.create()
+    with pytest.raises(ProbeUnavailable, match="a password is required") as caught:
+        probe.open(ProbeContext())
+    probe.close()
+    assert f"ALL=(root) NOPASSWD: {programs / 'powermetrics'}" in (caught.value.remedy or "")
+
+
+def test_thermal_pressure_spoils_a_window(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POWERMETRICS_SCENARIO", "hot")
+    # Often enough that one look falls into the window, however late it comes.
+    monkeypatch.setattr("harness.energy.sampler._CONDITIONS_EVERY_S", 0.2)
+    _, conditions, _ = measure()
+    assert conditions["discard"] == "thermal pressure was Heavy"
+
+
+def test_a_megabyte_of_warnings_stops_nothing(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POWERMETRICS_SCENARIO", "talkative")
+    report, _, seconds = measure()
+    assert report["components"]["gpu"]["request_j"] == pytest.approx(10.0 * seconds, rel=0.05)
+
+
+def test_a_user_without_a_name_goes_by_the_number(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(programs / "sudo", "#!/bin/sh\nexit 1\n")
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_111)
+    probe = powermetrics.create()
+    with pytest.raises(ProbeUnavailable) as caught:
+        probe.open(ProbeContext())
+    probe.close()
+    assert "#4000111 ALL=(root)" in (caught.value.remedy or "")
+
+
+def test_a_program_that_closes_its_output_and_lives_on_is_a_reason(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(programs / "sudo", "#!/bin/sh\nexec >&-\nexec sleep 20\n")
+    probe = powermetrics.create()
+    with pytest.raises(ProbeUnavailable, match="closed its output"):
+        probe.open(ProbeContext())
+    probe.close()
+
+
+@pytest.mark.parametrize("gap_ns", [0, 1_000_000, -200_000])
+def test_intervals_keep_time_for_hours_whatever_is_lost_between_them(gap_ns: int) -> None:
+    """0.2 s intervals, 1 ms lost between each, and reports that are up to 50 ms late: 3 hours in a moment."""
+    rng = np.random.default_rng(0)
+    ends = IntervalEnds()
+    true_ns = 10**12
+    errors, found = [], []
+    for _ in range(54_000):
+        true_ns += 200_000_000 + gap_ns
+        arrived_ns = true_ns + int(rng.integers(0, 50_000_000))
+        found.append(ends.add(arrived_ns, 200_000_000))
+        errors.append(found[-1] - true_ns)
+        assert found[-1] <= arrived_ns
+    assert np.max(np.abs(errors)) < 0.2e9
+    assert np.median(np.abs(errors)) < max(0.01e9, 0.16 * abs(gap_ns) * 1000)
+    assert np.all(np.diff(found) > 0)
+
+
+def test_closing_ends_the_program(programs: Path) -> None:
+    probe = powermetrics.Powermetrics()
+    probe.open(ProbeContext())
+    process = probe._process
+    assert process is not None
+    probe.close()
+    probe.close()
+    assert process.poll() is not None
+
+
+def test_other_systems_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ProbeUnavailable, match="a program of macOS"):
+        powermetrics.create().open(ProbeContext())

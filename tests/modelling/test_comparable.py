@@ -1,0 +1,150 @@
+"""The one rule of what may be compared."""
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+
+from harness.core.errors import UserError
+from harness.modelling.comparable import check, check_drawn
+from harness.modelling.profile import Profile
+from tests.helpers import ROOT
+
+GOLDEN = ROOT / "tests" / "data" / "profile-schema-1.json"
+
+
+def profile(
+    name: str, components: tuple[str, ...] = ("cpu", "gpu"), methods: str = "counter", **identity: Any
+) -> Profile:
+    """The golden profile with another name, boundary, method and identity."""
+    content = json.loads(GOLDEN.read_text())
+    part = content["components"]["gpu"] | {"method": methods}
+    energy = content["energy"] | {"method": methods} if components is not None else None
+    content |= {
+        "name": name,
+        "components": dict.fromkeys(components, part),
+        "energy": energy,
+        "identity": content["identity"] | identity,
+    }
+    if identity.get("kv_cache") is False:
+        content["runtime"] = content["energy"] = None
+        content |= json.loads((GOLDEN.parents[2] / "profiles" / "m1-pro-mistral-7b.json").read_text()) | {
+            "name": name,
+            "identity": content["identity"],
+        }
+    return Profile.parse(json.dumps(content))
+
+
+def test_like_is_compared_with_like_without_a_word() -> None:
+    comparison = check([profile("a"), profile("b")])
+    assert comparison.boundary == ("cpu", "gpu")
+    assert comparison.warnings == ()
+    assert not comparison.mixed
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"model": "other"}, "different models"),
+        ({"kv_cache": False}, "differ in cache mode"),
+        ({"batch_size": 8}, "differ in batch size"),
+        ({"dtype": "float32"}, "differ in precision"),
+    ],
+)
+def test_what_differs_is_refused_unless_mixed_is_allowed(other: dict[str, Any], said: str) -> None:
+    pair = [profile("a"), profile("b", **other)]
+    with pytest.raises(UserError, match=f"{said}.*--allow-mixed"):
+        check(pair)
+    mixed = check(pair, allow_mixed=True)
+    assert mixed.mixed
+    assert any(warning.startswith("mixed: ") and said in warning for warning in mixed.warnings)
+
+
+def test_another_way_of_decoding_is_compared_with_a_warning() -> None:
+    pair = [profile("a", settings={"compile": "none"}), profile("b", settings={"compile": "graph"})]
+    drawn = check_drawn([(p.name, p.identity, frozenset(p.components)) for p in pair], None, False)
+    for comparison in (check(pair), drawn):
+        assert not comparison.mixed
+        assert comparison.warnings == ("decode steps are launched in different ways (none: a, graph: b)",)
+    assert not check([profile("a"), profile("b", settings={"compile": "graph"})]).warnings
+    chunked = [profile("a", settings={"prefill_chunk": None}), profile("b", settings={"prefill_chunk": 64})]
+    assert check(chunked).warnings == ("prefills are cut into different chunks (none: a, 64: b)",)
+
+
+def test_an_unknown_precision_hides_no_difference_in_any_order() -> None:
+    trio = [profile("a"), profile("b", dtype=None), profile("c", dtype="float32")]
+    for order in itertools.permutations(trio):
+        with pytest.raises(UserError, match="differ in precision"):
+            check(order)
+
+
+def test_a_meter_of_the_whole_system_is_chosen_alone() -> None:
+    pair = [profile("a", ("system",)), profile("b", ("cpu", "gpu", "system"))]
+    assert check(pair, "system").boundary == ("system",)
+    with pytest.raises(UserError, match="system contains the other components; name it alone"):
+        check(pair, "cpu+system")
+    with pytest.raises(UserError, match="--boundary system or part of it would work"):
+        check(pair)
+
+
+def test_an_unknown_precision_is_no_difference() -> None:
+    assert not check([profile("a"), profile("b", dtype=None, batch_size=None)]).mixed
+
+
+def test_more_components_on_one_side_are_refused_with_what_would_work() -> None:
+    pair = [profile("a"), profile("b", ("cpu", "gpu", "dram"))]
+    with pytest.raises(UserError, match=r"b counts cpu\+dram\+gpu.*--boundary cpu\+gpu or part of it would work"):
+        check(pair)
+    assert check(pair, "gpu+cpu").boundary == ("cpu", "gpu")
+    assert check(pair, ["gpu"]).boundary == ("gpu",)
+    with pytest.raises(UserError, match="a has no energy of dram"):
+        check(pair, "dram")
+    # What a profile does not hold can't be had by allowing anything.
+    with pytest.raises(UserError, match="a has no energy of dram"):
+        check(pair, "dram", allow_mixed=True)
+    assert check(pair, allow_mixed=True).boundary is None
+
+
+def test_nothing_in_common_says_so() -> None:
+    with pytest.raises(UserError, match="no component in common"):
+        check([profile("a", ("gpu",)), profile("b", ("cpu",))])
+
+
+def test_estimated_is_never_set_against_measured() -> None:
+    pair = [profile("a"), profile("b", methods="estimated")]
+    with pytest.raises(UserError, match="an estimated energy of cpu is set against a measured one"):
+        check(pair)
+    assert check(pair, allow_mixed=True).mixed
+    both = check([profile("a", methods="estimated"), profile("b", methods="estimated")])
+    assert not both.mixed
+
+
+def test_another_method_alone_is_a_warning() -> None:
+    comparison = check([profile("a"), profile("b", methods="modelled")])
+    assert not comparison.mixed
+    assert any("energy of gpu was measured by different methods" in warning for warning in comparison.warnings)
+
+
+def test_sums_without_components_are_compared_as_sums() -> None:
+    assert check([profile("a", ()), profile("b", ())]).boundary is None
+    with pytest.raises(UserError, match="an undivided sum"):
+        check([profile("a"), profile("b", ())])
+
+
+def test_runtime_alone_needs_no_boundary() -> None:
+    pair = [profile("a"), profile("b", ("cpu",), methods="estimated")]
+    comparison = check(pair, energy=False)
+    assert comparison.boundary is None
+    assert not comparison.mixed
+    bare = json.loads(GOLDEN.read_text()) | {"energy": None, "components": {}, "name": "bare"}
+    with pytest.raises(UserError, match="bare has no energy"):
+        check([profile("a"), Profile.parse(json.dumps(bare))])
+
+
+def test_profiles_of_one_name_are_told_apart() -> None:
+    with pytest.raises(UserError, match="estimated"):
+        check([profile("same", methods="estimated"), profile("same", methods="counter")])
+    with pytest.raises(UserError, match="model"):
+        check([profile("same"), profile("same", model="another")])
+    assert check([profile("same", methods="modelled"), profile("same", methods="counter")]).warnings

@@ -1,0 +1,244 @@
+"""The profile format: what is written is read back, what is broken is refused in one line."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from harness.core.errors import UserError
+from harness.core.quantities import parse_boundary
+from harness.modelling.cost_function import CostFunction, Range
+from harness.modelling.forms import Phase
+from harness.modelling.profile import Profile, json_schema, shipped_names
+from tests.helpers import ROOT
+
+GOLDEN = ROOT / "tests" / "data" / "profile-schema-1.json"
+
+
+@pytest.fixture(scope="module")
+def golden() -> Profile:
+    return Profile.load(GOLDEN)
+
+
+def content() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(GOLDEN.read_text())
+    return loaded
+
+
+def refusal(broken: Any) -> str:
+    """The message for a broken profile: one line."""
+    text = broken if isinstance(broken, (str, bytes)) else json.dumps(broken)
+    with pytest.raises(UserError) as caught:
+        Profile.parse(text, "profile broken.json")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 600
+    assert message.startswith("profile broken.json ")
+    return message
+
+
+def test_golden_file_of_schema_1_loads_and_predicts_what_it_always_did(golden: Profile) -> None:
+    m, n = np.array([16, 100, 1000]), np.array([1, 50, 200])
+    assert golden.schema_version == 1
+    assert golden.runtime_s(m, n) == pytest.approx([0.011556515136644838, 0.27057695638966567, 1.3538055639079722])
+    assert golden.energy_j(m, n) == pytest.approx([1.4385278620159951, 32.37817036804937, 163.1963005681563])
+    assert golden.energy_j(m, n, "gpu") == pytest.approx([1.1987732183466617, 26.98180864004113, 135.9969171401301])
+    predicted = golden.predict_energy(m, n)
+    assert predicted.standard_error == pytest.approx([0.139434853673008, 0.3857098527774629, 12.677475223600334])
+    assert predicted.out_of_range.tolist() == [True, False, True]
+    assert golden.idle_power_w() == 60
+    assert golden.idle_power_w("gpu") == 50
+    net = golden.net_energy_j(m, n)
+    assert net == pytest.approx(golden.energy_j(m, n) - 60 * golden.runtime_s(m, n))
+
+
+def test_saved_profiles_read_back_bit_for_bit(golden: Profile, tmp_path: Path) -> None:
+    golden.save(tmp_path / "p.json")
+    again = Profile.load(tmp_path / "p.json")
+    assert again == golden
+    assert (tmp_path / "p.json").read_bytes() == GOLDEN.read_bytes()
+    m, n = np.arange(1, 3000), np.arange(3000, 1, -1)
+    for method in ("energy_j", "runtime_s"):
+        assert np.array_equal(getattr(again, method)(m, n), getattr(golden, method)(m, n))
+    assert [path.name for path in tmp_path.iterdir()] == ["p.json"]
+
+
+def test_an_unwritable_place_is_refused_in_one_line(golden: Profile, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"can't write .*absent/p\.json: No such file"):
+        golden.save(tmp_path / "absent" / "p.json")
+
+
+def test_the_schema_accepts_what_the_program_accepts(golden: Profile) -> None:
+    schema = json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.validate(content())
+    unknown = content() | {"surprise": 1}
+    assert not validator.is_valid(unknown)
+    refusal(unknown)
+
+
+def test_phases_add_up_and_match_the_measured_ones(golden: Profile) -> None:
+    m, n = np.array([64, 512, 256]), np.array([32, 32, 128])
+    phases = [golden.runtime_s(m, n, part=part) for part in ("prefill", "decode")]  # type: ignore[arg-type]
+    assert sum(phases) == pytest.approx(golden.runtime_s(m, n))
+    assert phases[0] == pytest.approx(0.01 + 1e-4 * m + 1e-8 * m**2, rel=0.05)
+
+
+def test_boundaries(golden: Profile) -> None:
+    assert golden.energy_j(64, 32, "cpu+gpu") == golden.energy_j(64, 32)
+    assert golden.energy_j(64, 32, ["gpu"]) < golden.energy_j(64, 32)
+    with pytest.raises(UserError, match=r"has no energy of dram; it has gpu\+cpu"):
+        golden.energy_j(64, 32, "dram")
+    with pytest.raises(UserError, match="'gpu\\+brain' is no boundary"):
+        parse_boundary("gpu+brain")
+
+
+def test_part_of_three_components_adds_values_and_errors(golden: Profile) -> None:
+    more = content()
+    more["components"]["dram"] = more["components"]["cpu"]
+    three = Profile.parse(json.dumps(more))
+    both = three.predict_energy(64, 32, "cpu+gpu")
+    alone = [three.predict_energy(64, 32, component) for component in ("cpu", "gpu")]
+    assert both.value == pytest.approx(sum(p.value for p in alone))
+    assert both.standard_error == pytest.approx(sum(p.standard_error for p in alone))
+
+
+@pytest.mark.parametrize("m", [0, -3, 2.5, float("nan"), float("inf"), 30_000_000, "8", [8, 0]])
+def test_what_is_no_token_count_is_refused(golden: Profile, m: Any) -> None:
+    with pytest.raises(UserError, match="input tokens must be"):
+        golden.energy_j(m, 32)
+
+
+def test_strict_refuses_sizes_outside_the_measured_range(golden: Profile) -> None:
+    assert golden.runtime_s(512, 32, strict=True) > 0
+    with pytest.raises(UserError, match="512 input and 256 output tokens lie outside the measured range"):
+        golden.runtime_s([64, 512], [32, 256], strict=True)
+    with pytest.raises(UserError, match="outside the measured range"):
+        golden.energy_j(4096, 32, strict=True)
+
+
+def test_arrays_broadcast_and_may_be_empty(golden: Profile) -> None:
+    grid = golden.energy_j(np.arange(8, 64)[:, None], np.arange(8, 40)[None, :])
+    assert grid.shape == (56, 32)
+    assert grid[3, 5] == golden.energy_j(11, 13)
+    assert golden.predict_runtime([], []).value.shape == (0,)
+    assert golden.energy_j(8, 8).shape == ()
+
+
+@pytest.mark.parametrize("roofline", [1.0, 3.0])
+def test_ten_million_sizes_at_once(roofline: float) -> None:
+    """Ten million pairs at once; some are checked against the definition."""
+    theta = np.array([0.02, 1e-4, 1e-8])
+    function = CostFunction(Phase(False, roofline), theta, np.diag(theta**2) / 100, 0.03, 2.0, Range(1, 1, ((9, 9),)))
+    rng = np.random.default_rng(1)
+    m, n = rng.integers(1, 4000, 10_000_000), rng.integers(1, 2000, 10_000_000)
+    cost = function.cost(m, n)
+    for i in range(0, 10_000_000, 2_500_000):
+        x = np.arange(m[i], m[i] + n[i])
+        steps = (theta[0] ** roofline + (theta[1] * x + theta[2] * x * x) ** roofline) ** (1 / roofline)
+        assert cost[i] == pytest.approx(steps.sum())
+
+
+def test_derivatives_multiplied_by_the_coefficients_are_the_cost(golden: Profile) -> None:
+    m, n = np.array([[8, 64], [256, 512]]), np.array([[1, 64], [128, 32]])
+    for function in (golden.runtime_function, *golden.energy_functions()):
+        derivatives = function.derivatives(m, n)
+        assert derivatives.shape == (5, 2, 2)
+        assert np.tensordot(function.coefficients, derivatives, 1) == pytest.approx(function.cost(m, n))
+        variance = np.einsum("i...,ij,j...->...", derivatives, function.covariance, derivatives)
+        assert np.sqrt(variance) == pytest.approx(function.predict(m, n).standard_error)
+
+
+def test_a_profile_without_energy_says_so(golden: Profile) -> None:
+    bare = Profile.parse(json.dumps(content() | {"energy": None, "components": {}}))
+    assert bare.runtime_s(64, 32) == golden.runtime_s(64, 32)
+    for ask in (bare.energy_j, bare.predict_energy):
+        with pytest.raises(UserError, match="only runtime was measured"):
+            ask(64, 32)
+
+
+def change(path: str, value: Any) -> dict[str, Any]:
+    """The golden content with one field replaced; ``path`` names keys and indices joined by dots."""
+    changed = content()
+    *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    at: Any = changed
+    for key in parents:
+        at = at[key]
+    at[last] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (GOLDEN.read_text()[:4000], "not valid JSON: it is truncated or damaged"),
+        ("", "not valid JSON"),
+        ("[1, 2]", "is not a profile of joulebench"),
+        ({"name": "x"}, "names no schema_version"),
+        (change("schema_version", 2), "schema version 2, this joulebench reads up to 1: upgrade joulebench"),
+        (change("schema_version", "1"), "schema_version"),
+        (
+            change("runtime.coefficients.0.value", "fast"),
+            "runtime.coefficients.0.value: Input should be a valid number",
+        ),
+        (change("runtime.coefficients.0.value", -1.0), "a coefficient of the phase form is negative"),
+        (change("runtime.covariance.0.0", -1.0), "a variance is negative"),
+        (change("runtime.covariance.0.1", 1e9), "the covariance is not symmetric"),
+        (change("runtime.covariance", [[1.0]]), "the covariance must have 5 rows and columns"),
+        (change("runtime.roofline_exponent", None), "needs a roofline_exponent"),
+        (change("runtime.unit", "J"), "coefficients of the phase form must be"),
+        (change("identity.kv_cache", False), "kv_cache differs"),
+        (change("identity.batch_size", 1.5), "identity.batch_size"),
+        (change("components.brain", None), "components.brain"),
+        (
+            change("measurements.0.component_energy_j.gpu.trials", 10**29),
+            "measurements.0.component_energy_j.gpu.trials: Input should be less than or equal to 1000000000",
+        ),
+        (change("measurements", []), "measurements"),
+        (change("provenance.records.0.sha256", "abc"), "provenance.records.0.sha256"),
+        (GOLDEN.read_text().replace('"misfit": 0', '"misfit": NaN, "x": 0', 1), "misfit"),
+        (GOLDEN.read_text().replace('"mape": 0', '"mape": 1e999, "x": 0', 1), "mape"),
+        ('{"schema_version": ' + "[" * 100_000, "not valid JSON"),
+    ],
+)
+def test_broken_profiles_are_refused_in_one_line(broken: Any, said: str) -> None:
+    assert said in refusal(broken)
+
+
+def test_a_hundred_damaged_profiles_never_end_in_a_traceback() -> None:
+    """Bytes flipped, cut and doubled, and values swapped for others: refused in one line, or still valid."""
+    rng = random.Random(3)
+    original = GOLDEN.read_bytes()
+    messages = []
+    for _ in range(100):
+        damaged = bytearray(original)
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randrange(len(damaged))
+            if rng.random() < 0.5:
+                damaged[at] = rng.randrange(256)
+            else:
+                damaged[at:at] = rng.choice([b"-", b"9" * 400, b"null", b'"', b"\xff", b"[[", b"1e308,"])
+        try:
+            Profile.parse(bytes(damaged), "profile broken.json")
+        except UserError as error:
+            messages.append(str(error))
+    assert len(messages) > 50
+    assert not [message for message in messages if "\n" in message or len(message) > 600]
+
+
+def test_unknown_names_and_directories_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no profile 'nobody': it is neither a file nor one of those shipped"):
+        Profile.load("nobody")
+    with pytest.raises(UserError, match="is a directory; of a run make a profile first"):
+        Profile.load(tmp_path)
+    with pytest.raises(UserError, match="can't be read: No such file"):
+        Profile.load("../profiles/nobody.json")
+
+
+def test_shipped_profiles_load_by_name() -> None:
+    assert all(Profile.load(name).name == name for name in shipped_names())

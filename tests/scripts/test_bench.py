@@ -1,0 +1,137 @@
+"""The table of the project's own speed: its structure, and ratios with margins wide enough for any machine."""
+
+import json
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.helpers import ROOT
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+
+def script(name: str, *options: str, timeout_s: float = 850) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "bench" / name), *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)
+
+
+@pytest.fixture(scope="module")
+def short() -> dict[str, Any]:
+    done = script("speed.py", "--short", "--threads", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+FLOORS = {
+    "generate()": 0.6,
+    "compile none": 0.6,
+    "bare loop": 0.6,
+    "not sampled": 0.8,
+    "scipy least_squares": 1.2,
+    "bilinear in numpy": 0.25,
+    "argsort and cumsum": 0.015,
+    "bare typer": 0.5,
+}
+"""A quarter to two thirds of what the short version reaches: a loaded machine must pass, a slower loop must not."""
+
+
+@pytest.mark.parametrize("reference", FLOORS)
+def test_no_ratio_is_far_from_its_aim(reference: str, short: dict[str, Any]) -> None:
+    (row,) = (row for row in short["comparisons"] if row["reference_name"] == reference)
+    # The fastest round of each side: other programs can only make a round slower.
+    assert max(row["ours"]) / max(row["reference"]) > FLOORS[reference], row
+
+
+def test_every_row_holds_its_rounds(short: dict[str, Any]) -> None:
+    for row in short["comparisons"]:
+        ratios = [a / b for a, b in zip(row["ours"], row["reference"], strict=True)]
+        low, high = row["quartiles"]
+        assert len(ratios) >= 2
+        assert row["median_ratio"] == pytest.approx(statistics.median(ratios))
+        assert min(ratios) <= low <= row["median_ratio"] <= high <= max(ratios)
+        assert row["aim"] > 0
+        assert row["unit"].endswith("/s")
+
+
+def test_what_cannot_run_says_why(short: dict[str, Any]) -> None:
+    import torch
+
+    assert "--short" in short["unavailable"]["llama-bench"]
+    if not torch.cuda.is_available():
+        assert {short["unavailable"][name] for name in ("graph", "roofline")} == {"it needs a CUDA GPU"}
+        assert not any("graph" in row["name"] for row in short["comparisons"])
+
+
+def test_the_table_shows_one_row_and_its_aim() -> None:
+    done = script("speed.py", "--short", "--only", "predict", "--only", "llama-bench", "--rounds", "3")
+    assert done.returncode == 0, done.stderr
+    _, heads, row, absent = done.stdout.splitlines()
+    assert heads.split() == ["ours", "reference", "ratio", "quartiles", "aim", "against"]
+    assert row.startswith("predict requests")
+    assert "bilinear in numpy" in row
+    assert "≥ 0.5" in row
+    assert absent.startswith("llama-bench: not measured, ")
+
+
+def test_a_benchmark_that_fails_costs_no_other_row() -> None:
+    options = ["--short", "--only", "fit", "--only", "predict", "--rounds", "2", "--json"]
+    command = [sys.executable, "-c", BROKEN_FIT, str(ROOT / "scripts" / "bench"), *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)
+    assert found["failed"] == {"fit": "ValueError: no fit today"}
+    assert [row["reference_name"] for row in found["comparisons"]] == ["bilinear in numpy"]
+
+
+BROKEN_FIT = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import bench
+
+def broken(options):
+    raise ValueError("no fit today")
+
+bench.BENCHMARKS["fit"] = broken
+bench.main()
+"""
+
+
+def test_rounds_are_as_many_as_asked() -> None:
+    done = script("speed.py", "--short", "--only", "predict", "--rounds", "3", "--json")
+    (row,) = json.loads(done.stdout)["comparisons"]
+    assert len(row["ours"]) == len(row["reference"]) == 3
+
+
+@pytest.mark.parametrize(
+    "options", [("--only", "nothing"), ("--rounds", "1"), ("--threads", "0")], ids=lambda options: options[0]
+)
+def test_wrong_options_are_refused_in_one_line(options: tuple[str, ...]) -> None:
+    done = script("speed.py", *options)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("speed.py: error: ")
+    assert options[0] in line
+
+
+def test_roofline_of_the_processor() -> None:
+    found = json.loads(script("roofline.py", "--device", "cpu", "--json").stdout)
+    assert found["copy_bytes_per_s"] > 1e8
+    assert found["matmul_flops_per_s"] > 1e8
+    for rate in ("copy_bytes_per_s", "matmul_flops_per_s"):
+        low, high = found[f"{rate}_quartiles"]
+        assert low <= found[rate] <= high
+
+
+def test_roofline_needs_its_device() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA GPU")
+    done = script("roofline.py", "--device", "cuda")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line == "roofline.py: error: device 'cuda' isn't usable here; choose one of cpu"
