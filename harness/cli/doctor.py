@@ -2,86 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from harness.cli import options
+
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: options.AsJson = False,
     load: Annotated[
         bool, typer.Option("--load", help="Load the machine for 30 s and see whether every sensor notices.")
     ] = False,
 ) -> None:
-    """Check every backend and power source: does it work here, and if not, what would make it work."""
-    import json
+    """Check which backends and power sources work here, and how to enable the rest."""
+    from harness.measuring.doctor import diagnose
+    from harness.showing.diagnosis import print_diagnosis
 
-    from harness.measuring import doctor as checks
-
-    report = {"backends": checks.check_backends(), **checks.check_probes(checks.LOAD_S if load else 0.0)}
-    if as_json:
-        print(json.dumps(report, indent=2, allow_nan=False))
-        return
-    for line in _lines(report):
-        print(line)
-
-
-def _lines(report: dict[str, Any]) -> list[str]:
-    lines = ["Backends"]
-    for backend in report["backends"]:
-        state = ", ".join(backend["devices"]) if backend["works"] else f"not usable: {backend['reason']}"
-        lines.append(f"  {backend['name']:<14}{state}")
-    lines += ["", "Power sources"]
-    for probe in report["probes"]:
-        lines += _probe(probe)
-    lines += ["", _verdict(report)]
-    if report["load"]:
-        lines += ["", *_load(report["load"])]
-    return lines
-
-
-def _probe(probe: dict[str, Any]) -> list[str]:
-    if not probe["works"]:
-        remedy = [f"{'':16}to do: {probe['remedy']}"] if probe["remedy"] else []
-        return [f"  {probe['name']:<14}not usable: {probe['reason']}", *remedy]
-    lines = [f"  {probe['name']:<14}{probe['note']}"]
-    for domain in probe["domains"]:
-        period = "at each read" if domain["period_s"] is None else f"every {1000 * domain['period_s']:.0f} ms"
-        idle = f"idle unknown ({domain['idle_reason']})"
-        if domain["idle_power_w"] is not None:
-            idle = f"idle {domain['idle_power_w']:.2f} ± {domain['idle_ci95_w']:.2f} W"
-        step = f"steps of {domain['resolution']:.2g} {domain['unit']}"
-        lines.append(f"{'':16}{domain['name']} ({domain['method']}): new value {period}, {step}, {idle}")
-    return lines
-
-
-def _verdict(report: dict[str, Any]) -> str:
-    if report["measured"]:
-        chosen = [f"{component}: {' + '.join(names)}" for component, names in report["components"].items()]
-        return f"Energy would be read from {'; '.join(chosen)}."
-    if report["components"]:
-        return (
-            "No power meter works here. joulebench measure still runs: energy is estimated from CPU time, "
-            "and every number is marked estimated."
-        )
-    return "No power meter works here. joulebench measure still runs, without energies."
-
-
-def _load(load: dict[str, Any]) -> list[str]:
-    if load["reason"]:
-        return [f"Load: {load['reason']}"]
-    lines = [f"Load on {load['device']}"]
-    for name, response in load["domains"].items():
-        if response["reason"]:
-            lines.append(f"  {name}: {response['reason']}")
-            continue
-        verdict = "sees the load" if response["seen"] else "does not see the load"
-        verdict = verdict if response["loaded"] else "was not loaded"
-        fall = "" if response["fall_w"] is None else f", fall {response['fall_w']:.1f} W"
-        lines.append(
-            f"  {name} {verdict}: {response['idle_w']:.1f} W idle, {response['busy_w']:.1f} W busy, "
-            f"rise {response['rise_w']:.1f} W{fall}"
-        )
-    for source, ratio in load["ratios"].items():
-        lines.append(f"  {source}: integrated power is {ratio:.1%} of the counter")
-    return lines
+    print_diagnosis(diagnose(load), as_json)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -183,3 +184,172 @@ def print_answer(
         console.print(note, markup=False)
     for path in files:
         console.print(f"wrote {path}", markup=False)
+
+
+class Attribution(StrEnum):
+    """Whose CPU energy counts where the source can tell processes apart."""
+
+    PROCESS = "process"
+    SYSTEM = "system"
+
+
+class CompileMode(StrEnum):
+    """How decode steps are launched; ``backends.base.Config.compile``."""
+
+    NONE = "none"
+    GRAPH = "graph"
+    INDUCTOR = "inductor"
+
+
+class MeasureOptions:
+    """The options of ``measure``, by the names of the fields that ``harness.measuring.measurement.prepare`` takes.
+
+    Where a default is written here, it is that field's.
+    """
+
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir", "-o", help="Run directory; measuring into it again resumes.", show_default="runs/…"
+        ),
+    ] = None
+    model: Annotated[str, typer.Option("--model", "-m", help="Preset, Hugging Face id or folder, or .gguf file.")] = (
+        "smollm2-135m"
+    )
+    backend: Annotated[str, typer.Option(help="Runtime: transformers, llama-cpp or fake.")] = "transformers"
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, cuda:0,1, mps or metal.")] = "auto"
+    dtype: Annotated[
+        str,
+        typer.Option(
+            "--dtype",
+            "--quant",
+            help="Weights: a torch dtype, bnb-int8, bnb-nf4, torchao-int8 or -int4; for llama-cpp F16, Q8_0, Q4_0.",
+        ),
+    ] = "auto"
+    kv_cache: Annotated[
+        bool | None,
+        typer.Option(
+            "--kv-cache/--no-kv-cache", help="Use the KV cache.", show_default="on; off in the protocol paper"
+        ),
+    ] = None
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="quick (5 % precision), precise (2 %, further points) or paper (the paper's sweeps, no KV cache)."
+        ),
+    ] = "quick"
+    input_tokens: Annotated[
+        str | None,
+        typer.Option(
+            "--input-tokens",
+            "-p",
+            help="Input sweep: 8,64,512 or 8-2048*2 or 128-1024+128.",
+            show_default="the protocol's",
+        ),
+    ] = None
+    output_tokens: Annotated[
+        str | None,
+        typer.Option("--output-tokens", "-n", help="Output sweep, same syntax as -p.", show_default="the protocol's"),
+    ] = None
+    fixed_input: Annotated[int, typer.Option(min=1, help="Input tokens of the output sweep.")] = 32
+    fixed_output: Annotated[int, typer.Option(min=1, help="Output tokens of the input sweep.")] = 32
+    grid: Annotated[bool, typer.Option("--grid", help="Measure the full product of inputs and outputs.")] = False
+    points: Annotated[
+        list[str] | None,
+        typer.Option("--point", help="Also measure this request size: input,output. Repeatable.", show_default="none"),
+    ] = None
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of the backend.", show_default="its choice")
+    ] = None
+    compile: Annotated[
+        CompileMode,
+        typer.Option("--compile", help="How decode steps are launched: one by one, as a CUDA graph, or compiled."),
+    ] = CompileMode.NONE
+    prefill_chunk: Annotated[
+        int | None, typer.Option(min=1, help="Maximum input tokens per forward pass.", show_default="all")
+    ] = None
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences per request.")] = 1
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Seed for random weights, input tokens and the order of points.")
+    ] = 0
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=0.001, help="Give up on a trial after this many seconds.")
+    ] = 600.0
+    min_window_s: Annotated[
+        float | None,
+        typer.Option(
+            "--min-window",
+            min=0.0,
+            help="Shortest trial in seconds: requests repeat to fill it.",
+            show_default="the protocol's",
+        ),
+    ] = None
+    max_window_s: Annotated[
+        float | None,
+        typer.Option(
+            "--max-window",
+            min=0.001,
+            help="Longest trial in seconds, even if a sensor needs longer.",
+            show_default="the protocol's",
+        ),
+    ] = None
+    max_trials: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Maximum number of trials per point, warm-up not included.", show_default="the protocol's"
+        ),
+    ] = None
+    precision: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-6,
+            max=1.0,
+            help="Stop a point at this relative 95 % half-width.",
+            show_default="the protocol's",
+        ),
+    ] = None
+    probes: Annotated[str, typer.Option(help="Power sources: auto, none, or names joined by commas.")] = "auto"
+    rate_hz: Annotated[
+        float, typer.Option("--rate", min=0.1, max=1000.0, help="Samples per second and power source.")
+    ] = 20.0
+    cpu_watts: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Declared power of the whole CPU under full load, W, for the estimate.",
+            show_default="an assumption",
+        ),
+    ] = None
+    attribution: Annotated[
+        Attribution, typer.Option(help="Count the inference process's share of the CPU's energy, or all of it.")
+    ] = Attribution.SYSTEM
+    calibration: Annotated[
+        list[str] | None,
+        typer.Option("--calibrate", help="DOMAIN=gain,offset or a TOML file. Repeatable.", show_default="none"),
+    ] = None
+    max_foreign_load: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Share of the CPU other programs may take before a trial is discarded."),
+    ] = 0.1
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and a guess of its time; measure nothing.")
+    ] = False
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Then fit, draw and write the report, into the run directory.")
+    ] = False
+
+
+def takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command, a function of keyword arguments, the options that the annotations of a class declare."""
+
+    def declared(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(options, include_extras=True)
+        parameters = [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=getattr(options, name), annotation=hint)
+            for name, hint in hints.items()
+        ]
+        command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = hints
+        return command
+
+    return declared

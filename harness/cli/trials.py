@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ import typer
 
 
 class Format(StrEnum):
-    """How records are printed."""
+    """How trials are printed."""
 
     TABLE = "table"
     CSV = "csv"
@@ -23,15 +22,7 @@ def trials(
     format: Annotated[Format, typer.Option("--format", help="table, csv or json.")] = Format.TABLE,
 ) -> None:
     """Print the trials of a run: a table for people, every column as CSV or JSON for programs."""
-    from harness.runs import records
+    from harness.runs.records import load_run
+    from harness.showing.trials import print_trials
 
-    table = records.load(directory)
-    if format is Format.CSV:
-        table.to_csv(sys.stdout, index=False)
-    elif format is Format.JSON:
-        table.to_json(sys.stdout, orient="records", indent=1)
-        print()
-    else:
-        from harness.showing.trials import print_trials
-
-        print_trials(records.read_trials(directory), records.read_run(directory))
+    print_trials(load_run(directory), format.value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 from harness.core.errors import UserError
@@ -10,8 +10,13 @@ from harness.core.errors import UserError
 Method = Literal["counter", "integrated", "modelled", "estimated"]
 """How an energy was obtained, best first: hardware counter, integrated power samples, vendor's model, guess."""
 
-
 Component = Literal["gpu", "cpu", "dram", "ane", "system"]
+"""A part of the machine whose energy counts; ``system`` is all of it."""
+
+COMPONENTS: tuple[Component, ...] = get_args(Component)
+
+Facts = Mapping[str, object]
+"""A JSON object whose keys only its source knows, such as what a driver says of its device."""
 
 
 def weakest(methods: Iterable[Any]) -> Method | None:
@@ -35,6 +40,3 @@ def parse_boundary(boundary: str | Iterable[str] | None) -> tuple[Component, ...
     if "system" in names and len(set(names)) > 1:
         raise UserError(f"'{'+'.join(names)}' is no boundary: system contains the other components; name it alone")
     return tuple(component for component in known if component in names)
-
-
-COMPONENTS: tuple[Component, ...] = get_args(Component)

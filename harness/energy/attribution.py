@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any, get_args
+from typing import ClassVar, get_args
 
 import numpy as np
 
-from harness.core.quantities import Method, weakest
+from harness.core.quantities import Facts, Method, weakest
 from harness.energy.integrate import Energy, phase_energy, phase_marks, window_energy
 from harness.energy.readings import Domain, Trace, Window
 
@@ -26,38 +27,113 @@ DISAGREEMENT_WINDOW_S = 5.0
 
 _PHASES = ("prefill", "decode")
 _METHODS: tuple[str, ...] = get_args(Method)
+_AS_IT_STANDS = {"strict": True, "allow_inf_nan": False}
+"""How files with these values are read: no text for a number, nothing infinite."""
+
+
+def _known_together(value: float | None, half_width: float | None, name: str) -> None:
+    if (value is None) != (half_width is None):
+        raise ValueError(f"{name} and its half-width must both be known or neither")
+    if half_width is not None and half_width < 0:
+        raise ValueError(f"the half-width of {name} must not be negative")
+
+
+@dataclass(frozen=True)
+class EnergyFigure:
+    """Joules per request of a domain, a component or a sum, whole and by phase, each with its 95 % half-width.
+
+    None is what could not be measured; ``reason`` and ``phase_reason`` say why.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, bool]] = _AS_IT_STANDS
+
+    method: Method | None
+    request_j: float | None
+    request_ci95_j: float | None
+    prefill_j: float | None
+    prefill_ci95_j: float | None
+    decode_j: float | None
+    decode_ci95_j: float | None
+    reason: str | None
+    phase_reason: str | None = None
+
+    def __post_init__(self) -> None:
+        _known_together(self.request_j, self.request_ci95_j, "request_j")
+        _known_together(self.prefill_j, self.prefill_ci95_j, "prefill_j")
+        _known_together(self.decode_j, self.decode_ci95_j, "decode_j")
+        if self.request_j is not None and self.method is None:
+            raise ValueError("an energy needs its method")
+
+
+@dataclass(frozen=True)
+class EnergyReport:
+    """The energy of a window's requests: by domain, by component, and their sum without counting anything twice."""
+
+    __pydantic_config__: ClassVar[dict[str, bool]] = _AS_IT_STANDS
+
+    components: dict[str, EnergyFigure]
+    total: EnergyFigure
+    domains: dict[str, EnergyFigure] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PowerFigure:
+    """Mean power of a domain, a component or a sum, in W, with its 95 % half-width; None with the reason."""
+
+    __pydantic_config__: ClassVar[dict[str, bool]] = _AS_IT_STANDS
+
+    power_w: float | None
+    ci95_w: float | None
+    method: Method | None = None
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        _known_together(self.power_w, self.ci95_w, "power_w")
+
+
+@dataclass(frozen=True)
+class IdlePower:
+    """What the machine drew at rest for a while that began at ``start_ns`` (CLOCK_MONOTONIC)."""
+
+    __pydantic_config__: ClassVar[dict[str, bool]] = _AS_IT_STANDS
+
+    components: dict[str, PowerFigure]
+    total: PowerFigure
+    domains: dict[str, PowerFigure] = field(default_factory=dict)
+    conditions: Facts = field(default_factory=dict)
+    start_ns: int | None = None
+    duration_s: float | None = None
 
 
 def attribute(
     traces: Sequence[Trace], window: Window, rank: Sequence[str] = (), working: Collection[str] = ("cpu", "system")
-) -> dict[str, Any]:
-    """Energy per request of every domain, component and their total, as stored in a trial's record.
+) -> EnergyReport:
+    """Energy per request of every domain, component and their total.
 
     ``rank`` lists probe names, preferred first, and settles ties between equal methods. ``working`` are the components
-    that can't have been off, so that no energy is no reading. Returns
-    ``{"domains": {name: figure}, "components": {component: figure}, "total": figure, "warnings": [str]}``, where a
-    figure has ``method``, ``request_j``, ``prefill_j`` and ``decode_j`` with their 95 % half-widths ``…_ci95_j``,
-    and the reasons ``reason`` and ``phase_reason`` for what is null. Raises ValueError for an empty window.
+    that can't have been off, so that no energy is no reading. Raises ValueError for an empty window.
     """
     requests = int(window.start_ns.size)
     if requests == 0:
         raise ValueError("a window needs at least one request")
+    domains = [trace.domain for trace in traces]
     parts = {trace.domain.name: _energies(trace, window, trace.domain.component in working) for trace in traces}
-    chosen = choose([trace.domain for trace in traces], rank)
-    methods = {trace.domain.name: trace.domain.method for trace in traces}
-    everything = _innermost([trace.domain for trace in traces], chosen)
-    return {
-        "domains": {name: _figure([name], parts, methods, requests) for name in parts},
-        "components": {key: _figure(names, parts, methods, requests) for key, names in chosen.items()},
-        "total": _figure(everything, parts, methods, requests),
-        "warnings": _disagreements(traces, parts, window),
-    }
+    chosen = choose(domains, rank)
+    methods = {domain.name: domain.method for domain in domains}
+    return EnergyReport(
+        domains={name: _figure([name], parts, methods, requests) for name in parts},
+        components={key: _figure(names, parts, methods, requests) for key, names in chosen.items()},
+        total=_figure(_innermost(domains, chosen), parts, methods, requests),
+        warnings=tuple(_disagreements(traces, parts, window)),
+    )
 
 
 def choose(domains: Sequence[Domain], rank: Sequence[str] = ()) -> dict[str, list[str]]:
     """For each component the names of the domains to add up: the best probe's, and its best domain per source.
 
-    A domain that contains another one of its component gives way to it, so that nothing is counted twice.
+    Of domains of one component that contain each other the outermost counts (a package, not its cores), unless the
+    inner one is a process's share that is read no worse: it is only there where it was asked for.
     """
 
     def preference(domain: Domain) -> tuple[int, int, str]:
@@ -67,8 +143,9 @@ def choose(domains: Sequence[Domain], rank: Sequence[str] = ()) -> dict[str, lis
     chosen: dict[str, list[str]] = {}
     for component in dict.fromkeys(domain.component for domain in domains):
         rivals = sorted((domain for domain in domains if domain.component == component), key=preference)
-        sources = {domain.source for domain in rivals}
-        rivals = [domain for domain in rivals if not sources.intersection(domain.contains)]
+        shares = [domain for domain in rivals if domain.scope == "process"]
+        rivals = [domain for domain in rivals if not any(_gives_way(domain, share) for share in shares)]
+        rivals = [domain for domain in rivals if not any(other.contains(domain) for other in rivals)]
         best: dict[str, str] = {}
         for domain in rivals:
             if domain.probe == rivals[0].probe:
@@ -77,31 +154,33 @@ def choose(domains: Sequence[Domain], rank: Sequence[str] = ()) -> dict[str, lis
     return chosen
 
 
-def powers(report: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """The mean powers behind a report of one request that took ``seconds``: domains, components and total."""
+def _gives_way(domain: Domain, share: Domain) -> bool:
+    return domain.contains(share) and _METHODS.index(share.method) <= _METHODS.index(domain.method)
 
-    def power(figure: Mapping[str, Any]) -> dict[str, Any]:
-        joules, ci95_j = figure["request_j"], figure["request_ci95_j"]
-        return {
-            "power_w": None if joules is None else joules / seconds,
-            "ci95_w": None if ci95_j is None else ci95_j / seconds,
-            "method": figure["method"],
-            "reason": figure["reason"],
-        }
 
-    groups = ("domains", "components")
-    return {
-        **{group: {name: power(figure) for name, figure in report[group].items()} for group in groups},
-        "total": power(report["total"]),
-    }
+def powers(report: EnergyReport, seconds: float) -> tuple[dict[str, PowerFigure], dict[str, PowerFigure], PowerFigure]:
+    """The mean powers behind a report of one request that took ``seconds``: of domains, of components, in all."""
+
+    def power(figure: EnergyFigure) -> PowerFigure:
+        joules, ci95_j = figure.request_j, figure.request_ci95_j
+        return PowerFigure(
+            None if joules is None else joules / seconds,
+            None if ci95_j is None else ci95_j / seconds,
+            figure.method,
+            figure.reason,
+        )
+
+    def each(figures: Mapping[str, EnergyFigure]) -> dict[str, PowerFigure]:
+        return {name: power(figure) for name, figure in figures.items()}
+
+    return each(report.domains), each(report.components), power(report.total)
 
 
 def _innermost(domains: Sequence[Domain], chosen: Mapping[str, list[str]]) -> list[str]:
     """The chosen domains that hold no other chosen one's energy: what a total adds up."""
     names = {name for group in chosen.values() for name in group}
     picked = [domain for domain in domains if domain.name in names]
-    sources = {domain.source for domain in picked}
-    return [domain.name for domain in picked if not sources.intersection(domain.contains)]
+    return [domain.name for domain in picked if not any(domain.contains(other) for other in picked)]
 
 
 def _energies(trace: Trace, window: Window, working: bool) -> dict[str, Energy]:
@@ -122,23 +201,28 @@ def _energies(trace: Trace, window: Window, working: bool) -> dict[str, Energy]:
 def _figure(
     names: Sequence[str],
     parts: Mapping[str, Mapping[str, Energy]],
-    methods: Mapping[str, str],
+    methods: Mapping[str, Method],
     requests: int,
-) -> dict[str, Any]:
-    """One figure of a record: the sum of the named domains, per request."""
-    figure: dict[str, Any] = {"method": weakest(methods[name] for name in names)}
-    reasons = []
-    for key in ("request", *_PHASES):
-        total = _sum({name: parts[name][key] for name in names})
-        if key != "request":
-            total = _certain(total, key)
-            reasons += [total.reason] if total.reason else []
-        else:
-            figure["reason"] = total.reason
-        figure[f"{key}_j"] = None if total.joules is None else total.joules / requests
-        figure[f"{key}_ci95_j"] = None if total.ci95_j is None else total.ci95_j / requests
-    figure["phase_reason"] = "; ".join(dict.fromkeys(reasons)) or None
-    return figure
+) -> EnergyFigure:
+    """The sum of the named domains, per request."""
+    request, prefill, decode = (_sum({name: parts[name][key] for name in names}) for key in ("request", *_PHASES))
+    prefill, decode = _certain(prefill, "prefill"), _certain(decode, "decode")
+    phase_reasons = dict.fromkeys(phase.reason for phase in (prefill, decode) if phase.reason)
+
+    def each(value: float | None) -> float | None:
+        return None if value is None else value / requests
+
+    return EnergyFigure(
+        method=weakest(methods[name] for name in names),
+        request_j=each(request.joules),
+        request_ci95_j=each(request.ci95_j),
+        prefill_j=each(prefill.joules),
+        prefill_ci95_j=each(prefill.ci95_j),
+        decode_j=each(decode.joules),
+        decode_ci95_j=each(decode.ci95_j),
+        reason=request.reason,
+        phase_reason="; ".join(phase_reasons) or None,
+    )
 
 
 def _sum(energies: Mapping[str, Energy]) -> Energy:

@@ -1,64 +1,92 @@
-"""The power sources of a run, behind one door: opens them, samples them, and answers for windows of time."""
+"""The power sources of a run as one meter: opens them, samples them, and answers for windows of time.
+
+with Meter.open() as meter, meter.window() as window:
+    work()
+print(window.energy_j, window.ci95_j, window.reason)
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from harness.core.errors import ProbeUnavailable, UserError
-from harness.core.quantities import Component
-from harness.energy import attribution, integrate, probes
+from harness.core.errors import UserError
+from harness.core.quantities import Facts
+from harness.energy import attribution, integrate
+from harness.energy.attribution import EnergyReport, IdlePower
+from harness.energy.config import EnergyConfig
 from harness.energy.foreign_load import ForeignLoad
+from harness.energy.power_sources import LeftOut, computing_components, open_sources
 from harness.energy.probes.base import Probe, ProbeContext
 from harness.energy.readings import Calibration, Domain, Trace, Window
 from harness.energy.sampler import Sampler
 
-DEFAULT_RATE_HZ = 20.0
-FOREIGN_LOAD_LIMIT = 0.10
-"""Share of all processors that other programs may take during a trial."""
-
 SETTLE_S = 5.0
 """How long a machine gets to come to rest before its idle power is read."""
-
-_GPU: frozenset[Component] = frozenset({"gpu", "system"})
-_COMPUTING: dict[str, frozenset[Component]] = {
-    "cpu": frozenset({"cpu", "system"}),
-    "cuda": _GPU,
-    "mps": _GPU,
-    "metal": _GPU,
-}
-"""The components that see what a device draws; a device not listed is unknown."""
 _PATIENCE_S = 1.0
 """How much later than expected a sensor's reading may come before the window is closed without it."""
 _NS = 1e9
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A power source that could not be opened."""
+class MeterDescription:
+    """What measures and how, as a run's sessions keep it."""
 
-    probe: str
-    reason: str
-    remedy: str | None
+    __pydantic_config__: ClassVar[dict[str, bool]] = {"allow_inf_nan": False}
+
+    attribution: str
+    rate_hz: float = 0.0
+    probes: dict[str, str] = field(default_factory=dict)
+    """What the figures of each open probe are, in words."""
+    domains: dict[str, Domain] = field(default_factory=dict)
+    components: dict[str, list[str]] = field(default_factory=dict)
+    """The domains that are added up for each component."""
+    calibration: dict[str, Calibration] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
+    needed_window_s: float = 0.0
 
 
-def try_open(name: str, probe: Probe, context: ProbeContext) -> LeftOut | None:
-    """Open a probe. Returns None, or why it does not work here; it is closed again then."""
-    try:
-        probe.open(context)
-        return None
-    except ProbeUnavailable as unavailable:
-        left = LeftOut(name, unavailable.reason, unavailable.remedy)
-    except Exception as error:  # drivers fail in ways of their own: one of them must not take the others along
-        left = LeftOut(name, f"{type(error).__name__}: {error}", None)
-    probe.close()
-    return left
+class MeteredWindow:
+    """A stretch of time under the meter. All but ``mark`` is there once its ``with`` block has ended."""
+
+    marks: Window
+    """When each request inside began and ended; the whole block as one request where nobody said."""
+    traces: list[Trace]
+    """Raw readings around the window."""
+    energy: EnergyReport
+    """Joules per request, by domain, by component and in all."""
+    conditions: Facts
+    """What the machine was like: ``foreign_cpu_load``, the share of all processors that other programs took, and by
+    probe what it saw: numbers as ``{"min", "max"}``, anything else as the list of what was seen."""
+    discard: str | None
+    """Why the window should be measured again; None where nothing disturbed it."""
+
+    def mark(self, marks: Window) -> None:
+        """Say when the requests inside the block began and ended."""
+        self.marks = marks
+
+    @property
+    def energy_j(self) -> float | None:
+        """Joules of one request, or of the block where no requests were marked; None where they can't be told."""
+        return self.energy.total.request_j
+
+    @property
+    def ci95_j(self) -> float | None:
+        """Half-width of the 95 % interval of ``energy_j``."""
+        return self.energy.total.request_ci95_j
+
+    @property
+    def reason(self) -> str | None:
+        """Why ``energy_j`` is None."""
+        return self.energy.total.reason
 
 
 class Meter:
@@ -71,11 +99,8 @@ class Meter:
         self,
         opened: Mapping[str, Probe],
         context: ProbeContext | None = None,
-        *,
-        rate_hz: float = DEFAULT_RATE_HZ,
-        calibration: Mapping[str, Calibration] | None = None,
+        config: EnergyConfig = EnergyConfig(),
         left_out: Sequence[LeftOut] = (),
-        foreign_load_limit: float | None = FOREIGN_LOAD_LIMIT,
     ) -> None:
         """``opened`` maps names to open probes, preferred first.
 
@@ -83,15 +108,14 @@ class Meter:
         domain or of only one of several that read the same thing.
         """
         self._context = context or ProbeContext()
+        self._config = config
         self._probes = dict(opened)
-        self._rate_hz = rate_hz
-        self._calibration = dict(calibration or {})
-        self._left_out = list(left_out)
+        self._left_out = tuple(left_out)
         self._foreign = ForeignLoad()
-        self._foreign_limit = foreign_load_limit
-        self._sampler = Sampler(list(self._probes.values()), rate_hz, each_second=self._note_load)
+        self._sampler = Sampler(list(self._probes.values()), config.rate_hz, each_second=self._note_load)
         self._chosen = attribution.choose(self._sampler.domains(), self._rank())
         try:
+            self._calibration = config.checked()
             _require_unique(self._sampler.domains())
             _require_calibrated(self._sampler.domains(), self._calibration)
         except UserError:
@@ -104,34 +128,16 @@ class Meter:
             self._sampler.start()
 
     @classmethod
-    def open(
-        cls,
-        selection: str,
-        context: ProbeContext,
-        *,
-        rate_hz: float = DEFAULT_RATE_HZ,
-        calibration: Mapping[str, Calibration] | None = None,
-        foreign_load_limit: float | None = FOREIGN_LOAD_LIMIT,
-    ) -> Meter:
-        """Open ``auto``, ``none`` or a comma-separated list of probes.
+    def open(cls, config: EnergyConfig = EnergyConfig(), context: ProbeContext | None = None) -> Meter:
+        """Open the power sources that ``config`` names; without a ``context`` they watch this very process.
 
         Raises UserError for an unknown probe, a wrong option, or a named probe that does not work here.
         """
-        context.rate_hz = rate_hz
-        if selection == "auto":
-            opened, left_out = _open_auto(context)
-        elif selection == "none":
-            opened, left_out = {}, []
-        else:
-            opened, left_out = _open_named(selection, context), []
-        return cls(
-            opened,
-            context,
-            rate_hz=rate_hz,
-            calibration=calibration,
-            left_out=left_out,
-            foreign_load_limit=foreign_load_limit,
-        )
+        context = context or ProbeContext(worker_pid=os.getpid())
+        context.rate_hz, context.cpu_watts = config.rate_hz, config.cpu_watts
+        context.attribution = config.attribution
+        opened, left_out = open_sources(config.probes, context)
+        return cls(opened, context, config, left_out)
 
     def __enter__(self) -> Meter:
         return self
@@ -147,18 +153,18 @@ class Meter:
         for probe in self._probes.values():
             probe.close()
 
-    def describe(self) -> dict[str, Any]:
-        """What measures and how, for ``run.json``."""
-        return {
-            "rate_hz": self._rate_hz,
-            "probes": {name: probe.note for name, probe in self._probes.items()},
-            "domains": {domain.name: asdict(domain) for domain in self._sampler.domains()},
-            "components": self._chosen,
-            "calibration": {name: asdict(calibration) for name, calibration in self._calibration.items()},
-            "left_out": [asdict(left) for left in self._left_out],
-            "attribution": self._context.attribution,
-            "needed_window_s": self.needed_window_s(),
-        }
+    def describe(self) -> MeterDescription:
+        """What measures and how."""
+        return MeterDescription(
+            attribution=self._context.attribution,
+            rate_hz=self._config.rate_hz,
+            probes={name: probe.note for name, probe in self._probes.items()},
+            domains={domain.name: domain for domain in self._sampler.domains()},
+            components=self._chosen,
+            calibration=self._calibration,
+            left_out=self._left_out,
+            needed_window_s=self.needed_window_s(),
+        )
 
     def set_worker(self, pid: int | None) -> None:
         """Tell the probes which process runs inference from now on."""
@@ -169,42 +175,49 @@ class Meter:
 
         0.0 without sensors; an estimate is no sensor, and longer windows don't make it truer.
         """
-        used = [domain for domain in self._sampler.domains() if self._is_used(domain)]
-        used = [domain for domain in used if domain.method != "estimated"]
-        poll_s = 1.0 / self._rate_hz
-        return max((integrate.edge_uncertainty_s(domain, poll_s) for domain in used), default=0.0) / relative_error
+        used = {name for names in self._chosen.values() for name in names}
+        sensors = [d for d in self._sampler.domains() if d.name in used and d.method != "estimated"]
+        poll_s = 1.0 / self._config.rate_hz
+        return max((integrate.edge_uncertainty_s(domain, poll_s) for domain in sensors), default=0.0) / relative_error
 
-    def idle(self, duration_s: float, settle_s: float = SETTLE_S) -> dict[str, Any]:
-        """Mean power over ``duration_s`` seconds, during which nothing should run. Blocks.
+    @contextmanager
+    def window(self) -> Iterator[MeteredWindow]:
+        """Meter what happens inside the ``with`` block.
 
-        The first ``settle_s`` seconds, in which clocks and fans still follow the load before, are left out. Returns
-        ``{"start_ns", "duration_s", "conditions", "domains", "components", "total"}``, where each figure has
-        ``power_w``, ``ci95_w`` (95 % half-width), ``method`` and ``reason``; power is None where it can't be told.
+        At its end it waits for the sensors' next updates, or a bounded time for those that are late or dead. A block
+        that raises is not metered.
         """
-        domains = self._sampler.domains()
-        time.sleep(max((self._margin_s(domain) for domain in domains), default=0.0) + settle_s)
-        self.mark()
-        start_ns = time.monotonic_ns()
-        time.sleep(duration_s)
-        end_ns = time.monotonic_ns()
-        marks = [np.array([at], dtype=np.int64) for at in (start_ns, end_ns, end_ns)]
-        report = self.attribute(self.traces(start_ns, end_ns), Window(*marks))
-        seconds = (end_ns - start_ns) / _NS
-        conditions = self.conditions(start_ns, end_ns)
-        return {
-            "start_ns": start_ns,
-            "duration_s": seconds,
-            "conditions": conditions,
-            **attribution.powers(report, seconds),
-        }
-
-    def mark(self) -> None:
-        """Note the machine's load and keep all readings from here on; call it just before a trial starts."""
+        window = MeteredWindow()
         self._note_load()
         self._sampler.hold(time.monotonic_ns() - self._widest_margin_ns())
+        try:
+            start_ns = time.monotonic_ns()
+            yield window
+            if not hasattr(window, "marks"):
+                window.marks = _one_request(start_ns, time.monotonic_ns())
+            start_ns, end_ns = int(window.marks.start_ns[0]), int(window.marks.end_ns[-1])
+            window.traces = self.traces(start_ns, end_ns)
+            window.energy = self._attribute(window.traces, window.marks)
+            window.conditions, window.discard = self._conditions(start_ns, end_ns)
+        finally:
+            self._sampler.hold(None)
+
+    def idle(self, duration_s: float, settle_s: float = SETTLE_S) -> IdlePower:
+        """Mean power over ``duration_s`` seconds, during which nothing should run. Blocks.
+
+        The first ``settle_s`` seconds, in which clocks and fans still follow the load before, are left out.
+        """
+        time.sleep(self._widest_margin_ns() / _NS + settle_s)
+        with self.window() as window:
+            time.sleep(duration_s)
+        start_ns, end_ns = int(window.marks.start_ns[0]), int(window.marks.end_ns[-1])
+        seconds = (end_ns - start_ns) / _NS
+        domains, components, total = attribution.powers(window.energy, seconds)
+        conditions = {**window.conditions, "discard": window.discard}
+        return IdlePower(components, total, domains, conditions, start_ns, seconds)
 
     def traces(self, start_ns: int, end_ns: int) -> list[Trace]:
-        """Raw readings of every domain around a window, once those that close it have come.
+        """Raw readings of every domain around two times (CLOCK_MONOTONIC), once those that close them have come.
 
         Waits for the sensors' next updates after ``end_ns``, or a bounded time for those that are late or dead.
         """
@@ -216,15 +229,12 @@ class Meter:
         while time.monotonic_ns() < deadline_ns and any(
             self._is_awaited(domain, end_ns + margins_ns[domain.name]) for domain in domains
         ):
-            time.sleep(0.5 / self._rate_hz)
+            time.sleep(0.5 / self._config.rate_hz)
         return self._sampler.traces(start_ns - widest_ns, end_ns + widest_ns)
 
-    def attribute(self, traces: Sequence[Trace], window: Window) -> dict[str, Any]:
-        """Energy per request, as ``energy.attribute`` gives it, after calibration.
-
-        The key ``warnings`` also says when the device that computes is not among what is metered.
-        """
-        working = {"cpu", "system", *_COMPUTING.get(self._context.device or "", ())}
+    def _attribute(self, traces: Sequence[Trace], window: Window) -> EnergyReport:
+        """Energy per request after calibration; its warnings also say when nothing meters the device that computes."""
+        working = {"cpu", "system", *computing_components(self._context.device)}
         try:
             report = attribution.attribute(self._calibrated(traces), window, self._rank(), working)
         except Exception as error:
@@ -232,22 +242,18 @@ class Meter:
             reason = f"the energy could not be worked out: {type(error).__name__}: {error}"
             none = [Trace(trace.domain, trace.times_ns[:0], trace.values[:0], reason) for trace in traces]
             report = attribution.attribute(none, window, self._rank(), working)
-        report["warnings"] += [self._unmetered] if self._unmetered else []
-        return report
+        return replace(report, warnings=(*report.warnings, self._unmetered)) if self._unmetered else report
 
-    def conditions(self, start_ns: int, end_ns: int) -> dict[str, Any]:
-        """What the machine was like during a window that has just ended. Call it last: readings are let go after it.
+    def _conditions(self, start_ns: int, end_ns: int) -> tuple[dict[str, Any], str | None]:
+        """What the machine was like between two times, or last before where the probes did not look between.
 
-        ``foreign_cpu_load`` is the share of all processors that other programs took; the other keys are the
-        probes' names with what they saw from start to end, or last before where the window was too short: numbers
-        as ``{"min", "max"}``, anything else as the list of what was seen. ``discard`` is why the window should be
-        measured again, or None; it is always there.
+        Second comes why the time should be measured again, or None.
         """
         self._note_load()
-        self._sampler.hold(None)
         share = self._foreign.share(start_ns, end_ns)
-        reasons = []
-        if share is not None and self._foreign_limit is not None and share > self._foreign_limit:
+        limit = self._config.max_foreign_load
+        reasons: list[str] = []
+        if share is not None and limit is not None and share > limit:
             reasons.append(f"other programs took {share:.0%} of the CPU")
         seen: dict[str, Any] = {}
         for name, probe in self._probes.items():
@@ -256,7 +262,7 @@ class Meter:
             inside = inside or self._sampler.conditions(probe, 0, start_ns)[-1:]
             facts = [{key: value for key, value in conditions.items() if key != "discard"} for conditions in inside]
             seen[name] = _range(facts)
-        return {"foreign_cpu_load": share, **seen, "discard": "; ".join(dict.fromkeys(reasons)) or None}
+        return {"foreign_cpu_load": share, **seen}, "; ".join(dict.fromkeys(reasons)) or None
 
     def _note_load(self) -> None:
         self._foreign.sample(self._context.worker_pid)
@@ -274,9 +280,9 @@ class Meter:
 
         A synthetic source stands for any device.
         """
-        needed = _COMPUTING.get(self._context.device or "")
+        needed = computing_components(self._context.device)
         synthetic = any(probe.role == "synthetic" for probe in self._probes.values())
-        if not self._chosen or needed is None or synthetic or needed & self._chosen.keys():
+        if not self._chosen or not needed or synthetic or needed & self._chosen.keys():
             return None
         device = "CPU" if self._context.device == "cpu" else "GPU"
         return f"the {device} that computes is not metered: energies hold only {', '.join(self._chosen)}"
@@ -284,11 +290,8 @@ class Meter:
     def _rank(self) -> list[str]:
         return [name.partition(":")[0] for name in self._probes]
 
-    def _is_used(self, domain: Domain) -> bool:
-        return any(domain.name in names for names in self._chosen.values())
-
     def _margin_s(self, domain: Domain) -> float:
-        return integrate.margin_s(domain, 1.0 / self._rate_hz)
+        return integrate.margin_s(domain, 1.0 / self._config.rate_hz)
 
     def _widest_margin_ns(self) -> int:
         return int(max((self._margin_s(domain) for domain in self._sampler.domains()), default=0.0) * _NS)
@@ -297,6 +300,12 @@ class Meter:
         last_ns = self._sampler.last_reading_ns(domain.name)
         late = last_ns is None or last_ns < until_ns
         return late and domain.name not in self._sampler.failures()
+
+
+def _one_request(start_ns: int, end_ns: int) -> Window:
+    """Marks of a stretch of time that is not told apart into phases."""
+    start, end = (np.array([at], dtype=np.int64) for at in (start_ns, end_ns))
+    return Window(start, end, end)
 
 
 def _require_unique(domains: Sequence[Domain]) -> None:
@@ -333,47 +342,3 @@ def _range(facts: Sequence[Any]) -> Any:
     if isinstance(known[0], int | float):
         return {"min": min(known), "max": max(known)}
     return list(dict.fromkeys(known))
-
-
-def _open_auto(context: ProbeContext) -> tuple[dict[str, Probe], list[LeftOut]]:
-    """Every meter that works; the fallbacks where none sees the CPU that they price or the device that computes."""
-    opened: dict[str, Probe] = {}
-    left_out: list[LeftOut] = []
-    available = {name: probes.create(name) for name in probes.names()}
-    for role in ("meter", "fallback"):
-        if role == "fallback" and not _lacks_meter(opened, context):
-            break
-        for name, probe in available.items():
-            if probe.role == role:
-                left = try_open(name, probe, context)
-                if left is None:
-                    opened[name] = probe
-                else:
-                    left_out.append(left)
-    return opened, left_out
-
-
-def _lacks_meter(opened: Mapping[str, Probe], context: ProbeContext) -> bool:
-    """Whether the open probes see neither the device that computes nor, for a GPU, the CPU that a fallback prices."""
-    components = {domain.component for probe in opened.values() for domain in probe.domains()}
-    needed = _COMPUTING.get(context.device or "")
-    return not components if needed is None else not components & (needed | {"cpu", "system"})
-
-
-def _open_named(selection: str, context: ProbeContext) -> dict[str, Probe]:
-    """The probes the user asked for. Raises UserError when one doesn't work or is named twice."""
-    names = [part.strip() for part in selection.split(",") if part.strip()]
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    if twice:
-        raise UserError(f"probe {twice[0]} is named twice")
-    opened: dict[str, Probe] = {}
-    for name in names:
-        probe = probes.create(name)
-        left = try_open(name, probe, context)
-        if left is not None:
-            for other in opened.values():
-                other.close()
-            remedy = f"; {left.remedy}" if left.remedy else ""
-            raise UserError(f"probe {name} does not work here: {left.reason}{remedy}")
-        opened[name] = probe
-    return opened

@@ -10,6 +10,16 @@ from numpy.typing import NDArray
 
 from harness.core.quantities import Component, Method
 
+Scope = Literal["machine", "module", "package", "core", "process", "dram", "gpu", "ane"]
+"""What a domain measures. ``module`` is a board with CPU and GPU, ``process`` the share of a CPU that one has."""
+
+_INSIDE: dict[Scope, tuple[Scope, ...]] = {
+    "machine": ("module", "package", "core", "process", "dram", "gpu", "ane"),
+    "module": ("package", "core", "process", "gpu"),
+    "package": ("core", "process"),
+}
+_USUAL: dict[Component, Scope] = {"system": "machine", "cpu": "package", "dram": "dram", "gpu": "gpu", "ane": "ane"}
+
 
 @dataclass(frozen=True)
 class Domain:
@@ -32,10 +42,21 @@ class Domain:
     """A counter's range after which it starts again at 0; None when it does not wrap."""
     source: str = ""
     """What is measured, so that two readings of the same silicon are recognised (``gpu:GPU-…``, ``package-0``)."""
-    contains: tuple[str, ...] = ()
-    """``source`` values whose energy is part of this one (psys contains package-0): never summed together."""
+    scope: Scope | None = None
+    """What is measured; None for what the component says: the whole machine, all of a CPU, one GPU."""
     stamped: bool = False
     """Whether a reading's time is that of the sensor's update; otherwise the update is up to a period older."""
+
+    def contains(self, other: Domain) -> bool:
+        """Whether this domain's energy includes that of ``other``, so that they must not be added up.
+
+        Decided by what each of them measures, whatever probes they come from.
+        """
+        return other._extent in _INSIDE.get(self._extent, ())
+
+    @property
+    def _extent(self) -> Scope:
+        return self.scope or _USUAL[self.component]
 
 
 @dataclass(frozen=True)

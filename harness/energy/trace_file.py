@@ -37,8 +37,15 @@ def read(path: Path) -> tuple[Window, list[Trace]]:
             traces = []
             for index, fields in enumerate(json.loads(str(arrays["domains"]))):
                 failure = fields.pop("failure")
-                domain = Domain(**{**fields, "contains": tuple(fields["contains"])})
-                traces.append(Trace(domain, arrays[f"times_ns_{index}"], arrays[f"values_{index}"], failure))
+                traces.append(Trace(_domain(fields), arrays[f"times_ns_{index}"], arrays[f"values_{index}"], failure))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not the trace of a trial: {error}") from None
     return window, traces
+
+
+def _domain(fields: dict[str, Any]) -> Domain:
+    """A domain from its fields, also from those of files that listed the sources it contains instead of its scope."""
+    if "contains" in fields:
+        del fields["contains"]
+        fields["scope"] = "process" if fields["source"].endswith("-process") else None
+    return Domain(**fields)

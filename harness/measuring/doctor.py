@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from harness.energy.attribution import PowerFigure
+from harness.energy.config import EnergyConfig
 from harness.energy.integrate import Energy, window_energy
-from harness.energy.meter import Meter, try_open
+from harness.energy.meter import Meter
+from harness.energy.power_sources import try_open
 from harness.energy.probes.base import Probe, ProbeContext
 from harness.energy.readings import Domain, Trace
 
@@ -21,83 +24,158 @@ _SETTLE_SHARE = 0.1
 _START_TIMEOUT_S = 120.0
 
 
-def check_backends() -> list[dict[str, Any]]:
-    """Every backend: ``name``, ``works``, ``devices``, ``dtypes``, and ``reason`` where it doesn't work."""
+@dataclass(frozen=True)
+class BackendCheck:
+    """Whether a backend works here; the ``reason`` where it doesn't."""
+
+    name: str
+    works: bool
+    devices: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class DomainCheck:
+    """What a power source reads of one thing; its idle power now, or why that can't be told."""
+
+    name: str
+    component: str
+    method: str
+    period_s: float | None
+    resolution: float
+    unit: str
+    """Of the resolution: J or W."""
+    idle_power_w: float | None
+    idle_ci95_w: float | None
+    idle_reason: str | None
+
+
+@dataclass(frozen=True)
+class ProbeCheck:
+    """Whether a power source works here, what it reads, or what would make it work."""
+
+    name: str
+    works: bool
+    reason: str | None = None
+    remedy: str | None = None
+    note: str | None = None
+    domains: tuple[DomainCheck, ...] = ()
+
+
+@dataclass(frozen=True)
+class Response:
+    """Mean power of a domain in the idle and busy halves of a square wave, its rise and fall, in W."""
+
+    idle_w: float | None = None
+    busy_w: float | None = None
+    rise_w: float | None = None
+    fall_w: float | None = None
+    seen: bool = False
+    """Whether every busy half lies above every idle one by more than they are uncertain."""
+    reason: str | None = None
+    loaded: bool = False
+    """Whether the load runs on what the domain reads."""
+
+
+@dataclass(frozen=True)
+class LoadCheck:
+    """How the sensors followed a load; ``device`` is None, with the reason, where it did not start."""
+
+    device: str | None
+    reason: str | None
+    domains: dict[str, Response]
+    ratios: dict[str, float]
+    """Integrated power over counted energy of every source that has both."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What works on this machine."""
+
+    backends: tuple[BackendCheck, ...]
+    probes: tuple[ProbeCheck, ...]
+    components: dict[str, list[str]]
+    """The domains whose energies would be added up for each component."""
+    measured: bool
+    """Whether any of them is more than an estimate."""
+    load: LoadCheck | None
+    """None where no load was asked for."""
+
+
+def diagnose(load: bool = False) -> Diagnosis:
+    """Try every backend and power source and, with ``load``, whether each sensor sees one.
+
+    Takes a few seconds, and half a minute more for the load.
+    """
+    context = ProbeContext()
+    opened, probes = _open(context)
+    with Meter(opened, context, EnergyConfig(max_foreign_load=None)) as meter:
+        idle = meter.idle(_IDLE_S, settle_s=0.0).domains if opened else {}
+        description = meter.describe()
+        domains = description.domains.values()
+        return Diagnosis(
+            backends=tuple(check_backends()),
+            probes=tuple(
+                replace(probe, domains=tuple(_domain(d, idle[d.name]) for d in domains if d.probe == probe.name))
+                for probe in probes
+            ),
+            components=description.components,
+            measured=any(domain.method != "estimated" for domain in domains),
+            load=_apply_load(meter, LOAD_S) if load and opened else None,
+        )
+
+
+def check_backends() -> list[BackendCheck]:
+    """Every backend: whether it works here, and on which devices."""
     import backends
 
     checked = []
     for name in backends.names():
-        entry: dict[str, Any] = {"name": name, "works": False, "devices": [], "dtypes": [], "reason": None}
         try:
             backend = backends.create(name)
             able = backend.capabilities()
-            entry |= {"works": bool(able.devices), "devices": list(able.devices), "dtypes": list(able.dtypes)}
             backend.close()
+            checked.append(BackendCheck(name, bool(able.devices), tuple(able.devices), tuple(able.dtypes)))
         except Exception as error:  # what is wrong with one backend is what this command is asked to tell
-            entry["reason"] = str(error).partition("\n")[0] or type(error).__name__
-        checked.append(entry)
+            checked.append(BackendCheck(name, False, reason=str(error).partition("\n")[0] or type(error).__name__))
     return checked
 
 
-def check_probes(load_s: float = 0.0) -> dict[str, Any]:
-    """Every power source, what it reads, its idle power now and, with ``load_s`` > 0, whether it sees a load.
-
-    Returns ``{"probes": [...], "components": {component: [domain]}, "measured": bool, "load": {...} or None}``.
-    Takes a few seconds, and ``load_s`` seconds more.
-    """
-    context = ProbeContext()
-    opened, entries = _open(context)
-    with Meter(opened, context, foreign_load_limit=None) as meter:
-        idle = meter.idle(_IDLE_S, settle_s=0.0) if opened else {"domains": {}}
-        description = meter.describe()
-        for entry in entries:
-            domains = [Domain(**fields) for fields in description["domains"].values()]
-            entry["domains"] = [_domain(domain, idle) for domain in domains if domain.probe == entry["name"]]
-        return {
-            "probes": entries,
-            "components": description["components"],
-            "measured": any(domain["method"] != "estimated" for domain in description["domains"].values()),
-            "load": _apply_load(meter, load_s) if load_s > 0 and opened else None,
-        }
-
-
-def _open(context: ProbeContext) -> tuple[dict[str, Probe], list[dict[str, Any]]]:
+def _open(context: ProbeContext) -> tuple[dict[str, Probe], list[ProbeCheck]]:
     """Open every real source that works here."""
     from harness.energy import probes
 
     opened: dict[str, Probe] = {}
-    entries = []
+    checked = []
     for name in probes.names():
         probe = probes.create(name)
         if probe.role == "synthetic":
             continue
-        entry: dict[str, Any] = {"name": name, "works": True, "reason": None, "remedy": None}
         left = try_open(name, probe, context)
         if left is None:
             opened[name] = probe
-            entry["note"] = probe.note
+            checked.append(ProbeCheck(name, True, note=probe.note))
         else:
-            entry |= {"works": False, "reason": left.reason, "remedy": left.remedy, "note": None}
-        entries.append(entry)
-    return opened, entries
+            checked.append(ProbeCheck(name, False, left.reason, left.remedy))
+    return opened, checked
 
 
-def _domain(domain: Domain, idle: Mapping[str, Any]) -> dict[str, Any]:
-    power = idle["domains"][domain.name]
-    return {
-        "name": domain.name,
-        "component": domain.component,
-        "method": domain.method,
-        "period_s": domain.period_s,
-        "resolution": domain.resolution,
-        "unit": "J" if domain.kind == "counter" else "W",
-        "idle_power_w": power["power_w"],
-        "idle_ci95_w": power["ci95_w"],
-        "idle_reason": power["reason"],
-    }
+def _domain(domain: Domain, idle: PowerFigure) -> DomainCheck:
+    return DomainCheck(
+        name=domain.name,
+        component=domain.component,
+        method=domain.method,
+        period_s=domain.period_s,
+        resolution=domain.resolution,
+        unit="J" if domain.kind == "counter" else "W",
+        idle_power_w=idle.power_w,
+        idle_ci95_w=idle.ci95_w,
+        idle_reason=idle.reason,
+    )
 
 
-def _apply_load(meter: Meter, seconds: float) -> dict[str, Any]:
+def _apply_load(meter: Meter, seconds: float) -> LoadCheck:
     """Run the square wave and compare each domain's idle and busy halves."""
     cycle_s = min(_CYCLE_S, seconds / 3)
     command = [sys.executable, "-P", "-m", "harness.measuring.square_wave", str(seconds), str(cycle_s)]
@@ -111,21 +189,18 @@ def _apply_load(meter: Meter, seconds: float) -> dict[str, Any]:
             child.kill()
     if "start_ns" not in started:
         meter.set_worker(None)
-        return {"device": None, "reason": "the load did not start", "domains": {}, "ratios": {}}
+        return LoadCheck(None, "the load did not start", {}, {})
     start_ns, cycle_ns = started["start_ns"], int(cycle_s * 1e9)
     cycles = int(seconds / cycle_s)
     traces = meter.traces(start_ns, start_ns + cycles * cycle_ns)
     meter.set_worker(None)
-    return {
-        "device": started["device"],
-        "reason": None,
-        "domains": {
-            trace.domain.name: _response(trace, start_ns, cycle_ns, cycles)
-            | {"loaded": _is_loaded(trace.domain, started["gpus"])}
-            for trace in traces
-        },
-        "ratios": _ratios(traces, start_ns, start_ns + cycles * cycle_ns),
+    responses = {
+        trace.domain.name: replace(
+            _response(trace, start_ns, cycle_ns, cycles), loaded=_is_loaded(trace.domain, started["gpus"])
+        )
+        for trace in traces
     }
+    return LoadCheck(started["device"], None, responses, _ratios(traces, start_ns, start_ns + cycles * cycle_ns))
 
 
 def _is_loaded(domain: Domain, gpus: Sequence[str]) -> bool:
@@ -133,11 +208,8 @@ def _is_loaded(domain: Domain, gpus: Sequence[str]) -> bool:
     return domain.component in ("cpu", "system") or domain.source in gpus
 
 
-def _response(trace: Trace, start_ns: int, cycle_ns: int, cycles: int) -> dict[str, Any]:
-    """Mean power of the idle and busy halves, the rise into and the fall after the load, in W.
-
-    A load is seen when every busy half lies above every idle one by more than they are uncertain.
-    """
+def _response(trace: Trace, start_ns: int, cycle_ns: int, cycles: int) -> Response:
+    """How a domain's power followed the wave."""
     half_ns = cycle_ns // 2
     settle_ns = int(_SETTLE_SHARE * half_ns)
     halves = [
@@ -150,20 +222,19 @@ def _response(trace: Trace, start_ns: int, cycle_ns: int, cycles: int) -> dict[s
         powers = [power if power is not None else 0.0 for power in powers]
     if any(power is None for power in powers):
         reason = next((half.reason for half in halves if half.reason), None)
-        return {"idle_w": None, "busy_w": None, "rise_w": None, "fall_w": None, "seen": False, "reason": reason}
+        return Response(reason=reason)
     known = [power for power in powers if power is not None]
     doubt_w = max(half.ci95_j or 0.0 for half in halves) / ((half_ns - settle_ns) / 1e9)
     idle, busy = known[0::2], known[1::2]
     rises = [after - before for before, after in zip(idle, busy, strict=True)]
     falls = [before - after for before, after in zip(busy[:-1], idle[1:], strict=True)]
-    return {
-        "idle_w": sum(idle) / len(idle),
-        "busy_w": sum(busy) / len(busy),
-        "rise_w": sum(rises) / len(rises),
-        "fall_w": sum(falls) / len(falls) if falls else None,
-        "seen": min(busy) - max(idle) > doubt_w,
-        "reason": None,
-    }
+    return Response(
+        idle_w=sum(idle) / len(idle),
+        busy_w=sum(busy) / len(busy),
+        rise_w=sum(rises) / len(rises),
+        fall_w=sum(falls) / len(falls) if falls else None,
+        seen=min(busy) - max(idle) > doubt_w,
+    )
 
 
 def _power_w(energy: Energy, seconds: float) -> float | None:

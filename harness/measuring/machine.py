@@ -12,26 +12,29 @@ from typing import Any
 
 import psutil
 
+from harness.runs.run_schema import Gpu, Machine
+
 PACKAGES = ("joulebench", "numpy", "scipy", "pandas", "psutil", "nvidia-ml-py")
 
 
-def machine() -> dict[str, Any]:
+def machine() -> Machine:
     """The hardware and the system on it. What can't be read is None."""
-    return {
-        "cpu_model": _cpu_model(),
-        "physical_cores": psutil.cpu_count(logical=False),
-        "logical_cores": psutil.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "gpus": gpus(),
-        "os": f"{platform.system()} {platform.release()}",
-        "os_version": _os_version(),
-        "architecture": platform.machine(),
-        "governor": _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "container": _container(),
-        "virtual_machine": _virtual_machine(),
-        "hostname_sha256": hashlib.sha256(socket.gethostname().encode()).hexdigest()[:16],
-    }
+    logical_cores = psutil.cpu_count()
+    return Machine(
+        cpu_model=_cpu_model(),
+        physical_cores=psutil.cpu_count(logical=False),
+        logical_cores=logical_cores,
+        usable_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical_cores or 1,
+        memory_bytes=psutil.virtual_memory().total,
+        gpus=gpus(),
+        os=f"{platform.system()} {platform.release()}",
+        os_version=_os_version(),
+        architecture=platform.machine(),
+        governor=_first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        container=_container(),
+        virtual_machine=_virtual_machine(),
+        hostname_sha256=hashlib.sha256(socket.gethostname().encode()).hexdigest()[:16],
+    )
 
 
 def software() -> dict[str, str]:
@@ -45,40 +48,40 @@ def software() -> dict[str, str]:
     return versions
 
 
-def identity(machine: dict[str, Any]) -> dict[str, Any]:
-    """The part of ``machine()`` that must not change between two sessions of one run.
+def identity(machine: Machine) -> dict[str, object]:
+    """The part of a machine that must not change between two sessions of one run.
 
     Memory is rounded to GiB, since kernels reserve slightly different amounts; a container's host name is new
     at each start and left out.
     """
-    same = {
-        "cpu_model": machine["cpu_model"],
-        "usable_cores": machine["usable_cores"],
-        "memory_gib": round(machine["memory_bytes"] / 2**30),
-        "gpus": [[gpu[key] for key in ("name", "uuid", "driver", "power_limit_w")] for gpu in machine["gpus"]],
+    same: dict[str, object] = {
+        "cpu_model": machine.cpu_model,
+        "usable_cores": machine.usable_cores,
+        "memory_gib": round(machine.memory_bytes / 2**30),
+        "gpus": [(gpu.name, gpu.uuid, gpu.driver, gpu.power_limit_w) for gpu in machine.gpus],
     }
-    if not machine["container"]:
-        same["host"] = machine["hostname_sha256"]
+    if not machine.container:
+        same["host"] = machine.hostname_sha256
     return same
 
 
-def gpus() -> list[dict[str, Any]]:
+def gpus() -> tuple[Gpu, ...]:
     """NVIDIA GPUs with driver and power limits; empty where NVML finds none."""
     import pynvml
 
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return []
+        return ()
     try:
-        return [_gpu(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return tuple(_gpu(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
     except pynvml.NVMLError:
-        return []
+        return ()
     finally:
         pynvml.nvmlShutdown()
 
 
-def _gpu(pynvml: Any, index: int) -> dict[str, Any]:
+def _gpu(pynvml: Any, index: int) -> Gpu:
     device = pynvml.nvmlDeviceGetHandleByIndex(index)
 
     def ask(name: str, scale: float = 1.0) -> Any:
@@ -93,14 +96,14 @@ def _gpu(pynvml: Any, index: int) -> dict[str, Any]:
         memory = pynvml.nvmlDeviceGetMemoryInfo(device).total
     except pynvml.NVMLError:
         pass
-    return {
-        "name": ask("nvmlDeviceGetName"),
-        "uuid": ask("nvmlDeviceGetUUID"),
-        "driver": pynvml.nvmlSystemGetDriverVersion(),
-        "memory_bytes": memory,
-        "power_limit_w": ask("nvmlDeviceGetEnforcedPowerLimit", 1e-3),
-        "default_power_limit_w": ask("nvmlDeviceGetPowerManagementDefaultLimit", 1e-3),
-    }
+    return Gpu(
+        name=ask("nvmlDeviceGetName"),
+        uuid=ask("nvmlDeviceGetUUID"),
+        driver=pynvml.nvmlSystemGetDriverVersion(),
+        memory_bytes=memory,
+        power_limit_w=ask("nvmlDeviceGetEnforcedPowerLimit", 1e-3),
+        default_power_limit_w=ask("nvmlDeviceGetPowerManagementDefaultLimit", 1e-3),
+    )
 
 
 def _cpu_model() -> str | None:

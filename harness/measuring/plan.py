@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from harness.core.errors import UserError
 from harness.core.sizes import Point, parse_point, parse_tokens
 from harness.measuring.stopping import RelativePrecision, RuntimeHalfWidth, StoppingRule
+from harness.runs.run_schema import PlanRecord
 
 
 def sweeps(inputs: Iterable[int], outputs: Iterable[int], fixed_input: int, fixed_output: int) -> list[Point]:
@@ -107,82 +107,96 @@ class Plan:
                 f"{context_length} tokens; ask for shorter requests"
             )
 
-    def describe(self) -> dict[str, Any]:
-        """The plan as it is stored with the run and compared on resuming."""
-        return {
-            "protocol": self.protocol,
-            "seed": self.seed,
-            "stopping": self.stopping.describe(),
-            "min_window_s": self.min_window_s,
-            "max_window_s": self.max_window_s,
-            "timeout_s": self.timeout_s,
-            "points": [[point.input_tokens, point.output_tokens] for point in self.points],
-        }
+    def continued(self, held: PlanRecord) -> Plan:
+        """The plan in a directory that holds a run: points that are known there first, in the order they had."""
+        known = [Point(*size) for size in held.points]
+        first = [point for point in known if point in self.points]
+        return replace(self, points=(*first, *(point for point in self.points if point not in known)))
+
+    def record(self, held: PlanRecord | None) -> PlanRecord:
+        """The plan as it is stored with the run, with the points that the run had before."""
+        points = [(point.input_tokens, point.output_tokens) for point in self.points]
+        return PlanRecord(
+            protocol=self.protocol,
+            seed=self.seed,
+            stopping=self.stopping.describe(),
+            min_window_s=self.min_window_s,
+            max_window_s=self.max_window_s,
+            timeout_s=self.timeout_s,
+            points=tuple(dict.fromkeys([*(held.points if held else ()), *points])),
+        )
 
 
-def make_plan(
-    protocol: str,
-    *,
-    inputs: str | None = None,
-    outputs: str | None = None,
-    fixed_input: int = 32,
-    fixed_output: int = 32,
-    full_grid: bool = False,
-    points: Sequence[str] = (),
-    seed: int = 0,
-    timeout_s: float = 600.0,
-    min_window_s: float | None = None,
-    max_window_s: float | None = None,
-    max_trials: int | None = None,
-    precision: float | None = None,
-) -> tuple[Plan, bool]:
-    """The plan of a protocol with what the user changed in it, and the protocol's choice of KV cache.
+@dataclass(frozen=True)
+class PlanOptions:
+    """What a user may change in a protocol; None leaves a setting as the protocol has it."""
 
-    Sizes named by the user replace the protocol's; None leaves a setting as the protocol has it. Raises UserError.
-    """
-    base = PROTOCOLS.get(protocol)
+    protocol: str = "quick"
+    input_tokens: str | None = None
+    """Of the input sweep, such as ``8-2048*2``; see ``parse_tokens``."""
+    output_tokens: str | None = None
+    fixed_input: int = 32
+    """Input tokens of the output sweep."""
+    fixed_output: int = 32
+    """Output tokens of the input sweep."""
+    grid: bool = False
+    """Whether the full product of inputs and outputs is measured instead of two sweeps."""
+    points: tuple[str, ...] = ()
+    """Further sizes, each as ``m,n``."""
+    timeout_s: float = 600.0
+    min_window_s: float | None = None
+    max_window_s: float | None = None
+    max_trials: int | None = None
+    precision: float | None = None
+    """Relative 95 % half-width at which a point is done."""
+
+    @property
+    def explicit(self) -> bool:
+        """Whether sizes are named; they replace the protocol's."""
+        return self.input_tokens is not None or self.output_tokens is not None or bool(self.points)
+
+
+def make_plan(options: PlanOptions = PlanOptions(), seed: int = 0) -> tuple[Plan, bool]:
+    """The plan that the options ask for, and the protocol's choice of KV cache. Raises UserError."""
+    base = PROTOCOLS.get(options.protocol)
     if base is None:
-        raise UserError(f"unknown protocol '{protocol}'; choose one of {', '.join(PROTOCOLS)}")
-    explicit = inputs is not None or outputs is not None or bool(points)
-    if explicit:
-        chosen = _chosen_points(inputs, outputs, fixed_input, fixed_output, full_grid, points)
-    else:
-        shape = grid if full_grid else lambda m, n: sweeps(m, n, fixed_input, fixed_output)
-        chosen = [*shape(parse_tokens(base.inputs), parse_tokens(base.outputs)), *base.off_axis]
-    for option, value in (("--timeout", timeout_s), ("--min-window", min_window_s), ("--max-window", max_window_s)):
+        raise UserError(f"unknown protocol '{options.protocol}'; choose one of {', '.join(PROTOCOLS)}")
+    durations = {
+        "--timeout": options.timeout_s,
+        "--min-window": options.min_window_s,
+        "--max-window": options.max_window_s,
+    }
+    for option, value in durations.items():
         if value is not None and not math.isfinite(value):
             raise UserError(f"{option} must be a number of seconds, not {value}")
-    min_window_s = base.min_window_s if min_window_s is None else min_window_s
-    if max_window_s is None:
-        max_window_s = max(base.max_window_s, min_window_s)
+    min_window_s = base.min_window_s if options.min_window_s is None else options.min_window_s
+    max_window_s = max(base.max_window_s, min_window_s) if options.max_window_s is None else options.max_window_s
     if min_window_s > max_window_s:
         raise UserError(f"--min-window {min_window_s:g} is longer than --max-window {max_window_s:g}")
     plan = Plan(
-        protocol=protocol,
-        points=shuffled(list(dict.fromkeys(chosen)), seed),
-        explicit=explicit,
+        protocol=options.protocol,
+        points=shuffled(list(dict.fromkeys(_chosen_points(base, options))), seed),
+        explicit=options.explicit,
         seed=seed,
-        stopping=_stopping(base.stopping, max_trials, precision),
+        stopping=_stopping(base.stopping, options.max_trials, options.precision),
         min_window_s=min_window_s,
         max_window_s=max_window_s,
-        timeout_s=timeout_s,
+        timeout_s=options.timeout_s,
     )
     return plan, base.kv_cache
 
 
-def _chosen_points(
-    inputs: str | None,
-    outputs: str | None,
-    fixed_input: int,
-    fixed_output: int,
-    full_grid: bool,
-    points: Sequence[str],
-) -> list[Point]:
-    if full_grid and (inputs is None or outputs is None):
-        raise UserError("--grid needs both --input-tokens and --output-tokens")
-    m, n = ([] if text is None else parse_tokens(text) for text in (inputs, outputs))
-    swept = grid(m, n) if full_grid else sweeps(m, n, fixed_input, fixed_output)
-    return [*swept, *map(parse_point, points)]
+def _chosen_points(base: Protocol, options: PlanOptions) -> list[Point]:
+    """The sizes that were named, or else those of the protocol."""
+    if not options.explicit:
+        m, n, further = parse_tokens(base.inputs), parse_tokens(base.outputs), list(base.off_axis)
+    else:
+        if options.grid and (options.input_tokens is None or options.output_tokens is None):
+            raise UserError("--grid needs both --input-tokens and --output-tokens")
+        m, n = ([] if text is None else parse_tokens(text) for text in (options.input_tokens, options.output_tokens))
+        further = list(map(parse_point, options.points))
+    swept = grid(m, n) if options.grid else sweeps(m, n, options.fixed_input, options.fixed_output)
+    return [*swept, *further]
 
 
 def _stopping(rule: StoppingRule, max_trials: int | None, precision: float | None) -> StoppingRule:

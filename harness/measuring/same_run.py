@@ -1,67 +1,79 @@
-"""What may go on in a run directory: only what is measured as its first trials were."""
+"""What may go on in a run directory: only what is measured as its first trials were.
+
+What touches only what is still to be measured may change: points, trials, precision, windows, time limits.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import MISSING, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from backends.base import Config
 from harness.core.errors import UserError
+from harness.energy.config import EnergyConfig
+from harness.energy.meter import MeterDescription
 from harness.measuring.machine import identity
+from harness.runs.run_schema import BackendRecord, Machine, ModelRecord, Run
+
+_SPELLED = {"rate_hz": "--rate", "calibration": "--calibrate"}
+"""Options whose name on the command line is not that of their field."""
 
 
-def refuse_other_run(directory: Path, held: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Compare what is known before a model is loaded. Raises UserError naming the first difference.
+@dataclass(frozen=True)
+class Asked:
+    """What is known of a run before its model is loaded."""
 
-    ``held`` is the directory's ``run.json``; ``asked`` has the same keys plan, backend, energy and machine.
-    """
-    refuse = _Refusal(directory)
-    refuse.difference("plan", held["plan"], asked["plan"])
-    refuse.difference("backend", {"name": held["backend"]["name"]}, {"name": asked["backend"]["name"]})
+    backend: str
+    config: Config
+    energy: EnergyConfig
+    machine: Machine
+    seed: int
+
+
+def refuse_other_run(directory: Path, held: Run, asked: Asked) -> None:
+    """Compare what is known before a model is loaded. Raises UserError naming the first difference."""
+    _refuse(directory, "--backend", held.backend.name, asked.backend)
+    _refuse(directory, "--seed", held.plan.seed, asked.seed)
     # An option that the earlier program did not have was at its default.
     defaults = {option.name: option.default for option in fields(Config) if option.default is not MISSING}
-    refuse.difference("option", defaults | held["backend"]["config"], asked["backend"]["config"])
+    _refuse_options(directory, defaults | held.backend.config.model_dump(), asdict(asked.config))
     # How much foreign load is let pass decides which trials count, not what they are.
-    ours, theirs = ({**run["energy"], "max_foreign_load": None} for run in (held, asked))
-    refuse.difference("option", ours, theirs)
-    refuse.difference("machine", identity(held["machine"]), identity(asked["machine"]))
+    ours, theirs = ({**asdict(energy), "max_foreign_load": None} for energy in (held.energy, asked.energy))
+    _refuse_options(directory, ours, theirs)
+    then, now = identity(held.machine), identity(asked.machine)
+    for key in then | now:
+        _refuse(directory, f"the machine's {key}", then.get(key), now.get(key))
 
 
-def refuse_other_hardware(directory: Path, held: dict[str, Any], loaded: dict[str, Any]) -> None:
-    """Compare what the backend and the power sources turned out to be. Raises UserError.
-
-    ``loaded`` has the model, the backend's device and versions, and what measures energy now.
-    """
-    refuse = _Refusal(directory)
-    refuse.difference("model", held["model"], loaded["model"])
+def refuse_other_hardware(
+    directory: Path, held: Run, backend: BackendRecord, model: ModelRecord, meter: MeterDescription
+) -> None:
+    """Compare what the backend and the power sources turned out to be. Raises UserError."""
+    then, now = held.model.model_dump(), model.model_dump()
+    # What only one program records of a model says nothing.
+    for key in then.keys() & now.keys():
+        _refuse(directory, f"the model's {key}", then[key], now[key])
     for key in ("device", "device_names", "gpu_uuids"):
-        refuse.difference("backend", {key: held["backend"][key]}, {key: loaded["backend"][key]})
-    refuse.difference("backend's version", held["backend"]["versions"], loaded["backend"]["versions"])
+        _refuse(directory, f"the backend's {key}", getattr(held.backend, key), getattr(backend, key))
+    for name in held.backend.versions | backend.versions:
+        _refuse(directory, f"the version of {name}", held.backend.versions.get(name), backend.versions.get(name))
     # A setting that only one program records says nothing: the options that decide it agree.
-    then, now = held["backend"]["settings"], loaded["backend"]["settings"]
-    shared = then.keys() & now.keys()
-    refuse.difference("backend's setting", {key: then[key] for key in shared}, {key: now[key] for key in shared})
-    first = held["sessions"][0]["energy"] if held["sessions"] else loaded["energy"]
-    refuse.difference("power source", first["components"], loaded["energy"]["components"])
+    for key in held.backend.settings.keys() & backend.settings.keys():
+        _refuse(directory, f"the backend's setting {key}", held.backend.settings[key], backend.settings[key])
+    if held.sessions:
+        first = held.sessions[0].energy.components
+        _refuse(directory, "what is metered", first, meter.components)
 
 
-class _Refusal:
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-
-    def difference(self, what: str, held: dict[str, Any], now: dict[str, Any]) -> None:
-        # JSON has no tuples: what would be stored is compared.
-        now = json.loads(json.dumps(now))
-        for key in held | now:
-            if held.get(key) != now.get(key):
-                raise UserError(
-                    f"{self._directory} holds a run whose {what} differs: {key} is {_short(held.get(key))} there "
-                    f"and {_short(now.get(key))} now; use the same options or another directory"
-                )
+def _refuse_options(directory: Path, held: Mapping[str, object], now: Mapping[str, object]) -> None:
+    for key in now:
+        _refuse(directory, _SPELLED.get(key, f"--{key.replace('_', '-')}"), held.get(key), now[key])
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+def _refuse(directory: Path, what: str, held: object, now: object) -> None:
+    if held != now:
+        raise UserError(
+            f"{directory} holds a run that differs in {what}: {held!r} there and {now!r} now; "
+            "measure as there, or into another directory"
+        )

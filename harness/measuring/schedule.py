@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from harness.core.sizes import Point
 from harness.measuring.plan import Plan
-from harness.runs.schema import Purpose, TrialRecord
+from harness.runs.schema import Purpose, Trial
 
 MAX_ERRORS = 3
 """Trials of one point that may fail one after the other before the point is given up."""
@@ -50,10 +50,13 @@ class Schedule:
             if tokens > context_length:
                 state.skip_reason = f"{tokens} tokens are more than the model's context of {context_length}"
 
-    def add(self, record: TrialRecord) -> None:
-        """Take one record into account."""
-        point = Point(record.input_tokens, record.output_tokens)
-        state = self._drift if self._all_done() else self._states[point]
+    def add(self, record: Trial) -> None:
+        """Take one record into account, also one of a point that is no longer asked for."""
+        point = record.point
+        if record.purpose == "measure":
+            self._drift = _State()  # the plan has grown since: drift is looked at once more
+        drifts = record.purpose == "drift" or (record.purpose == "warmup" and self._all_done())
+        state = self._drift if drifts else self._states.get(point, _State())
         if record.status == "ok":
             self._warm = (point, record.session, record.worker)
             if record.purpose != "warmup":
@@ -112,17 +115,16 @@ class Schedule:
         return all(self._done(state) for state in self._states.values())
 
 
-def _add_sample(state: _State, record: TrialRecord) -> None:
+def _add_sample(state: _State, record: Trial) -> None:
     state.errors = 0
-    total = record.energy["total"] if record.energy else {}
-    measured = {
-        "runtime_s": record.runtime_s,
-        "prefill_s": record.prefill_s,
-        "decode_s": record.decode_s,
-        "energy_j": total.get("request_j"),
-        "prefill_energy_j": total.get("prefill_j"),
-        "decode_energy_j": total.get("decode_j"),
-    }
+    measured = {"runtime_s": record.runtime_s, "prefill_s": record.prefill_s, "decode_s": record.decode_s}
+    if record.energy is not None:
+        total = record.energy.total
+        measured |= {
+            "energy_j": total.request_j,
+            "prefill_energy_j": total.prefill_j,
+            "decode_energy_j": total.decode_j,
+        }
     for name, value in measured.items():
         if value is not None:
             state.samples.setdefault(name, []).append(value)

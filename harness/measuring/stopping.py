@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
+from harness.core.quantities import Facts
 from harness.core.statistics import half_width_95
 
 Samples = Mapping[str, Sequence[float]]
@@ -30,7 +31,7 @@ class StoppingRule(Protocol):
         """Whether no further trial is needed. ``samples`` always has ``runtime_s``."""
         ...
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Facts:
         """The rule as it is stored with the run."""
         ...
 
@@ -59,7 +60,7 @@ class RelativePrecision:
     def with_max_trials(self, max_trials: int) -> RelativePrecision:
         return replace(self, max_trials=max_trials)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Facts:
         return {"rule": "relative-precision", **asdict(self)}
 
 
@@ -83,5 +84,5 @@ class RuntimeHalfWidth:
     def with_max_trials(self, max_trials: int) -> RuntimeHalfWidth:
         return replace(self, max_trials=max_trials)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Facts:
         return {"rule": "runtime-half-width", **asdict(self)}

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from backends.base import Config, Model
+from backends.base import Config, Loaded
 from harness import __version__
 from harness.core.errors import UserError
-from harness.core.sizes import Point
-from harness.energy.meter import Meter
+from harness.energy.config import EnergyConfig
+from harness.energy.meter import Meter, MeteredWindow
+from harness.energy.probes.base import ProbeContext
 from harness.energy.readings import Window
 from harness.measuring import machine, same_run
+from harness.measuring.model_host import ModelHost, SweepStopped
+from harness.measuring.observer import Observer
 from harness.measuring.plan import Plan
 from harness.measuring.schedule import Schedule, TrialSpec
-from harness.measuring.worker_process import LoadRefused, TrialFailed, WorkerProcess
-from harness.runs.records import SCHEMA_VERSION
-from harness.runs.schema import TrialRecord
+from harness.measuring.worker_process import TrialFailed
+from harness.runs.run_schema import BackendOptions, BackendRecord, ModelRecord, Run, Session
+from harness.runs.schema import Trial
 from harness.runs.store import LOG_FILE, RunStore
 
 IDLE_S = 10.0
@@ -31,297 +32,233 @@ IDLE_S = 10.0
 WARMUP_S = 1.0
 """Shortest warm-up window."""
 
-LOAD_TIMEOUT_S = 3600.0
-LOAD_ATTEMPTS = 3
-RELOAD_PAUSE_S = 5.0
+
+def run_sweep(
+    plan: Plan, backend: str, config: Config, energy: EnergyConfig, store: RunStore, observer: Observer
+) -> None:
+    """One session of a run: from loading the model to the last trial that can be measured now.
+
+    Raises UserError for what can't be asked for, here or in this directory, SweepStopped or StorageError for faults.
+    However it ends, the worker is gone and the records are whole.
+    """
+    begun = len(store.run.sessions) if store.run else 0
+    try:
+        _run_session(plan, backend, config, energy, store, observer)
+    except KeyboardInterrupt:
+        _note_end(store, begun, "interrupted")
+        raise
+    except SweepStopped as stopped:
+        _note_end(store, begun, f"stopped: {stopped}")
+        raise
 
 
-class SweepStopped(Exception):
-    """The sweep can't go on; everything measured so far is kept."""
+def _run_session(
+    plan: Plan, backend: str, config: Config, energy: EnergyConfig, store: RunStore, observer: Observer
+) -> None:
+    held = store.run
+    if held:
+        plan = plan.continued(held.plan)
+        asked = same_run.Asked(backend, config, energy, machine.machine(), plan.seed)
+        same_run.refuse_other_run(store.directory, held, asked)
+        if _schedule(plan, config, store, held.model.context_length).next(len(held.sessions), 0) is None:
+            observer.notice("nothing is left to measure: the run is complete")
+            return
+    with ModelHost(backend, config, store.directory / LOG_FILE, observer) as host:
+        model = host.resolve()
+        plan.refuse_beyond(model.context_length)
+        observer.loading(model)
+        loaded, versions = host.load()
+        with _open_meter(energy, loaded, host.pid) as meter:
+            for notice in meter.notices:
+                observer.notice(notice)
+            _begin_session(plan, backend, config, energy, store, loaded, versions, meter)
+            schedule = _schedule(plan, config, store, loaded.model.context_length)
+            _Session(plan, store, host, meter, observer).run(schedule)
+    _note(store, ended_at=_now(), ended="complete")
 
 
-class Observer(Protocol):
-    """Is told what happens, to show it."""
-
-    def notice(self, text: str) -> None:
-        """One line that the user should know."""
-        ...
-
-    def loading(self, model: Model) -> None:
-        """The model is about to be loaded."""
-        ...
-
-    def trial_starts(self, spec: TrialSpec, schedule: Schedule) -> None:
-        """A trial is about to run."""
-        ...
-
-    def trial_ended(self, record: TrialRecord) -> None:
-        """A trial has been recorded."""
-        ...
+def _note_end(store: RunStore, begun: int, how: str) -> None:
+    # A session that never began, because the model was not loaded yet, has no end.
+    if store.run and len(store.run.sessions) > begun:
+        _note(store, ended_at=_now(), ended=how)
 
 
-MeterFactory = Callable[[dict[str, Any], int], Meter]
-"""Opens the power sources for what was loaded (``backends.base.Loaded`` as a dict) in the worker with that pid."""
+def _note(store: RunStore, **facts: Any) -> None:
+    """Write facts about the present session down. Raises StorageError."""
+    assert store.run
+    *earlier, session = store.run.sessions
+    store.write_run(store.run.model_copy(update={"sessions": (*earlier, session.model_copy(update=facts))}))
 
 
-class Sweep:
-    """One session of a run: from loading the model to the last trial that can be measured now."""
+def _open_meter(energy: EnergyConfig, loaded: Loaded, pid: int) -> Meter:
+    """Open the power sources for what was loaded in the worker with that pid."""
+    context = ProbeContext(gpu_uuids=tuple(loaded.gpu_uuids), device=loaded.device, worker_pid=pid)
+    # Power is read in real time: it has no meaning for requests on a virtual clock.
+    virtual = loaded.settings.get("virtual_clock")
+    return Meter.open(replace(energy, probes="none") if virtual else energy, context)
 
-    def __init__(
-        self,
-        plan: Plan,
-        backend: str,
-        config: Config,
-        energy: dict[str, Any],
-        store: RunStore,
-        open_meter: MeterFactory,
-        observer: Observer,
-    ) -> None:
-        self._plan = plan
-        self._backend = backend
-        self._config = config
-        self._energy = energy
-        self._store = store
-        self._open_meter = open_meter
-        self._observer = observer
-        self._session = len(store.run["sessions"]) if store.run else 0
-        self._workers_started = 0
-        self._worker: WorkerProcess | None = None
-        self._meter: Meter | None = None
-        self._request_s = 0.0
 
-    def run(self) -> None:
-        """Measure until the plan is done. Raises UserError (exit 2), SweepStopped or StorageError.
+def _schedule(plan: Plan, config: Config, store: RunStore, context_length: int) -> Schedule:
+    schedule = Schedule(plan, kv_cache=config.kv_cache, context_length=context_length)
+    recorded = set(store.run.plan.points) if store.run else set()
+    for trial in store.records:
+        if (trial.input_tokens, trial.output_tokens) not in recorded:
+            raise UserError(
+                f"{store.directory} is damaged: the size of trial {trial.id} is not in its plan; use another directory"
+            )
+        schedule.add(trial)
+    return schedule
 
-        However it ends, the worker is gone and the records are whole.
-        """
-        try:
-            self._run()
-        except KeyboardInterrupt:
-            self._note_end("interrupted")
-            raise
-        except SweepStopped as stopped:
-            self._note_end(f"stopped: {stopped}")
-            raise
-        finally:
-            if self._worker:
-                self._worker.close()
-            if self._meter:
-                self._meter.close()
 
-    def _run(self) -> None:
-        if self._store.run:
-            same_run.refuse_other_run(self._store.directory, self._store.run, self._asked())
-            schedule = self._schedule(self._store.run["model"]["context_length"])
-            if schedule.next(self._session, 0) is None:
-                self._observer.notice("nothing is left to measure: the run is complete")
-                return
-        loaded = self._load_first()
-        self._meter = self._open_meter(loaded["loaded"], self._current_worker().pid)
-        for notice in self._meter.notices:
-            self._observer.notice(notice)
-        self._begin_session(loaded)
-        schedule = self._schedule(loaded["loaded"]["model"]["context_length"])
+def _begin_session(
+    plan: Plan,
+    backend: str,
+    config: Config,
+    energy: EnergyConfig,
+    store: RunStore,
+    loaded: Loaded,
+    versions: dict[str, str],
+    meter: Meter,
+) -> None:
+    """Write down what is about to be measured. Raises UserError where that is not what the directory holds."""
+    now = BackendRecord(
+        name=backend,
+        config=BackendOptions(**asdict(config)),
+        device=loaded.device,
+        device_names=tuple(loaded.device_names),
+        gpu_uuids=tuple(loaded.gpu_uuids),
+        settings=dict(loaded.settings),
+        versions=versions,
+    )
+    model = ModelRecord(**asdict(loaded.model))
+    measured = meter.describe()
+    held = store.run
+    if held:
+        same_run.refuse_other_hardware(store.directory, held, now, model, measured)
+    else:
+        held = Run(
+            tool_version=__version__,
+            created_at=_now(),
+            plan=plan.record(None),
+            backend=now,
+            model=model,
+            machine=machine.machine(),
+            energy=energy,
+            sessions=(),
+        )
+    session = Session(started_at=_now(), software=machine.software() | versions, energy=measured, idle={})
+    changes = {"plan": plan.record(held.plan), "sessions": (*held.sessions, session)}
+    store.write_run(held.model_copy(update=changes))
+
+
+@dataclass
+class _Session:
+    """The trials of one session, once the model is loaded and the meter is open."""
+
+    plan: Plan
+    store: RunStore
+    host: ModelHost
+    meter: Meter
+    observer: Observer
+    request_s: float = 0.0
+    """Fastest request of the present point's warm-up."""
+
+    def run(self, schedule: Schedule) -> None:
+        """Measure until the plan is done. Raises SweepStopped or StorageError."""
         self._note_idle("before")
-        while spec := schedule.next(self._session, self._workers_started - 1):
-            self._observer.trial_starts(spec, schedule)
-            record = self._trial(spec)
-            schedule.add(record)
-            self._observer.trial_ended(record)
-        if self._worker and self._worker.alive:
+        while spec := schedule.next(self.number, self.host.number):
+            self.observer.trial_starts(spec, schedule)
+            trial = self._trial(spec)
+            schedule.add(trial)
+            self.observer.trial_ended(trial)
+        if self.host.alive:
             self._note_idle("after")
-        self._note_end("complete")
 
-    def _schedule(self, context_length: int) -> Schedule:
-        schedule = Schedule(self._plan, kv_cache=self._config.kv_cache, context_length=context_length)
-        planned = set(self._plan.points)
-        for record in self._store.records:
-            if Point(record.input_tokens, record.output_tokens) not in planned:
-                raise UserError(
-                    f"{self._store.directory} is damaged: the size of trial {record.id} is not in its plan; "
-                    "use another directory"
-                )
-            schedule.add(record)
-        return schedule
-
-    def _asked(self) -> dict[str, Any]:
-        return {
-            "plan": self._plan.describe(),
-            "backend": {"name": self._backend, "config": asdict(self._config)},
-            "machine": machine.machine(),
-            "energy": self._energy,
-        }
-
-    def _load_first(self) -> dict[str, Any]:
-        """Load the model for the first time in this session, refusing before the load what can be refused."""
-        self._start_worker()
-        try:
-            model = self._current_worker().resolve(self._config, LOAD_TIMEOUT_S)
-            self._plan.refuse_beyond(model["context_length"])
-            self._observer.loading(Model(**model))
-            return self._load()
-        except LoadRefused as refusal:
-            raise UserError(str(refusal)) from None
-        except TrialFailed as failure:
-            raise SweepStopped(f"the backend failed before the model was loaded: {failure.reason}") from None
-
-    def _load(self) -> dict[str, Any]:
-        """Load the model, in a new worker if the present one dies of it."""
-        for attempt in range(1, LOAD_ATTEMPTS + 1):
-            try:
-                if not (self._worker and self._worker.alive):
-                    self._start_worker()
-                return self._current_worker().load(self._config, LOAD_TIMEOUT_S)
-            except TrialFailed as failure:
-                self._current_worker().close()
-                self._observer.notice(f"loading the model failed ({attempt} of {LOAD_ATTEMPTS}): {failure.reason}")
-                reason = failure.reason
-                # What a killed process held may take a moment to be free again.
-                time.sleep(RELOAD_PAUSE_S if failure.status == "oom" else 0.0)
-        raise SweepStopped(f"the model can't be loaded: {reason}")
-
-    def _reload(self) -> None:
-        """Load the model into a new worker after a failed trial. Raises SweepStopped."""
-        assert self._meter
-        self._current_worker().close()
-        try:
-            self._load()
-        except LoadRefused as refusal:
-            raise SweepStopped(f"the model can't be loaded any more: {refusal}") from None
-        self._meter.set_worker(self._current_worker().pid)
-
-    def _start_worker(self) -> None:
-        self._worker = WorkerProcess(self._backend, self._store.directory / LOG_FILE)
-        self._workers_started += 1
-
-    def _current_worker(self) -> WorkerProcess:
-        assert self._worker
-        return self._worker
-
-    def _begin_session(self, loaded: dict[str, Any]) -> None:
-        assert self._meter
-        device = dict(loaded["loaded"])
-        asked = self._asked() | {"model": device.pop("model")}
-        measured = self._meter.describe()
-        run = self._store.run
-        if run:
-            now = {"model": asked["model"], "backend": device | {"versions": loaded["versions"]}, "energy": measured}
-            same_run.refuse_other_hardware(self._store.directory, run, now)
-        else:
-            run = {
-                "schema_version": SCHEMA_VERSION,
-                "tool_version": __version__,
-                "created_at": _now(),
-                **asked,
-                "sessions": [],
-            }
-            run["backend"] |= device | {"versions": loaded["versions"]}
-        session = {
-            "started_at": _now(),
-            "software": machine.software() | loaded["versions"],
-            "energy": measured,
-            "idle": {},
-        }
-        self._store.write_run(run | {"sessions": [*run["sessions"], session]})
-
-    def _note_end(self, how: str) -> None:
-        # A session that never began, because the model was not loaded yet, has no end.
-        if self._store.run and len(self._store.run["sessions"]) > self._session:
-            self._note_session(ended_at=_now(), ended=how)
-
-    def _note_session(self, **facts: Any) -> None:
-        run = self._store.run
-        assert run
-        *earlier, session = run["sessions"]
-        self._store.write_run(run | {"sessions": [*earlier, session | facts]})
+    @property
+    def number(self) -> int:
+        """Which session of the run this is, from 0."""
+        assert self.store.run
+        return len(self.store.run.sessions) - 1
 
     def _note_idle(self, when: str) -> None:
-        assert self._meter
-        assert self._store.run
-        if self._meter.describe()["domains"]:
-            self._observer.notice(f"reading idle power for {IDLE_S:g} s {when} the sweep")
-            idle = self._store.run["sessions"][-1]["idle"]
-            self._note_session(idle=idle | {when: self._meter.idle(IDLE_S)})
+        assert self.store.run
+        if self.meter.describe().domains:
+            self.observer.notice(f"reading idle power for {IDLE_S:g} s {when} the sweep")
+            idle = self.store.run.sessions[-1].idle
+            _note(self.store, idle=idle | {when: self.meter.idle(IDLE_S)})
 
-    def _trial(self, spec: TrialSpec) -> TrialRecord:
+    def _trial(self, spec: TrialSpec) -> Trial:
         """Run and record one trial; a failure is a record too, and the next trial gets a new worker."""
         facts: dict[str, Any] = {
-            "id": max((record.id for record in self._store.records), default=-1) + 1,
-            "session": self._session,
-            "worker": self._workers_started - 1,
+            "id": max((trial.id for trial in self.store.records), default=-1) + 1,
+            "session": self.number,
+            "worker": self.host.number,
             "purpose": spec.purpose,
             "input_tokens": spec.point.input_tokens,
             "output_tokens": spec.point.output_tokens,
             "started_at": _now(),
         }
         if spec.skip_reason:
-            self._store.append(TrialRecord(**facts, status="skipped", reason=spec.skip_reason))
-            return self._store.records[-1]
-        assert self._meter
-        self._meter.mark()
+            return self.store.append(Trial(**facts, status="skipped", reason=spec.skip_reason))
         try:
-            marks = self._current_worker().run(self._plan.timeout_s, **self._window_request(spec))
+            with self.meter.window() as window:
+                answer = self.host.run(self.plan.timeout_s, **self._request(spec))
+                window.mark(_marks(answer))
         except TrialFailed as failure:
-            self._store.append(TrialRecord(**facts, status=failure.status, reason=failure.reason))
-            self._reload()
-            return self._store.records[-1]
-        self._record_window(facts, marks)
-        return self._store.records[-1]
+            trial = self.store.append(Trial(**facts, status=failure.status, reason=failure.reason))
+            self.host.reload()
+            self.meter.set_worker(self.host.pid)
+            return trial
+        return self.store.append(self._measured(facts, answer, window), window.marks, window.traces)
 
-    def _window_request(self, spec: TrialSpec) -> dict[str, Any]:
+    def _request(self, spec: TrialSpec) -> dict[str, Any]:
         request = {
             "input_tokens": spec.point.input_tokens,
             "output_tokens": spec.point.output_tokens,
-            "seed": self._plan.seed,
+            "seed": self.plan.seed,
         }
         if spec.purpose == "warmup":
-            return request | {"repeats": 1, "min_window_s": min(WARMUP_S, self.window_s())}
+            return request | {"repeats": 1, "min_window_s": min(WARMUP_S, self._window_s())}
         return request | {"repeats": self._repeats(), "min_window_s": 0.0}
 
-    def window_s(self) -> float:
+    def _window_s(self) -> float:
         """Length that windows should reach, in seconds: for the slowest sensor to be sure within 1 %."""
-        assert self._meter
-        wanted_s = max(self._plan.min_window_s, self._meter.needed_window_s(0.01))
-        return min(wanted_s, self._plan.max_window_s, self._plan.timeout_s / 2)
+        wanted_s = max(self.plan.min_window_s, self.meter.needed_window_s(0.01))
+        return min(wanted_s, self.plan.max_window_s, self.plan.timeout_s / 2)
 
     def _repeats(self) -> int:
         """Requests that fill a window, from the fastest request of the point's warm-up."""
-        fitting = math.floor(self._plan.max_window_s / self._request_s)
-        return max(1, min(math.ceil(self.window_s() / self._request_s), fitting))
+        fitting = math.floor(self.plan.max_window_s / self.request_s)
+        return max(1, min(math.ceil(self._window_s() / self.request_s), fitting))
 
-    def _record_window(self, facts: dict[str, Any], marks: dict[str, Any]) -> None:
-        assert self._meter
-        start_ns, prefill_end_ns, end_ns = (
-            np.array(marks[key], dtype=np.int64) for key in ("start_ns", "prefill_end_ns", "end_ns")
-        )
-        window = Window(start_ns, prefill_end_ns, end_ns)
-        single_s = (end_ns - start_ns) / 1e9
+    def _measured(self, facts: dict[str, Any], answer: dict[str, Any], window: MeteredWindow) -> Trial:
+        marks = window.marks
+        single_s = (marks.end_ns - marks.start_ns) / 1e9
+        window_s = float(marks.end_ns[-1] - marks.start_ns[0]) / 1e9
+        discard = window.discard
         if facts["purpose"] == "warmup":
-            self._request_s = float(single_s.min())
-        traces = self._meter.traces(int(start_ns[0]), int(end_ns[-1]))
-        energy = self._meter.attribute(traces, window)
-        conditions = self._meter.conditions(int(start_ns[0]), int(end_ns[-1]))
-        discard = conditions.pop("discard", None)
-        if facts["purpose"] == "warmup":
+            self.request_s = float(single_s.min())
             discard = None
-        window_s = float(end_ns[-1] - start_ns[0]) / 1e9
-        record = TrialRecord(
+        return Trial(
             **facts,
             status="discarded" if discard else "ok",
             reason=discard,
-            repeats=len(start_ns),
+            repeats=len(single_s),
             window_s=window_s,
-            runtime_s=window_s / len(start_ns),
-            prefill_s=float((prefill_end_ns - start_ns).mean()) / 1e9,
-            decode_s=float((end_ns - prefill_end_ns).mean()) / 1e9,
-            runtime_sd_s=float(single_s.std(ddof=1)) if len(start_ns) > 1 else None,
-            output_tokens_produced=marks["output_tokens"],
-            **marks["prepared"],
-            energy=energy,
-            conditions=conditions,
-            warnings=tuple(energy["warnings"]) if energy else (),
+            runtime_s=window_s / len(single_s),
+            prefill_s=float((marks.prefill_end_ns - marks.start_ns).mean()) / 1e9,
+            decode_s=float((marks.end_ns - marks.prefill_end_ns).mean()) / 1e9,
+            runtime_sd_s=float(single_s.std(ddof=1)) if len(single_s) > 1 else None,
+            output_tokens_produced=answer["output_tokens"],
+            **answer["prepared"],
+            energy=window.energy,
+            conditions=window.conditions,
+            warnings=window.energy.warnings,
         )
-        self._store.append(record, window, traces)
+
+
+def _marks(answer: dict[str, Any]) -> Window:
+    return Window(*(np.array(answer[key], dtype=np.int64) for key in ("start_ns", "prefill_end_ns", "end_ns")))
 
 
 def _now() -> str:

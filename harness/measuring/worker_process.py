@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from backends.base import MEMORY_WORDS, Config
+from backends.base import MEMORY_WORDS, Config, Loaded, Model
 from harness.runs.schema import Status
 
 
@@ -67,14 +67,15 @@ class WorkerProcess:
         """Whether the child can be asked."""
         return self._process.poll() is None
 
-    def resolve(self, config: Config, timeout_s: float) -> dict[str, Any]:
-        """What ``load`` would load, as the fields of ``backends.base.Model``. Raises LoadRefused or TrialFailed."""
-        model: dict[str, Any] = self._ask({"do": "resolve", "config": asdict(config)}, timeout_s)["model"]
-        return model
+    def resolve(self, config: Config, timeout_s: float) -> Model:
+        """What ``load`` would load. Raises LoadRefused or TrialFailed."""
+        return Model(**self._ask({"do": "resolve", "config": asdict(config)}, timeout_s)["model"])
 
-    def load(self, config: Config, timeout_s: float) -> dict[str, Any]:
-        """Load the model; returns ``{"loaded": …, "versions": …}``. Raises LoadRefused or TrialFailed."""
-        return self._ask({"do": "load", "config": asdict(config)}, timeout_s)
+    def load(self, config: Config, timeout_s: float) -> tuple[Loaded, dict[str, str]]:
+        """Load the model; returns it and the backend's versions. Raises LoadRefused or TrialFailed."""
+        answer = self._ask({"do": "load", "config": asdict(config)}, timeout_s)
+        loaded = answer["loaded"]
+        return Loaded(**{**loaded, "model": Model(**loaded["model"])}), answer["versions"]
 
     def run(self, timeout_s: float, **request: Any) -> dict[str, Any]:
         """Run one window; returns its marks. Raises TrialFailed; after a timeout the child is dead."""

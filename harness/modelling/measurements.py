@@ -32,7 +32,7 @@ _PARTS = ("", "prefill_", "decode_")
 
 @dataclass(frozen=True)
 class Trials:
-    """Usable trials as a table with the columns of ``records.load``, and what was left out."""
+    """Usable trials as a table with the columns of ``RecordedRun.table``, and what was left out."""
 
     table: pd.DataFrame
     excluded: int
@@ -65,7 +65,7 @@ def read_runs(directories: Iterable[Path]) -> Trials:
 
     from harness.runs import records
 
-    tables = {directory: records.load(directory) for directory in directories}
+    tables = {directory: records.load_trials(directory) for directory in directories}
     _refuse_mixed_boundaries(tables)
     table = pd.concat(tables.values(), ignore_index=True)
     measured = table[table["purpose"] == "measure"]

@@ -20,7 +20,7 @@ from pydantic import (
 from harness.core.quantities import Component, Method
 from harness.modelling.cost_function import CostFunction, Range
 from harness.modelling.forms import Bilinear, Phase
-from harness.runs.schema import Count
+from harness.runs.run_schema import Count
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

@@ -11,17 +11,18 @@ from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from harness import __version__
 from harness.core.errors import UserError
 from harness.core.quantities import COMPONENTS, Method, weakest
 from harness.core.statistics import half_width_95
+from harness.energy.attribution import IdlePower
 from harness.modelling.fitting import Idle, Power
 from harness.modelling.measurements import SuspectTrial, Trials, aggregate, read_runs, suspect_trials
 from harness.modelling.profile_schema import Identity, Measurement, Provenance, Record
 from harness.modelling.trials_csv import read_csv
 from harness.runs import records
+from harness.runs.run_schema import BackendRecord, Run, Setting
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ def from_runs(directories: Sequence[Path], system: str | None = None) -> Source:
             )
     trials = read_runs(directories)
     files = [directory / name for directory in directories for name in (records.RUN_FILE, records.TRIALS_FILE)]
-    versions = dict(runs[0]["sessions"][-1]["software"]) if runs[0]["sessions"] else {}
-    attributions = {session["energy"]["attribution"] for run in runs for session in run["sessions"]}
+    versions = dict(runs[0].sessions[-1].software) if runs[0].sessions else {}
+    attributions = {session.energy.attribution for run in runs for session in run.sessions}
     if len(attributions) > 1:
         raise UserError("the runs attribute CPU energy differently (--attribution): fit them apart")
     notes = [f"CPU energy is that of the {attribution}" for attribution in attributions if trials_have_energy(trials)]
@@ -96,31 +97,29 @@ def trials_have_energy(trials: Trials) -> bool:
     return "energy_j" in trials.table and bool(trials.table["energy_j"].notna().any())
 
 
-def identity_of(run: Mapping[str, Any], system: str | None) -> Identity:
+def identity_of(run: Run, system: str | None) -> Identity:
     """What a run measured; ``system`` renames the machine, which else is called by its processor."""
-    backend, model = run["backend"], run["model"]
-    names = list(backend["device_names"])
-    machine = run["machine"]["cpu_model"] if backend["device"] == "cpu" or not names else names[0]
+    backend, model = run.backend, run.model
+    names = list(backend.device_names)
+    machine = run.machine.cpu_model if backend.device == "cpu" or not names else names[0]
     return Identity(
         system=system or machine or "unnamed machine",
-        model=model["name"],
-        kv_cache=backend["config"]["kv_cache"],
-        batch_size=backend["config"]["batch_size"],
-        backend=backend["name"],
-        device=backend["device"],
+        model=model.name,
+        kv_cache=backend.config.kv_cache,
+        batch_size=backend.config.batch_size,
+        backend=backend.name,
+        device=backend.device,
         device_names=names,
-        dtype=model["dtype"],
-        random_weights=model["random_weights"],
+        dtype=model.dtype,
+        random_weights=model.random_weights,
         settings=_settings(backend),
     )
 
 
-def _settings(backend: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(backend: BackendRecord) -> dict[str, Setting]:
     """What the backend chose, and those of its options that no other field of an identity holds."""
-    config = backend["config"]
-    # Runs older than these options had their defaults.
-    options = {"compile": config.get("compile", "none"), "prefill_chunk": config.get("prefill_chunk")}
-    return {**backend["settings"], **options}
+    options = {"compile": backend.config.compile, "prefill_chunk": backend.config.prefill_chunk}
+    return {**backend.settings, **options}
 
 
 def _differences(one: Identity, other: Identity) -> list[str]:
@@ -137,21 +136,20 @@ def _methods(trials: Trials) -> dict[str, Method | None]:
     return {what: weakest(trials.table[column]) for what, column in columns if column in trials.table}
 
 
-def _idle(runs: Sequence[Mapping[str, Any]]) -> dict[str, Idle]:
+def _idle(runs: Sequence[Run]) -> dict[str, Idle]:
     """Idle power by component and ``total``: the mean over all baselines of the same, widest, boundary."""
-    baselines = [baseline for run in runs for session in run["sessions"] for baseline in session["idle"].values()]
-    measured = [{c for c, figure in b["components"].items() if figure["power_w"] is not None} for b in baselines]
+    baselines = [baseline for run in runs for session in run.sessions for baseline in session.idle.values()]
+    measured = [{c for c, figure in b.components.items() if figure.power_w is not None} for b in baselines]
     whole = [b for b, held in zip(baselines, measured, strict=True) if held == set().union(*measured)]
     return {what: _mean_power(whole if what == "total" else baselines, what) for what in ("total", *COMPONENTS)}
 
 
-def _mean_power(baselines: Sequence[Mapping[str, Any]], what: str) -> Idle:
-    figures = [b["total"] if what == "total" else b["components"].get(what) for b in baselines]
-    known = [figure for figure in figures if figure and figure["power_w"] is not None]
-    if not known:
+def _mean_power(baselines: Sequence[IdlePower], what: str) -> Idle:
+    figures = [b.total if what == "total" else b.components.get(what) for b in baselines]
+    powers = [figure.power_w for figure in figures if figure and figure.power_w is not None]
+    if not powers:
         return Idle()
-    powers = [figure["power_w"] for figure in known]
-    sensors = [figure["ci95_w"] for figure in known if figure["ci95_w"] is not None]
+    sensors = [figure.ci95_w for figure in figures if figure and figure.ci95_w is not None]
     scatter = half_width_95(powers)
     # What the sensors leave is common to all baselines: repeating doesn't lessen it.
     parts = [*([fmean(sensors)] if sensors else []), *([] if scatter is None else [scatter])]

@@ -1,150 +1,32 @@
-"""What is read of a run directory's files: enough to refuse damaged ones in one line. The files may hold more."""
+"""A trial: its fields, what makes them valid, and the columns of the table of trials. No I/O."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, NotRequired
+from operator import attrgetter
+from typing import ClassVar, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
-from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
-
-from harness.core.quantities import Method
-
-# What is read is used as it stands: no text for a number, nothing infinite.
-_AS_IT_STANDS = ConfigDict(strict=True, allow_inf_nan=False)
-
-Count = Annotated[int, Field(ge=1, le=10**9)]
-"""Of tokens and sequences: what is larger is damage, and no table could hold it."""
-_HalfWidth = Annotated[float, Field(ge=0)] | None
-
-
-class _EnergyFigure(TypedDict):
-    """One energy of a record."""
-
-    method: Method | None
-    request_j: float | None
-    request_ci95_j: _HalfWidth
-    prefill_j: float | None
-    prefill_ci95_j: _HalfWidth
-    decode_j: float | None
-    decode_ci95_j: _HalfWidth
-    reason: str | None
-
-
-def _known_together(figure: dict[str, Any], value: str, half_width: str) -> None:
-    if (figure[value] is None) != (figure[half_width] is None):
-        raise ValueError(f"{value} and {half_width} must both be known or neither")
-
-
-def _complete(figure: dict[str, Any]) -> dict[str, Any]:
-    for part in ("request", "prefill", "decode"):
-        _known_together(figure, f"{part}_j", f"{part}_ci95_j")
-    if figure["request_j"] is not None and figure["method"] is None:
-        raise ValueError("an energy needs its method")
-    return figure
-
-
-_Figure = Annotated[_EnergyFigure, AfterValidator(_complete)]
-
-
-class Energy(TypedDict):
-    """``energy`` of a trial."""
-
-    __pydantic_config__ = _AS_IT_STANDS  # type: ignore[misc]
-
-    total: _Figure
-    components: dict[str, _Figure]
-
-
-class _Config(TypedDict):
-    kv_cache: bool
-    batch_size: Count
-    compile: NotRequired[str]
-    prefill_chunk: NotRequired[int | None]
-
-
-class _Backend(TypedDict):
-    name: str
-    config: _Config
-    device: str
-    device_names: list[str]
-    gpu_uuids: list[str]
-    settings: dict[str, str | int | float | bool | None]
-    versions: dict[str, str]
-
-
-class _Model(TypedDict):
-    name: Annotated[str, Field(min_length=1)]
-    context_length: int
-    dtype: str
-    random_weights: bool
-
-
-class _Machine(TypedDict):
-    cpu_model: str | None
-    usable_cores: int
-    memory_bytes: int
-    gpus: list[dict[str, Any]]
-    container: str | None
-    hostname_sha256: str
-
-
-class _PowerFigure(TypedDict):
-    power_w: float | None
-    ci95_w: _HalfWidth
-
-
-def _known_with_its_interval(figure: dict[str, Any]) -> dict[str, Any]:
-    _known_together(figure, "power_w", "ci95_w")
-    return figure
-
-
-_Power = Annotated[_PowerFigure, AfterValidator(_known_with_its_interval)]
-
-
-class _Baseline(TypedDict):
-    """Idle power before or after the trials of a session."""
-
-    total: _Power
-    components: dict[str, _Power]
-    domains: NotRequired[dict[str, _Power]]
-
-
-class _Metering(TypedDict):
-    attribution: str
-
-
-class _Session(TypedDict):
-    software: dict[str, str]
-    idle: dict[str, _Baseline]
-    energy: _Metering
-
-
-class Run(TypedDict):
-    """``run.json``."""
-
-    __pydantic_config__ = _AS_IT_STANDS  # type: ignore[misc]
-
-    plan: dict[str, Any]
-    backend: _Backend
-    model: _Model
-    machine: _Machine
-    energy: dict[str, Any]
-    sessions: list[_Session]
-
+from harness.core.quantities import Facts
+from harness.core.sizes import Point
+from harness.core.statistics import Estimate
+from harness.energy.attribution import EnergyFigure, EnergyReport
 
 Purpose = Literal["warmup", "measure", "drift"]
 """Why a trial was run; only ``measure`` enters the statistics of its point."""
 
-
 Status = Literal["ok", "oom", "timeout", "error", "discarded", "skipped"]
+
+MOST_TOKENS = 10**9
+"""What is larger is damage, and no table could hold it."""
 
 
 @dataclass(frozen=True)
-class TrialRecord:
+class Trial:
     """One line of ``trials.jsonl``. Values per request are means over the window's requests."""
 
-    __pydantic_config__: ClassVar[dict[str, bool]] = {"allow_inf_nan": False}
+    __pydantic_config__: ClassVar[dict[str, bool]] = {"strict": True, "allow_inf_nan": False}
 
     id: int
     session: int
@@ -174,13 +56,156 @@ class TrialRecord:
     """Capturing the decode step in a graph before the window; None where nothing was captured."""
     trace: str | None = None
     """File with the raw marks and readings, relative to the run directory."""
-    energy: dict[str, Any] | None = None
-    """Joules per request by domain and component, with uncertainty and method; None when nothing was read."""
-    conditions: dict[str, Any] = field(default_factory=dict)
+    energy: EnergyReport | None = None
+    """Joules per request; None when nothing was read."""
+    conditions: Facts = field(default_factory=dict)
     """Temperature, clocks, throttle reasons, foreign load during the window, as far as they can be read."""
     warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no trial can be."""
+        if self.status == "ok" and not (self.runtime_s and self.runtime_s > 0):
+            raise ValueError("a trial that is ok needs a runtime above 0")
+        for tokens in (self.input_tokens, self.output_tokens):
+            if not 1 <= tokens <= MOST_TOKENS:
+                raise ValueError(f"{tokens} tokens are no size of a request")
+
+    @property
+    def point(self) -> Point:
+        """The size of its requests."""
+        return Point(self.input_tokens, self.output_tokens)
 
     @property
     def counts(self) -> bool:
         """Whether statistics use it: a measurement that came to its end undisturbed."""
         return self.purpose == "measure" and self.status == "ok"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trial with what else its columns are worked out from."""
+
+    trial: Trial
+    batch_size: int
+    idle_w: Estimate | None
+    """Idle power of its session, in W; None where not measured."""
+
+    @property
+    def total(self) -> EnergyFigure | None:
+        """Its energy, where that is known."""
+        energy = self.trial.energy
+        return energy.total if energy is not None and energy.total.request_j is not None else None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of trials."""
+
+    name: str
+    meaning: str
+    value: Callable[[Row], object]
+    """What stands in it; None where not measured."""
+
+
+def net_energy_j(
+    energy_j: float, energy_ci95_j: float, idle_w: float, idle_ci95_w: float, runtime_s: float
+) -> tuple[float, float]:
+    """Energy above idle, energy − idle power × runtime, with its 95 % half-width. May be negative for tiny loads."""
+    return energy_j - idle_w * runtime_s, math.hypot(energy_ci95_j, idle_ci95_w * runtime_s)
+
+
+def _as_recorded(name: str, meaning: str) -> Column:
+    return Column(name, meaning, attrgetter(f"trial.{name}"))
+
+
+def _tokens_per_s(row: Row) -> float | None:
+    runtime_s = row.trial.runtime_s
+    return None if runtime_s is None else row.batch_size * row.trial.output_tokens / runtime_s
+
+
+def _of_total(field: str) -> Callable[[Row], object]:
+    return lambda row: None if row.trial.energy is None else getattr(row.trial.energy.total, field)
+
+
+def _per_token(field: str, with_inputs: bool) -> Callable[[Row], float | None]:
+    def value(row: Row) -> float | None:
+        tokens = row.trial.output_tokens + (row.trial.input_tokens if with_inputs else 0)
+        return None if row.total is None else getattr(row.total, field) / (row.batch_size * tokens)
+
+    return value
+
+
+def _net(at: int) -> Callable[[Row], float | None]:
+    def value(row: Row) -> float | None:
+        total, idle, runtime_s = row.total, row.idle_w, row.trial.runtime_s
+        if total is None or total.request_j is None or idle is None or runtime_s is None:
+            return None
+        return net_energy_j(total.request_j, total.request_ci95_j or 0.0, idle.mean, idle.half_width or 0.0, runtime_s)[
+            at
+        ]
+
+    return value
+
+
+COLUMNS = (
+    Column("trial_id", "number of the trial in the run, from 0", lambda row: row.trial.id),
+    _as_recorded("session", "which start of the program measured it"),
+    _as_recorded("worker", "which child process of the session measured it"),
+    _as_recorded("purpose", "warmup, measure or drift; statistics use measure alone"),
+    _as_recorded("status", "ok, oom, timeout, error, discarded or skipped"),
+    _as_recorded("reason", "why the status is not ok"),
+    _as_recorded("started_at", "UTC, ISO 8601"),
+    _as_recorded("input_tokens", "m, tokens per sequence"),
+    _as_recorded("output_tokens", "n, tokens per sequence"),
+    _as_recorded("output_tokens_produced", "tokens the backend counted"),
+    _as_recorded("repeats", "requests in the window"),
+    _as_recorded("window_s", "first start to last end, s"),
+    _as_recorded("runtime_s", "window divided by repeats, s per request"),
+    _as_recorded("runtime_sd_s", "standard deviation of single requests in the window, s"),
+    _as_recorded("prefill_s", "start to first output token, mean per request, s"),
+    _as_recorded("decode_s", "first to last output token, mean per request, s"),
+    _as_recorded("compile_s", "compiling for this size, before the window and in no other column, s"),
+    _as_recorded("capture_s", "capturing the decode step, before the window and in no other column, s"),
+    Column("tokens_per_s", "output tokens of all sequences divided by runtime", _tokens_per_s),
+    Column("energy_j", "sum over the components measured, J per request", _of_total("request_j")),
+    Column("energy_ci95_j", "half-width of its 95 % interval, J", _of_total("request_ci95_j")),
+    Column(
+        "energy_method", "counter, integrated, modelled or estimated: the weakest of the parts", _of_total("method")
+    ),
+    Column("energy_reason", "why energy_j is absent", _of_total("reason")),
+    Column("prefill_energy_j", "energy of the prefill, J per request", _of_total("prefill_j")),
+    Column("prefill_energy_ci95_j", "half-width of its 95 % interval, J", _of_total("prefill_ci95_j")),
+    Column("decode_energy_j", "energy of the decode steps, J per request", _of_total("decode_j")),
+    Column("decode_energy_ci95_j", "half-width of its 95 % interval, J", _of_total("decode_ci95_j")),
+    Column(
+        "energy_per_output_token_j",
+        "energy_j over the output tokens of all sequences",
+        _per_token("request_j", with_inputs=False),
+    ),
+    Column(
+        "energy_per_output_token_ci95_j",
+        "half-width of its 95 % interval, J",
+        _per_token("request_ci95_j", with_inputs=False),
+    ),
+    Column(
+        "energy_per_token_j",
+        "energy_j over the input and output tokens of all sequences",
+        _per_token("request_j", with_inputs=True),
+    ),
+    Column(
+        "energy_per_token_ci95_j", "half-width of its 95 % interval, J", _per_token("request_ci95_j", with_inputs=True)
+    ),
+    Column("net_energy_j", "energy_j less the session's idle power over the runtime, J per request", _net(0)),
+    Column("net_energy_ci95_j", "half-width of its 95 % interval, J", _net(1)),
+)
+"""The table of trials, a line a column. What was not measured is missing, never 0. For each component c with a meter
+the columns of ``component_columns`` follow."""
+
+
+def component_columns(component: str, figure: EnergyFigure) -> dict[str, object]:
+    """A component's own columns, such as ``gpu_energy_j`` and ``gpu_prefill_energy_ci95_j``."""
+    columns: dict[str, object] = {f"{component}_energy_method": figure.method}
+    for part, name in (("request", "energy"), ("prefill", "prefill_energy"), ("decode", "decode_energy")):
+        columns[f"{component}_{name}_j"] = getattr(figure, f"{part}_j")
+        columns[f"{component}_{name}_ci95_j"] = getattr(figure, f"{part}_ci95_j")
+    return columns

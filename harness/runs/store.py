@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from harness.core.errors import UserError
 from harness.core.files import cant_write, replace_file
 from harness.energy import trace_file
 from harness.energy.readings import Trace, Window
 from harness.runs.records import RUN_FILE, TRIALS_FILE, dump_trial, parse_trials, read_run, whole_length
-from harness.runs.schema import TrialRecord
+from harness.runs.run_schema import Run
+from harness.runs.schema import Trial
 
 LOG_FILE = "worker.log"
 _TRACES = "traces"
@@ -37,8 +38,8 @@ class RunStore:
     def __init__(self, directory: Path) -> None:
         """Open or create the directory and prove that it can be written. Raises UserError."""
         self.directory = directory
-        self.run: dict[str, Any] | None = None
-        self.records: list[TrialRecord] = []
+        self.run: Run | None = None
+        self.records: list[Trial] = []
         self.notices: list[str] = []
         """What had to be mended, one line each."""
         try:
@@ -76,9 +77,9 @@ class RunStore:
             self._remove_shell()
         self._trials.close()
 
-    def write_run(self, run: dict[str, Any]) -> None:
+    def write_run(self, run: Run) -> None:
         """Replace ``run.json`` as a whole. Raises StorageError."""
-        content = json.dumps(run, indent=1, allow_nan=False).encode()
+        content = json.dumps(run.model_dump(mode="json"), indent=1, allow_nan=False).encode()
         # Set first: an interrupt while the directory is synced finds the file there.
         before, self.run = self.run, run
         try:
@@ -87,8 +88,10 @@ class RunStore:
             self.run = before
             raise StorageError(f"{self.directory}: {error.strerror or error}") from None
 
-    def append(self, record: TrialRecord, window: Window | None = None, readings: Sequence[Trace] = ()) -> None:
+    def append(self, record: Trial, window: Window | None = None, readings: Sequence[Trace] = ()) -> Trial:
         """Add a record, with its raw marks and readings when it has any; on return it is on the disk.
+
+        Returns the record, which names the file of its readings.
 
         When the disk is full, space kept in reserve takes this last record before StorageError is raised.
         """
@@ -101,6 +104,7 @@ class RunStore:
             with contextlib.suppress(OSError):
                 self._append(record, window, readings)
             raise StorageError(f"{self.directory}: {error.strerror or error}") from None
+        return record
 
     def _remove_shell(self) -> None:
         with contextlib.suppress(OSError):
@@ -110,7 +114,7 @@ class RunStore:
                     (self.directory / name).unlink(missing_ok=True)
                 self.directory.rmdir()
 
-    def _append(self, record: TrialRecord, window: Window | None, readings: Sequence[Trace]) -> None:
+    def _append(self, record: Trial, window: Window | None, readings: Sequence[Trace]) -> None:
         if window is not None and record.trace is not None:
             content = io.BytesIO()
             trace_file.write(content, window, readings)
@@ -137,7 +141,7 @@ class RunStore:
             # Opened just before the other took its empty directory away: what is written here would be lost.
             raise UserError(f"another joulebench has just left {self.directory}; start again")
 
-    def _repair(self) -> list[TrialRecord]:
+    def _repair(self) -> list[Trial]:
         path = self.directory / TRIALS_FILE
         content = path.read_bytes()
         whole = whole_length(content)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from harness.core.quantities import weakest
 from harness.core.sizes import Point
 from harness.core.statistics import Estimate, half_width_95
-from harness.runs.schema import TrialRecord
+from harness.runs.run_schema import Session
+from harness.runs.schema import Trial
 
 
 @dataclass(frozen=True)
@@ -57,26 +57,22 @@ class IdleDrift:
         return Estimate(self.after_w.mean - self.before_w.mean, math.hypot(*half_widths))
 
 
-def summarise(records: Iterable[TrialRecord], batch_size: int) -> list[PointSummary]:
+def summarise(records: Iterable[Trial], batch_size: int) -> list[PointSummary]:
     """One summary per point, in the order of first measurement."""
-    by_point: dict[Point, list[TrialRecord]] = {}
+    by_point: dict[Point, list[Trial]] = {}
     for record in records:
-        by_point.setdefault(Point(record.input_tokens, record.output_tokens), []).append(record)
+        by_point.setdefault(record.point, []).append(record)
     return [_summary(point, trials, batch_size) for point, trials in by_point.items()]
 
 
-def drift(records: Iterable[TrialRecord]) -> Drift | None:
+def drift(records: Iterable[Trial]) -> Drift | None:
     """How the repeated first point differs from its first measurement; None when it was not repeated."""
     counted = [record for record in records if record.status == "ok" and record.runtime_s]
     repeated = [record for record in counted if record.purpose == "drift"]
     if not repeated:
         return None
-    point = Point(repeated[0].input_tokens, repeated[0].output_tokens)
-    first = [
-        record
-        for record in counted
-        if record.purpose == "measure" and Point(record.input_tokens, record.output_tokens) == point
-    ]
+    point = repeated[0].point
+    first = [record for record in counted if record.purpose == "measure" and record.point == point]
     before, after = _estimate(_runtimes(first)), _estimate(_runtimes(repeated))
     if before is None or after is None:
         return None
@@ -87,31 +83,32 @@ def drift(records: Iterable[TrialRecord]) -> Drift | None:
     return Drift(point, after.mean / before.mean - 1, half_width)
 
 
-def idle_drift(session: Mapping[str, Any]) -> list[IdleDrift]:
-    """Per domain, for a session of ``run.json`` with idle power read before and after; empty without."""
-    before, after = (session["idle"].get(when, {}).get("domains", {}) for when in ("before", "after"))
-    return [
-        IdleDrift(name, *(Estimate(figure["power_w"], figure["ci95_w"]) for figure in (before[name], after[name])))
-        for name in before
-        if name in after and None not in (before[name]["power_w"], after[name]["power_w"])
-    ]
+def idle_drift(session: Session) -> list[IdleDrift]:
+    """Per domain, for a session with idle power read before and after; empty without."""
+    before, after = (session.idle[when].domains if when in session.idle else {} for when in ("before", "after"))
+    drifts = []
+    for name in (name for name in before if name in after):
+        then, now = before[name], after[name]
+        if then.power_w is not None and now.power_w is not None:
+            drifts.append(IdleDrift(name, Estimate(then.power_w, then.ci95_w), Estimate(now.power_w, now.ci95_w)))
+    return drifts
 
 
-def idle_power_w(session: Mapping[str, Any]) -> Estimate | None:
+def idle_power_w(session: Session) -> Estimate | None:
     """Idle power of all components in a session: the mean of before and after, or the one there is."""
-    totals = [session["idle"][when]["total"] for when in ("before", "after") if when in session["idle"]]
-    totals = [total for total in totals if total["power_w"] is not None]
-    if not totals:
+    totals = [session.idle[when].total for when in ("before", "after") if when in session.idle]
+    known = [(total.power_w, total.ci95_w or 0.0) for total in totals if total.power_w is not None]
+    if not known:
         return None
-    half_width = math.hypot(*(total["ci95_w"] for total in totals)) / len(totals)
-    return Estimate(statistics.fmean(total["power_w"] for total in totals), half_width)
+    half_width = math.hypot(*(ci95_w for _, ci95_w in known)) / len(known)
+    return Estimate(statistics.fmean(power_w for power_w, _ in known), half_width)
 
 
-def _runtimes(records: Sequence[TrialRecord]) -> list[float]:
+def _runtimes(records: Sequence[Trial]) -> list[float]:
     return [record.runtime_s for record in records if record.runtime_s is not None]
 
 
-def _summary(point: Point, trials: Sequence[TrialRecord], batch_size: int) -> PointSummary:
+def _summary(point: Point, trials: Sequence[Trial], batch_size: int) -> PointSummary:
     counted = [record for record in trials if record.counts]
     # Discarded trials were measured again; they explain a point only if nothing came of that.
     failures = [record for record in trials if record.status != "ok" and not (counted and record.status == "discarded")]
@@ -131,17 +128,17 @@ def _summary(point: Point, trials: Sequence[TrialRecord], batch_size: int) -> Po
     )
 
 
-def _energy(counted: Sequence[TrialRecord]) -> tuple[Estimate | None, str | None]:
+def _energy(counted: Sequence[Trial]) -> tuple[Estimate | None, str | None]:
     """Mean energy over trials. Its interval adds the sensor's own uncertainty, which repetition can't remove."""
-    figures = [record.energy["total"] for record in counted if record.energy]
-    figures = [figure for figure in figures if figure["request_j"] is not None]
-    estimate = _estimate([figure["request_j"] for figure in figures])
+    figures = [record.energy.total for record in counted if record.energy]
+    known = [(f.request_j, f.request_ci95_j or 0.0) for f in figures if f.request_j is not None]
+    estimate = _estimate([joules for joules, _ in known])
     if estimate is None:
         return None, None
     if estimate.half_width is not None:
-        sensor_j = statistics.fmean(figure["request_ci95_j"] for figure in figures)
+        sensor_j = statistics.fmean(ci95_j for _, ci95_j in known)
         estimate = Estimate(estimate.mean, math.hypot(estimate.half_width, sensor_j))
-    return estimate, weakest(figure["method"] for figure in figures)
+    return estimate, weakest(figure.method for figure in figures if figure.request_j is not None)
 
 
 def _estimate(values: Sequence[float]) -> Estimate | None:

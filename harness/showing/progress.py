@@ -12,16 +12,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from backends.base import Config, Model
 from harness.core.sizes import Point
 from harness.measuring import time_guess
+from harness.measuring.observer import Observer
 from harness.measuring.plan import Plan
 from harness.measuring.schedule import Schedule, TrialSpec
-from harness.runs.schema import TrialRecord
+from harness.runs.records import RecordedRun
+from harness.runs.schema import Trial
 from harness.runs.store import RunStore
 from harness.runs.summary import summarise
 from harness.showing.terminal import open_console, plus_minus
 from harness.showing.trials import print_results
 
 
-class Display:
+class Display(Observer):
     """Shows a running sweep: a live line in a terminal, one plain line a trial elsewhere. A context manager."""
 
     def __init__(self, plan: Plan, config: Config, store: RunStore) -> None:
@@ -80,7 +82,7 @@ class Display:
             done = len(self._plan.points) - len(remaining)
             self._progress.update(self._task, completed=done, description=self._point_text(spec), left=self._left)
 
-    def trial_ended(self, record: TrialRecord) -> None:
+    def trial_ended(self, record: Trial) -> None:
         """Take the trial into account; without a terminal, print it."""
         self._learn(record)
         if self._progress and record.status == "ok":
@@ -97,7 +99,8 @@ class Display:
         """The table of every point, drift and where the records are."""
         self.close()
         if self._store.run:
-            print_results(self._store.records, self._store.run, self._console)
+            run = RecordedRun(self._store.directory, self._store.run, tuple(self._store.records))
+            print_results(run, self._console)
             self._print(f"{len(self._store.records)} trials are in {self._store.directory}")
 
     def _print(self, text: str) -> None:
@@ -115,17 +118,13 @@ class Display:
         return f"m={m} n={n} {spec.purpose}{self._so_far(spec.point)}"
 
     def _so_far(self, point: Point) -> str:
-        records = [
-            record
-            for record in self._store.records
-            if (record.input_tokens, record.output_tokens) == (point.input_tokens, point.output_tokens)
-        ]
+        records = [record for record in self._store.records if record.point == point]
         summaries = summarise(records, self._config.batch_size)
         if not summaries or summaries[0].runtime_s is None:
             return ""
         return f": {plus_minus(summaries[0].runtime_s)} s after {summaries[0].trials}"
 
-    def _trial_text(self, record: TrialRecord) -> str:
+    def _trial_text(self, record: Trial) -> str:
         text = f"m={record.input_tokens} n={record.output_tokens} {record.purpose}: "
         if record.status != "ok":
             return f"{text}{record.status}: {record.reason}"
@@ -133,16 +132,15 @@ class Display:
             if spent_s is not None:
                 text += f"{what} in {spent_s:.3g} s, "
         text += f"{record.runtime_s:.4g} s a request, {record.repeats} in {record.window_s:.3g} s"
-        if record.energy and record.energy["total"]["request_j"] is not None:
-            total = record.energy["total"]
-            text += f", {total['request_j']:.4g} ± {total['request_ci95_j']:.2g} J ({total['method']})"
-        mean = self._so_far(Point(record.input_tokens, record.output_tokens))
+        total = record.energy.total if record.energy else None
+        if total and total.request_j is not None:
+            text += f", {total.request_j:.4g} ± {total.request_ci95_j:.2g} J ({total.method})"
+        mean = self._so_far(record.point)
         return f"{text}; mean{mean}; {self._left}" if mean else f"{text}; {self._left}"
 
-    def _learn(self, record: TrialRecord) -> None:
+    def _learn(self, record: Trial) -> None:
         if record.status == "ok" and record.runtime_s and self._model:
-            point = Point(record.input_tokens, record.output_tokens)
-            self._speed.append(record.runtime_s / self._guess_s(point))
+            self._speed.append(record.runtime_s / self._guess_s(record.point))
 
     def _guess_s(self, point: Point) -> float:
         assert self._model

@@ -100,10 +100,10 @@ def _run(directory: Path) -> Source:
 
 def failures(directory: Path) -> list[Failure]:
     """The sizes of a run at which no trial succeeded, each with how its last trial ended."""
-    trials = [record for record in records.read_trials(directory) if record.purpose != "drift"]
-    measured = {(record.input_tokens, record.output_tokens) for record in trials if record.counts}
-    last = {(r.input_tokens, r.output_tokens): r.status for r in trials if r.status != "ok"}
-    return [Failure(*size, status) for size, status in last.items() if size not in measured]
+    trials = [trial for trial in records.read_trials(directory) if trial.purpose != "drift"]
+    measured = {trial.point for trial in trials if trial.counts}
+    last = {trial.point: trial.status for trial in trials if trial.status != "ok"}
+    return [Failure(p.input_tokens, p.output_tokens, status) for p, status in last.items() if p not in measured]
 
 
 def _estimated(system: System, name: str) -> str | None:

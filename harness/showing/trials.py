@@ -1,51 +1,137 @@
-"""Trials and points of a run as tables for the terminal."""
+"""Trials and points of a run as tables for the terminal, and every column for programs."""
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
 
-from harness.runs.schema import TrialRecord
-from harness.runs.summary import drift, idle_drift, summarise
+from harness.core.statistics import Estimate
+from harness.runs.records import RecordedRun
+from harness.runs.schema import Row
+from harness.runs.summary import PointSummary, drift, idle_drift, summarise
 from harness.showing.terminal import open_console, plus_minus, table_of
 
 
-def print_trials(records: list[TrialRecord], run: dict[str, Any]) -> None:
-    """Every trial as a table row, then the points."""
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _joules(joules: float | None, ci95_j: float | None, tokens: int = 1) -> str:
+    return "–" if joules is None or ci95_j is None else f"{joules / tokens:.4g} ± {ci95_j / tokens:.2g}"
+
+
+def _energy(part: str, tokens: Callable[[Row], int] = lambda row: 1) -> Callable[[Row], str]:
+    """Joules of a request or phase, over so many tokens."""
+
+    def cell(row: Row) -> str:
+        total = row.trial.energy.total if row.trial.energy else None
+        return _joules(getattr(total, f"{part}_j", None), getattr(total, f"{part}_ci95_j", None), tokens(row))
+
+    return cell
+
+
+def _outputs(row: Row) -> int:
+    return row.batch_size * row.trial.output_tokens
+
+
+def _tokens(row: Row) -> int:
+    return row.batch_size * (row.trial.input_tokens + row.trial.output_tokens)
+
+
+def _words(row: Row) -> str:
+    total = row.trial.energy.total if row.trial.energy else None
+    return escape(row.trial.reason or (total and (total.reason or total.method)) or "not measured")
+
+
+TRIAL_CELLS: tuple[tuple[str, Callable[[Row], str]], ...] = (
+    ("trial", lambda row: str(row.trial.id)),
+    ("purpose", lambda row: row.trial.purpose),
+    ("status", lambda row: row.trial.status),
+    ("input", lambda row: str(row.trial.input_tokens)),
+    ("output", lambda row: str(row.trial.output_tokens)),
+    ("repeats", lambda row: _number(row.trial.repeats)),
+    ("prefill s", lambda row: _number(row.trial.prefill_s)),
+    ("decode s", lambda row: _number(row.trial.decode_s)),
+    ("runtime s", lambda row: _number(row.trial.runtime_s)),
+    ("J/request", _energy("request")),
+    ("J/prefill", _energy("prefill")),
+    ("J/decode", _energy("decode")),
+    ("J/output token", _energy("request", _outputs)),
+    ("J/token", _energy("request", _tokens)),
+    ("method or reason", _words),
+)
+"""The table of trials, a line a column: heading and cell."""
+
+
+def _mean(value: Estimate | None, digits: int) -> str:
+    return "–" if value is None else f"{value.mean:.{digits}g}"
+
+
+def _mean_95(value: Estimate | None) -> str:
+    return "–" if value is None else plus_minus(value)
+
+
+# Narrow enough for a terminal of 80 columns.
+POINT_CELLS: tuple[tuple[str, Callable[[PointSummary], str]], ...] = (
+    ("input", lambda point: str(point.point.input_tokens)),
+    ("output", lambda point: str(point.point.output_tokens)),
+    ("trials", lambda point: str(point.trials)),
+    ("prefill\ns", lambda point: _mean(point.prefill_s, 3)),
+    ("decode\ns", lambda point: _mean(point.decode_s, 3)),
+    ("tokens\n/s", lambda point: _mean(point.tokens_per_s, 4)),
+    ("runtime\ns", lambda point: _mean_95(point.runtime_s)),
+    ("energy\nJ", lambda point: _mean_95(point.energy_j)),
+)
+"""The table of points, a line a column."""
+
+
+def print_trials(run: RecordedRun, format: Literal["table", "csv", "json"] | str) -> None:
+    """Every trial: as a table for people followed by the points, or every column as CSV or JSON. Raises UserError."""
+    if format == "csv":
+        run.table().to_csv(sys.stdout, index=False)
+        return
+    if format == "json":
+        run.table().to_json(sys.stdout, orient="records", indent=1)
+        print()
+        return
+    run.table()  # refuses files that don't belong together
     console = open_console()
-    table = table_of("trial", "purpose", "status", "input", "output", "repeats", "prefill s", "decode s", "runtime s")
-    for heading in ("J/request", "J/prefill", "J/decode", "J/output token", "J/token"):
-        table.add_column(heading, justify="right")
-    table.add_column("method or reason", overflow="fold")
-    batch_size = run["backend"]["config"]["batch_size"]
-    for record in records:
-        table.add_row(*_trial_cells(record, batch_size))
+    table = table_of(*(heading for heading, _ in TRIAL_CELLS))
+    table.columns[-1].justify, table.columns[-1].no_wrap, table.columns[-1].overflow = "left", False, "fold"
+    for trial in run.trials:
+        table.add_row(*(cell(Row(trial, run.batch_size, None)) for _, cell in TRIAL_CELLS))
     console.print(table)
-    print_results(records, run, console)
+    print_results(run, console)
 
 
-def print_results(records: list[TrialRecord], run: dict[str, Any], console: Console) -> None:
+def print_results(run: RecordedRun, console: Console) -> None:
     """Every point as a table row, what went wrong, drift and idle power."""
-    batch_size = run["backend"]["config"]["batch_size"]
-    summaries = sorted(summarise(records, batch_size), key=lambda summary: summary.point)
-    # Narrow enough for a terminal of 80 columns.
-    table = table_of("input", "output", "trials", "prefill\ns", "decode\ns", "tokens\n/s", "runtime\ns", "energy\nJ")
+    summaries = sorted(summarise(run.trials, run.batch_size), key=lambda summary: summary.point)
+    table = table_of(*(heading for heading, _ in POINT_CELLS))
     for summary in summaries:
-        table.add_row(
-            str(summary.point.input_tokens),
-            str(summary.point.output_tokens),
-            str(summary.trials),
-            *(f"{value.mean:.3g}" if value else "–" for value in (summary.prefill_s, summary.decode_s)),
-            f"{summary.tokens_per_s.mean:.4g}" if summary.tokens_per_s else "–",
-            *(plus_minus(value) if value else "–" for value in (summary.runtime_s, summary.energy_j)),
-        )
+        table.add_row(*(cell(summary) for _, cell in POINT_CELLS))
     console.print(table)
     if any(summary.trials == 1 for summary in summaries):
         console.print("± ?: a single trial says nothing about its own spread")
     methods = {summary.energy_method for summary in summaries if summary.energy_method}
     console.print(f"energy: {', '.join(sorted(methods)) or 'not measured'}")
+    _print_trouble(summaries, console)
+    shift = drift(run.trials)
+    if shift:
+        interval = " ± ?" if shift.half_width is None else f" ± {shift.half_width:.1%}"
+        point_text = f"m = {shift.point.input_tokens}, n = {shift.point.output_tokens}"
+        console.print(f"drift: the first point ({point_text}) took {shift.change:+.1%}{interval} at the end")
+    for session in run.facts.sessions:
+        for idle in idle_drift(session):
+            watts = f"{plus_minus(idle.before_w)} W before, {plus_minus(idle.after_w)} W after"
+            console.print(f"idle power of {idle.domain}: {watts}, change {plus_minus(idle.change_w)} W")
+
+
+def _print_trouble(summaries: Sequence[PointSummary], console: Console) -> None:
     for summary in summaries:
         if summary.trouble:
             m, n = summary.point.input_tokens, summary.point.output_tokens
@@ -56,43 +142,3 @@ def print_results(records: list[TrialRecord], run: dict[str, Any], console: Cons
             f"{len(discarded)} of {len(summaries)} points were not measured, because every trial was disturbed: stop "
             "other programs and measure into a new directory, or let more pass with --max-foreign-load"
         )
-    shift = drift(records)
-    if shift:
-        interval = " ± ?" if shift.half_width is None else f" ± {shift.half_width:.1%}"
-        point_text = f"m = {shift.point.input_tokens}, n = {shift.point.output_tokens}"
-        console.print(f"drift: the first point ({point_text}) took {shift.change:+.1%}{interval} at the end")
-    for session in run["sessions"]:
-        for idle in idle_drift(session):
-            watts = f"{plus_minus(idle.before_w)} W before, {plus_minus(idle.after_w)} W after"
-            console.print(f"idle power of {idle.domain}: {watts}, change {plus_minus(idle.change_w)} W")
-
-
-def _trial_cells(record: TrialRecord, batch_size: int) -> list[str]:
-    def number(value: float | None) -> str:
-        return "–" if value is None else f"{value:.4g}"
-
-    def joules(key: str, tokens: int = 1) -> str:
-        if total.get(f"{key}_j") is None:
-            return "–"
-        return f"{total[f'{key}_j'] / tokens:.4g} ± {total[f'{key}_ci95_j'] / tokens:.2g}"
-
-    total = record.energy["total"] if record.energy else {}
-    outputs = batch_size * record.output_tokens
-    tokens = batch_size * (record.input_tokens + record.output_tokens)
-    return [
-        str(record.id),
-        record.purpose,
-        record.status,
-        str(record.input_tokens),
-        str(record.output_tokens),
-        "–" if record.repeats is None else str(record.repeats),
-        number(record.prefill_s),
-        number(record.decode_s),
-        number(record.runtime_s),
-        joules("request"),
-        joules("prefill"),
-        joules("decode"),
-        joules("request", outputs),
-        joules("request", tokens),
-        escape(record.reason or total.get("reason") or total.get("method") or "not measured"),
-    ]

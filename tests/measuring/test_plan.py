@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from harness.core.errors import UserError
 from harness.core.sizes import Point, parse_point, parse_tokens
-from harness.measuring.plan import PROTOCOLS, make_plan, shuffled, sweeps
+from harness.measuring.plan import PROTOCOLS, PlanOptions, make_plan, shuffled, sweeps
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_sweeps_share_their_crossing() -> None:
 
 
 def test_paper_protocol_covers_the_published_sweeps() -> None:
-    plan, kv_cache = make_plan("paper")
+    plan, kv_cache = make_plan(PlanOptions("paper"))
     assert not kv_cache
     assert {point.input_tokens for point in plan.points if point.output_tokens == 32} == {2**k for k in range(3, 12)}
     assert {point.output_tokens for point in plan.points if point.input_tokens == 32} == {2**k for k in range(3, 13)}
@@ -68,16 +68,16 @@ def test_paper_protocol_covers_the_published_sweeps() -> None:
 
 
 def test_precise_protocol_leaves_the_axes() -> None:
-    plan, _ = make_plan("precise")
+    plan, _ = make_plan(PlanOptions("precise"))
     assert any(32 not in (point.input_tokens, point.output_tokens) for point in plan.points)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_order_is_random_but_given_by_the_seed(protocol: str) -> None:
-    orders = {make_plan(protocol, seed=seed)[0].points for seed in range(5)}
+    orders = {make_plan(PlanOptions(protocol), seed=seed)[0].points for seed in range(5)}
     assert len(orders) == 5
     assert len({frozenset(order) for order in orders}) == 1
-    assert make_plan(protocol, seed=3) == make_plan(protocol, seed=3)
+    assert make_plan(PlanOptions(protocol), seed=3) == make_plan(PlanOptions(protocol), seed=3)
 
 
 @given(st.lists(st.builds(Point, st.integers(1, 100), st.integers(1, 100)), unique=True), st.integers())
@@ -86,19 +86,19 @@ def test_shuffling_loses_nothing(points: list[Point], seed: int) -> None:
 
 
 def test_named_sizes_replace_those_of_the_protocol() -> None:
-    plan, _ = make_plan("quick", inputs="8,16", points=["64,64"])
+    plan, _ = make_plan(PlanOptions("quick", input_tokens="8,16", points=("64,64",)))
     assert set(plan.points) == {Point(8, 32), Point(16, 32), Point(64, 64)}
     assert plan.explicit
-    plan, _ = make_plan("quick", inputs="8,16", outputs="4,5", full_grid=True)
+    plan, _ = make_plan(PlanOptions("quick", input_tokens="8,16", output_tokens="4,5", grid=True))
     assert len(plan.points) == 4
 
 
 def test_settings_override_the_protocol() -> None:
-    plan, _ = make_plan("paper", precision=0.01, max_trials=7, min_window_s=3.0, timeout_s=5.0)
-    stopping = plan.describe()["stopping"]
+    plan, _ = make_plan(PlanOptions("paper", precision=0.01, max_trials=7, min_window_s=3.0, timeout_s=5.0))
+    stopping = plan.stopping.describe()
     assert (stopping["rule"], stopping["relative"], stopping["max_trials"]) == ("relative-precision", 0.01, 7)
     assert (plan.min_window_s, plan.timeout_s) == (3.0, 5.0)
-    plan, _ = make_plan("quick", min_window_s=40.0)
+    plan, _ = make_plan(PlanOptions("quick", min_window_s=40.0))
     assert plan.max_window_s >= 40.0
 
 
@@ -108,4 +108,4 @@ def test_settings_override_the_protocol() -> None:
 )
 def test_contradictions_are_refused(options: dict) -> None:
     with pytest.raises(UserError):
-        make_plan(**{"protocol": "quick", **options})
+        make_plan(PlanOptions(**options))

@@ -6,20 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.core.sizes import Point
-from harness.measuring.plan import Plan, make_plan
+from harness.measuring.plan import Plan, PlanOptions, make_plan
 from harness.measuring.schedule import DRIFT_TRIALS, MAX_DISCARDED, MAX_ERRORS, Schedule, TrialSpec, needs_at_least
-from harness.runs.schema import TrialRecord
+from harness.runs.schema import Trial
 
 POINTS = ["8,8", "64,8", "8,64", "64,64"]
 
 
 def make(points: list[str] = POINTS, **options) -> Plan:
-    return make_plan("quick", points=points, **options)[0]
+    return make_plan(PlanOptions(points=tuple(points), **options))[0]
 
 
-def record(spec: TrialSpec, id: int, session: int = 0, worker: int = 0, **facts) -> TrialRecord:
+def record(spec: TrialSpec, id: int, session: int = 0, worker: int = 0, **facts) -> Trial:
     status = "skipped" if spec.skip_reason else "ok"
-    base = TrialRecord(
+    base = Trial(
         id=id,
         session=session,
         worker=worker,
@@ -34,10 +34,10 @@ def record(spec: TrialSpec, id: int, session: int = 0, worker: int = 0, **facts)
     return replace(base, **facts)
 
 
-def play(plan: Plan, outcome=lambda spec: {}, kv_cache: bool = True, context: int = 8192) -> list[TrialRecord]:
+def play(plan: Plan, outcome=lambda spec: {}, kv_cache: bool = True, context: int = 8192) -> list[Trial]:
     """All records of a run in which every trial ends as ``outcome`` says."""
     schedule = Schedule(plan, kv_cache=kv_cache, context_length=context)
-    records: list[TrialRecord] = []
+    records: list[Trial] = []
     worker = 0
     while spec := schedule.next(0, worker):
         assert len(records) < 500, "the run never ends"
@@ -148,7 +148,7 @@ def test_resuming_is_the_same_as_going_on(outcomes: list[str], cut: int, kv_cach
     """A schedule rebuilt from the first records goes on as the one that saw them being made."""
     plan = make()
     going_on = Schedule(plan, kv_cache=kv_cache, context_length=100)
-    records: list[TrialRecord] = []
+    records: list[Trial] = []
     for status in outcomes:
         spec = going_on.next(0, 0)
         if spec is None:

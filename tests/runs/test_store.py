@@ -15,10 +15,10 @@ import pytest
 from harness.core.errors import UserError
 from harness.energy.readings import Domain, Trace, Window
 from harness.runs.records import read_trace, read_trials
-from harness.runs.schema import TrialRecord
+from harness.runs.schema import Trial
 from harness.runs.store import RunStore, StorageError
 
-RECORD = TrialRecord(
+RECORD = Trial(
     id=0,
     session=0,
     worker=0,

@@ -17,7 +17,7 @@ ASSUMED_WATTS_PER_PROCESSOR = 5.0
 """Assumed power of one busy logical processor, between a laptop's ≈ 4 W (15 W / 4) and a desktop's ≈ 8 W (65 W / 8)."""
 
 
-class Estimate:
+class CpuTimeEstimate:
     """Counts the worker's CPU seconds and prices each at the declared power of one processor."""
 
     role: Role = "fallback"
@@ -57,6 +57,7 @@ class Estimate:
                 probe="estimate",
                 resolution=tick_s * self.watts_per_processor,
                 source="cpu-time",
+                scope="process",
             )
         ]
 
@@ -113,4 +114,4 @@ class Estimate:
 def create(option: str | None = None) -> Probe:
     """A new probe. Raises UserError for any option."""
     refuse_option("estimate", option)
-    return Estimate()
+    return CpuTimeEstimate()

@@ -68,7 +68,6 @@ class IoReport:
                 resolution=_MILLI,
                 period_s=periods[source],
                 source=source,
-                contains=("soc-cpu-process",) if component == "cpu" else (),
             )
             for source, component, _ in present
         ]

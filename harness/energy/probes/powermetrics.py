@@ -216,6 +216,7 @@ def _domain(rail: str, component: Component, shared: bool, interval_s: float) ->
         resolution=_MILLI,
         period_s=interval_s,
         source=source,
+        scope="process" if shared else None,
         stamped=True,
     )
 

@@ -59,9 +59,8 @@ class Rapl:
             )
         if dead:
             self.note += f"; {', '.join(dead)} left out: counts nothing on this machine"
-        contents = tuple(source for source, _ in zones if source != "psys")
         for source, file in zones:
-            domain = _domain(source, file, contents)
+            domain = _domain(source, file)
             self._domains.append(domain)
             self._files[domain.name] = file
         self._find_thermal()
@@ -135,7 +134,7 @@ def _is_dead(file: Path) -> bool:
     return _number(file) == 0
 
 
-def _domain(source: str, file: Path, contents: tuple[str, ...]) -> Domain:
+def _domain(source: str, file: Path) -> Domain:
     components: dict[str, Component] = {"psys": "system", "dram": "dram"}
     wrap = _number(file.with_name("max_energy_range_uj"))
     return Domain(
@@ -148,7 +147,6 @@ def _domain(source: str, file: Path, contents: tuple[str, ...]) -> Domain:
         period_s=_UPDATE_S,
         wrap_j=None if wrap is None else wrap * _MICRO,
         source=source,
-        contains=contents if source == "psys" else (),
     )
 
 

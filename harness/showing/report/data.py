@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from harness.deciding.trace_files import load as load_workload
 from harness.deciding.workload import Workload, marginal, with_output_tokens
 from harness.modelling.profile import Profile
 from harness.modelling.profile_schema import CostModel
-from harness.runs import records
-from harness.runs.schema import TrialRecord
+from harness.runs.records import RecordedRun, load_run
 from harness.runs.summary import drift, idle_drift, idle_power_w
 from harness.showing.panels import Options
 from harness.showing.report import charts
@@ -64,47 +63,44 @@ def page_data(
     ``options`` says where the charts' sweeps lie and which components count in them.
     Raises UserError, also for runs that can't share axes; with ``allow_mixed`` that is the first warning instead.
     """
-    runs = [records.read_run(directory) for directory in directories]
-    trials = [records.read_trials(directory) for directory in directories]
+    runs = [load_run(directory) for directory in directories]
     sources = distinct([load(str(directory)) for directory in directories])
     comparison = compare(sources, options.boundary, allow_mixed)
     offered = distinct([*sources, *map(load, profiles), *published_sources()])
     systems = [_system(source.profile, source.name) for source in offered if source.profile]
     names = [system["name"] for system in systems]
     return {
-        "title": "joulebench: " + ", ".join(dict.fromkeys(run["model"]["name"] for run in runs)),
+        "title": "joulebench: " + ", ".join(dict.fromkeys(run.facts.model.name for run in runs)),
         "subtitle": ", ".join(dict.fromkeys(_machine(run) for run in runs)),
         "footer": f"made by joulebench {__version__}",
         "warnings": [
             *comparison.warnings,
             *(
-                f"{directory}: {line}" if len(directories) > 1 else line
-                for directory, run, found, source in zip(directories, runs, trials, sources, strict=True)
-                for line in _warnings(run, found, source)
+                f"{run.directory}: {line}" if len(runs) > 1 else line
+                for run, source in zip(runs, sources, strict=True)
+                for line in _warnings(run, source)
             ),
         ],
-        "facts": [
-            _facts(directory, run, found) for directory, run, found in zip(directories, runs, trials, strict=True)
-        ],
-        "energy": [_energy(directory, run) for directory, run in zip(directories, runs, strict=True)],
+        "facts": [_facts(run) for run in runs],
+        "energy": [_energy(run) for run in runs],
         "charts": charts.charts(sources, options),
         "absent": charts.absent(sources, options),
         "fits": _fits(sources),
-        "trials": _trials(directories),
+        "trials": _trials(runs),
         "systems": systems,
         "chosen": [names.index(SMALL), names.index(LARGE)],
         "workloads": _workloads() + [_pairs(load_workload(name)) for name in workloads],
     }
 
 
-def _machine(run: Mapping[str, Any]) -> str:
-    gpus = [gpu.get("name") for gpu in run["machine"]["gpus"] if gpu.get("name")]
-    return " + ".join(str(part) for part in (run["machine"]["cpu_model"] or "unknown CPU", *gpus))
+def _machine(run: RecordedRun) -> str:
+    machine = run.facts.machine
+    return " + ".join([machine.cpu_model or "unknown CPU", *(gpu.name for gpu in machine.gpus if gpu.name)])
 
 
-def _warnings(run: Mapping[str, Any], trials: Sequence[TrialRecord], source: Source) -> list[str]:
+def _warnings(run: RecordedRun, source: Source) -> list[str]:
     """What puts the numbers in doubt, the gravest first."""
-    lines = []
+    lines, trials, sessions = [], run.trials, run.facts.sessions
     failed = Counter((r.status, r.reason) for r in trials if r.status not in ("ok", "discarded"))
     lines += [f"{_trials_of(count)} ended as {status}: {reason}" for (status, reason), count in failed.most_common()]
     discarded = Counter(r.reason for r in trials if r.status == "discarded")
@@ -118,7 +114,7 @@ def _warnings(run: Mapping[str, Any], trials: Sequence[TrialRecord], source: Sou
         width = "" if moved.half_width is None else f" ± {100 * moved.half_width:.1f} %"
         point = f"m = {moved.point.input_tokens}, n = {moved.point.output_tokens}"
         lines.append(f"drift: the first point ({point}) took {100 * moved.change:+.1f} %{width} at the end of the run")
-    for session in run["sessions"]:
+    for session in sessions:
         for idle in idle_drift(session):
             if abs(idle.change_w.mean) > (idle.change_w.half_width or 0.0):
                 change = f"{idle.before_w.mean:.1f} W before, {idle.after_w.mean:.1f} W after the sweep"
@@ -129,7 +125,7 @@ def _warnings(run: Mapping[str, Any], trials: Sequence[TrialRecord], source: Sou
         lines.append("energy was not measured")
     if source.profile is None and source.note:
         lines.append(source.note)
-    lines += [] if run["sessions"] and run["sessions"][-1].get("ended") == "complete" else ["the run is not complete"]
+    lines += [] if sessions and sessions[-1].ended == "complete" else ["the run is not complete"]
     return lines
 
 
@@ -137,46 +133,45 @@ def _trials_of(count: int) -> str:
     return f"{count} trial" if count == 1 else f"{count} trials"
 
 
-def _facts(directory: Path, run: Mapping[str, Any], trials: Sequence[TrialRecord]) -> dict[str, Any]:
-    backend, model, machine = run["backend"], run["model"], run["machine"]
-    settings = {**backend["config"], **backend["settings"]}
+def _facts(run: RecordedRun) -> dict[str, Any]:
+    backend, model, machine, sessions = run.facts.backend, run.facts.model, run.facts.machine, run.facts.sessions
+    settings = {**backend.config.model_dump(), **backend.settings}
     rows = {
         "machine": _machine(run),
-        "cores, memory": f"{machine['usable_cores']} cores, {machine['memory_bytes'] / 2**30:.1f} GiB",
-        "system": ", ".join(str(machine[key]) for key in ("os", "os_version", "container") if machine.get(key)),
-        "model": model["name"],
-        "weights": "random" if model.get("random_weights") else "real",
-        "parameters": f"{model['parameters']:,}" if "parameters" in model else None,
-        "precision": model.get("dtype"),
-        "backend": f"{backend['name']} on {', '.join((backend['device'], *backend['device_names']))}",
+        "cores, memory": f"{machine.usable_cores} cores, {machine.memory_bytes / 2**30:.1f} GiB",
+        "system": ", ".join(filter(None, (machine.os, machine.os_version, machine.container))),
+        "model": model.name,
+        "weights": "random" if model.random_weights else "real",
+        "parameters": None if model.parameters is None else f"{model.parameters:,}",
+        "precision": model.dtype,
+        "backend": f"{backend.name} on {', '.join((backend.device, *backend.device_names))}",
         "settings": ", ".join(f"{key}: {value}" for key, value in settings.items() if value not in (None, "auto", "")),
-        "protocol": f"{run['plan']['protocol']}, seed {run['plan']['seed']}",
-        "trials": f"{len(trials)}, of which {sum(r.status == 'ok' and r.purpose == 'measure' for r in trials)} count",
-        "measured": run["sessions"][0]["started_at"] if run["sessions"] else None,
-        "versions": ", ".join(f"{k} {v}" for k, v in (run["sessions"] or [{}])[-1].get("software", {}).items()),
+        "protocol": f"{run.facts.plan.protocol}, seed {run.facts.plan.seed}",
+        "trials": f"{len(run.trials)}, of which {sum(trial.counts for trial in run.trials)} count",
+        "measured": sessions[0].started_at if sessions else None,
+        "versions": ", ".join(f"{k} {v}" for session in sessions[-1:] for k, v in session.software.items()),
     }
-    return {"title": str(directory), "rows": [[label, str(value)] for label, value in rows.items() if value]}
+    return {"title": str(run.directory), "rows": [[label, str(value)] for label, value in rows.items() if value]}
 
 
-def _energy(directory: Path, run: Mapping[str, Any]) -> dict[str, Any]:
+def _energy(run: RecordedRun) -> dict[str, Any]:
     rows: list[list[str]] = []
-    for session in run["sessions"][-1:]:
-        energy = session["energy"]
-        rows += [[name, note] for name, note in energy["probes"].items()]
-        for name, domain in energy["domains"].items():
-            period = domain.get("period_s")
-            unit = "J" if domain["kind"] == "counter" else "W"
-            said = [domain["kind"], domain["method"], f"resolution {domain['resolution']:.3g} {unit}"]
-            said += [f"new value every {1000 * period:.0f} ms"] if period else []
+    for session in run.facts.sessions[-1:]:
+        energy = session.energy
+        rows += [[name, note] for name, note in energy.probes.items()]
+        for name, domain in energy.domains.items():
+            unit = "J" if domain.kind == "counter" else "W"
+            said = [domain.kind, domain.method, f"resolution {domain.resolution:.3g} {unit}"]
+            said += [f"new value every {1000 * domain.period_s:.0f} ms"] if domain.period_s else []
             rows.append([f"domain {name}", ", ".join(said)])
         idle = idle_power_w(session)
         width = f" ± {idle.half_width:.2f}" if idle and idle.half_width is not None else ""
         rows.append(["idle power", f"{idle.mean:.2f}{width} W" if idle else "not measured"])
-        if energy["domains"]:
-            rows.append(["sampled", f"{energy['rate_hz']:g} times a second, in the parent process"])
-        for left in energy["left_out"]:
-            rows.append([f"without {left['probe']}", "; ".join(filter(None, (left["reason"], left["remedy"])))])
-    return {"title": str(directory), "rows": rows or [["energy", "not measured"]]}
+        if energy.domains:
+            rows.append(["sampled", f"{energy.rate_hz:g} times a second, in the parent process"])
+        for left in energy.left_out:
+            rows.append([f"without {left.probe}", "; ".join(filter(None, (left.reason, left.remedy)))])
+    return {"title": str(run.directory), "rows": rows or [["energy", "not measured"]]}
 
 
 def _fits(sources: Sequence[Source]) -> dict[str, Any]:
@@ -199,13 +194,13 @@ def _fits(sources: Sequence[Source]) -> dict[str, Any]:
     return {"columns": columns, "rows": rows}
 
 
-def _trials(directories: Sequence[Path]) -> dict[str, Any]:
+def _trials(runs: Sequence[RecordedRun]) -> dict[str, Any]:
     rows: list[list[Any]] = []
-    for directory in directories:
-        table = records.load(directory)[list(TRIAL_COLUMNS)].astype(object)
+    for run in runs:
+        table = run.table()[list(TRIAL_COLUMNS)].astype(object)
         values = table.where(table.notna(), None).values.tolist()
-        rows += [[str(directory), *row] for row in values] if len(directories) > 1 else values
-    return {"columns": [*(["run"] if len(directories) > 1 else []), *TRIAL_COLUMNS], "rows": rows}
+        rows += [[str(run.directory), *row] for row in values] if len(runs) > 1 else values
+    return {"columns": [*(["run"] if len(runs) > 1 else []), *TRIAL_COLUMNS], "rows": rows}
 
 
 def _system(profile: Profile, name: str) -> dict[str, Any]:

@@ -1,0 +1,43 @@
+"""How energy is read: the options of a run that concern its power sources."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from harness.core.errors import UserError
+from harness.energy.calibration import parse_calibration
+from harness.energy.probes import create
+from harness.energy.readings import Calibration
+
+Attribution = Literal["system", "process"]
+
+
+@dataclass(frozen=True)
+class EnergyConfig:
+    """Every field has a default: an option that an earlier program did not have was at it."""
+
+    __pydantic_config__: ClassVar[dict[str, bool]] = {"strict": True, "allow_inf_nan": False}
+
+    probes: str = "auto"
+    """``auto``, ``none``, or names of probes joined by commas."""
+    rate_hz: float = 20.0
+    """Readings per second and power source."""
+    cpu_watts: float | None = None
+    """Declared power of the whole CPU under full load, in W, for the estimate; None for an assumption."""
+    attribution: Attribution = "system"
+    """Whether CPU energy is the worker's share or the whole machine's, where the source can tell."""
+    calibration: tuple[str, ...] = ()
+    """``DOMAIN=gain,offset_w`` entries and names of TOML files."""
+    max_foreign_load: float | None = 0.1
+    """Share of all processors that other programs may take during a trial; None for any."""
+
+    def checked(self) -> dict[str, Calibration]:
+        """The calibrations, if all that can be refused before a power source is opened is right. Raises UserError."""
+        if self.cpu_watts is not None and not math.isfinite(self.cpu_watts):
+            raise UserError(f"--cpu-watts must be a number of watts, not {self.cpu_watts}")
+        if self.probes not in ("auto", "none"):
+            for name in self.probes.split(","):
+                create(name.strip())
+        return parse_calibration(self.calibration)

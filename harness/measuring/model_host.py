@@ -1,0 +1,102 @@
+"""Keeps a worker with the model loaded: starts it, loads, and puts another in its place when it dies."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from backends.base import Config, Loaded, Model
+from harness.core.errors import UserError
+from harness.measuring.observer import Observer
+from harness.measuring.worker_process import LoadRefused, TrialFailed, WorkerProcess
+
+LOAD_TIMEOUT_S = 3600.0
+LOAD_ATTEMPTS = 3
+RELOAD_PAUSE_S = 5.0
+
+
+class SweepStopped(Exception):
+    """The sweep can't go on; everything measured so far is kept."""
+
+
+class ModelHost:
+    """One model in one worker process after another. A context manager; at its end no worker is left."""
+
+    def __init__(self, backend: str, config: Config, log: Path, observer: Observer) -> None:
+        self._backend = backend
+        self._config = config
+        self._log = log
+        self._observer = observer
+        self._started = 0
+        self._worker = self._start()
+
+    def __enter__(self) -> ModelHost:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._worker.close()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the present worker."""
+        return self._worker.pid
+
+    @property
+    def number(self) -> int:
+        """How many workers came before the present one."""
+        return self._started - 1
+
+    @property
+    def alive(self) -> bool:
+        """Whether the present worker can be asked."""
+        return self._worker.alive
+
+    def resolve(self) -> Model:
+        """What would be loaded. Raises UserError where the backend refuses it, SweepStopped where it fails."""
+        try:
+            return self._worker.resolve(self._config, LOAD_TIMEOUT_S)
+        except LoadRefused as refusal:
+            raise UserError(str(refusal)) from None
+        except TrialFailed as failure:
+            raise SweepStopped(f"the backend failed before the model was loaded: {failure.reason}") from None
+
+    def load(self) -> tuple[Loaded, dict[str, str]]:
+        """Load the model, in a new worker if the present one dies of it. Returns it and the backend's versions.
+
+        Raises UserError where the backend refuses the configuration, SweepStopped where it fails.
+        """
+        try:
+            return self._load()
+        except LoadRefused as refusal:
+            raise UserError(str(refusal)) from None
+
+    def reload(self) -> None:
+        """Load the model into a new worker after a failed trial. Raises SweepStopped."""
+        self._worker.close()
+        try:
+            self._load()
+        except LoadRefused as refusal:
+            raise SweepStopped(f"the model can't be loaded any more: {refusal}") from None
+
+    def run(self, timeout_s: float, **request: Any) -> dict[str, Any]:
+        """Run one window; returns its marks. Raises TrialFailed; the model is gone then, see ``reload``."""
+        return self._worker.run(timeout_s, **request)
+
+    def _load(self) -> tuple[Loaded, dict[str, str]]:
+        for attempt in range(1, LOAD_ATTEMPTS + 1):
+            try:
+                if not self._worker.alive:
+                    self._worker = self._start()
+                return self._worker.load(self._config, LOAD_TIMEOUT_S)
+            except TrialFailed as failure:
+                self._worker.close()
+                self._observer.notice(f"loading the model failed ({attempt} of {LOAD_ATTEMPTS}): {failure.reason}")
+                reason = failure.reason
+                # What a killed process held may take a moment to be free again.
+                time.sleep(RELOAD_PAUSE_S if failure.status == "oom" else 0.0)
+        raise SweepStopped(f"the model can't be loaded: {reason}")
+
+    def _start(self) -> WorkerProcess:
+        self._started += 1
+        return WorkerProcess(self._backend, self._log)

@@ -1,0 +1,129 @@
+"""What ``run.json`` says: what was measured, on what, by which meters. No I/O.
+
+What a newer or older program wrote beside these fields is kept as it stands.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.core.quantities import Facts
+from harness.energy.attribution import IdlePower
+from harness.energy.config import EnergyConfig
+from harness.energy.meter import MeterDescription
+from harness.runs.schema import MOST_TOKENS
+
+SCHEMA_VERSION = 1
+
+Count = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
+Setting = str | int | float | bool | None
+
+
+class _Open(BaseModel):
+    """Known fields are used as they stand, no text for a number and nothing infinite; others are kept."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class PlanRecord(_Open):
+    """Everything that decides which trials a run consists of."""
+
+    protocol: str
+    seed: int
+    stopping: Facts
+    """The rule by its name, with its parameters."""
+    min_window_s: float
+    max_window_s: float
+    timeout_s: float
+    points: tuple[tuple[Count, Count], ...]
+    """Input and output tokens, in the order in which they are measured."""
+
+
+class BackendOptions(_Open):
+    """The options that the backend was given: ``backends.base.Config``, of which the harness reads these."""
+
+    kv_cache: bool
+    batch_size: Count
+    compile: str = "none"
+    prefill_chunk: int | None = None
+
+
+class BackendRecord(_Open):
+    """The runtime and the device it computed on."""
+
+    name: str
+    config: BackendOptions
+    device: str
+    device_names: tuple[str, ...]
+    gpu_uuids: tuple[str, ...]
+    settings: dict[str, Setting]
+    """What the runtime chose or was told that decides cost, by its own names."""
+    versions: dict[str, str]
+
+
+class ModelRecord(_Open):
+    """The model: ``backends.base.Model``, of which the harness reads these."""
+
+    name: str = Field(min_length=1)
+    context_length: int
+    dtype: str
+    random_weights: bool
+    parameters: int | None = None
+
+
+class Gpu(_Open):
+    """One NVIDIA GPU."""
+
+    name: str | None = None
+    uuid: str | None = None
+    driver: str | None = None
+    memory_bytes: int | None = None
+    power_limit_w: float | None = None
+    default_power_limit_w: float | None = None
+
+
+class Machine(_Open):
+    """The hardware and the system on it. What can't be read is None."""
+
+    cpu_model: str | None
+    usable_cores: int
+    memory_bytes: int
+    gpus: tuple[Gpu, ...]
+    container: str | None
+    hostname_sha256: str
+    physical_cores: int | None = None
+    logical_cores: int | None = None
+    os: str | None = None
+    os_version: str | None = None
+    architecture: str | None = None
+    governor: str | None = None
+    virtual_machine: str | None = None
+
+
+class Session(_Open):
+    """One start of the program into the run's directory."""
+
+    software: dict[str, str]
+    energy: MeterDescription
+    idle: dict[str, IdlePower]
+    """Idle power ``before`` and ``after`` the trials."""
+    started_at: str | None = None
+    ended_at: str | None = None
+    ended: str | None = None
+    """How it ended: ``complete``, ``interrupted`` or ``stopped: …``; None where it was killed."""
+
+
+class Run(_Open):
+    """``run.json``."""
+
+    plan: PlanRecord
+    backend: BackendRecord
+    model: ModelRecord
+    machine: Machine
+    energy: EnergyConfig
+    sessions: tuple[Session, ...]
+    schema_version: int = SCHEMA_VERSION
+    tool_version: str | None = None
+    created_at: str | None = None

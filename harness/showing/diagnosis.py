@@ -1,0 +1,78 @@
+"""What works on this machine, as lines for the terminal or as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from harness.measuring.doctor import Diagnosis, LoadCheck, ProbeCheck
+from harness.showing.terminal import print_json
+
+
+def print_diagnosis(diagnosis: Diagnosis, as_json: bool) -> None:
+    """Every backend and power source: whether it works, and what would make it work."""
+    if as_json:
+        print_json(asdict(diagnosis))
+        return
+    for line in _lines(diagnosis):
+        print(line)
+
+
+def _lines(diagnosis: Diagnosis) -> list[str]:
+    lines = ["Backends"]
+    for backend in diagnosis.backends:
+        state = ", ".join(backend.devices) if backend.works else f"not usable: {backend.reason}"
+        lines.append(f"  {backend.name:<14}{state}")
+    lines += ["", "Power sources"]
+    for probe in diagnosis.probes:
+        lines += _probe(probe)
+    lines += ["", _verdict(diagnosis)]
+    if diagnosis.load:
+        lines += ["", *_load(diagnosis.load)]
+    return lines
+
+
+def _probe(probe: ProbeCheck) -> list[str]:
+    if not probe.works:
+        remedy = [f"{'':16}to do: {probe.remedy}"] if probe.remedy else []
+        return [f"  {probe.name:<14}not usable: {probe.reason}", *remedy]
+    lines = [f"  {probe.name:<14}{probe.note}"]
+    for domain in probe.domains:
+        period = "at each read" if domain.period_s is None else f"every {1000 * domain.period_s:.0f} ms"
+        idle = f"idle unknown ({domain.idle_reason})"
+        if domain.idle_power_w is not None:
+            idle = f"idle {domain.idle_power_w:.2f} ± {domain.idle_ci95_w:.2f} W"
+        step = f"steps of {domain.resolution:.2g} {domain.unit}"
+        lines.append(f"{'':16}{domain.name} ({domain.method}): new value {period}, {step}, {idle}")
+    return lines
+
+
+def _verdict(diagnosis: Diagnosis) -> str:
+    if diagnosis.measured:
+        chosen = [f"{component}: {' + '.join(names)}" for component, names in diagnosis.components.items()]
+        return f"Energy would be read from {'; '.join(chosen)}."
+    if diagnosis.components:
+        return (
+            "No power meter works here. joulebench measure still runs: energy is estimated from CPU time, "
+            "and every number is marked estimated."
+        )
+    return "No power meter works here. joulebench measure still runs, without energies."
+
+
+def _load(load: LoadCheck) -> list[str]:
+    if load.reason:
+        return [f"Load: {load.reason}"]
+    lines = [f"Load on {load.device}"]
+    for name, response in load.domains.items():
+        if response.reason:
+            lines.append(f"  {name}: {response.reason}")
+            continue
+        verdict = "sees the load" if response.seen else "does not see the load"
+        verdict = verdict if response.loaded else "was not loaded"
+        fall = "" if response.fall_w is None else f", fall {response.fall_w:.1f} W"
+        lines.append(
+            f"  {name} {verdict}: {response.idle_w:.1f} W idle, {response.busy_w:.1f} W busy, "
+            f"rise {response.rise_w:.1f} W{fall}"
+        )
+    for source, ratio in load.ratios.items():
+        lines.append(f"  {source}: integrated power is {ratio:.1%} of the counter")
+    return lines
