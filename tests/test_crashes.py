@@ -198,7 +198,7 @@ def test_torn_line_is_said_and_measured_again(cut: int, tmp_path: Path) -> None:
     done = joulebench(*COMMAND, "-o", directory)
     assert "torn" in done.stdout
     assert len(read_trials(directory)) >= count
-    assert [session["ended"] for session in read_run(directory)["sessions"]] == ["complete", "complete"]
+    assert [session.ended for session in read_run(directory).sessions] == ["complete", "complete"]
 
 
 def test_second_run_into_a_busy_directory_is_refused(tmp_path: Path) -> None:

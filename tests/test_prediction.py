@@ -33,17 +33,17 @@ def trials(rng: np.random.Generator, points: Iterable[tuple[int, int]], power_w:
             load = Load(np.array([-MARGIN_S, 0.0, edges[-1], edges[-1] + MARGIN_S]), np.array(levels))
             trace = COUNTER.observe(load, -MARGIN_S, edges[-1] + MARGIN_S, rng)
             marks = ORIGIN_NS + np.round(edges * 1e9).astype(np.int64)
-            figure = attribute([trace], Window(marks[:-1], marks[1:], marks[1:]))["components"]["gpu"]
+            figure = attribute([trace], Window(marks[:-1], marks[1:], marks[1:])).components["gpu"]
             rows.append(
                 {
                     "input_tokens": m,
                     "output_tokens": n,
                     "output_tokens_produced": n,
                     "runtime_s": runtime_s,
-                    "energy_j": figure["request_j"],
-                    "energy_ci95_j": figure["request_ci95_j"],
-                    "gpu_energy_j": figure["request_j"],
-                    "gpu_energy_ci95_j": figure["request_ci95_j"],
+                    "energy_j": figure.request_j,
+                    "energy_ci95_j": figure.request_ci95_j,
+                    "gpu_energy_j": figure.request_j,
+                    "gpu_energy_ci95_j": figure.request_ci95_j,
                 }
             )
     return pd.DataFrame(rows)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from harness.core.processes import module_command, module_environment
 from harness.energy.attribution import PowerFigure
 from harness.energy.config import EnergyConfig
 from harness.energy.integrate import Energy, window_energy
@@ -178,8 +178,8 @@ def _domain(domain: Domain, idle: PowerFigure) -> DomainCheck:
 def _apply_load(meter: Meter, seconds: float) -> LoadCheck:
     """Run the square wave and compare each domain's idle and busy halves."""
     cycle_s = min(_CYCLE_S, seconds / 3)
-    command = [sys.executable, "-P", "-m", "harness.measuring.square_wave", str(seconds), str(cycle_s)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+    command = module_command("harness.measuring.square_wave", str(seconds), str(cycle_s))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=module_environment()) as child:
         meter.set_worker(child.pid)
         assert child.stdout is not None
         started = json.loads(child.stdout.readline() or "{}")

@@ -8,13 +8,13 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from backends.base import MEMORY_WORDS, Config, Loaded, Model
+from harness.core.processes import module_command, module_environment
 from harness.runs.schema import Status
 
 
@@ -38,19 +38,15 @@ class WorkerProcess:
         self._log = log
         self._log_start = log.stat().st_size if log.exists() else 0
         self._oom_kills = _kernel_oom_kills()
-        # Absolute paths, so that the child finds this very package whatever the current directory is.
-        packages = str(Path(__file__).resolve().parents[2])
-        search_path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(
-                # -P: a harness/ or json.py in the current directory is not ours.
-                [sys.executable, "-P", "-m", "harness.measuring.worker", backend],
+                module_command("harness.measuring.worker", backend),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 # Unbuffered: a message to a dead child fails when it is written, not when the pipe is closed.
                 bufsize=0,
-                env={**os.environ, "PYTHONPATH": search_path},
+                env=module_environment(),
                 # Ctrl-C is the parent's business: it decides what becomes of the child.
                 start_new_session=True,
             )

@@ -19,11 +19,13 @@ import numpy as np
 from comparison import Comparison, Options, rates
 from synthetic import ORIGIN_NS, SENSORS, Sensor, random_load
 
+from harness.energy.config import EnergyConfig
 from harness.energy.integrate import margin_s, window_energy
-from harness.energy.meter import DEFAULT_RATE_HZ, Meter
+from harness.energy.meter import Meter
 from harness.energy.probes.base import ProbeContext
 
-POLL_S = 1.0 / DEFAULT_RATE_HZ
+RATE_HZ = EnergyConfig().rate_hz
+POLL_S = 1.0 / RATE_HZ
 LONG, SHORT = (50.0, 200.0), (3.0, 10.0)
 """Window lengths in periods of the slower of sensor and sampler."""
 
@@ -52,7 +54,7 @@ def coverage(sensor: Sensor, periods: tuple[float, float], shapes: int = 1000, s
     for _ in range(shapes):
         window_s = np.exp(rng.uniform(*np.log(periods))) * max(sensor.period_s, POLL_S)
         load = random_load(rng, window_s, margin + 3.0)
-        trace = sensor.observe(load, -margin, window_s + margin, rng, DEFAULT_RATE_HZ)
+        trace = sensor.observe(load, -margin, window_s + margin, rng, RATE_HZ)
         energy = window_energy(trace, ORIGIN_NS, ORIGIN_NS + int(window_s * 1e9))
         if energy.joules is None or energy.ci95_j is None:
             continue
@@ -111,7 +113,7 @@ def against_no_sampling(options: Options) -> list[Comparison]:
 
 def _core_share(selection: str, seconds: float) -> float:
     """CPU time of this process while it only samples, over wall time."""
-    with Meter.open(selection, ProbeContext(worker_pid=1), foreign_load_limit=None):
+    with Meter.open(EnergyConfig(selection), ProbeContext(worker_pid=1)):
         time.sleep(0.5)
         used, started = time.process_time(), time.monotonic()
         time.sleep(seconds)
@@ -123,7 +125,7 @@ def _child_s(sampled: bool) -> float:
 
     It shows what the sampler costs through caches and interrupts, and other programs disturb it less than runtime.
     """
-    with Meter.open("fake,estimate" if sampled else "none", ProbeContext(), foreign_load_limit=None) as meter:
+    with Meter.open(EnergyConfig("fake,estimate" if sampled else "none"), ProbeContext()) as meter:
         code = "import time; sum(i * i for i in range(3_000_000)); print(time.process_time())"
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
             meter.set_worker(child.pid)

@@ -61,7 +61,7 @@ def sides(stack: ExitStack, model: str, threads: int) -> tuple[Callable[[], floa
     worker.load(Config(model, device="cpu", threads=threads), timeout_s=600)
 
     def through_the_harness() -> float:
-        with Meter.open("auto", ProbeContext(worker_pid=worker.pid, device="cpu"), foreign_load_limit=None):
+        with Meter.open(context=ProbeContext(worker_pid=worker.pid, device="cpu")):
             marks = worker.run(
                 600,
                 input_tokens=REQUEST.input_tokens,

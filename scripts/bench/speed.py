@@ -92,7 +92,7 @@ def main() -> None:
     here = machine()
     options = Options(
         rounds=arguments.rounds,
-        threads=arguments.threads or here["usable_cores"],
+        threads=arguments.threads or here.usable_cores,
         model=SHORT_MODEL if arguments.short else MODEL,
         short=arguments.short,
     )
@@ -112,11 +112,11 @@ def main() -> None:
         except Exception as fault:  # the other rows are shown all the same
             failed[name] = " ".join(f"{type(fault).__name__}: {fault}".split())
     if arguments.json:
-        facts = {"machine": here, "threads": options.threads, "model": options.model}
+        facts = {"machine": here.model_dump(), "threads": options.threads, "model": options.model}
         results = {"comparisons": [comparison.describe() for comparison in found], "reports": reports}
         print(json.dumps(facts | results | {"unavailable": unavailable, "failed": failed}, indent=2))
         sys.exit(bool(failed))
-    print(f"{here['cpu_model']}, {options.threads} threads, {options.model}")
+    print(f"{here.cpu_model}, {options.threads} threads, {options.model}")
     if found:
         print(f"{'':<32} {'ours':>10} {'reference':>10} {'':<10} {'ratio':>6}  quartiles    aim      against")
     for comparison in found:

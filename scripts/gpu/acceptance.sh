@@ -162,9 +162,9 @@ look_at() {
     "$python" -P -c '
 import sys
 from harness.core.errors import UserError
-from harness.runs.records import load
+from harness.runs.records import load_trials
 try:
-    trials = load(sys.argv[1])
+    trials = load_trials(sys.argv[1])
 except UserError:
     sys.exit(11)
 counts = (trials["purpose"] == "measure") & (trials["status"] == "ok")

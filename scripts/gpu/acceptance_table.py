@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from backends.presets import PRESETS
 from harness.core.errors import UserError
-from harness.runs.records import load, read_run, read_trials
+from harness.energy.readings import Domain
+from harness.runs.records import load_trials, read_run, read_trials
+from harness.runs.run_schema import Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +78,7 @@ def graph_of_roofline(out: Path) -> Row:
     trials = _measured(out / "decode-graph")
     run = read_run(out / "decode-graph")
     context = float((trials["input_tokens"] + trials["output_tokens"] / 2).iloc[0])
-    step_bytes = decode_step_bytes(_architecture(run), context, BYTES[run["model"]["dtype"]])
+    step_bytes = decode_step_bytes(_architecture(run), context, BYTES[run.model.dtype])
     bound = _roofline(out)["copy_bytes_per_s"] / step_bytes
     share = decode_rate(out, "graph")[0] / bound
     text = f"{share:.1%} of {bound:.1f} tokens/s ({step_bytes / 1e9:.2f} GB a step)"
@@ -96,8 +98,8 @@ def prefill_of_roofline(out: Path) -> Row:
     return Row("prefill of matrix rate", share, f"{share:.1%}, {rate / 1e12:.2f} TFLOP/s")
 
 
-def _architecture(run: dict[str, Any]) -> Architecture:
-    name = run["model"]["name"]
+def _architecture(run: Run) -> Architecture:
+    name = run.model.name
     if name not in PRESETS:
         raise NotMeasured(f"{name} is no preset, so that its shapes are not known here")
     return PRESETS[name].architecture
@@ -142,12 +144,12 @@ def sensors_agree(out: Path) -> Row:
     Where they disagree it says what is known of the reason.
     """
     _measured(out / "precise")
-    domains = read_run(out / "precise")["sessions"][0]["energy"]["domains"]
+    domains = read_run(out / "precise").sessions[0].energy.domains
     pairs = [
         (counter, power)
         for counter in domains.values()
         for power in domains.values()
-        if counter["source"] == power["source"] and (counter["kind"], power["kind"]) == ("counter", "power")
+        if counter.source == power.source and (counter.kind, power.kind) == ("counter", "power")
     ]
     if not pairs:
         raise NotMeasured("no component has both a counter and a power reading")
@@ -155,7 +157,7 @@ def sensors_agree(out: Path) -> Row:
     for trial in read_trials(out / "precise"):
         if trial.counts and trial.energy and (trial.window_s or 0) >= LONG_WINDOW_S:
             for pair in pairs:
-                counted, integrated = (trial.energy["domains"][domain["name"]]["request_j"] for domain in pair)
+                counted, integrated = (trial.energy.domains[domain.name].request_j for domain in pair)
                 if counted and integrated:
                     differences.append(integrated / counted - 1)
     if not differences:
@@ -166,12 +168,12 @@ def sensors_agree(out: Path) -> Row:
     return Row("integrated power to counter", worst, text if met else f"{text}: {_why(pairs)}", "within 2 %", met)
 
 
-def _why(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
+def _why(pairs: list[tuple[Domain, Domain]]) -> str:
     """What is known of sensors that disagree: a power reading may look at a part of the time alone."""
     seen = [
-        f"{power['name']} looks at {power['averaging_s'] / power['period_s']:.0%} of the time"
+        f"{power.name} looks at {power.averaging_s / power.period_s:.0%} of the time"
         for _, power in pairs
-        if power.get("averaging_s") and power.get("period_s") and power["averaging_s"] < power["period_s"]
+        if power.averaging_s and power.period_s and power.averaging_s < power.period_s
     ]
     return "; ".join(seen) or "no reason is known"
 
@@ -191,7 +193,7 @@ def energy_spread(out: Path) -> Row:
 def points_that_count(out: Path) -> Row:
     """How many of the precise run's points have a trial that counts."""
     found = _measured(out / "precise").groupby(["input_tokens", "output_tokens"]).ngroups
-    planned = len(read_run(out / "precise")["plan"]["points"])
+    planned = len(read_run(out / "precise").plan.points)
     return Row("points that count", found / planned, f"{found} of {planned} of the precise run")
 
 
@@ -221,7 +223,7 @@ def _measured(directory: Path) -> pd.DataFrame:
         if (steps / f"{name}.log").exists():
             raise NotMeasured(f"{name} failed: see steps/{name}.log")
         raise NotMeasured(f"{name} was not run on this device")
-    trials = load(directory).query("purpose == 'measure' and status == 'ok'")
+    trials = load_trials(directory).query("purpose == 'measure' and status == 'ok'")
     if trials.empty:
         raise NotMeasured(f"{name} has no trial that counts: see steps/{name}.log")
     return trials

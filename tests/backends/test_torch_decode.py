@@ -178,13 +178,13 @@ def test_nothing_is_compiled_while_a_request_runs(backend, tmp_path):
 
 @needs_compiler
 def test_compiling_is_recorded_apart_from_the_trials(tmp_path):
-    from harness.runs.records import load, read_run
+    from harness.runs.records import load_trials, read_run
 
     run = tmp_path / "run"
     command = [*JOULEBENCH, "measure", "-o", str(run), "-m", "tiny-test", "--device", "cpu", "--max-foreign-load", "1"]
     command += ["--threads", "1", "--compile", "inductor", "--point", "8,4", "--min-window", "0.05", "--probes", "none"]
     subprocess.run(command, check=True, capture_output=True, env=environment(), timeout=300)
-    trials = load(run).query("status == 'ok'")
+    trials = load_trials(run).query("status == 'ok'")
     compiled = trials[trials["compile_s"].notna()]
     assert list(compiled["purpose"].unique()) == ["warmup"]
     assert (compiled["compile_s"] > 10 * compiled["runtime_s"]).all()

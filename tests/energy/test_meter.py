@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,12 @@ import pytest
 from harness.core.errors import ProbeUnavailable, UserError
 from harness.core.quantities import Component
 from harness.energy import probes
-from harness.energy.meter import Meter
+from harness.energy.config import EnergyConfig
+from harness.energy.meter import Meter, MeteredWindow
 from harness.energy.probes.base import Probe, ProbeContext
 from harness.energy.probes.fake import Fake
-from harness.energy.readings import Calibration, Domain, Window
+from harness.energy.readings import Calibration, Domain, Trace, Window
+from harness.energy.sampler import Sampler
 
 
 def run(meter: Meter, seconds: float = 1.0, repeats: int = 1) -> Window:
@@ -36,81 +38,83 @@ def run(meter: Meter, seconds: float = 1.0, repeats: int = 1) -> Window:
     return Window(*(np.array(times) for times in marks))
 
 
-def report(meter: Meter, window: Window) -> dict[str, Any]:
-    return meter.attribute(meter.traces(int(window.start_ns[0]), int(window.end_ns[-1])), window)
+def metered(meter: Meter, seconds: float, repeats: int = 1) -> MeteredWindow:
+    with meter.window() as window:
+        window.mark(run(meter, seconds, repeats))
+    return window
 
 
 @pytest.mark.parametrize("selection", ["fake", "fake:kind=power:period_s=0.02"])
 def test_a_window_recovers_the_known_integral(selection: str) -> None:
     option = selection.partition(":")[2] or None
     truth = Fake(option)
-    with Meter.open(selection, ProbeContext()) as meter:
+    with Meter.open(EnergyConfig(selection), ProbeContext()) as meter:
         time.sleep(0.3)
         hits = 0
         for _ in range(3):
-            window = run(meter, 2.0, repeats=2)
-            total = report(meter, window)["total"]
+            measured = metered(meter, 2.0, repeats=2)
+            window, total = measured.marks, measured.energy.total
+            assert (measured.energy_j, measured.ci95_j) == (total.request_j, total.request_ci95_j)
             true_j = truth.energy_j(window.start_ns[0] / 1e9, window.end_ns[-1] / 1e9) / 2
-            hits += abs(total["request_j"] - true_j) <= total["request_ci95_j"]
-            assert total["request_ci95_j"] < 0.2 * true_j
+            hits += abs(total.request_j - true_j) <= total.request_ci95_j
+            assert total.request_ci95_j < 0.2 * true_j
     # A 95 % interval misses one time in twenty.
     assert hits >= 2
 
 
 def test_calibration_is_applied_and_described() -> None:
-    correction = {"fake": Calibration(2.0, 10.0)}
-    with Meter.open("fake:idle_w=100:busy_w=100", ProbeContext(), calibration=correction) as meter:
+    with Meter.open(EnergyConfig("fake:idle_w=100:busy_w=100", calibration=("fake=2,10",))) as meter:
         time.sleep(0.3)
-        window = run(meter, 1.0)
-        total = report(meter, window)["total"]
-        assert meter.describe()["calibration"] == {"fake": {"gain": 2.0, "offset_w": 10.0}}
+        measured = metered(meter, 1.0)
+        window, total = measured.marks, measured.energy.total
+        assert meter.describe().calibration == {"fake": Calibration(2.0, 10.0)}
     seconds = (window.end_ns[-1] - window.start_ns[0]) / 1e9
-    assert total["request_j"] == pytest.approx(210.0 * seconds, rel=0.1)
+    assert total.request_j == pytest.approx(210.0 * seconds, rel=0.1)
 
 
 def test_a_calibration_of_an_absent_domain_is_refused() -> None:
     with pytest.raises(UserError, match="no power domain gpu7"):
-        Meter.open("fake", ProbeContext(), calibration={"gpu7": Calibration(1.0, 0.0)})
+        Meter.open(EnergyConfig("fake", calibration=("gpu7=1,0",)))
 
 
 def test_a_sensor_that_dies_in_mid_trial_gives_null_with_the_reason() -> None:
-    with Meter.open("fake:fail_after_s=0.8", ProbeContext()) as meter:
+    with Meter.open(EnergyConfig("fake:fail_after_s=0.8"), ProbeContext()) as meter:
         time.sleep(0.3)
-        answer = report(meter, run(meter, 1.2))
-        for figure in (answer["total"], answer["components"]["gpu"], answer["domains"]["fake"]):
-            assert figure["request_j"] is None
-            assert "told to die" in figure["reason"]
-        later = report(meter, run(meter, 0.3))
-        assert later["total"]["request_j"] is None
-        assert meter.idle(0.2, settle_s=0)["total"]["power_w"] is None
+        answer = metered(meter, 1.2).energy
+        for figure in (answer.total, answer.components["gpu"], answer.domains["fake"]):
+            assert figure.request_j is None
+            assert "told to die" in figure.reason
+        later = metered(meter, 0.3).energy
+        assert later.total.request_j is None
+        assert meter.idle(0.2, settle_s=0).total.power_w is None
 
 
 def test_no_probes_measure_nothing() -> None:
-    with Meter.open("none", ProbeContext()) as meter:
+    with Meter.open(EnergyConfig("none"), ProbeContext()) as meter:
         assert meter.needed_window_s() == 0.0
-        answer = report(meter, run(meter, 0.1))
-        assert answer["total"]["request_j"] is None
-        assert answer["total"]["reason"] == "no power source"
-        assert answer["components"] == {}
-        json.dumps(meter.describe())
+        answer = metered(meter, 0.1).energy
+        assert answer.total.request_j is None
+        assert answer.total.reason == "no power source"
+        assert answer.components == {}
+        json.dumps(asdict(meter.describe()))
 
 
 def test_idle_power_is_told_with_its_uncertainty() -> None:
-    with Meter.open("fake:idle_w=42:busy_w=42", ProbeContext()) as meter:
+    with Meter.open(EnergyConfig("fake:idle_w=42:busy_w=42"), ProbeContext()) as meter:
         before = time.monotonic_ns()
         idle = meter.idle(1.0, settle_s=0.5)
-    assert idle["start_ns"] - before >= 0.5e9
-    assert idle["conditions"]["fake:idle_w=42:busy_w=42"] == {"temperature_c": {"min": 40.0, "max": 40.0}}
-    assert "foreign_cpu_load" in idle["conditions"]
-    assert idle["duration_s"] == pytest.approx(1.0, abs=0.5)
-    assert abs(idle["total"]["power_w"] - 42) <= idle["total"]["ci95_w"]
-    assert idle["components"]["gpu"]["method"] == "counter"
+    assert idle.start_ns - before >= 0.5e9
+    assert idle.conditions["fake:idle_w=42:busy_w=42"] == {"temperature_c": {"min": 40.0, "max": 40.0}}
+    assert "foreign_cpu_load" in idle.conditions
+    assert idle.duration_s == pytest.approx(1.0, abs=0.5)
+    assert abs(idle.total.power_w - 42) <= idle.total.ci95_w
+    assert idle.components["gpu"].method == "counter"
 
 
 def test_slower_sensors_need_longer_windows() -> None:
     needed = []
     for period_s in (0.02, 0.1, 0.5):
-        with Meter.open(f"fake:period_s={period_s}", ProbeContext()) as meter:
+        with Meter.open(EnergyConfig(f"fake:period_s={period_s}"), ProbeContext()) as meter:
             needed.append(meter.needed_window_s())
             assert meter.needed_window_s(0.02) == pytest.approx(needed[-1] / 2)
     assert needed == sorted(needed)
@@ -147,18 +151,18 @@ def fallback() -> Probe:
 def test_auto_leaves_out_what_does_not_work_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     roles = {"good": meter_like("good"), "bad": meter_like("bad", unavailable="yes"), "guess": fallback}
     only(monkeypatch, roles)
-    with Meter.open("auto", ProbeContext()) as meter:
+    with Meter.open(EnergyConfig("auto"), ProbeContext()) as meter:
         description = meter.describe()
-    assert list(description["probes"]) == ["good"]
-    assert [left["probe"] for left in description["left_out"]] == ["bad"]
-    assert description["left_out"][0]["remedy"]
+    assert list(description.probes) == ["good"]
+    assert [left.probe for left in description.left_out] == ["bad"]
+    assert description.left_out[0].remedy
     assert meter.notices == []
 
 
 @pytest.mark.parametrize("device", [None, "cpu", "cuda"])
 def test_auto_falls_back_to_the_estimate_and_says_so(monkeypatch: pytest.MonkeyPatch, device: str | None) -> None:
     only(monkeypatch, {"bad": meter_like("bad", unavailable="yes"), "guess": fallback})
-    with Meter.open("auto", ProbeContext(device=device, worker_pid=os.getpid())) as meter:
+    with Meter.open(EnergyConfig("auto"), ProbeContext(device=device, worker_pid=os.getpid())) as meter:
         assert "estimated, not measured" in meter.notices[0]
         assert len(meter.notices) == (2 if device == "cuda" else 1)
         assert meter.needed_window_s() == 0.0
@@ -166,12 +170,12 @@ def test_auto_falls_back_to_the_estimate_and_says_so(monkeypatch: pytest.MonkeyP
 
 def test_auto_estimates_the_cpu_when_only_an_idle_gpu_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, {"gpu": meter_like("gpu"), "guess": fallback})
-    with Meter.open("auto", ProbeContext(device="cpu", worker_pid=os.getpid())) as meter:
-        assert meter.describe()["components"] == {"gpu": ["gpu"], "cpu": ["cpu-time"]}
+    with Meter.open(EnergyConfig("auto"), ProbeContext(device="cpu", worker_pid=os.getpid())) as meter:
+        assert meter.describe().components == {"gpu": ["gpu"], "cpu": ["cpu-time"]}
 
 
 @pytest.mark.parametrize(
-    ("device", "component", "metered"),
+    ("device", "component", "sees"),
     [
         ("cuda", "cpu", False),
         ("cuda", "dram", False),
@@ -185,14 +189,14 @@ def test_auto_estimates_the_cpu_when_only_an_idle_gpu_can_be_read(monkeypatch: p
     ],
 )
 def test_a_total_without_the_device_that_computes_is_marked(
-    monkeypatch: pytest.MonkeyPatch, device: str | None, component: Component, metered: bool
+    monkeypatch: pytest.MonkeyPatch, device: str | None, component: Component, sees: bool
 ) -> None:
     """As on a CUDA machine whose RAPL can be read and whose NVML can't."""
     only(monkeypatch, {"some": meter_like("some", component)})
-    with Meter.open("auto", ProbeContext(device=device)) as meter:
+    with Meter.open(EnergyConfig("auto"), ProbeContext(device=device)) as meter:
         time.sleep(0.2)
-        warnings = report(meter, run(meter, 0.3))["warnings"]
-        assert bool(warnings) == (not metered)
+        warnings = list(metered(meter, 0.3).energy.warnings)
+        assert bool(warnings) == (not sees)
         assert meter.notices == warnings
         if warnings:
             kind = "CPU" if device == "cpu" else "GPU"
@@ -201,8 +205,8 @@ def test_a_total_without_the_device_that_computes_is_marked(
 
 def test_auto_estimates_no_cpu_that_is_metered(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, {"some": meter_like("some", "cpu"), "guess": fallback})
-    with Meter.open("auto", ProbeContext(device="cuda", worker_pid=os.getpid())) as meter:
-        assert meter.describe()["components"] == {"cpu": ["some"]}
+    with Meter.open(EnergyConfig("auto"), ProbeContext(device="cuda", worker_pid=os.getpid())) as meter:
+        assert meter.describe().components == {"cpu": ["some"]}
         assert "the GPU that computes is not metered" in meter.notices[0]
 
 
@@ -218,23 +222,23 @@ def test_a_driver_that_fails_in_its_own_way_is_left_out_or_named(monkeypatch: py
             Odd.closed += 1
 
     only(monkeypatch, {"odd": lambda: Odd(None), "good": meter_like("good")})
-    with Meter.open("auto", ProbeContext()) as meter:
-        left_out = meter.describe()["left_out"]
-    assert [left["probe"] for left in left_out] == ["odd"]
-    assert left_out[0]["reason"].startswith("KeyError: ")
+    with Meter.open(EnergyConfig("auto"), ProbeContext()) as meter:
+        left_out = meter.describe().left_out
+    assert [left.probe for left in left_out] == ["odd"]
+    assert left_out[0].reason.startswith("KeyError: ")
     assert Odd.closed == 1
     with pytest.raises(UserError, match="probe odd does not work here: KeyError"):
-        Meter.open("odd", ProbeContext())
+        Meter.open(EnergyConfig("odd"), ProbeContext())
 
 
 def test_two_sources_that_name_a_domain_alike_are_refused_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = []
     monkeypatch.setattr(Fake, "close", lambda self: closed.append(self))
     with pytest.raises(UserError, match="both call a domain fake"):
-        Meter.open("fake,fake:kind=power", ProbeContext())
+        Meter.open(EnergyConfig("fake,fake:kind=power"), ProbeContext())
     assert len(closed) == 2
     with pytest.raises(UserError, match="probe fake is named twice"):
-        Meter.open("fake,fake", ProbeContext())
+        Meter.open(EnergyConfig("fake,fake"), ProbeContext())
 
 
 def test_calibrating_one_of_two_readings_of_the_same_thing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,22 +250,25 @@ def test_calibrating_one_of_two_readings_of_the_same_thing_is_refused(monkeypatc
             power = replace(counter, name="gpu0-power", kind="power", method="integrated")
             return [replace(counter, name="gpu0-counter"), power]
 
-    gain = Calibration(1.05, 0.0)
     for one, other in (("gpu0-power", "gpu0-counter"), ("gpu0-counter", "gpu0-power")):
         with pytest.raises(UserError, match=f"add --calibrate {other}=gain,offset"):
-            Meter({"board": Board(None)}, calibration={one: gain})
-    Meter({"board": Board(None)}, calibration={"gpu0-power": gain, "gpu0-counter": gain}).close()
+            Meter({"board": Board(None)}, config=EnergyConfig(calibration=(f"{one}=1.05,0",)))
+    both = ("gpu0-power=1.05,0", "gpu0-counter=1.05,0")
+    Meter({"board": Board(None)}, config=EnergyConfig(calibration=both)).close()
 
 
-def test_a_fault_in_the_arithmetic_costs_the_figures_and_nothing_else() -> None:
-    with Meter.open("fake", ProbeContext()) as meter:
+def test_a_fault_in_the_arithmetic_costs_the_figures_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Sampler.traces
+
+    def broken(*arguments: Any) -> list[Trace]:
+        return [replace(trace, values=trace.values[:-1]) for trace in whole(*arguments)]
+
+    monkeypatch.setattr(Sampler, "traces", broken)
+    with Meter.open(EnergyConfig("fake"), ProbeContext()) as meter:
         time.sleep(0.2)
-        window = run(meter, 0.3)
-        (trace,) = meter.traces(int(window.start_ns[0]), int(window.end_ns[-1]))
-        broken = replace(trace, values=trace.values[:-1])
-        total = meter.attribute([broken], window)["total"]
-    assert total["request_j"] is None
-    assert "could not be worked out: IndexError" in total["reason"]
+        total = metered(meter, 0.3).energy.total
+    assert total.request_j is None
+    assert "could not be worked out: IndexError" in total.reason
 
 
 class Watched(Fake):
@@ -287,16 +294,17 @@ def test_conditions_are_those_of_the_window_and_its_worst(monkeypatch: pytest.Mo
     """Throttling before and after a window is not its own; throttling in its middle is."""
     monkeypatch.setattr("harness.energy.sampler._CONDITIONS_EVERY_S", 0.05)
     probe = Watched()
-    with Meter({"watched": probe}, foreign_load_limit=None) as meter:
+    with Meter({"watched": probe}, config=EnergyConfig(max_foreign_load=None)) as meter:
         probe.bad = True
         time.sleep(0.2)
         probe.bad = False
         time.sleep(0.2)
-        calm = run(meter, 0.5)
-        probe.bad = True
-        time.sleep(0.2)
-        seen = meter.conditions(int(calm.start_ns[0]), int(calm.end_ns[0]))
-        assert seen["discard"] is None
+        with meter.window() as window:
+            window.mark(calm := run(meter, 0.5))
+            probe.bad = True
+            time.sleep(0.2)
+        seen: Any = window.conditions
+        assert window.discard is None
         inside = [at for at, time_ns in enumerate(probe.looks) if calm.start_ns[0] <= time_ns <= calm.end_ns[0]]
         assert seen["watched"]["temperature_c"]["min"] == pytest.approx(41.0 + inside[0], abs=1)
         assert seen["watched"]["temperature_c"]["max"] == pytest.approx(41.0 + inside[-1], abs=1)
@@ -306,24 +314,26 @@ def test_conditions_are_those_of_the_window_and_its_worst(monkeypatch: pytest.Mo
             "state": ["good"],
             "unknown": None,
         }
-        mixed = run(meter, 0.4)
-        probe.bad = False
-        time.sleep(0.3)
-        end_ns = time.monotonic_ns()
-        seen = meter.conditions(int(mixed.start_ns[0]), end_ns)
-        assert seen["discard"] == "it was throttled"
+        with meter.window() as window:
+            time.sleep(0.4)
+            probe.bad = False
+            time.sleep(0.3)
+        seen = window.conditions
+        assert window.discard == "it was throttled"
         assert seen["watched"]["reasons"] == ["hot"]
         assert set(seen["watched"]["state"]) == {"good", "bad"}
-        moment = meter.conditions(end_ns, end_ns)
-        assert moment["watched"]["state"] == ["good"]
-        assert moment["discard"] is None
+        with meter.window() as window:
+            moment = np.array([time.monotonic_ns()])
+            window.mark(Window(moment, moment, moment))
+        assert window.conditions["watched"]["state"] == ["good"]  # type: ignore[index]
+        assert window.discard is None
 
 
 def test_a_named_probe_that_does_not_work_is_an_error_with_the_remedy() -> None:
     with pytest.raises(UserError, match=r"does not work here: .*; leave out the word"):
-        Meter.open("fake:unavailable", ProbeContext())
+        Meter.open(EnergyConfig("fake:unavailable"), ProbeContext())
     with pytest.raises(UserError, match="unknown probe"):
-        Meter.open("fake,watts", ProbeContext())
+        Meter.open(EnergyConfig("fake,watts"), ProbeContext())
 
 
 def test_every_sensor_is_closed_when_one_of_several_can_not_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,25 +343,25 @@ def test_every_sensor_is_closed_when_one_of_several_can_not_be_opened(monkeypatc
     def refuse(self: Any, context: ProbeContext) -> None:
         raise ProbeUnavailable("no")
 
-    monkeypatch.setattr("harness.energy.probes.estimate.Estimate.open", refuse)
+    monkeypatch.setattr("harness.energy.probes.estimate.CpuTimeEstimate.open", refuse)
     with pytest.raises(UserError):
-        Meter.open("fake,estimate", ProbeContext())
+        Meter.open(EnergyConfig("fake,estimate"), ProbeContext())
     assert len(closed) == 1
 
 
 def test_the_estimate_follows_the_worker() -> None:
     child = subprocess.Popen([sys.executable, "-c", "while True: sum(range(10000))"])
     try:
-        with Meter.open("estimate", ProbeContext(), foreign_load_limit=None) as meter:
-            assert report(meter, run(meter, 0.3))["total"]["request_j"] is None
+        with Meter.open(EnergyConfig("estimate", max_foreign_load=None), ProbeContext()) as meter:
+            assert metered(meter, 0.3).energy.total.request_j is None
             meter.set_worker(child.pid)
             time.sleep(0.3)
-            total = report(meter, run(meter, 1.0))["total"]
+            total = metered(meter, 1.0).energy.total
     finally:
         child.kill()
         child.wait()
-    assert total["request_j"] > 0
-    assert total["method"] == "estimated"
+    assert total.request_j > 0
+    assert total.method == "estimated"
 
 
 @pytest.fixture
@@ -365,15 +375,11 @@ def busy() -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.parametrize(("limit", "spoilt"), [(0.1 / (psutil.cpu_count() or 1), True), (1.0, False), (None, False)])
 def test_foreign_load_spoils_a_window(busy: subprocess.Popen[bytes], limit: float | None, spoilt: bool) -> None:
-    with Meter.open("fake", ProbeContext(), foreign_load_limit=limit) as meter:
-        meter.mark()
-        window = run(meter, 1.0)
-        seen = meter.conditions(int(window.start_ns[0]), int(window.end_ns[-1]))
-    assert seen["foreign_cpu_load"] > 0.1 / (psutil.cpu_count() or 1)
-    if spoilt:
-        assert seen["discard"] == f"other programs took {seen['foreign_cpu_load']:.0%} of the CPU"
-    else:
-        assert seen["discard"] is None
+    with Meter.open(EnergyConfig("fake", max_foreign_load=limit), ProbeContext()) as meter:
+        window = metered(meter, 1.0)
+    share: Any = window.conditions["foreign_cpu_load"]
+    assert share > 0.1 / (psutil.cpu_count() or 1)
+    assert window.discard == (f"other programs took {share:.0%} of the CPU" if spoilt else None)
 
 
 def test_a_load_that_the_system_hides_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,10 +387,38 @@ def test_a_load_that_the_system_hides_is_unknown(monkeypatch: pytest.MonkeyPatch
         raise PermissionError("/proc/stat")
 
     monkeypatch.setattr(psutil, "cpu_times", refuse)
-    with Meter.open("fake", ProbeContext()) as meter:
+    with Meter.open(EnergyConfig("fake"), ProbeContext()) as meter:
         time.sleep(0.2)
-        meter.mark()
-        window = run(meter, 0.4)
-        figures = report(meter, window)
-        assert meter.conditions(int(window.start_ns[0]), int(window.end_ns[-1]))["foreign_cpu_load"] is None
-    assert figures["total"]["request_j"] > 0
+        window = metered(meter, 0.4)
+    assert window.conditions["foreign_cpu_load"] is None
+    assert window.energy.total.request_j > 0
+
+
+def test_a_block_of_ones_own_is_metered_as_one_request() -> None:
+    with Meter.open(EnergyConfig("fake:idle_w=100:busy_w=100")) as meter:
+        time.sleep(0.3)
+        with meter.window() as window:
+            time.sleep(0.5)
+    seconds = (window.marks.end_ns[0] - window.marks.start_ns[0]) / 1e9
+    assert seconds == pytest.approx(0.5, abs=0.3)
+    assert window.energy_j == pytest.approx(100 * seconds, rel=0.1)
+    assert 0 < window.ci95_j < 0.2 * window.energy_j
+    assert window.reason is None
+
+
+def test_a_block_too_short_for_the_sensor_has_a_reason_in_place_of_joules() -> None:
+    with Meter.open(EnergyConfig("fake:period_s=0.5")) as meter:
+        time.sleep(1.5)
+        with meter.window() as window:
+            pass
+    assert window.energy_j is None
+    assert window.ci95_j is None
+    assert window.reason
+
+
+def test_a_block_that_raises_lets_the_readings_go_and_the_error_through() -> None:
+    with Meter.open(EnergyConfig("fake")) as meter:
+        with pytest.raises(ZeroDivisionError), meter.window() as window:
+            1 / 0  # noqa: B018
+        assert not hasattr(window, "energy")
+        assert metered(meter, 0.3).energy is not None

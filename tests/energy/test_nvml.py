@@ -22,11 +22,11 @@ ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
 import json, os, sys, time
-import numpy as np
+from dataclasses import asdict
+from harness.energy.config import EnergyConfig
 from harness.energy.meter import Meter
 from harness.energy.probes.base import ProbeContext
 from harness.core.errors import UserError
-from harness.energy.readings import Window
 
 scenario = os.environ["NVML_SCENARIO"]
 text = open(scenario).read().replace("SELF", str(os.getpid()))
@@ -38,22 +38,21 @@ def tell(**answer):
     sys.exit()
 
 try:
-    meter = Meter.open("nvml", ProbeContext(gpu_uuids=tuple(uuids), worker_pid=os.getpid()), foreign_load_limit=None)
+    config = EnergyConfig("nvml", max_foreign_load=None)
+    meter = Meter.open(config, ProbeContext(gpu_uuids=tuple(uuids), worker_pid=os.getpid()))
 except UserError as error:
     tell(error=str(error))
 with meter:
     time.sleep(1.0)
-    start = time.monotonic_ns()
-    time.sleep(seconds / 2)
-    if during:
-        with open(scenario, "a") as file:
-            file.write(during)
-    time.sleep(seconds / 2)
-    end = time.monotonic_ns()
-    window = Window(*[np.array([at]) for at in (start, end, end)])
-    report = meter.attribute(meter.traces(start, end), window)
-    conditions = meter.conditions(start, end)
-    tell(seconds=(end - start) / 1e9, report=report, describe=meter.describe(), conditions=conditions)
+    with meter.window() as window:
+        time.sleep(seconds / 2)
+        if during:
+            with open(scenario, "a") as file:
+                file.write(during)
+        time.sleep(seconds / 2)
+    conditions = {**window.conditions, "discard": window.discard}
+    length_s = int(window.marks.end_ns[0] - window.marks.start_ns[0]) / 1e9
+    tell(seconds=length_s, report=asdict(window.energy), describe=asdict(meter.describe()), conditions=conditions)
 """
 
 

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from harness.core.errors import ProbeUnavailable, UserError
+from harness.energy.attribution import EnergyReport
+from harness.energy.config import Attribution, EnergyConfig
 from harness.energy.document_stream import IntervalEnds
 from harness.energy.meter import Meter
 from harness.energy.probes import powermetrics
 from harness.energy.probes.base import ProbeContext
-from harness.energy.readings import Window
 from tests.helpers import ROOT
 
 STAND_IN = ROOT / "tests" / "data" / "powermetrics.py"
@@ -40,58 +41,58 @@ def write(file: Path, text: str) -> None:
     file.chmod(0o755)
 
 
-def measure(seconds: float = 1.2, context: ProbeContext | None = None) -> tuple[dict[str, Any], dict[str, Any], float]:
+def measure(
+    seconds: float = 1.2, attribution: Attribution = "system", worker: int | None = None
+) -> tuple[EnergyReport, dict[str, Any], float]:
     """Report, conditions and length of a window."""
-    context = context or ProbeContext()
-    with Meter.open("powermetrics", context, foreign_load_limit=None) as meter:
+    context = ProbeContext(worker_pid=worker)
+    with Meter.open(EnergyConfig("powermetrics", max_foreign_load=None, attribution=attribution), context) as meter:
         time.sleep(0.7)
-        start = time.monotonic_ns()
-        time.sleep(seconds)
-        end = time.monotonic_ns()
-        window = Window(*(np.array([at]) for at in (start, end, end)))
-        report = meter.attribute(meter.traces(start, end), window)
-        return report, meter.conditions(start, end), (end - start) / 1e9
+        with meter.window() as window:
+            time.sleep(seconds)
+    length_s = (window.marks.end_ns[0] - window.marks.start_ns[0]) / 1e9
+    return window.energy, {**window.conditions, "discard": window.discard}, length_s
 
 
 def test_rails_are_integrated_over_their_real_intervals(programs: Path) -> None:
     report, conditions, seconds = measure()
     for component, watts in (("cpu", 4.0), ("gpu", 10.0)):
-        figure = report["components"][component]
-        assert figure["method"] == "modelled"
-        assert figure["request_j"] == pytest.approx(watts * seconds, abs=figure["request_ci95_j"])
-        assert figure["request_j"] == pytest.approx(watts * seconds, rel=0.05)
-    assert report["components"]["ane"]["request_j"] == 0.0
-    assert "dram" not in report["components"]
-    assert report["total"]["request_j"] == pytest.approx(14.0 * seconds, rel=0.05)
+        figure = report.components[component]
+        assert figure.method == "modelled"
+        assert figure.request_j == pytest.approx(watts * seconds, abs=figure.request_ci95_j)
+        assert figure.request_j == pytest.approx(watts * seconds, rel=0.05)
+    assert report.components["ane"].request_j == 0.0
+    assert "dram" not in report.components
+    assert report.total.request_j == pytest.approx(14.0 * seconds, rel=0.05)
     assert conditions["powermetrics"]["thermal_pressure"] == ["Nominal"]
 
 
 def test_macos_12_keys_without_power(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POWERMETRICS_SCENARIO", "macos12")
     report, _, seconds = measure()
-    assert report["components"].keys() == {"cpu", "gpu", "ane", "dram"}
-    assert report["components"]["dram"]["request_j"] == pytest.approx(1.5 * seconds, rel=0.07)
-    assert report["components"]["gpu"]["request_j"] == pytest.approx(10.0 * seconds, rel=0.07)
+    assert report.components.keys() == {"cpu", "gpu", "ane", "dram"}
+    assert report.components["dram"].request_j == pytest.approx(1.5 * seconds, rel=0.07)
+    assert report.components["gpu"].request_j == pytest.approx(10.0 * seconds, rel=0.07)
 
 
 def test_cpu_is_shared_by_energy_impact_and_the_gpu_is_whole(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POWERMETRICS_WORKER", "4242")
-    report, _, seconds = measure(context=ProbeContext(worker_pid=4242, attribution="process"))
-    assert report["domains"]["soc-cpu-process"]["request_j"] == pytest.approx(4.0 * seconds * 30 / 120, rel=0.05)
-    assert report["components"]["gpu"]["request_j"] == pytest.approx(10.0 * seconds, rel=0.05)
+    report, _, seconds = measure(attribution="process", worker=4242)
+    assert report.domains["soc-cpu-process"].request_j == pytest.approx(4.0 * seconds * 30 / 120, rel=0.05)
+    assert report.components["gpu"].request_j == pytest.approx(10.0 * seconds, rel=0.05)
 
 
 def test_without_a_worker_its_share_is_unknown_not_zero(programs: Path) -> None:
-    report, _, _ = measure(0.5, ProbeContext(attribution="process"))
-    assert report["components"]["cpu"]["request_j"] is None
-    assert report["total"]["request_j"] is None
-    assert report["components"]["gpu"]["request_j"] > 0
+    report, _, _ = measure(0.5, "process")
+    assert report.components["cpu"].request_j is None
+    assert report.total.request_j is None
+    assert report.components["gpu"].request_j > 0
 
 
 def test_tasks_without_impact_are_refused(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POWERMETRICS_SCENARIO", "no impact")
     with pytest.raises(UserError, match="use --attribution system"):
-        measure(context=ProbeContext(attribution="process"))
+        measure(attribution="process")
 
 
 @pytest.mark.parametrize(
@@ -103,8 +104,8 @@ def test_death_in_mid_stream_is_null_with_the_reason(
 ) -> None:
     monkeypatch.setenv("POWERMETRICS_SCENARIO", scenario)
     report, _, _ = measure(1.5)
-    assert report["total"]["request_j"] is None
-    assert reason in report["total"]["reason"]
+    assert report.total.request_j is None
+    assert reason in report.total.reason
 
 
 def test_refusal_by_sudo_names_the_sudoers_line(programs: Path) -> None:
@@ -127,7 +128,7 @@ def test_thermal_pressure_spoils_a_window(programs: Path, monkeypatch: pytest.Mo
 def test_a_megabyte_of_warnings_stops_nothing(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POWERMETRICS_SCENARIO", "talkative")
     report, _, seconds = measure()
-    assert report["components"]["gpu"]["request_j"] == pytest.approx(10.0 * seconds, rel=0.05)
+    assert report.components["gpu"].request_j == pytest.approx(10.0 * seconds, rel=0.05)
 
 
 def test_a_user_without_a_name_goes_by_the_number(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from harness.core.errors import ProbeFailed, ProbeUnavailable, UserError
 from harness.energy import probes, trace_file
+from harness.energy.config import EnergyConfig
 from harness.energy.meter import Meter
 from harness.energy.probes.base import Probe, ProbeContext, update_periods
 from harness.energy.probes.estimate import ASSUMED_WATTS_PER_PROCESSOR
@@ -33,7 +34,7 @@ def busy() -> Iterator[int]:
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
     """A counter that wrapped nowhere, 40 readings in 0.4 s."""
-    domain = Domain("old-counter", "gpu", "counter", "counter", "nvml", 0.001, source="gpu:old", contains=("part",))
+    domain = Domain("old-counter", "gpu", "counter", "counter", "nvml", 0.001, source="gpu:old", scope="gpu")
     path = tmp_path / "3.npz"
     times = 5_000_000_000 + np.arange(40) * 10_000_000
     with path.open("wb") as stream:
@@ -90,8 +91,8 @@ def test_replay_without_a_recording_is_unavailable() -> None:
 
 
 def test_auto_finds_its_way_on_this_very_machine() -> None:
-    with Meter.open("auto", ProbeContext(worker_pid=os.getpid(), device="cpu")) as meter:
-        assert meter.describe()["components"].keys() & {"cpu", "system"}
+    with Meter.open(EnergyConfig(), ProbeContext(worker_pid=os.getpid(), device="cpu")) as meter:
+        assert meter.describe().components.keys() & {"cpu", "system"}
 
 
 @pytest.mark.parametrize("name", ["nvml:1", "estimate:x", "fake:nonsense=1", "fake:period_s=soon"])

@@ -18,7 +18,7 @@ from harness.core.errors import ProbeUnavailable
 from harness.core.quantities import Component
 from harness.energy import probes
 from harness.energy.probes.base import ProbeContext
-from harness.energy.probes.estimate import Estimate
+from harness.energy.probes.estimate import CpuTimeEstimate
 from harness.energy.probes.fake import Fake
 from harness.energy.readings import Domain
 from harness.measuring import doctor as checks
@@ -79,7 +79,7 @@ def test_this_machine_is_described_in_json(command: Any) -> None:
 
 
 def test_a_machine_without_any_meter_is_told_in_plain_words(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine(monkeypatch, estimate=Estimate(), rapl=Locked(None))
+    machine(monkeypatch, estimate=CpuTimeEstimate(), rapl=Locked(None))
     text = command()
     assert "No power meter works here" in text
     assert "every number is marked estimated" in text
@@ -100,7 +100,7 @@ def test_a_working_meter_shows_period_resolution_and_idle_power(command: Any, mo
 def test_a_load_is_seen_by_what_follows_it_and_not_by_what_does_not(
     command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine(monkeypatch, estimate=Estimate(), fake=Blind("cpu"))
+    machine(monkeypatch, estimate=CpuTimeEstimate(), fake=Blind("cpu"))
     report = json.loads(command("--json", "--load"))
     load = report["load"]
     assert load["device"].startswith("cpu")
@@ -128,7 +128,7 @@ def test_a_driver_that_fails_in_its_own_way_is_a_line_not_a_crash(
         def open(self, context: ProbeContext) -> None:
             raise KeyError("gid 4711")
 
-    machine(monkeypatch, estimate=Estimate(), rapl=Odd(None))
+    machine(monkeypatch, estimate=CpuTimeEstimate(), rapl=Odd(None))
     assert "not usable: KeyError: 'gid 4711'" in command()
 
 
@@ -139,7 +139,7 @@ def test_a_backend_that_breaks_is_a_line_not_a_crash(command: Any, monkeypatch: 
         raise OSError("libcudart.so.12: cannot open shared object file\nand much more")
 
     monkeypatch.setattr(backends, "create", broken)
-    machine(monkeypatch, estimate=Estimate())
+    machine(monkeypatch, estimate=CpuTimeEstimate())
     report = json.loads(command("--json"))
     assert {backend["reason"] for backend in report["backends"]} == {"libcudart.so.12: cannot open shared object file"}
 

@@ -104,7 +104,7 @@ def test_settings_override_the_protocol() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"protocol": "thorough"}, {"min_window_s": 5.0, "max_window_s": 1.0}, {"inputs": "8", "full_grid": True}],
+    [{"protocol": "thorough"}, {"min_window_s": 5.0, "max_window_s": 1.0}, {"input_tokens": "8", "grid": True}],
 )
 def test_contradictions_are_refused(options: dict) -> None:
     with pytest.raises(UserError):

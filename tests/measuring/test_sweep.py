@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from harness.runs.records import load, read_run, read_trials
+from harness.runs.records import load_trials, read_trials
 from tests.helpers import FAKE, FOUR_POINTS, JOULEBENCH, environment, joulebench, refused, take_interrupts
 
 
@@ -19,6 +21,11 @@ def measure(directory: Path, model: str = "fake", *options: object) -> subproces
     done = joulebench(*FAKE, "-m", model, "-o", directory, *FOUR_POINTS, *options)
     assert "Traceback" not in done.stderr, done.stderr
     return done
+
+
+def run_file(directory: Path) -> dict[str, Any]:
+    """``run.json`` as it stands."""
+    return json.loads((directory / "run.json").read_text())
 
 
 def by_point(directory: Path) -> dict[tuple[int, int], list]:
@@ -31,7 +38,7 @@ def by_point(directory: Path) -> dict[tuple[int, int], list]:
 def test_whole_run_with_the_known_costs(tmp_path: Path) -> None:
     done = measure(tmp_path, "fake:noise=0.01")
     assert done.returncode == 0
-    table = load(tmp_path)
+    table = load_trials(tmp_path)
     counted = table[table.purpose == "measure"]
     assert set(map(tuple, counted[["input_tokens", "output_tokens"]].to_numpy())) == {
         (8, 8),
@@ -63,7 +70,7 @@ def test_no_kv_cache_costs_a_full_pass_each_step(tmp_path: Path) -> None:
     measure(tmp_path, "fake", "--no-kv-cache")
     record = next(record for record in by_point(tmp_path)[64, 8] if record.purpose == "measure")
     assert record.decode_s == pytest.approx(sum(0.010 + 1e-4 * x + 1e-8 * x * x for x in range(65, 72)), rel=1e-6)
-    assert read_run(tmp_path)["backend"]["config"]["kv_cache"] is False
+    assert run_file(tmp_path)["backend"]["config"]["kv_cache"] is False
 
 
 @pytest.mark.parametrize(
@@ -156,21 +163,21 @@ def test_interruption_ends_cleanly_and_the_same_command_resumes(
     assert after[: len(before)] == before
     assert {record.session for record in after} == {0, 1}
     assert [record.id for record in after] == list(range(len(after)))
-    assert [session["ended"] for session in read_run(directory)["sessions"]] == ["interrupted", "complete"]
+    assert [session["ended"] for session in run_file(directory)["sessions"]] == ["interrupted", "complete"]
 
 
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        (["--seed", "9"], "seed"),
-        (["--precision", "0.3"], "stopping"),
-        (["--no-kv-cache"], "kv_cache"),
-        (["--point", "9,9"], "points"),
-        (["-m", "fake:noise=0.1"], "model"),
-        (["--min-window", "0.5"], "min_window_s"),
-        (["--probes", "fake"], "probes"),
-        (["--cpu-watts", "30"], "cpu_watts"),
-        (["--calibrate", "fake=1.1,0"], "calibration"),
+        (["--seed", "9"], "--seed: 0 there and 9 now"),
+        (["--no-kv-cache"], "--kv-cache: True there and False now"),
+        (["-m", "fake:noise=0.1"], "--model: 'fake' there and 'fake:noise=0.1' now"),
+        (["--batch-size", "2"], "--batch-size: 1 there and 2 now"),
+        (["--probes", "fake"], "--probes: 'none' there and 'fake' now"),
+        (["--cpu-watts", "30"], "--cpu-watts: None there and 30.0 now"),
+        (["--calibrate", "fake=1.1,0"], "--calibrate: () there and ('fake=1.1,0',) now"),
+        (["--rate", "7"], "--rate: 20.0 there and 7.0 now"),
+        (["--protocol", "paper"], "--kv-cache: True there and False now"),
     ],
 )
 def test_directory_of_another_run_is_refused(changed: list[str], named: str, tmp_path: Path) -> None:
@@ -182,14 +189,68 @@ def test_directory_of_another_run_is_refused(changed: list[str], named: str, tmp
     assert (tmp_path / "trials.jsonl").read_bytes() == before
 
 
+def counted(directory: Path) -> dict[tuple[int, int], int]:
+    """Counted trials by size."""
+    sizes = [(trial.input_tokens, trial.output_tokens) for trial in read_trials(directory) if trial.counts]
+    return dict(Counter(sizes))
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        (["--point", "9,9"], {(8, 8): 3, (64, 8): 3, (8, 64): 3, (64, 64): 3, (9, 9): 3}),
+        (["--max-trials", "2"], {(8, 8): 3, (64, 8): 3, (8, 64): 3, (64, 64): 3}),
+        (["--min-window", "0.5", "--point", "9,9"], {(8, 8): 3, (64, 8): 3, (8, 64): 3, (64, 64): 3, (9, 9): 3}),
+        (["--timeout", "99", "--max-foreign-load", "0.9"], {(8, 8): 3, (64, 8): 3, (8, 64): 3, (64, 64): 3}),
+        (["--protocol", "precise"], {(8, 8): 3, (64, 8): 3, (8, 64): 3, (64, 64): 3}),
+    ],
+)
+def test_a_run_goes_on_with_what_touches_only_what_is_still_to_be_measured(
+    changed: list[str], expected: dict[tuple[int, int], int], tmp_path: Path
+) -> None:
+    """The fake machine is exact, so that three trials satisfy every protocol."""
+    assert measure(tmp_path).returncode == 0
+    before = (tmp_path / "trials.jsonl").read_bytes()
+    assert measure(tmp_path, "fake", *changed).returncode == 0
+    assert (tmp_path / "trials.jsonl").read_bytes().startswith(before)
+    assert counted(tmp_path) == expected
+    points = set(map(tuple, run_file(tmp_path)["plan"]["points"]))
+    assert points == set(expected)
+    # The first command again finds all done, and forgets none of the points.
+    done = measure(tmp_path)
+    assert "nothing is left to measure" in done.stdout
+    assert set(map(tuple, run_file(tmp_path)["plan"]["points"])) == points
+
+
+def test_more_trials_and_a_tighter_precision_are_measured_where_they_are_missing(tmp_path: Path) -> None:
+    noisy = "fake:noise=0.05"
+    assert measure(tmp_path, noisy, "--min-window", "0", "--max-trials", "3").returncode == 0
+    assert set(counted(tmp_path).values()) == {3}
+    assert measure(tmp_path, noisy, "--min-window", "0", "--max-trials", "5", "--precision", "0.0001").returncode == 0
+    assert set(counted(tmp_path).values()) == {5}
+    run = run_file(tmp_path)
+    assert run["plan"]["stopping"]["max_trials"] == 5
+    assert [session["ended"] for session in run["sessions"]] == ["complete", "complete"]
+
+
+def test_drift_is_looked_at_again_after_a_run_has_gone_on(tmp_path: Path) -> None:
+    measure(tmp_path)
+    first = [trial for trial in read_trials(tmp_path) if trial.purpose == "drift"]
+    measure(tmp_path, "fake", "--point", "9,9", "--point", "10,10")
+    drifts = [trial for trial in read_trials(tmp_path) if trial.purpose == "drift"]
+    assert len(drifts) == 2 * len(first)
+    assert {trial.point for trial in drifts} == {first[0].point}
+    assert drifts[-1].session == 1
+
+
 @pytest.mark.parametrize(
     ("part", "changed", "named"),
     [
         ("backend", {"settings": {"virtual_clock": False}}, "virtual_clock"),
         ("backend", {"device": "cuda"}, "device"),
-        ("backend", {"versions": {"fake": "0"}}, "backend's version differs: fake is '0' there"),
+        ("backend", {"versions": {"fake": "0"}}, "the version of fake: '0' there and '1' now"),
         ("model", {"parameters": 2}, "parameters"),
-        ("energy", {"rate_hz": 5.0}, "rate_hz"),
+        ("energy", {"rate_hz": 5.0}, "--rate: 5.0 there"),
     ],
 )
 def test_what_only_the_loaded_backend_knows_is_compared_too(
@@ -199,7 +260,7 @@ def test_what_only_the_loaded_backend_knows_is_compared_too(
     assert measure(tmp_path).returncode == 0
     lines = (tmp_path / "trials.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "trials.jsonl").write_text("".join(lines[:5]))
-    run = read_run(tmp_path)
+    run = run_file(tmp_path)
     run[part] |= changed
     (tmp_path / "run.json").write_text(json.dumps(run))
     assert named in refused(measure(tmp_path))
@@ -219,7 +280,7 @@ def test_hang_ups_that_are_ignored_stay_ignored(tmp_path: Path) -> None:
 
 def test_directory_from_another_machine_is_refused(tmp_path: Path) -> None:
     measure(tmp_path)
-    run = read_run(tmp_path)
+    run = run_file(tmp_path)
     run["machine"]["cpu_model"] = "Zilog Z80"
     (tmp_path / "run.json").write_text(json.dumps(run))
     assert "Zilog Z80" in refused(measure(tmp_path))
@@ -227,7 +288,7 @@ def test_directory_from_another_machine_is_refused(tmp_path: Path) -> None:
 
 def test_run_file_tells_what_was_measured_on_what(tmp_path: Path) -> None:
     measure(tmp_path, "fake", "--threads", "2")
-    run = read_run(tmp_path)
+    run = run_file(tmp_path)
     assert run["schema_version"] == 1
     assert run["plan"]["protocol"] == "quick"
     assert run["model"]["random_weights"] is True
@@ -247,14 +308,14 @@ def test_energies_of_a_synthetic_source_are_recorded(tmp_path: Path) -> None:
         "--probes", "fake:idle_w=150:busy_w=150", "--max-foreign-load", "1", "--min-window", "1", "--max-window", "2",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    table = load(tmp_path)
+    table = load_trials(tmp_path)
     counted = table[table.purpose == "measure"]
     assert len(counted) >= 3
     assert (counted.energy_j > 0).all()
     assert (counted.energy_ci95_j > 0).all()
     assert (counted.energy_per_output_token_j * 16).tolist() == pytest.approx(counted.energy_j.tolist())
     assert (counted.energy_per_token_j * 80).tolist() == pytest.approx(counted.energy_j.tolist())
-    session = read_run(tmp_path)["sessions"][0]
+    session = run_file(tmp_path)["sessions"][0]
     assert set(session["idle"]) == {"before", "after"}
     assert "change" in done.stdout, "the drift of idle power is told"
     # The synthetic source draws the same power all the time: net of idle nothing is left.
@@ -265,7 +326,7 @@ def test_energies_of_a_synthetic_source_are_recorded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", [{"sessions": 3}, {"backend": 5}, {"schema_version": True}, {"model": {}}])
 def test_damaged_run_file_is_refused(damage: dict, tmp_path: Path) -> None:
     measure(tmp_path)
-    run = read_run(tmp_path)
+    run = run_file(tmp_path)
     (tmp_path / "run.json").write_text(json.dumps(run | damage))
     refused(measure(tmp_path))
     refused(joulebench("trials", tmp_path))

@@ -10,16 +10,17 @@ from harness.core.errors import UserError
 from harness.energy import attribution
 from harness.modelling.sources import from_runs
 from harness.runs import records
-from harness.runs.records import COLUMNS, load, read_run, read_trace, read_trials
+from harness.runs.records import load_run, load_trials, read_run, read_trace, read_trials
+from harness.runs.schema import COLUMNS
 from tests.helpers import ROOT
 
 GOLDEN = ROOT / "tests" / "data" / "run-1"
 
 
 def test_golden_run_of_schema_1_loads() -> None:
-    table = load(GOLDEN)
+    table = load_trials(GOLDEN)
     assert len(table) == 10
-    assert set(COLUMNS) <= set(table)
+    assert {column.name for column in COLUMNS} <= set(table)
     counted = table[table.purpose == "measure"]
     ok = counted[counted.status == "ok"]
     assert list(ok.input_tokens) == [8, 8]
@@ -31,7 +32,7 @@ def test_golden_run_of_schema_1_loads() -> None:
     assert len(failures) == 3
     assert failures.reason.str.contains("SIGSEGV").all()
     assert failures.energy_j.isna().all()
-    assert read_run(GOLDEN)["schema_version"] == 1
+    assert read_run(GOLDEN).schema_version == 1
 
 
 def test_joules_can_be_derived_again_from_the_raw_readings() -> None:
@@ -39,14 +40,14 @@ def test_joules_can_be_derived_again_from_the_raw_readings() -> None:
     window, traces = read_trace(GOLDEN, record)
     assert record.energy
     again = attribution.attribute(traces, window)
-    assert again["total"]["request_j"] == pytest.approx(record.energy["total"]["request_j"], rel=1e-9)
+    assert again.total.request_j == pytest.approx(record.energy.total.request_j, rel=1e-9)
     assert record.repeats == len(window.start_ns)
     assert record.window_s == pytest.approx((window.end_ns[-1] - window.start_ns[0]) / 1e9)
 
 
 def test_net_energy_is_what_lies_above_idle() -> None:
-    table = load(GOLDEN)
-    idle_w = sum(read_run(GOLDEN)["sessions"][0]["idle"][when]["total"]["power_w"] for when in ("before", "after")) / 2
+    table = load_trials(GOLDEN)
+    idle_w = sum(read_run(GOLDEN).sessions[0].idle[when].total.power_w for when in ("before", "after")) / 2
     ok = table[(table.purpose == "measure") & (table.status == "ok")]
     assert ok.net_energy_j.tolist() == pytest.approx((ok.energy_j - idle_w * ok.runtime_s).tolist())
     assert (ok.net_energy_ci95_j >= ok.energy_ci95_j).all()
@@ -61,7 +62,7 @@ def test_newer_versions_are_refused(tmp_path: Path) -> None:
     run = json.loads((directory / "run.json").read_text())
     (directory / "run.json").write_text(json.dumps(run | {"schema_version": records.SCHEMA_VERSION + 1}))
     with pytest.raises(UserError, match="upgrade joulebench"):
-        load(directory)
+        load_trials(directory)
 
 
 def test_older_versions_are_migrated_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +73,7 @@ def test_older_versions_are_migrated_step_by_step(tmp_path: Path, monkeypatch: p
         2: lambda run: run | {"schema_version": 3, "path": [*run["path"], 2]},
     }
     monkeypatch.setattr(records, "MIGRATIONS", steps)
-    assert read_run(copy(tmp_path))["path"] == [1, 2]
+    assert read_run(copy(tmp_path)).model_extra == {"path": [1, 2]}
 
 
 def test_missing_and_damaged_traces_are_named(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_run_can_be_moved_and_read_from_anywhere(tmp_path: Path, monkeypatch: py
     directory = copy(tmp_path)
     moved = directory.rename(tmp_path / "with space ü")
     monkeypatch.chdir(tmp_path)
-    assert len(load("with space ü")) == len(load(moved)) == 10
+    assert len(load_trials("with space ü")) == len(load_run(moved).table()) == 10
 
 
 RUN_DAMAGE = [

@@ -15,6 +15,7 @@ import pytest
 from harness.core.errors import UserError
 from harness.energy.readings import Domain, Trace, Window
 from harness.runs.records import read_trace, read_trials
+from harness.runs.run_schema import Run
 from harness.runs.schema import Trial
 from harness.runs.store import RunStore, StorageError
 
@@ -33,32 +34,44 @@ RECORD = Trial(
 )
 MARKS = np.arange(3, dtype=np.int64)
 WINDOW = Window(MARKS, MARKS + 1, MARKS + 2)
-DOMAIN = Domain("gpu0.counter", "gpu", "counter", "counter", "nvml", 0.001, source="gpu:0", contains=("a", "b"))
+DOMAIN = Domain("gpu0.counter", "gpu", "counter", "counter", "nvml", 0.001, source="gpu:0", scope="gpu")
 TRACE = Trace(DOMAIN, MARKS, np.array([0.5, 1.5, 2.5]), failure="lost")
-RUN = {
-    "schema_version": 1,
-    "plan": {},
-    "backend": {
-        "name": "fake",
-        "config": {"kv_cache": True, "batch_size": 1},
-        "device": "cpu",
-        "device_names": [],
-        "gpu_uuids": [],
-        "settings": {},
-        "versions": {},
-    },
-    "model": {"name": "fake", "context_length": 100, "dtype": "float32", "random_weights": True},
-    "machine": {
-        "cpu_model": None,
-        "usable_cores": 1,
-        "memory_bytes": 1,
-        "gpus": [],
-        "container": None,
-        "hostname_sha256": "",
-    },
-    "energy": {},
-    "sessions": [],
-}
+RUN = Run.model_validate_json(
+    json.dumps(
+        {
+            "schema_version": 1,
+            "plan": {
+                "protocol": "quick",
+                "seed": 0,
+                "stopping": {},
+                "min_window_s": 1.0,
+                "max_window_s": 10.0,
+                "timeout_s": 600.0,
+                "points": [],
+            },
+            "backend": {
+                "name": "fake",
+                "config": {"kv_cache": True, "batch_size": 1},
+                "device": "cpu",
+                "device_names": [],
+                "gpu_uuids": [],
+                "settings": {},
+                "versions": {},
+            },
+            "model": {"name": "fake", "context_length": 100, "dtype": "float32", "random_weights": True},
+            "machine": {
+                "cpu_model": None,
+                "usable_cores": 1,
+                "memory_bytes": 1,
+                "gpus": [],
+                "container": None,
+                "hostname_sha256": "",
+            },
+            "energy": {},
+            "sessions": [],
+        }
+    )
+)
 
 
 def test_what_is_appended_is_read_back_in_full(tmp_path: Path) -> None:
@@ -205,8 +218,8 @@ def test_unwritable_directory_is_refused(tmp_path: Path) -> None:
 def test_run_file_is_replaced_as_a_whole() -> None:
     with tempfile.TemporaryDirectory() as name, RunStore(Path(name)) as store:
         for number in range(3):
-            store.write_run({**RUN, "number": number})
-            assert json.loads((Path(name) / "run.json").read_text())["number"] == number
+            store.write_run(RUN.model_copy(update={"tool_version": str(number)}))
+            assert json.loads((Path(name) / "run.json").read_text())["tool_version"] == str(number)
         assert not list(Path(name).glob("*.part"))
 
 

@@ -140,14 +140,14 @@ def test_bad_input_is_one_line(arguments: list[str], words: str, tmp_path: Path)
 
 
 def test_tokens_of_every_sequence_of_a_batch_count(tmp_path: Path) -> None:
-    from harness.runs.records import load
+    from harness.runs.records import load_trials
 
     run = tmp_path / "run"
     options = ["-m", "fake", "--batch-size", "4", "-p", "8,64", "-n", "8,64", "-o", run]
     assert joulebench(*FAKE, *options).returncode == 0
     assert joulebench("figures", run, "-o", tmp_path / "figures").returncode == 0
     (row,) = (row for row in read(tmp_path / "figures" / "figure1.csv") if row["input_tokens"] == "64.0")
-    trials = load(run).query("purpose == 'measure' and input_tokens == 64 and output_tokens == 32")
+    trials = load_trials(run).query("purpose == 'measure' and input_tokens == 64 and output_tokens == 32")
     assert float(row["throughput_tokens_per_s"]) == pytest.approx(4 * (64 + 32) / trials["runtime_s"].mean())
 
 
