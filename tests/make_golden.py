@@ -57,6 +57,7 @@ COMMANDS = {
             f"trials {run} --format csv"
             for run in ("run-1", "run-first", "run-fake", "run-fake-probe", "run-fake-no-cache")
         ),
+        *(f"trials {run}" for run in ("run-1", "run-first", "run-fake-no-cache")),
     ],
     "fit": [
         "fit run-first -o first.json --json",
@@ -197,6 +198,9 @@ def answer(folder: Path, command: str) -> dict[str, Any]:
         return answers
     if "--json" in words or ("--format" in words and "-o" not in words):
         answers["printed"] = _read(printed.getvalue(), "csv" in words)
+    elif words[0] == "trials":
+        # Only the table has the means of the trials with their intervals, and the drift.
+        answers["figures"] = [figures for line in printed.getvalue().splitlines() if (figures := _figures(line))]
     named = [words[i + 1] for i, word in enumerate(words) if word in ("-o", "--export")]
     for name in FILES.get(words[0], named):
         answers[name] = _read((folder / name).read_text(), name.endswith(".csv"))
@@ -220,13 +224,17 @@ def _cell(text: str) -> Any:
 
 def _kept(value: Any, key: str = "") -> Any:
     if key in WORDED and value is not None:
-        texts = [value] if isinstance(value, str) else value
-        return [[word.strip(".,:;()") for word in text.split() if re.search(r"\d", word)] for text in texts]
+        return [_figures(text) for text in ([value] if isinstance(value, str) else value)]
     if isinstance(value, dict):
         return {name: _kept(inner, name) for name, inner in value.items() if name not in VARYING}
     if not isinstance(value, list):
         return value
     return [_kept(inner) for inner in _thinned(value, LONGEST["json"])]
+
+
+def _figures(text: str) -> list[str]:
+    """The words of a text that have a digit: numbers and names."""
+    return [word.strip(".,:;()") for word in text.split() if re.search(r"\d", word)]
 
 
 def _thinned(rows: list[Any], longest: int) -> list[Any]:
