@@ -14,7 +14,7 @@ from harness.cli import main
 from harness.energy.meter import Meter
 from harness.measuring import machine
 from harness.modelling.sources import from_runs
-from harness.runs.records import load, read_run, read_trace, read_trials
+from harness.runs.records import load_trials, read_run, read_trace, read_trials
 from tests.make_golden import COMMANDS, DATA, answer, differences, prepare
 
 GOLDEN = DATA / "golden"
@@ -71,7 +71,7 @@ def resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Iterator[
     def call(name: str, command: str) -> str:
         directory = tmp_path / name
         shutil.copytree(DATA / name, directory)
-        recorded = read_run(directory)["machine"]
+        recorded = read_run(directory).machine
         monkeypatch.setattr(machine, "machine", lambda: recorded)
         monkeypatch.setattr(Meter, "idle", lambda meter, _: idle(meter, duration_s=0.3, settle_s=0.0))
         monkeypatch.setattr(sys, "argv", ["joulebench", *shlex.split(command), "-o", str(directory)])
@@ -103,17 +103,17 @@ def test_interrupted_runs_go_on(name: str, probes: str, resume: Callable[..., st
     records = read_trials(directory)
     assert [record.session for record in records] == [0] * 3 + [1] * (len(records) - 3)
     assert [record.id for record in records] == list(range(len(records)))
-    table = load(directory)
+    table = load_trials(directory)
     counted = table[(table.purpose == "measure") & (table.status == "ok")]
     assert counted.groupby(["input_tokens", "output_tokens"]).size().to_dict() == {(8, 4): 3, (16, 4): 3}
     assert set(counted.session) == {0, 1}
     assert (table.purpose == "drift").sum() == 3
     assert counted[counted.session == 0].energy_j.notna().all() == (probes != "none")
-    assert [session["ended"] for session in read_run(directory)["sessions"]] == ["interrupted", "complete"]
+    assert [session.ended for session in read_run(directory).sessions] == ["interrupted", "complete"]
     for record in records:
         window, traces = read_trace(directory, record)
         assert len(window.start_ns) == record.repeats
         assert record.energy
-        assert bool(traces) == bool(record.energy["components"]) == (probes != "none")
+        assert bool(traces) == bool(record.energy.components) == (probes != "none")
     measured = from_runs([directory], None).measurements
     assert [(point.input_tokens, point.runtime_s.trials) for point in measured] == [(8, 3), (16, 3)]
