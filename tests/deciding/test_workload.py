@@ -237,7 +237,7 @@ def test_a_column_name_may_hold_a_line_break(newline: str, tmp_path: Path) -> No
     path = tmp_path / "t.csv"
     lines = ['"prompt', '(text)",input_tokens,output_tokens', "x,1,2", "x,0,2"]
     path.write_text(newline.join(lines), newline="")
-    with pytest.raises(UserError, match="1 broken row: t.csv line 4 has 0 in, 2 out"):
+    with pytest.raises(UserError, match=r"1 broken row: t\.csv line 4 has 0 in, 2 out"):
         trace_files.load_workload(str(path))
     assert counted(trace_files.load_workload(str(path), skip_bad=True)) == {(1, 2): 1}
 
