@@ -1,7 +1,7 @@
 """The border between the harness and a runtime that executes inference.
 
-A backend is one file in this package that exposes ``create() -> Backend``; the file's name, with ``_`` written
-as ``-``, is its name on the command line. Backends know nothing of the harness: they take a configuration, run
+A backend is a module with ``create() -> Backend`` and one line in ``backends.BACKENDS``, or an entry point of the group
+``joulebench.backends`` in another package. Backends know nothing of the harness: they take a configuration, run
 requests of exactly ``input_tokens`` in and ``output_tokens`` out, and say when each phase began and ended.
 """
 
@@ -76,6 +76,18 @@ class Request:
     input_tokens: int
     output_tokens: int
     seed: int = 0
+
+
+def refuse_request(request: Request, context_length: int) -> None:
+    """Refuse a request of no tokens, or of more than ``context_length``. Raises InvalidConfig."""
+    m, n = request.input_tokens, request.output_tokens
+    if m < 1 or n < 1:
+        raise InvalidConfig(f"a request needs at least 1 input and 1 output token, not {m} and {n}")
+    if m + n > context_length:
+        raise InvalidConfig(
+            f"{m} input and {n} output tokens are more than the model's context of {context_length}; "
+            "ask for fewer tokens or take another model"
+        )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Literal
 from backends.base import InvalidConfig
 
 Family = Literal["llama", "qwen2", "mistral", "falcon"]
-Source = Literal["preset", "gguf", "folder", "hub"]
+ModelSource = Literal["preset", "gguf", "folder", "hub"]
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ PRESETS: dict[str, Preset] = {
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def classify(name: str) -> Source:
+def classify(name: str) -> ModelSource:
     """What kind of model a name given by the user means; presets come before files, files before hub ids.
 
     Raises InvalidConfig when it is none, and for a GGUF file or a path that isn't there.

@@ -45,3 +45,21 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
     assert lines[0].startswith("joulebench: error: ")
     assert "Traceback" not in done.stdout
     return lines[0]
+
+
+def install_guest(folder: Path, group: str, module: str, source: str) -> None:
+    """What pip leaves of a package ``guest``: one module, and an entry point of ``group`` to its ``create``."""
+    (folder / f"{module}.py").write_text(source)
+    metadata = folder / "guest-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: guest\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[{group}]\nguest = {module}:create\n")
+
+
+def imported_by(code: str, package: str) -> set[str]:
+    """Modules of a package, beneath it, that a fresh interpreter has imported once it has run ``code``."""
+    code += f"\nimport sys\nprint(*(name for name in sys.modules if name.startswith('{package}.')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment(), timeout=120
+    )
+    return {name.removeprefix(f"{package}.") for name in done.stdout.split()}

@@ -24,6 +24,7 @@ from backends.base import (
     OutOfMemory,
     Prepared,
     Request,
+    refuse_request,
     refuse_unused,
 )
 
@@ -57,7 +58,7 @@ class _Behaviour:
 
 def _parse(model: str) -> _Behaviour:
     name, _, options = model.partition(":")
-    types: dict[str, type] = {field.name: type(getattr(_Behaviour(), field.name)) for field in fields(_Behaviour)}
+    types: dict[str, type] = {field.name: type(field.default) for field in fields(_Behaviour)}
     values = {}
     for option in filter(None, options.split(",")):
         key, _, value = option.partition("=")
@@ -123,9 +124,8 @@ class FakeBackend:
         )
 
     def prepare(self, request: Request) -> Prepared:
-        """Nothing to prepare. Raises InvalidConfig beyond the context."""
-        if request.input_tokens + request.output_tokens > self._behaviour.context:
-            raise InvalidConfig(f"m + n is beyond the model's context of {self._behaviour.context} tokens")
+        """Nothing to prepare. Raises InvalidConfig for no tokens, or more than the context."""
+        refuse_request(request, self._behaviour.context)
         return Prepared()
 
     def run(self, request: Request) -> Completion:

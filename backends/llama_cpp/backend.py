@@ -26,6 +26,7 @@ from backends.base import (
     OutOfMemory,
     Prepared,
     Request,
+    refuse_request,
     refuse_unused,
 )
 from backends.llama_cpp import gguf_file, library
@@ -137,11 +138,8 @@ class LlamaCpp:
         """Make a context of m + n tokens and draw the tokens. Raises InvalidConfig, OutOfMemory or BackendError."""
         if self._model is None:
             raise BackendError("no model is loaded")
+        refuse_request(request, self._context_length)
         m, n = request.input_tokens, request.output_tokens
-        if m < 1 or n < 1:
-            raise InvalidConfig(f"a request of {m} input and {n} output tokens; both must be at least 1")
-        if m + n > self._context_length:
-            raise InvalidConfig(f"{m} + {n} tokens exceed the model's context of {self._context_length}")
         self._new_context(m + n)
         llama = library.library()
         ids = random.Random(request.seed).choices(range(self._vocabulary_size), k=m + n - 1)

@@ -20,8 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from backends.base import InvalidConfig, NotInstalled
-from backends.llama_cpp.gguf_header import read_header
+from backends.base import InvalidConfig
+from backends.llama_cpp.gguf_header import read_header, require_gguf
 from backends.llama_cpp.gguf_layout import Tensor, gguf_architecture, metadata, tensors
 from backends.presets import PRESETS, Architecture
 
@@ -33,7 +33,7 @@ DTYPES = ("F16", "Q8_0", "Q4_0")
 """Precisions of the matrices; vectors are F32. Unlike llama.cpp's own ``Q4_0`` the output matrix is Q4_0 too."""
 
 _BLOCKS = {"F32": (1, 4), "F16": (1, 2), "Q8_0": (32, 34), "Q4_0": (32, 18)}
-"""Elements and bytes of one block of each type."""
+"""Elements and bytes of one block of each type; written out so that a size is known before gguf is imported."""
 
 RANDOM_WEIGHTS = "joulebench.random_weights"
 """Metadata key by which such a file is known again wherever it is copied to."""
@@ -90,6 +90,7 @@ def preset_file(preset: str, dtype: str, seed: int) -> Path:
     Memory stays at a few chunks of 2²⁰ weights. Raises InvalidConfig when the cache directory can't be written
     or the disk is too small, NotInstalled without the package gguf.
     """
+    require_gguf()
     path = _path(preset, dtype, seed)
     if _is_whole(path):
         return path
@@ -126,8 +127,6 @@ def _is_whole(path: Path) -> bool:
         return False
     try:
         read_header(path)
-    except NotInstalled:
-        raise
     except InvalidConfig:
         path.unlink()
         return False

@@ -1,6 +1,6 @@
 """The ``transformers`` backend: Hugging Face models on torch, on NVIDIA GPUs, Apple GPUs and CPUs.
 
-Requests run through own loops over ``model(...)`` (``torch_decode``): greedy, without tokenizer, never stopped by an
+Requests run through own loops over ``model(...)`` (``decode``): greedy, without tokenizer, never stopped by an
 end-of-sequence token, and without waiting for the device between steps.
 """
 
@@ -29,6 +29,7 @@ from backends.base import (
     OutOfMemory,
     Prepared,
     Request,
+    refuse_request,
 )
 from backends.transformers import decode, devices, models, placement, quantizers
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
-    from backends.presets import Source
+    from backends.presets import ModelSource
     from backends.transformers.decode import Decoder
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -144,19 +145,12 @@ class TransformersBackend:
         import torch
 
         model = self._loaded()
-        m, n = request.input_tokens, request.output_tokens
-        if m < 1 or n < 1:
-            raise InvalidConfig(f"a request needs at least 1 input and 1 output token, not {m} and {n}")
-        if m + n > self._context_length:
-            raise InvalidConfig(
-                f"{m} input and {n} output tokens are more than the model's context of "
-                f"{self._context_length}; ask for fewer tokens or take another model"
-            )
+        refuse_request(request, self._context_length)
         self._prepared = None
 
         def ready() -> tuple[Decoder, Prepared]:
             with torch.inference_mode():
-                decoder = decode.decoder(model, self._draw_tokens(request), n, self._config)
+                decoder = decode.decoder(model, self._draw_tokens(request), request.output_tokens, self._config)
                 return decoder, decoder.prepare()
 
         decoder, prepared = _guarded(ready)
@@ -250,7 +244,7 @@ def _require_packages() -> None:
     transformers.utils.logging.set_verbosity_error()
 
 
-def _plan(config: Config, source: Source, model_config: PreTrainedConfig) -> _Plan:
+def _plan(config: Config, source: ModelSource, model_config: PreTrainedConfig) -> _Plan:
     """The model as it would be loaded, once device, precision and numbers have been checked."""
     import torch
 
@@ -310,7 +304,7 @@ def _precision(
     return name, activations, quantizers.of_method(name, getattr(torch, activations)), False
 
 
-def _weights(config: Config, source: Source, model_config: PreTrainedConfig, plan: _Plan) -> PreTrainedModel:
+def _weights(config: Config, source: ModelSource, model_config: PreTrainedConfig, plan: _Plan) -> PreTrainedModel:
     """Make or read the weights where they belong. Raises InvalidConfig or OutOfMemory."""
     device, dtype, quantization = plan.devices[0], plan.dtype, plan.quantization
     placed: placement.DeviceMap | None = None

@@ -152,27 +152,35 @@ def cuda_graph(device: torch.device, first_steps: Callable[[], None], step: Call
     return graph.replay
 
 
-class EagerDecoder:
-    """The plain loop: every operation of every step is launched from Python."""
+class _Prefilled:
+    """A request and its prefill, which all decoders do alike."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        input_ids: torch.Tensor,
-        output_tokens: int,
-        config: Config,
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, input_ids: torch.Tensor, output_tokens: int, config: Config) -> None:
         self._model = model
         self._cache_name = cache_name(model)
         self._input_ids = input_ids
         self._steps = output_tokens - 1
         self._config = config
-        self._cache: Cache | None = None
-        self._produced: list[torch.Tensor] = []
 
     @property
     def input_tokens(self) -> int:
         return self._input_ids.shape[1]
+
+    def _first_token(self, cache: Cache | None) -> torch.Tensor:
+        """Process the input, in chunks where asked; returns the first output token, shape (batch_size, 1)."""
+        *chunks, last = self._input_ids.split(self._config.prefill_chunk or self.input_tokens, dim=1)
+        for chunk in chunks:
+            _next_token(self._model, chunk, self._cache_name, cache)
+        return _next_token(self._model, last, self._cache_name, cache)
+
+
+class EagerDecoder(_Prefilled):
+    """The plain loop: every operation of every step is launched from Python."""
+
+    def __init__(self, model: PreTrainedModel, input_ids: torch.Tensor, output_tokens: int, config: Config) -> None:
+        super().__init__(model, input_ids, output_tokens, config)
+        self._cache: Cache | None = None
+        self._produced: list[torch.Tensor] = []
 
     def prepare(self) -> Prepared:
         return Prepared()
@@ -184,8 +192,7 @@ class EagerDecoder:
         self._produced = []
 
     def prefill(self) -> None:
-        chunk_tokens = self._config.prefill_chunk
-        self._produced.append(_prefill(self._model, self._input_ids, self._cache_name, self._cache, chunk_tokens))
+        self._produced.append(self._first_token(self._cache))
 
     def decode(self) -> None:
         import torch
@@ -203,7 +210,7 @@ class EagerDecoder:
         return torch.cat(self._produced, dim=1)
 
 
-class StaticDecoder:
+class StaticDecoder(_Prefilled):
     """Decode steps of unchanging shapes and addresses, so that they can be compiled, and replayed as a CUDA graph.
 
     Everything a step reads and writes stays on the device: the latest token, the cache with its length, the tokens
@@ -221,11 +228,7 @@ class StaticDecoder:
     ) -> None:
         import torch
 
-        self._model = model
-        self._cache_name = cache_name(model)
-        self._input_ids = input_ids
-        self._steps = output_tokens - 1
-        self._config = config
+        super().__init__(model, input_ids, output_tokens, config)
         self._capture = capture
         batch_size, input_tokens = input_ids.shape
         self._cache = static_cache(model.config, input_tokens + output_tokens)
@@ -235,10 +238,6 @@ class StaticDecoder:
         """Number of tokens chosen: the column of ``_produced`` that the next one goes to."""
         self._next_token: Callable[..., torch.Tensor] = _next_token
         self._replay: Callable[[], None] | None = None
-
-    @property
-    def input_tokens(self) -> int:
-        return self._input_ids.shape[1]
 
     def prepare(self) -> Prepared:
         """Compile, then capture. The seconds include the first steps that run, and are apart from every phase."""
@@ -273,8 +272,7 @@ class StaticDecoder:
         self._index.zero_()
 
     def prefill(self) -> None:
-        chunk_tokens = self._config.prefill_chunk
-        self._store(_prefill(self._model, self._input_ids, self._cache_name, self._cache, chunk_tokens))
+        self._store(self._first_token(self._cache))
 
     def decode(self) -> None:
         step = self._replay or self._step
@@ -324,16 +322,6 @@ def static_cache(model_config: PreTrainedConfig, length: int) -> Cache:
 def cache_name(model: PreTrainedModel) -> str:
     """What the model calls its cache: transformers 5.24 renamed ``past_key_values`` to ``cache``."""
     return "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
-
-
-def _prefill(
-    model: PreTrainedModel, input_ids: torch.Tensor, name: str, cache: Cache | None, chunk_tokens: int | None
-) -> torch.Tensor:
-    """Process the input, in chunks where asked; returns the first output token, shape (batch_size, 1)."""
-    *chunks, last = input_ids.split(chunk_tokens or input_ids.shape[1], dim=1)
-    for chunk in chunks:
-        _next_token(model, chunk, name, cache)
-    return _next_token(model, last, name, cache)
 
 
 def _next_token(model: PreTrainedModel, input_ids: torch.Tensor, name: str, cache: Cache | None) -> torch.Tensor:

@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from backends.base import InvalidConfig
-from backends.presets import PRESETS, Architecture, Source, classify
+from backends.presets import PRESETS, Architecture, ModelSource, classify
 from backends.transformers import quantizers
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
 
-def read_config(name: str) -> tuple[Source, PreTrainedConfig]:
+def read_config(name: str) -> tuple[ModelSource, PreTrainedConfig]:
     """Where the model comes from and its transformers configuration; only this is read or fetched.
 
     Raises InvalidConfig for a name that isn't a model, or one that transformers can't run as it is.
@@ -50,7 +50,7 @@ def _check_hub(name: str) -> None:
             get_hf_file_metadata(hf_hub_url(name, "config.json"))
 
 
-def unreadable(name: str, source: Source, error: Exception) -> InvalidConfig:
+def unreadable(name: str, source: ModelSource, error: Exception) -> InvalidConfig:
     """One line that says why a folder or a hub model can't be used, and what to do."""
     first_paragraph = str(error).split("\n\n")[0]
     reason = " ".join(first_paragraph.split())[:300] or type(error).__name__
@@ -200,7 +200,7 @@ def draw_weight(name: str, weight: torch.Tensor, generator: torch.Generator) -> 
 
 def pretrained_model(
     name: str,
-    source: Source,
+    source: ModelSource,
     config: PreTrainedConfig,
     dtype: torch.dtype,
     device: torch.device | dict[str, int | str],
@@ -208,7 +208,7 @@ def pretrained_model(
 ) -> PreTrainedModel:
     """A published model with its real weights; only safetensors files are read, as they can't hold code.
 
-    ``device`` is one device or a map (``torch_placement``); ``quantization`` quantises weights while they are read,
+    ``device`` is one device or a map (``placement``); ``quantization`` quantises weights while they are read,
     which a checkpoint that is stored quantised doesn't need. Raises InvalidConfig for weights that are missing or
     unreadable.
     """

@@ -57,12 +57,13 @@ def device_map(
     Layers are never split. Room for one layer is left on every GPU. Raises OutOfMemory where the weights don't fit,
     InvalidConfig where a GPU would get none of them.
     """
+    import torch
     from accelerate import infer_auto_device_map
     from accelerate.utils import CustomDtype, compute_module_sizes, get_max_layer_size
 
     model, quantised = models.empty_model(config, dtype, quantization, stored)
     four_bits = quantization is not None and quantizers.is_four_bit(quantization)
-    special = dict.fromkeys(quantised, CustomDtype.INT4 if four_bits else _int8())
+    special = dict.fromkeys(quantised, CustomDtype.INT4 if four_bits else torch.int8)
     whole = sorted(model._no_split_modules or ())
     sizes = compute_module_sizes(model, special_dtypes=special)
     layer_bytes, _ = get_max_layer_size(list(model.named_children()), sizes, whole)
@@ -91,12 +92,6 @@ def _refuse_unused(indices: set[int], full: Mapping[int, bool]) -> None:
         raise InvalidConfig(f"the model is too small to spread that far: {names} would stay empty; leave it out")
 
 
-def _int8() -> torch.dtype:
-    import torch
-
-    return torch.int8
-
-
 def random_model(
     config: PreTrainedConfig,
     dtype: torch.dtype,
@@ -107,7 +102,7 @@ def random_model(
     """A model with seeded random weights, each made on its own device and quantised there, one after the other.
 
     Neither the host nor a GPU ever holds more than its share and one unquantised matrix. On one device the numbers are
-    those of ``torch_models.random_model``.
+    those of ``models.random_model``.
     """
     import torch
     from accelerate import dispatch_model

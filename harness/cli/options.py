@@ -105,7 +105,7 @@ def load_workload(
     """The workload that the options name. Raises UserError."""
     from harness.deciding import trace_files, workload
 
-    loaded = trace_files.load(spec, input_column, output_column, skip_bad)
+    loaded = trace_files.load_workload(spec, input_column, output_column, skip_bad)
     return loaded if output_tokens is None else workload.with_output_tokens(loaded, output_tokens)
 
 

@@ -16,7 +16,7 @@ from harness.deciding.costs import cost_table
 from harness.deciding.decision import ThresholdDecision, decide_threshold, make_scales
 from harness.deciding.paper_accounting import LEAVES_OUT, THRESHOLDS, PaperCurve, paper_curve
 from harness.deciding.scales import JOULES_PER_KWH
-from harness.deciding.trace_files import load
+from harness.deciding.trace_files import load_workload
 from harness.deciding.workload import Workload, with_output_tokens
 from harness.modelling.profile import Profile
 from harness.showing import decision_figures, figures
@@ -49,7 +49,7 @@ def reproduce(directory: Path) -> tuple[dict[str, Any], list[Path]]:
     Raises UserError when the directory can't be written, MissingDependency without matplotlib.
     """
     make_directory(directory)
-    workload = load("alpaca")
+    workload = load_workload("alpaca")
     paths, _ = write_figures([], directory, published=True)
     drawn = decision_figures.workload_figure(workload)
     rows = decision_figures.workload_rows(workload)

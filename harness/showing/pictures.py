@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.core.errors import DiskFull, MissingDependency, UserError
 from harness.deciding.costs import cost_table
 from harness.deciding.decision import decide_threshold, make_scales
-from harness.deciding.trace_files import load
+from harness.deciding.trace_files import load_workload
 from harness.modelling import fitting
 from harness.modelling.comparable import NotComparable
 from harness.modelling.profile import Profile
@@ -82,7 +82,7 @@ def _sweeps(run: Path, folder: Path, fixed_input: int, fixed_output: int) -> str
 
 
 def _published_threshold(folder: Path) -> str:
-    result = regenerate(load("alpaca"), "input")
+    result = regenerate(load_workload("alpaca"), "input")
     drawn = decision_figures.threshold_figure([panel for _, panel in result.panels], "input")
     path, *_ = figures.write(drawn, folder / "threshold-published", *decision_figures.panel_table(result.panels))
     return f"in both accountings: {path}"
@@ -91,7 +91,7 @@ def _published_threshold(folder: Path) -> str:
 def _own_threshold(path: Path, folder: Path) -> str:
     if not path.exists():
         raise UserError("there is no fit of this run")
-    workload = load("alpaca")
+    workload = load_workload("alpaca")
     try:
         costs = cost_table([Profile.load(path), Profile.load(LARGE)], workload)
     except NotComparable as refusal:

@@ -203,6 +203,12 @@ def test_request_beyond_the_context_is_refused(backend, config):
     assert complete(backend, Request(4, 2)).output_tokens == 2
 
 
+@pytest.mark.parametrize(("m", "n"), [(0, 1), (1, 0)])
+def test_request_of_no_tokens_is_refused(backend, config, m, n):
+    backend.load(config)
+    assert "at least 1" in refusal(backend.prepare, Request(m, n))
+
+
 def test_close_twice_and_load_again(backend, config):
     backend.close()
     backend.load(config)

@@ -12,7 +12,7 @@ import gguf
 import numpy as np
 import pytest
 
-from backends.base import InvalidConfig
+from backends.base import InvalidConfig, NotInstalled
 from backends.llama_cpp import gguf_file
 from backends.llama_cpp.gguf_header import read_header
 from backends.llama_cpp.gguf_layout import ROPE_FREQS, tensors
@@ -229,3 +229,12 @@ def test_cache_directory_follows_the_environment(tmp_path, monkeypatch):
     assert str(gguf_file.cache_directory()) == "/somewhere/joulebench"
     monkeypatch.setattr("sys.platform", "darwin")
     assert str(gguf_file.cache_directory()).endswith("/Library/Caches/joulebench")
+
+
+def test_absent_package_is_refused_before_writing_and_reading(cache, monkeypatch):
+    path = gguf_file.preset_file("tiny-test", "F16", 0)
+    monkeypatch.setattr("backends.llama_cpp.gguf_header.find_spec", lambda _: None)
+    for seed in (0, 1):
+        with pytest.raises(NotInstalled, match=r"pip install 'joulebench\[llama-cpp\]'"):
+            gguf_file.preset_file("tiny-test", "F16", seed)
+    assert list(cache.iterdir()) == [path]

@@ -89,6 +89,29 @@ def test_missing_vocabulary_is_refused(tmp_path):
     assert "tokenizer.ggml.tokens" in refusal(write(tmp_path / "a.gguf", tokens=()))
 
 
+def string(text: bytes) -> bytes:
+    return struct.pack("<Q", len(text)) + text
+
+
+@pytest.mark.parametrize(
+    ("kind", "length", "content"),
+    [
+        (0, 2**62, b""),  # bytes
+        (8, 2**62, b""),  # strings
+        (8, 1, struct.pack("<Q", 2**62)),
+        (9, 1, struct.pack("<IQI", 4, 1, 7)),  # an array in an array, which llama.cpp doesn't load
+        (9, 1, struct.pack("<IQ", 9, 1) * 5000),
+        (13, 1, b""),
+    ],
+)
+def test_damaged_array_is_refused_at_once(tmp_path, kind, length, content):
+    """No length in the file decides how much is read or allocated, no depth how far Python recurses."""
+    path = tmp_path / "a.gguf"
+    array = string(b"key") + struct.pack("<IIQ", 9, kind, length) + content
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + array)
+    assert "truncated" in refusal(path) or "damaged" in refusal(path)
+
+
 def test_directory_is_refused(tmp_path):
     assert "can't read" in refusal(tmp_path)
 

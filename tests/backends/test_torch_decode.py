@@ -86,7 +86,7 @@ class Recording(TorchDispatchMode):
 
 
 def record(first_steps, step):
-    """``torch_decode.cuda_graph`` without a GPU."""
+    """``decode.cuda_graph`` without a GPU."""
     first_steps()
     step.__self__.begin()  # a capture executes nothing; this does, and so needs room in the cache
     recording = Recording()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harness.cli import main
-from harness.deciding.trace_files import load
+from harness.deciding.trace_files import load_workload
 from harness.modelling.profile import Profile
 
 SMALL, LARGE = "m1-pro-llama-2-7b", "swing-a100-llama-2-7b"
@@ -61,7 +61,7 @@ def trace(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("key", ["input", "output", "total", "product"])
 def test_the_threshold_is_the_least_of_all(answer, trace: Path, key: str) -> None:
     facts = answer("threshold", *PAIR, "-w", trace, "--key", key)
-    w = load(str(trace))
+    w = load_workload(str(trace))
     m, n, count = w.input_tokens, w.output_tokens, w.count
     keys = {"input": m, "output": n, "total": m + n, "product": m * n}[key]
     small, large = (Profile.load(name).energy_j(m, n) for name in (SMALL, LARGE))
@@ -268,7 +268,7 @@ def test_shares_and_capacities_are_kept(answer, trace: Path) -> None:
 
 def test_requests_that_nobody_serves_in_time_are_counted(answer, run, trace: Path) -> None:
     facts = answer("route", *BOTH, "-w", trace, "--slo", 2)
-    w = load(str(trace))
+    w = load_workload(str(trace))
     runtime = np.stack([Profile.load(name).runtime_s(w.input_tokens, w.output_tokens) for name in (SMALL, LARGE)])
     assert facts["unserved_requests"] == w.count[(runtime > 2).all(axis=0)].sum() > 0
     assert sum(row["requests"] for row in facts["routes"]) + facts["unserved_requests"] == 5000
@@ -287,7 +287,7 @@ def test_an_exported_rule_routes_like_the_command(answer, trace: Path, tmp_path:
     path = tmp_path / "rule.json"
     facts = answer("route", *BOTH, "-w", trace, "--scale", "none", "--export", path, *limits)
     rule = json.loads(path.read_text())
-    w = load(str(trace))
+    w = load_workload(str(trace))
     profiles = [Profile.load(SMALL), Profile.load(LARGE)]
     energy, runtime = (
         np.stack([getattr(p, name)(w.input_tokens, w.output_tokens) for p in profiles])

@@ -1,8 +1,8 @@
 """The border between the harness and a power source.
 
-A probe is one file in this package that exposes ``create(option) -> Probe``; the file's name, with ``_`` written as
-``-``, is its name on the command line. A probe only reads: threads, clocks, unwrapping and integration belong to
-the harness.
+A probe is a module with ``create(option) -> Probe`` and one line in ``harness.energy.probes.PROBES``, or an entry point
+of the group ``joulebench.probes`` in another package. A probe only reads: threads, clocks, unwrapping and integration
+belong to the harness.
 """
 
 from __future__ import annotations
