@@ -44,7 +44,7 @@ class ProbeContext:
 
 
 class Probe(Protocol):
-    """A power source. One instance is opened once and read by one thread."""
+    """A power source. One instance is opened once and read by one thread. Probes may inherit what stands here."""
 
     role: Role
     note: str
@@ -67,11 +67,11 @@ class Probe(Protocol):
 
         The key ``discard`` holds a reason when what is seen spoils a measurement made now, else None.
         """
-        ...
+        return {"discard": None}
 
     def close(self) -> None:
         """Let go of everything. Safe to call twice and after a failed open."""
-        ...
+        return
 
 
 def update_periods(

@@ -17,7 +17,7 @@ ASSUMED_WATTS_PER_PROCESSOR = 5.0
 """Assumed power of one busy logical processor, between a laptop's ≈ 4 W (15 W / 4) and a desktop's ≈ 8 W (65 W / 8)."""
 
 
-class CpuTimeEstimate:
+class CpuTimeEstimate(Probe):
     """Counts the worker's CPU seconds and prices each at the declared power of one processor."""
 
     role: Role = "fallback"
@@ -33,7 +33,6 @@ class CpuTimeEstimate:
         self.watts_per_processor = 0.0
 
     def open(self, context: ProbeContext) -> None:
-        """See ``Probe.open``."""
         watts = context.cpu_watts
         if watts is not None and watts <= 0:
             raise ProbeUnavailable(f"{watts} W is no CPU power", "give --cpu-watts a positive number")
@@ -46,7 +45,6 @@ class CpuTimeEstimate:
         )
 
     def domains(self) -> Sequence[Domain]:
-        """See ``Probe.domains``."""
         tick_s = 1.0 / os.sysconf("SC_CLK_TCK")
         return [
             Domain(
@@ -62,7 +60,6 @@ class CpuTimeEstimate:
         ]
 
     def read(self) -> Sequence[Reading]:
-        """See ``Probe.read``."""
         self._follow_worker()
         if self._process is None:
             return []
@@ -76,11 +73,9 @@ class CpuTimeEstimate:
         return [Reading("cpu-time", now_ns, seconds * self.watts_per_processor)]
 
     def conditions(self) -> dict[str, Any]:
-        """See ``Probe.conditions``."""
         return {"watts_per_processor": self.watts_per_processor, "discard": None}
 
     def close(self) -> None:
-        """See ``Probe.close``."""
         self._process = None
 
     def _follow_worker(self) -> None:

@@ -29,7 +29,7 @@ _DEFAULTS = {
 _NS = 1e9
 
 
-class Fake:
+class Fake(Probe):
     """A square wave between ``idle_w`` and ``busy_w``, anchored at CLOCK_MONOTONIC 0."""
 
     role: Role = "synthetic"
@@ -49,13 +49,11 @@ class Fake:
         self._opened_s = 0.0
 
     def open(self, context: ProbeContext) -> None:
-        """See ``Probe.open``."""
         if self._unavailable:
             raise ProbeUnavailable("the synthetic sensor was told not to work", "leave out the word unavailable")
         self._opened_s = time.monotonic()
 
     def domains(self) -> Sequence[Domain]:
-        """See ``Probe.domains``."""
         counter = self._kind == "counter"
         return [
             Domain(
@@ -72,7 +70,6 @@ class Fake:
         ]
 
     def read(self) -> Sequence[Reading]:
-        """See ``Probe.read``."""
         now_ns = time.monotonic_ns()
         now_s = now_ns / _NS
         if now_s - self._opened_s > self._fail_after_s:
@@ -89,11 +86,7 @@ class Fake:
         return self._cumulative_j(end_s) - self._cumulative_j(start_s)
 
     def conditions(self) -> dict[str, Any]:
-        """See ``Probe.conditions``."""
         return {"temperature_c": 40.0, "discard": None}
-
-    def close(self) -> None:
-        """See ``Probe.close``."""
 
     def _cumulative_j(self, time_s: float) -> float:
         cycles, rest = divmod(time_s, self._cycle_s)

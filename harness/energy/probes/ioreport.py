@@ -29,7 +29,7 @@ _RAILS: tuple[tuple[str, Component, str], ...] = (
 _MILLI = 1e-3
 
 
-class IoReport:
+class IoReport(Probe):
     """The chip's cumulative rails; those that this chip doesn't have are absent, not zero."""
 
     role: Role = "meter"
@@ -40,7 +40,6 @@ class IoReport:
         self._domains: list[Domain] = []
 
     def open(self, context: ProbeContext) -> None:
-        """See ``Probe.open``."""
         if sys.platform != "darwin" or platform.machine() != "arm64":
             raise ProbeUnavailable("IOReport exists on Apple Silicon only")
         try:
@@ -73,11 +72,9 @@ class IoReport:
         ]
 
     def domains(self) -> Sequence[Domain]:
-        """See ``Probe.domains``."""
         return self._domains
 
     def read(self) -> Sequence[Reading]:
-        """See ``Probe.read``."""
         fields = {source: field for source, _, field in _RAILS}
         before_ns = time.monotonic_ns()
         try:
@@ -89,12 +86,7 @@ class IoReport:
             Reading(domain.name, now_ns, getattr(energies, fields[domain.source]) * _MILLI) for domain in self._domains
         ]
 
-    def conditions(self) -> dict[str, Any]:
-        """See ``Probe.conditions``."""
-        return {"discard": None}
-
     def close(self) -> None:
-        """See ``Probe.close``."""
         self._monitor = None
 
     def _reader(self, field: str) -> Any:

@@ -56,7 +56,7 @@ class _Gpu:
         return tuple(domain.name for domain, _ in self.readers)
 
 
-class Nvml:
+class Nvml(Probe):
     """Every GPU that the backend computes on, found by its UUID."""
 
     role: Role = "meter"
@@ -69,7 +69,6 @@ class Nvml:
         self._domains: list[Domain] = []
 
     def open(self, context: ProbeContext) -> None:
-        """See ``Probe.open``."""
         if context.device == "cpu" and not context.gpu_uuids:
             raise ProbeUnavailable("the backend computes on the CPU, not on an NVIDIA GPU")
         self._context = context
@@ -95,11 +94,9 @@ class Nvml:
         self.note = "board power, gain uncalibrated to a few per cent; " + "; ".join(dict.fromkeys(notes))
 
     def domains(self) -> Sequence[Domain]:
-        """See ``Probe.domains``."""
         return self._domains
 
     def read(self) -> Sequence[Reading]:
-        """See ``Probe.read``."""
         readings: list[Reading] = []
         for gpu in self._gpus:
             try:
@@ -110,7 +107,6 @@ class Nvml:
         return readings
 
     def conditions(self) -> dict[str, Any]:
-        """See ``Probe.conditions``."""
         gpus = {gpu.uuid: self._conditions(gpu) for gpu in self._gpus}
         reasons = []
         for gpu in self._gpus:
@@ -122,7 +118,6 @@ class Nvml:
         return {"gpus": gpus, "discard": "; ".join(reasons) or None}
 
     def close(self) -> None:
-        """See ``Probe.close``."""
         if self._nvml is not None:
             nvml, self._nvml = self._nvml, None
             self._gpus = []

@@ -36,7 +36,7 @@ _THROTTLED = ("Heavy", "Trapping", "Sleeping")
 _MILLI, _NANO = 1e-3, 1e-9
 
 
-class Powermetrics:
+class Powermetrics(Probe):
     """Sums each rail's energy over the intervals, so that it reads like a counter at the intervals' ends."""
 
     role: Role = "meter"
@@ -54,7 +54,6 @@ class Powermetrics:
         self._last: Mapping[str, Any] = {}
 
     def open(self, context: ProbeContext) -> None:
-        """See ``Probe.open``."""
         program = shutil.which("powermetrics")
         if program is None:
             raise ProbeUnavailable("powermetrics is a program of macOS, and is not here")
@@ -76,11 +75,9 @@ class Powermetrics:
             raise ProbeUnavailable("powermetrics lists no energy impact of tasks", "use --attribution system")
 
     def domains(self) -> Sequence[Domain]:
-        """See ``Probe.domains``."""
         return list(self._rails.values())
 
     def read(self) -> Sequence[Reading]:
-        """See ``Probe.read``."""
         assert self._stream is not None
         readings: list[Reading] = []
         for arrived_ns, text in self._stream.take():
@@ -90,7 +87,6 @@ class Powermetrics:
         return readings
 
     def conditions(self) -> dict[str, Any]:
-        """See ``Probe.conditions``."""
         pressure = self._last.get("thermal_pressure")
         throttled = pressure in _THROTTLED
         gpu = self._last.get("gpu", {})
@@ -102,7 +98,6 @@ class Powermetrics:
         }
 
     def close(self) -> None:
-        """See ``Probe.close``."""
         if self._process is None:
             return
         process, self._process = self._process, None

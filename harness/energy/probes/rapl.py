@@ -25,7 +25,7 @@ _RESOLUTION_J = 2.0**-14
 _MICRO = 1e-6
 
 
-class Rapl:
+class Rapl(Probe):
     """Packages, their DRAM, and psys. Core and uncore lie inside the package and are left out."""
 
     role: Role = "meter"
@@ -40,7 +40,6 @@ class Rapl:
         self._temperatures: list[Path] = []
 
     def open(self, context: ProbeContext) -> None:
-        """See ``Probe.open``."""
         zones = list(_zones(self._sysfs / "class" / "powercap"))
         if not zones:
             raise ProbeUnavailable(
@@ -66,11 +65,9 @@ class Rapl:
         self._find_thermal()
 
     def domains(self) -> Sequence[Domain]:
-        """See ``Probe.domains``."""
         return self._domains
 
     def read(self) -> Sequence[Reading]:
-        """See ``Probe.read``."""
         readings = []
         for name, file in list(self._files.items()):
             before_ns = time.monotonic_ns()
@@ -84,7 +81,6 @@ class Rapl:
         return readings
 
     def conditions(self) -> dict[str, Any]:
-        """See ``Probe.conditions``."""
         counts = [_number(file) for file in self._throttle_counts]
         known = [count for count in counts if count is not None]
         throttled = sum(known) if known else None
@@ -98,7 +94,6 @@ class Rapl:
         }
 
     def close(self) -> None:
-        """See ``Probe.close``."""
         self._files = {}
 
     def _find_thermal(self) -> None:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from harness.core.errors import ProbeFailed, ProbeUnavailable, UserError
 from harness.energy.probes.base import Probe, ProbeContext, Role
@@ -15,7 +14,7 @@ from harness.energy.readings import Domain, Reading
 _FORMAT = "give the .npz file of a trial in a run's folder traces/"
 
 
-class Replay:
+class Replay(Probe):
     """Delivers each recorded reading when its time, counted from the opening, has come."""
 
     role: Role = "synthetic"
@@ -28,7 +27,6 @@ class Replay:
         self._next = 0
 
     def open(self, context: ProbeContext) -> None:
-        """See ``Probe.open``."""
         from harness.energy import trace_file
 
         if self._path is None:
@@ -50,11 +48,9 @@ class Replay:
         self._readings = [replace(reading, time_ns=reading.time_ns + shift_ns) for reading in recorded]
 
     def domains(self) -> Sequence[Domain]:
-        """See ``Probe.domains``."""
         return self._domains
 
     def read(self) -> Sequence[Reading]:
-        """See ``Probe.read``."""
         if self._next == len(self._readings):
             raise ProbeFailed("the recording is over")
         first, now_ns = self._next, time.monotonic_ns()
@@ -62,12 +58,7 @@ class Replay:
             self._next += 1
         return self._readings[first : self._next]
 
-    def conditions(self) -> dict[str, Any]:
-        """See ``Probe.conditions``."""
-        return {"discard": None}
-
     def close(self) -> None:
-        """See ``Probe.close``."""
         self._readings, self._next = [], 0
 
 
