@@ -8,6 +8,7 @@ import pytest
 
 from harness.core.errors import UserError
 from harness.energy import probes
+from harness.energy.config import EnergyConfig
 from harness.energy.meter import Meter
 from harness.energy.probes.base import ProbeContext
 from tests.helpers import imported_by, install_guest
@@ -35,8 +36,8 @@ def test_a_probe_of_another_package_is_named_without_being_imported(guest: str) 
 
 
 def test_a_probe_of_another_package_is_read_by_the_meter(guest: str) -> None:
-    with Meter.open(guest, ProbeContext(device="cpu")) as meter:
-        assert meter.describe()["components"]
+    with Meter.open(EnergyConfig(guest), ProbeContext(device="cpu")) as meter:
+        assert meter.describe().components
 
 
 def test_a_probe_of_another_package_takes_its_option(guest: str) -> None:
