@@ -231,6 +231,11 @@ def check_name(name: str) -> None:
         )
 
 
+def as_profile(given: Profile | str | os.PathLike[str]) -> Profile:
+    """The profile given as itself, by its name or by its path. Raises UserError."""
+    return given if isinstance(given, Profile) else Profile.load(given)
+
+
 def shipped_names() -> list[str]:
     """Names of the profiles shipped with the package."""
     files = [file for file in resources.files("profiles").iterdir() if file.name.endswith(".json")]

@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.deciding.answers import decide_threshold
 from harness.deciding.assignment import Limit, assign
 from harness.deciding.costs import cost_table
-from harness.deciding.decision import SWEEP_POINTS, decide_threshold, make_scales, sweep_weights
-from harness.deciding.trace_files import connect, load
+from harness.deciding.decision import SWEEP_POINTS, sweep_weights
+from harness.deciding.trace_files import connect, load_workload
 from harness.deciding.workload import Workload
 from harness.modelling.profile import Profile
 
@@ -71,15 +72,12 @@ def answer(requests: int, format_name: str) -> Answer:
 
 def print_answer(path: str) -> None:
     """The child's part: read, predict, decide."""
-    workload = load(path)
-    costs = cost_table([Profile.load(name) for name in PROFILES], workload)
-    scales = make_scales("reference", 1.0, costs, workload, reference=1)
-    decision = decide_threshold(costs, workload, "total", scales)
+    best = decide_threshold(*PROFILES, path, key="total")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts kB, macOS bytes.
     peak_gb = peak / (1e9 if sys.platform == "darwin" else 1e6)
-    threshold = int(decision.curve.threshold[decision.best])
-    print(json.dumps({"pairs": int(workload.count.size), "threshold": threshold, "peak_memory_gb": peak_gb}))
+    pairs, threshold = int(best.workload.count.size), best.decision.threshold
+    print(json.dumps({"pairs": pairs, "threshold": threshold, "peak_memory_gb": peak_gb}))
 
 
 def weights_s(workload: Workload) -> float:
@@ -107,7 +105,7 @@ def table(requests: int = 100_000_000) -> list[str]:
     for name, rows in (("parquet", requests), ("csv", requests // 10)):
         got = answer(rows, name)
         lines.append(f"{name:<32}{rows:>12,}{got.distinct_pairs:>12,}{got.wall_s:>9.1f}{got.peak_memory_gb:>9.2f}")
-    workload = load("alpaca")
+    workload = load_workload("alpaca")
     seconds = weights_s(workload)
     return [
         *lines,
@@ -127,7 +125,7 @@ def main() -> None:
     if options.answer:
         print_answer(options.answer)
     elif options.weights:
-        workload = load("alpaca")
+        workload = load_workload("alpaca")
         print(f"{SWEEP_POINTS} weights over {workload.count.size:,} sizes: {weights_s(workload):.2f} s")
     else:
         print(answer(options.requests, options.format))

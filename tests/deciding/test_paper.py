@@ -12,7 +12,7 @@ import pytest
 
 from harness.core.errors import UserError
 from harness.deciding import paper_accounting
-from harness.deciding.trace_files import load
+from harness.deciding.trace_files import load_workload
 from harness.deciding.workload import from_pairs
 from harness.showing import paper
 from tests.helpers import ROOT
@@ -25,7 +25,7 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the published trials 
 
 @pytest.fixture(scope="module")
 def alpaca():
-    return load("alpaca")
+    return load_workload("alpaca")
 
 
 @pytest.mark.parametrize(("key", "at_best_kwh", "large_kwh"), [("input", 0.748, 0.815), ("output", 0.645, 0.698)])
@@ -108,9 +108,9 @@ def test_the_authors_filter_loses_the_trials_it_loses() -> None:
 @pytest.fixture(scope="module")
 def reproduced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     directory = tmp_path_factory.mktemp("paper") / "new"
-    summary, paths = paper.reproduce(directory)
+    _, paths = paper.reproduce(directory)
     assert all(path.is_file() for path in paths)
-    return directory, summary
+    return directory, json.loads((directory / "summary.json").read_text())
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -113,7 +113,7 @@ def test_unusable_histograms_are_refused(edges: list[float], counts: list[float]
 
 
 def test_alpaca_is_built_in() -> None:
-    w = trace_files.load("alpaca")
+    w = trace_files.load_workload("alpaca")
     assert w.requests == pytest.approx(52_002)
     assert not w.pairs_known
     m, m_count = workload.marginal(w.input_tokens, w.count)
@@ -127,7 +127,7 @@ def test_alpaca_is_built_in() -> None:
 
 
 def test_output_lengths_can_be_frozen() -> None:
-    w = workload.with_output_tokens(trace_files.load("alpaca"), 32)
+    w = workload.with_output_tokens(trace_files.load_workload("alpaca"), 32)
     assert set(w.output_tokens) == {32}
     assert w.requests == pytest.approx(52_002)
     with pytest.raises(UserError):
@@ -147,7 +147,7 @@ def test_quantiles_are_order_statistics(tokens: list[int]) -> None:
 @pytest.mark.parametrize("columns", [list(pair) for pair in COLUMN_PAIRS], ids=lambda c: c[0])
 def test_every_known_pair_of_columns_is_found(columns: list[str], tmp_path: Path) -> None:
     path = write_csv(tmp_path / "t.csv", ["TIMESTAMP", *columns], [["2023-11-16 18:15:46.68", *p] for p in PAIRS])
-    assert counted(trace_files.load(str(path))) == Counter(PAIRS)
+    assert counted(trace_files.load_workload(str(path))) == Counter(PAIRS)
 
 
 def formats(folder: Path) -> dict[str, Path]:
@@ -168,14 +168,14 @@ def formats(folder: Path) -> dict[str, Path]:
 
 @pytest.mark.parametrize("name", ["csv", "tsv", "csv.gz", "json", "jsonl", "parquet"])
 def test_every_format_gives_the_same_counts(name: str, tmp_path: Path) -> None:
-    assert counted(trace_files.load(str(formats(tmp_path)[name]))) == Counter(PAIRS)
+    assert counted(trace_files.load_workload(str(formats(tmp_path)[name]))) == Counter(PAIRS)
 
 
 def test_a_glob_adds_files_up(tmp_path: Path) -> None:
     formats(tmp_path)
-    w = trace_files.load(str(tmp_path / "*.csv"))
+    w = trace_files.load_workload(str(tmp_path / "*.csv"))
     assert counted(w) == Counter(PAIRS)
-    assert counted(trace_files.load(str(tmp_path / "a.?s*"))) == {p: 5 * c for p, c in Counter(PAIRS).items()}
+    assert counted(trace_files.load_workload(str(tmp_path / "a.?s*"))) == {p: 5 * c for p, c in Counter(PAIRS).items()}
 
 
 @pytest.mark.parametrize("name", ["trace[1]", "a*b", "what?", "back\\slash", "~t"])
@@ -186,7 +186,7 @@ def test_a_file_is_read_alone_whatever_its_name(name: str, kind: str, tmp_path: 
     for neighbour in ("trace1", "a-b", "whatx"):
         shutil.copy(path, tmp_path / f"{neighbour}.{kind}")
     monkeypatch.chdir(tmp_path)
-    assert counted(trace_files.load(path.name)) == Counter(PAIRS)
+    assert counted(trace_files.load_workload(path.name)) == Counter(PAIRS)
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "json", "parquet"])
@@ -194,7 +194,9 @@ def test_a_folder_names_no_column(kind: str, tmp_path: Path) -> None:
     """Hive's way of storing tables."""
     folder = tmp_path / "ContextTokens=7"
     folder.mkdir()
-    assert counted(trace_files.load(str(formats(tmp_path)[kind].rename(folder / f"a.{kind}")))) == Counter(PAIRS)
+    assert counted(trace_files.load_workload(str(formats(tmp_path)[kind].rename(folder / f"a.{kind}")))) == Counter(
+        PAIRS
+    )
 
 
 def test_a_name_that_would_be_a_glob_in_a_folder_is_refused(tmp_path: Path) -> None:
@@ -202,32 +204,32 @@ def test_a_name_that_would_be_a_glob_in_a_folder_is_refused(tmp_path: Path) -> N
     for name in ("back\\slash[1].csv", "back/slash1.csv"):
         write_csv(tmp_path / name, ["input_tokens", "output_tokens"], [[1, 2]])
     with pytest.raises(UserError, match="rename the file"):
-        trace_files.load(str(tmp_path / "back\\slash[1].csv"))
+        trace_files.load_workload(str(tmp_path / "back\\slash[1].csv"))
 
 
 def test_utf_16_is_named(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("input_tokens,output_tokens\n1,2\n", encoding="utf-16")
     with pytest.raises(UserError, match="is UTF-16: save it as UTF-8"):
-        trace_files.load(str(path))
+        trace_files.load_workload(str(path))
 
 
 def test_columns_of_what_is_no_trace_are_refused() -> None:
     with pytest.raises(UserError, match="alpaca is a workload, not a trace"):
-        trace_files.load("alpaca", "a", "b")
+        trace_files.load_workload("alpaca", "a", "b")
 
 
 def test_columns_can_be_named(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "t.csv", ["Prompt, length", 'said "n"'], [[3, 4]])
     with pytest.raises(UserError, match="--input-column"):
-        trace_files.load(str(path))
-    assert counted(trace_files.load(str(path), "Prompt, length", 'said "n"')) == {(3, 4): 1}
+        trace_files.load_workload(str(path))
+    assert counted(trace_files.load_workload(str(path), "Prompt, length", 'said "n"')) == {(3, 4): 1}
     with pytest.raises(UserError, match="both"):
-        trace_files.load(str(path), "Prompt, length")
+        trace_files.load_workload(str(path), "Prompt, length")
     with pytest.raises(UserError, match="absent"):
-        trace_files.load(str(path), "absent", "too")
+        trace_files.load_workload(str(path), "absent", "too")
     with pytest.raises(UserError, match="same column"):
-        trace_files.load(str(path), 'said "n"', 'said "N"')
+        trace_files.load_workload(str(path), 'said "n"', 'said "N"')
 
 
 BROKEN = [
@@ -250,10 +252,10 @@ def test_broken_csv_rows_are_refused_by_line(tmp_path: Path) -> None:
     rows = [["a\nb", "5", "6"], *[["x", m, n] for m, n, _ in BROKEN]]
     path = write_csv(tmp_path / "t.csv", ["text", "input_tokens", "output_tokens"], rows)
     with pytest.raises(UserError, match="9 broken rows") as error:
-        trace_files.load(str(path))
+        trace_files.load_workload(str(path))
     for i, (m, _, broken) in enumerate(BROKEN):
         assert (f"line {i + 4} has {m or 'nothing'} in" in str(error.value)) == (broken and i < 5)
-    w = trace_files.load(str(path), skip_bad=True)
+    w = trace_files.load_workload(str(path), skip_bad=True)
     assert (counted(w), w.dropped_rows) == ({(5, 6): 1, (7, 8): 2}, 9)
 
 
@@ -261,8 +263,8 @@ def test_long_quoted_texts_are_read(tmp_path: Path) -> None:
     rows = [["a" * 3_000_000, 5, 6], ["b", "many", 2]]
     path = write_csv(tmp_path / "t.csv", ["text", "input_tokens", "output_tokens"], rows)
     with pytest.raises(UserError, match=r"1 broken row: t.csv line 3 has many in, 2 out"):
-        trace_files.load(str(path))
-    w = trace_files.load(str(path), skip_bad=True)
+        trace_files.load_workload(str(path))
+    w = trace_files.load_workload(str(path), skip_bad=True)
     assert (counted(w), w.dropped_rows) == ({(5, 6): 1}, 1)
 
 
@@ -270,8 +272,8 @@ def test_csv_lines_with_missing_or_surplus_fields_are_broken(tmp_path: Path) -> 
     path = tmp_path / "t.csv"
     path.write_text("input_tokens,output_tokens\n1,2\n3\n4,5,6\n\n7,8\n")
     with pytest.raises(UserError, match=r"2 broken rows: t.csv line 3 has 1 of 2 columns; t.csv line 4 has 3 of 2"):
-        trace_files.load(str(path))
-    assert counted(trace_files.load(str(path), skip_bad=True)) == {(1, 2): 1, (7, 8): 1}
+        trace_files.load_workload(str(path))
+    assert counted(trace_files.load_workload(str(path), skip_bad=True)) == {(1, 2): 1, (7, 8): 1}
 
 
 def test_broken_json_lines_are_refused_by_line(tmp_path: Path) -> None:
@@ -279,8 +281,8 @@ def test_broken_json_lines_are_refused_by_line(tmp_path: Path) -> None:
     good = '{"input_tokens": 3, "output_tokens": 12}\n'
     path.write_text(good + "\n" + "{cut\n" + '{"input_tokens": 3}\n' + '{"input_tokens": [3], "output_tokens": 1}\n')
     with pytest.raises(UserError, match=r"line 3 is not a JSON object.*line 4 has 3 in, nothing out.*line 5"):
-        trace_files.load(str(path))
-    w = trace_files.load(str(path), skip_bad=True)
+        trace_files.load_workload(str(path))
+    w = trace_files.load_workload(str(path), skip_bad=True)
     assert (counted(w), w.dropped_rows) == ({(3, 12): 1}, 3)
 
 
@@ -289,8 +291,8 @@ def test_broken_parquet_rows_are_refused_by_row(tmp_path: Path) -> None:
     rows = "VALUES (1, 2), (NULL, 3), (4, -5)"
     duckdb.sql(f"COPY (SELECT * FROM ({rows}) AS t(input_tokens, output_tokens)) TO '{path}'")
     with pytest.raises(UserError, match=r"row 2 has nothing in, 3.0 out; t.parquet row 3 has 4.0 in, -5.0 out"):
-        trace_files.load(str(path))
-    assert counted(trace_files.load(str(path), skip_bad=True)) == {(1, 2): 1}
+        trace_files.load_workload(str(path))
+    assert counted(trace_files.load_workload(str(path), skip_bad=True)) == {(1, 2): 1}
 
 
 @pytest.mark.parametrize(
@@ -319,19 +321,19 @@ def test_unreadable_files_give_one_line(name: str, content: str, expected: str, 
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(UserError, match=expected) as error:
-        trace_files.load(str(path))
+        trace_files.load_workload(str(path))
     assert "\n" not in str(error.value)
 
 
 def test_pipes_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "t.csv")
     with pytest.raises(UserError, match="not a regular file"):
-        trace_files.load(str(tmp_path / "t.csv"))
+        trace_files.load_workload(str(tmp_path / "t.csv"))
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="built-in"):
-        trace_files.load(str(tmp_path / "none-*.csv"))
+        trace_files.load_workload(str(tmp_path / "none-*.csv"))
 
 
 @settings(deadline=None, max_examples=20)
@@ -340,7 +342,7 @@ def test_saved_workloads_come_back(tmp_path_factory: pytest.TempPathFactory, pai
     path = tmp_path_factory.mktemp("w") / "w.json"
     w = workload.from_pairs("w", "test", [m for m, _ in pairs], [n for _, n in pairs])
     workload.save(w, path)
-    again = trace_files.load(str(path))
+    again = trace_files.load_workload(str(path))
     assert (counted(again), again.name, again.source) == (counted(w), "w", "test")
 
 
@@ -364,7 +366,7 @@ def test_broken_workload_files_give_one_line(change: dict, expected: str, tmp_pa
     workload.save(workload.from_pairs("w", "test", [1], [2]), path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match=expected) as error:
-        trace_files.load(str(path))
+        trace_files.load_workload(str(path))
     assert "\n" not in str(error.value)
 
 
@@ -429,7 +431,7 @@ def test_a_large_trace_is_counted_exactly(tmp_path: Path) -> None:
 
 
 def test_the_terminal_histogram_accounts_for_every_request() -> None:
-    w = trace_files.load("alpaca")
+    w = trace_files.load_workload("alpaca")
     lines = workloads.histogram_lines(w.output_tokens, w.count)
     totals = [int(line.split()[-1].replace(",", "")) for line in lines]
     assert sum(totals) == pytest.approx(52_002, abs=len(lines))

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness import __version__
 from harness.core.errors import UserError
-from harness.deciding.trace_files import load as load_workload
+from harness.deciding.trace_files import load_workload
 from harness.deciding.workload import Workload, marginal, with_output_tokens
 from harness.modelling.profile import Profile
 from harness.modelling.profile_schema import CostModel
