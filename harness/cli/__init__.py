@@ -68,7 +68,7 @@ def main() -> None:
     """
     _make_output_safe()
     try:
-        status = app(standalone_mode=False)
+        status = app(standalone_mode=False, prog_name="joulebench")
         sys.stdout.flush()
         if status == INTERRUPTED:
             # Typer turns an interrupt into this status and says nothing.

@@ -9,7 +9,6 @@ import typer
 from harness.cli import options
 from harness.core.errors import UserError
 
-
 Profiles = Annotated[list[str], typer.Option(help="Profile of a system: a name or file. Repeat for each.")]
 Shares = Annotated[
     list[str] | None, typer.Option(help="P=0.05: this share of the served requests goes to P. Repeatable.")
