@@ -1,3 +1,58 @@
-"""joulebench: plan, measure, record, fit, decide, draw."""
+"""joulebench: plan, measure, record, fit, decide, draw.
+
+``import joulebench`` is the same as ``import harness``. Each name is imported from its module when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.core.errors import UserError
+    from harness.deciding.answers import RoutingAnswer, ThresholdAnswer, decide_routing, decide_threshold
+    from harness.deciding.exported_rule import save_rule
+    from harness.deciding.trace_files import load_workload
+    from harness.deciding.workload import Workload
+    from harness.modelling.contrast import compare
+    from harness.modelling.profile import Profile
+    from harness.modelling.profile_fit import fit
 
 __version__ = "0.1.0"
+__all__ = [
+    "Profile",
+    "RoutingAnswer",
+    "ThresholdAnswer",
+    "UserError",
+    "Workload",
+    "__version__",
+    "compare",
+    "decide_routing",
+    "decide_threshold",
+    "fit",
+    "load_workload",
+    "save_rule",
+]
+
+_MODULES = {
+    "Profile": "harness.modelling.profile",
+    "RoutingAnswer": "harness.deciding.answers",
+    "ThresholdAnswer": "harness.deciding.answers",
+    "UserError": "harness.core.errors",
+    "Workload": "harness.deciding.workload",
+    "compare": "harness.modelling.contrast",
+    "decide_routing": "harness.deciding.answers",
+    "decide_threshold": "harness.deciding.answers",
+    "fit": "harness.modelling.profile_fit",
+    "load_workload": "harness.deciding.trace_files",
+    "save_rule": "harness.deciding.exported_rule",
+}
+"""By public name, where it is. Nothing heavy is imported before it is asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'harness' has no attribute '{name}'")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

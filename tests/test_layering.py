@@ -91,12 +91,12 @@ def _modules(nodes: Iterable[ast.AST]) -> Iterator[str]:
 
 
 def wings_of(modules: Iterable[str]) -> set[str]:
-    """The rooms that imported modules lie in; the version of the package is anybody's."""
+    """The rooms that imported modules lie in; what the package itself says of itself is anybody's."""
     found = set()
     for module in modules:
         top, *inner = module.split(".")
-        if top == "harness" and inner != ["__version__"]:
-            found.add(inner[0])
+        if top == "harness":
+            found |= {inner[0]} - {"__version__", "__all__", "__dir__", "__getattr__", "*"}
         elif top in MAY_IMPORT:
             found.add(top)
     return found

@@ -52,7 +52,7 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
-def joulebench(
+def root(
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
@@ -68,7 +68,7 @@ def main() -> None:
     """
     _make_output_safe()
     try:
-        status = app(standalone_mode=False)
+        status = app(standalone_mode=False, prog_name="joulebench")
         sys.stdout.flush()
         if status == INTERRUPTED:
             # Typer turns an interrupt into this status and says nothing.

@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from harness.cli import options
 
-class Format(StrEnum):
-    """File format."""
+
+class FileFormat(StrEnum):
+    """How the table is written."""
 
     JSON = "json"
     CSV = "csv"
@@ -18,9 +20,9 @@ class Format(StrEnum):
 
 
 def export(
-    profile: Annotated[str, typer.Argument(help="Name of a shipped profile, or a file.")],
+    profile: options.ProfileArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
-    format: Annotated[Format, typer.Option("--format", help="json, csv or parquet.")] = Format.JSON,
+    format: Annotated[FileFormat, typer.Option("--format", help="json, csv or parquet.")] = FileFormat.JSON,
 ) -> None:
     """Write models, measurements and a grid of predictions as one table, a row per number."""
     from harness.modelling.profile import Profile

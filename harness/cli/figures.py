@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli import options
 from harness.core.errors import UserError
 
 
@@ -20,12 +21,10 @@ def figures(
     models: Annotated[
         bool, typer.Option("--models", help="Draw fitted models as thin lines, dashed beyond their range.")
     ] = False,
-    fixed_input: Annotated[int, typer.Option(min=1, help="Input tokens of the output sweep.")] = 32,
-    fixed_output: Annotated[int, typer.Option(min=1, help="Output tokens of the input sweep.")] = 32,
-    boundary: Annotated[str | None, typer.Option(help="Components that count: gpu, cpu+gpu, …")] = None,
-    allow_mixed: Annotated[
-        bool, typer.Option("--allow-mixed", help="Draw what isn't comparable all the same, marked.")
-    ] = False,
+    fixed_input: options.FixedInput = 32,
+    fixed_output: options.FixedOutput = 32,
+    boundary: options.Boundary = None,
+    allow_mixed: options.AllowMixed = False,
 ) -> None:
     """Draw runtime, throughput and energy against input and output tokens: Figures 1 and 2 of the paper."""
     from harness.showing.sweep_figures import write_figures

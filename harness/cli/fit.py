@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from harness.cli import options
+
 
 class FormName(StrEnum):
     """Form of the cost of a request."""
@@ -36,43 +38,28 @@ def fit(
     ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the profile.", show_default="SYSTEM-MODEL")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the profile to this file.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print every form of every quantity as JSON.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Fit runtime and energy models to a run and say how right they are at points left out of the fit."""
     from harness.core.errors import UserError
-    from harness.modelling import fitting
-    from harness.modelling.profile import check_name
+    from harness.modelling.profile_fit import fit_pooled
     from harness.modelling.sources import from_csv, from_runs
     from harness.showing.profiles import print_fit
-    from harness.showing.terminal import print_json
 
     if bool(runs) == (measurements is not None):
         raise UserError("name run directories, or a CSV file with --measurements; one of the two")
     for option, text in (("--system", system), ("--model", model)):
         if text is not None and not text.strip():
             raise UserError(f"{option} is empty: name it")
-    if name is not None:
-        check_name(name)
     if measurements is not None:
         if system is None or model is None:
             raise UserError("--measurements needs --system NAME and --model NAME")
-        source = from_csv(measurements, system, model, kv_cache)
+        pooled = from_csv(measurements, system, model, kv_cache)
     else:
         if model is not None or not kv_cache:
             raise UserError("--model and --no-kv-cache go with --measurements; a run knows its own")
-        source = from_runs(runs or [], system)
-    quantities = fitting.fit_quantities(source.measurements, source.identity.kv_cache, form.value, drop_suspects)
+        pooled = from_runs(runs or [], system)
+    made = fit_pooled(pooled, form.value, drop_suspects, name)
     if output is not None:
-        profile = fitting.build(
-            source.name if name is None else name,
-            source.identity,
-            source.measurements,
-            quantities,
-            source.power,
-            source.provenance,
-        )
-        profile.save(output)
-    if json:
-        print_json(fitting.report(quantities, source.suspect_trials))
-    else:
-        print_fit(source, quantities, output)
+        made.profile.save(output)
+    print_fit(made, output, as_json)

@@ -1,28 +1,17 @@
-"""What ``threshold`` and ``route`` have in common: their options, and loading what those name."""
+"""Options that several commands have, declared once so that they mean and read the same in each."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated, get_type_hints
 
 import typer
 
 from harness.core.errors import UserError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from harness.deciding.costs import Costs
-    from harness.deciding.scales import Scales
-    from harness.deciding.workload import Workload
-    from harness.modelling.profile import Profile
-
-LARGEST_NUMBER = 1e30
+from harness.core.quantities import check_number
 
 
 class Idle(StrEnum):
@@ -41,19 +30,37 @@ class Scale(StrEnum):
 
 
 def finite(option: typer.CallbackParam, value: float | None) -> float | None:
-    """Callback of options that take a number. Raises UserError for NaN, infinities and what would overflow to one."""
-    if value is not None and not abs(value) <= LARGEST_NUMBER:
-        raise UserError(f"{option.opts[0]} must be a number of at most {LARGEST_NUMBER:g}, not {value:g}")
+    """Callback of options that take a number; refuses before anything is read. Raises UserError."""
+    check_number(option.opts[0], value)
     return value
 
 
-WorkloadOption = Annotated[
-    str, typer.Option("--workload", "-w", help="Built-in name (alpaca), workload file, trace file or glob.")
+ProfileArgument = Annotated[
+    str, typer.Argument(metavar="PROFILE", help="Name of a shipped profile, or a profile file.", show_default=False)
 ]
+InputTokens = Annotated[
+    str, typer.Option("--input-tokens", "-p", help="Input tokens: 8,64,512 or 8-2048*2 or 128-1024+128.")
+]
+OutputTokens = Annotated[str, typer.Option("--output-tokens", "-n", help="Output tokens, same syntax as -p.")]
+FixedInput = Annotated[int, typer.Option(min=1, help="Input tokens of the output sweep.")]
+FixedOutput = Annotated[int, typer.Option(min=1, help="Output tokens of the input sweep.")]
+
+WORKLOAD = "Built-in name (alpaca), workload file, trace file or glob."
+WorkloadOption = Annotated[str, typer.Option("--workload", "-w", help=WORKLOAD)]
 InputColumn = Annotated[str | None, typer.Option(help="Column of input tokens in a trace.")]
 OutputColumn = Annotated[str | None, typer.Option(help="Column of output tokens in a trace.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave broken rows out instead of refusing.")]
-OutputTokens = Annotated[int | None, typer.Option(min=1, help="Set every output length to this many tokens.")]
+EveryOutput = Annotated[
+    int | None, typer.Option("--output-tokens", min=1, help="Set every output length to this many tokens.")
+]
+
+Boundary = Annotated[
+    str | None, typer.Option(help="Components whose energy counts: gpu, cpu+gpu, …", show_default="all measured")
+]
+AllowMixed = Annotated[
+    bool, typer.Option("--allow-mixed", help="Compare anyway; the output is marked as not comparable.")
+]
+IdleOption = Annotated[Idle, typer.Option(help="Count the machines' idle power or subtract it.")]
 Weight = Annotated[
     float | None,
     typer.Option(
@@ -77,113 +84,45 @@ PricePerKwh = Annotated[
     float | None, typer.Option(min=0, callback=finite, help="Money or carbon per kWh, for --scale price.")
 ]
 PricePerHour = Annotated[float | None, typer.Option(min=0, callback=finite, help="The same per machine-hour.")]
-Boundary = Annotated[str | None, typer.Option(help="Components that count: gpu, cpu+gpu, …")]
-IdleOption = Annotated[Idle, typer.Option(help="Count the machines' idle power or subtract it.")]
-AllowMixed = Annotated[bool, typer.Option("--allow-mixed", help="Go on with what isn't comparable, marked.")]
 Horizon = Annotated[
     float | None,
     typer.Option(
         "--horizon",
         min=0,
         callback=finite,
-        help="Seconds that machines stay on; for fleet energy.",
-        show_default="busy",
+        help="How long machines stay on, in seconds, for total energy including idle.",
+        show_default="the longest busy time",
     ),
 ]
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-FigurePath = Annotated[Path | None, typer.Option("--output", "-o", help="Figure: PDF, PNG and CSV of this name.")]
+FigurePath = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Write the figure as PDF, SVG, PNG and CSV under this name."),
+]
 Export = Annotated[Path | None, typer.Option(help="Write the decision rule as JSON for a scheduler.")]
 
 
-def load_workload(
-    spec: str,
-    input_column: str | None,
-    output_column: str | None,
-    skip_bad: bool,
-    output_tokens: int | None = None,
-) -> Workload:
-    """The workload that the options name. Raises UserError."""
-    from harness.deciding import trace_files, workload
-
-    loaded = trace_files.load_workload(spec, input_column, output_column, skip_bad)
-    return loaded if output_tokens is None else workload.with_output_tokens(loaded, output_tokens)
+def prices(per_kwh: float | None, per_hour: float | None) -> tuple[float, float] | None:
+    """Prices per kWh and per hour, one of them free where only the other is given; None without any."""
+    return None if per_kwh is None and per_hour is None else (per_kwh or 0.0, per_hour or 0.0)
 
 
-def load_profiles(names: Sequence[str]) -> list[Profile]:
-    """The named profiles. Raises UserError, also where two have one name: answers and options tell them by it."""
-    from harness.modelling.profile import Profile
-
-    loaded: dict[str, tuple[str, Profile]] = {}
-    for name in names:
-        profile = Profile.load(name)
-        if profile.name in loaded:
-            raise UserError(
-                f"{loaded[profile.name][0]} and {name} are both the profile {profile.name}: name different ones, "
-                "or give a fit another name with joulebench fit --name"
-            )
-        loaded[profile.name] = (name, profile)
-    return [profile for _, profile in loaded.values()]
-
-
-def load_costs(names: Sequence[str], workload: Workload, boundary: str | None, idle: str, allow_mixed: bool) -> Costs:
-    """Costs of the workload on the named profiles. Raises UserError."""
-    from harness.deciding.costs import cost_table
-
-    return cost_table(load_profiles(names), workload, boundary, idle, allow_mixed)
-
-
-def choose_scales(
-    costs: Costs,
-    workload: Workload,
-    scale: Scale,
-    weight: float | None,
-    reference: int,
-    price_per_kwh: float | None,
-    price_per_hour: float | None,
-) -> Scales:
-    """The cost that the options name. Raises UserError where they contradict each other."""
-    from harness.deciding.decision import make_scales
-
-    priced = price_per_kwh is not None or price_per_hour is not None
-    if scale is Scale.PRICE and weight is not None:
-        raise UserError("prices already weigh energy against time: leave out --weight or --scale price")
-    if priced and scale is not Scale.PRICE:
-        raise UserError("--price-per-kwh and --price-per-hour need --scale price")
-    prices = (price_per_kwh or 0.0, price_per_hour or 0.0) if priced else None
-    return make_scales(scale.value, 1.0 if weight is None else weight, costs, workload, reference, prices)
-
-
-def system_index(costs: Costs, name: str) -> int:
-    """Position of a system given by its label or its profile's name. Raises UserError."""
-    for names in (costs.labels, tuple(profile.name for profile in costs.profiles)):
-        if name in names:
-            return names.index(name)
-    raise UserError(f"no system {name} among {', '.join(costs.labels)}")
-
-
-def print_json(content: dict[str, Any]) -> None:
-    """Print JSON to stdout; infinities and NaN can't occur in it."""
-    json.dump(content, sys.stdout, indent=1, allow_nan=False)
-    print()
-
-
-def print_answer(
-    words: str, lines: Sequence[str], tables: Sequence[Table], facts: dict[str, Any], files: Sequence[Path]
-) -> None:
-    """The answer in words first, then details and tables, then what it was based on."""
-    from rich.console import Console
-
-    from harness.showing.decisions import footnotes
-
-    console = Console(highlight=False, soft_wrap=True)
-    for line in (words, *lines):
-        console.print(line, markup=False)
-    for table in tables:
-        console.print(table)
-    for note in footnotes(facts):
-        console.print(note, markup=False)
-    for path in files:
-        console.print(f"wrote {path}", markup=False)
+def named_numbers(option: str, texts: Sequence[str] | None) -> dict[str, float]:
+    """What ``option SYSTEM=NUMBER``, given any number of times, says by system. Raises UserError."""
+    numbers: dict[str, float] = {}
+    for text in texts or ():
+        name, equals, number = text.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = -1.0
+        if not equals or not 0 <= value < float("inf"):
+            raise UserError(f"{option} {text}: write it as {option} SYSTEM=NUMBER with a number of at least 0")
+        if name in numbers:
+            raise UserError(f"a system can have one {option}: {name} has two")
+        numbers[name] = value
+    return numbers
 
 
 class Attribution(StrEnum):

@@ -15,16 +15,6 @@ def paper(
     as_json: options.AsJson = False,
 ) -> None:
     """Regenerate the figures and numbers of Wilkins, Keshav and Mortier (2024) from the shipped profiles."""
-    from rich.console import Console
+    from harness.showing.paper import print_paper, reproduce
 
-    from harness.deciding.paper_accounting import LEAVES_OUT
-    from harness.showing.paper import reproduce, summary_table
-
-    summary, paths = reproduce(output)
-    if as_json:
-        options.print_json(summary)
-        return
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(summary_table(summary))
-    console.print(f"note: {LEAVES_OUT}", markup=False)
-    console.print(f"wrote {len(paths)} files to {output}", markup=False)
+    print_paper(output, *reproduce(output), as_json)

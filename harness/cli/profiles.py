@@ -7,31 +7,31 @@ from typing import Annotated
 
 import typer
 
+from harness.cli import options
+
 app = typer.Typer(no_args_is_help=True, help="List, show and check profiles, and print their JSON schema.")
 
 
 @app.command("list")
-def list_profiles(
-    json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
-) -> None:
+def list_profiles(as_json: options.AsJson = False) -> None:
     """List the profiles shipped with the package, with their held-out errors."""
     from harness.modelling.profile import Profile, shipped_names
     from harness.showing.profiles import print_list
 
-    print_list([Profile.load(name) for name in shipped_names()], json)
+    print_list([Profile.load(name) for name in shipped_names()], as_json)
 
 
 @app.command("show")
 def show(
-    profile: Annotated[str, typer.Argument(help="Name of a shipped profile, or a file.")],
-    json: Annotated[bool, typer.Option("--json", help="Print the profile file itself.")] = False,
+    profile: options.ProfileArgument,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Show what a profile holds: models with their uncertainty, range, origin."""
+    """Show what a profile holds: models with their uncertainty, range, origin; as JSON the profile itself."""
     from harness.modelling.profile import Profile
     from harness.showing.profiles import print_profile
 
     loaded = Profile.load(profile)
-    if json:
+    if as_json:
         print(loaded.dump(), end="")
     else:
         print_profile(loaded)
@@ -41,7 +41,7 @@ def show(
 def validate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Profile files.")],
 ) -> None:
-    """Check profile files; the first that is broken ends with exit code 2 and says why."""
+    """Check profile files; stop at the first invalid file with exit code 2."""
     from harness.modelling.profile import Profile
 
     for file in files:
@@ -52,7 +52,6 @@ def validate(
 @app.command("schema")
 def schema() -> None:
     """Print the JSON schema of a profile."""
-    from harness.modelling.profile import json_schema
-    from harness.showing.terminal import print_json
+    from harness.showing.profiles import print_schema
 
-    print_json(json_schema())
+    print_schema()

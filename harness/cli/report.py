@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from harness.cli import options
+
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
@@ -21,18 +23,16 @@ def report(
             "--workload", "-w", help="Workload to choose there: a file or trace. Repeatable.", show_default="alpaca"
         ),
     ] = None,
-    fixed_input: Annotated[int, typer.Option(min=1, help="Input tokens of the output sweep.")] = 32,
-    fixed_output: Annotated[int, typer.Option(min=1, help="Output tokens of the input sweep.")] = 32,
-    boundary: Annotated[str | None, typer.Option(help="Components that count in the charts: gpu, cpu+gpu, …")] = None,
-    allow_mixed: Annotated[
-        bool, typer.Option("--allow-mixed", help="Show runs that aren't comparable all the same, with a warning.")
-    ] = False,
+    fixed_input: options.FixedInput = 32,
+    fixed_output: options.FixedOutput = 32,
+    boundary: options.Boundary = None,
+    allow_mixed: options.AllowMixed = False,
 ) -> None:
     """Write one self-contained page: what was measured, how sure it is, charts, models, trials, thresholds."""
     from harness.core.quantities import parse_boundary
     from harness.showing.panels import Options
     from harness.showing.report.page import write_report
 
-    options = Options(fixed_input, fixed_output, parse_boundary(boundary))
-    write_report(runs, output, profile or [], workload or [], options, allow_mixed)
+    drawn = Options(fixed_input, fixed_output, parse_boundary(boundary))
+    write_report(runs, output, profile or [], workload or [], drawn, allow_mixed)
     print(f"wrote {output}")

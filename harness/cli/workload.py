@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, help="Look at a workload, or make one of
 
 @app.command()
 def show(
-    workload: Annotated[str, typer.Argument(help="Built-in name (alpaca), workload file, trace file or glob.")],
+    workload: Annotated[str, typer.Argument(help=options.WORKLOAD)],
     input_column: options.InputColumn = None,
     output_column: options.OutputColumn = None,
     skip_bad: options.SkipBad = False,
@@ -22,18 +22,13 @@ def show(
     output: options.FigurePath = None,
 ) -> None:
     """Print quantiles and histograms of a workload's token counts."""
-    from harness.showing import decision_figures, figures, workloads
+    from harness.deciding.trace_files import load_workload
+    from harness.showing.decision_figures import write_workload
+    from harness.showing.workloads import print_workload
 
-    loaded = options.load_workload(workload, input_column, output_column, skip_bad)
-    files: list[Path] = []
-    if output is not None:
-        drawn = decision_figures.workload_figure(loaded)
-        rows = decision_figures.workload_rows(loaded)
-        files += figures.write(drawn, output, decision_figures.WORKLOAD_HEADER, rows)
-    if as_json:
-        options.print_json(workloads.as_json(loaded))
-        return
-    workloads.show(loaded, files)
+    loaded = load_workload(workload, input_column, output_column, skip_bad)
+    files = [] if output is None else write_workload(loaded, output)
+    print_workload(loaded, files, as_json)
 
 
 @app.command()
@@ -50,8 +45,8 @@ def build(
     """Count the tokens of a text dataset and keep the counts as a workload."""
     from harness.deciding.text_dataset import build_workload
     from harness.deciding.workload import save
-    from harness.showing import workloads
+    from harness.showing.workloads import print_workload
 
     built = build_workload(text, input_field, output_field, tokenizer, skip_bad)
     save(built, output)
-    workloads.show(built, [output])
+    print_workload(built, [output])

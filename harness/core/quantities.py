@@ -28,6 +28,16 @@ def weakest(methods: Iterable[Any]) -> Method | None:
     return max((method for method in methods if method in best_first), key=best_first.index, default=None)
 
 
+LARGEST_NUMBER = 1e30
+"""Beyond it sums and products of what people ask for could overflow."""
+
+
+def check_number(name: str, value: float | None) -> None:
+    """Raises UserError for NaN, infinities and what would overflow to one; ``name`` is the option that gave it."""
+    if value is not None and not abs(value) <= LARGEST_NUMBER:
+        raise UserError(f"{name} must be a number of at most {LARGEST_NUMBER:g}, not {value:g}")
+
+
 def parse_boundary(boundary: str | Iterable[str] | None) -> tuple[Component, ...] | None:
     """Components from ``gpu``, ``cpu+gpu`` or a sequence of names, in alphabetical order. Raises UserError."""
     if boundary is None:

@@ -46,6 +46,13 @@ class Costs:
         """How the energy of each system, by its label, was measured."""
         return {label: p.energy_method(self.components) for label, p in zip(self.labels, self.profiles, strict=True)}
 
+    def system(self, name: str) -> int:
+        """Position of the system with this label or profile name. Raises UserError."""
+        for names in (self.labels, tuple(profile.name for profile in self.profiles)):
+            if name in names:
+                return names.index(name)
+        raise UserError(f"no system {name} among {', '.join(self.labels)}")
+
     def at(self, m: NDArray[np.int64], n: NDArray[np.int64]) -> tuple[Floats, Floats]:
         """Energy in J and runtime in s of other requests on the same systems, each of shape (systems, sizes)."""
         runtime_s = np.stack([p.runtime_s(m, n) for p in self.profiles])
@@ -65,8 +72,10 @@ def cost_table(
     """Predict every pair on every system.
 
     Raises UserError when the profiles can't be compared, or ``idle`` is ``subtracted`` and an idle power is
-    unknown.
+    unknown, and for another ``idle`` than ``included`` and ``subtracted``.
     """
+    if idle not in ("included", "subtracted"):
+        raise UserError(f"unknown idle rule {idle}; use included or subtracted")
     comparison = comparable.check(profiles, boundary, allow_mixed)
     warnings = [*comparison.warnings, *_range_warnings(profiles, workload)]
     powers = tuple(_idle_power_w(p, comparison.boundary) for p in profiles)

@@ -12,7 +12,7 @@ from harness.deciding import routing, threshold
 from harness.deciding.assignment import Assignment, Infeasible, Limit, assign
 from harness.deciding.costs import Costs, expected_by_input
 from harness.deciding.scales import Scales, price_scales, raw_scales, reference_scales
-from harness.deciding.threshold import Curve, Estimate, Uncertainty
+from harness.deciding.threshold import Curve, Interval, Uncertainty
 from harness.deciding.uncertainty import half_widths, routing_draws, threshold_draws
 from harness.deciding.workload import Workload
 
@@ -23,7 +23,7 @@ SWEEP_POINTS = 1001
 
 
 @dataclass(frozen=True)
-class Plan:
+class ServingPlan:
     """Totals of one way to serve the workload."""
 
     energy_j: float
@@ -58,8 +58,13 @@ class ThresholdDecision:
     best: int
     """Index into ``curve``."""
     uncertainty: Uncertainty
-    plan: Plan
-    baselines: dict[str, Plan]
+    plan: ServingPlan
+    baselines: dict[str, ServingPlan]
+
+    @property
+    def threshold(self) -> int:
+        """Largest key that goes to the small system; 0 where nothing does."""
+        return int(self.curve.threshold[self.best])
 
 
 @dataclass(frozen=True)
@@ -73,15 +78,15 @@ class RoutingDecision:
     """Half-width of the 95 % interval of what each system needs for its requests, shape (systems,)."""
     busy_ci95_s: Floats
     """The same of how long it is busy."""
-    plan: Plan
-    baselines: dict[str, Plan]
+    plan: ServingPlan
+    baselines: dict[str, ServingPlan]
     alone: int
     """The system of least cost among those that serve everything alone; savings are against it."""
-    saving: Estimate
+    saving: Interval
     """Of energy."""
-    cost_saving: Estimate
+    cost_saving: Interval
     """Of what was minimised."""
-    runtime_ratio: Estimate
+    runtime_ratio: Interval
     unserved: float
     """Requests that no system serves within the latency limit."""
     limits: tuple[Limit, ...]
@@ -94,30 +99,46 @@ class RoutingDecision:
 
 def make_scales(
     name: str,
-    weight: float,
+    weight: float | None,
     costs: Costs,
     workload: Workload,
     reference: int,
     prices: tuple[float, float] | None = None,
 ) -> Scales:
-    """Scales by their name on the command line. ``prices`` are per kWh and per hour. Raises UserError."""
+    """The scales ``reference``, ``price`` or ``none``; ``weight`` is λ, 1 where None; prices are per kWh and per hour.
+
+    Raises UserError for an unknown name and where prices and scale contradict each other.
+    """
+    if name not in ("reference", "price", "none"):
+        raise UserError(f"unknown scale {name}; use reference, price or none")
+    if name == "price" and weight is not None:
+        raise UserError("prices already weigh energy against time: leave out --weight or --scale price")
+    if name == "price" and prices is None:
+        raise UserError("--scale price needs --price-per-kwh, --price-per-hour or both")
+    if name != "price" and prices is not None:
+        raise UserError("--price-per-kwh and --price-per-hour need --scale price")
+    energy_weight = 1.0 if weight is None else weight
     try:
-        if name == "price":
-            if prices is None:
-                raise UserError("--scale price needs --price-per-kwh, --price-per-hour or both")
+        if prices is not None:
             return price_scales(*prices)
         if name == "none":
-            return raw_scales(weight)
-        return reference_scales(weight, costs.energy_j[reference], costs.runtime_s[reference], workload.count)
+            return raw_scales(energy_weight)
+        return reference_scales(energy_weight, costs.energy_j[reference], costs.runtime_s[reference], workload.count)
     except ValueError as error:
         raise UserError(str(error)) from None
 
 
-def decide_threshold(
+def threshold_decision(
     costs: Costs, workload: Workload, key: str, scales: Scales, horizon_s: float | None = None
 ) -> ThresholdDecision:
-    """Find the exact best threshold between two systems, with its uncertainty and baselines."""
-    values = threshold.request_key(key, workload.input_tokens, workload.output_tokens)
+    """Find the exact best threshold between two systems, with its uncertainty and baselines.
+
+    Raises UserError for an unknown key and when the plan doesn't fit into ``horizon_s``.
+    """
+    try:
+        values = threshold.request_key(key, workload.input_tokens, workload.output_tokens)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     totals = threshold.totals_by_key(values, workload.count, costs.energy_j, costs.runtime_s)
     curve = threshold.threshold_curve(totals)
     best = curve.best(scales)
@@ -129,7 +150,7 @@ def decide_threshold(
     return ThresholdDecision(key, scales, curve, best, uncertain, plan, baselines)
 
 
-def decide_routing(
+def routing_decision(
     costs: Costs,
     workload: Workload,
     scales: Scales,
@@ -190,7 +211,7 @@ def served_requests(costs: Costs, workload: Workload, latency_limit_s: float | N
     return float(workload.count[in_time].sum())
 
 
-def sweep_weights(costs: Costs, workload: Workload, reference: int) -> routing.Sweep:
+def sweep_weights(costs: Costs, workload: Workload, reference: int) -> routing.TradeOff:
     """Least-cost routing for ``SWEEP_POINTS`` weights from 0 to 1, relative to a reference system, no limits."""
     means = [np.average(c[reference], weights=workload.count) for c in (costs.energy_j, costs.runtime_s)]
     references = (float(means[0]), float(means[1]))
@@ -242,7 +263,7 @@ def _plans(
     count: Floats,
     horizon_s: float | None,
     allowed: NDArray[np.bool_] | None = None,
-) -> tuple[Plan, dict[str, Plan], tuple[Floats, Floats]]:
+) -> tuple[ServingPlan, dict[str, ServingPlan], tuple[Floats, Floats]]:
     """The plan that ``requests`` is, and its baselines: each system alone by its label, then ``round_robin``,
     ``random`` and ``oracle`` (least cost per request). Last the half-widths of the 95 % intervals of the plan's
     energy in J and runtime in s by system.
@@ -286,7 +307,7 @@ def _plan(
     half_widths: tuple[float, float],
     horizon_s: float,
     allowed: NDArray[np.bool_] | None,
-) -> Plan:
+) -> ServingPlan:
     """Totals of an assignment; systems that serve nothing are switched off only when one serves all.
 
     ``half_widths`` are those of energy in J and of runtime in s.
@@ -302,7 +323,7 @@ def _plan(
         marginal = float(np.sum(gross - idle * busy_s, where=on))
         if busy_s.max() <= horizon_s:
             fleet = routing.fleet_energy_j(gross, busy_s, idle, on, horizon_s)
-    return Plan(
+    return ServingPlan(
         energy,
         float(half_widths[0]),
         runtime,

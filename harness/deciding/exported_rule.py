@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,43 +12,50 @@ from numpy.typing import NDArray
 
 from harness.core.files import write_atomically
 from harness.deciding import routing
+from harness.deciding.answers import RoutingAnswer, ThresholdAnswer
 from harness.deciding.costs import Costs
-from harness.deciding.decision import RoutingDecision, ThresholdDecision
-from harness.deciding.workload import Workload
+from harness.deciding.decision import RoutingDecision
 
 SCHEMA_VERSION = 1
 INPUT_POINTS, OUTPUT_POINTS = 256, 2000
 """Most input and output lengths at which the boundary between systems is worked out."""
 
 
-def threshold_rule(decision: ThresholdDecision, costs: Costs) -> dict[str, Any]:
-    """``key`` at most ``threshold`` goes to ``at_most``, the rest to ``above``."""
+def save_rule(answer: ThresholdAnswer | RoutingAnswer, path: str | os.PathLike[str]) -> None:
+    """Write the rule of an answer as JSON. Raises UserError.
+
+    A threshold: ``key`` at most ``threshold`` goes to ``at_most``, the rest to ``above``.
+
+    Routes: least cost as regions of request sizes, with the prices of shares and capacities already in them. Where
+    output lengths are unknown, ``by_input`` lists input lengths. Else ``boundary`` lists, for some input lengths, from
+    which output length on each system is the cheapest (``system`` null where none meets the latency limit). Between
+    two listed input lengths the lower one holds; the first is 1. ``agreement`` is the share of the plan's requests,
+    and of its energy, that the rule routes as the plan does.
+    """
+    rule = _threshold_rule(answer) if isinstance(answer, ThresholdAnswer) else _routing_rule(answer)
+    write_atomically(Path(path), json.dumps(rule, indent=1) + "\n")
+
+
+def _threshold_rule(answer: ThresholdAnswer) -> dict[str, Any]:
+    costs, decision = answer.costs, answer.decision
     return {
         **_head("threshold", costs),
         "key": decision.key,
-        "threshold": int(decision.curve.threshold[decision.best]),
+        "threshold": decision.threshold,
         "at_most": costs.labels[0],
         "above": costs.labels[1],
     }
 
 
-def routing_rule(
-    decision: RoutingDecision, costs: Costs, workload: Workload, latency_limit_s: float | None
-) -> dict[str, Any]:
-    """Least cost as regions of request sizes, with the prices of shares and capacities already in them.
-
-    ``by_input`` decisions list input lengths; the others list, for some input lengths, from which output length
-    on each system is the cheapest (``system`` null where none meets the latency limit). Between two listed
-    input lengths the lower one holds; the first is 1. ``agreement`` is the share of the plan's requests, and of
-    its energy, that the rule routes as the plan does.
-    """
+def _routing_rule(answer: RoutingAnswer) -> dict[str, Any]:
+    costs, workload, decision = answer.costs, answer.workload, answer.decision
     rule = {
         **_head("least_cost", costs),
         "cost": {
             "energy_per_j": decision.scales.energy_weight,
             "runtime_per_s": decision.scales.runtime_weight,
         },
-        "latency_limit_s": latency_limit_s,
+        "latency_limit_s": answer.slo_s,
         "prices": [
             {
                 "system": costs.labels[limit.system],
@@ -63,7 +71,7 @@ def routing_rule(
         chosen = choice[np.searchsorted(lengths, workload.input_tokens, side="right") - 1]
         routes = {"by_input": _runs("from_input_tokens", lengths, choice, costs)}
     else:
-        m, n, grid = _choices(decision, costs, workload, latency_limit_s)
+        m, n, grid = _choices(answer)
         row = np.searchsorted(m, workload.input_tokens, side="right") - 1
         chosen = grid[row, np.searchsorted(n, workload.output_tokens, side="right") - 1]
         routes = {
@@ -79,11 +87,6 @@ def _agreement(chosen: NDArray[np.intp], decision: RoutingDecision, costs: Costs
     same = np.arange(len(costs.labels))[:, None] == chosen
     planned = {"requests": decision.requests, "energy": decision.requests * costs.energy_j}
     return {name: float(amount[same].sum() / amount.sum()) for name, amount in planned.items()}
-
-
-def save_rule(rule: dict[str, Any], path: Path) -> None:
-    """Write a rule as JSON. Raises UserError."""
-    write_atomically(path, json.dumps(rule, indent=1) + "\n")
 
 
 def _head(kind: str, costs: Costs) -> dict[str, Any]:
@@ -103,16 +106,15 @@ def _prices(decision: RoutingDecision) -> tuple[float, ...]:
     return decision.assignment.prices if decision.assignment else ()
 
 
-def _choices(
-    decision: RoutingDecision, costs: Costs, workload: Workload, latency_limit_s: float | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.intp]]:
+def _choices(answer: RoutingAnswer) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.intp]]:
     """Input lengths, output lengths, and the system for each two of them; −1 where none meets the limit."""
+    decision, workload = answer.decision, answer.workload
     m, n = _spaced(workload.input_tokens, INPUT_POINTS), _spaced(workload.output_tokens, OUTPUT_POINTS)
-    energy_j, runtime_s = costs.at(np.repeat(m, n.size), np.tile(n, m.size))
+    energy_j, runtime_s = answer.costs.at(np.repeat(m, n.size), np.tile(n, m.size))
     cost = decision.scales.cost(energy_j, runtime_s)
     for limit, price in zip(decision.limits, _prices(decision), strict=True):
         cost[limit.system] += price * limit.usage(runtime_s)
-    choice = routing.cheapest(cost, routing.serviceable(runtime_s, latency_limit_s))
+    choice = routing.cheapest(cost, routing.serviceable(runtime_s, answer.slo_s))
     return m, n, choice.reshape(m.size, n.size)
 
 

@@ -65,13 +65,13 @@ def paper_curve(workload: Workload, small: str, large: str, key: str) -> PaperCu
     Raises UserError for other keys or systems and for lengths that the published sweeps don't reach.
     """
     if key not in THRESHOLDS:
-        raise UserError("--accounting paper knows the keys input and output only")
+        raise UserError("the published accounting knows the keys input and output only")
     lengths, frequency = marginal(workload.input_tokens, workload.count)
     means = published_means(key)
     energy, runtime = np.empty((2, lengths.size)), np.empty((2, lengths.size))
     for i, system in enumerate((small, large)):
         if system not in means:
-            raise UserError(f"--accounting paper knows the systems {' and '.join(means)} only, not {system}")
+            raise UserError(f"the published accounting knows the systems {' and '.join(means)} only, not {system}")
         per_token, seconds = _at_nearest_power(means[system], lengths, system)
         energy[i] = per_token * frequency * lengths
         runtime[i] = seconds * frequency * lengths
@@ -103,7 +103,7 @@ def _at_nearest_power(
     absent = sorted({int(p) for p in powers} - set(means))
     if absent:
         raise UserError(
-            f"the published sweep on {system} has no point at {absent[0]} tokens, so --accounting paper can't "
-            "count this workload; use --accounting query"
+            f"the published sweep on {system} has no point at {absent[0]} tokens, so the published accounting "
+            "can't count this workload; joulebench threshold counts its whole requests"
         )
     return np.array([means[int(p)][0] for p in powers]), np.array([means[int(p)][1] for p in powers])

@@ -41,7 +41,7 @@ def serviceable(runtime_s: Floats, latency_limit_s: float | None) -> NDArray[np.
 
 
 @dataclass(frozen=True)
-class Sweep:
+class TradeOff:
     """Totals of least-cost routing for each weight λ."""
 
     weight: Floats
@@ -53,7 +53,7 @@ class Sweep:
 
 def weight_sweep(
     energy_j: Floats, runtime_s: Floats, count: Floats, weight: Floats, references: tuple[float, float]
-) -> Sweep:
+) -> TradeOff:
     """Route by argmin of λ·E/Ē + (1 − λ)·R/R̄ for many λ at once; ``references`` are (Ē in J, R̄ in s).
 
     As λ grows from 0 to 1 each system's cost is a straight line, so the cheapest one changes at most systems − 1
@@ -81,7 +81,7 @@ def weight_sweep(
     by_weight = np.cumsum(change[:, :, :points], axis=2)
     totals = by_weight.sum(axis=0)
     # What fractional counts leave after all of a system's requests have gone may lie a rounding below zero.
-    return Sweep(weight, totals[0], totals[1], np.maximum(by_weight[:, 2], 0) / count.sum())
+    return TradeOff(weight, totals[0], totals[1], np.maximum(by_weight[:, 2], 0) / count.sum())
 
 
 def _add(change: Floats, at: NDArray[np.intp], system: NDArray[np.intp], amounts: Floats) -> None:

@@ -106,7 +106,7 @@ def coarsen(totals: KeyTotals, groups: int, boundary: int) -> tuple[KeyTotals, N
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Interval:
     """A value with a 95 % interval."""
 
     value: float
@@ -129,11 +129,11 @@ class Uncertainty:
     plateau_low: int
     plateau_high: int
     """Thresholds around the chosen one whose cost can't be told from its cost."""
-    saving: Estimate
+    saving: Interval
     """Energy saved against the large system alone, as a fraction of it."""
-    cost_saving: Estimate
+    cost_saving: Interval
     """The same of the cost, which is what the threshold minimises."""
-    runtime_ratio: Estimate
+    runtime_ratio: Interval
     """Total runtime divided by that of the large system alone."""
 
 
@@ -172,16 +172,16 @@ def _run_around(flags: NDArray[np.bool_], at: int) -> tuple[int, int]:
     return (int(before[-1]) + 1 if before.size else 0), (at + int(after[0]) - 1 if after.size else flags.size - 1)
 
 
-def estimated(value: float, draws: Floats) -> Estimate:
+def estimated(value: float, draws: Floats) -> Interval:
     """A value with the 2.5 % and 97.5 % quantiles of its draws."""
     low, high = np.percentile(draws, [2.5, 97.5])
-    return Estimate(value, min(float(low), value), max(float(high), value))
+    return Interval(value, min(float(low), value), max(float(high), value))
 
 
-def estimated_evenly(value: float, draws: Floats) -> Estimate:
+def estimated_evenly(value: float, draws: Floats) -> Interval:
     """A value ± the distance from it that 95 % of its draws keep within."""
     half = float(np.percentile(np.abs(draws - value), 95))
-    return Estimate(value, value - half, value + half)
+    return Interval(value, value - half, value + half)
 
 
 def draw_totals(

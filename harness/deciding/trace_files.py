@@ -7,6 +7,7 @@ import csv
 import glob
 import gzip
 import json
+import os
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from harness.core.errors import MissingDependency, UserError
-from harness.deciding.workload import Workload, builtin_names, from_pairs, is_saved_workload, parse
+from harness.deciding.workload import Workload, builtin_names, from_pairs, is_saved_workload, parse, with_output_tokens
 from harness.modelling.cost_function import MAX_TOTAL_TOKENS
 
 if TYPE_CHECKING:
@@ -358,15 +359,22 @@ def _run(database: DuckDBPyConnection, path: Path, query: str, parameters: list[
 
 
 def load_workload(
-    spec: str,
+    spec: str | os.PathLike[str],
     input_column: str | None = None,
     output_column: str | None = None,
     skip_bad: bool = False,
+    output_tokens: int | None = None,
 ) -> Workload:
     """Load a workload: a built-in name, a file written by ``save``, or a trace (CSV, Parquet, JSON, a glob).
 
+    ``skip_bad`` leaves broken rows out instead of refusing; ``output_tokens`` sets every output length to this many.
     Raises UserError when there is no such workload or its content can't be used.
     """
+    loaded = _load(os.fspath(spec), input_column, output_column, skip_bad)
+    return loaded if output_tokens is None else with_output_tokens(loaded, output_tokens)
+
+
+def _load(spec: str, input_column: str | None, output_column: str | None, skip_bad: bool) -> Workload:
     path = Path(spec)
     built_in = spec in builtin_names()
     if built_in or (path.suffix == ".json" and path.is_file() and is_saved_workload(path)):

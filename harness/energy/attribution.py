@@ -93,7 +93,7 @@ class PowerFigure:
 
 
 @dataclass(frozen=True)
-class IdlePower:
+class IdleBaseline:
     """What the machine drew at rest for a while that began at ``start_ns`` (CLOCK_MONOTONIC)."""
 
     __pydantic_config__: ClassVar[dict[str, bool]] = _AS_IT_STANDS

@@ -21,7 +21,7 @@ import numpy as np
 from harness.core.errors import UserError
 from harness.core.quantities import Facts
 from harness.energy import attribution, integrate
-from harness.energy.attribution import EnergyReport, IdlePower
+from harness.energy.attribution import EnergyReport, IdleBaseline
 from harness.energy.config import EnergyConfig
 from harness.energy.foreign_load import ForeignLoad
 from harness.energy.power_sources import LeftOut, computing_components, open_sources
@@ -202,7 +202,7 @@ class Meter:
         finally:
             self._sampler.hold(None)
 
-    def idle(self, duration_s: float, settle_s: float = SETTLE_S) -> IdlePower:
+    def idle(self, duration_s: float, settle_s: float = SETTLE_S) -> IdleBaseline:
         """Mean power over ``duration_s`` seconds, during which nothing should run. Blocks.
 
         The first ``settle_s`` seconds, in which clocks and fans still follow the load before, are left out.
@@ -214,7 +214,7 @@ class Meter:
         seconds = (end_ns - start_ns) / _NS
         domains, components, total = attribution.powers(window.energy, seconds)
         conditions = {**window.conditions, "discard": window.discard}
-        return IdlePower(components, total, domains, conditions, start_ns, seconds)
+        return IdleBaseline(components, total, domains, conditions, start_ns, seconds)
 
     def traces(self, start_ns: int, end_ns: int) -> list[Trace]:
         """Raw readings of every domain around two times (CLOCK_MONOTONIC), once those that close them have come.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from harness.core.quantities import COMPONENTS, Component, Method
 from harness.modelling import fit
 from harness.modelling.fit import Fit, Observations
 from harness.modelling.forms import Phase, Sizes
-from harness.modelling.measurements import SuspectTrial, observations, sensor_error
+from harness.modelling.measurements import observations, sensor_error
 from harness.modelling.profile import Profile
 from harness.modelling.profile_schema import (
     Alternative,
@@ -32,7 +32,7 @@ FormChoice = Literal["phase", "bilinear", "auto"]
 
 
 @dataclass(frozen=True)
-class Idle:
+class IdlePower:
     """Idle power with the half-width of its 95 % interval; None where not measured."""
 
     power_w: float | None = None
@@ -44,7 +44,7 @@ class Power:
     """What is known of energy beside its trials, by component and, as ``total``, of their sum."""
 
     methods: Mapping[str, Method | None]
-    idle: Mapping[str, Idle]
+    idle: Mapping[str, IdlePower]
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def build(
 
 
 def _energy(model: CostModel, power: Power, what: str) -> EnergyModel:
-    idle = power.idle.get(what, Idle())
+    idle = power.idle.get(what, IdlePower())
     return EnergyModel(
         method=power.methods.get(what), model=model, idle_power_w=idle.power_w, idle_power_ci95_w=idle.ci95_w
     )
@@ -185,9 +185,9 @@ def cost_model(quantity: Quantity, kv_cache: bool) -> CostModel:
             points=len(observed.cost),
             mape=fitted.loo_mape,
             rms=fitted.misfit,
-            worst=_point_error(observed, fitted, fitted.worst),
+            worst=point_error(observed, fitted, fitted.worst),
         ),
-        suspects=[_point_error(observed, fitted, i) for i in fitted.suspects],
+        suspects=[point_error(observed, fitted, i) for i in fitted.suspects],
         dropped=list(quantity.dropped),
         alternatives=[
             Alternative(form=name, mape=other.mape, loo_mape=other.loo_mape, refusal=other.refusal)  # type: ignore[arg-type]
@@ -207,39 +207,10 @@ def coefficients(fitted: Fit, unit: str) -> list[Coefficient]:
     ]
 
 
-def _point_error(observed: Observations, fitted: Fit, point: int) -> PointError:
+def point_error(observed: Observations, fitted: Fit, point: int) -> PointError:
+    """Where the point of this number lies and how far the fit without it is off there."""
     return PointError(
         input_tokens=float(observed.input_tokens[point]),
         output_tokens=float(observed.output_tokens[point]),
         relative_error=float(fitted.held_out[point]),
     )
-
-
-def report(quantities: Sequence[Quantity], trials: Sequence[SuspectTrial]) -> dict[str, Any]:
-    """Per quantity and form: mape, loo_mape, worst point, coefficients, suspects and why a form is refused."""
-    return {
-        quantity.name: {
-            "unit": quantity.unit,
-            "chosen": quantity.chosen,
-            "points": len(quantity.used.cost),
-            "dropped": [point.model_dump() for point in quantity.dropped],
-            "mape_with_dropped": quantity.mape_with_dropped,
-            "suspect_trials": [asdict(trial) for trial in trials if trial.quantity == quantity.name],
-            "forms": {name: _form_report(quantity, fitted) for name, fitted in quantity.fits.items()},
-        }
-        for quantity in quantities
-    }
-
-
-def _form_report(quantity: Quantity, fitted: Fit) -> dict[str, Any]:
-    return {
-        "mape": fitted.mape,
-        "loo_mape": fitted.loo_mape,
-        "worst_point": _point_error(quantity.used, fitted, fitted.worst).model_dump(),
-        "misfit": fitted.misfit,
-        "roofline_exponent": fitted.form.roofline if isinstance(fitted.form, Phase) else None,
-        "coefficients": [coefficient.model_dump() for coefficient in coefficients(fitted, quantity.unit)],
-        "suspects": [_point_error(quantity.used, fitted, i).model_dump() for i in fitted.suspects],
-        "refusal": fitted.refusal,
-        "notes": list(fitted.notes),
-    }

@@ -1,8 +1,8 @@
 """The profile of one system: its cost models, the measurements behind them and where they came from.
 
-    from harness.modelling.profile import Profile
+    import joulebench as jb
 
-    profile = Profile.load("m1-pro-llama-2-7b")
+    profile = jb.Profile.load("m1-pro-llama-2-7b")
     profile.energy_j(128, 256)     # joules of a request of 128 input and 256 output tokens
     profile.runtime_s(m, n)        # seconds; m and n may be arrays of millions of sizes
 
@@ -229,6 +229,11 @@ def check_name(name: str) -> None:
             f"{name[:_LONGEST_NAME]!r} can't name a profile: begin with a letter or digit, "
             f"go on with these or . _ + -, {_LONGEST_NAME} characters at most"
         )
+
+
+def as_profile(given: Profile | str | os.PathLike[str]) -> Profile:
+    """The profile given as itself, by its name or by its path. Raises UserError."""
+    return given if isinstance(given, Profile) else Profile.load(given)
 
 
 def shipped_names() -> list[str]:

@@ -16,8 +16,8 @@ from harness import __version__
 from harness.core.errors import UserError
 from harness.core.quantities import COMPONENTS, Method, weakest
 from harness.core.statistics import half_width_95
-from harness.energy.attribution import IdlePower
-from harness.modelling.fitting import Idle, Power
+from harness.energy.attribution import IdleBaseline
+from harness.modelling.fitting import IdlePower, Power
 from harness.modelling.measurements import SuspectTrial, Trials, aggregate, read_runs, suspect_trials
 from harness.modelling.profile_schema import Identity, Measurement, Provenance, Record
 from harness.modelling.trials_csv import read_csv
@@ -26,7 +26,7 @@ from harness.runs.run_schema import BackendRecord, Run, Setting
 
 
 @dataclass(frozen=True)
-class Source:
+class Pooled:
     """All that a profile holds besides its fits."""
 
     name: str
@@ -37,7 +37,7 @@ class Source:
     suspect_trials: list[SuspectTrial]
 
 
-def from_runs(directories: Sequence[Path], system: str | None = None) -> Source:
+def from_runs(directories: Sequence[Path], system: str | None = None) -> Pooled:
     """Pool the trials of run directories of one system. Raises UserError when they differ or hold none."""
     runs = [records.read_run(directory) for directory in directories]
     identities = [identity_of(run, system) for run in runs]
@@ -58,7 +58,7 @@ def from_runs(directories: Sequence[Path], system: str | None = None) -> Source:
     notes = [f"CPU energy is that of the {attribution}" for attribution in attributions if trials_have_energy(trials)]
     settings = {key: value for identity in identities for key, value in identity.settings.items()}
     identity = identities[0].model_copy(update={"settings": settings})
-    return Source(
+    return Pooled(
         name=_slug(f"{identity.system}-{identity.model}"),
         identity=identity,
         measurements=aggregate(trials.table),
@@ -68,7 +68,7 @@ def from_runs(directories: Sequence[Path], system: str | None = None) -> Source:
     )
 
 
-def from_csv(path: Path, system: str, model: str, kv_cache: bool) -> Source:
+def from_csv(path: Path, system: str, model: str, kv_cache: bool) -> Pooled:
     """Measurements made elsewhere, of which the method and the machine are not known. Raises UserError."""
     trials = read_csv(path)
     identity = Identity(
@@ -82,7 +82,7 @@ def from_csv(path: Path, system: str, model: str, kv_cache: bool) -> Source:
         dtype=None,
         random_weights=None,
     )
-    return Source(
+    return Pooled(
         name=_slug(f"{system}-{model}"),
         identity=identity,
         measurements=aggregate(trials.table),
@@ -136,7 +136,7 @@ def _methods(trials: Trials) -> dict[str, Method | None]:
     return {what: weakest(trials.table[column]) for what, column in columns if column in trials.table}
 
 
-def _idle(runs: Sequence[Run]) -> dict[str, Idle]:
+def _idle(runs: Sequence[Run]) -> dict[str, IdlePower]:
     """Idle power by component and ``total``: the mean over all baselines of the same, widest, boundary."""
     baselines = [baseline for run in runs for session in run.sessions for baseline in session.idle.values()]
     measured = [{c for c, figure in b.components.items() if figure.power_w is not None} for b in baselines]
@@ -144,16 +144,16 @@ def _idle(runs: Sequence[Run]) -> dict[str, Idle]:
     return {what: _mean_power(whole if what == "total" else baselines, what) for what in ("total", *COMPONENTS)}
 
 
-def _mean_power(baselines: Sequence[IdlePower], what: str) -> Idle:
+def _mean_power(baselines: Sequence[IdleBaseline], what: str) -> IdlePower:
     figures = [b.total if what == "total" else b.components.get(what) for b in baselines]
     powers = [figure.power_w for figure in figures if figure and figure.power_w is not None]
     if not powers:
-        return Idle()
+        return IdlePower()
     sensors = [figure.ci95_w for figure in figures if figure and figure.ci95_w is not None]
     scatter = half_width_95(powers)
     # What the sensors leave is common to all baselines: repeating doesn't lessen it.
     parts = [*([fmean(sensors)] if sensors else []), *([] if scatter is None else [scatter])]
-    return Idle(fmean(powers), math.hypot(*parts) if parts else None)
+    return IdlePower(fmean(powers), math.hypot(*parts) if parts else None)
 
 
 def provenance(

@@ -1,9 +1,9 @@
-"""A profile as tables: predictions at chosen sizes, a comparison of two systems, and everything in one long table."""
+"""A profile as one long table for other programs: models, measurements and a grid of predictions."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,7 @@ import numpy as np
 
 from harness.core.errors import MissingDependency
 from harness.core.files import write_atomically
-from harness.modelling.comparable import Comparison
-from harness.modelling.cost_function import CostFunction, Prediction
+from harness.modelling.cost_function import CostFunction
 from harness.modelling.profile import Profile
 from harness.modelling.profile_schema import EnergyModel
 
@@ -23,77 +22,6 @@ _COLUMNS = (
     "table", "quantity", "name", "unit", "input_tokens", "output_tokens", "value", "standard_error",
     "interval_95", "trials", "out_of_range", "method",
 )  # fmt: skip
-
-
-def predictions(
-    profile: Profile,
-    input_tokens: Sequence[int],
-    output_tokens: Sequence[int],
-    *,
-    boundary: str | Iterable[str] | None = None,
-    strict: bool = False,
-) -> list[dict[str, Any]]:
-    """Runtime and energy at every combination of sizes: one row each, energy columns absent where not measured.
-
-    ``*_standard_error`` is that of the mean, ``*_interval_95`` the half-width for a new measurement.
-    """
-    m, n = (axis.ravel() for axis in np.meshgrid(input_tokens, output_tokens, indexing="ij"))
-    runtime = profile.predict_runtime(m, n, strict=strict)
-    table: dict[str, Any] = {"input_tokens": m, "output_tokens": n}
-    _add(table, "runtime", "s", runtime)
-    out_of_range = runtime.out_of_range
-    if profile.energy is not None or boundary is not None:
-        energy = profile.predict_energy(m, n, boundary, strict=strict)
-        _add(table, "energy", "j", energy)
-        out_of_range = out_of_range | energy.out_of_range
-    table["out_of_range"] = out_of_range
-    return _rows(table)
-
-
-def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Arrays of one length, as one dictionary of plain numbers a row."""
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
-
-
-def _add(table: dict[str, Any], quantity: str, unit: str, predicted: Prediction) -> None:
-    table[f"{quantity}_{unit}"] = predicted.value
-    table[f"{quantity}_standard_error_{unit}"] = predicted.standard_error
-    table[f"{quantity}_interval_95_{unit}"] = predicted.interval_95
-
-
-def comparison_table(
-    first: Profile,
-    second: Profile,
-    comparison: Comparison,
-    input_tokens: Sequence[int],
-    output_tokens: Sequence[int],
-    *,
-    energy: bool = True,
-) -> list[dict[str, Any]]:
-    """Ratio first / second at every combination of sizes, and which is cheaper beyond doubt.
-
-    ``cheaper_*`` names a profile where the difference exceeds its 95 % interval, misfit of both models included;
-    it is empty where the difference is not significant.
-    """
-    m, n = (axis.ravel() for axis in np.meshgrid(input_tokens, output_tokens, indexing="ij"))
-    table: dict[str, Any] = {"input_tokens": m, "output_tokens": n}
-    pairs = {"runtime": (first.predict_runtime(m, n), second.predict_runtime(m, n))}
-    if energy:
-        boundary = comparison.boundary
-        pairs["energy"] = (first.predict_energy(m, n, boundary), second.predict_energy(m, n, boundary))
-    table["out_of_range"] = np.zeros(m.size, dtype=bool)
-    for quantity, (a, b) in pairs.items():
-        difference = a.value - b.value
-        interval = np.hypot(a.interval_95, b.interval_95)
-        unit = "s" if quantity == "runtime" else "j"
-        table[f"{quantity}_ratio"] = a.value / b.value
-        table[f"{quantity}_difference_{unit}"] = difference
-        table[f"{quantity}_difference_interval_95_{unit}"] = interval
-        cheaper = np.where(difference < 0, first.name, second.name)
-        table[f"cheaper_{quantity}"] = np.where(np.abs(difference) > interval, cheaper, "")
-        table["out_of_range"] |= a.out_of_range | b.out_of_range
-    return _rows(table)
 
 
 def long_table(profile: Profile) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.core.quantities import Facts
-from harness.energy.attribution import IdlePower
+from harness.energy.attribution import IdleBaseline
 from harness.energy.config import EnergyConfig
 from harness.energy.meter import MeterDescription
 from harness.runs.schema import MOST_TOKENS
@@ -107,7 +107,7 @@ class Session(_Open):
 
     software: dict[str, str]
     energy: MeterDescription
-    idle: dict[str, IdlePower]
+    idle: dict[str, IdleBaseline]
     """Idle power ``before`` and ``after`` the trials."""
     started_at: str | None = None
     ended_at: str | None = None

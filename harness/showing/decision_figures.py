@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.deciding.costs import Costs
-from harness.deciding.decision import ThresholdDecision
+from harness.deciding.answers import RoutingAnswer, ThresholdAnswer
 from harness.deciding.paper_accounting import PaperCurve
-from harness.deciding.routing import Sweep
+from harness.deciding.routing import TradeOff
 from harness.deciding.scales import JOULES_PER_KWH
 from harness.deciding.workload import Workload, marginal
-from harness.showing.figures import Row, new_figure
+from harness.showing.figures import Row, new_figure, write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +26,8 @@ Floats = NDArray[np.float64]
 HYBRID, SMALL, LARGE, SHADE = "#1f4e79", "#b3541e", "#3d7a4a", "#d9d9d9"
 SYSTEMS = (SMALL, LARGE, "#6b4c9a", "#8c6d1f")
 HISTOGRAM_BINS = 50
+THRESHOLD_HEADER = ("accounting", "threshold", "energy_kwh", "runtime_s", "small_only_kwh", "large_only_kwh")
+WORKLOAD_HEADER = ("axis", "tokens", "requests")
 BEYOND = 1.5
 """A system alone is drawn up to this many times the largest routed energy and runtime: it would hide the curve."""
 
@@ -67,8 +69,33 @@ def workload_rows(workload: Workload) -> list[Row]:
     ]
 
 
-def threshold_panel(decision: ThresholdDecision, costs: Costs, title: str = "whole requests") -> ThresholdPanel:
+def write_threshold(answer: ThresholdAnswer, path: Path) -> list[Path]:
+    """Draw energy and runtime against the threshold; PDF, SVG, PNG and CSV. Returns the paths. Raises UserError."""
+    return write_panels([("query", threshold_panel(answer))], answer.decision.key, path)
+
+
+def write_panels(panels: Sequence[tuple[str, ThresholdPanel]], key: str, path: Path) -> list[Path]:
+    """Draw panels, which come with the name of their accounting. As ``write_threshold``."""
+    return write(threshold_figure([panel for _, panel in panels], key), path, THRESHOLD_HEADER, panel_rows(panels))
+
+
+def write_trade_off(answer: RoutingAnswer, path: Path) -> list[Path]:
+    """Draw the trade-off of energy and runtime. As ``write_threshold``."""
+    labels, baselines = answer.costs.labels, answer.decision.baselines
+    alone = [(baselines[label].energy_j, baselines[label].runtime_s) for label in labels]
+    header = ("weight", "energy_kwh", "runtime_s", *(f"share_{label}" for label in labels))
+    figure = trade_off_figure(answer.trade_off, labels, alone)
+    return write(figure, path, header, trade_off_rows(answer.trade_off))
+
+
+def write_workload(workload: Workload, path: Path) -> list[Path]:
+    """Draw histograms of a workload's lengths. As ``write_threshold``."""
+    return write(workload_figure(workload), path, WORKLOAD_HEADER, workload_rows(workload))
+
+
+def threshold_panel(answer: ThresholdAnswer, title: str = "whole requests") -> ThresholdPanel:
     """The curve of a decided threshold."""
+    costs, decision = answer.costs, answer.decision
     small, large = (decision.baselines[label] for label in costs.labels)
     uncertain = decision.uncertainty
     return ThresholdPanel(
@@ -102,18 +129,13 @@ def paper_panel(result: PaperCurve) -> ThresholdPanel:
     )
 
 
-def panel_table(panels: Sequence[tuple[str, ThresholdPanel]]) -> tuple[tuple[str, ...], list[Row]]:
-    """Header and rows of the CSV beside a threshold figure; panels come with the name of their accounting."""
-    rows: list[Row] = [
+def panel_rows(panels: Sequence[tuple[str, ThresholdPanel]]) -> list[Row]:
+    """Rows of the CSV beside a threshold figure."""
+    return [
         (name, int(t), float(e), float(r), panel.alone[0][1], panel.alone[1][1])
         for name, panel in panels
         for t, e, r in zip(panel.threshold, panel.energy_kwh, panel.runtime, strict=True)
     ]
-    return THRESHOLD_HEADER, rows
-
-
-THRESHOLD_HEADER = ("accounting", "threshold", "energy_kwh", "runtime_s", "small_only_kwh", "large_only_kwh")
-WORKLOAD_HEADER = ("axis", "tokens", "requests")
 
 
 def _marginals(workload: Workload) -> list[tuple[str, NDArray[np.int64], Floats]]:
@@ -160,7 +182,7 @@ def _draw_curve(ax: Axes, panel: ThresholdPanel, values: Floats, alone: list[flo
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
 
-def trade_off_figure(sweep: Sweep, labels: Sequence[str], alone: Sequence[tuple[float, float]]) -> Figure:
+def trade_off_figure(sweep: TradeOff, labels: Sequence[str], alone: Sequence[tuple[float, float]]) -> Figure:
     """Energy against runtime as λ goes from 0 to 1, with each system alone as a point.
 
     ``alone`` holds (energy in J, runtime in s) per system.
@@ -186,7 +208,7 @@ def trade_off_figure(sweep: Sweep, labels: Sequence[str], alone: Sequence[tuple[
     return figure
 
 
-def trade_off_rows(sweep: Sweep) -> list[Row]:
+def trade_off_rows(sweep: TradeOff) -> list[Row]:
     """Rows of the CSV beside it: weight, energy, runtime, then each system's share of the requests."""
     columns = [sweep.weight, sweep.energy_j / JOULES_PER_KWH, sweep.runtime_s, *sweep.share]
     return [tuple(float(value) for value in row) for row in zip(*columns, strict=True)]

@@ -1,24 +1,25 @@
-"""Decisions as JSON, as words and as tables."""
+"""Answers on the terminal: as words and tables, or as JSON."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
+from harness.deciding.answers import RoutingAnswer, ThresholdAnswer
 from harness.deciding.costs import Costs
-from harness.deciding.decision import Plan, RoutingDecision, ThresholdDecision
-from harness.deciding.paper_accounting import LEAVES_OUT, PaperCurve
-from harness.deciding.routing import Sweep
+from harness.deciding.decision import RoutingDecision, ServingPlan, ThresholdDecision
 from harness.deciding.scales import JOULES_PER_KWH, SECONDS_PER_HOUR, Scales
-from harness.deciding.threshold import Estimate
+from harness.deciding.threshold import Interval
 from harness.deciding.workload import Workload
-from harness.modelling.comparable import Comparison
+from harness.showing.terminal import print_json
 
 CURVE_POINTS = 2000
 """Longer curves are thinned in what is printed; the best threshold always stays."""
@@ -34,7 +35,46 @@ KEY_WORDS = {
 }
 
 
-def context(costs: Costs, workload: Workload, scales: Scales) -> dict[str, Any]:
+def print_threshold(answer: ThresholdAnswer, files: Sequence[Path], as_json: bool) -> None:
+    """Where the threshold is and what it saves; ``files`` are those written beside it."""
+    costs, decision = answer.costs, answer.decision
+    facts = _threshold_json(answer)
+    if as_json:
+        print_json(facts)
+        return
+    plans = {"with threshold": decision.plan, **decision.baselines}
+    table = plans_table(plans, decision.baselines[costs.labels[1]])
+    _print_answer([threshold_words(answer), *_threshold_details(decision)], [table], facts, files)
+
+
+def print_routing(answer: RoutingAnswer, files: Sequence[Path], as_json: bool, with_trade_off: bool = False) -> None:
+    """Who serves what and what it saves; ``with_trade_off`` adds energy and runtime for weights from 0 to 1."""
+    costs, decision = answer.costs, answer.decision
+    facts = _routing_json(answer)
+    if with_trade_off:
+        facts["weight_sweep"] = _trade_off_json(answer)
+    if as_json:
+        print_json(facts)
+        return
+    plans = {"routed": decision.plan, **decision.baselines}
+    tables = [_routes_table(facts["routes"]), plans_table(plans, decision.baselines[costs.labels[decision.alone]])]
+    if with_trade_off:
+        tables.append(_trade_off_table(answer))
+    _print_answer([routing_words(answer), *_limit_lines(facts)], tables, facts, files)
+
+
+def _print_answer(lines: Sequence[str], tables: Sequence[Table], facts: dict[str, Any], files: Sequence[Path]) -> None:
+    """The answer in words first, then details and tables, then what it was based on."""
+    console = Console(highlight=False, soft_wrap=True)
+    for line in lines:
+        console.print(line, markup=False)
+    for table in tables:
+        console.print(table)
+    for line in (*_footnotes(facts), *(f"wrote {path}" for path in files)):
+        console.print(line, markup=False)
+
+
+def _context(costs: Costs, workload: Workload, scales: Scales) -> dict[str, Any]:
     """What every decision was based on."""
     warnings = list(costs.warnings)
     if not workload.pairs_known:
@@ -66,28 +106,28 @@ def workload_summary(workload: Workload) -> dict[str, Any]:
     }
 
 
-def threshold_json(decision: ThresholdDecision, costs: Costs, workload: Workload) -> dict[str, Any]:
-    """The content of ``joulebench threshold --json``."""
+def _threshold_json(answer: ThresholdAnswer) -> dict[str, Any]:
+    costs, decision = answer.costs, answer.decision
     curve, uncertain = decision.curve, decision.uncertainty
     return {
-        **context(costs, workload, decision.scales),
+        **_context(costs, answer.workload, decision.scales),
         "key": decision.key,
         "small": costs.labels[0],
         "large": costs.labels[1],
         "best": {
-            "threshold": int(curve.threshold[decision.best]),
+            "threshold": decision.threshold,
             "threshold_low": uncertain.threshold_low,
             "threshold_high": uncertain.threshold_high,
             "plateau": [uncertain.plateau_low, uncertain.plateau_high],
             "small_share": float(curve.small_share[decision.best]),
-            **plan_json(decision.plan, costs),
-            "saving": estimate_json(uncertain.saving),
-            "cost_saving": estimate_json(uncertain.cost_saving),
+            **_plan_json(decision.plan, costs),
+            "saving": interval_json(uncertain.saving),
+            "cost_saving": interval_json(uncertain.cost_saving),
             "runtime_ratio": uncertain.runtime_ratio.value,
             "runtime_ratio_low": uncertain.runtime_ratio.low,
             "runtime_ratio_high": uncertain.runtime_ratio.high,
         },
-        "baselines": {name: plan_json(plan, costs) for name, plan in decision.baselines.items()},
+        "baselines": {name: _plan_json(plan, costs) for name, plan in decision.baselines.items()},
         "curve": [
             {
                 "threshold": int(curve.threshold[i]),
@@ -100,48 +140,13 @@ def threshold_json(decision: ThresholdDecision, costs: Costs, workload: Workload
     }
 
 
-def paper_json(result: PaperCurve, workload: Workload, key: str, comparison: Comparison) -> dict[str, Any]:
-    """The content of ``joulebench threshold --accounting paper --json``."""
-    curve, best = result.curve, result.best
-    unknown = {"low": None, "high": None, "significant": None, "reason": "the published accounting has none"}
-    return {
-        "accounting": "paper",
-        "workload": workload_summary(workload),
-        "systems": [result.small, result.large],
-        "boundary": "cpu+gpu",
-        "idle": "included",
-        "mixed": comparison.mixed,
-        "warnings": [LEAVES_OUT, *comparison.warnings],
-        "key": key,
-        "small": result.small,
-        "large": result.large,
-        "best": {
-            "threshold": int(curve.threshold[best]),
-            "plateau": None,
-            "small_share": float(curve.small_share[best]),
-            "energy_j": float(curve.energy_j[best]),
-            "runtime_s": float(curve.runtime_s[best]),
-            "saving": {"value": result.saving, **unknown},
-            "runtime_ratio": float(curve.runtime_s[best]) / result.large_only[1],
-        },
-        "baselines": {
-            result.small: {"energy_j": result.small_only[0], "runtime_s": result.small_only[1]},
-            result.large: {"energy_j": result.large_only[0], "runtime_s": result.large_only[1]},
-        },
-        "curve": [
-            {"threshold": int(t), "energy_j": float(e), "runtime_s": float(r), "small_share": float(s)}
-            for t, e, r, s in zip(curve.threshold, curve.energy_j, curve.runtime_s, curve.small_share, strict=True)
-        ],
-    }
-
-
-def routing_json(decision: RoutingDecision, costs: Costs, workload: Workload) -> dict[str, Any]:
-    """The content of ``joulebench route --json``."""
+def _routing_json(answer: RoutingAnswer) -> dict[str, Any]:
+    costs, decision = answer.costs, answer.decision
     requests = decision.requests
     return {
-        **context(costs, workload, decision.scales),
+        **_context(costs, answer.workload, decision.scales),
         "decided_on": "input tokens" if decision.input_rule else "input and output tokens",
-        "plan": plan_json(decision.plan, costs),
+        "plan": _plan_json(decision.plan, costs),
         "routes": [
             {
                 "system": label,
@@ -154,15 +159,15 @@ def routing_json(decision: RoutingDecision, costs: Costs, workload: Workload) ->
             for s, label in enumerate(costs.labels)
         ],
         "compared_with": costs.labels[decision.alone],
-        "saving": estimate_json(decision.saving),
-        "cost_saving": estimate_json(decision.cost_saving),
+        "saving": interval_json(decision.saving),
+        "cost_saving": interval_json(decision.cost_saving),
         "runtime_ratio": decision.runtime_ratio.value,
         "runtime_ratio_low": decision.runtime_ratio.low,
         "runtime_ratio_high": decision.runtime_ratio.high,
         "unserved_requests": decision.unserved,
         "limits": _limits_json(decision, costs),
         "whole_requests": decision.assignment.rounded if decision.assignment else None,
-        "baselines": {name: plan_json(plan, costs) for name, plan in decision.baselines.items()},
+        "baselines": {name: _plan_json(plan, costs) for name, plan in decision.baselines.items()},
     }
 
 
@@ -183,22 +188,22 @@ def _limits_json(decision: RoutingDecision, costs: Costs) -> list[dict[str, Any]
     ]
 
 
-def plan_json(plan: Plan, costs: Costs) -> dict[str, Any]:
+def _plan_json(plan: ServingPlan, costs: Costs) -> dict[str, Any]:
     """Totals of a plan; what is unknown is null with its reason."""
     fields = asdict(plan)
     if plan.marginal_energy_j is None:
-        fields["reason"] = f"idle power not measured: {', '.join(unknown_idle(costs))}"
+        fields["reason"] = f"idle power not measured: {', '.join(_unknown_idle(costs))}"
     elif plan.fleet_energy_j is None:
         fields["reason"] = "a system would be busy for longer than the horizon"
     return fields
 
 
-def unknown_idle(costs: Costs) -> list[str]:
+def _unknown_idle(costs: Costs) -> list[str]:
     """Profiles without idle power within the boundary."""
     return [p.name for p, power in zip(costs.profiles, costs.idle_power_w, strict=True) if power is None]
 
 
-def estimate_json(estimate: Estimate) -> dict[str, Any]:
+def interval_json(estimate: Interval) -> dict[str, Any]:
     """Value, 95 % interval, and whether the interval excludes 0."""
     return {**asdict(estimate), "significant": estimate.significant}
 
@@ -210,21 +215,20 @@ def _thinned(size: int, best: int) -> list[int]:
     return sorted({*picked.tolist(), best})
 
 
-def threshold_words(decision: ThresholdDecision, costs: Costs) -> str:
+def threshold_words(answer: ThresholdAnswer) -> str:
     """The answer in a sentence."""
-    small, large = costs.labels
-    chosen = int(decision.curve.threshold[decision.best])
+    (small, large), decision = answer.costs.labels, answer.decision
     u = decision.uncertainty
-    effect = effect_words(decision.scales, u.cost_saving, u.saving, u.runtime_ratio, large)
-    effect += fleet_words(decision.plan, decision.baselines[large])
-    if chosen == 0:
+    effect = _effect_words(decision.scales, u.cost_saving, u.saving, u.runtime_ratio, large)
+    effect += _fleet_words(decision.plan, decision.baselines[large])
+    if decision.threshold == 0:
         return f"all requests to {large}: no threshold costs less"
     if decision.best == decision.curve.threshold.size - 1:
         return f"all requests to {small}: {effect}"
-    return f"requests of at most {chosen:,} {KEY_WORDS[decision.key]} to {small}: {effect}"
+    return f"requests of at most {decision.threshold:,} {KEY_WORDS[decision.key]} to {small}: {effect}"
 
 
-def effect_words(scales: Scales, cost: Estimate, energy: Estimate, runtime_ratio: Estimate, base: str) -> str:
+def _effect_words(scales: Scales, cost: Interval, energy: Interval, runtime_ratio: Interval, base: str) -> str:
     """``14.2 % ± 1.9 % less energy than swing-a100 alone, mean runtime 10.3×``; the cost first when it is another."""
     costly = scales.name == "price" or scales.runtime_weight > 0
     energy_words = f"{_size(energy)} {'less' if energy.value >= 0 else 'more'} energy"
@@ -234,13 +238,13 @@ def effect_words(scales: Scales, cost: Estimate, energy: Estimate, runtime_ratio
     return effect if (cost if costly else energy).significant else f"no significant saving ({effect})"
 
 
-def _size(estimate: Estimate) -> str:
+def _size(estimate: Interval) -> str:
     half = estimate.high - estimate.value
     digits = 1 if half >= 0.01 else 2
     return f"{abs(100 * estimate.value):.{digits}f} % ± {100 * half:.{digits}f} %"
 
 
-def fleet_words(plan: Plan, base: Plan) -> str:
+def _fleet_words(plan: ServingPlan, base: ServingPlan) -> str:
     """What becomes of the saving when machines stay on, where that turns it round; empty otherwise or unknown."""
     if plan.fleet_energy_j is None or base.fleet_energy_j is None:
         return ""
@@ -251,8 +255,9 @@ def fleet_words(plan: Plan, base: Plan) -> str:
     return f", but {100 * abs(fleet):.1f} % {direction} with all its machines left on for {plan.horizon_s:,.0f} s"
 
 
-def routing_words(decision: RoutingDecision, costs: Costs) -> str:
+def routing_words(answer: RoutingAnswer) -> str:
     """The answer in a sentence."""
+    costs, decision = answer.costs, answer.decision
     total = decision.requests.sum()
     shares = ", ".join(
         f"{100 * requests.sum() / total:.1f} % to {label}"
@@ -260,13 +265,13 @@ def routing_words(decision: RoutingDecision, costs: Costs) -> str:
     )
     label = costs.labels[decision.alone]
     base = decision.baselines[label]
-    effect = effect_words(decision.scales, decision.cost_saving, decision.saving, decision.runtime_ratio, label)
+    effect = _effect_words(decision.scales, decision.cost_saving, decision.saving, decision.runtime_ratio, label)
     late = f"; {label} alone doesn't serve all of them in time" if base.meets_slo is False else ""
     missed = f"; {decision.unserved:,.0f} requests served by no system in time" if decision.unserved else ""
-    return f"{shares}: {effect}{fleet_words(decision.plan, base)}{late}{missed}"
+    return f"{shares}: {effect}{_fleet_words(decision.plan, base)}{late}{missed}"
 
 
-def threshold_details(decision: ThresholdDecision) -> list[str]:
+def _threshold_details(decision: ThresholdDecision) -> list[str]:
     """How sure the threshold is."""
     u = decision.uncertainty
     if u.threshold_high == u.plateau_high == 0:
@@ -278,30 +283,7 @@ def threshold_details(decision: ThresholdDecision) -> list[str]:
     ]
 
 
-def paper_words(result: PaperCurve) -> str:
-    """The published answer in a sentence."""
-    ratio = float(result.curve.runtime_s[result.best]) / result.large_only[1]
-    return (
-        f"published accounting: at most {int(result.curve.threshold[result.best])} tokens to {result.small}: "
-        f"{100 * result.saving:.1f} % less energy than {result.large} alone, {ratio:.2f}× its token-seconds"
-    )
-
-
-def paper_table(result: PaperCurve) -> Table:
-    """The published curve."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("threshold", "energy kWh", "token-seconds"):
-        table.add_column(name, justify="right")
-    for threshold, energy, runtime in zip(
-        result.curve.threshold, result.curve.energy_j, result.curve.runtime_s, strict=True
-    ):
-        table.add_row(f"{threshold}", f"{energy / JOULES_PER_KWH:.4f}", f"{runtime:,.0f}")
-    for name, (energy, runtime) in ((result.small, result.small_only), (result.large, result.large_only)):
-        table.add_row(f"{name} alone", f"{energy / JOULES_PER_KWH:.4f}", f"{runtime:,.0f}")
-    return table
-
-
-def routes_table(routes: Sequence[dict[str, Any]]) -> Table:
+def _routes_table(routes: Sequence[dict[str, Any]]) -> Table:
     """Who serves how much."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("system", "requests", "energy kWh", "busy h"):
@@ -313,7 +295,7 @@ def routes_table(routes: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def limit_lines(facts: dict[str, Any]) -> list[str]:
+def _limit_lines(facts: dict[str, Any]) -> list[str]:
     """How far each limit is used, its price, and the online rule that follows from it."""
     units = {"share": "request", "capacity": "second"}
     lines = [
@@ -328,23 +310,25 @@ def limit_lines(facts: dict[str, Any]) -> list[str]:
     return [*lines, "online rule: least cost + price × what the request takes"]
 
 
-def sweep_json(sweep: Sweep, costs: Costs) -> list[dict[str, Any]]:
+def _trade_off_json(answer: RoutingAnswer) -> list[dict[str, Any]]:
     """The trade-off at 101 weights."""
+    sweep, labels = answer.trade_off, answer.costs.labels
     return [
         {
             "weight": float(sweep.weight[i]),
             "energy_j": float(sweep.energy_j[i]),
             "runtime_s": float(sweep.runtime_s[i]),
-            "shares": {label: float(sweep.share[s, i]) for s, label in enumerate(costs.labels)},
+            "shares": {label: float(sweep.share[s, i]) for s, label in enumerate(labels)},
         }
         for i in range(0, sweep.weight.size, 10)
     ]
 
 
-def sweep_table(sweep: Sweep, costs: Costs) -> Table:
+def _trade_off_table(answer: RoutingAnswer) -> Table:
     """The trade-off at eleven weights."""
+    sweep = answer.trade_off
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("λ", "energy kWh", "runtime h", *(f"{label} %" for label in costs.labels)):
+    for name in ("λ", "energy kWh", "runtime h", *(f"{label} %" for label in answer.costs.labels)):
         table.add_column(name, justify="right")
     for i in range(0, sweep.weight.size, 100):
         energy, runtime = sweep.energy_j[i] / JOULES_PER_KWH, sweep.runtime_s[i] / SECONDS_PER_HOUR
@@ -353,7 +337,7 @@ def sweep_table(sweep: Sweep, costs: Costs) -> Table:
     return table
 
 
-def plans_table(plans: dict[str, Plan], saving_against: Plan) -> Table:
+def plans_table(plans: dict[str, ServingPlan], saving_against: ServingPlan) -> Table:
     """Totals of each plan with their 95 % intervals; the saving is energy against one of them."""
     idle_known = any(plan.fleet_energy_j is not None for plan in plans.values())
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -385,7 +369,7 @@ def _kwh(energy_j: float | None) -> str:
     return "unknown" if energy_j is None else f"{energy_j / JOULES_PER_KWH:.4f}"
 
 
-def footnotes(facts: dict[str, Any]) -> Sequence[str]:
+def _footnotes(facts: dict[str, Any]) -> Sequence[str]:
     """Boundary, idle rule, mark and warnings: what every output must say."""
     mark = ["MIXED: what is compared here isn't comparable (--allow-mixed)"] if facts["mixed"] else []
     base = f"boundary {facts['boundary']}, idle power {facts['idle']}, accounting {facts['accounting']}"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from harness.core.files import make_directory, write_atomically
-from harness.deciding.costs import cost_table
-from harness.deciding.decision import ThresholdDecision, decide_threshold, make_scales
+from harness.deciding.answers import decide_threshold
+from harness.deciding.decision import ThresholdDecision
 from harness.deciding.paper_accounting import LEAVES_OUT, THRESHOLDS, PaperCurve, paper_curve
 from harness.deciding.scales import JOULES_PER_KWH
 from harness.deciding.trace_files import load_workload
@@ -21,8 +23,9 @@ from harness.deciding.workload import Workload, with_output_tokens
 from harness.modelling.profile import Profile
 from harness.showing import decision_figures, figures
 from harness.showing.decision_figures import ThresholdPanel
-from harness.showing.decisions import estimate_json
+from harness.showing.decisions import interval_json
 from harness.showing.sweep_figures import write_figures
+from harness.showing.terminal import print_json
 
 SMALL, LARGE = "m1-pro-llama-2-7b", "swing-a100-llama-2-7b"
 FROZEN_OUTPUT_TOKENS = 32
@@ -37,58 +40,58 @@ class Regenerated:
     """One of Figures 4 and 5: the published accounting and whole requests."""
 
     key: str
+    workload: Workload
     paper: PaperCurve
     query: dict[str, ThresholdDecision]
     """By the name of the accounting in the CSV."""
     panels: list[tuple[str, ThresholdPanel]]
 
 
-def reproduce(directory: Path) -> tuple[dict[str, Any], list[Path]]:
-    """Write figure1 … figure5 (PDF, SVG, PNG, CSV) and summary.json. Returns the summary and the paths.
+def reproduce(directory: Path) -> tuple[list[Regenerated], list[Path]]:
+    """Write figure1 … figure5 (PDF, SVG, PNG, CSV) and summary.json. Returns Figures 4 and 5, and the paths.
 
     Raises UserError when the directory can't be written, MissingDependency without matplotlib.
     """
     make_directory(directory)
     workload = load_workload("alpaca")
     paths, _ = write_figures([], directory, published=True)
-    drawn = decision_figures.workload_figure(workload)
-    rows = decision_figures.workload_rows(workload)
-    paths += figures.write(drawn, directory / "figure3", decision_figures.WORKLOAD_HEADER, rows)
-    summaries = {}
-    for key, name in FIGURES.items():
-        result = regenerate(workload, key)
-        drawn = decision_figures.threshold_figure([panel for _, panel in result.panels], key)
-        header, rows = decision_figures.panel_table([_at_published(key, p) for p in result.panels])
-        paths += figures.write(drawn, directory / name, header, rows)
-        summaries[key] = _summary(result)
-    summary = {
-        "source": "Wilkins, Keshav, Mortier, 2024 (arXiv 2407.00010)",
-        "small": SMALL,
-        "large": LARGE,
-        "workload": workload.source,
-        "note": LEAVES_OUT,
-        **summaries,
-    }
+    paths += decision_figures.write_workload(workload, directory / "figure3")
+    results = [regenerate(workload, key) for key in FIGURES]
+    for result in results:
+        drawn = decision_figures.threshold_figure([panel for _, panel in result.panels], result.key)
+        rows = decision_figures.panel_rows([_at_published(result.key, panel) for panel in result.panels])
+        paths += figures.write(drawn, directory / FIGURES[result.key], decision_figures.THRESHOLD_HEADER, rows)
     path = directory / "summary.json"
-    write_atomically(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    return summary, [*paths, path]
+    write_atomically(path, json.dumps(_summary(results), indent=1, allow_nan=False) + "\n")
+    return results, [*paths, path]
+
+
+def print_paper(directory: Path, results: Sequence[Regenerated], paths: Sequence[Path], as_json: bool) -> None:
+    """What was published, the same regenerated, and what whole requests say."""
+    summary = _summary(results)
+    if as_json:
+        print_json(summary)
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(_summary_table(summary))
+    console.print(f"note: {LEAVES_OUT}", markup=False)
+    console.print(f"wrote {len(paths)} files to {directory}", markup=False)
 
 
 def regenerate(workload: Workload, key: str) -> Regenerated:
     """The curves of Figure 4 (``input``) or 5 (``output``)."""
-    profiles = [Profile.load(name) for name in (SMALL, LARGE)]
-    published = paper_curve(workload, profiles[0].identity.system, profiles[1].identity.system, key)
+    small, large = Profile.load(SMALL), Profile.load(LARGE)
+    published = paper_curve(workload, small.identity.system, large.identity.system, key)
     settings = {"query": (workload, "whole requests, real output lengths")}
     if key == "input":
         frozen = with_output_tokens(workload, FROZEN_OUTPUT_TOKENS)
         settings["query_output_32"] = (frozen, f"whole requests, every output {FROZEN_OUTPUT_TOKENS} tokens")
     decisions, panels = {}, [("paper", decision_figures.paper_panel(published))]
     for name, (requests, title) in settings.items():
-        costs = cost_table(profiles, requests)
-        scales = make_scales("reference", 1.0, costs, requests, reference=1)
-        decisions[name] = decide_threshold(costs, requests, key, scales)
-        panels.append((name, decision_figures.threshold_panel(decisions[name], costs, title)))
-    return Regenerated(key, published, decisions, panels)
+        answer = decide_threshold(small, large, requests, key=key)
+        decisions[name] = answer.decision
+        panels.append((name, decision_figures.threshold_panel(answer, title)))
+    return Regenerated(key, workload, published, decisions, panels)
 
 
 def _at_published(key: str, named: tuple[str, ThresholdPanel]) -> tuple[str, ThresholdPanel]:
@@ -101,7 +104,19 @@ def _at_published(key: str, named: tuple[str, ThresholdPanel]) -> tuple[str, Thr
     )
 
 
-def _summary(result: Regenerated) -> dict[str, Any]:
+def _summary(results: Sequence[Regenerated]) -> dict[str, Any]:
+    """The content of summary.json."""
+    return {
+        "source": "Wilkins, Keshav, Mortier, 2024 (arXiv 2407.00010)",
+        "small": SMALL,
+        "large": LARGE,
+        "workload": results[0].workload.source,
+        "note": LEAVES_OUT,
+        **{result.key: _summary_of(result) for result in results},
+    }
+
+
+def _summary_of(result: Regenerated) -> dict[str, Any]:
     curve, best = result.paper.curve, result.paper.best
     return {
         "published": PUBLISHED,
@@ -125,10 +140,10 @@ def _decision_summary(decision: ThresholdDecision, panel: ThresholdPanel) -> dic
     uncertain = decision.uncertainty
     oracle = decision.baselines["oracle"].energy_j / JOULES_PER_KWH
     return {
-        "threshold": int(decision.curve.threshold[decision.best]),
+        "threshold": decision.threshold,
         "threshold_low": uncertain.threshold_low,
         "threshold_high": uncertain.threshold_high,
-        "saving": estimate_json(uncertain.saving),
+        "saving": interval_json(uncertain.saving),
         "energy_kwh": decision.plan.energy_j / JOULES_PER_KWH,
         "small_only_kwh": panel.alone[0][1],
         "large_only_kwh": panel.alone[1][1],
@@ -137,7 +152,7 @@ def _decision_summary(decision: ThresholdDecision, panel: ThresholdPanel) -> dic
     }
 
 
-def summary_table(summary: dict[str, Any]) -> Table:
+def _summary_table(summary: dict[str, Any]) -> Table:
     """Published, regenerated, right accounting."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("", "published", "regenerated", "whole requests", f"whole, n = {FROZEN_OUTPUT_TOKENS}"):

@@ -7,14 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.core.errors import DiskFull, MissingDependency, UserError
-from harness.deciding.costs import cost_table
-from harness.deciding.decision import decide_threshold, make_scales
+from harness.deciding.answers import decide_threshold
 from harness.deciding.trace_files import load_workload
-from harness.modelling import fitting
 from harness.modelling.comparable import NotComparable
-from harness.modelling.profile import Profile
-from harness.modelling.sources import from_runs
-from harness.showing import decision_figures, figures
+from harness.modelling.profile_fit import fit
+from harness.showing import decision_figures
 from harness.showing.decisions import threshold_words
 from harness.showing.panels import Options
 from harness.showing.paper import LARGE, regenerate
@@ -55,11 +52,7 @@ def draw_all(run: Path, fixed_input: int = 32, fixed_output: int = 32) -> Iterat
 def _fit(run: Path, path: Path) -> str:
     # A model of an earlier state of the run must not stand for this one.
     path.unlink(missing_ok=True)
-    source = from_runs([run])
-    quantities = fitting.fit_quantities(source.measurements, source.identity.kv_cache)
-    profile = fitting.build(
-        source.name, source.identity, source.measurements, quantities, source.power, source.provenance
-    )
+    profile = fit(run)
     profile.save(path)
     errors = [f"runtime {100 * profile.runtime.held_out.mape:.1f} %"]
     if profile.energy is not None:
@@ -83,26 +76,21 @@ def _sweeps(run: Path, folder: Path, fixed_input: int, fixed_output: int) -> str
 
 def _published_threshold(folder: Path) -> str:
     result = regenerate(load_workload("alpaca"), "input")
-    drawn = decision_figures.threshold_figure([panel for _, panel in result.panels], "input")
-    path, *_ = figures.write(drawn, folder / "threshold-published", *decision_figures.panel_table(result.panels))
+    path, *_ = decision_figures.write_panels(result.panels, result.key, folder / "threshold-published")
     return f"in both accountings: {path}"
 
 
 def _own_threshold(path: Path, folder: Path) -> str:
     if not path.exists():
         raise UserError("there is no fit of this run")
-    workload = load_workload("alpaca")
     try:
-        costs = cost_table([Profile.load(path), Profile.load(LARGE)], workload)
+        answer = decide_threshold(path, LARGE, "alpaca")
     except NotComparable as refusal:
         by_hand = ["joulebench", "threshold", "--small", str(path), "--large", LARGE, "--workload", "alpaca"]
         lines = ["not comparable", *refusal.reasons, f"by hand: {shlex.join([*by_hand, '--allow-mixed'])}"]
         raise UserError("\n  ".join(lines)) from None
-    decision = decide_threshold(costs, workload, "input", make_scales("reference", 1.0, costs, workload, reference=1))
-    panel = decision_figures.threshold_panel(decision, costs)
-    drawn = decision_figures.threshold_figure([panel], "input")
-    written, *_ = figures.write(drawn, folder / "threshold", *decision_figures.panel_table([("query", panel)]))
-    return f"{threshold_words(decision, costs)}; {written}"
+    written, *_ = decision_figures.write_threshold(answer, folder / "threshold")
+    return f"{threshold_words(answer)}; {written}"
 
 
 def _report(run: Path, options: Options) -> str:

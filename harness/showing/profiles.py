@@ -3,60 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from harness.core.quantities import Method
-from harness.modelling.comparable import Comparison
+from harness.modelling.contrast import Contrast, Contrasts
+from harness.modelling.fitting import Quantity, coefficients, cost_model, point_error
+from harness.modelling.forms import Phase
+from harness.modelling.measurements import SuspectTrial
+from harness.modelling.profile import Profile, json_schema
+from harness.modelling.profile_fit import ProfileFit
 from harness.modelling.profile_schema import CostModel, PointError
 from harness.showing.terminal import print_json
 
-if TYPE_CHECKING:
-    from harness.modelling.fitting import Quantity
-    from harness.modelling.measurements import SuspectTrial
-    from harness.modelling.profile import Profile
-    from harness.modelling.sources import Source
-
-
 SHOWN_TRIALS = 5
 """Suspect trials of a quantity that are printed one by one."""
+OUTSIDE = "outside the measured range"
 
 
-def print_fit(source: Source, quantities: Sequence[Quantity], output: Path | None) -> None:
-    """Held-out errors of every form, suspects and what can't be told."""
-    from harness.modelling.fitting import cost_model
-
+def print_fit(made: ProfileFit, output: Path | None, as_json: bool) -> None:
+    """Held-out errors of every form, suspects and what can't be told; as JSON the coefficients too."""
+    pooled = made.pooled
+    if as_json:
+        print_json({quantity.name: _fit_json(quantity, pooled.suspect_trials) for quantity in made.quantities})
+        return
     console = _console()
-    console.print(f"{source.name}: {len(source.measurements)} points, {_cache(source.identity.kv_cache)}")
+    console.print(f"{pooled.name}: {len(pooled.measurements)} points, {_cache(pooled.identity.kv_cache)}")
     table = _table("quantity", "form", "fitted MAPE", "held-out MAPE", "worst point", "")
-    for quantity in quantities:
+    for quantity in made.quantities:
         for name, fitted in quantity.fits.items():
-            at = quantity.used
-            worst = PointError(
-                input_tokens=at.input_tokens[fitted.worst],
-                output_tokens=at.output_tokens[fitted.worst],
-                relative_error=fitted.held_out[fitted.worst],
-            )
+            worst = _point(point_error(quantity.used, fitted, fitted.worst))
             said = fitted.refusal or ("chosen" if name == quantity.chosen else "")
-            table.add_row(quantity.name, name, f"{fitted.mape:.1%}", f"{fitted.loo_mape:.1%}", _point(worst), said)
+            table.add_row(quantity.name, name, f"{fitted.mape:.1%}", f"{fitted.loo_mape:.1%}", worst, said)
     console.print(table)
-    for quantity in quantities:
-        model = cost_model(quantity, source.identity.kv_cache)
+    for quantity in made.quantities:
+        model = cost_model(quantity, pooled.identity.kv_cache)
         _print_margin(console, quantity)
         if quantity.dropped:
             console.print(f"{quantity.name}: held-out error with the dropped points {quantity.mape_with_dropped:.1%}")
         _print_doubts(console, quantity.name, model)
-        _print_suspect_trials(console, [trial for trial in source.suspect_trials if trial.quantity == quantity.name])
-    for name in (quantity.name for quantity in quantities if quantity.name != "runtime"):
-        method = source.power.methods.get("total" if name == "energy" else name)
+        _print_suspect_trials(console, [trial for trial in pooled.suspect_trials if trial.quantity == quantity.name])
+    for name in (quantity.name for quantity in made.quantities if quantity.name != "runtime"):
+        method = pooled.power.methods.get("total" if name == "energy" else name)
         console.print(f"{name}: {method or 'method unknown'}")
-    for note in source.provenance.notes:
+    for note in pooled.provenance.notes:
         console.print(f"note: {note}")
     console.print(f"profile written to {output}" if output else "no profile written; name a file with -o")
+
+
+def _fit_json(quantity: Quantity, trials: Sequence[SuspectTrial]) -> dict[str, Any]:
+    """A quantity in every form: errors, worst point, coefficients, suspects and why a form is refused."""
+    return {
+        "unit": quantity.unit,
+        "chosen": quantity.chosen,
+        "points": len(quantity.used.cost),
+        "dropped": [point.model_dump() for point in quantity.dropped],
+        "mape_with_dropped": quantity.mape_with_dropped,
+        "suspect_trials": [asdict(trial) for trial in trials if trial.quantity == quantity.name],
+        "forms": {
+            name: {
+                "mape": fitted.mape,
+                "loo_mape": fitted.loo_mape,
+                "worst_point": point_error(quantity.used, fitted, fitted.worst).model_dump(),
+                "misfit": fitted.misfit,
+                "roofline_exponent": fitted.form.roofline if isinstance(fitted.form, Phase) else None,
+                "coefficients": [coefficient.model_dump() for coefficient in coefficients(fitted, quantity.unit)],
+                "suspects": [point_error(quantity.used, fitted, i).model_dump() for i in fitted.suspects],
+                "refusal": fitted.refusal,
+                "notes": list(fitted.notes),
+            }
+            for name, fitted in quantity.fits.items()
+        },
+    }
 
 
 def _print_suspect_trials(console: Console, trials: Sequence[SuspectTrial]) -> None:
@@ -144,6 +167,11 @@ def print_profile(profile: Profile) -> None:
         console.print(f"note: {note}")
 
 
+def print_schema() -> None:
+    """The JSON schema of a profile file."""
+    print_json(json_schema())
+
+
 def _print_model(console: Console, quantity: str, model: CostModel) -> None:
     exponent = "" if model.roofline_exponent is None else f", roofline exponent {model.roofline_exponent:g}"
     console.print(
@@ -158,61 +186,93 @@ def _print_model(console: Console, quantity: str, model: CostModel) -> None:
 
 
 def print_predictions(
-    profile: Profile, rows: Sequence[Mapping[str, Any]], energy_method: Method | None, as_json: bool
+    profile: Profile,
+    input_tokens: Sequence[int],
+    output_tokens: Sequence[int],
+    boundary: str | None,
+    strict: bool,
+    as_json: bool,
 ) -> None:
-    """Predicted runtime and energy with 95 % intervals; how the energy behind them was measured."""
+    """Runtime and energy at every combination of sizes with 95 % intervals; how the energy was measured.
+
+    ``strict`` refuses sizes outside the measured range. Raises UserError.
+    """
+    m, n = (axis.ravel() for axis in np.meshgrid(input_tokens, output_tokens, indexing="ij"))
+    predicted = {("runtime", "s"): profile.predict_runtime(m, n, strict=strict)}
+    if profile.energy is not None or boundary is not None:
+        predicted["energy", "J"] = profile.predict_energy(m, n, boundary, strict=strict)
+    method = profile.energy_method(boundary)
+    outside = np.logical_or.reduce([p.out_of_range for p in predicted.values()])
     if as_json:
-        print_json({"profile": profile.name, "energy_method": energy_method, "predictions": rows})
+        columns: dict[str, Any] = {"input_tokens": m, "output_tokens": n}
+        for (quantity, unit), p in predicted.items():
+            columns[f"{quantity}_{unit.lower()}"] = p.value
+            columns[f"{quantity}_standard_error_{unit.lower()}"] = p.standard_error
+            columns[f"{quantity}_interval_95_{unit.lower()}"] = p.interval_95
+        rows = _rows({**columns, "out_of_range": outside})
+        print_json({"profile": profile.name, "energy_method": method, "predictions": rows})
         return
-    has_energy = "energy_j" in rows[0]
-    shown = _table("input", "output", "runtime s", *(["energy J"] if has_energy else []), "")
-    for row in rows:
-        cells = [_with_interval(row["runtime_s"], row["runtime_interval_95_s"])]
-        if has_energy:
-            cells.append(_with_interval(row["energy_j"], row["energy_interval_95_j"]))
-        flag = "outside the measured range" if row["out_of_range"] else ""
-        shown.add_row(str(row["input_tokens"]), str(row["output_tokens"]), *cells, flag)
+    shown = _table("input", "output", *(" ".join(titled) for titled in predicted), "")
+    for i in range(m.size):
+        cells = [f"{p.value[i]:.4g} ± {p.interval_95[i]:.2g}" for p in predicted.values()]
+        shown.add_row(str(m[i]), str(n[i]), *cells, OUTSIDE if outside[i] else "")
     console = _console()
     console.print(shown)
     console.print("± is the half-width of the 95 % interval for one newly measured point")
-    console.print(f"energy: {energy_method or 'method unknown'}" if has_energy else "energy was not measured")
+    metered = ("energy", "J") in predicted
+    console.print(f"energy: {method or 'method unknown'}" if metered else "energy was not measured")
 
 
-def print_comparison(
-    first: Profile, second: Profile, comparison: Comparison, rows: Sequence[Mapping[str, Any]], as_json: bool
-) -> None:
+def print_comparison(contrasts: Contrasts, as_json: bool) -> None:
     """Which of two systems is cheaper at each size."""
+    compared = {"runtime": contrasts.runtime} | ({"energy": contrasts.energy} if contrasts.energy else {})
     if as_json:
-        facts: dict[str, Any] = {"a": first.name, "b": second.name}
-        facts["boundary"] = comparison.boundary and list(comparison.boundary)
-        facts["energy_methods"] = [profile.energy_method(comparison.boundary) for profile in (first, second)]
-        print_json({**facts, "mixed": comparison.mixed, "warnings": list(comparison.warnings), "points": rows})
+        print_json(_comparison_json(contrasts, compared))
         return
-    console = _console()
+    console, comparison = _console(), contrasts.comparison
     for warning in comparison.warnings:
         console.print(f"warning: {warning}")
     if comparison.boundary:
         console.print(f"energy of {'+'.join(comparison.boundary)}")
-    quantities = [q for q in ("runtime", "energy") if f"{q}_ratio" in rows[0]]
-    titles = [title for q in quantities for title in (f"{q} A / B", f"less {q}")]
-    shown = _table("input", "output", *titles, "")
-    for row in rows:
-        cells = []
-        for q in quantities:
-            cells += [f"{row[f'{q}_ratio']:.3g}", row[f"cheaper_{q}"] or "not significant"]
-        flags = ["outside the measured range"] if row["out_of_range"] else []
-        flags += ["mixed"] if comparison.mixed else []
-        shown.add_row(str(row["input_tokens"]), str(row["output_tokens"]), *cells, ", ".join(flags))
-    console.print(f"A is {first.name}, B is {second.name}")
+    shown = _table("input", "output", *(title for q in compared for title in (f"{q} A / B", f"less {q}")), "")
+    for i, outside in enumerate(contrasts.out_of_range):
+        pairs = [(f"{c.ratio[i]:.3g}", c.cheaper[i] or "not significant") for c in compared.values()]
+        flags = [*([OUTSIDE] if outside else []), *(["mixed"] if comparison.mixed else [])]
+        size = str(contrasts.input_tokens[i]), str(contrasts.output_tokens[i])
+        shown.add_row(*size, *(cell for pair in pairs for cell in pair), ", ".join(flags))
+    console.print(f"A is {contrasts.first.name}, B is {contrasts.second.name}")
     console.print(shown)
+
+
+def _comparison_json(contrasts: Contrasts, compared: Mapping[str, Contrast]) -> dict[str, Any]:
+    columns: dict[str, Any] = {"input_tokens": contrasts.input_tokens, "output_tokens": contrasts.output_tokens}
+    columns["out_of_range"] = contrasts.out_of_range
+    for quantity, contrast in compared.items():
+        unit = "s" if quantity == "runtime" else "j"
+        columns[f"{quantity}_ratio"] = contrast.ratio
+        columns[f"{quantity}_difference_{unit}"] = contrast.difference
+        columns[f"{quantity}_difference_interval_95_{unit}"] = contrast.interval_95
+        columns[f"cheaper_{quantity}"] = contrast.cheaper
+    boundary = contrasts.comparison.boundary
+    return {
+        "a": contrasts.first.name,
+        "b": contrasts.second.name,
+        "boundary": boundary and list(boundary),
+        "energy_methods": [profile.energy_method(boundary) for profile in (contrasts.first, contrasts.second)],
+        "mixed": contrasts.comparison.mixed,
+        "warnings": list(contrasts.comparison.warnings),
+        "points": _rows(columns),
+    }
+
+
+def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Arrays of one length, as one dictionary of plain numbers a row."""
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _point(error: PointError) -> str:
     return f"m = {error.input_tokens:.4g}, n = {error.output_tokens:.4g} ({error.relative_error:+.0%})"
-
-
-def _with_interval(value: float, interval: float) -> str:
-    return f"{value:.4g} ± {interval:.2g}"
 
 
 def _cache(kv_cache: bool) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from harness.core.errors import UserError
 from harness.core.quantities import Component
-from harness.modelling import fitting, sources
+from harness.modelling import sources
 from harness.modelling.comparable import Comparison, check_drawn
 from harness.modelling.profile import Profile, shipped_names
+from harness.modelling.profile_fit import fit_pooled
 from harness.runs import records
 from harness.showing.points import Failure, System
 
@@ -88,10 +89,7 @@ def _run(directory: Path) -> Source:
         return Source(str(directory), str(directory), system, None, f"{directory}: {nothing}")
     profile, note = None, None
     try:
-        quantities = fitting.fit_quantities(found.measurements, found.identity.kv_cache)
-        profile = fitting.build(
-            found.name, found.identity, found.measurements, quantities, found.power, found.provenance
-        )
+        profile = fit_pooled(found).profile
     except UserError as refusal:
         note = f"{directory}: no model is drawn: {refusal}"
     system = System(found.identity, found.measurements, found.power.methods.get("total"), failures(directory))

@@ -13,12 +13,13 @@ from rich.table import Table
 
 from harness.deciding.workload import QUANTILES, Workload, marginal, quantiles
 from harness.showing.decisions import INDEPENDENT, workload_summary
+from harness.showing.terminal import print_json
 
 BARS = 20
 BAR_WIDTH = 40
 
 
-def as_json(workload: Workload) -> dict[str, Any]:
+def _as_json(workload: Workload) -> dict[str, Any]:
     """Name, size, and per axis mean and quantiles in tokens."""
     axes = {
         name: {
@@ -30,8 +31,11 @@ def as_json(workload: Workload) -> dict[str, Any]:
     return {**workload_summary(workload), "distinct_pairs": int(workload.count.size), "tokens": axes}
 
 
-def show(workload: Workload, files: Sequence[Path]) -> None:
-    """Print the workload: one line, the quantiles, two histograms."""
+def print_workload(workload: Workload, files: Sequence[Path], as_json: bool = False) -> None:
+    """Print the workload: one line, the quantiles, two histograms; ``files`` are those written beside it."""
+    if as_json:
+        print_json(_as_json(workload))
+        return
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{workload.name}: {workload.requests:,.0f} requests", markup=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

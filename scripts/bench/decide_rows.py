@@ -21,9 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.deciding.answers import decide_threshold
 from harness.deciding.assignment import Limit, assign
 from harness.deciding.costs import cost_table
-from harness.deciding.decision import SWEEP_POINTS, decide_threshold, make_scales, sweep_weights
+from harness.deciding.decision import SWEEP_POINTS, sweep_weights
 from harness.deciding.trace_files import connect, load_workload
 from harness.deciding.workload import Workload
 from harness.modelling.profile import Profile
@@ -71,15 +72,12 @@ def answer(requests: int, format_name: str) -> Answer:
 
 def print_answer(path: str) -> None:
     """The child's part: read, predict, decide."""
-    workload = load_workload(path)
-    costs = cost_table([Profile.load(name) for name in PROFILES], workload)
-    scales = make_scales("reference", 1.0, costs, workload, reference=1)
-    decision = decide_threshold(costs, workload, "total", scales)
+    best = decide_threshold(*PROFILES, path, key="total")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts kB, macOS bytes.
     peak_gb = peak / (1e9 if sys.platform == "darwin" else 1e6)
-    threshold = int(decision.curve.threshold[decision.best])
-    print(json.dumps({"pairs": int(workload.count.size), "threshold": threshold, "peak_memory_gb": peak_gb}))
+    pairs, threshold = int(best.workload.count.size), best.decision.threshold
+    print(json.dumps({"pairs": pairs, "threshold": threshold, "peak_memory_gb": peak_gb}))
 
 
 def weights_s(workload: Workload) -> float:

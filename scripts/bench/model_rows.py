@@ -6,8 +6,7 @@ import numpy as np
 from comparison import Comparison, Options, per_second, rates
 from scipy.optimize import least_squares
 
-from harness.deciding.costs import cost_table
-from harness.deciding.decision import decide_threshold, make_scales
+from harness.deciding.answers import decide_threshold
 from harness.deciding.workload import from_pairs
 from harness.modelling import fit
 from harness.modelling.fitting import observations
@@ -82,13 +81,11 @@ def deciding(options: Options) -> list[Comparison]:
     No exact threshold can do with less than a sort of the requests by their key and one pass over the sums.
     """
     m, n = _requests(REQUESTS // (10 if options.short else 1))
-    profiles = [Profile.load(name) for name in SYSTEMS]
+    small, large = (Profile.load(name) for name in SYSTEMS)
 
     def ours() -> int:
-        workload = from_pairs("bench", "made", m, n)
-        costs = cost_table(profiles, workload)
-        decision = decide_threshold(costs, workload, "total", make_scales("reference", 1.0, costs, workload, 1))
-        return int(decision.curve.threshold[decision.best])
+        answer = decide_threshold(small, large, from_pairs("bench", "made", m, n), key="total")
+        return answer.decision.threshold
 
     def by_sorting() -> float:
         order = np.argsort(m + n)

@@ -16,7 +16,6 @@ from harness.modelling.profile import Profile
 
 SMALL, LARGE = "m1-pro-llama-2-7b", "swing-a100-llama-2-7b"
 PAIR = ["--small", SMALL, "--large", LARGE]
-OTHER = "swing-a100-mistral-7b"
 BOTH = ["--profile", SMALL, "--profile", LARGE]
 
 
@@ -103,19 +102,6 @@ def test_the_published_setting_saves_and_the_real_one_does_not(answer, run) -> N
     assert out.startswith("all requests to swing-a100: no threshold costs less")
 
 
-@pytest.mark.parametrize(("key", "points"), [("input", 9), ("output", 7)])
-def test_the_published_accounting(answer, run, key: str, points: int) -> None:
-    facts = answer("threshold", *PAIR, "-w", "alpaca", "--accounting", "paper", "--key", key)
-    assert facts["best"]["threshold"] == 32
-    assert len(facts["curve"]) == points
-    assert facts["best"]["saving"]["low"] is None
-    assert 0.075 <= facts["best"]["saving"]["value"] <= 0.083
-    _, out, _ = run("threshold", *PAIR, "-w", "alpaca", "--accounting", "paper", "--key", key)
-    assert "counts only a part of each query" in out
-    assert "means are pooled over all models" in out
-    assert "measured by different methods" in out
-
-
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -131,23 +117,6 @@ def test_the_published_accounting(answer, run, key: str, points: int) -> None:
         (["threshold", *PAIR, "-w", "alpaca", "--weight", "2"], "--weight"),
         (["threshold", *PAIR, "-w", "alpaca", "--weight", "nan"], "--weight"),
         (["threshold", *PAIR, "-w", "alpaca", "--reference", "v100"], "no system v100"),
-        (["threshold", *PAIR, "-w", "alpaca", "--accounting", "paper", "--key", "total"], "input and output"),
-        (["threshold", *PAIR, "-w", "alpaca", "--accounting", "paper", "--weight", "0.5"], "as published"),
-        *(
-            (["threshold", *PAIR, "-w", "alpaca", "--accounting", "paper", *option], f"leave out {option[0]}")
-            for option in (
-                ["--scale", "none"],
-                ["--reference", "m1-pro"],
-                ["--price-per-kwh", "1"],
-                ["--price-per-hour", "1"],
-                ["--boundary", "gpu"],
-                ["--idle", "subtracted"],
-                ["--horizon", "9"],
-                ["--output-tokens", "32"],
-                ["--export", "rule.json"],
-            )
-        ),
-        (["threshold", "--small", SMALL, "--large", OTHER, "-w", "alpaca", "--accounting", "paper"], "--allow-mixed"),
         (["route", "--profile", SMALL, "-w", "alpaca"], "two profiles"),
         (["route", *BOTH, "-w", "alpaca", "--share", "m1-pro"], "SYSTEM=NUMBER"),
         (["route", *BOTH, "-w", "alpaca", "--share", "m1-pro=nan"], "SYSTEM=NUMBER"),
@@ -170,7 +139,6 @@ def test_the_published_accounting(answer, run, key: str, points: int) -> None:
             )
         ),
         (["threshold", "--small", SMALL, "--large", SMALL, "-w", "alpaca"], f"both the profile {SMALL}"),
-        (["threshold", "--small", SMALL, "--large", SMALL, "-w", "alpaca", "--accounting", "paper"], "both the"),
         (["route", *BOTH, "--profile", LARGE, "-w", "alpaca"], f"both the profile {LARGE}"),
         (["workload", "show", "nothing"], "built-in"),
         (["workload", "show", "/dev/null"], "not a regular file"),
@@ -187,9 +155,8 @@ def test_bad_input_ends_in_one_line(run, arguments: list[str], expected: str) ->
 
 def test_mixed_comparisons_are_marked(run, answer) -> None:
     mixed = ["threshold", "--small", SMALL, "--large", "swing-a100-mistral-7b", "-w", "alpaca", "--allow-mixed"]
-    for accounting in ("query", "paper"):
-        assert answer(*mixed, "--accounting", accounting)["mixed"]
-        assert "MIXED" in run(*mixed, "--accounting", accounting)[1]
+    assert answer(*mixed)["mixed"]
+    assert "MIXED" in run(*mixed)[1]
 
 
 def test_boundary_and_idle_are_said(answer, trace: Path, tmp_path: Path) -> None:
@@ -337,7 +304,6 @@ def test_a_threshold_rule(run, trace: Path, tmp_path: Path) -> None:
     ("arguments", "columns"),
     [
         (["threshold", *PAIR], 6),
-        (["threshold", *PAIR, "--accounting", "paper"], 6),
         (["route", *BOTH], 5),
     ],
 )

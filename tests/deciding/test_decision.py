@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 
 from harness.core.errors import UserError
+from harness.deciding.answers import RoutingAnswer, decide_routing, decide_threshold
 from harness.deciding.costs import Costs, cost_table, expected_by_input
-from harness.deciding.decision import RoutingDecision, decide_routing, decide_threshold, make_scales, served_requests
+from harness.deciding.decision import (
+    RoutingDecision,
+    make_scales,
+    routing_decision,
+    served_requests,
+)
 from harness.deciding.workload import Workload, from_pairs
 from harness.modelling import fitting
 from harness.modelling.profile import Profile
@@ -30,10 +36,8 @@ def lognormal(rng: np.random.Generator, requests: int, median_output: float = 20
     return from_pairs("lognormal", "test", m, n)
 
 
-def decided(profiles: list[Profile], workload: Workload, **options: object) -> tuple[Costs, RoutingDecision]:
-    costs = cost_table(profiles, workload)
-    scales = make_scales("reference", 1.0, costs, workload, reference=1)
-    return costs, decide_routing(costs, workload, scales, **options)
+def decided(profiles: list[Profile], workload: Workload, **options: object) -> RoutingAnswer:
+    return decide_routing(profiles, workload, reference=profiles[1].name, **options)
 
 
 def fresh_saving(decision: RoutingDecision, costs: Costs, workload: Workload) -> float:
@@ -50,7 +54,7 @@ def test_a_rule_on_inputs_keeps_its_promise_on_fresh_requests(profiles, seed: in
     """A system per input length seen would win by hindsight what no scheduler can."""
     rng = np.random.default_rng(seed)
     seen, fresh = (lognormal(rng, 5000, median_output) for _ in range(2))
-    _, decision = decided(profiles, seen, by_input=True)
+    decision = decided(profiles, seen, output_unknown=True).decision
     truth = fresh_saving(decision, cost_table(profiles, fresh), fresh)
     assert truth >= -0.002
     assert truth == pytest.approx(decision.saving.value, abs=0.02)
@@ -64,8 +68,8 @@ def test_inputs_that_foretell_outputs_are_used(profiles) -> None:
     short = rng.random(4000) < 0.5
     m = np.where(short, rng.integers(8, 24, 4000), rng.integers(40, 200, 4000))
     w = from_pairs("two kinds", "test", m, np.where(short, 8, 300))
-    _, blind = decided(profiles, w, by_input=True)
-    _, informed = decided(profiles, w)
+    blind = decided(profiles, w, output_unknown=True).decision
+    informed = decided(profiles, w).decision
     assert blind.plan.energy_j == pytest.approx(informed.plan.energy_j, rel=0.001)
     assert blind.requests.sum() == 4000
 
@@ -83,7 +87,7 @@ def test_the_expected_cost_is_that_of_the_pool_and_not_of_the_mean_output(profil
 
 
 def test_a_handful_of_requests_still_gets_a_rule(profiles) -> None:
-    _, decision = decided(profiles, from_pairs("one", "test", [20], [8]), by_input=True)
+    decision = decided(profiles, from_pairs("one", "test", [20], [8]), output_unknown=True).decision
     assert decision.requests.sum() == 1
     assert decision.input_rule[0].tolist() == [20]
 
@@ -98,7 +102,8 @@ def with_idle_power(profiles: list[Profile], watts: tuple[float, float]) -> list
 def test_all_plans_are_compared_over_one_horizon(profiles) -> None:
     """The longest any machine of any plan is busy; idle power for the whole of it."""
     w = lognormal(np.random.default_rng(0), 3000)
-    costs, decision = decided(with_idle_power(profiles, (5.0, 80.0)), w)
+    answer = decided(with_idle_power(profiles, (5.0, 80.0)), w)
+    costs, decision = answer.costs, answer.decision
     plans = [decision.plan, *decision.baselines.values()]
     longest = float((costs.runtime_s @ w.count).max())
     assert {plan.horizon_s for plan in plans} == {decision.plan.horizon_s}
@@ -112,11 +117,12 @@ def test_a_horizon_holds_the_work_or_is_refused(profiles) -> None:
     """A plan that doesn't fit is an error, a baseline that doesn't is unknown."""
     w = lognormal(np.random.default_rng(0), 3000)
     idle = with_idle_power(profiles, (5.0, 80.0))
-    costs, decision = decided(idle, w)
+    answer = decided(idle, w)
+    costs, decision = answer.costs, answer.decision
     busy_s = (decision.requests * costs.runtime_s).sum(axis=1)
     with pytest.raises(UserError, match=f"m1-pro is busy for {busy_s[0]:,.0f} s"):
         decided(idle, w, horizon_s=0.999 * busy_s.max())
-    _, fits = decided(idle, w, horizon_s=1.001 * float(busy_s.max()))
+    fits = decided(idle, w, horizon_s=1.001 * float(busy_s.max())).decision
     assert fits.plan.fleet_energy_j is not None
     assert fits.baselines["m1-pro"].fleet_energy_j is None
     assert fits.baselines["m1-pro"].marginal_energy_j is not None
@@ -124,24 +130,23 @@ def test_a_horizon_holds_the_work_or_is_refused(profiles) -> None:
 
 def test_a_saving_that_idle_machines_eat_is_said_so(profiles) -> None:
     w = lognormal(np.random.default_rng(0), 3000, median_output=12)
-    costs, decision = decided(with_idle_power(profiles, (60.0, 1.0)), w)
-    words = routing_words(decision, costs)
+    answer = decided(with_idle_power(profiles, (60.0, 1.0)), w)
+    words, decision = routing_words(answer), answer.decision
     fleet = decision.plan.fleet_energy_j / decision.baselines["swing-a100"].fleet_energy_j - 1
     assert fleet > 0 < decision.saving.value
     assert f", but {100 * fleet:.1f} % more with all its machines left on" in words
-    costs, decision = decided(with_idle_power(profiles, (0.0, 1.0)), w)
-    assert "left on" not in routing_words(decision, costs)
+    assert "left on" not in routing_words(decided(with_idle_power(profiles, (0.0, 1.0)), w))
 
 
 def test_a_latency_objective_binds_the_oracle_and_marks_the_others(profiles) -> None:
     w = lognormal(np.random.default_rng(0), 3000, median_output=12)
-    _, decision = decided(profiles, w, latency_limit_s=3.0)
+    decision = decided(profiles, w, slo_s=3.0).decision
     assert decision.plan.meets_slo
     assert decision.baselines["oracle"].meets_slo
     assert decision.baselines["oracle"].energy_j == pytest.approx(decision.plan.energy_j)
     assert decision.baselines["m1-pro"].meets_slo is False
     assert decision.baselines["random"].meets_slo is False
-    assert decided(profiles, w)[1].plan.meets_slo is None
+    assert decided(profiles, w).decision.plan.meets_slo is None
 
 
 def test_a_comparison_with_a_system_that_is_too_slow_says_so() -> None:
@@ -152,9 +157,11 @@ def test_a_comparison_with_a_system_that_is_too_slow_says_so() -> None:
         names = ("a", "b")
         profiles = [Profile.load(name) for name in NAMES]
         costs = replace(cost_table(profiles, w), labels=names, energy_j=energy_j, runtime_s=runtime_s)
-        decision = decide_routing(costs, w, make_scales("none", 1.0, costs, w, 0), latency_limit_s=5.0)
+        decision = routing_decision(costs, w, make_scales("none", 1.0, costs, w, 0), latency_limit_s=5.0)
         assert decision.baselines[names[decision.alone]].meets_slo is not said
-        assert ("alone doesn't serve all of them in time" in routing_words(decision, costs)) is said
+        assert (
+            "alone doesn't serve all of them in time" in routing_words(RoutingAnswer(costs, w, decision, 0, 5.0))
+        ) is said
 
 
 def test_shares_are_of_the_served_requests(profiles) -> None:
@@ -164,33 +171,33 @@ def test_shares_are_of_the_served_requests(profiles) -> None:
     assert served_requests(costs, w, float(costs.runtime_s[:, w.output_tokens == 300].min()) * 0.99) == 30
 
 
-@pytest.mark.parametrize(("scale", "weight", "prices"), [("reference", 0.0, None), ("price", 1.0, (0.0, 1.0))])
-def test_what_was_minimised_is_what_is_said_to_be_saved(profiles, scale: str, weight: float, prices) -> None:
+@pytest.mark.parametrize(("scale", "weight", "prices"), [("reference", 0.0, None), ("price", None, (0.0, 1.0))])
+def test_what_was_minimised_is_what_is_said_to_be_saved(profiles, scale: str, weight: float | None, prices) -> None:
     """Runtime alone counts, so the small system is compared with: cost falls whatever energy does."""
     w = lognormal(np.random.default_rng(0), 3000, median_output=12)
-    costs = cost_table(profiles, w)
-    scales = make_scales(scale, weight, costs, w, 0, prices)
-    decision = decide_threshold(costs, w, "input", scales)
+    options = {"scale": scale, "weight": weight, "reference": "m1-pro", "prices": prices}
+    decision = decide_threshold(*profiles, w, **options).decision
     u = decision.uncertainty
     assert u.cost_saving.value == pytest.approx(1 - decision.plan.cost / decision.baselines["swing-a100"].cost)
     assert u.cost_saving.value >= 0
-    routed = decide_routing(costs, w, scales)
+    answer = decide_routing(profiles, w, **options)
+    routed = answer.decision
     assert routed.cost_saving.value == pytest.approx(
         1 - routed.plan.runtime_s / routed.baselines["swing-a100"].runtime_s
     )
     assert re.search(
-        r"% (lower|higher) cost than swing-a100 alone, .* % (less|more) energy, mean", routing_words(routed, costs)
+        r"% (lower|higher) cost than swing-a100 alone, .* % (less|more) energy, mean", routing_words(answer)
     )
 
 
 def test_with_energy_alone_both_savings_agree(profiles) -> None:
-    _, decision = decided(profiles, lognormal(np.random.default_rng(0), 3000))
+    decision = decided(profiles, lognormal(np.random.default_rng(0), 3000)).decision
     for got, wanted in zip(astuple(decision.cost_saving), astuple(decision.saving), strict=True):
         assert got == pytest.approx(wanted)
 
 
 def test_round_robin_and_random_are_one_row(profiles) -> None:
-    _, decision = decided(profiles, lognormal(np.random.default_rng(0), 300))
+    decision = decided(profiles, lognormal(np.random.default_rng(0), 300)).decision
     assert {"round_robin", "random"} < set(decision.baselines)
     assert decision.baselines["random"].energy_sd_j > 0
     table = plans_table(decision.baselines, decision.baselines["swing-a100"])
@@ -226,8 +233,6 @@ def test_two_measurements_of_one_machine_save_nothing_significant(profiles, seed
     rng = np.random.default_rng(seed)
     pair = [remeasured(profiles[1], rng, name) for name in ("first", "second")]
     w = lognormal(rng, 5000, median_output=60)
-    costs, decision = decided(pair, w)
-    assert not decision.saving.significant
-    scales = make_scales("reference", 1.0, costs, w, reference=1)
+    assert not decided(pair, w).decision.saving.significant
     for key in ("input", "output"):
-        assert not decide_threshold(costs, w, key, scales).uncertainty.saving.significant
+        assert not decide_threshold(*pair, w, key=key).decision.uncertainty.saving.significant

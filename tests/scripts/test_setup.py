@@ -138,6 +138,9 @@ def test_wheel_has_everything_and_measures(tmp_path: Path) -> None:
         return done.stdout
 
     assert python("-c", "import harness; print(harness.__file__)").startswith(str(site))
+    same = "import joulebench as jb, harness; print(jb.fit is harness.fit, jb.Profile is harness.Profile, jb.__file__)"
+    assert python("-c", same).split() == ["True", "True", str(site / "joulebench.py")]
+    assert python("-m", "joulebench", "--version") == python("-m", "harness", "--version")
     assert "m1-pro-llama-2-7b" in python("-m", "harness", "profiles", "list")
     assert "llama-2-7b" in python("-c", "from backends.presets import PRESETS; print(*PRESETS)")
     options = ["--backend", "fake", "-m", "fake", "--probes", "none", "--max-foreign-load", "1", "--point", "8,4"]

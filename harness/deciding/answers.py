@@ -1,0 +1,170 @@
+"""From profiles and a workload to an answer: which requests go where, and what that saves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from harness.core.errors import UserError
+from harness.core.quantities import check_number
+from harness.deciding.assignment import Limit
+from harness.deciding.costs import Costs, cost_table
+from harness.deciding.decision import (
+    RoutingDecision,
+    ThresholdDecision,
+    make_scales,
+    routing_decision,
+    served_requests,
+    sweep_weights,
+    threshold_decision,
+)
+from harness.deciding.routing import TradeOff
+from harness.deciding.trace_files import load_workload
+from harness.deciding.workload import Workload
+from harness.modelling.profile import Profile, as_profile
+
+
+@dataclass(frozen=True)
+class ThresholdAnswer:
+    """The best threshold between two systems and what it was worked out from. System 0 is the small one."""
+
+    costs: Costs
+    workload: Workload
+    decision: ThresholdDecision
+
+
+@dataclass(frozen=True)
+class RoutingAnswer:
+    """Who serves what among several systems and what it was worked out from."""
+
+    costs: Costs
+    workload: Workload
+    decision: RoutingDecision
+    reference: int
+    """The system whose mean request is the unit of cost."""
+    slo_s: float | None
+    """The latency objective; None without one."""
+
+    @cached_property
+    def trade_off(self) -> TradeOff:
+        """Least-cost routing for all weights λ from 0 to 1, relative to the reference system and without limits."""
+        return sweep_weights(self.costs, self.workload, self.reference)
+
+
+def decide_threshold(
+    small: Profile | str | os.PathLike[str],
+    large: Profile | str | os.PathLike[str],
+    workload: Workload | str | os.PathLike[str],
+    *,
+    key: str = "input",
+    weight: float | None = None,
+    scale: str = "reference",
+    reference: str | None = None,
+    prices: tuple[float, float] | None = None,
+    boundary: str | None = None,
+    idle: str = "included",
+    allow_mixed: bool = False,
+    horizon_s: float | None = None,
+) -> ThresholdAnswer:
+    """Find the size up to which requests should go to the small system, and what that saves.
+
+    Profiles are given as such, by name or by path; the workload as such or as ``load_workload`` takes it. ``key`` is
+    what the threshold is compared with: ``input``, ``output``, ``total`` or ``product`` of tokens. ``scale``,
+    ``weight``, ``reference`` and ``prices`` make energy and runtime one cost: relative to the mean request of the
+    system ``reference`` (default: the large one), λ being ``weight`` (default 1), or with ``scale="price"`` by
+    ``prices`` per kWh and per machine-hour, or with ``"none"`` as λ joules + (1 − λ) seconds. ``boundary`` are the
+    components whose energy counts, such as ``cpu+gpu``. ``idle`` says whether idle power is ``included`` or
+    ``subtracted``. ``allow_mixed`` goes on with what isn't comparable and marks the answer. ``horizon_s`` is how
+    long machines stay on (default: the longest busy time). Raises UserError.
+    """
+    _check_numbers(weight, prices, horizon_s)
+    requests = _requests(workload)
+    costs = cost_table(_distinct([small, large]), requests, boundary, idle, allow_mixed)
+    unit = 1 if reference is None else costs.system(reference)
+    scales = make_scales(scale, weight, costs, requests, unit, prices)
+    return ThresholdAnswer(costs, requests, threshold_decision(costs, requests, key, scales, horizon_s))
+
+
+def decide_routing(
+    profiles: Sequence[Profile | str | os.PathLike[str]],
+    workload: Workload | str | os.PathLike[str],
+    *,
+    shares: Mapping[str, float] | None = None,
+    capacities: Mapping[str, float] | None = None,
+    slo_s: float | None = None,
+    output_unknown: bool = False,
+    weight: float | None = None,
+    scale: str = "reference",
+    reference: str | None = None,
+    prices: tuple[float, float] | None = None,
+    boundary: str | None = None,
+    idle: str = "included",
+    allow_mixed: bool = False,
+    horizon_s: float | None = None,
+) -> RoutingAnswer:
+    """Send every request where it costs least, within shares, capacities and a latency objective.
+
+    ``shares`` gives systems a share of the served requests, from 0 to 1, and ``capacities`` at most so many busy
+    seconds, each by the system's or the profile's name. Systems that need longer than ``slo_s`` seconds don't serve
+    a request. ``output_unknown`` decides on the input length alone. The default ``reference`` is the first system;
+    all else is as in ``decide_threshold``. Raises UserError.
+    """
+    _check_numbers(weight, prices, horizon_s)
+    check_number("--slo", slo_s)
+    if len(profiles) < 2:
+        raise UserError("routing needs at least two profiles: give --profile twice or more")
+    requests = _requests(workload)
+    costs = cost_table(_distinct(profiles), requests, boundary, idle, allow_mixed)
+    unit = 0 if reference is None else costs.system(reference)
+    scales = make_scales(scale, weight, costs, requests, unit, prices)
+    limits = _limits(costs, requests, slo_s, shares or {}, capacities or {})
+    decision = routing_decision(costs, requests, scales, limits, slo_s, output_unknown, horizon_s)
+    return RoutingAnswer(costs, requests, decision, unit, slo_s)
+
+
+def _check_numbers(weight: float | None, prices: tuple[float, float] | None, horizon_s: float | None) -> None:
+    per_kwh, per_hour = prices or (None, None)
+    options = {"--weight": weight, "--price-per-kwh": per_kwh, "--price-per-hour": per_hour, "--horizon": horizon_s}
+    for option, value in options.items():
+        check_number(option, value)
+
+
+def _requests(workload: Workload | str | os.PathLike[str]) -> Workload:
+    return workload if isinstance(workload, Workload) else load_workload(workload)
+
+
+def _distinct(given: Sequence[Profile | str | os.PathLike[str]]) -> list[Profile]:
+    """The profiles. Raises UserError where two have one name: answers and options tell them by it."""
+    found: dict[str, tuple[object, Profile]] = {}
+    for one in given:
+        profile = as_profile(one)
+        called = profile.name if isinstance(one, Profile) else os.fspath(one)
+        if profile.name in found:
+            raise UserError(
+                f"{found[profile.name][0]} and {called} are both the profile {profile.name}: name different ones, "
+                "or give a fit another name with joulebench fit --name"
+            )
+        found[profile.name] = (called, profile)
+    return [profile for _, profile in found.values()]
+
+
+def _limits(
+    costs: Costs, workload: Workload, slo_s: float | None, shares: Mapping[str, float], capacities: Mapping[str, float]
+) -> tuple[Limit, ...]:
+    """Shares of the served requests, in whole ones where these are; capacities in seconds. Raises UserError."""
+    served, whole = served_requests(costs, workload, slo_s), bool((workload.count % 1 == 0).all())
+    limits = []
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise UserError(f"--share {name}={share:g}: a share lies between 0 and 1")
+        amount = share * served
+        limits.append(Limit(costs.system(name), "share", float(round(amount)) if whole else amount))
+    for name, busy_s in capacities.items():
+        if not 0 <= busy_s < float("inf"):
+            raise UserError(f"--capacity {name}={busy_s:g}: a capacity is a number of seconds, at least 0")
+        limits.append(Limit(costs.system(name), "capacity", busy_s))
+    if len({(limit.system, limit.kind) for limit in limits}) < len(limits):
+        raise UserError("a system can have one --share and one --capacity")
+    return tuple(limits)
