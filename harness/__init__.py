@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.core.errors import UserError
+    from harness.energy.config import EnergyConfig
+    from harness.energy.meter import Meter
+    from harness.measuring.measurement import measure
+    from harness.runs.records import RecordedRun, load_run, load_trials
     from harness.deciding.answers import RoutingAnswer, ThresholdAnswer, decide_routing, decide_threshold
     from harness.deciding.exported_rule import save_rule
     from harness.deciding.trace_files import load_workload
@@ -18,7 +22,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "EnergyConfig",
+    "Meter",
     "Profile",
+    "RecordedRun",
     "RoutingAnswer",
     "ThresholdAnswer",
     "UserError",
@@ -28,12 +35,18 @@ __all__ = [
     "decide_routing",
     "decide_threshold",
     "fit",
+    "load_run",
+    "load_trials",
     "load_workload",
+    "measure",
     "save_rule",
 ]
 
 _MODULES = {
+    "EnergyConfig": "harness.energy.config",
+    "Meter": "harness.energy.meter",
     "Profile": "harness.modelling.profile",
+    "RecordedRun": "harness.runs.records",
     "RoutingAnswer": "harness.deciding.answers",
     "ThresholdAnswer": "harness.deciding.answers",
     "UserError": "harness.core.errors",
@@ -42,7 +55,10 @@ _MODULES = {
     "decide_routing": "harness.deciding.answers",
     "decide_threshold": "harness.deciding.answers",
     "fit": "harness.modelling.profile_fit",
+    "load_run": "harness.runs.records",
+    "load_trials": "harness.runs.records",
     "load_workload": "harness.deciding.trace_files",
+    "measure": "harness.measuring.measurement",
     "save_rule": "harness.deciding.exported_rule",
 }
 """By public name, where it is. Nothing heavy is imported before it is asked for."""

@@ -18,7 +18,7 @@ from tests.helpers import ROOT, environment
 
 SMALL, LARGE = "m1-pro-llama-2-7b", "swing-a100-llama-2-7b"
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", PAGE, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -34,13 +34,22 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_page_prints_what_it_shows(place: Path, monkeypatch, capsys) -> None:
     assert len(BLOCKS) == PAGE.count("```python") > 5
     monkeypatch.setitem(sys.modules, "joulebench", joulebench)
+    idle = jb.Meter.idle
+    monkeypatch.setattr(jb.Meter, "idle", lambda meter, _: idle(meter, duration_s=0.2, settle_s=0.0))
     script = place / "examples.py"
     end = "print('end of a block')\n"
     script.write_text("".join(code + end for code, _ in BLOCKS), encoding="utf-8")
     runpy.run_path(str(script))
     *printed, rest = capsys.readouterr().out.split("end of a block\n")
     assert rest == ""
-    assert printed == [shown for _, shown in BLOCKS]
+    measured, *others = zip(printed, (shown for _, shown in BLOCKS), strict=True)
+    assert all(said == shown for said, shown in others)
+    # What was measured just now differs each time: seconds, a threshold with its saving, joules or why there are none.
+    seconds, threshold, joules = measured[0].splitlines()
+    assert float(seconds.split()[0]) > 0
+    assert threshold.split()[0].isdigit()
+    assert re.match(r"[\d.]+ ± [\d.]+ J|None ± None J", joules)
+    assert len(jb.load_run("runs/own").trials) > 10
     assert (place / "rule.json").exists()
 
 
