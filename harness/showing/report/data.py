@@ -18,7 +18,7 @@ from harness.runs.schema import TrialRecord
 from harness.runs.summary import drift, idle_drift, idle_power_w
 from harness.showing.panels import Options
 from harness.showing.report import charts
-from harness.showing.sources import Source, compare, distinct, load, published_sources
+from harness.showing.sources import DrawnSystem, compare_drawn, distinct, load_drawn, published_sources
 
 TRIAL_COLUMNS = (
     *(
@@ -66,9 +66,9 @@ def page_data(
     """
     runs = [records.read_run(directory) for directory in directories]
     trials = [records.read_trials(directory) for directory in directories]
-    sources = distinct([load(str(directory)) for directory in directories])
-    comparison = compare(sources, options.boundary, allow_mixed)
-    offered = distinct([*sources, *map(load, profiles), *published_sources()])
+    sources = distinct([load_drawn(str(directory)) for directory in directories])
+    comparison = compare_drawn(sources, options.boundary, allow_mixed)
+    offered = distinct([*sources, *map(load_drawn, profiles), *published_sources()])
     systems = [_system(source.profile, source.name) for source in offered if source.profile]
     names = [system["name"] for system in systems]
     return {
@@ -102,7 +102,7 @@ def _machine(run: Mapping[str, Any]) -> str:
     return " + ".join(str(part) for part in (run["machine"]["cpu_model"] or "unknown CPU", *gpus))
 
 
-def _warnings(run: Mapping[str, Any], trials: Sequence[TrialRecord], source: Source) -> list[str]:
+def _warnings(run: Mapping[str, Any], trials: Sequence[TrialRecord], source: DrawnSystem) -> list[str]:
     """What puts the numbers in doubt, the gravest first."""
     lines = []
     failed = Counter((r.status, r.reason) for r in trials if r.status not in ("ok", "discarded"))
@@ -179,7 +179,7 @@ def _energy(directory: Path, run: Mapping[str, Any]) -> dict[str, Any]:
     return {"title": str(directory), "rows": rows or [["energy", "not measured"]]}
 
 
-def _fits(sources: Sequence[Source]) -> dict[str, Any]:
+def _fits(sources: Sequence[DrawnSystem]) -> dict[str, Any]:
     rows: list[list[Any]] = []
     for source in sources:
         profile = source.profile
