@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from harness.deciding.costs import Costs
-from harness.deciding.decision import Plan, RoutingDecision, ThresholdDecision
+from harness.deciding.decision import BestThreshold, Plan, RoutingDecision, ThresholdDecision
 from harness.deciding.paper_accounting import LEAVES_OUT, PaperCurve
 from harness.deciding.routing import Sweep
 from harness.deciding.scales import JOULES_PER_KWH, SECONDS_PER_HOUR, Scales
@@ -212,16 +212,20 @@ def _thinned(size: int, best: int) -> list[int]:
 
 def threshold_words(decision: ThresholdDecision, costs: Costs) -> str:
     """The answer in a sentence."""
+    return best_words(decision, costs, fleet_words(decision.plan, decision.baselines[costs.labels[1]]))
+
+
+def best_words(found: BestThreshold, costs: Costs, fleet: str = "") -> str:
+    """The same of a threshold whose plans were not worked out; ``fleet`` are the words of ``fleet_words``, if any."""
     small, large = costs.labels
-    chosen = int(decision.curve.threshold[decision.best])
-    u = decision.uncertainty
-    effect = effect_words(decision.scales, u.cost_saving, u.saving, u.runtime_ratio, large)
-    effect += fleet_words(decision.plan, decision.baselines[large])
+    chosen = int(found.curve.threshold[found.best])
+    u = found.uncertainty
+    effect = effect_words(found.scales, u.cost_saving, u.saving, u.runtime_ratio, large) + fleet
     if chosen == 0:
         return f"all requests to {large}: no threshold costs less"
-    if decision.best == decision.curve.threshold.size - 1:
+    if found.best == found.curve.threshold.size - 1:
         return f"all requests to {small}: {effect}"
-    return f"requests of at most {chosen:,} {KEY_WORDS[decision.key]} to {small}: {effect}"
+    return f"requests of at most {chosen:,} {KEY_WORDS[found.key]} to {small}: {effect}"
 
 
 def effect_words(scales: Scales, cost: Estimate, energy: Estimate, runtime_ratio: Estimate, base: str) -> str:
