@@ -127,7 +127,7 @@ def best_thresholds(costs: Costs, workload: Workload, key: str, scales: Sequence
     """
     values = threshold.request_key(key, workload.input_tokens, workload.output_tokens)
     totals = threshold.totals_by_key(values, workload.count, costs.energy_j, costs.runtime_s)
-    curve = threshold.threshold_curve(totals)
+    curve = totals.curve
     draws: dict[int | None, tuple[KeyTotals, KeyTotals]] = {}
     found = []
     for each in scales:
