@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.core.errors import UserError
-    from harness.energy.config import EnergyConfig
-    from harness.energy.meter import Meter
-    from harness.measuring.measurement import measure
-    from harness.runs.records import RecordedRun, load_run, load_trials
     from harness.deciding.answers import RoutingAnswer, ThresholdAnswer, decide_routing, decide_threshold
     from harness.deciding.exported_rule import save_rule
     from harness.deciding.trace_files import load_workload
     from harness.deciding.workload import Workload
+    from harness.energy.config import EnergyConfig
+    from harness.energy.meter import Meter
+    from harness.measuring.measurement import measure
     from harness.modelling.contrast import compare
     from harness.modelling.profile import Profile
     from harness.modelling.profile_fit import fit
+    from harness.runs.records import RecordedRun, load_run, load_trials
 
 __version__ = "0.1.0"
 __all__ = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,8 +13,8 @@ from harness.deciding import routing, threshold
 from harness.deciding.assignment import Assignment, Infeasible, Limit, assign
 from harness.deciding.costs import Costs, expected_by_input
 from harness.deciding.scales import Scales, price_scales, raw_scales, reference_scales
-from harness.deciding.threshold import Curve, Interval, Uncertainty
-from harness.deciding.uncertainty import half_widths, routing_draws, threshold_draws
+from harness.deciding.threshold import Curve, Interval, KeyTotals, Uncertainty
+from harness.deciding.uncertainty import GROUPS, half_widths, routing_draws, threshold_draws
 from harness.deciding.workload import Workload
 
 Floats = NDArray[np.float64]
@@ -49,8 +50,8 @@ class ServingPlan:
 
 
 @dataclass(frozen=True)
-class ThresholdDecision:
-    """The best threshold between two systems and what surrounds it. System 0 is the small, 1 the large one."""
+class BestThreshold:
+    """The best threshold between two systems and how sure it is. System 0 is the small, 1 the large one."""
 
     key: str
     scales: Scales
@@ -58,13 +59,19 @@ class ThresholdDecision:
     best: int
     """Index into ``curve``."""
     uncertainty: Uncertainty
-    plan: ServingPlan
-    baselines: dict[str, ServingPlan]
 
     @property
     def threshold(self) -> int:
         """Largest key that goes to the small system; 0 where nothing does."""
         return int(self.curve.threshold[self.best])
+
+
+@dataclass(frozen=True)
+class ThresholdDecision(BestThreshold):
+    """The best threshold and the plans that surround it."""
+
+    plan: ServingPlan
+    baselines: dict[str, ServingPlan]
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,42 @@ def make_scales(
         raise UserError(str(error)) from None
 
 
+def best_thresholds(costs: Costs, workload: Workload, key: str, scales: Sequence[Scales]) -> list[BestThreshold]:
+    """The exact best threshold between two systems for each of the scales, with its uncertainty.
+
+    The scales share their draws, which differ only where neighbouring keys are merged around the threshold. Raises
+    UserError for an unknown key.
+    """
+    try:
+        values = threshold.request_key(key, workload.input_tokens, workload.output_tokens)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    totals = threshold.totals_by_key(values, workload.count, costs.energy_j, costs.runtime_s)
+    curve = totals.curve
+    draws: dict[int | None, tuple[KeyTotals, KeyTotals]] = {}
+    found = []
+    for each in scales:
+        best = curve.best(each)
+        chosen = int(curve.threshold[best])
+        merged_around = chosen if totals.key.size > GROUPS else None
+        if merged_around not in draws:
+            draws[merged_around] = threshold_draws(costs, workload, values, totals, chosen)
+        uncertain = threshold.uncertainty(*draws[merged_around], chosen, each)
+        found.append(BestThreshold(key, each, curve, best, uncertain))
+    return found
+
+
+def threshold_plans(
+    costs: Costs, workload: Workload, found: BestThreshold, horizon_s: float | None = None
+) -> tuple[ServingPlan, dict[str, ServingPlan]]:
+    """The plan that a threshold makes, and its baselines by name. Raises UserError for a horizon too short for it."""
+    values = threshold.request_key(found.key, workload.input_tokens, workload.output_tokens)
+    small = values <= found.threshold
+    requests = np.stack([np.where(small, workload.count, 0.0), np.where(small, 0.0, workload.count)])
+    plan, baselines, _ = _plans(costs, workload, found.scales, requests, workload.count, horizon_s)
+    return plan, baselines
+
+
 def threshold_decision(
     costs: Costs, workload: Workload, key: str, scales: Scales, horizon_s: float | None = None
 ) -> ThresholdDecision:
@@ -135,19 +178,9 @@ def threshold_decision(
 
     Raises UserError for an unknown key and when the plan doesn't fit into ``horizon_s``.
     """
-    try:
-        values = threshold.request_key(key, workload.input_tokens, workload.output_tokens)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    totals = threshold.totals_by_key(values, workload.count, costs.energy_j, costs.runtime_s)
-    curve = threshold.threshold_curve(totals)
-    best = curve.best(scales)
-    chosen = int(curve.threshold[best])
-    uncertain = threshold.uncertainty(*threshold_draws(costs, workload, values, totals, chosen), chosen, scales)
-    small = values <= chosen
-    requests = np.stack([np.where(small, workload.count, 0.0), np.where(small, 0.0, workload.count)])
-    plan, baselines, _ = _plans(costs, workload, scales, requests, workload.count, horizon_s)
-    return ThresholdDecision(key, scales, curve, best, uncertain, plan, baselines)
+    (found,) = best_thresholds(costs, workload, key, [scales])
+    plan, baselines = threshold_plans(costs, workload, found, horizon_s)
+    return ThresholdDecision(**vars(found), plan=plan, baselines=baselines)
 
 
 def routing_decision(

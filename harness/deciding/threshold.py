@@ -12,6 +12,7 @@ system axis, 0 is the small and 1 the large system.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,11 @@ class KeyTotals:
     count: Floats
     energy_j: Floats
     runtime_s: Floats
+
+    @cached_property
+    def curve(self) -> Curve:
+        """Totals at every threshold; kept, since each of several scales asks for them."""
+        return threshold_curve(self)
 
 
 def totals_by_key(key: NDArray[np.int64], count: Floats, energy_j: Floats, runtime_s: Floats) -> KeyTotals:
@@ -145,7 +151,7 @@ def uncertainty(totals: KeyTotals, draws: KeyTotals, chosen: int, scales: Scales
     fitted. Check a narrow saving on another trace.
     ``chosen`` must be 0 or one of the keys.
     """
-    estimate, curve = threshold_curve(totals), threshold_curve(draws)
+    estimate, curve = totals.curve, draws.curve
     exact_cost, cost = (scales.cost(c.energy_j, c.runtime_s) for c in (estimate, curve))
     at = int(np.searchsorted(curve.threshold, chosen))
     best = np.percentile(curve.threshold[np.argmin(cost, axis=-1)], [2.5, 97.5], method="nearest")

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from harness.deciding.answers import RoutingAnswer, ThresholdAnswer
 from harness.deciding.costs import Costs
-from harness.deciding.decision import RoutingDecision, ServingPlan, ThresholdDecision
+from harness.deciding.decision import BestThreshold, RoutingDecision, ServingPlan, ThresholdDecision
 from harness.deciding.scales import JOULES_PER_KWH, SECONDS_PER_HOUR, Scales
 from harness.deciding.threshold import Interval
 from harness.deciding.workload import Workload
@@ -74,7 +74,7 @@ def _print_answer(lines: Sequence[str], tables: Sequence[Table], facts: dict[str
         console.print(line, markup=False)
 
 
-def _context(costs: Costs, workload: Workload, scales: Scales) -> dict[str, Any]:
+def context(costs: Costs, workload: Workload, scales: Scales) -> dict[str, Any]:
     """What every decision was based on."""
     warnings = list(costs.warnings)
     if not workload.pairs_known:
@@ -110,7 +110,7 @@ def _threshold_json(answer: ThresholdAnswer) -> dict[str, Any]:
     costs, decision = answer.costs, answer.decision
     curve, uncertain = decision.curve, decision.uncertainty
     return {
-        **_context(costs, answer.workload, decision.scales),
+        **context(costs, answer.workload, decision.scales),
         "key": decision.key,
         "small": costs.labels[0],
         "large": costs.labels[1],
@@ -144,7 +144,7 @@ def _routing_json(answer: RoutingAnswer) -> dict[str, Any]:
     costs, decision = answer.costs, answer.decision
     requests = decision.requests
     return {
-        **_context(costs, answer.workload, decision.scales),
+        **context(costs, answer.workload, decision.scales),
         "decided_on": "input tokens" if decision.input_rule else "input and output tokens",
         "plan": _plan_json(decision.plan, costs),
         "routes": [
@@ -217,18 +217,23 @@ def _thinned(size: int, best: int) -> list[int]:
 
 def threshold_words(answer: ThresholdAnswer) -> str:
     """The answer in a sentence."""
-    (small, large), decision = answer.costs.labels, answer.decision
-    u = decision.uncertainty
-    effect = _effect_words(decision.scales, u.cost_saving, u.saving, u.runtime_ratio, large)
-    effect += _fleet_words(decision.plan, decision.baselines[large])
-    if decision.threshold == 0:
+    decision = answer.decision
+    return best_words(decision, answer.costs, fleet_words(decision.plan, decision.baselines[answer.costs.labels[1]]))
+
+
+def best_words(found: BestThreshold, costs: Costs, fleet: str = "") -> str:
+    """The same of a threshold whose plans were not worked out; ``fleet`` are the words of ``fleet_words``, if any."""
+    small, large = costs.labels
+    u = found.uncertainty
+    effect = effect_words(found.scales, u.cost_saving, u.saving, u.runtime_ratio, large) + fleet
+    if found.threshold == 0:
         return f"all requests to {large}: no threshold costs less"
-    if decision.best == decision.curve.threshold.size - 1:
+    if found.best == found.curve.threshold.size - 1:
         return f"all requests to {small}: {effect}"
-    return f"requests of at most {decision.threshold:,} {KEY_WORDS[decision.key]} to {small}: {effect}"
+    return f"requests of at most {found.threshold:,} {KEY_WORDS[found.key]} to {small}: {effect}"
 
 
-def _effect_words(scales: Scales, cost: Interval, energy: Interval, runtime_ratio: Interval, base: str) -> str:
+def effect_words(scales: Scales, cost: Interval, energy: Interval, runtime_ratio: Interval, base: str) -> str:
     """``14.2 % ± 1.9 % less energy than swing-a100 alone, mean runtime 10.3×``; the cost first when it is another."""
     costly = scales.name == "price" or scales.runtime_weight > 0
     energy_words = f"{_size(energy)} {'less' if energy.value >= 0 else 'more'} energy"
@@ -244,7 +249,7 @@ def _size(estimate: Interval) -> str:
     return f"{abs(100 * estimate.value):.{digits}f} % ± {100 * half:.{digits}f} %"
 
 
-def _fleet_words(plan: ServingPlan, base: ServingPlan) -> str:
+def fleet_words(plan: ServingPlan, base: ServingPlan) -> str:
     """What becomes of the saving when machines stay on, where that turns it round; empty otherwise or unknown."""
     if plan.fleet_energy_j is None or base.fleet_energy_j is None:
         return ""
@@ -265,10 +270,10 @@ def routing_words(answer: RoutingAnswer) -> str:
     )
     label = costs.labels[decision.alone]
     base = decision.baselines[label]
-    effect = _effect_words(decision.scales, decision.cost_saving, decision.saving, decision.runtime_ratio, label)
+    effect = effect_words(decision.scales, decision.cost_saving, decision.saving, decision.runtime_ratio, label)
     late = f"; {label} alone doesn't serve all of them in time" if base.meets_slo is False else ""
     missed = f"; {decision.unserved:,.0f} requests served by no system in time" if decision.unserved else ""
-    return f"{shares}: {effect}{_fleet_words(decision.plan, base)}{late}{missed}"
+    return f"{shares}: {effect}{fleet_words(decision.plan, base)}{late}{missed}"
 
 
 def _threshold_details(decision: ThresholdDecision) -> list[str]:

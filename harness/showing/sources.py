@@ -21,7 +21,7 @@ PUBLISHED_SOURCE = "2407.00010"
 
 
 @dataclass(frozen=True)
-class Source:
+class DrawnSystem:
     """A system to draw, with its profile where its measurements could be fitted."""
 
     name: str
@@ -33,7 +33,7 @@ class Source:
     """What the reader of the figure should know."""
 
 
-def load(name: str) -> Source:
+def load_drawn(name: str) -> DrawnSystem:
     """A run directory, a profile's path or a shipped profile's name. Raises UserError."""
     path = Path(name)
     if path.is_dir():
@@ -41,19 +41,21 @@ def load(name: str) -> Source:
     return _profile(Profile.load(name), name)
 
 
-def published_sources() -> list[Source]:
+def published_sources() -> list[DrawnSystem]:
     """The shipped profiles of the paper's systems."""
     profiles = [Profile.load(name) for name in shipped_names()]
     return [_profile(profile, profile.name) for profile in profiles if PUBLISHED_SOURCE in profile.provenance.source]
 
 
-def compare(sources: Sequence[Source], boundary: str | Iterable[str] | None, allow_mixed: bool) -> Comparison:
+def compare_drawn(
+    sources: Sequence[DrawnSystem], boundary: str | Iterable[str] | None, allow_mixed: bool
+) -> Comparison:
     """How the sources may share axes. Raises UserError where they may not."""
     held = [(source.name, source.system.identity, components(source)) for source in sources]
     return check_drawn(held, boundary, allow_mixed)
 
 
-def distinct(sources: Sequence[Source]) -> list[Source]:
+def distinct(sources: Sequence[DrawnSystem]) -> list[DrawnSystem]:
     """The sources, those that share a name or system and model told apart by how they were asked for."""
     names = Counter(source.name for source in sources)
     shared = Counter((s.system.identity.system, s.system.identity.model) for s in sources)
@@ -68,32 +70,32 @@ def distinct(sources: Sequence[Source]) -> list[Source]:
     return told
 
 
-def components(source: Source) -> frozenset[Component]:
+def components(source: DrawnSystem) -> frozenset[Component]:
     """The components whose energy was measured."""
     return frozenset(c for m in source.system.measurements for c in m.component_energy_j)
 
 
-def _profile(profile: Profile, given: str) -> Source:
+def _profile(profile: Profile, given: str) -> DrawnSystem:
     method = profile.energy.method if profile.energy else None
     system = System(profile.identity, profile.measurements, method)
-    return Source(profile.name, given, system, profile, _estimated(system, profile.name))
+    return DrawnSystem(profile.name, given, system, profile, _estimated(system, profile.name))
 
 
-def _run(directory: Path) -> Source:
+def _run(directory: Path) -> DrawnSystem:
     try:
         found = sources.from_runs([directory])
     except UserError as nothing:
         # Failures are results too; what can't be read at all is refused again here.
         identity = sources.identity_of(records.read_run(directory), None)
         system = System(identity, (), None, failures(directory))
-        return Source(str(directory), str(directory), system, None, f"{directory}: {nothing}")
+        return DrawnSystem(str(directory), str(directory), system, None, f"{directory}: {nothing}")
     profile, note = None, None
     try:
         profile = fit_pooled(found).profile
     except UserError as refusal:
         note = f"{directory}: no model is drawn: {refusal}"
     system = System(found.identity, found.measurements, found.power.methods.get("total"), failures(directory))
-    return Source(str(directory), str(directory), system, profile, note or _estimated(system, str(directory)))
+    return DrawnSystem(str(directory), str(directory), system, profile, note or _estimated(system, str(directory)))
 
 
 def failures(directory: Path) -> list[Failure]:

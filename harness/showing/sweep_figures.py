@@ -17,7 +17,7 @@ from harness.core.statistics import Estimate
 from harness.showing.figures import Row, new_figure, write
 from harness.showing.panels import AXES, FAILED, PANELS, Options
 from harness.showing.points import Axis, SweepPoint, estimate, failures, per, sweep
-from harness.showing.sources import Source, compare, components, distinct, load, published_sources
+from harness.showing.sources import DrawnSystem, compare_drawn, components, distinct, load_drawn, published_sources
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,11 +50,11 @@ def write_figures(
 
     Raises UserError for what can't be read, compared or written, and MissingDependency without matplotlib.
     """
-    sources = [*map(load, map(str, names)), *(published_sources() if published else [])]
+    sources = [*map(load_drawn, map(str, names)), *(published_sources() if published else [])]
     if not sources:
         raise UserError("nothing to draw: name runs or profiles, or add --published")
     sources = distinct(sources)
-    comparison = compare(sources, boundary, allow_mixed)
+    comparison = compare_drawn(sources, boundary, allow_mixed)
     mixed = "; ".join(comparison.warnings)
     options = Options(fixed_input, fixed_output, comparison.boundary, models, mixed)
     make_directory(directory)
@@ -82,12 +82,12 @@ def write_figures(
     return paths, notes
 
 
-def sweep_rows(sources: Sequence[Source], axis: Axis, options: Options) -> list[Row]:
+def sweep_rows(sources: Sequence[DrawnSystem], axis: Axis, options: Options) -> list[Row]:
     """Every point drawn, in the columns of ``HEADER``; what was not measured is None."""
     return [_row(point) for source in sources for point in _points(source, axis, options)]
 
 
-def sweep_figure(sources: Sequence[Source], axis: Axis, options: Options) -> Figure:
+def sweep_figure(sources: Sequence[DrawnSystem], axis: Axis, options: Options) -> Figure:
     """Runtime, throughput, energy per token and total energy against input (Figure 1) or output tokens (Figure 2)."""
     figure, axes = new_figure(2, 2, 11, 7.2)
     looks = _looks([(s.system.identity.system, s.system.identity.model) for s in sources])
@@ -110,7 +110,7 @@ def sweep_figure(sources: Sequence[Source], axis: Axis, options: Options) -> Fig
     return figure
 
 
-def phase_rows(sources: Sequence[Source]) -> list[Row]:
+def phase_rows(sources: Sequence[DrawnSystem]) -> list[Row]:
     """Energy per token of each phase at every point where it was told apart, in the columns of ``PHASE_HEADER``."""
     rows: list[Row] = []
     for source in sources:
@@ -184,12 +184,12 @@ def _looks(pairs: Sequence[tuple[str, str]]) -> _Looks:
     return _Looks(tuple(dict.fromkeys(pairs)))
 
 
-def _counts_all(source: Source, boundary: tuple[Component, ...] | None) -> bool:
+def _counts_all(source: DrawnSystem, boundary: tuple[Component, ...] | None) -> bool:
     """Whether a boundary, if one is given, holds every component whose energy the source has."""
     return boundary is None or components(source) <= set(boundary)
 
 
-def _points(source: Source, axis: Axis, options: Options) -> list[SweepPoint]:
+def _points(source: DrawnSystem, axis: Axis, options: Options) -> list[SweepPoint]:
     return sweep(source.system, axis, options.fixed_input, options.fixed_output, options.boundary)
 
 
@@ -227,7 +227,7 @@ def _draw_points(
 
 
 def _draw_model(
-    ax: Axes, source: Source, axis: Axis, label: str, x: NDArray[np.int64], options: Options, looks: _Looks
+    ax: Axes, source: DrawnSystem, axis: Axis, label: str, x: NDArray[np.int64], options: Options, looks: _Looks
 ) -> None:
     """The fitted model at sizes x of the sweep: a thin line, dashed outside the range it was fitted on."""
     points = _points(source, axis, options)
@@ -249,7 +249,7 @@ def _draw_model(
         ax.plot(x, line, kind, color=style["color"], linewidth=0.6, alpha=0.8, zorder=1)
 
 
-def _draw_failures(ax: Axes, sources: Sequence[Source], axis: Axis, options: Options, looks: _Looks) -> None:
+def _draw_failures(ax: Axes, sources: Sequence[DrawnSystem], axis: Axis, options: Options, looks: _Looks) -> None:
     for source in sources:
         identity = source.system.identity
         for failure in failures(source.system, axis, options.fixed_input, options.fixed_output):
@@ -280,7 +280,7 @@ def _log_axes(ax: Axes, x_label: str, y_label: str) -> None:
     ax.set_ylabel(y_label)
 
 
-def _legend(figure: Figure, sources: Sequence[Source], axis: Axis, options: Options, looks: _Looks) -> None:
+def _legend(figure: Figure, sources: Sequence[DrawnSystem], axis: Axis, options: Options, looks: _Looks) -> None:
     from matplotlib.lines import Line2D
 
     handles: list[Any] = []

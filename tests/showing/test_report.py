@@ -6,11 +6,21 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.core.errors import UserError
+from harness.deciding.costs import cost_table
+from harness.deciding.decision import decide_threshold, make_scales
+from harness.deciding.trace_files import load as load_workload
+from harness.deciding.workload import with_output_tokens
+from harness.modelling.comparable import NotComparable, check
+from harness.modelling.profile import Profile
+from harness.showing.decisions import threshold_words
+from harness.showing.report import explorer
 from tests.helpers import FAKE, ROOT, joulebench, refused
 
 RUN = ROOT / "tests" / "data" / "run-first"
@@ -82,7 +92,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_page_is_one_file_without_addresses(report: Path) -> None:
     text = report.read_text(encoding="utf-8")
-    assert len(text.encode()) < 8_000_000
+    assert len(text.encode()) < 6_000_000
     assert not re.search(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(?!#)', text)
     assert "default-src 'none'" in text
 
@@ -116,23 +126,70 @@ def test_the_table_sorts_and_filters(report: Path) -> None:
         assert page.inner_text("#count") == "12 of 50 trials"
 
 
+def choose(page: Any, **chosen: str) -> None:
+    """Bring the explorer into view and set it: small and large by name, workload by number, weight as typed."""
+    page.locator("#explorer").scroll_into_view_if_needed()
+    page.wait_for_selector("#answer tbody tr")
+    for side in ("small", "large"):
+        if side in chosen:
+            page.select_option(f"#{side}", label=chosen[side])
+    page.select_option("#workload", chosen.get("workload", "0"))
+    page.locator("#weight").fill(chosen.get("weight", "1"))
+
+
+def numbers(page: Any, table: str) -> list[list[float]]:
+    """The rows of a table of the page, without their names; what is not known is NaN."""
+    rows = [row.split("\t")[1:] for row in page.locator(f"#{table} tbody tr").all_inner_texts()]
+    return [[float(cell.replace(",", "").replace("—", "nan")) for cell in row] for row in rows]
+
+
+def same_intervals(page: Any, best: dict[str, Any]) -> None:
+    """The page's table of intervals says what ``joulebench threshold --json`` says."""
+    fields = ("value", "low", "high")
+    expected = [[100 * best[saving][field] for field in fields] for saving in ("cost_saving", "saving")]
+    expected.append([best["runtime_ratio"], best["runtime_ratio_low"], best["runtime_ratio_high"]])
+    expected.append([best["threshold"], best["threshold_low"], best["threshold_high"]])
+    expected.append([float("nan"), *best["plateau"]])
+    found = numbers(page, "intervals")
+    assert len(found) == len(expected)
+    for row, wanted in zip(found, expected, strict=True):
+        assert row == pytest.approx(wanted, rel=1e-3, abs=1e-9, nan_ok=True)
+
+
 def test_the_explorer_finds_what_the_threshold_command_finds(report: Path) -> None:
-    pair = ["--small", "m1-pro-llama-2-7b", "--large", "swing-a100-llama-2-7b", "-w", "alpaca"]
+    profiles = [Profile.load(name) for name in ("m1-pro-llama-2-7b", "swing-a100-llama-2-7b")]
+    pair = ["--small", profiles[0].name, "--large", profiles[1].name, "-w", "alpaca"]
+    alpaca = load_workload("alpaca")
     with opened(report) as page:
-        page.locator("#explorer").scroll_into_view_if_needed()
-        page.wait_for_selector("#answer tbody tr")
-        for workload, weight in (("0", "1"), ("1", "1"), ("1", "0.9")):
+        for workload, weight in (("0", "1"), ("1", "1"), ("1", "0.9"), ("1", "0.5"), ("0", "0")):
             frozen = ["--output-tokens", "32"] if workload == "1" else []
             done = joulebench("threshold", *pair, *frozen, "--weight", weight, "--json")
             expected = json.loads(done.stdout)
-            page.select_option("#workload", workload)
-            page.locator("#weight").fill(weight)
+            choose(page, workload=workload, weight=weight)
+            assert page.inner_text("#weight-value") == f"{float(weight):.1f}"
             rows = page.locator("#answer tbody tr").all_inner_texts()
             best = rows[1].split("\t")
             assert best[0] == f"best split, T = {expected['best']['threshold']}"
             alone = float(rows[3].split("\t")[1].replace(",", ""))
             assert alone == pytest.approx(expected["baselines"]["swing-a100"]["energy_j"] / 3.6e6, rel=1e-3)
             assert float(best[1].replace(",", "")) == pytest.approx(expected["best"]["energy_j"] / 3.6e6, rel=1e-3)
+            same_intervals(page, expected["best"])
+            assert page.locator("#doubts li").all_inner_texts() == expected["warnings"]
+            requests = with_output_tokens(alpaca, 32) if frozen else alpaca
+            costs = replace(cost_table(profiles, requests), labels=(profiles[0].name, profiles[1].name))
+            scales = make_scales("reference", float(weight), costs, requests, reference=1)
+            decision = decide_threshold(costs, requests, "input", scales)
+            assert page.inner_text("#words") == threshold_words(decision, costs)
+
+
+def test_both_orders_of_a_pair_are_answered(report: Path) -> None:
+    pair = {"small": "swing-a100-falcon-7b", "large": "palmetto-v100-falcon-7b"}
+    for small, large in (("small", "large"), ("large", "small")):
+        sides = {"small": pair[small], "large": pair[large]}
+        asked = joulebench("threshold", "--small", sides["small"], "--large", sides["large"], "-w", "alpaca", "--json")
+        with opened(report) as page:
+            choose(page, **sides)
+            same_intervals(page, json.loads(asked.stdout)["best"])
 
 
 def test_the_explorer_takes_other_profiles_and_traces(tmp_path: Path) -> None:
@@ -167,11 +224,45 @@ def test_moving_the_sliders_moves_the_answer(report: Path) -> None:
         assert page.inner_text("#answer") != before
         page.select_option("#small", "0")
         assert "not comparable" in page.inner_text("#refusal")
-        assert page.inner_text("#answer") == "", "no saving is shown for what isn't comparable"
+        for place in ("#answer", "#words", "#intervals", "#curve"):
+            assert page.inner_text(place) == "", "no saving is shown for what isn't comparable"
+        assert page.locator("#threshold").is_disabled()
+
+
+def test_a_refusal_says_why(report: Path) -> None:
+    small, large = Profile.load("m1-pro-llama-2-7b"), Profile.load("swing-a100-falcon-7b")
+    with pytest.raises(NotComparable) as refusal:
+        check([small, large])
+    with opened(report) as page:
+        choose(page, small=small.name, large=large.name)
+        said = page.inner_text("#refusal")
+        assert said.startswith("not comparable: ")
+        assert all(reason in said for reason in refusal.value.reasons[:-1])
+        assert "joulebench threshold --allow-mixed" in said
+        page.select_option("#large", label=small.name)
+        assert "the same system" in page.inner_text("#refusal")
+
+
+def test_a_mixed_pair_of_ones_own_is_answered_and_marked(tmp_path: Path) -> None:
+    profile, page_file, large = tmp_path / "own.json", tmp_path / "report.html", "swing-a100-llama-2-7b"
+    assert joulebench("fit", RUN, "-o", profile).returncode == 0
+    asked = joulebench("threshold", "--small", profile, "--large", large, "-w", "alpaca", "--allow-mixed", "--json")
+    expected = json.loads(asked.stdout)
+    assert expected["mixed"]
+    assert joulebench("report", RUN, "--allow-mixed", "-o", page_file).returncode == 0
+    with opened(page_file) as page:
+        choose(page)
+        assert page.inner_text("#refusal") == "", "nothing is mixed in the published pair"
+        page.select_option("#small", "0")
+        assert page.inner_text("#refusal").startswith("MIXED: ")
+        assert page.locator("#doubts li").all_inner_texts() == expected["warnings"]
+        same_intervals(page, expected["best"])
+        page.select_option("#small", label="swing-a100-falcon-7b")
+        assert page.inner_text("#refusal").startswith("not comparable: "), "neither is one's own"
 
 
 def test_markup_in_names_is_text(hostile: Path) -> None:
-    assert hostile.stat().st_size < 8_000_000
+    assert hostile.stat().st_size < 6_000_000
     with opened(hostile) as page:
         assert HOSTILE in page.inner_text("#title")
         assert HOSTILE in page.inner_text("#warnings")
@@ -195,6 +286,9 @@ def test_a_run_without_energy_and_with_failures(tmp_path: Path) -> None:
         warnings = page.inner_text("#warnings")
         assert "ended as oom" in warnings
         assert "energy was not measured" in warnings
+        choose(page)
+        page.select_option("#small", "0")
+        assert "has no energy: only runtime was measured" in page.inner_text("#refusal")
         page.locator("#charts").scroll_into_view_if_needed()
         page.wait_for_selector("#charts .js-plotly-plot .scatterlayer")
         assert set(page.locator("#charts .annotation-text").first.text_content()) == {"✕"}
@@ -219,10 +313,54 @@ def test_estimated_energy_is_marked_wherever_it_is_shown(report: Path) -> None:
         assert not any("estimated" in other for other in others)
         page.locator("#explorer").scroll_into_view_if_needed()
         page.wait_for_selector("#answer tbody tr")
-        assert "is estimated" not in page.inner_text("#doubt")
+        assert "is estimated" not in page.inner_text("#doubts")
         for side in ("#small", "#large"):
             page.select_option(side, "0")
-        assert "is estimated, not measured" in page.inner_text("#doubt")
+        assert "is estimated, not measured" in page.inner_text("#doubts")
+
+
+def with_idle_power(name: str, power_w: float) -> Profile:
+    """A published profile as if its idle power had been measured."""
+    profile = Profile.load(name)
+    energy = profile.energy.model_copy(update={"idle_power_w": power_w, "idle_power_ci95_w": 0.0})
+    return profile.model_copy(update={"energy": energy})
+
+
+def test_the_answer_says_what_becomes_of_it_with_machines_left_on() -> None:
+    offered = [
+        ("a", with_idle_power("m1-pro-llama-2-7b", 60.0)),
+        ("b", with_idle_power("swing-a100-llama-2-7b", 1.0)),
+        *((name, Profile.load(name)) for name in (explorer.SMALL, explorer.LARGE)),
+    ]
+    page = explorer.explorer(offered, 2, [], allow_mixed=False)
+    frozen = with_output_tokens(load_workload("alpaca"), explorer.FROZEN_OUTPUT_TOKENS)
+    costs = replace(cost_table([offered[0][1], offered[1][1]], frozen), labels=("a", "b"))
+    decision = decide_threshold(costs, frozen, "input", make_scales("reference", 1.0, costs, frozen, reference=1))
+    words = page["pairs"][0][1]["answers"][1]["best"][-1]["words"]
+    assert words == threshold_words(decision, costs)
+    assert "with all its machines left on" in words
+
+
+def test_a_workload_of_too_many_sizes_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("input_tokens,output_tokens\n1,1\n2,2\n3,3\n")
+    monkeypatch.setattr(explorer, "MOST_SIZES", 2)
+    with pytest.raises(UserError, match=r"3 distinct sizes.*use joulebench threshold"):
+        explorer.explorer([], 0, [str(trace)], allow_mixed=False)
+
+
+def test_a_long_curve_keeps_its_best_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
+    offered = [(name, Profile.load(name)) for name in (explorer.SMALL, explorer.LARGE)]
+    (_, whole), _ = explorer.explorer(offered, 0, [], allow_mixed=False)["pairs"]
+    monkeypatch.setattr(explorer, "CURVE_POINTS", 10)
+    (_, thin), _ = explorer.explorer(offered, 0, [], allow_mixed=False)["pairs"]
+    for all_points, kept in zip(whole["answers"], thin["answers"], strict=True):
+        assert 10 <= len(kept["threshold"]) <= 10 + len(explorer.WEIGHTS)
+        assert (kept["threshold"][0], kept["threshold"][-1]) == (0, all_points["threshold"][-1])
+        for best, of_all in zip(kept["best"], all_points["best"], strict=True):
+            assert best["intervals"] == of_all["intervals"]
+            for quantity in ("threshold", "energy_kwh", "runtime_h"):
+                assert kept[quantity][best["at"]] == all_points[quantity][of_all["at"]]
 
 
 @pytest.fixture(scope="module")

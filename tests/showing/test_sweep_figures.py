@@ -153,7 +153,7 @@ def test_tokens_of_every_sequence_of_a_batch_count(tmp_path: Path) -> None:
 
 def test_models_pass_through_the_points_of_a_batch(tmp_path: Path) -> None:
     from harness.showing.panels import Options
-    from harness.showing.sources import load
+    from harness.showing.sources import load_drawn
     from harness.showing.sweep_figures import sweep_figure
 
     run = tmp_path / "run"
@@ -161,7 +161,7 @@ def test_models_pass_through_the_points_of_a_batch(tmp_path: Path) -> None:
         joulebench(*FAKE, "-m", "fake", "--batch-size", "4", "-p", "8-128*2", "-n", "8-128*2", "-o", run).returncode
         == 0
     )
-    figure = sweep_figure([load(str(run))], "input", Options(models=True))
+    figure = sweep_figure([load_drawn(str(run))], "input", Options(models=True))
     _, throughput, *_ = figure.axes
     points = throughput.lines[0]
     model = next(line for line in throughput.lines if len(line.get_xdata()) > 3 * len(points.get_xdata()))

@@ -8,10 +8,10 @@ from typing import Any
 from harness.core.statistics import Estimate
 from harness.showing.panels import AXES, FAILED, PANELS, Options
 from harness.showing.points import Axis, SweepPoint, System, failures, sweep
-from harness.showing.sources import Source
+from harness.showing.sources import DrawnSystem
 
 
-def charts(sources: Sequence[Source], options: Options) -> list[dict[str, Any]]:
+def charts(sources: Sequence[DrawnSystem], options: Options) -> list[dict[str, Any]]:
     """A chart for each axis and panel in which something was measured or failed; the sources' systems are distinct."""
     drawn = []
     for axis in AXES:
@@ -28,7 +28,7 @@ def charts(sources: Sequence[Source], options: Options) -> list[dict[str, Any]]:
     return drawn
 
 
-def absent(sources: Sequence[Source], options: Options) -> list[str]:
+def absent(sources: Sequence[DrawnSystem], options: Options) -> list[str]:
     """Which sweeps no source has, and the option that would show another one."""
     places = {
         "input": f"at {options.fixed_output} output tokens; --fixed-output",

@@ -1,4 +1,4 @@
-"""What the report page shows, as plain lists and numbers: facts, warnings, charts, fits, trials, models to explore."""
+"""What the report page shows, as plain lists and numbers: facts, warnings, charts, fits, trials, thresholds."""
 
 from __future__ import annotations
 
@@ -8,46 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from harness import __version__
-from harness.core.errors import UserError
-from harness.deciding.trace_files import load_workload
-from harness.deciding.workload import Workload, marginal, with_output_tokens
-from harness.modelling.profile import Profile
-from harness.modelling.profile_schema import CostModel
 from harness.runs.records import RecordedRun, load_run
 from harness.runs.summary import drift, idle_drift, idle_power_w
 from harness.showing.panels import Options
-from harness.showing.report import charts
-from harness.showing.sources import Source, compare, distinct, load, published_sources
+from harness.showing.report import charts, explorer
+from harness.showing.sources import DrawnSystem, compare_drawn, distinct, load_drawn, published_sources
 
 TRIAL_COLUMNS = (
-    *(
-        "trial_id",
-        "purpose",
-        "status",
-        "input_tokens",
-        "output_tokens",
-        "repeats",
-        "runtime_s",
-        "prefill_s",
-        "decode_s",
-    ),
-    *(
-        "tokens_per_s",
-        "energy_j",
-        "energy_ci95_j",
-        "energy_method",
-        "energy_per_output_token_j",
-        "started_at",
-        "reason",
-    ),
+    *("trial_id", "purpose", "status", "input_tokens", "output_tokens", "repeats"),
+    *("runtime_s", "prefill_s", "decode_s", "tokens_per_s"),
+    *("energy_j", "energy_ci95_j", "energy_method", "energy_per_output_token_j"),
+    *("started_at", "reason"),
 )
-SMALL, LARGE = "m1-pro-llama-2-7b", "swing-a100-llama-2-7b"
-"""What the explorer begins with where this run compares with none of the published systems."""
-FROZEN_OUTPUT_TOKENS = 32
-
-
-MOST_PAIRS = 50_000
-"""Distinct request sizes of a workload that a page of a few MB can hold."""
 
 
 def page_data(
@@ -64,11 +36,12 @@ def page_data(
     Raises UserError, also for runs that can't share axes; with ``allow_mixed`` that is the first warning instead.
     """
     runs = [load_run(directory) for directory in directories]
-    sources = distinct([load(str(directory)) for directory in directories])
-    comparison = compare(sources, options.boundary, allow_mixed)
-    offered = distinct([*sources, *map(load, profiles), *published_sources()])
-    systems = [_system(source.profile, source.name) for source in offered if source.profile]
-    names = [system["name"] for system in systems]
+    sources = distinct([load_drawn(str(directory)) for directory in directories])
+    comparison = compare_drawn(sources, options.boundary, allow_mixed)
+    published = published_sources()
+    offered = distinct([*sources, *map(load_drawn, profiles), *published])
+    fitted = [(source.name, source.profile) for source in offered if source.profile]
+    own = len(fitted) - len(published)
     return {
         "title": "joulebench: " + ", ".join(dict.fromkeys(run.facts.model.name for run in runs)),
         "subtitle": ", ".join(dict.fromkeys(_machine(run) for run in runs)),
@@ -87,9 +60,7 @@ def page_data(
         "absent": charts.absent(sources, options),
         "fits": _fits(sources),
         "trials": _trials(runs),
-        "systems": systems,
-        "chosen": [names.index(SMALL), names.index(LARGE)],
-        "workloads": _workloads() + [_pairs(load_workload(name)) for name in workloads],
+        "explorer": explorer.explorer(fitted, own, workloads, allow_mixed),
     }
 
 
@@ -98,7 +69,7 @@ def _machine(run: RecordedRun) -> str:
     return " + ".join([machine.cpu_model or "unknown CPU", *(gpu.name for gpu in machine.gpus if gpu.name)])
 
 
-def _warnings(run: RecordedRun, source: Source) -> list[str]:
+def _warnings(run: RecordedRun, source: DrawnSystem) -> list[str]:
     """What puts the numbers in doubt, the gravest first."""
     lines, trials, sessions = [], run.trials, run.facts.sessions
     failed = Counter((r.status, r.reason) for r in trials if r.status not in ("ok", "discarded"))
@@ -174,7 +145,7 @@ def _energy(run: RecordedRun) -> dict[str, Any]:
     return {"title": str(run.directory), "rows": rows or [["energy", "not measured"]]}
 
 
-def _fits(sources: Sequence[Source]) -> dict[str, Any]:
+def _fits(sources: Sequence[DrawnSystem]) -> dict[str, Any]:
     rows: list[list[Any]] = []
     for source in sources:
         profile = source.profile
@@ -201,61 +172,3 @@ def _trials(runs: Sequence[RecordedRun]) -> dict[str, Any]:
         values = table.where(table.notna(), None).values.tolist()
         rows += [[str(run.directory), *row] for row in values] if len(runs) > 1 else values
     return {"columns": [*(["run"] if len(runs) > 1 else []), *TRIAL_COLUMNS], "rows": rows}
-
-
-def _system(profile: Profile, name: str) -> dict[str, Any]:
-    identity = profile.identity
-    return {
-        "name": name,
-        "model": identity.model,
-        "kv_cache": identity.kv_cache,
-        "batch_size": identity.batch_size,
-        "dtype": identity.dtype,
-        "components": sorted(profile.components),
-        "method": profile.energy.method if profile.energy else None,
-        "held_out_energy": profile.energy.model.held_out.mape if profile.energy else None,
-        "runtime": _model(profile.runtime),
-        "energy": _model(profile.energy.model) if profile.energy else None,
-    }
-
-
-def _model(model: CostModel) -> dict[str, Any]:
-    return {
-        "form": model.form,
-        "kv_cache": model.kv_cache,
-        "roofline_exponent": model.roofline_exponent,
-        "coefficients": [coefficient.value for coefficient in model.coefficients],
-    }
-
-
-def _workloads() -> list[dict[str, Any]]:
-    """The built-in workload, whose two lengths are independent, with its own outputs and with all of one length."""
-    alpaca = load_workload("alpaca")
-    frozen = with_output_tokens(alpaca, FROZEN_OUTPUT_TOKENS)
-    return [_lengths(alpaca, "alpaca"), _lengths(frozen, f"alpaca, every output {FROZEN_OUTPUT_TOKENS} tokens")]
-
-
-def _lengths(workload: Workload, name: str) -> dict[str, Any]:
-    sides = {"inputs": workload.input_tokens, "outputs": workload.output_tokens}
-    found = {side: [array.tolist() for array in marginal(tokens, workload.count)] for side, tokens in sides.items()}
-    return {
-        "name": name,
-        **{side: [list(pair) for pair in zip(*arrays, strict=True)] for side, arrays in found.items()},
-    }
-
-
-def _pairs(workload: Workload) -> dict[str, Any]:
-    """Each input length with its requests and, by output length, how many; in ascending order."""
-    if not workload.pairs_known:
-        return _lengths(workload, workload.name)
-    if workload.count.size > MOST_PAIRS:
-        raise UserError(
-            f"{workload.name} has {workload.count.size:,} distinct sizes, a page holds {MOST_PAIRS:,}: "
-            "use joulebench threshold for it"
-        )
-    groups: dict[int, dict[int, float]] = {}
-    for m, n, count in zip(workload.input_tokens, workload.output_tokens, workload.count, strict=True):
-        outputs = groups.setdefault(int(m), {})
-        outputs[int(n)] = outputs.get(int(n), 0.0) + float(count)
-    pairs = [[m, sum(outputs.values()), sorted(outputs.items())] for m, outputs in sorted(groups.items())]
-    return {"name": workload.name, "pairs": pairs}

@@ -39,7 +39,7 @@ function fillTable(table, columns, rows) {
   const body = table.createTBody();
   for (const values of rows) {
     const line = body.insertRow();
-    for (const value of values) line.append(element("td", number(value), typeof value === "number" ? "" : "text"));
+    for (const value of values) line.append(element("td", number(value), typeof value === "string" ? "text" : ""));
   }
 }
 
@@ -145,93 +145,50 @@ function trialTable() {
   show();
 }
 
-// cost(m, n) of a profile's model, for all m ≤ longest and n; see docs/profiles.md.
-function costFunction(model, longest) {
-  const c = model.coefficients, p = model.roofline_exponent;
-  if (model.form === "bilinear") return (m, n) => c[0] * m + c[1] * n + c[2] * m * n;
-  const prefill = (x) => (c[0] ** p + (c[1] * x + c[2] * x * x) ** p) ** (1 / p);
-  const decode = model.kv_cache ? (x) => c[3] + c[4] * x : prefill;
-  const sums = new Float64Array(longest + 1);
-  for (let x = 1; x <= longest; x++) sums[x] = sums[x - 1] + decode(x);
-  return (m, n) => prefill(m) + sums[m + n - 1] - sums[m];
-}
-
-function refusal(small, large) {
-  const faults = [];
-  for (const [field, words] of [["model", "models"], ["kv_cache", "cache modes"], ["batch_size", "batch sizes"], ["dtype", "precisions"]])
-    if (small[field] !== null && large[field] !== null && small[field] !== large[field]) faults.push(`different ${words} (${small[field]}, ${large[field]})`);
-  if (!small.energy || !large.energy) faults.push("one has no energy");
-  else {
-    if (small.components.join("+") !== large.components.join("+")) faults.push(`different boundaries (${small.components.join("+")}, ${large.components.join("+")})`);
-    if ((small.method === "estimated") !== (large.method === "estimated")) faults.push("an estimated energy is set against a measured one");
-  }
-  return faults;
-}
-
-// Totals for every threshold: index i sends inputs up to thresholds[i] to the small system.
-function curve(small, large, workload, weight) {
-  // Each input length with its outputs; where the two lengths are independent, all share the same outputs.
-  const groups = workload.pairs || workload.inputs.map(([m, count]) => [m, count, workload.outputs]);
-  const longest = groups.reduce((most, [m, , outputs]) => Math.max(most, m + outputs[outputs.length - 1][0]), 0);
-  const functions = [small, large].map((s) => [costFunction(s.energy, longest), costFunction(s.runtime, longest)]);
-  const perInput = groups.map(([m, count, outputs]) => {
-    const all = outputs.reduce((sum, e) => sum + e[1], 0);
-    return functions.map((pair) => pair.map((f) => (count / all) * outputs.reduce((sum, [n, k]) => sum + k * f(m, n), 0)));
-  });
-  const total = (s, q) => perInput.reduce((sum, e) => sum + e[s][q], 0);
-  const alone = [0, 1].map((s) => [total(s, 0), total(s, 1)]);
-  let [energy, runtime] = alone[1];
-  const points = [{ threshold: 0, energy, runtime }];
-  groups.forEach(([m], i) => {
-    energy += perInput[i][0][0] - perInput[i][1][0];
-    runtime += perInput[i][0][1] - perInput[i][1][1];
-    points.push({ threshold: m, energy, runtime });
-  });
-  const cost = (e, r) => (weight * e) / alone[1][0] + ((1 - weight) * r) / alone[1][1];
-  let best = 0;
-  points.forEach((point, i) => { if (cost(point.energy, point.runtime) < cost(points[best].energy, points[best].runtime) - 1e-12) best = i; });
-  return { points, best, alone };
-}
-
+// Every answer comes worked out, with its intervals; here it is looked up and drawn.
 function explorer() {
-  const systems = data.systems;
-  for (const [id, chosen] of [["small", data.chosen[0]], ["large", data.chosen[1]]]) {
-    systems.forEach((system, i) => at(id).append(new Option(system.name + (system.method === "estimated" ? " (energy estimated)" : ""), i)));
-    at(id).value = chosen;
+  const { systems, workloads, key, weights, intervals, pairs, chosen } = data.explorer;
+  for (const [id, first] of [["small", chosen[0]], ["large", chosen[1]]]) {
+    systems.forEach((system, i) => at(id).append(new Option(system.name + (system.estimated ? " (energy estimated)" : ""), i)));
+    at(id).value = first;
   }
-  data.workloads.forEach((workload, i) => at("workload").append(new Option(workload.name, i)));
-  let found = null;
+  workloads.forEach((name, i) => at("workload").append(new Option(name, i)));
+  let found = null, best = null;
   function refresh(jump) {
-    const small = systems[at("small").value], large = systems[at("large").value], weight = Number(at("weight").value);
-    at("weight-value").textContent = weight.toFixed(2);
-    const faults = refusal(small, large), mixed = at("mixed").checked && small.energy && large.energy;
-    at("refusal").textContent = faults.length ? `${mixed ? "mixed" : "not comparable"}: ${faults.join("; ")}` : "";
+    const pair = pairs[at("small").value][at("large").value];
+    found = pair.refusal ? pair : pair.answers[at("workload").value];
+    const step = Math.round(at("weight").value * (weights.length - 1));
+    at("weight-value").textContent = weights[step].toFixed(1);
+    at("threshold-value").textContent = "—";
+    at("refusal").textContent = found.refusal || pair.mark;
+    at("doubts").replaceChildren(...found.warnings.map((text) => element("li", text)));
+    at("words").textContent = "";
     at("answer").replaceChildren();
-    at("doubt").textContent = "";
-    if (faults.length && !mixed) { found = null; at("threshold-value").textContent = "—"; Plotly.purge(at("curve")); return; }
-    found = curve(small, large, data.workloads[at("workload").value], weight);
-    at("threshold").max = found.points.length - 1;
-    if (jump) at("threshold").value = found.best;
-    const errors = [small, large].map((s) => `${s.name} ${(100 * s.held_out_energy).toFixed(1)} %`).join(", ");
-    const guessed = [small, large].filter((s) => s.method === "estimated").map((s) => s.name).join(" and ");
-    at("doubt").textContent = (guessed ? `Energy of ${guessed} is estimated, not measured. ` : "") + `Mean held-out error of the energy models: ${errors}. A saving of less is doubtful; joulebench threshold gives its 95 % interval.`;
+    at("intervals").replaceChildren();
+    for (const id of ["threshold", "best"]) at(id).disabled = Boolean(found.refusal);
+    at("curve").hidden = Boolean(found.refusal);
+    if (found.refusal) return;
+    best = found.best[step];
+    at("threshold").max = found.threshold.length - 1;
+    if (jump) at("threshold").value = best.at;
+    at("words").textContent = best.words;
+    fillTable(at("intervals"), ["best T against large", "value", "95 % from", "to"], intervals.map((name, i) => [name, ...best.intervals[i]]));
     show();
   }
   function show() {
-    if (!found) return;
-    const i = Math.min(Number(at("threshold").value), found.points.length - 1), here = found.points[i], best = found.points[found.best];
-    at("threshold-value").textContent = here.threshold;
-    const kWh = (j) => j / 3.6e6, hours = (s) => s / 3600, saving = (e) => 100 * (1 - e / found.alone[1][0]);
-    const rows = [[`split at T = ${here.threshold}`, here.energy, here.runtime], [`best split, T = ${best.threshold}`, best.energy, best.runtime],
-      ["small alone", ...found.alone[0]], ["large alone", ...found.alone[1]]];
+    const { threshold, energy_kwh, runtime_h } = found, here = Math.min(at("threshold").value, threshold.length - 1), last = threshold.length - 1;
+    at("threshold-value").textContent = number(threshold[here]);
+    const saved = (i) => 100 * (1 - energy_kwh[i] / energy_kwh[0]);
+    const plans = [[`split at T = ${threshold[here]}`, here], [`best split, T = ${threshold[best.at]}`, best.at], ["small alone", last], ["large alone", 0]];
     at("answer").replaceChildren();
-    fillTable(at("answer"), ["plan", "energy, kWh", "runtime, h", "energy saved against the large one, %"], rows.map(([name, e, r]) => [name, kWh(e), hours(r), saving(e)]));
-    const { axis, layout } = theme(), shown = found.points.filter((point) => point.threshold > 0);
-    const line = { x: shown.map((p) => p.threshold), y: shown.map((p) => kWh(p.energy)), mode: "lines", line: { color: COLOURS[0] }, hovertemplate: "T = %{x}: %{y:.5g} kWh<extra></extra>" };
-    const mark = { x: [Math.max(here.threshold, 1)], y: [kWh(here.energy)], mode: "markers", marker: { size: 10, color: COLOURS[1] }, hoverinfo: "skip" };
-    Plotly.react(at("curve"), [line, mark], { ...layout, xaxis: { ...axis, type: "log", tickvals: POWERS, title: { text: "T, input tokens" } }, yaxis: { ...axis, title: { text: "energy, kWh" } } }, { displayModeBar: false, responsive: true });
+    fillTable(at("answer"), ["plan", "energy, kWh", "runtime, h", "energy saved, %"], plans.map(([name, i]) => [name, energy_kwh[i], runtime_h[i], saved(i)]));
+    const { axis, layout } = theme(), [, low, high] = best.intervals[intervals.length - 1];
+    const plateau = { type: "rect", layer: "below", yref: "paper", y0: 0, y1: 1, x0: Math.max(low, threshold[1]), x1: Math.max(high, threshold[1]), fillcolor: COLOURS[5], opacity: 0.2, line: { width: 0 } };
+    const line = { x: threshold.slice(1), y: energy_kwh.slice(1), mode: "lines", line: { color: COLOURS[0] }, hovertemplate: "T = %{x}: %{y:.5g} kWh<extra></extra>" };
+    const mark = { x: [Math.max(threshold[here], threshold[1])], y: [energy_kwh[here]], mode: "markers", marker: { size: 10, color: COLOURS[1] }, hoverinfo: "skip" };
+    Plotly.react(at("curve"), [line, mark], { ...layout, shapes: [plateau], xaxis: { ...axis, type: "log", tickvals: POWERS, title: { text: `T, ${key}` } }, yaxis: { ...axis, title: { text: "energy, kWh" } } }, { displayModeBar: false, responsive: true });
   }
-  for (const id of ["small", "large", "workload", "mixed"]) at(id).addEventListener("change", () => refresh(true));
+  for (const id of ["small", "large", "workload"]) at(id).addEventListener("change", () => refresh(true));
   at("weight").addEventListener("input", () => refresh(true));
   at("threshold").addEventListener("input", show);
   at("best").addEventListener("click", () => refresh(true));

@@ -38,7 +38,7 @@ def render(content: Mapping[str, Any]) -> str:
         from plotly.offline import get_plotlyjs
     except ImportError:
         raise MissingDependency("the report needs plotly: install it with pip install 'joulebench[report]'") from None
-    data = json.dumps(content, allow_nan=False)
+    data = json.dumps(content, allow_nan=False, separators=(",", ":"))
     # Inside a script element only "<" could end it or begin a comment.
     data = data.replace("<", "\\u003c")
     folder = resources.files(__package__)
