@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 from harness import __version__
 from harness.core.errors import UserError
 from harness.core.quantities import COMPONENTS, Method, weakest
-from harness.core.statistics import half_width_95
+from harness.core.statistics import estimate_of
 from harness.modelling.fitting import Idle, Power
 from harness.modelling.measurements import SuspectTrial, Trials, aggregate, read_runs, suspect_trials
 from harness.modelling.profile_schema import Identity, Measurement, Provenance, Record
@@ -148,14 +147,9 @@ def _idle(runs: Sequence[Mapping[str, Any]]) -> dict[str, Idle]:
 def _mean_power(baselines: Sequence[Mapping[str, Any]], what: str) -> Idle:
     figures = [b["total"] if what == "total" else b["components"].get(what) for b in baselines]
     known = [figure for figure in figures if figure and figure["power_w"] is not None]
-    if not known:
-        return Idle()
-    powers = [figure["power_w"] for figure in known]
     sensors = [figure["ci95_w"] for figure in known if figure["ci95_w"] is not None]
-    scatter = half_width_95(powers)
-    # What the sensors leave is common to all baselines: repeating doesn't lessen it.
-    parts = [*([fmean(sensors)] if sensors else []), *([] if scatter is None else [scatter])]
-    return Idle(fmean(powers), math.hypot(*parts) if parts else None)
+    power_w = estimate_of([figure["power_w"] for figure in known], fmean(sensors) if sensors else None)
+    return Idle(power_w.mean, power_w.half_width) if power_w else Idle()
 
 
 def provenance(

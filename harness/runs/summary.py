@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.core.quantities import weakest
 from harness.core.sizes import Point
-from harness.core.statistics import Estimate, half_width_95
+from harness.core.statistics import Estimate, estimate_of
 from harness.runs.schema import TrialRecord
 
 
@@ -77,7 +77,7 @@ def drift(records: Iterable[TrialRecord]) -> Drift | None:
         for record in counted
         if record.purpose == "measure" and Point(record.input_tokens, record.output_tokens) == point
     ]
-    before, after = _estimate(_runtimes(first)), _estimate(_runtimes(repeated))
+    before, after = estimate_of(_runtimes(first)), estimate_of(_runtimes(repeated))
     if before is None or after is None:
         return None
     half_width = None
@@ -121,10 +121,10 @@ def _summary(point: Point, trials: Sequence[TrialRecord], batch_size: int) -> Po
         point=point,
         trials=len(counted),
         repeats=counted[-1].repeats if counted else None,
-        runtime_s=_estimate(runtimes),
-        prefill_s=_estimate([record.prefill_s for record in counted if record.prefill_s is not None]),
-        decode_s=_estimate([record.decode_s for record in counted if record.decode_s is not None]),
-        tokens_per_s=_estimate([batch_size * point.output_tokens / runtime_s for runtime_s in runtimes]),
+        runtime_s=estimate_of(runtimes),
+        prefill_s=estimate_of([record.prefill_s for record in counted if record.prefill_s is not None]),
+        decode_s=estimate_of([record.decode_s for record in counted if record.decode_s is not None]),
+        tokens_per_s=estimate_of([batch_size * point.output_tokens / runtime_s for runtime_s in runtimes]),
         energy_j=energy_j,
         energy_method=method,
         trouble=f"{failures[-1].status}: {failures[-1].reason}" if failures else None,
@@ -135,16 +135,9 @@ def _energy(counted: Sequence[TrialRecord]) -> tuple[Estimate | None, str | None
     """Mean energy over trials. Its interval adds the sensor's own uncertainty, which repetition can't remove."""
     figures = [record.energy["total"] for record in counted if record.energy]
     figures = [figure for figure in figures if figure["request_j"] is not None]
-    estimate = _estimate([figure["request_j"] for figure in figures])
-    if estimate is None:
+    if not figures:
         return None, None
-    if estimate.half_width is not None:
-        sensor_j = statistics.fmean(figure["request_ci95_j"] for figure in figures)
-        estimate = Estimate(estimate.mean, math.hypot(estimate.half_width, sensor_j))
-    return estimate, weakest(figure["method"] for figure in figures)
-
-
-def _estimate(values: Sequence[float]) -> Estimate | None:
-    if not values:
-        return None
-    return Estimate(statistics.fmean(values), half_width_95(values))
+    # One trial does not show its scatter: without that the sensors' part would pass for the whole.
+    sensors_j = statistics.fmean(figure["request_ci95_j"] for figure in figures) if len(figures) > 1 else None
+    energy_j = estimate_of([figure["request_j"] for figure in figures], sensors_j)
+    return energy_j, weakest(figure["method"] for figure in figures)
