@@ -8,13 +8,9 @@ from typing import Annotated
 
 import typer
 
+from harness.modelling.forms import AUTO, DEFAULT, FORMS
 
-class FormName(StrEnum):
-    """Form of the cost of a request."""
-
-    PHASE = "phase"
-    BILINEAR = "bilinear"
-    AUTO = "auto"
+FormName = StrEnum("FormName", [*FORMS, AUTO])  # type: ignore[misc]  # the names are those of a registry
 
 
 def fit(
@@ -30,7 +26,7 @@ def fit(
     kv_cache: Annotated[
         bool, typer.Option("--kv-cache/--no-kv-cache", help="Whether keys and values were kept; for --measurements.")
     ] = True,
-    form: Annotated[FormName, typer.Option(help="phase, bilinear or auto.")] = FormName.PHASE,
+    form: Annotated[FormName, typer.Option(help=f"{', '.join(FORMS)} or {AUTO}.")] = FormName(DEFAULT),
     drop_suspects: Annotated[
         bool, typer.Option("--drop-suspects", help="Leave out points far outside the scatter of the others.")
     ] = False,

@@ -75,7 +75,7 @@ def _print_margin(console: Console, quantity: Quantity) -> None:
     better = "smaller" if margin >= 0 else "larger"
     console.print(
         f"{quantity.name}: the {quantity.chosen} form's held-out error is {abs(margin):.1%} of the cost {better} "
-        "than that of the other form"
+        f"than that of the {'other' if len(others) == 1 else 'best other'} form"
     )
 
 
@@ -145,11 +145,13 @@ def print_profile(profile: Profile) -> None:
 
 
 def _print_model(console: Console, quantity: str, model: CostModel) -> None:
-    exponent = "" if model.roofline_exponent is None else f", roofline exponent {model.roofline_exponent:g}"
+    form = model.cost_form()
     console.print(
-        f"\n{quantity}: {model.form} form{exponent}; held-out error {model.held_out.mape:.1%}, worst "
+        f"\n{quantity}: {form.describe()}; held-out error {model.held_out.mape:.1%}, worst "
         f"{_point(model.held_out.worst)}\n  measured {model.function().describe_range()} tokens"
     )
+    for line in form.formula(model.unit).splitlines():
+        console.print(f"  {line}")
     table = _table("coefficient", "value", "± standard error", "unit")
     for c in model.coefficients:
         table.add_row(c.name, f"{c.value:.4g}", f"{c.standard_error:.2g}", c.unit)
