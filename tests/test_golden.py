@@ -14,7 +14,7 @@ from harness.cli import main
 from harness.energy.meter import Meter
 from harness.measuring import machine
 from harness.modelling.sources import from_runs
-from harness.runs.records import load_trials, read_run, read_trace, read_trials
+from harness.runs.records import load_run, load_trials, read_run, read_trace, read_trials
 from tests.make_golden import COMMANDS, DATA, answer, differences, prepare
 
 GOLDEN = DATA / "golden"
@@ -115,5 +115,5 @@ def test_interrupted_runs_go_on(name: str, probes: str, resume: Callable[..., st
         assert len(window.start_ns) == record.repeats
         assert record.energy
         assert bool(traces) == bool(record.energy.components) == (probes != "none")
-    measured = from_runs([directory], None).measurements
+    measured = from_runs([load_run(directory)]).measurements
     assert [(point.input_tokens, point.runtime_s.trials) for point in measured] == [(8, 3), (16, 3)]

@@ -9,14 +9,9 @@ from typing import Annotated
 import typer
 
 from harness.cli import options
+from harness.modelling.forms import AUTO, DEFAULT, FORMS
 
-
-class FormName(StrEnum):
-    """Form of the cost of a request."""
-
-    PHASE = "phase"
-    BILINEAR = "bilinear"
-    AUTO = "auto"
+FormName = StrEnum("FormName", [*FORMS, AUTO])  # type: ignore[misc]  # the names are those of a registry
 
 
 def fit(
@@ -32,7 +27,7 @@ def fit(
     kv_cache: Annotated[
         bool, typer.Option("--kv-cache/--no-kv-cache", help="Whether keys and values were kept; for --measurements.")
     ] = True,
-    form: Annotated[FormName, typer.Option(help="phase, bilinear or auto.")] = FormName.PHASE,
+    form: Annotated[FormName, typer.Option(help=f"{', '.join(FORMS)} or {AUTO}.")] = FormName(DEFAULT),
     drop_suspects: Annotated[
         bool, typer.Option("--drop-suspects", help="Leave out points far outside the scatter of the others.")
     ] = False,
@@ -44,6 +39,7 @@ def fit(
     from harness.core.errors import UserError
     from harness.modelling.profile_fit import fit_pooled
     from harness.modelling.sources import from_csv, from_runs
+    from harness.runs.records import load_run
     from harness.showing.profiles import print_fit
 
     if bool(runs) == (measurements is not None):
@@ -58,7 +54,7 @@ def fit(
     else:
         if model is not None or not kv_cache:
             raise UserError("--model and --no-kv-cache go with --measurements; a run knows its own")
-        pooled = from_runs(runs or [], system)
+        pooled = from_runs([load_run(run) for run in runs or []], system)
     made = fit_pooled(pooled, form.value, drop_suspects, name)
     if output is not None:
         made.profile.save(output)

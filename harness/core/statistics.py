@@ -10,20 +10,42 @@ from dataclasses import dataclass
 from scipy.special import stdtrit
 
 
-def half_width_95(values: Sequence[float]) -> float | None:
-    """Half-width of the Student-t 95 % confidence interval of the mean, in the values' unit.
-
-    None for fewer than two values: one measurement says nothing about its own spread.
-    """
-    if len(values) < 2:
-        return None
-    t = float(stdtrit(len(values) - 1, 0.975))
-    return t * statistics.stdev(values) / math.sqrt(len(values))
-
-
 @dataclass(frozen=True)
 class Estimate:
     """A mean with the half-width of its 95 % interval; None for a half-width nobody can know from one trial."""
 
     mean: float
     half_width: float | None
+
+
+def student_95(freedom: float) -> float:
+    """Student's factor: mean ± factor · standard error covers 95 % at this many degrees of freedom."""
+    return float(stdtrit(freedom, 0.975))
+
+
+def estimate(mean: float, sd: float | None, trials: int, sensors: float | None = None) -> Estimate:
+    """The mean of ``trials`` values of standard deviation ``sd``, all in one unit, with its 95 % interval.
+
+    ``sensors`` is the half-width that the sensors leave in a trial; repeating doesn't lessen it, so it is joined whole.
+    The half-width is None where neither is known: one trial says nothing about its own spread.
+    """
+    parts = []
+    if sd is not None and trials > 1:
+        parts.append(student_95(trials - 1) * sd / math.sqrt(trials))
+    if sensors is not None:
+        parts.append(sensors)
+    return Estimate(mean, math.hypot(*parts) if parts else None)
+
+
+def estimate_of(values: Sequence[float], sensors: float | None = None) -> Estimate | None:
+    """``estimate`` of the values themselves; None of no values."""
+    if not values:
+        return None
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return estimate(statistics.fmean(values), sd, len(values), sensors)
+
+
+def half_width_95(values: Sequence[float]) -> float | None:
+    """Half-width of the 95 % interval of the values' mean, in their unit; None for fewer than two."""
+    found = estimate_of(values)
+    return None if found is None else found.half_width

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.core.errors import UserError
-from harness.modelling.forms import Array, Bilinear, Part, Phase, Sizes
+from harness.modelling.forms.base import Array, Evaluator, Form, Part
 
 CHUNK = 1 << 16
 """Pairs evaluated at a time, so that intermediate values stay in the processor's cache."""
@@ -81,14 +81,14 @@ class Prediction:
 class CostFunction:
     """One fitted form: coefficients, their covariance, its misfit and the range it was fitted on."""
 
-    form: Phase | Bilinear
+    form: Form
     coefficients: Array
     covariance: Array
     misfit: float
     """Relative standard deviation of held-out points about their prediction."""
     factor_95: float
     range: Range
-    _tables: dict[tuple[str, Part], tuple[Array, Array]] = field(default_factory=dict, repr=False)
+    _evaluators: dict[tuple[str, Part], tuple[int, Evaluator]] = field(default_factory=dict, repr=False)
 
     def cost(self, m: ArrayLike, n: ArrayLike, part: Part = "request") -> Array:
         """Cost of requests of m input and n output tokens. m and n broadcast. Raises UserError."""
@@ -142,22 +142,13 @@ class CostFunction:
         corners = " or ".join(f"{m:g} input with {n:g} output" for m, n in r.corners)
         return f"from {r.min_input_tokens:g} input and {r.min_output_tokens:g} output up to {corners}"
 
-    def _evaluator(
-        self, directions: Array, key: str, longest: int, part: Part
-    ) -> Callable[[NDArray[np.int64], NDArray[np.int64]], Array]:
-        """A function of whole m and n that returns design(m, n) @ directions."""
-        if isinstance(self.form, Bilinear):
-            form = self.form
-            return lambda m, n: (
-                form.design(self.coefficients, Sizes(m.astype(float), n.astype(float)), part) @ directions
-            )
-        tables = self._tables.get((key, part))
-        if tables is None or len(tables[0]) <= longest:
-            before, after = self.form.tables(self.coefficients, longest, part)
-            tables = (before @ directions, after @ directions)
-            self._tables[key, part] = tables
-        before, after = tables
-        return lambda m, n: before.take(m, axis=0) + after.take(m + n, axis=0)
+    def _evaluator(self, directions: Array, key: str, longest: int, part: Part) -> Evaluator:
+        """The form's, kept under ``key`` for the next call that needs none longer."""
+        reach, evaluate = self._evaluators.get((key, part), (0, None))
+        if evaluate is None or reach < longest:
+            evaluate = self.form.evaluator(self.coefficients, directions, longest, part)
+            self._evaluators[key, part] = longest, evaluate
+        return evaluate
 
 
 def _token_counts(m: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -2,7 +2,7 @@
 
 The loss is on relative residuals: a request of 0.2 s counts as much as one of 20 min. A point's weight falls with
 the noise of its trials, and points far outside the scatter of the others weigh less (Huber). The error that is
-reported is that of the whole procedure, choice of the roofline exponent included, at points left out of it.
+reported is that of the whole procedure, choice among a form's candidates included, at points left out of it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student_t
 
 from harness.core.errors import UserError
+from harness.core.statistics import student_95
 from harness.modelling.cost_function import Range
-from harness.modelling.forms import ROOFLINES, Array, Bilinear, Form, Part, Phase, Sizes
+from harness.modelling.forms.base import Array, Form, Part, Sizes
 from harness.modelling.least_squares import HUBER, Rows, Solution, ceilings, solve
 
 MIN_POINTS = 4
@@ -47,6 +47,11 @@ class Observations:
         return Observations(*(a[chosen] if a.size else a for a in vars(self).values()))
 
     @property
+    def sizes(self) -> Sizes:
+        """The request sizes, one entry per point."""
+        return Sizes(self.input_tokens, self.output_tokens)
+
+    @property
     def range(self) -> Range:
         """The request sizes covered."""
         n = np.fmax(self.output_tokens, self.output_limit) if self.output_limit.size else self.output_tokens
@@ -60,9 +65,9 @@ class Fit:
     form: Form
     coefficients: Array
     covariance: Array
-    """Of the coefficients given the exponent, enlarged by what another exponent would predict: for predictions."""
+    """Of the coefficients given the candidate, enlarged by what another candidate would predict: for predictions."""
     standard_errors: Array
-    """Of each coefficient, the uncertainty of the exponent included."""
+    """Of each coefficient, the uncertainty of the choice of candidate included."""
     mape: float
     """Mean absolute relative error at the points fitted."""
     held_out: Array
@@ -87,25 +92,14 @@ class Fit:
         return int(np.argmax(np.abs(self.held_out)))
 
 
-def fit_phase(observations: Observations, kv_cache: bool) -> Fit:
-    """Fit the phase form, the roofline exponent included. Raises UserError for too few points or no decode step."""
-    if kv_cache and observations.output_tokens.max() <= 1:
-        raise UserError(
-            "every point has 1 output token, which prefill yields: what decoding costs is not identified; "
-            "measure points with more than 1"
-        )
-    return _fit([Phase(kv_cache, roofline) for roofline in ROOFLINES], observations)
-
-
-def fit_bilinear(observations: Observations) -> Fit:
-    """Fit the published bilinear form, on the same loss. Raises UserError for too few points."""
-    # It has no phases, so phase measurements can't inform it.
-    return _fit([Bilinear()], replace(observations, prefill=np.empty(0), decode=np.empty(0)))
-
-
-def _fit(candidates: Sequence[Form], observations: Observations) -> Fit:
-    points = len(observations.cost)
+def fit_form(form: type[Form], observations: Observations, kv_cache: bool) -> Fit:
+    """Fit a form, the choice among its candidates included. Raises UserError for points that can't tell it."""
+    if refusal := form.refusal(kv_cache, observations.sizes):
+        raise UserError(refusal)
     _refuse_too_few(observations)
+    if not form.has_phases:
+        observations = replace(observations, prefill=np.empty(0), decode=np.empty(0))
+    candidates, points = form.candidates(kv_cache), len(observations.cost)
     rows = _rows(observations)
     solution, solutions = _choose(candidates, rows, {})
     starts = {candidate.form: candidate.theta for candidate in solutions}
@@ -113,7 +107,6 @@ def _fit(candidates: Sequence[Form], observations: Observations) -> Fit:
     held_out = np.array([_held_out(candidates, observations, rows, point, starts) for point in range(points)])
     suspects = _suspects(solution, rows)
     sound = np.setdiff1d(np.arange(points), suspects)
-    freedom = max(points - solution.theta.size, 1)
     return Fit(
         form=solution.form,
         coefficients=solution.theta,
@@ -122,9 +115,9 @@ def _fit(candidates: Sequence[Form], observations: Observations) -> Fit:
         mape=float(np.mean(np.abs(solution.residuals[rows.request]))),
         held_out=held_out,
         misfit=float(np.sqrt(np.mean(held_out[sound] ** 2))),
-        factor_95=float(student_t.ppf(0.975, freedom)),
+        factor_95=student_95(max(points - solution.theta.size, 1)),
         suspects=suspects,
-        notes=_unidentified(solution, rows, observations),
+        notes=_unidentified(observations),
         refusal=_refusal(solution, observations),
     )
 
@@ -140,27 +133,24 @@ def _refuse_too_few(observations: Observations) -> None:
 
 def _rows(observations: Observations) -> Rows:
     """Every measured part of every point as an equation."""
-    parts: list[tuple[Part, Array, Array]] = [("request", observations.cost, observations.noise)]
+    measured: dict[Part, tuple[Array, Array]] = {"request": (observations.cost, observations.noise)}
     both = np.zeros(len(observations.cost), dtype=bool)
     if observations.prefill.size and observations.decode.size:
         both = (observations.prefill > 0) & (observations.decode > 0)
-        parts += [
-            ("prefill", np.where(both, observations.prefill, np.nan), observations.prefill_noise),
-            ("decode", np.where(both, observations.decode, np.nan), observations.decode_noise),
-        ]
-    known = [value > 0 for _, value, _ in parts]
-    points = np.arange(len(observations.cost))
+        measured["prefill"] = np.where(both, observations.prefill, np.nan), observations.prefill_noise
+        measured["decode"] = np.where(both, observations.decode, np.nan), observations.decode_noise
+    values, noises = (np.stack(rows) for rows in zip(*measured.values(), strict=True))
+    known = values > 0
+    part, point = np.nonzero(known)
     m, n = observations.input_tokens, observations.output_tokens
     return Rows(
-        sizes={part: Sizes(m[k], n[k]) for (part, _, _), k in zip(parts, known, strict=True) if k.any()},
-        kept=np.ones(sum(int(k.sum()) for k in known), dtype=bool),
-        value=np.concatenate([value[k] for (_, value, _), k in zip(parts, known, strict=True)]),
-        noise=np.concatenate([noise[k] for (_, _, noise), k in zip(parts, known, strict=True)]),
-        point=np.concatenate([points[k] for k in known]),
-        request=np.concatenate(
-            [np.full(k.sum(), part == "request") for (part, _, _), k in zip(parts, known, strict=True)]
-        ),
-        share=np.concatenate([np.where(both, 2 / 3, 1.0)[k] for k in known]),
+        sizes={name: Sizes(m[k], n[k]) for name, k in zip(measured, known, strict=True) if k.any()},
+        kept=np.ones(point.size, dtype=bool),
+        value=values[known],
+        noise=noises[known],
+        point=point,
+        request=part == 0,
+        share=np.where(both, 2 / 3, 1.0)[point],
     )
 
 
@@ -176,28 +166,26 @@ def _held_out(
     """Relative error at ``point`` by the whole procedure without it."""
     solution, _ = _choose(candidates, rows.without(point), starts)
     at = Sizes(observations.input_tokens[[point]], observations.output_tokens[[point]])
-    predicted = solution.form.design(solution.theta, at) @ solution.theta
-    return float(predicted[0] / observations.cost[point] - 1)
+    return float(solution.form.cost(solution.theta, at)[0] / observations.cost[point] - 1)
 
 
 def _uncertainty(chosen: Solution, solutions: Sequence[Solution], rows: Rows) -> tuple[Array, Array]:
     """Covariance for predictions and standard errors of the coefficients; see ``Fit``.
 
-    Each exponent counts with its likelihood, as in model averaging. What another exponent predicts is expressed as
-    the shift of the chosen form's coefficients that comes nearest to it.
+    Each candidate counts with its likelihood, as in model averaging. What another one predicts is expressed as the
+    shift of the chosen one's coefficients that comes nearest to it.
     """
-    scatter = np.sqrt(chosen.spread**2 + rows.noise**2)
+    scatter, limits = chosen.scatter, ceilings(chosen.form, rows)
     deviances = np.array([_deviance(solution.residuals / scatter, rows.share) for solution in solutions])
     likelihoods = np.exp(-(deviances - deviances.min()) / 2)
     likelihoods /= likelihoods.sum()
-    covariance = _covariance(chosen, rows)
+    covariance = _covariance(chosen, rows, limits)
     variances = np.zeros(chosen.theta.size)
-    relative = rows.design(chosen.form, chosen.theta) / rows.value[:, None] * ceilings(chosen.form, rows)
+    relative = rows.design(chosen.form, chosen.theta) / rows.value[:, None] * limits
     for solution, likelihood in zip(solutions, likelihoods, strict=True):
-        variances += likelihood * (np.diag(_covariance(solution, rows)) + (solution.theta - chosen.theta) ** 2)
+        variances += likelihood * (np.diag(_covariance(solution, rows, limits)) + (solution.theta - chosen.theta) ** 2)
         difference = solution.residuals - chosen.residuals
-        shift = np.linalg.lstsq(relative / scatter[:, None], difference / scatter, rcond=1e-6)[0]
-        shift *= ceilings(chosen.form, rows)
+        shift = np.linalg.lstsq(relative / scatter[:, None], difference / scatter, rcond=1e-6)[0] * limits
         covariance += likelihood * np.outer(shift, shift)
     return covariance, np.sqrt(variances)
 
@@ -208,16 +196,14 @@ def _deviance(scaled: Array, share: Array) -> float:
     return float(np.sum(share * np.where(size < HUBER, size**2, HUBER * (2 * size - HUBER))))
 
 
-def _covariance(solution: Solution, rows: Rows) -> Array:
-    """Covariance of the coefficients given the exponent.
+def _covariance(solution: Solution, rows: Rows, limits: Array) -> Array:
+    """Covariance of the coefficients given the candidate.
 
     It is that of the estimate without the bound at 0: a coefficient held at 0 keeps the uncertainty that put it
     there. Its scale comes from the residuals, so that it contains what the form can't follow. Directions that the
-    points don't determine are limited by what non-negative costs allow (``ceilings``).
+    points don't determine are limited by what non-negative costs allow: ``limits``, the ``ceilings``.
     """
-    scatter = np.sqrt(solution.spread**2 + rows.noise**2)
-    weights = np.sqrt(rows.share * solution.weights) / scatter
-    limits = ceilings(solution.form, rows)
+    weights = np.sqrt(rows.share * solution.weights) / solution.scatter
     design = rows.design(solution.form, solution.theta) * (weights / rows.value)[:, None] * limits
     # Residuals corrected by leverage: a point that bends the model to itself doesn't hide the misfit.
     corrected = weights * solution.residuals / np.sqrt(1 - solution.leverage)
@@ -236,8 +222,7 @@ def _suspects(solution: Solution, rows: Rows) -> tuple[int, ...]:
     r/√(1 − h) in units of its own deviation; the held-out residual r/(1 − h) would blame every far end of an axis,
     whose prediction is an extrapolation.
     """
-    scatter = np.sqrt(solution.spread**2 + rows.noise**2)
-    scaled = np.abs(solution.residuals) / np.sqrt(1 - solution.leverage) / scatter
+    scaled = np.abs(solution.residuals) / np.sqrt(1 - solution.leverage) / solution.scatter
     residuals = scaled[rows.request]
     robust = max(1.4826 * float(np.median(residuals)), 1.0)
     # The root mean square of the other points: a suspect must not hide behind the scatter it makes.
@@ -245,7 +230,7 @@ def _suspects(solution: Solution, rows: Rows) -> tuple[int, ...]:
     return tuple(int(i) for i in np.flatnonzero(residuals > np.maximum(SUSPECT * robust, OUTLYING * others)))
 
 
-def _unidentified(solution: Solution, rows: Rows, observations: Observations) -> tuple[str, ...]:
+def _unidentified(observations: Observations) -> tuple[str, ...]:
     """What the design leaves open, and what to measure."""
     notes = []
     for axis, sizes in (("input", observations.input_tokens), ("output", observations.output_tokens)):
@@ -276,7 +261,7 @@ def _refusal(solution: Solution, observations: Observations) -> str | None:
     inside = measured.covers(grid_m, grid_n)
     m = np.append(grid_m[inside], observations.input_tokens)
     n = np.append(grid_n[inside], observations.output_tokens)
-    cost = solution.form.design(solution.theta, Sizes(m, n)) @ solution.theta
+    cost = solution.form.cost(solution.theta, Sizes(m, n))
     if cost.min() > 0:
         return None
     at = int(np.argmin(cost / (m + n)))

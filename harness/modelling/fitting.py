@@ -10,9 +10,8 @@ import numpy as np
 
 from harness.core.errors import UserError
 from harness.core.quantities import COMPONENTS, Component, Method
-from harness.modelling import fit
-from harness.modelling.fit import Fit, Observations
-from harness.modelling.forms import Phase, Sizes
+from harness.modelling.fit import Fit, Observations, fit_form
+from harness.modelling.forms import AUTO, DEFAULT, FORMS, form_named
 from harness.modelling.measurements import observations, sensor_error
 from harness.modelling.profile import Profile
 from harness.modelling.profile_schema import (
@@ -27,8 +26,6 @@ from harness.modelling.profile_schema import (
     PointError,
     Provenance,
 )
-
-FormChoice = Literal["phase", "bilinear", "auto"]
 
 
 @dataclass(frozen=True)
@@ -72,10 +69,15 @@ class Quantity:
 def fit_quantities(
     measurements: Sequence[Measurement],
     kv_cache: bool,
-    form: FormChoice = "phase",
+    form: str = DEFAULT,
     drop_suspects: bool = False,
 ) -> list[Quantity]:
-    """Fit runtime and, where they were measured, energy and each component. Raises UserError."""
+    """Fit runtime and, where they were measured, energy and each component, in every form.
+
+    ``form`` is the one to use, or ``auto``. Raises UserError.
+    """
+    if form != AUTO:
+        form_named(form)
     fitted = []
     for name in ("runtime", "energy", *COMPONENTS):
         observed = observations(measurements, name)
@@ -91,7 +93,7 @@ def fit_quantities(
 
 
 def _fit_quantity(
-    name: str, observed: Observations, kv_cache: bool, form: FormChoice, drop_suspects: bool, sensors: float
+    name: str, observed: Observations, kv_cache: bool, form: str, drop_suspects: bool, sensors: float
 ) -> Quantity:
     fits = _fit_forms(observed, kv_cache)
     chosen = _choose(fits, form)
@@ -109,25 +111,24 @@ def _fit_quantity(
 
 def _errors_at(observed: Observations, fitted: Fit) -> tuple[PointError, ...]:
     """How far a fit is off at points that were no part of it."""
-    m, n = observed.input_tokens, observed.output_tokens
-    errors = fitted.form.design(fitted.coefficients, Sizes(m, n)) @ fitted.coefficients / observed.cost - 1
-    rows = zip(m.tolist(), n.tolist(), errors.tolist(), strict=True)
+    errors = fitted.form.cost(fitted.coefficients, observed.sizes) / observed.cost - 1
+    rows = zip(observed.input_tokens.tolist(), observed.output_tokens.tolist(), errors.tolist(), strict=True)
     return tuple(PointError(input_tokens=i, output_tokens=o, relative_error=e) for i, o, e in rows)
 
 
 def _fit_forms(observed: Observations, kv_cache: bool) -> dict[str, Fit]:
-    return {"phase": fit.fit_phase(observed, kv_cache), "bilinear": fit.fit_bilinear(observed)}
+    return {name: fit_form(form_named(name), observed, kv_cache) for name in FORMS}
 
 
-def _choose(fits: Mapping[str, Fit], form: FormChoice) -> str:
+def _choose(fits: Mapping[str, Fit], form: str) -> str:
     """The form asked for, or with ``auto`` the usable one with the smallest held-out error."""
-    if form == "auto":
-        usable = [name for name, fitted in fits.items() if fitted.refusal is None]
-        if not usable:
-            raise UserError("; ".join(f"the {name} form {fitted.refusal}" for name, fitted in fits.items()))
+    usable = [name for name, fitted in fits.items() if fitted.refusal is None]
+    if not usable:
+        raise UserError("; ".join(f"the {name} form {fitted.refusal}" for name, fitted in fits.items()))
+    if form == AUTO:
         return min(usable, key=lambda name: fits[name].loo_mape)
-    if (refusal := fits[form].refusal) is not None:
-        raise UserError(f"the {form} form {refusal}; use --form phase")
+    if form not in usable:
+        raise UserError(f"the {form} form {fits[form].refusal}; use --form {usable[0]}")
     return form
 
 
@@ -167,10 +168,10 @@ def cost_model(quantity: Quantity, kv_cache: bool) -> CostModel:
     """The chosen fit of a quantity as it is written in a profile."""
     fitted, observed = quantity.fits[quantity.chosen], quantity.used
     return CostModel(
-        form=quantity.chosen,  # type: ignore[arg-type]
+        form=quantity.chosen,
         kv_cache=kv_cache,
         unit=quantity.unit,
-        roofline_exponent=fitted.form.roofline if isinstance(fitted.form, Phase) else None,
+        **fitted.form.parameters,
         coefficients=coefficients(fitted, quantity.unit),
         covariance=fitted.covariance.tolist(),
         misfit=float(np.hypot(fitted.misfit, quantity.sensor_error)),
@@ -190,7 +191,7 @@ def cost_model(quantity: Quantity, kv_cache: bool) -> CostModel:
         suspects=[point_error(observed, fitted, i) for i in fitted.suspects],
         dropped=list(quantity.dropped),
         alternatives=[
-            Alternative(form=name, mape=other.mape, loo_mape=other.loo_mape, refusal=other.refusal)  # type: ignore[arg-type]
+            Alternative(form=name, mape=other.mape, loo_mape=other.loo_mape, refusal=other.refusal)
             for name, other in quantity.fits.items()
             if name != quantity.chosen
         ],

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from harness.modelling.forms import Array, Form, Part, Phase, Sizes
+from harness.modelling.forms.base import Array, Form, Part, Sizes
 
 HUBER = 1.345
 """Huber's constant: 95 % efficiency on normal residuals."""
@@ -48,8 +48,8 @@ class Rows:
 class Solution:
     form: Form
     theta: Array
-    spread: float
-    """Relative standard deviation of the points about the model, beyond the noise of their trials."""
+    scatter: Array
+    """Relative standard deviation of each row about the model, the noise of its trials included."""
     weights: Array
     """Robust weight of each row, 1 for a row in line with the others."""
     residuals: Array
@@ -92,18 +92,18 @@ def solve(form: Form, rows: Rows, start: Array | None) -> Solution:
     scaled = design[:, theta != 0] * (weights / rows.value)[:, None]
     leverage = np.minimum(np.sum((scaled @ np.linalg.pinv(scaled.T @ scaled)) * scaled, axis=1), 0.999)
     predicted_error = float(np.average(np.abs(residuals) / (1 - leverage), weights=rows.share))
-    if form != plain(form) and (theta[0] == 0 or not theta[1:3].any()):
-        # A roofline of which one side is 0 is the plain form, and that is a candidate too.
+    if form.is_plain_at(theta):
+        # The plain form is a candidate too.
         predicted_error = np.inf
-    return Solution(form, theta, spread, robust, residuals, leverage, predicted_error)
+    return Solution(form, theta, scatter, robust, residuals, leverage, predicted_error)
 
 
 def _start(form: Form, rows: Rows) -> Array:
-    """The solution of the form without its roofline."""
-    design = rows.design(plain(form), np.ones(len(form.coefficients("s"))))
+    """The solution of the plain form."""
+    design = rows.design(form.plain, np.ones(len(form.coefficients("s"))))
     theta = _linear(form, design, rows.value, np.sqrt(rows.share))
-    # A coefficient at 0 has no derivative in a roofline: begin just above.
-    return theta if plain(form) == form else np.maximum(theta, 1e-3 * ceilings(form, rows))
+    # A coefficient at 0 may have no derivative in another: begin just above.
+    return theta if form.plain == form else np.maximum(theta, 1e-3 * ceilings(form, rows))
 
 
 def _linear(form: Form, design: Array, value: Array, weights: Array) -> Array:
@@ -131,12 +131,7 @@ def ceilings(form: Form, rows: Rows) -> Array:
     It is 0 for a coefficient that no row contains, as decoding where only requests of 1 output token are left.
     """
     # Alone, a coefficient meets nothing that it could be joined to.
-    design = np.abs(rows.design(plain(form), np.ones(len(form.coefficients("s")))))
+    design = np.abs(rows.design(form.plain, np.ones(len(form.coefficients("s")))))
     with np.errstate(divide="ignore"):
         largest = (rows.value[:, None] / design).min(axis=0)
     return np.where(np.isfinite(largest), largest, 0.0)
-
-
-def plain(form: Form) -> Form:
-    """The form without its roofline."""
-    return Phase(form.kv_cache) if isinstance(form, Phase) else form

@@ -13,6 +13,7 @@ from harness.core.errors import UserError
 from harness.core.quantities import COMPONENTS
 from harness.modelling.fit import Observations
 from harness.modelling.profile_schema import Measurement, Statistic
+from harness.runs.records import RecordedRun
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,13 +60,11 @@ def without_negative_energy(table: pd.DataFrame) -> Trials:
     return Trials(table, 0, int(wrong.sum()), tuple(notes))
 
 
-def read_runs(directories: Iterable[Path]) -> Trials:
-    """The measured, undisturbed trials of run directories. Raises UserError."""
+def pool_runs(runs: Iterable[RecordedRun]) -> Trials:
+    """The measured, undisturbed trials of runs. Raises UserError."""
     import pandas as pd
 
-    from harness.runs import records
-
-    tables = {directory: records.load_trials(directory) for directory in directories}
+    tables = {run.directory: run.table() for run in runs}
     _refuse_mixed_boundaries(tables)
     table = pd.concat(tables.values(), ignore_index=True)
     measured = table[table["purpose"] == "measure"]

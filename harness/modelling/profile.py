@@ -29,7 +29,8 @@ from harness.core.errors import UserError
 from harness.core.files import write_atomically
 from harness.core.quantities import Component, Method, parse_boundary, weakest
 from harness.modelling.cost_function import CostFunction, Prediction
-from harness.modelling.forms import Array, Part
+from harness.modelling.forms import form_named
+from harness.modelling.forms.base import Array, Part
 from harness.modelling.profile_schema import CostModel, EnergyModel, Identity, Measurement, Provenance, Strict
 
 SCHEMA_VERSION = 1
@@ -60,7 +61,7 @@ class Profile(Strict):
                 raise ValueError("energy models must be in J")
         if self.energy is None and self.components:
             raise ValueError("components without their sum")
-        caches = {model.kv_cache for model in self._models() if model.form == "phase"}
+        caches = {model.kv_cache for model in self._models() if form_named(model.form).has_phases}
         if caches - {self.identity.kv_cache}:
             raise ValueError("a model's kv_cache differs from the identity's")
         return self

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -17,12 +18,27 @@ from pydantic import (
     model_validator,
 )
 
+from harness.core.errors import UserError
 from harness.core.quantities import Component, Method
 from harness.modelling.cost_function import CostFunction, Range
-from harness.modelling.forms import Bilinear, Phase
+from harness.modelling.forms import FORMS, form_named
+from harness.modelling.forms.base import Form
 from harness.runs.run_schema import Count
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _registered(name: str) -> str:
+    try:
+        return form_named(name).name
+    except UserError as error:
+        raise ValueError(error) from None
+
+
+# The schema lists the forms that there are when it is asked for.
+FormName = Annotated[
+    str, AfterValidator(_registered), Field(json_schema_extra=lambda schema: schema.update(enum=list(FORMS)))
+]
 
 
 class Strict(BaseModel):
@@ -107,7 +123,7 @@ class HeldOutError(Strict):
 class Alternative(Strict):
     """A form that was fitted beside the chosen one."""
 
-    form: Literal["phase", "bilinear"]
+    form: FormName
     mape: NonNegativeFloat
     loo_mape: NonNegativeFloat
     refusal: str | None
@@ -117,7 +133,7 @@ class Alternative(Strict):
 class CostModel(Strict):
     """One cost function of a request's size, in seconds or joules, with its uncertainty."""
 
-    form: Literal["phase", "bilinear"]
+    form: FormName
     kv_cache: bool
     unit: Literal["s", "J"]
     roofline_exponent: Annotated[float, Field(ge=1, le=64)] | None
@@ -146,7 +162,7 @@ class CostModel(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        form = self._form()
+        form = self.cost_form()
         expected = [name for name, _ in form.coefficients(self.unit)]
         if [coefficient.name for coefficient in self.coefficients] != expected:
             raise ValueError(f"the coefficients of the {self.form} form must be {', '.join(expected)}")
@@ -158,17 +174,14 @@ class CostModel(Strict):
         _check_covariance(np.array(self.covariance, dtype=float))
         return self
 
-    def _form(self) -> Phase | Bilinear:
-        if self.form == "bilinear":
-            return Bilinear()
-        if self.roofline_exponent is None:
-            raise ValueError("the phase form needs a roofline_exponent")
-        return Phase(self.kv_cache, self.roofline_exponent)
+    def cost_form(self) -> Form:
+        """The form with its fixed choices. Raises ValueError where one is missing."""
+        return form_named(self.form).restore(self.kv_cache, {"roofline_exponent": self.roofline_exponent})
 
     def function(self) -> CostFunction:
         """The model as a function of numpy arrays."""
         return CostFunction(
-            self._form(),
+            self.cost_form(),
             np.array([coefficient.value for coefficient in self.coefficients]),
             np.array(self.covariance, dtype=float),
             self.misfit,

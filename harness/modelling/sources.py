@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +14,14 @@ from statistics import fmean
 from harness import __version__
 from harness.core.errors import UserError
 from harness.core.quantities import COMPONENTS, Method, weakest
-from harness.core.statistics import half_width_95
+from harness.core.statistics import estimate_of
 from harness.energy.attribution import IdleBaseline
 from harness.modelling.fitting import IdlePower, Power
-from harness.modelling.measurements import SuspectTrial, Trials, aggregate, read_runs, suspect_trials
+from harness.modelling.measurements import SuspectTrial, Trials, aggregate, pool_runs, suspect_trials
 from harness.modelling.profile_schema import Identity, Measurement, Provenance, Record
 from harness.modelling.trials_csv import read_csv
-from harness.runs import records
-from harness.runs.run_schema import BackendRecord, Run, Setting
+from harness.runs.records import RUN_FILE, TRIALS_FILE, RecordedRun
+from harness.runs.run_schema import BackendRecord, Run, Session, Setting
 
 
 @dataclass(frozen=True)
@@ -37,22 +36,22 @@ class Pooled:
     suspect_trials: list[SuspectTrial]
 
 
-def from_runs(directories: Sequence[Path], system: str | None = None) -> Pooled:
-    """Pool the trials of run directories of one system. Raises UserError when they differ or hold none."""
-    runs = [records.read_run(directory) for directory in directories]
-    identities = [identity_of(run, system) for run in runs]
+def from_runs(runs: Sequence[RecordedRun], system: str | None = None) -> Pooled:
+    """Pool the trials of runs of one system. Raises UserError when they differ or hold none."""
+    identities = [identity_of(run.facts, system) for run in runs]
     # Each with each: where one run does not know a setting, the others must still agree in it.
-    for (first, one), (second, other) in combinations(zip(directories, identities, strict=True), 2):
+    for (first, one), (second, other) in combinations(zip(runs, identities, strict=True), 2):
         different = _differences(one, other)
         if different:
             raise UserError(
-                f"{second} and {first} differ in {', '.join(different)}: "
+                f"{second.directory} and {first.directory} differ in {', '.join(different)}: "
                 "only runs of one system and model can be pooled; fit them apart"
             )
-    trials = read_runs(directories)
-    files = [directory / name for directory in directories for name in (records.RUN_FILE, records.TRIALS_FILE)]
-    versions = dict(runs[0].sessions[-1].software) if runs[0].sessions else {}
-    attributions = {session.energy.attribution for run in runs for session in run.sessions}
+    trials = pool_runs(runs)
+    files = [run.directory / name for run in runs for name in (RUN_FILE, TRIALS_FILE)]
+    sessions = [session for run in runs for session in run.facts.sessions]
+    versions = dict(runs[0].facts.sessions[-1].software) if runs[0].facts.sessions else {}
+    attributions = {session.energy.attribution for session in sessions}
     if len(attributions) > 1:
         raise UserError("the runs attribute CPU energy differently (--attribution): fit them apart")
     notes = [f"CPU energy is that of the {attribution}" for attribution in attributions if trials_have_energy(trials)]
@@ -62,7 +61,7 @@ def from_runs(directories: Sequence[Path], system: str | None = None) -> Pooled:
         name=_slug(f"{identity.system}-{identity.model}"),
         identity=identity,
         measurements=aggregate(trials.table),
-        power=Power(_methods(trials), _idle(runs)),
+        power=Power(_methods(trials), _idle(sessions)),
         provenance=provenance("joulebench run", files, trials, versions, notes),
         suspect_trials=suspect_trials(trials.table),
     )
@@ -136,9 +135,9 @@ def _methods(trials: Trials) -> dict[str, Method | None]:
     return {what: weakest(trials.table[column]) for what, column in columns if column in trials.table}
 
 
-def _idle(runs: Sequence[Run]) -> dict[str, IdlePower]:
+def _idle(sessions: Sequence[Session]) -> dict[str, IdlePower]:
     """Idle power by component and ``total``: the mean over all baselines of the same, widest, boundary."""
-    baselines = [baseline for run in runs for session in run.sessions for baseline in session.idle.values()]
+    baselines = [baseline for session in sessions for baseline in session.idle.values()]
     measured = [{c for c, figure in b.components.items() if figure.power_w is not None} for b in baselines]
     whole = [b for b, held in zip(baselines, measured, strict=True) if held == set().union(*measured)]
     return {what: _mean_power(whole if what == "total" else baselines, what) for what in ("total", *COMPONENTS)}
@@ -147,13 +146,9 @@ def _idle(runs: Sequence[Run]) -> dict[str, IdlePower]:
 def _mean_power(baselines: Sequence[IdleBaseline], what: str) -> IdlePower:
     figures = [b.total if what == "total" else b.components.get(what) for b in baselines]
     powers = [figure.power_w for figure in figures if figure and figure.power_w is not None]
-    if not powers:
-        return IdlePower()
     sensors = [figure.ci95_w for figure in figures if figure and figure.ci95_w is not None]
-    scatter = half_width_95(powers)
-    # What the sensors leave is common to all baselines: repeating doesn't lessen it.
-    parts = [*([fmean(sensors)] if sensors else []), *([] if scatter is None else [scatter])]
-    return IdlePower(fmean(powers), math.hypot(*parts) if parts else None)
+    power_w = estimate_of(powers, fmean(sensors) if sensors else None)
+    return IdlePower(power_w.mean, power_w.half_width) if power_w else IdlePower()
 
 
 def provenance(

@@ -7,6 +7,7 @@ ends; ``traces/ID.npz`` has the raw marks and readings of each trial.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,17 +77,17 @@ def _cells(row: Row) -> dict[str, object]:
     return cells
 
 
-def load_run(directory: Path | str) -> RecordedRun:
+def load_run(directory: str | os.PathLike[str]) -> RecordedRun:
     """A run directory: what was measured, and all whole trials. Raises UserError."""
     return RecordedRun(Path(directory), read_run(directory), tuple(read_trials(directory)))
 
 
-def load_trials(directory: Path | str) -> pd.DataFrame:
+def load_trials(directory: str | os.PathLike[str]) -> pd.DataFrame:
     """All trials of a run directory as a table, see ``RecordedRun.table``. Raises UserError."""
     return load_run(directory).table()
 
 
-def read_run(directory: Path | str) -> Run:
+def read_run(directory: str | os.PathLike[str]) -> Run:
     """The content of ``run.json``, migrated to the current schema. Raises UserError."""
     path = Path(directory) / RUN_FILE
     try:
@@ -119,7 +120,7 @@ def _first_fault(error: ValidationError) -> str:
     return ": ".join(filter(None, (".".join(map(str, first["loc"])), said)))
 
 
-def read_trials(directory: Path | str) -> list[Trial]:
+def read_trials(directory: str | os.PathLike[str]) -> list[Trial]:
     """All whole trials, in order. A torn last line, left by a kill, is passed over. Raises UserError."""
     path = Path(directory) / TRIALS_FILE
     try:

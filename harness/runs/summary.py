@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from harness.core.quantities import weakest
 from harness.core.sizes import Point
-from harness.core.statistics import Estimate, half_width_95
+from harness.core.statistics import Estimate, estimate_of
 from harness.runs.run_schema import Session
 from harness.runs.schema import Trial
 
@@ -68,12 +68,14 @@ def summarise(records: Iterable[Trial], batch_size: int) -> list[PointSummary]:
 def drift(records: Iterable[Trial]) -> Drift | None:
     """How the repeated first point differs from its first measurement; None when it was not repeated."""
     counted = [record for record in records if record.status == "ok" and record.runtime_s]
-    repeated = [record for record in counted if record.purpose == "drift"]
+    # A run that has gone on with further points repeats its first point once more, at its new end.
+    last = max((record.id for record in counted if record.purpose == "measure"), default=-1)
+    repeated = [record for record in counted if record.purpose == "drift" and record.id > last]
     if not repeated:
         return None
     point = repeated[0].point
     first = [record for record in counted if record.purpose == "measure" and record.point == point]
-    before, after = _estimate(_runtimes(first)), _estimate(_runtimes(repeated))
+    before, after = estimate_of(_runtimes(first)), estimate_of(_runtimes(repeated))
     if before is None or after is None:
         return None
     half_width = None
@@ -118,10 +120,10 @@ def _summary(point: Point, trials: Sequence[Trial], batch_size: int) -> PointSum
         point=point,
         trials=len(counted),
         repeats=counted[-1].repeats if counted else None,
-        runtime_s=_estimate(runtimes),
-        prefill_s=_estimate([record.prefill_s for record in counted if record.prefill_s is not None]),
-        decode_s=_estimate([record.decode_s for record in counted if record.decode_s is not None]),
-        tokens_per_s=_estimate([batch_size * point.output_tokens / runtime_s for runtime_s in runtimes]),
+        runtime_s=estimate_of(runtimes),
+        prefill_s=estimate_of([record.prefill_s for record in counted if record.prefill_s is not None]),
+        decode_s=estimate_of([record.decode_s for record in counted if record.decode_s is not None]),
+        tokens_per_s=estimate_of([batch_size * point.output_tokens / runtime_s for runtime_s in runtimes]),
         energy_j=energy_j,
         energy_method=method,
         trouble=f"{failures[-1].status}: {failures[-1].reason}" if failures else None,
@@ -132,16 +134,9 @@ def _energy(counted: Sequence[Trial]) -> tuple[Estimate | None, str | None]:
     """Mean energy over trials. Its interval adds the sensor's own uncertainty, which repetition can't remove."""
     figures = [record.energy.total for record in counted if record.energy]
     known = [(f.request_j, f.request_ci95_j or 0.0) for f in figures if f.request_j is not None]
-    estimate = _estimate([joules for joules, _ in known])
-    if estimate is None:
+    if not known:
         return None, None
-    if estimate.half_width is not None:
-        sensor_j = statistics.fmean(ci95_j for _, ci95_j in known)
-        estimate = Estimate(estimate.mean, math.hypot(estimate.half_width, sensor_j))
-    return estimate, weakest(figure.method for figure in figures if figure.request_j is not None)
-
-
-def _estimate(values: Sequence[float]) -> Estimate | None:
-    if not values:
-        return None
-    return Estimate(statistics.fmean(values), half_width_95(values))
+    # One trial does not show its scatter: without that the sensors' part would pass for the whole.
+    sensors_j = statistics.fmean(ci95_j for _, ci95_j in known) if len(known) > 1 else None
+    energy_j = estimate_of([joules for joules, _ in known], sensors_j)
+    return energy_j, weakest(figure.method for figure in figures if figure.request_j is not None)

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.special import stdtrit
-
+from harness.core import statistics
 from harness.core.quantities import Component, Method
 from harness.core.statistics import Estimate
 from harness.modelling.profile_schema import Identity, Measurement, Statistic
@@ -103,16 +102,8 @@ def failures(system: System, axis: Axis, fixed_input: int, fixed_output: int) ->
 
 
 def estimate(statistic: Statistic) -> Estimate:
-    """Mean and 95 % half-width: Student's t over the trials, joined to what the sensors leave in a trial.
-
-    The half-width is None where one trial and no sensor can tell.
-    """
-    parts = []
-    if statistic.sd is not None and statistic.trials > 1:
-        parts.append(float(stdtrit(statistic.trials - 1, 0.975)) * statistic.sd / math.sqrt(statistic.trials))
-    if statistic.ci95 is not None:
-        parts.append(statistic.ci95)
-    return Estimate(statistic.mean, math.hypot(*parts) if parts else None)
+    """Mean and 95 % half-width over the trials, what the sensors leave in each included."""
+    return statistics.estimate(statistic.mean, statistic.sd, statistic.trials, statistic.ci95)
 
 
 def _point(system: System, measurement: Measurement, boundary: Sequence[Component] | None) -> SweepPoint:

@@ -14,7 +14,6 @@ from rich.table import Table
 
 from harness.modelling.contrast import Contrast, Contrasts
 from harness.modelling.fitting import Quantity, coefficients, cost_model, point_error
-from harness.modelling.forms import Phase
 from harness.modelling.measurements import SuspectTrial
 from harness.modelling.profile import Profile, json_schema
 from harness.modelling.profile_fit import ProfileFit
@@ -71,7 +70,7 @@ def _fit_json(quantity: Quantity, trials: Sequence[SuspectTrial]) -> dict[str, A
                 "loo_mape": fitted.loo_mape,
                 "worst_point": point_error(quantity.used, fitted, fitted.worst).model_dump(),
                 "misfit": fitted.misfit,
-                "roofline_exponent": fitted.form.roofline if isinstance(fitted.form, Phase) else None,
+                **fitted.form.parameters,
                 "coefficients": [coefficient.model_dump() for coefficient in coefficients(fitted, quantity.unit)],
                 "suspects": [point_error(quantity.used, fitted, i).model_dump() for i in fitted.suspects],
                 "refusal": fitted.refusal,
@@ -98,7 +97,7 @@ def _print_margin(console: Console, quantity: Quantity) -> None:
     better = "smaller" if margin >= 0 else "larger"
     console.print(
         f"{quantity.name}: the {quantity.chosen} form's held-out error is {abs(margin):.1%} of the cost {better} "
-        "than that of the other form"
+        f"than that of the {'other' if len(others) == 1 else 'best other'} form"
     )
 
 
@@ -173,11 +172,13 @@ def print_schema() -> None:
 
 
 def _print_model(console: Console, quantity: str, model: CostModel) -> None:
-    exponent = "" if model.roofline_exponent is None else f", roofline exponent {model.roofline_exponent:g}"
+    form = model.cost_form()
     console.print(
-        f"\n{quantity}: {model.form} form{exponent}; held-out error {model.held_out.mape:.1%}, worst "
+        f"\n{quantity}: {form.describe()}; held-out error {model.held_out.mape:.1%}, worst "
         f"{_point(model.held_out.worst)}\n  measured {model.function().describe_range()} tokens"
     )
+    for line in form.formula(model.unit).splitlines():
+        console.print(f"  {line}")
     table = _table("coefficient", "value", "± standard error", "unit")
     for c in model.coefficients:
         table.add_row(c.name, f"{c.value:.4g}", f"{c.standard_error:.2g}", c.unit)

@@ -13,7 +13,7 @@ from harness.modelling import sources
 from harness.modelling.comparable import Comparison, check_drawn
 from harness.modelling.profile import Profile, shipped_names
 from harness.modelling.profile_fit import fit_pooled
-from harness.runs import records
+from harness.runs.records import RecordedRun, load_run
 from harness.showing.points import Failure, System
 
 PUBLISHED_SOURCE = "2407.00010"
@@ -82,25 +82,25 @@ def _profile(profile: Profile, given: str) -> DrawnSystem:
 
 
 def _run(directory: Path) -> DrawnSystem:
+    run = load_run(directory)
     try:
-        found = sources.from_runs([directory])
+        found = sources.from_runs([run])
     except UserError as nothing:
-        # Failures are results too; what can't be read at all is refused again here.
-        identity = sources.identity_of(records.read_run(directory), None)
-        system = System(identity, (), None, failures(directory))
+        # Failures are results too.
+        system = System(sources.identity_of(run.facts, None), (), None, failures(run))
         return DrawnSystem(str(directory), str(directory), system, None, f"{directory}: {nothing}")
     profile, note = None, None
     try:
         profile = fit_pooled(found).profile
     except UserError as refusal:
         note = f"{directory}: no model is drawn: {refusal}"
-    system = System(found.identity, found.measurements, found.power.methods.get("total"), failures(directory))
+    system = System(found.identity, found.measurements, found.power.methods.get("total"), failures(run))
     return DrawnSystem(str(directory), str(directory), system, profile, note or _estimated(system, str(directory)))
 
 
-def failures(directory: Path) -> list[Failure]:
+def failures(run: RecordedRun) -> list[Failure]:
     """The sizes of a run at which no trial succeeded, each with how its last trial ended."""
-    trials = [trial for trial in records.read_trials(directory) if trial.purpose != "drift"]
+    trials = [trial for trial in run.trials if trial.purpose != "drift"]
     measured = {trial.point for trial in trials if trial.counts}
     last = {trial.point: trial.status for trial in trials if trial.status != "ok"}
     return [Failure(p.input_tokens, p.output_tokens, status) for p, status in last.items() if p not in measured]

@@ -8,9 +8,10 @@ from scipy.optimize import least_squares
 
 from harness.deciding.answers import decide_threshold
 from harness.deciding.workload import from_pairs
-from harness.modelling import fit
+from harness.modelling.fit import fit_form
 from harness.modelling.fitting import observations
-from harness.modelling.forms import ROOFLINES, Phase, Sizes
+from harness.modelling.forms.base import Sizes
+from harness.modelling.forms.phase import ROOFLINES, Phase
 from harness.modelling.profile import Profile
 
 SYSTEMS = "m1-pro-llama-2-7b", "swing-a100-llama-2-7b"
@@ -56,7 +57,7 @@ def fitting(options: Options) -> list[Comparison]:
         return np.array(errors)
 
     ours, reference = rates(
-        per_second(lambda: fit.fit_phase(observed, kv_cache=False)), per_second(by_scipy), options.rounds
+        per_second(lambda: fit_form(Phase, observed, kv_cache=False)), per_second(by_scipy), options.rounds
     )
     return [Comparison(f"fit, {len(cost)} points", "fits/s", ours, reference, "scipy least_squares", 1.0)]
 

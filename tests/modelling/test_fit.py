@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from harness.core.errors import UserError
 from harness.modelling.cost_function import CostFunction
-from harness.modelling.fit import Fit, Observations, fit_bilinear, fit_phase
-from harness.modelling.forms import Phase, Sizes
+from harness.modelling.fit import Fit, Observations, fit_form
+from harness.modelling.forms.base import Sizes
+from harness.modelling.forms.bilinear import Bilinear
+from harness.modelling.forms.phase import Phase
 from harness.modelling.measurements import aggregate, observations
 from harness.modelling.trials_csv import read_csv
 from tests.helpers import ROOT
@@ -46,43 +48,12 @@ def function_of(fitted: Fit, observed: Observations) -> CostFunction:
     return CostFunction(fitted.form, fitted.coefficients, *uncertainty, observed.range)
 
 
-def brute_force(form: Phase, theta: np.ndarray, m: int, n: int) -> float:
-    """The cost by its definition, one decode step after the other."""
-
-    def prefill(x: int) -> float:
-        return (theta[0] ** form.roofline + (theta[1] * x + theta[2] * x * x) ** form.roofline) ** (1 / form.roofline)
-
-    def decode(x: int) -> float:
-        return theta[3] + theta[4] * x if form.kv_cache else prefill(x)
-
-    return prefill(m) + sum(decode(m + k) for k in range(1, n))
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    seed=st.integers(0, 2**31),
-    kv_cache=st.booleans(),
-    roofline=st.sampled_from([1.0, 1.25, 3.0, 8.0]),
-    m=st.integers(1, 3000),
-    n=st.integers(1, 600),
-)
-def test_closed_forms_tables_and_quadrature_agree_with_the_sum(seed, kv_cache, roofline, m, n) -> None:
-    form, theta = Phase(kv_cache, roofline), machine(np.random.default_rng(seed), kv_cache)
-    expected = brute_force(form, theta, m, n)
-    design = form.design(theta, Sizes(np.array([float(m)]), np.array([float(n)])))
-    assert design @ theta == pytest.approx(expected, rel=1e-6)
-    before, after = form.tables(theta, m + n)
-    assert (before[m] + after[m + n]) @ theta == pytest.approx(expected, rel=1e-9)
-    parts = [form.tables(theta, m + n, part) for part in ("prefill", "decode")]
-    assert sum((b[m] + a[m + n]) @ theta for b, a in parts) == pytest.approx(expected, rel=1e-9)
-
-
 @pytest.mark.parametrize("kv_cache", [False, True])
 @pytest.mark.parametrize("roofline", [1.0, 2.0, 4.0])
 def test_noiseless_machines_are_recovered_exactly(kv_cache: bool, roofline: float) -> None:
     rng = np.random.default_rng(3)
     form, theta = Phase(kv_cache, roofline), machine(rng, kv_cache)
-    fitted = fit_phase(measure(rng, form, theta, 0.0), kv_cache)
+    fitted = fit_form(Phase, measure(rng, form, theta, 0.0), kv_cache)
     assert fitted.form == form
     assert fitted.coefficients == pytest.approx(theta, rel=2e-3)
     assert fitted.loo_mape < 1e-4
@@ -108,7 +79,7 @@ def test_coefficients_and_predictions_lie_within_their_stated_errors(kv_cache: b
                 form, theta = Phase(kv_cache, roofline), machine(rng, kv_cache)
                 observed = observations(aggregate(trials_of(rng, form, theta, noise)), "runtime")
                 assert observed is not None
-                fitted = fit_phase(observed, kv_cache)
+                fitted = fit_form(Phase, observed, kv_cache)
                 off = np.abs(fitted.coefficients - theta)
                 coefficients += list(off <= fitted.factor_95 * fitted.standard_errors)
                 function = function_of(fitted, observed)
@@ -133,7 +104,7 @@ def test_predictions_are_non_negative_and_monotone(seed: int, kv_cache: bool, no
     observed = Observations(
         observed.input_tokens, observed.output_tokens, np.maximum(observed.cost, 1e-6), observed.noise
     )
-    fitted = fit_phase(observed, kv_cache)
+    fitted = fit_form(Phase, observed, kv_cache)
     sizes = np.unique(np.geomspace(1, 5000, 60).astype(int))
     function = CostFunction(fitted.form, fitted.coefficients, fitted.covariance, 0.1, 2.0, observed.range)
     cost = function.cost(sizes[:, None], sizes[None, :])
@@ -149,7 +120,7 @@ def test_held_out_error_knows_nothing_of_the_point_left_out() -> None:
     observed = measure(rng, Phase(False, 2.0), machine(rng, False), 0.03)
     spoilt = Observations(observed.input_tokens, observed.output_tokens, observed.cost.copy(), observed.noise)
     spoilt.cost[4] *= 7
-    predictions = [(fit_phase(data, False).held_out[4] + 1) * data.cost[4] for data in (observed, spoilt)]
+    predictions = [(fit_form(Phase, data, False).held_out[4] + 1) * data.cost[4] for data in (observed, spoilt)]
     assert predictions[0] == pytest.approx(predictions[1], rel=2e-3)
 
 
@@ -159,7 +130,7 @@ def test_a_cold_point_is_a_suspect_and_barely_moves_the_fit() -> None:
     sound = measure(rng, Phase(True), theta, 0.01)
     cold = Observations(sound.input_tokens, sound.output_tokens, sound.cost.copy(), sound.noise)
     cold.cost[9] *= 4
-    fitted = fit_phase(cold, True)
+    fitted = fit_form(Phase, cold, True)
     assert fitted.suspects == (9,)
     m, n = np.array([100.0, 700.0]), np.array([40.0, 300.0])
     moved = fitted.form.design(fitted.coefficients, Sizes(m, n)) @ fitted.coefficients
@@ -172,9 +143,9 @@ def test_a_point_whose_trials_scatter_honestly_is_no_suspect() -> None:
     theta = machine(rng, True)
     observed = measure(rng, Phase(True), theta, 0.01)
     observed.cost[9] *= 1.2
-    assert fit_phase(observed, True).suspects == (9,)
+    assert fit_form(Phase, observed, True).suspects == (9,)
     observed.noise[9] = 0.1
-    assert fit_phase(observed, True).suspects == ()
+    assert fit_form(Phase, observed, True).suspects == ()
 
 
 def test_noisy_points_weigh_less() -> None:
@@ -186,7 +157,7 @@ def test_noisy_points_weigh_less() -> None:
     cost = exact.cost * (1 + noise * rng.standard_normal(len(noise)))
     errors = []
     for stated in (noise, np.full(len(noise), 0.1)):
-        fitted = fit_phase(Observations(exact.input_tokens, exact.output_tokens, cost, stated), False)
+        fitted = fit_form(Phase, Observations(exact.input_tokens, exact.output_tokens, cost, stated), False)
         errors.append(
             np.median(
                 np.abs(
@@ -214,7 +185,7 @@ def test_phases_separate_prefill_from_decode_where_totals_can_not() -> None:
     joint = Observations(
         observed.input_tokens, observed.output_tokens, observed.cost, silent, phases[0], silent, phases[1], silent
     )
-    fitted = fit_phase(joint, True)
+    fitted = fit_form(Phase, joint, True)
     assert fitted.coefficients == pytest.approx(theta, rel=1e-3)
     assert any("two sizes of output tokens" in note for note in fitted.notes)
 
@@ -223,11 +194,11 @@ def test_too_few_points_and_one_axis_say_what_to_measure() -> None:
     rng = np.random.default_rng(9)
     theta = machine(rng, False)
     with pytest.raises(UserError, match=r"3 distinct points can't tell .* measure at least 4"):
-        fit_phase(measure(rng, Phase(False), theta, 0.0, SWEEPS[:3]), False)
-    one_axis = fit_phase(measure(rng, Phase(False), theta, 0.01, SWEEPS[:9]), False)
+        fit_form(Phase, measure(rng, Phase(False), theta, 0.0, SWEEPS[:3]), False)
+    one_axis = fit_form(Phase, measure(rng, Phase(False), theta, 0.01, SWEEPS[:9]), False)
     assert any("only one size of output tokens" in note and "measure at least 3" in note for note in one_axis.notes)
     assert np.isfinite(one_axis.covariance).all()
-    crossing = fit_phase(measure(rng, Phase(False), theta, 0.01, SWEEPS), False)
+    crossing = fit_form(Phase, measure(rng, Phase(False), theta, 0.01, SWEEPS), False)
     assert any("away from both" in note for note in crossing.notes)
 
 
@@ -249,9 +220,9 @@ def test_any_small_design_is_fitted_or_refused_with_a_reason(seed, inputs, outpu
     observed = measure(rng, Phase(kv_cache), machine(rng, kv_cache), 0.0, design)
     cost = observed.cost * np.exp(noise * rng.standard_normal(len(design)))
     observed = Observations(observed.input_tokens, observed.output_tokens, cost, observed.noise)
-    for fit_form in (lambda: fit_phase(observed, kv_cache), lambda: fit_bilinear(observed)):
+    for form in (Phase, Bilinear):
         try:
-            fitted = fit_form()
+            fitted = fit_form(form, observed, kv_cache)
         except UserError:
             continue
         for figures in (fitted.coefficients, fitted.standard_errors, fitted.held_out, fitted.covariance):
@@ -265,7 +236,8 @@ def test_exact_data_leave_open_what_inexact_data_leave_open() -> None:
     """One output size can't tell m from m·n: that the data are exact mustn't count as information."""
     m, n = np.array([8.0, 32.0, 128.0, 512.0, 2048.0]), np.full(5, 512.0)
     cost = 0.01 * m + 0.1 * n
-    errors = [fit_bilinear(Observations(m, n, cost, np.full(5, noise))).standard_errors for noise in (0.0, 1e-5)]
+    observed = [Observations(m, n, cost, np.full(5, noise)) for noise in (0.0, 1e-5)]
+    errors = [fit_form(Bilinear, data, False).standard_errors for data in observed]
     assert errors[0][[0, 2]] == pytest.approx(errors[1][[0, 2]], rel=0.01)
 
 
@@ -278,8 +250,8 @@ def test_decoding_that_no_point_contains_is_refused_with_the_cache_alone() -> No
         [(m, 1) for m in (8, 32, 128, 512, 2048)],
     )
     with pytest.raises(UserError, match="what decoding costs is not identified; measure points with more than 1"):
-        fit_phase(observed, True)
-    assert fit_phase(observed, False).coefficients == pytest.approx([0.02, 2e-4, 2e-8], rel=1e-3)
+        fit_form(Phase, observed, True)
+    assert fit_form(Phase, observed, False).coefficients == pytest.approx([0.02, 2e-4, 2e-8], rel=1e-3)
 
 
 def test_the_far_end_of_an_axis_is_no_suspect() -> None:
@@ -292,7 +264,7 @@ def test_the_far_end_of_an_axis_is_no_suspect() -> None:
         columns = {"input_tokens": m, "output_tokens": n, "output_tokens_produced": n, "runtime_s": runtime_s}
         observed = observations(aggregate(pd.DataFrame(columns)), "runtime")
         assert observed is not None
-        assert fit_phase(observed, True).suspects == ()
+        assert fit_form(Phase, observed, True).suspects == ()
 
 
 def test_bilinear_is_refused_where_it_predicts_a_negative_cost() -> None:
@@ -301,10 +273,10 @@ def test_bilinear_is_refused_where_it_predicts_a_negative_cost() -> None:
     m, n = (np.array(axis, dtype=float) for axis in zip(*points, strict=True))
     cost = n - m + 0.01 * m * n
     assert cost.min() > 0
-    fitted = fit_bilinear(Observations(m, n, cost, np.zeros(6)))
+    fitted = fit_form(Bilinear, Observations(m, n, cost, np.zeros(6)), False)
     assert fitted.coefficients == pytest.approx([-1, 1, 0.01])
     assert fitted.refusal == "predicts a negative cost inside its range, at 512 input and 64 output tokens"
-    assert fit_phase(Observations(m, n, cost, np.zeros(6)), False).refusal is None
+    assert fit_form(Phase, Observations(m, n, cost, np.zeros(6)), False).refusal is None
 
 
 @needs_grid
@@ -315,7 +287,7 @@ def test_two_sweeps_of_the_published_grid_know_their_range(quantity: str) -> Non
     assert observed is not None
     observed = observed.only((observed.input_tokens != 9) | (observed.output_tokens != 8))
     swept = (observed.input_tokens == 38) | (observed.output_limit == 32)
-    function = function_of(fit_phase(observed.only(swept), False), observed.only(swept))
+    function = function_of(fit_form(Phase, observed.only(swept), False), observed.only(swept))
     m, n = observed.input_tokens.astype(int), np.round(observed.output_tokens).astype(int)
     predicted = function.predict(m, n)
     off_axis = (m > 38) & (observed.output_limit > 32)
@@ -334,12 +306,12 @@ def test_published_grid_is_predicted_within_the_goal_and_its_cold_point_named() 
     for quantity, goal in (("energy", 0.037), ("runtime", 0.029)):
         observed = observations(measurements, quantity)
         assert observed is not None
-        fitted = fit_phase(observed, False)
+        fitted = fit_form(Phase, observed, False)
         named = {(observed.input_tokens[i], observed.output_tokens[i]) for i in fitted.suspects}
         assert (9, 8) in named
         kept = np.ones(81, dtype=bool)
         kept[(observed.input_tokens == 9) & (observed.output_tokens == 8)] = False
-        without = fit_phase(observed.only(kept), False)
+        without = fit_form(Phase, observed.only(kept), False)
         assert without.loo_mape <= goal
         if quantity == "energy":
             assert np.abs(without.held_out[runtimes[kept] > 1]).mean() <= 0.02

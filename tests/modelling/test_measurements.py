@@ -13,8 +13,9 @@ import pytest
 from harness.core.errors import UserError
 from harness.modelling.fitting import build, fit_quantities
 from harness.modelling.measurements import aggregate, observations
-from harness.modelling.sources import from_runs
+from harness.modelling.sources import Pooled, from_runs
 from harness.modelling.trials_csv import read_csv
+from harness.runs.records import load_run
 from tests.helpers import FAKE, FOUR_POINTS, joulebench
 
 Powers = dict[str, tuple[float, str]]
@@ -28,6 +29,10 @@ def bare_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = joulebench(*FAKE, "--model", "fake", "-o", run, *FOUR_POINTS)
     assert done.returncode == 0, done.stderr
     return run
+
+
+def pooled(directories: list[Path]) -> Pooled:
+    return from_runs([load_run(directory) for directory in directories])
 
 
 @pytest.fixture
@@ -81,15 +86,15 @@ def test_runs_of_different_boundaries_or_methods_are_not_pooled(metered: Callabl
     guessed = metered("guessed", {"gpu": (100.0, "estimated")})
     said = r"gpu counts gpu \(counter\), .*both counts cpu \(counter\) \+ gpu \(counter\): fit them apart"
     with pytest.raises(UserError, match=said):
-        from_runs([gpu, both])
+        pooled([gpu, both])
     with pytest.raises(UserError, match=r"counts gpu \(estimated\): fit them apart"):
-        from_runs([gpu, guessed])
-    assert from_runs([both, metered("again", {"gpu": (100.0, "counter"), "cpu": (20.0, "counter")})]).measurements
+        pooled([gpu, guessed])
+    assert pooled([both, metered("again", {"gpu": (100.0, "counter"), "cpu": (20.0, "counter")})]).measurements
 
 
 def test_a_session_that_lost_a_meter_counts_for_no_total(metered: Callable[..., Path]) -> None:
     both: Powers = {"gpu": (100.0, "counter"), "cpu": (20.0, "counter")}
-    source = from_runs([metered("resumed", both, {"gpu": (100.0, "counter")})])
+    source = pooled([metered("resumed", both, {"gpu": (100.0, "counter")})])
     for point in source.measurements:
         gpu = point.component_energy_j["gpu"]
         if point.energy_j is not None:
@@ -102,7 +107,7 @@ def test_a_session_that_lost_a_meter_counts_for_no_total(metered: Callable[..., 
 
 def test_a_meter_of_the_whole_system_is_no_part_of_the_sum(metered: Callable[..., Path]) -> None:
     powers = {"cpu": (20.0, "counter"), "gpu": (100.0, "counter"), "system": (150.0, "counter")}
-    source = from_runs([metered("psys", powers, total=("cpu", "gpu"))])
+    source = pooled([metered("psys", powers, total=("cpu", "gpu"))])
     quantities = fit_quantities(source.measurements, source.identity.kv_cache)
     profile = build("p", source.identity, source.measurements, quantities, source.power, source.provenance)
     assert set(profile.components) == {"cpu", "gpu"}
@@ -113,14 +118,14 @@ def test_a_meter_of_the_whole_system_is_no_part_of_the_sum(metered: Callable[...
 def test_idle_power_is_as_uncertain_as_two_baselines_leave_it(metered: Callable[..., Path]) -> None:
     """Student's factor for two values is 12.7; the sensors' part does not average out."""
     run = metered("idle", {"gpu": (100.0, "counter")}, {"gpu": (102.0, "counter")})
-    idle = from_runs([run]).power.idle["gpu"]
+    idle = pooled([run]).power.idle["gpu"]
     assert idle.power_w == pytest.approx(101)
     assert idle.ci95_w == pytest.approx(np.hypot(12.706 * np.sqrt(2) / np.sqrt(2), 1.01), rel=1e-3)
 
 
 def test_repeating_trials_does_not_lessen_what_the_sensors_leave(metered: Callable[..., Path]) -> None:
     """A gauge of 1 % half-width: every point is at least that uncertain, and so is every prediction."""
-    source = from_runs([metered("gauge", {"gpu": (100.0, "counter")})])
+    source = pooled([metered("gauge", {"gpu": (100.0, "counter")})])
     observed = observations(source.measurements, "gpu")
     assert observed is not None
     assert (observed.noise >= 0.0099 / 1.96).all()

@@ -12,7 +12,7 @@ import pytest
 from harness.core.errors import UserError
 from harness.core.quantities import parse_boundary
 from harness.modelling.cost_function import CostFunction, Range
-from harness.modelling.forms import Phase
+from harness.modelling.forms.phase import Phase
 from harness.modelling.profile import Profile, json_schema, shipped_names
 from tests.helpers import ROOT
 

@@ -146,4 +146,4 @@ def test_damage_inside_whole_files_is_refused_in_words(file: str, path: tuple, v
     lines[at] = json.dumps(content)
     (tmp_path / file).write_text("\n".join(lines) + "\n")
     with pytest.raises(UserError, match=r"damaged|is not a trial record|don't belong together|no measurement"):
-        from_runs([tmp_path])
+        from_runs([load_run(tmp_path)])

@@ -1,0 +1,149 @@
+"""What every form of the cost of a request has: seconds or joules as a function of the request's size. Pure.
+
+A form is homogeneous of degree one in its coefficients, so that its derivatives with respect to them (``design``),
+multiplied by them, are the cost itself (Euler).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Part = Literal["request", "prefill", "decode"]
+Evaluator = Callable[[NDArray[np.int64], NDArray[np.int64]], Array]
+"""From whole m and n, one entry per request, to a cost or costs of each."""
+
+DENSE_CONTEXTS = 64
+LATTICE_RATIO = 1.02
+"""Spacing of contexts at which a roofline is evaluated beyond the first ones; cubic interpolation between them is
+good to 1e-6 even for the sharpest roofline."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sizes:
+    """Request sizes of one entry per request, with what sums over their decode steps need, computed once.
+
+    Token counts may be fractional: means over trials that stopped at different n.
+    """
+
+    m: Array
+    n: Array
+
+    @cached_property
+    def step_sums(self) -> Array:
+        """Σ over decode contexts x of 1, x and x², in closed form: shape (requests, 3)."""
+        return power_sums(self.m + self.n) - power_sums(self.m + 1)
+
+    @cached_property
+    def steps(self) -> tuple[Array, Array]:
+        """``contexts`` and ``weights`` (requests, contexts) with Σ f(x) = weights @ f(contexts) for a smooth f."""
+        longest = int(np.ceil(np.max(self.m + self.n, initial=1.0)))
+        contexts = _lattice(longest)
+        pairs = zip(self.m + 1, self.m + self.n, strict=True)
+        return contexts, np.array([_sum_weights(contexts, first, last) for first, last in pairs])
+
+
+class Form(ABC):
+    """A family of cost functions. An instance holds its fixed choices, never its coefficients, and is hashable."""
+
+    name: ClassVar[str]
+    """As in ``FORMS``, on the command line and in profiles."""
+    non_negative: ClassVar[bool]
+    """Whether coefficients below 0 are ruled out."""
+    has_phases: ClassVar[bool]
+    """Whether it tells prefill from decode: then their measurements inform it and the cache mode decides it."""
+
+    @classmethod
+    @abstractmethod
+    def candidates(cls, kv_cache: bool) -> Sequence[Self]:
+        """What to try in a fit; the one with the smallest predicted error is chosen."""
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, kv_cache: bool, parameters: Mapping[str, float | None]) -> Self:
+        """The form of these ``parameters``. Raises ValueError where one is missing."""
+
+    @classmethod
+    def refusal(cls, kv_cache: bool, sizes: Sizes) -> str | None:
+        """Why points of these sizes can't tell the coefficients, with the remedy; None where they might."""
+        return None
+
+    @property
+    def parameters(self) -> dict[str, float | None]:
+        """The fixed choices by the names of their fields in a profile's cost model, which are null without one."""
+        return {"roofline_exponent": None}
+
+    @property
+    def plain(self) -> Self:
+        """The form with the same coefficients that is linear in them; itself where it is."""
+        return self
+
+    def is_plain_at(self, theta: Array) -> bool:
+        """Whether with these coefficients it only repeats its plain form, though it is another."""
+        return False
+
+    @abstractmethod
+    def coefficients(self, unit: str) -> list[tuple[str, str]]:
+        """Name and unit of each coefficient, for a cost in ``unit`` (``s`` or ``J``)."""
+
+    @abstractmethod
+    def design(self, theta: Array, sizes: Sizes, part: Part = "request") -> Array:
+        """Derivatives of the cost with respect to the coefficients at ``theta``: shape (requests, coefficients).
+
+        Raises UserError for a phase that the form does not tell.
+        """
+
+    def cost(self, theta: Array, sizes: Sizes) -> Array:
+        """Cost of each request in the coefficients' unit."""
+        return self.design(theta, sizes) @ theta
+
+    def evaluator(self, theta: Array, directions: Array, longest: int, part: Part = "request") -> Evaluator:
+        """A fast ``design @ directions`` for millions of whole m and n with m + n ≤ ``longest``. Raises UserError."""
+        return lambda m, n: self.design(theta, Sizes(m.astype(float), n.astype(float)), part) @ directions
+
+    @abstractmethod
+    def formula(self, unit: str) -> str:
+        """The cost for people: ``cost(m, n) = …`` with the coefficients by name, one function a line."""
+
+    def describe(self) -> str:
+        """The form and its fixed choices in words."""
+        chosen = [f"{name.replace('_', ' ')} {value:g}" for name, value in self.parameters.items() if value is not None]
+        return ", ".join([f"{self.name} form", *chosen])
+
+
+def power_sums(t: Array) -> Array:
+    """Σ_{x < t} of 1, x and x²: shape (points, 3)."""
+    return np.stack([t, t * (t - 1) / 2, t * (t - 1) * (2 * t - 1) / 6], axis=1)
+
+
+def _lattice(longest: int) -> Array:
+    """Whole contexts from 0 to ``longest``: all short ones, then in geometric steps."""
+    dense = np.arange(min(longest, DENSE_CONTEXTS) + 4.0)
+    if longest <= DENSE_CONTEXTS:
+        return dense
+    steps = int(np.ceil(np.log(longest / DENSE_CONTEXTS) / np.log(LATTICE_RATIO))) + 2
+    return np.union1d(dense, np.ceil(DENSE_CONTEXTS * LATTICE_RATIO ** np.arange(steps)))
+
+
+def _sum_weights(contexts: Array, first: float, last: float) -> Array:
+    """Weights w with Σ_{first ≤ x < last} f(x) = w @ f(contexts), by cubic (Lagrange) interpolation of f.
+
+    Where the bounds are fractional the first and last step count by their fraction.
+    """
+    x = np.arange(np.floor(first), np.ceil(last))
+    share = np.minimum(x + 1, last) - np.maximum(x, first)
+    start = np.clip(np.searchsorted(contexts, x, side="right") - 2, 0, contexts.size - 4)
+    weights = np.zeros(contexts.size)
+    for i in range(4):
+        basis = share.copy()
+        for j in set(range(4)) - {i}:
+            basis *= (x - contexts[start + j]) / (contexts[start + i] - contexts[start + j])
+        weights += np.bincount(start + i, basis, contexts.size)
+    return weights
