@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from harness.core.errors import UserError
+from harness.deciding.answers import ThresholdAnswer
 from harness.deciding.costs import cost_table
-from harness.deciding.decision import decide_threshold, make_scales
-from harness.deciding.trace_files import load as load_workload
+from harness.deciding.decision import make_scales, threshold_decision
+from harness.deciding.trace_files import load_workload
 from harness.deciding.workload import with_output_tokens
 from harness.modelling.comparable import NotComparable, check
 from harness.modelling.profile import Profile
@@ -178,8 +179,8 @@ def test_the_explorer_finds_what_the_threshold_command_finds(report: Path) -> No
             requests = with_output_tokens(alpaca, 32) if frozen else alpaca
             costs = replace(cost_table(profiles, requests), labels=(profiles[0].name, profiles[1].name))
             scales = make_scales("reference", float(weight), costs, requests, reference=1)
-            decision = decide_threshold(costs, requests, "input", scales)
-            assert page.inner_text("#words") == threshold_words(decision, costs)
+            decision = threshold_decision(costs, requests, "input", scales)
+            assert page.inner_text("#words") == threshold_words(ThresholdAnswer(costs, requests, decision))
 
 
 def test_both_orders_of_a_pair_are_answered(report: Path) -> None:
@@ -335,9 +336,10 @@ def test_the_answer_says_what_becomes_of_it_with_machines_left_on() -> None:
     page = explorer.explorer(offered, 2, [], allow_mixed=False)
     frozen = with_output_tokens(load_workload("alpaca"), explorer.FROZEN_OUTPUT_TOKENS)
     costs = replace(cost_table([offered[0][1], offered[1][1]], frozen), labels=("a", "b"))
-    decision = decide_threshold(costs, frozen, "input", make_scales("reference", 1.0, costs, frozen, reference=1))
+    scales = make_scales("reference", 1.0, costs, frozen, reference=1)
+    decision = threshold_decision(costs, frozen, "input", scales)
     words = page["pairs"][0][1]["answers"][1]["best"][-1]["words"]
-    assert words == threshold_words(decision, costs)
+    assert words == threshold_words(ThresholdAnswer(costs, frozen, decision))
     assert "with all its machines left on" in words
 
 
