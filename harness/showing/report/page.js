@@ -31,11 +31,11 @@ function cards(place, groups) {
 
 function fillTable(table, columns, rows) {
   const row = table.createTHead().insertRow();
-  for (const column of columns) {
-    const head = element("th", column, "text");
+  columns.forEach((column, i) => {
+    const head = element("th", column, typeof rows[0]?.[i] === "string" ? "text" : "");
     head.scope = "col";
     row.append(head);
-  }
+  });
   const body = table.createTBody();
   for (const values of rows) {
     const line = body.insertRow();
