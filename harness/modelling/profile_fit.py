@@ -38,6 +38,8 @@ def fit(
     ``form`` is ``phase``, ``bilinear`` or ``auto``, which takes the one of smaller held-out error; ``drop_suspects``
     leaves out points far outside the scatter of the others. Raises UserError.
     """
+    if name is not None:
+        check_name(name)
     directories = [runs] if isinstance(runs, str | os.PathLike) else runs
     return fit_pooled(from_runs([Path(run) for run in directories], system), form, drop_suspects, name).profile
 
@@ -45,11 +47,9 @@ def fit(
 def fit_pooled(
     pooled: Pooled, form: FormChoice = "phase", drop_suspects: bool = False, name: str | None = None
 ) -> ProfileFit:
-    """Fit every quantity of pooled trials and make the profile. Raises UserError."""
+    """Fit every quantity of pooled trials and make the profile, whose ``name`` is a valid one. Raises UserError."""
     if form not in get_args(FormChoice):
         raise UserError(f"unknown form {form}; use {', '.join(get_args(FormChoice))}")
-    if name is not None:
-        check_name(name)
     quantities = fit_quantities(pooled.measurements, pooled.identity.kv_cache, form, drop_suspects)
     profile = build(
         name or pooled.name, pooled.identity, pooled.measurements, quantities, pooled.power, pooled.provenance
