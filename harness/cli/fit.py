@@ -37,6 +37,7 @@ def fit(
 ) -> None:
     """Fit runtime and energy models to a run and say how right they are at points left out of the fit."""
     from harness.core.errors import UserError
+    from harness.modelling.profile import check_name
     from harness.modelling.profile_fit import fit_pooled
     from harness.modelling.sources import from_csv, from_runs
     from harness.runs.records import load_run
@@ -47,6 +48,8 @@ def fit(
     for option, text in (("--system", system), ("--model", model)):
         if text is not None and not text.strip():
             raise UserError(f"{option} is empty: name it")
+    if name is not None:
+        check_name(name)
     if measurements is not None:
         if system is None or model is None:
             raise UserError("--measurements needs --system NAME and --model NAME")

@@ -39,15 +39,15 @@ def fit(
     ``form`` is ``phase``, ``bilinear`` or ``auto``, which takes the one of smaller held-out error; ``drop_suspects``
     leaves out points far outside the scatter of the others. Raises UserError.
     """
+    if name is not None:
+        check_name(name)
     given = [runs] if isinstance(runs, str | os.PathLike | RecordedRun) else runs
     loaded = [run if isinstance(run, RecordedRun) else load_run(run) for run in given]
     return fit_pooled(from_runs(loaded, system), form, drop_suspects, name).profile
 
 
 def fit_pooled(pooled: Pooled, form: str = DEFAULT, drop_suspects: bool = False, name: str | None = None) -> ProfileFit:
-    """Fit every quantity of pooled trials and make the profile. Raises UserError."""
-    if name is not None:
-        check_name(name)
+    """Fit every quantity of pooled trials and make the profile, whose ``name`` is a valid one. Raises UserError."""
     quantities = fit_quantities(pooled.measurements, pooled.identity.kv_cache, form, drop_suspects)
     profile = build(
         name or pooled.name, pooled.identity, pooled.measurements, quantities, pooled.power, pooled.provenance
