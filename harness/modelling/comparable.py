@@ -5,7 +5,7 @@ A boundary is the set of components whose energy counts. It is chosen when compa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.core.errors import UserError
@@ -89,10 +89,9 @@ def check_drawn(
     and estimated energy is told apart by its marks. Raises UserError.
     """
     faults = []
-    for field in (field for field in _MUST_AGREE if field != "model"):
-        known = _known([(name, identity) for name, identity, _ in systems], field)
-        if len({value for _, value in known}) > 1:
-            faults.append(f"the systems {_MUST_AGREE[field]} ({_grouped(known)})")
+    named = [(name, identity) for name, identity, _ in systems]
+    for field, known in _differing(named, *(field for field in _MUST_AGREE if field != "model")):
+        faults.append(f"the systems {_MUST_AGREE[field]} ({_grouped(known)})")
     components = parse_boundary(boundary)
     held = [(name, parts) for name, _, parts in systems if parts]
     lacking = [name for name, parts in held if components and set(components) - parts]
@@ -104,7 +103,7 @@ def check_drawn(
         faults.append(f"the boundaries differ ({_grouped([(name, _join(parts)) for name, parts in held])}){remedy}")
     if faults and not allow_mixed:
         raise NotComparable(*faults, "--allow-mixed shows them all the same, marked")
-    warnings = _settings([(name, identity) for name, identity, _ in systems])
+    warnings = _settings(named)
     return Comparison(components, (*(f"mixed: {fault}" for fault in faults), *warnings), bool(faults))
 
 
@@ -129,20 +128,24 @@ def _grouped(named: Sequence[tuple[str, object]]) -> str:
     )
 
 
-def _known(named: Sequence[tuple[str, Identity]], field: str) -> list[tuple[str, str]]:
-    """Each name with what its identity says of the field, in words; what one doesn't know says nothing of others."""
-    held = [(name, getattr(identity, field)) for name, identity in named]
-    words = {True: "on", False: "off"} if field == "kv_cache" else {}
-    return [(name, words.get(value, str(value))) for name, value in held if value is not None]
+def _differing(named: Sequence[tuple[str, Identity]], *fields: str) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Fields that differ, each with the names and what their identities say in words.
+
+    What one doesn't know says nothing of others.
+    """
+    for field in fields:
+        held = [(name, getattr(identity, field)) for name, identity in named]
+        words = {True: "on", False: "off"} if field == "kv_cache" else {}
+        known = [(name, words.get(value, str(value))) for name, value in held if value is not None]
+        if len({value for _, value in known}) > 1:
+            yield field, known
 
 
 def _identity_faults(profiles: Sequence[Profile]) -> list[str]:
     faults = []
-    for field, what in _MUST_AGREE.items():
-        known = _known([(profile.name, profile.identity) for profile in profiles], field)
-        if len({value for _, value in known}) > 1:
-            described = ", ".join(f"{name}: {value}" for name, value in known)
-            faults.append(f"{' and '.join(name for name, _ in known)} {what} ({described})")
+    for field, known in _differing([(profile.name, profile.identity) for profile in profiles], *_MUST_AGREE):
+        described = ", ".join(f"{name}: {value}" for name, value in known)
+        faults.append(f"{' and '.join(name for name, _ in known)} {_MUST_AGREE[field]} ({described})")
     return faults
 
 

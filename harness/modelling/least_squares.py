@@ -70,8 +70,7 @@ def solve(form: Form, rows: Rows, start: Array | None) -> Solution:
     design = rows.design(form, theta)
     residuals = design @ theta / rows.value - 1
     for _ in range(_ROUNDS):
-        spread = spread_of(residuals, rows.noise, freedom)
-        scatter = np.sqrt(spread**2 + rows.noise**2)
+        scatter = _scatter(residuals, rows.noise, freedom)
         robust = np.minimum(1, HUBER * scatter / np.maximum(np.abs(residuals), 1e-300))
         weights = np.sqrt(rows.share * robust) / scatter
         target = _linear(form, design, rows.value, weights)
@@ -119,10 +118,14 @@ def _linear(form: Form, design: Array, value: Array, weights: Array) -> Array:
     return solution
 
 
-def spread_of(residuals: Array, noise: Array, freedom: float) -> float:
-    """What the median residual, of a normal distribution, has beyond the median noise; at least 1e-9."""
+def _scatter(residuals: Array, noise: Array, freedom: float) -> Array:
+    """Of each row: its noise joined to what the median residual, of a normal distribution, has beyond the median noise.
+
+    That spread about the model is at least ``LEAST_SPREAD``.
+    """
     total = np.median(np.abs(residuals)) / (0.6745 * np.sqrt(freedom))
-    return float(np.sqrt(max(total**2 - np.median(noise**2), LEAST_SPREAD**2)))
+    spread = float(np.sqrt(max(total**2 - np.median(noise**2), LEAST_SPREAD**2)))
+    return np.asarray(np.sqrt(spread**2 + noise**2))
 
 
 def ceilings(form: Form, rows: Rows) -> Array:

@@ -54,10 +54,7 @@ def without_negative_energy(table: pd.DataFrame) -> Trials:
         parts = [name for name in columns if name != "system_energy_j"] or columns
         table["energy_j"] = table[parts].sum(axis=1, skipna=False)
     notes = [f"{wrong.sum()} trials with an energy of 0 or less count for runtime alone"] if wrong.any() else []
-    if _has_enclosing_meter(table):
-        table = _without_system(table)
-        notes.append(ENCLOSING_METER)
-    return Trials(table, 0, int(wrong.sum()), tuple(notes))
+    return _without_enclosing_meter(Trials(table, 0, int(wrong.sum()), tuple(notes)))
 
 
 def pool_runs(runs: Iterable[RecordedRun]) -> Trials:
@@ -75,10 +72,7 @@ def pool_runs(runs: Iterable[RecordedRun]) -> Trials:
     excluded = len(measured) - len(usable)
     counts = measured.loc[measured["status"] != "ok", "status"].value_counts()
     notes = [f"{count} trials ended as {status} and are not used" for status, count in counts.items()]
-    if _has_enclosing_meter(usable):
-        usable = _without_system(usable)
-        notes.append(ENCLOSING_METER)
-    return Trials(usable, excluded, 0, tuple(notes))
+    return _without_enclosing_meter(Trials(usable, excluded, 0, tuple(notes)))
 
 
 def _refuse_mixed_boundaries(tables: Mapping[Path, pd.DataFrame]) -> None:
@@ -99,17 +93,17 @@ def _boundary(table: pd.DataFrame) -> str:
     return " + ".join(parts) or "no energy"
 
 
-def _has_enclosing_meter(table: pd.DataFrame) -> bool:
-    """Whether the total is the sum of the other components, without the ``system`` that was measured beside them."""
+def _without_enclosing_meter(trials: Trials) -> Trials:
+    """Leaves ``system`` out where the total is the sum of the other components that were measured beside it."""
+    table = trials.table
     others = [f"{component}_energy_j" for component in COMPONENTS if component != "system"]
     others = [name for name in others if name in table and table[name].notna().any()]
     if not others or "system_energy_j" not in table:
-        return False
-    return bool((table[others].sum(axis=1) / table["energy_j"] - 1).abs().median() < 1e-6)
-
-
-def _without_system(table: pd.DataFrame) -> pd.DataFrame:
-    return table[[name for name in table if not str(name).startswith("system_")]].copy()
+        return trials
+    if not (table[others].sum(axis=1) / table["energy_j"] - 1).abs().median() < 1e-6:
+        return trials
+    kept = table[[name for name in table if not str(name).startswith("system_")]].copy()
+    return replace(trials, table=kept, notes=(*trials.notes, ENCLOSING_METER))
 
 
 def aggregate(trials: pd.DataFrame) -> list[Measurement]:
@@ -236,6 +230,7 @@ def sensor_error(measurements: Iterable[Measurement], quantity: str) -> float:
 
 
 def _parts(measurement: Measurement, quantity: str) -> tuple[Statistic | None, ...]:
+    """Of a whole request, of prefill and of decode."""
     if quantity == "runtime":
         return measurement.runtime_s, measurement.prefill_s, measurement.decode_s
     if quantity == "energy":

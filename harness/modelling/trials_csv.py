@@ -34,14 +34,9 @@ def read_csv(path: Path) -> Trials:
     missing = [name for name in REQUIRED if name not in table]
     if missing:
         raise UserError(f"{path} lacks the column {missing[0]}; it needs {CSV_COLUMNS}")
-    for name in table:
-        if (
-            name in REQUIRED
-            or name in _ENERGIES
-            or name in _PHASES
-            or str(name).endswith(("_tokens_requested", "_ci95_j"))
-        ):
-            table[name] = _numbers(table, str(name), path)
+    for name in map(str, table):
+        if name in (*REQUIRED, *_ENERGIES, *_PHASES) or name.endswith(("_tokens_requested", "_ci95_j")):
+            table[name] = _numbers(table, name, path)
     for name in REQUIRED:
         _refuse(table, name, ~(table[name] > 0), "it must be positive", path)
     for name in table.columns.intersection(["input_tokens", "output_tokens", "output_tokens_requested"]):
