@@ -9,7 +9,7 @@ from synthetic import ORIGIN_NS, SENSORS, Load
 
 from harness.energy.attribution import attribute
 from harness.energy.readings import Window
-from harness.modelling.fitting import Power, build, fit_quantities
+from harness.modelling.fitting import Power, build_profile, fit_quantities
 from harness.modelling.measurements import aggregate
 from harness.modelling.profile_schema import Identity, Provenance, Record
 
@@ -79,7 +79,7 @@ def test_a_point_measured_afterwards_lies_in_its_interval() -> None:
         power_w = rng.uniform(80, 400)
         measurements = aggregate(trials(rng, POINTS, power_w))
         quantities = fit_quantities(measurements, kv_cache=True)
-        profile = build("box-tiny", identity, measurements, quantities, Power({}, {}), origin)
+        profile = build_profile("box-tiny", identity, measurements, quantities, Power({}, {}), origin)
         (later,) = aggregate(trials(rng, [UNMEASURED], power_w))
         assert later.energy_j is not None
         runtime, energy = profile.predict_runtime(*UNMEASURED), profile.predict_energy(*UNMEASURED)

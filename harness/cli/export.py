@@ -21,12 +21,12 @@ class FileFormat(StrEnum):
 
 def export(
     profile: options.ProfileArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write_table.")],
     format: Annotated[FileFormat, typer.Option("--format", help="json, csv or parquet.")] = FileFormat.JSON,
 ) -> None:
     """Write models, measurements and a grid of predictions as one table, a row per number."""
     from harness.modelling.profile import Profile
-    from harness.modelling.tables import write
+    from harness.modelling.tables import write_table
 
-    write(Profile.load(profile), output, format.value)
+    write_table(Profile.load(profile), output, format.value)
     print(f"wrote {output}")

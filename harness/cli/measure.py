@@ -16,7 +16,7 @@ from harness.cli.options import MeasureOptions, takes
 from harness.core.errors import INTERRUPTED
 
 if TYPE_CHECKING:
-    from harness.measuring.measurement import Measurement
+    from harness.measuring.planned_run import PlannedRun
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -24,7 +24,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @takes(MeasureOptions)
 def measure(output: Path | None, dry_run: bool, pictures: bool, **options: Any) -> None:
     """Measure this machine: sweeps of real inference, recorded trial by trial."""
-    from harness.measuring.measurement import prepare
+    from harness.measuring.planned_run import prepare
     from harness.showing.plans import print_plan
 
     given = {name: value.value if isinstance(value, StrEnum) else value for name, value in options.items()}
@@ -46,7 +46,7 @@ def measure(output: Path | None, dry_run: bool, pictures: bool, **options: Any) 
         raise typer.Exit(1)
 
 
-def _run(measurement: Measurement, directory: Path) -> bool:
+def _run(measurement: PlannedRun, directory: Path) -> bool:
     """Measure, show it, and end every way it can end in one clear line. Returns whether any trial counts."""
     from harness.measuring.model_host import SweepStopped
     from harness.runs.store import RunStore, StorageError

@@ -125,14 +125,14 @@ def named_numbers(option: str, texts: Sequence[str] | None) -> dict[str, float]:
     return numbers
 
 
-class Attribution(StrEnum):
+class AttributionChoice(StrEnum):
     """Whose CPU energy counts where the source can tell processes apart."""
 
     PROCESS = "process"
     SYSTEM = "system"
 
 
-class CompileMode(StrEnum):
+class CompileChoice(StrEnum):
     """How decode steps are launched; ``backends.base.Config.compile``."""
 
     NONE = "none"
@@ -141,7 +141,7 @@ class CompileMode(StrEnum):
 
 
 class MeasureOptions:
-    """The options of ``measure``, by the names of the fields that ``harness.measuring.measurement.prepare`` takes.
+    """The options of ``measure``, by the names of the fields that ``harness.measuring.planned_run.prepare`` takes.
 
     Where a default is written here, it is that field's.
     """
@@ -201,9 +201,9 @@ class MeasureOptions:
         int | None, typer.Option(min=1, help="CPU threads of the backend.", show_default="its choice")
     ] = None
     compile: Annotated[
-        CompileMode,
+        CompileChoice,
         typer.Option("--compile", help="How decode steps are launched: one by one, as a CUDA graph, or compiled."),
-    ] = CompileMode.NONE
+    ] = CompileChoice.NONE
     prefill_chunk: Annotated[
         int | None, typer.Option(min=1, help="Maximum input tokens per forward pass.", show_default="all")
     ] = None
@@ -260,8 +260,8 @@ class MeasureOptions:
         ),
     ] = None
     attribution: Annotated[
-        Attribution, typer.Option(help="Count the inference process's share of the CPU's energy, or all of it.")
-    ] = Attribution.SYSTEM
+        AttributionChoice, typer.Option(help="Count the inference process's share of the CPU's energy, or all of it.")
+    ] = AttributionChoice.SYSTEM
     calibration: Annotated[
         list[str] | None,
         typer.Option("--calibrate", help="DOMAIN=gain,offset or a TOML file. Repeatable.", show_default="none"),

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, linprog
 from scipy.sparse import csr_array, hstack, identity, vstack
 
+from harness.core.arrays import Floats
 from harness.deciding.routing import cheapest, served_by
-
-Floats = NDArray[np.float64]
 
 DIRECT_PAIRS = 2000
 """Up to this many pairs go to the solver in one piece. Its time grows faster than they do: 300,000 pairs on three

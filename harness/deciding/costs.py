@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.quantities import Method
 from harness.deciding import routing, threshold
 from harness.deciding.workload import Workload, marginal
 from harness.modelling import comparable
 from harness.modelling.profile import Profile
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

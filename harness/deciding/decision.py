@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.deciding import routing, threshold
 from harness.deciding.assignment import Assignment, Infeasible, Limit, assign
@@ -16,8 +17,6 @@ from harness.deciding.scales import Scales, price_scales, raw_scales, reference_
 from harness.deciding.threshold import Curve, Interval, KeyTotals, Uncertainty
 from harness.deciding.uncertainty import GROUPS, half_widths, routing_draws, threshold_draws
 from harness.deciding.workload import Workload
-
-Floats = NDArray[np.float64]
 
 SWEEP_POINTS = 1001
 """Weights λ at which the trade-off between energy and runtime is worked out."""

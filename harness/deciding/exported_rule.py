@@ -16,7 +16,7 @@ from harness.deciding.answers import RoutingAnswer, ThresholdAnswer
 from harness.deciding.costs import Costs
 from harness.deciding.decision import RoutingDecision
 
-SCHEMA_VERSION = 1
+RULE_VERSION = 1
 INPUT_POINTS, OUTPUT_POINTS = 256, 2000
 """Most input and output lengths at which the boundary between systems is worked out."""
 
@@ -92,7 +92,7 @@ def _agreement(chosen: NDArray[np.intp], decision: RoutingDecision, costs: Costs
 def _head(kind: str, costs: Costs) -> dict[str, Any]:
     return {
         "kind": "joulebench-rule",
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": RULE_VERSION,
         "rule": kind,
         "systems": {label: profile.name for label, profile in zip(costs.labels, costs.profiles, strict=True)},
         "boundary_of_energy": costs.boundary,

@@ -16,11 +16,10 @@ from importlib import resources
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.deciding.threshold import Curve
 from harness.deciding.workload import Workload, marginal
-
-Floats = NDArray[np.float64]
 
 THRESHOLDS = {
     "input": (8, 16, 32, 64, 128, 256, 512, 1024, 2048),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from harness.core.arrays import Floats
 
 MIN_POOL = 200
 """Fewest requests from which the costs at an input length are learned when output lengths are unknown."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-
+from harness.core.arrays import Floats
 
 JOULES_PER_KWH = 3.6e6
 

@@ -17,7 +17,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.deciding.scales import Floats, Scales
+from harness.core.arrays import Floats
+from harness.deciding.scales import Scales
 
 
 def request_key(name: str, input_tokens: NDArray[np.int64], output_tokens: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ from harness.core.files import write_atomically
 from harness.modelling.cost_function import MAX_TOTAL_TOKENS
 
 KIND = "joulebench-workload"
-SCHEMA_VERSION = 1
+WORKLOAD_VERSION = 1
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 
@@ -175,10 +175,10 @@ def parse(text: str, origin: str) -> Workload:
         raise UserError(f"{origin} is not a workload file: its brackets are nested too deeply") from None
     if not isinstance(data, dict) or data.get("kind") != KIND:
         raise UserError(f"{origin} is not a workload file")
-    if data.get("schema_version") != SCHEMA_VERSION:
+    if data.get("schema_version") != WORKLOAD_VERSION:
         raise UserError(
             f"{origin} has workload schema version {data.get('schema_version')}; this version of joulebench "
-            f"reads {SCHEMA_VERSION}"
+            f"reads {WORKLOAD_VERSION}"
         )
     try:
         return _from_fields(data)
@@ -204,7 +204,7 @@ def save(workload: Workload, path: Path) -> None:
         raise UserError(f"workload {workload.name} has no known pairs to save")
     data = {
         "kind": KIND,
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": WORKLOAD_VERSION,
         "name": workload.name,
         "source": workload.source,
         "dropped_rows": workload.dropped_rows,

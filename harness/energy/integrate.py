@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.core.arrays import Floats
 from harness.energy.readings import Calibration, Domain, Trace, Window
-
-Floats = NDArray[np.float64]
 
 _NS = 1e9
 _SLOPE_UPDATES = 3

@@ -15,7 +15,7 @@ from harness.core.errors import UserError
 from harness.energy.readings import Domain, Trace, Window
 
 
-def write(stream: BinaryIO, window: Window, traces: Sequence[Trace]) -> None:
+def write_trace(stream: BinaryIO, window: Window, traces: Sequence[Trace]) -> None:
     """Write marks and readings to an open binary file."""
     arrays: dict[str, Any] = {
         "start_ns": window.start_ns,
@@ -29,8 +29,8 @@ def write(stream: BinaryIO, window: Window, traces: Sequence[Trace]) -> None:
     np.savez_compressed(stream, allow_pickle=False, **arrays)
 
 
-def read(path: Path) -> tuple[Window, list[Trace]]:
-    """Marks and readings of a file. Raises UserError when it can't be read."""
+def load_trace(path: Path) -> tuple[Window, list[Trace]]:
+    """Marks and readings of a file. Raises UserError when it can't be load_trace."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             window = Window(arrays["start_ns"], arrays["prefill_end_ns"], arrays["end_ns"])

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.core.arrays import Floats
 from harness.modelling import comparable
 from harness.modelling.cost_function import Prediction
 from harness.modelling.profile import Profile, as_profile
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

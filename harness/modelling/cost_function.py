@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from harness.core.arrays import Floats
 from harness.core.errors import UserError
-from harness.modelling.forms.base import Array, Evaluator, Form, Part
+from harness.modelling.forms.base import Evaluator, Form, Part
 
 CHUNK = 1 << 16
 """Pairs evaluated at a time, so that intermediate values stay in the processor's cache."""
@@ -29,7 +30,7 @@ class Range:
     """The (m, n) measured that no other one exceeds in both, by rising m: the steps of the range's upper edge."""
 
     @classmethod
-    def of(cls, m: Array, n: Array) -> Range:
+    def of(cls, m: Floats, n: Floats) -> Range:
         """The range of sizes measured at (m, n)."""
         corners: list[tuple[float, float]] = []
         for corner in sorted(set(zip(m.tolist(), n.tolist(), strict=True)), reverse=True):
@@ -61,10 +62,10 @@ class Range:
 class Prediction:
     """Costs of requests, with their uncertainty. Arrays have the broadcast shape of m and n."""
 
-    value: Array
-    standard_error: Array
+    value: Floats
+    standard_error: Floats
     """Of the mean cost, from the coefficients' covariance."""
-    new_standard_error: Array
+    new_standard_error: Floats
     """Of one newly measured point: the standard error joined to the model's misfit."""
     factor_95: float
     """value ± factor_95·new_standard_error covers a new measurement in 95 % of cases."""
@@ -72,7 +73,7 @@ class Prediction:
     """Where the request lies outside the measured range."""
 
     @property
-    def interval_95(self) -> Array:
+    def interval_95(self) -> Floats:
         """Half-width of the 95 % interval for one newly measured point."""
         return self.factor_95 * self.new_standard_error
 
@@ -82,15 +83,15 @@ class CostFunction:
     """One fitted form: coefficients, their covariance, its misfit and the range it was fitted on."""
 
     form: Form
-    coefficients: Array
-    covariance: Array
+    coefficients: Floats
+    covariance: Floats
     misfit: float
     """Relative standard deviation of held-out points about their prediction."""
     factor_95: float
     range: Range
     _evaluators: dict[tuple[str, Part], tuple[int, Evaluator]] = field(default_factory=dict, repr=False)
 
-    def cost(self, m: ArrayLike, n: ArrayLike, part: Part = "request") -> Array:
+    def cost(self, m: ArrayLike, n: ArrayLike, part: Part = "request") -> Floats:
         """Cost of requests of m input and n output tokens. m and n broadcast. Raises UserError."""
         m, n = _token_counts(m, n)
         values = np.empty(m.size)
@@ -124,7 +125,7 @@ class CostFunction:
         shaped = [array.reshape(m.shape) for array in (values, np.sqrt(variances), new_errors)]
         return Prediction(shaped[0], shaped[1], shaped[2], self.factor_95, outside)
 
-    def derivatives(self, m: ArrayLike, n: ArrayLike) -> Array:
+    def derivatives(self, m: ArrayLike, n: ArrayLike) -> Floats:
         """Derivatives of the cost with respect to each coefficient, shape (coefficients, *shape of m and n).
 
         Multiplied by the coefficients they are the cost itself. Raises UserError.
@@ -142,7 +143,7 @@ class CostFunction:
         corners = " or ".join(f"{m:g} input with {n:g} output" for m, n in r.corners)
         return f"from {r.min_input_tokens:g} input and {r.min_output_tokens:g} output up to {corners}"
 
-    def _evaluator(self, directions: Array, key: str, longest: int, part: Part) -> Evaluator:
+    def _evaluator(self, directions: Floats, key: str, longest: int, part: Part) -> Evaluator:
         """The form's, kept under ``key`` for the next call that needs none longer."""
         reach, evaluate = self._evaluators.get((key, part), (0, None))
         if evaluate is None or reach < longest:
@@ -188,8 +189,8 @@ def _chunks(m: NDArray[np.int64], n: NDArray[np.int64]) -> Iterator[tuple[slice,
         yield chunk, m[chunk], n[chunk]
 
 
-def _square_root(covariance: Array) -> Array:
+def _square_root(covariance: Floats) -> Floats:
     """A matrix L with L·Lᵀ = covariance, also where that is only semi-definite."""
     values, vectors = np.linalg.eigh(covariance)
-    root: Array = vectors * np.sqrt(np.maximum(values, 0))
+    root: Floats = vectors * np.sqrt(np.maximum(values, 0))
     return root

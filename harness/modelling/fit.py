@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.statistics import student_95
 from harness.modelling.cost_function import Range
-from harness.modelling.forms.base import Array, Form, Part, Sizes
+from harness.modelling.forms.base import Form, Part, Sizes
 from harness.modelling.least_squares import HUBER, Rows, Solution, ceilings, solve
 
 MIN_POINTS = 4
@@ -30,16 +31,16 @@ OUTLYING = 3.0
 class Observations:
     """Measured means of one quantity, one entry per point. Costs are NaN where not measured."""
 
-    input_tokens: Array
-    output_tokens: Array
-    cost: Array
-    noise: Array
+    input_tokens: Floats
+    output_tokens: Floats
+    cost: Floats
+    noise: Floats
     """Relative standard error of each cost, from the spread of its trials; 0 where nothing is known."""
-    prefill: Array = field(default_factory=lambda: np.empty(0))
-    prefill_noise: Array = field(default_factory=lambda: np.empty(0))
-    decode: Array = field(default_factory=lambda: np.empty(0))
-    decode_noise: Array = field(default_factory=lambda: np.empty(0))
-    output_limit: Array = field(default_factory=lambda: np.empty(0))
+    prefill: Floats = field(default_factory=lambda: np.empty(0))
+    prefill_noise: Floats = field(default_factory=lambda: np.empty(0))
+    decode: Floats = field(default_factory=lambda: np.empty(0))
+    decode_noise: Floats = field(default_factory=lambda: np.empty(0))
+    output_limit: Floats = field(default_factory=lambda: np.empty(0))
     """Output tokens asked for: up to there the point counts as measured, though some trials stopped before."""
 
     def only(self, chosen: NDArray[np.bool_]) -> Observations:
@@ -63,14 +64,14 @@ class Fit:
     """One form fitted to one quantity."""
 
     form: Form
-    coefficients: Array
-    covariance: Array
+    coefficients: Floats
+    covariance: Floats
     """Of the coefficients given the candidate, enlarged by what another candidate would predict: for predictions."""
-    standard_errors: Array
+    standard_errors: Floats
     """Of each coefficient, the uncertainty of the choice of candidate included."""
     mape: float
     """Mean absolute relative error at the points fitted."""
-    held_out: Array
+    held_out: Floats
     """Relative error (predicted − measured) / measured at each point by the fit without it."""
     misfit: float
     """Root mean square of the held-out errors, suspects left out."""
@@ -133,7 +134,7 @@ def _refuse_too_few(observations: Observations) -> None:
 
 def _rows(observations: Observations) -> Rows:
     """Every measured part of every point as an equation."""
-    measured: dict[Part, tuple[Array, Array]] = {"request": (observations.cost, observations.noise)}
+    measured: dict[Part, tuple[Floats, Floats]] = {"request": (observations.cost, observations.noise)}
     both = np.zeros(len(observations.cost), dtype=bool)
     if observations.prefill.size and observations.decode.size:
         both = (observations.prefill > 0) & (observations.decode > 0)
@@ -154,14 +155,14 @@ def _rows(observations: Observations) -> Rows:
     )
 
 
-def _choose(candidates: Sequence[Form], rows: Rows, starts: dict[Form, Array]) -> tuple[Solution, list[Solution]]:
+def _choose(candidates: Sequence[Form], rows: Rows, starts: dict[Form, Floats]) -> tuple[Solution, list[Solution]]:
     """The candidate with the smallest predicted error, and all of them."""
     solutions = [solve(form, rows, starts.get(form)) for form in candidates]
     return min(solutions, key=lambda solution: solution.predicted_error), solutions
 
 
 def _held_out(
-    candidates: Sequence[Form], observations: Observations, rows: Rows, point: int, starts: dict[Form, Array]
+    candidates: Sequence[Form], observations: Observations, rows: Rows, point: int, starts: dict[Form, Floats]
 ) -> float:
     """Relative error at ``point`` by the whole procedure without it."""
     solution, _ = _choose(candidates, rows.without(point), starts)
@@ -169,7 +170,7 @@ def _held_out(
     return float(solution.form.cost(solution.theta, at)[0] / observations.cost[point] - 1)
 
 
-def _uncertainty(chosen: Solution, solutions: Sequence[Solution], rows: Rows) -> tuple[Array, Array]:
+def _uncertainty(chosen: Solution, solutions: Sequence[Solution], rows: Rows) -> tuple[Floats, Floats]:
     """Covariance for predictions and standard errors of the coefficients; see ``Fit``.
 
     Each candidate counts with its likelihood, as in model averaging. What another one predicts is expressed as the
@@ -190,13 +191,13 @@ def _uncertainty(chosen: Solution, solutions: Sequence[Solution], rows: Rows) ->
     return covariance, np.sqrt(variances)
 
 
-def _deviance(scaled: Array, share: Array) -> float:
+def _deviance(scaled: Floats, share: Floats) -> float:
     """−2 log likelihood of scaled residuals under Huber's distribution, up to a constant."""
     size = np.abs(scaled)
     return float(np.sum(share * np.where(size < HUBER, size**2, HUBER * (2 * size - HUBER))))
 
 
-def _covariance(solution: Solution, rows: Rows, limits: Array) -> Array:
+def _covariance(solution: Solution, rows: Rows, limits: Floats) -> Floats:
     """Covariance of the coefficients given the candidate.
 
     It is that of the estimate without the bound at 0: a coefficient held at 0 keeps the uncertainty that put it

@@ -132,7 +132,7 @@ def _choose(fits: Mapping[str, Fit], form: str) -> str:
     return form
 
 
-def build(
+def build_profile(
     name: str,
     identity: Identity,
     measurements: Sequence[Measurement],

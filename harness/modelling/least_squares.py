@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from harness.modelling.forms.base import Array, Form, Part, Sizes
+from harness.core.arrays import Floats
+from harness.modelling.forms.base import Form, Part, Sizes
 
 HUBER = 1.345
 """Huber's constant: 95 % efficiency on normal residuals."""
@@ -26,15 +27,15 @@ class Rows:
     sizes: dict[Part, Sizes]
     kept: NDArray[np.bool_]
     """Which of ``sizes``' rows the other fields hold: a fold shares the sums over decode steps with the whole."""
-    value: Array
-    noise: Array
+    value: Floats
+    noise: Floats
     point: NDArray[np.int64]
     request: NDArray[np.bool_]
     """Which rows are whole requests."""
-    share: Array
+    share: Floats
     """Weight of a row: 2/3 where request, prefill and decode say in three rows what two measurements know."""
 
-    def design(self, form: Form, theta: Array) -> Array:
+    def design(self, form: Form, theta: Floats) -> Floats:
         return np.vstack([form.design(theta, sizes, part) for part, sizes in self.sizes.items()])[self.kept]
 
     def without(self, point: int) -> Rows:
@@ -47,19 +48,19 @@ class Rows:
 @dataclass(frozen=True)
 class Solution:
     form: Form
-    theta: Array
-    scatter: Array
+    theta: Floats
+    scatter: Floats
     """Relative standard deviation of each row about the model, the noise of its trials included."""
-    weights: Array
+    weights: Floats
     """Robust weight of each row, 1 for a row in line with the others."""
-    residuals: Array
+    residuals: Floats
     """(predicted − measured) / measured."""
-    leverage: Array
+    leverage: Floats
     predicted_error: float
     """Mean absolute residual, each corrected by its leverage: what leaving out each row would give, to first order."""
 
 
-def solve(form: Form, rows: Rows, start: Array | None) -> Solution:
+def solve(form: Form, rows: Rows, start: Floats | None) -> Solution:
     """Iteratively reweighted Gauss-Newton: each round weighs the points by what the last one left, then steps.
 
     A form is homogeneous of degree one, so the linearised problem is design(θ)·θ' ≈ value and each step is one
@@ -97,7 +98,7 @@ def solve(form: Form, rows: Rows, start: Array | None) -> Solution:
     return Solution(form, theta, scatter, robust, residuals, leverage, predicted_error)
 
 
-def _start(form: Form, rows: Rows) -> Array:
+def _start(form: Form, rows: Rows) -> Floats:
     """The solution of the plain form."""
     design = rows.design(form.plain, np.ones(len(form.coefficients("s"))))
     theta = _linear(form, design, rows.value, np.sqrt(rows.share))
@@ -105,20 +106,20 @@ def _start(form: Form, rows: Rows) -> Array:
     return theta if form.plain == form else np.maximum(theta, 1e-3 * ceilings(form, rows))
 
 
-def _linear(form: Form, design: Array, value: Array, weights: Array) -> Array:
+def _linear(form: Form, design: Floats, value: Floats, weights: Floats) -> Floats:
     """Coefficients that minimise the weighted relative residuals of design·θ ≈ value."""
     relative = design * (weights / value)[:, None]
     # Coefficients span ten orders of magnitude: solve for columns of unit length.
     scale = np.linalg.norm(relative, axis=0)
     scale[scale == 0] = 1.0
     if form.non_negative:
-        solution: Array = nnls(relative / scale, weights)[0] / scale
+        solution: Floats = nnls(relative / scale, weights)[0] / scale
     else:
         solution = np.linalg.lstsq(relative / scale, weights, rcond=None)[0] / scale
     return solution
 
 
-def _scatter(residuals: Array, noise: Array, freedom: float) -> Array:
+def _scatter(residuals: Floats, noise: Floats, freedom: float) -> Floats:
     """Of each row: its noise joined to what the median residual, of a normal distribution, has beyond the median noise.
 
     That spread about the model is at least ``LEAST_SPREAD``.
@@ -128,7 +129,7 @@ def _scatter(residuals: Array, noise: Array, freedom: float) -> Array:
     return np.asarray(np.sqrt(spread**2 + noise**2))
 
 
-def ceilings(form: Form, rows: Rows) -> Array:
+def ceilings(form: Form, rows: Rows) -> Floats:
     """The largest value each coefficient could have: there it alone makes the whole cost of some point.
 
     It is 0 for a coefficient that no row contains, as decoding where only requests of 1 output token are left.

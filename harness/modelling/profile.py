@@ -25,15 +25,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import Field, ValidationError, model_validator
 
+from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.files import write_atomically
 from harness.core.quantities import Component, Method, parse_boundary, weakest
 from harness.modelling.cost_function import CostFunction, Prediction
 from harness.modelling.forms import form_named
-from harness.modelling.forms.base import Array, Part
+from harness.modelling.forms.base import Part
 from harness.modelling.profile_schema import CostModel, EnergyModel, Identity, Measurement, Provenance, Strict
 
-SCHEMA_VERSION = 1
+PROFILE_VERSION = 1
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 _LONGEST_NAME = 200
 
@@ -94,7 +95,7 @@ class Profile(Strict):
         """The profile as JSON text; every float is written so that it reads back bit for bit."""
         return json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
-    def runtime_s(self, m: ArrayLike, n: ArrayLike, *, part: Part = "request", strict: bool = False) -> Array:
+    def runtime_s(self, m: ArrayLike, n: ArrayLike, *, part: Part = "request", strict: bool = False) -> Floats:
         """Seconds of requests of m input and n output tokens, or of one phase. m and n broadcast.
 
         ``strict`` refuses sizes outside the measured range. Raises UserError.
@@ -112,14 +113,14 @@ class Profile(Strict):
         *,
         part: Part = "request",
         strict: bool = False,
-    ) -> Array:
+    ) -> Floats:
         """Gross joules of requests within ``boundary`` (default: every component measured). Raises UserError."""
         functions = self.energy_functions(boundary)
         if strict:
             return self.predict_energy(m, n, boundary, part=part, strict=True).value
         return np.add.reduce([function.cost(m, n, part) for function in functions])
 
-    def net_energy_j(self, m: ArrayLike, n: ArrayLike, boundary: str | Iterable[str] | None = None) -> Array:
+    def net_energy_j(self, m: ArrayLike, n: ArrayLike, boundary: str | Iterable[str] | None = None) -> Floats:
         """Joules above idle: E − P_idle·R. Raises UserError where the idle power is unknown."""
         return self.energy_j(m, n, boundary) - self.idle_power_w(boundary) * self.runtime_s(m, n)
 
@@ -279,8 +280,8 @@ def _explain(error: ValidationError, text: str | bytes) -> str:
     if not isinstance(content, dict) or "schema_version" not in content:
         return "is not a profile of joulebench: it names no schema_version"
     version = content["schema_version"]
-    if isinstance(version, int) and not isinstance(version, bool) and version > SCHEMA_VERSION:
-        return f"has schema version {version}, this joulebench reads up to {SCHEMA_VERSION}: upgrade joulebench"
+    if isinstance(version, int) and not isinstance(version, bool) and version > PROFILE_VERSION:
+        return f"has schema version {version}, this joulebench reads up to {PROFILE_VERSION}: upgrade joulebench"
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "the profile"
     more = error.error_count() - 1

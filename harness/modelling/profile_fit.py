@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.modelling.fitting import Quantity, build, fit_quantities
+from harness.modelling.fitting import Quantity, build_profile, fit_quantities
 from harness.modelling.forms import DEFAULT
 from harness.modelling.profile import Profile, check_name
 from harness.modelling.sources import Pooled, from_runs
@@ -49,7 +49,7 @@ def fit(
 def fit_pooled(pooled: Pooled, form: str = DEFAULT, drop_suspects: bool = False, name: str | None = None) -> ProfileFit:
     """Fit every quantity of pooled trials and make the profile, whose ``name`` is a valid one. Raises UserError."""
     quantities = fit_quantities(pooled.measurements, pooled.identity.kv_cache, form, drop_suspects)
-    profile = build(
+    profile = build_profile(
         name or pooled.name, pooled.identity, pooled.measurements, quantities, pooled.power, pooled.provenance
     )
     return ProfileFit(pooled, quantities, profile)

@@ -36,7 +36,7 @@ def _registered(name: str) -> str:
 
 
 # The schema lists the forms that there are when it is asked for.
-FormName = Annotated[
+RegisteredForm = Annotated[
     str, AfterValidator(_registered), Field(json_schema_extra=lambda schema: schema.update(enum=list(FORMS)))
 ]
 
@@ -123,7 +123,7 @@ class HeldOutError(Strict):
 class Alternative(Strict):
     """A form that was fitted beside the chosen one."""
 
-    form: FormName
+    form: RegisteredForm
     mape: NonNegativeFloat
     loo_mape: NonNegativeFloat
     refusal: str | None
@@ -133,7 +133,7 @@ class Alternative(Strict):
 class CostModel(Strict):
     """One cost function of a request's size, in seconds or joules, with its uncertainty."""
 
-    form: FormName
+    form: RegisteredForm
     kv_cache: bool
     unit: Literal["s", "J"]
     roofline_exponent: Annotated[float, Field(ge=1, le=64)] | None

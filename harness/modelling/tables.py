@@ -95,7 +95,7 @@ def _powers_of_two(least: float, most: float) -> list[int]:
     return [1 << k for k in range(25) if least <= 1 << k <= most] or [max(1, round(least))]
 
 
-def write(profile: Profile, path: Path, format: str) -> None:
+def write_table(profile: Profile, path: Path, format: str) -> None:
     """Write the long table as json, csv or parquet. Raises UserError or MissingDependency."""
     table = long_table(profile)
     if format == "parquet":

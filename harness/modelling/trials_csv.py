@@ -10,13 +10,13 @@ import numpy as np
 
 from harness.core.errors import UserError
 from harness.core.quantities import COMPONENTS
+from harness.modelling.cost_function import MAX_TOTAL_TOKENS
 from harness.modelling.measurements import CSV_COLUMNS, Trials, without_negative_energy
 
 if TYPE_CHECKING:
     import pandas as pd
 
 REQUIRED = ("input_tokens", "output_tokens", "runtime_s")
-MAX_TOKENS = 20_000_000
 SMALLEST, LARGEST = 1e-9, 1e12
 """Seconds and joules outside these bounds are no request's; arithmetic on them would lose all digits."""
 
@@ -40,7 +40,14 @@ def read_csv(path: Path) -> Trials:
     for name in REQUIRED:
         _refuse(table, name, ~(table[name] > 0), "it must be positive", path)
     for name in table.columns.intersection(["input_tokens", "output_tokens", "output_tokens_requested"]):
-        _refuse(table, name, (table[name] < 1) | (table[name] > MAX_TOKENS), f"it must be 1 to {MAX_TOKENS}", path)
+        wrong = (table[name] < 1) | (table[name] > MAX_TOTAL_TOKENS)
+        _refuse(table, name, wrong, f"it must be 1 to {MAX_TOTAL_TOKENS}", path)
+            table,
+            name,
+            (table[name] < 1) | (table[name] > MAX_TOTAL_TOKENS),
+            f"it must be 1 to {MAX_TOTAL_TOKENS}",
+            path,
+        )
     for name in table.columns.intersection(["runtime_s", *_ENERGIES, *_PHASES]):
         size = table[name].abs()
         wrong = (size > LARGEST) | ((size > 0) & (size < SMALLEST))

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from harness.core.errors import UserError
 from harness.energy import trace_file
 from harness.energy.readings import Trace, Window
-from harness.runs.run_schema import SCHEMA_VERSION, Run
+from harness.runs.run_schema import RUN_VERSION, Run
 from harness.runs.schema import COLUMNS, Row, Trial, component_columns
 from harness.runs.summary import idle_power_w
 
@@ -99,11 +99,11 @@ def read_run(directory: str | os.PathLike[str]) -> Run:
     version = run.get("schema_version") if isinstance(run, dict) else None
     if type(version) is not int or version < 1:
         raise UserError(f"{path} is not a run of joulebench: it names no schema_version")
-    if version > SCHEMA_VERSION:
+    if version > RUN_VERSION:
         raise UserError(
-            f"{path} has schema version {version}, this joulebench reads up to {SCHEMA_VERSION}: upgrade joulebench"
+            f"{path} has schema version {version}, this joulebench reads up to {RUN_VERSION}: upgrade joulebench"
         )
-    while version < SCHEMA_VERSION:
+    while version < RUN_VERSION:
         run = MIGRATIONS[version](run)
         version += 1
     try:
@@ -157,4 +157,4 @@ def read_trace(directory: Path | str, trial: Trial) -> tuple[Window, list[Trace]
     """Marks and raw readings of one trial. Raises UserError when it has none or they can't be read."""
     if trial.trace is None:
         raise UserError(f"trial {trial.id} of {directory} has no trace: its status is {trial.status}")
-    return trace_file.read(Path(directory) / trial.trace)
+    return trace_file.load_trace(Path(directory) / trial.trace)

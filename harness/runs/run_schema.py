@@ -15,7 +15,7 @@ from harness.energy.config import EnergyConfig
 from harness.energy.meter import MeterDescription
 from harness.runs.schema import MOST_TOKENS
 
-SCHEMA_VERSION = 1
+RUN_VERSION = 1
 
 Count = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 Setting = str | int | float | bool | None
@@ -124,6 +124,6 @@ class Run(_Open):
     machine: Machine
     energy: EnergyConfig
     sessions: tuple[Session, ...]
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = RUN_VERSION
     tool_version: str | None = None
     created_at: str | None = None

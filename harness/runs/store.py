@@ -117,7 +117,7 @@ class RunStore:
     def _append(self, record: Trial, window: Window | None, readings: Sequence[Trace]) -> None:
         if window is not None and record.trace is not None:
             content = io.BytesIO()
-            trace_file.write(content, window, readings)
+            trace_file.write_trace(content, window, readings)
             self._replace(self.directory / record.trace, content.getvalue())
         length = os.fstat(self._trials.fileno()).st_size
         line = dump_trial(record)

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.core.arrays import Floats
 from harness.deciding.answers import RoutingAnswer, ThresholdAnswer
 from harness.deciding.paper_accounting import PaperCurve
 from harness.deciding.routing import TradeOff
 from harness.deciding.scales import JOULES_PER_KWH
 from harness.deciding.workload import Workload, marginal
-from harness.showing.figures import Row, new_figure, write
+from harness.showing.figures import CsvRow, new_figure, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Floats = NDArray[np.float64]
 
 HYBRID, SMALL, LARGE, SHADE = "#1f4e79", "#b3541e", "#3d7a4a", "#d9d9d9"
 SYSTEMS = (SMALL, LARGE, "#6b4c9a", "#8c6d1f")
@@ -60,7 +60,7 @@ def workload_figure(workload: Workload) -> Figure:
     return figure
 
 
-def workload_rows(workload: Workload) -> list[Row]:
+def workload_rows(workload: Workload) -> list[CsvRow]:
     """Rows of the CSV beside it: axis, tokens, requests."""
     return [
         (axis, int(length), float(requests))
@@ -76,7 +76,9 @@ def write_threshold(answer: ThresholdAnswer, path: Path) -> list[Path]:
 
 def write_panels(panels: Sequence[tuple[str, ThresholdPanel]], key: str, path: Path) -> list[Path]:
     """Draw panels, which come with the name of their accounting. As ``write_threshold``."""
-    return write(threshold_figure([panel for _, panel in panels], key), path, THRESHOLD_HEADER, panel_rows(panels))
+    return write_figure(
+        threshold_figure([panel for _, panel in panels], key), path, THRESHOLD_HEADER, panel_rows(panels)
+    )
 
 
 def write_trade_off(answer: RoutingAnswer, path: Path) -> list[Path]:
@@ -85,12 +87,12 @@ def write_trade_off(answer: RoutingAnswer, path: Path) -> list[Path]:
     alone = [(baselines[label].energy_j, baselines[label].runtime_s) for label in labels]
     header = ("weight", "energy_kwh", "runtime_s", *(f"share_{label}" for label in labels))
     figure = trade_off_figure(answer.trade_off, labels, alone)
-    return write(figure, path, header, trade_off_rows(answer.trade_off))
+    return write_figure(figure, path, header, trade_off_rows(answer.trade_off))
 
 
 def write_workload(workload: Workload, path: Path) -> list[Path]:
     """Draw histograms of a workload's lengths. As ``write_threshold``."""
-    return write(workload_figure(workload), path, WORKLOAD_HEADER, workload_rows(workload))
+    return write_figure(workload_figure(workload), path, WORKLOAD_HEADER, workload_rows(workload))
 
 
 def threshold_panel(answer: ThresholdAnswer, title: str = "whole requests") -> ThresholdPanel:
@@ -129,7 +131,7 @@ def paper_panel(result: PaperCurve) -> ThresholdPanel:
     )
 
 
-def panel_rows(panels: Sequence[tuple[str, ThresholdPanel]]) -> list[Row]:
+def panel_rows(panels: Sequence[tuple[str, ThresholdPanel]]) -> list[CsvRow]:
     """Rows of the CSV beside a threshold figure."""
     return [
         (name, int(t), float(e), float(r), panel.alone[0][1], panel.alone[1][1])
@@ -208,7 +210,7 @@ def trade_off_figure(sweep: TradeOff, labels: Sequence[str], alone: Sequence[tup
     return figure
 
 
-def trade_off_rows(sweep: TradeOff) -> list[Row]:
+def trade_off_rows(sweep: TradeOff) -> list[CsvRow]:
     """Rows of the CSV beside it: weight, energy, runtime, then each system's share of the requests."""
     columns = [sweep.weight, sweep.energy_j / JOULES_PER_KWH, sweep.runtime_s, *sweep.share]
     return [tuple(float(value) for value in row) for row in zip(*columns, strict=True)]

@@ -17,7 +17,7 @@ from harness.core.files import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Row = Sequence[object]
+CsvRow = Sequence[object]
 
 SUFFIXES = (".pdf", ".svg", ".png", ".csv")
 
@@ -40,7 +40,7 @@ def new_figure(rows: int, columns: int, width_in: float, height_in: float) -> tu
     return figure, axes
 
 
-def write(figure: Figure, path: Path, header: Sequence[str], rows: Iterable[Row]) -> list[Path]:
+def write_figure(figure: Figure, path: Path, header: Sequence[str], rows: Iterable[CsvRow]) -> list[Path]:
     """Write a figure as PDF, SVG and PNG, and its numbers as CSV, beside each other. Returns the paths.
 
     ``path`` may have any of these suffixes or none. Raises UserError for another suffix, a directory, and
@@ -78,7 +78,7 @@ def _pictures(figure: Figure) -> list[bytes]:
     return contents
 
 
-def _table(header: Sequence[str], rows: Iterable[Row]) -> str:
+def _table(header: Sequence[str], rows: Iterable[CsvRow]) -> str:
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(header)

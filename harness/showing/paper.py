@@ -60,7 +60,7 @@ def reproduce(directory: Path) -> tuple[list[Regenerated], list[Path]]:
     for result in results:
         drawn = decision_figures.threshold_figure([panel for _, panel in result.panels], result.key)
         rows = decision_figures.panel_rows([_at_published(result.key, panel) for panel in result.panels])
-        paths += figures.write(drawn, directory / FIGURES[result.key], decision_figures.THRESHOLD_HEADER, rows)
+        paths += figures.write_figure(drawn, directory / FIGURES[result.key], decision_figures.THRESHOLD_HEADER, rows)
     path = directory / "summary.json"
     write_atomically(path, json.dumps(_summary(results), indent=1, allow_nan=False) + "\n")
     return results, [*paths, path]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from harness.measuring import time_guess
-from harness.measuring.measurement import Measurement
+from harness.measuring.planned_run import PlannedRun
 
 
-def print_plan(measurement: Measurement) -> None:
+def print_plan(measurement: PlannedRun) -> None:
     """Every point in its order, with the guessed time of a request and of the point. Raises UserError."""
     plan, seen = measurement.plan, measurement.foreseen()
     model = seen.model

@@ -90,7 +90,7 @@ def _at_fixed_input(measurements: Iterable[Measurement], fixed: int) -> list[Mea
     return sorted(nearest.values(), key=lambda m: m.output_tokens)
 
 
-def failures(system: System, axis: Axis, fixed_input: int, fixed_output: int) -> list[Failure]:
+def failures_on(system: System, axis: Axis, fixed_input: int, fixed_output: int) -> list[Failure]:
     """The failed sizes that lie on a sweep."""
     if axis == "input":
         return [failure for failure in system.failures if failure.output_tokens == fixed_output]
@@ -101,14 +101,14 @@ def failures(system: System, axis: Axis, fixed_input: int, fixed_output: int) ->
     ]
 
 
-def estimate(statistic: Statistic) -> Estimate:
+def mean_95(statistic: Statistic) -> Estimate:
     """Mean and 95 % half-width over the trials, what the sensors leave in each included."""
     return statistics.estimate(statistic.mean, statistic.sd, statistic.trials, statistic.ci95)
 
 
 def _point(system: System, measurement: Measurement, boundary: Sequence[Component] | None) -> SweepPoint:
     tokens = system.sequences * (measurement.input_tokens + measurement.output_tokens)
-    runtime = estimate(measurement.runtime_s)
+    runtime = mean_95(measurement.runtime_s)
     relative = None if runtime.half_width is None else runtime.half_width / runtime.mean
     throughput = tokens / runtime.mean
     energy = _energy(measurement, boundary)
@@ -128,9 +128,9 @@ def _point(system: System, measurement: Measurement, boundary: Sequence[Componen
 
 def _energy(measurement: Measurement, boundary: Sequence[Component] | None) -> Estimate | None:
     if boundary is None:
-        return None if measurement.energy_j is None else estimate(measurement.energy_j)
+        return None if measurement.energy_j is None else mean_95(measurement.energy_j)
     parts = [measurement.component_energy_j.get(component) for component in boundary]
-    known = [estimate(part) for part in parts if part is not None]
+    known = [mean_95(part) for part in parts if part is not None]
     if len(known) < len(parts):
         return None
     widths = [part.half_width for part in known]

@@ -87,18 +87,18 @@ def _run(directory: Path) -> DrawnSystem:
         found = sources.from_runs([run])
     except UserError as nothing:
         # Failures are results too.
-        system = System(sources.identity_of(run.facts, None), (), None, failures(run))
+        system = System(sources.identity_of(run.facts, None), (), None, failed_sizes(run))
         return DrawnSystem(str(directory), str(directory), system, None, f"{directory}: {nothing}")
     profile, note = None, None
     try:
         profile = fit_pooled(found).profile
     except UserError as refusal:
         note = f"{directory}: no model is drawn: {refusal}"
-    system = System(found.identity, found.measurements, found.power.methods.get("total"), failures(run))
+    system = System(found.identity, found.measurements, found.power.methods.get("total"), failed_sizes(run))
     return DrawnSystem(str(directory), str(directory), system, profile, note or _estimated(system, str(directory)))
 
 
-def failures(run: RecordedRun) -> list[Failure]:
+def failed_sizes(run: RecordedRun) -> list[Failure]:
     """The sizes of a run at which no trial succeeded, each with how its last trial ended."""
     trials = [trial for trial in run.trials if trial.purpose != "drift"]
     measured = {trial.point for trial in trials if trial.counts}

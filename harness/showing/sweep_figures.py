@@ -14,9 +14,9 @@ from harness.core.errors import UserError
 from harness.core.files import make_directory
 from harness.core.quantities import Component
 from harness.core.statistics import Estimate
-from harness.showing.figures import Row, new_figure, write
+from harness.showing.figures import CsvRow, new_figure, write_figure
 from harness.showing.panels import AXES, FAILED, PANELS, Options
-from harness.showing.points import Axis, SweepPoint, estimate, failures, per, sweep
+from harness.showing.points import Axis, SweepPoint, failures_on, mean_95, per, sweep
 from harness.showing.sources import DrawnSystem, compare_drawn, components, distinct, load_drawn, published_sources
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def write_figures(
     for axis, name in AXES.items():
         rows = sweep_rows(sources, axis, options)
         if rows:
-            paths += write(sweep_figure(sources, axis, options), directory / name, HEADER, rows)
+            paths += write_figure(sweep_figure(sources, axis, options), directory / name, HEADER, rows)
         else:
             fixed = f"{fixed_output} output" if axis == "input" else f"about {fixed_input} input"
             notes.append(f"no {name}: nothing was measured at {fixed} tokens (--fixed-input, --fixed-output)")
@@ -76,13 +76,13 @@ def write_figures(
         phases = phase_rows(shown)
         # One system alone is not mixed with anything.
         figure = phase_figure(phases, mixed if len(shown) > 1 else "")
-        paths += write(figure, directory / "phases", PHASE_HEADER, phases)
+        paths += write_figure(figure, directory / "phases", PHASE_HEADER, phases)
     elif not left_out:
         notes.append("no figure of the phases: none of these has energy per phase")
     return paths, notes
 
 
-def sweep_rows(sources: Sequence[DrawnSystem], axis: Axis, options: Options) -> list[Row]:
+def sweep_rows(sources: Sequence[DrawnSystem], axis: Axis, options: Options) -> list[CsvRow]:
     """Every point drawn, in the columns of ``HEADER``; what was not measured is None."""
     return [_row(point) for source in sources for point in _points(source, axis, options)]
 
@@ -110,9 +110,9 @@ def sweep_figure(sources: Sequence[DrawnSystem], axis: Axis, options: Options) -
     return figure
 
 
-def phase_rows(sources: Sequence[DrawnSystem]) -> list[Row]:
+def phase_rows(sources: Sequence[DrawnSystem]) -> list[CsvRow]:
     """Energy per token of each phase at every point where it was told apart, in the columns of ``PHASE_HEADER``."""
-    rows: list[Row] = []
+    rows: list[CsvRow] = []
     for source in sources:
         identity, method = source.system.identity, source.system.method
         for m in source.system.measurements:
@@ -121,14 +121,14 @@ def phase_rows(sources: Sequence[DrawnSystem]) -> list[Row]:
                 ("decode", m.decode_energy_j, source.system.sequences * (m.output_tokens - 1)),
             )
             for phase, energy, tokens in counts:
-                cost = None if energy is None else per(estimate(energy), tokens)
+                cost = None if energy is None else per(mean_95(energy), tokens)
                 if cost is not None:
                     size = (m.input_tokens, m.output_tokens)
                     rows.append((identity.system, identity.model, phase, *size, cost.mean, cost.half_width, method))
     return rows
 
 
-def phase_figure(rows: Sequence[Row], mixed: str = "") -> Figure:
+def phase_figure(rows: Sequence[CsvRow], mixed: str = "") -> Figure:
     """Prefill energy per input token against m, and decode energy per further output token against n and m.
 
     ``mixed`` marks the figure, as in ``Options``.
@@ -197,7 +197,7 @@ def _x(point: SweepPoint, axis: Axis) -> float:
     return point.input_tokens if axis == "input" else point.output_tokens
 
 
-def _row(point: SweepPoint) -> Row:
+def _row(point: SweepPoint) -> CsvRow:
     values = [part for _, _, value in PANELS for part in _pair(value(point))]
     size = (point.input_tokens, point.output_tokens, point.trials)
     return (point.system, point.model, *size, *values, point.method if point.energy_j else None)
@@ -252,7 +252,7 @@ def _draw_model(
 def _draw_failures(ax: Axes, sources: Sequence[DrawnSystem], axis: Axis, options: Options, looks: _Looks) -> None:
     for source in sources:
         identity = source.system.identity
-        for failure in failures(source.system, axis, options.fixed_input, options.fixed_output):
+        for failure in failures_on(source.system, axis, options.fixed_input, options.fixed_output):
             x = failure.input_tokens if axis == "input" else failure.output_tokens
             colour = looks.style(identity.system, identity.model)["color"]
             ax.plot(x, 0.04, "x", color=colour, markersize=7, transform=ax.get_xaxis_transform())

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from harness.core.quantities import Method  # noqa: E402
-from harness.modelling.fitting import Power, build, fit_quantities  # noqa: E402
+from harness.modelling.fitting import Power, build_profile, fit_quantities  # noqa: E402
 from harness.modelling.measurements import aggregate, without_negative_energy  # noqa: E402
 from harness.modelling.profile import Profile  # noqa: E402
 from harness.modelling.profile_schema import Identity  # noqa: E402
@@ -119,7 +119,7 @@ def make_profile(table: pd.DataFrame, system: str, model: str, folder: Path) -> 
         replace(trials, notes=(*NOTES, *trials.notes)),
     )
     quantities = fit_quantities(measurements, kv_cache=False)
-    return build(f"{name}-{MODELS[model]}", identity, measurements, quantities, Power(methods, {}), origin)
+    return build_profile(f"{name}-{MODELS[model]}", identity, measurements, quantities, Power(methods, {}), origin)
 
 
 def pairs(table: pd.DataFrame) -> list[tuple[str, str]]:

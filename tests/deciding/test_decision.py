@@ -224,7 +224,7 @@ def remeasured(profile: Profile, rng: np.random.Generator, name: str) -> Profile
         measurements.append(point.model_copy(update=update))
     quantities = fitting.fit_quantities(measurements, profile.identity.kv_cache)
     power = fitting.Power({"total": profile.energy.method}, {})
-    return fitting.build(name, profile.identity, measurements, quantities, power, profile.provenance)
+    return fitting.build_profile(name, profile.identity, measurements, quantities, power, profile.provenance)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -38,7 +38,9 @@ def recording(tmp_path: Path) -> Path:
     path = tmp_path / "3.npz"
     times = 5_000_000_000 + np.arange(40) * 10_000_000
     with path.open("wb") as stream:
-        trace_file.write(stream, Window(times[:1], times[5:6], times[-1:]), [Trace(domain, times, np.arange(40.0))])
+        trace_file.write_trace(
+            stream, Window(times[:1], times[5:6], times[-1:]), [Trace(domain, times, np.arange(40.0))]
+        )
     return path
 
 

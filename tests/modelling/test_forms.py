@@ -13,7 +13,7 @@ import pytest
 from harness.core.errors import UserError
 from harness.modelling import forms
 from harness.modelling.fit import Observations, fit_form
-from harness.modelling.fitting import Power, build, fit_quantities
+from harness.modelling.fitting import Power, build_profile, fit_quantities
 from harness.modelling.forms import AUTO, DEFAULT, FORMS, form_named
 from harness.modelling.forms.base import Array, Form, Part, Sizes
 from harness.modelling.profile import Profile, json_schema
@@ -223,7 +223,9 @@ def test_another_form_is_fitted_saved_loaded_and_used(
     quantities = fit_quantities(measured, True, AUTO)
     assert [quantity.chosen for quantity in quantities] == ["toy", "toy"], "it has the smallest held-out error"
     assert list(quantities[0].fits) == ["phase", "bilinear", "toy"]
-    build("p", golden.identity, measured, quantities, Power({}, {}), golden.provenance).save(tmp_path / "p.json")
+    build_profile("p", golden.identity, measured, quantities, Power({}, {}), golden.provenance).save(
+        tmp_path / "p.json"
+    )
     profile = Profile.load(tmp_path / "p.json")
     assert [c.value for c in profile.runtime.coefficients] == pytest.approx(TRUTH, rel=0.05)
     m, n = np.arange(8, 2000), np.arange(1999, 7, -1)
@@ -246,7 +248,9 @@ def test_a_form_that_is_not_there_is_refused_in_a_file(
 ) -> None:
     golden = Profile.load(GOLDEN)
     quantities = fit_quantities(measured, True, "toy")
-    build("p", golden.identity, measured, quantities, Power({}, {}), golden.provenance).save(tmp_path / "p.json")
+    build_profile("p", golden.identity, measured, quantities, Power({}, {}), golden.provenance).save(
+        tmp_path / "p.json"
+    )
     monkeypatch.delitem(forms.FORMS, "toy")
     with pytest.raises(UserError, match=r"runtime\.form: .*no form 'toy': choose one of phase, bilinear"):
         Profile.load(tmp_path / "p.json")

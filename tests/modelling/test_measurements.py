@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from harness.core.errors import UserError
-from harness.modelling.fitting import build, fit_quantities
+from harness.modelling.fitting import build_profile, fit_quantities
 from harness.modelling.measurements import aggregate, observations
 from harness.modelling.sources import Pooled, from_runs
 from harness.modelling.trials_csv import read_csv
@@ -109,7 +109,7 @@ def test_a_meter_of_the_whole_system_is_no_part_of_the_sum(metered: Callable[...
     powers = {"cpu": (20.0, "counter"), "gpu": (100.0, "counter"), "system": (150.0, "counter")}
     source = pooled([metered("psys", powers, total=("cpu", "gpu"))])
     quantities = fit_quantities(source.measurements, source.identity.kv_cache)
-    profile = build("p", source.identity, source.measurements, quantities, source.power, source.provenance)
+    profile = build_profile("p", source.identity, source.measurements, quantities, source.power, source.provenance)
     assert set(profile.components) == {"cpu", "gpu"}
     assert profile.energy_j(64, 64) == pytest.approx(profile.energy_j(64, 64, "cpu") + profile.energy_j(64, 64, "gpu"))
     assert any("whole system" in note for note in source.provenance.notes)
@@ -130,7 +130,7 @@ def test_repeating_trials_does_not_lessen_what_the_sensors_leave(metered: Callab
     assert observed is not None
     assert (observed.noise >= 0.0099 / 1.96).all()
     quantities = fit_quantities(source.measurements, source.identity.kv_cache)
-    profile = build("p", source.identity, source.measurements, quantities, source.power, source.provenance)
+    profile = build_profile("p", source.identity, source.measurements, quantities, source.power, source.provenance)
     predicted = profile.predict_energy(64, 64)
     assert predicted.new_standard_error >= 0.0099 / 1.96 * predicted.value
 

@@ -60,14 +60,14 @@ def copy(tmp_path: Path) -> Path:
 def test_newer_versions_are_refused(tmp_path: Path) -> None:
     directory = copy(tmp_path)
     run = json.loads((directory / "run.json").read_text())
-    (directory / "run.json").write_text(json.dumps(run | {"schema_version": records.SCHEMA_VERSION + 1}))
+    (directory / "run.json").write_text(json.dumps(run | {"schema_version": records.RUN_VERSION + 1}))
     with pytest.raises(UserError, match="upgrade joulebench"):
         load_trials(directory)
 
 
 def test_older_versions_are_migrated_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With two later versions, a run of version 1 goes through both steps in order."""
-    monkeypatch.setattr(records, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(records, "RUN_VERSION", 3)
     steps = {
         1: lambda run: run | {"schema_version": 2, "path": [1]},
         2: lambda run: run | {"schema_version": 3, "path": [*run["path"], 2]},

@@ -196,14 +196,15 @@ def test_phases_of_a_part_of_the_components_are_left_out(tmp_path: Path) -> None
 
 
 def test_size_of_which_only_the_warm_up_ran_is_a_failure(tmp_path: Path) -> None:
-    from harness.showing.sources import failures
+    from harness.runs.records import load_run
+    from harness.showing.sources import failed_sizes
 
     run = tmp_path / "run"
     assert joulebench(*FAKE, "-m", "fake", "--point", "64,32", "-o", run).returncode == 0
-    assert failures(run) == []
+    assert failed_sizes(load_run(run)) == []
     trials = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
     for trial in trials:
         if trial["purpose"] == "measure":
             trial |= {"status": "timeout", "reason": "too slow"}
     (run / "trials.jsonl").write_text("".join(json.dumps(trial) + "\n" for trial in trials))
-    assert [failure.input_tokens for failure in failures(run)] == [64]
+    assert [failure.input_tokens for failure in failed_sizes(load_run(run))] == [64]

@@ -32,7 +32,7 @@ class Replay(Probe):
         if self._path is None:
             raise ProbeUnavailable("a recording must be named (replay:FILE)", _FORMAT)
         try:
-            _, recording = trace_file.read(self._path)
+            _, recording = trace_file.load_trace(self._path)
         except UserError as error:
             raise ProbeUnavailable(str(error), _FORMAT) from None
         self._domains = [trace.domain for trace in recording]

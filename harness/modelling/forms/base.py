@@ -15,9 +15,10 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from harness.core.arrays import Floats
+
 Part = Literal["request", "prefill", "decode"]
-Evaluator = Callable[[NDArray[np.int64], NDArray[np.int64]], Array]
+Evaluator = Callable[[NDArray[np.int64], NDArray[np.int64]], Floats]
 """From whole m and n, one entry per request, to a cost or costs of each."""
 
 DENSE_CONTEXTS = 64
@@ -33,16 +34,16 @@ class Sizes:
     Token counts may be fractional: means over trials that stopped at different n.
     """
 
-    m: Array
-    n: Array
+    m: Floats
+    n: Floats
 
     @cached_property
-    def step_sums(self) -> Array:
+    def step_sums(self) -> Floats:
         """Σ over decode contexts x of 1, x and x², in closed form: shape (requests, 3)."""
         return power_sums(self.m + self.n) - power_sums(self.m + 1)
 
     @cached_property
-    def steps(self) -> tuple[Array, Array]:
+    def steps(self) -> tuple[Floats, Floats]:
         """``contexts`` and ``weights`` (requests, contexts) with Σ f(x) = weights @ f(contexts) for a smooth f."""
         longest = int(np.ceil(np.max(self.m + self.n, initial=1.0)))
         contexts = _lattice(longest)
@@ -85,7 +86,7 @@ class Form(ABC):
         """The form with the same coefficients that is linear in them; itself where it is."""
         return self
 
-    def is_plain_at(self, theta: Array) -> bool:
+    def is_plain_at(self, theta: Floats) -> bool:
         """Whether with these coefficients it only repeats its plain form, though it is another."""
         return False
 
@@ -94,17 +95,17 @@ class Form(ABC):
         """Name and unit of each coefficient, for a cost in ``unit`` (``s`` or ``J``)."""
 
     @abstractmethod
-    def design(self, theta: Array, sizes: Sizes, part: Part = "request") -> Array:
+    def design(self, theta: Floats, sizes: Sizes, part: Part = "request") -> Floats:
         """Derivatives of the cost with respect to the coefficients at ``theta``: shape (requests, coefficients).
 
         Raises UserError for a phase that the form does not tell.
         """
 
-    def cost(self, theta: Array, sizes: Sizes) -> Array:
+    def cost(self, theta: Floats, sizes: Sizes) -> Floats:
         """Cost of each request in the coefficients' unit."""
         return self.design(theta, sizes) @ theta
 
-    def evaluator(self, theta: Array, directions: Array, longest: int, part: Part = "request") -> Evaluator:
+    def evaluator(self, theta: Floats, directions: Floats, longest: int, part: Part = "request") -> Evaluator:
         """A fast ``design @ directions`` for millions of whole m and n with m + n ≤ ``longest``. Raises UserError."""
         return lambda m, n: self.design(theta, Sizes(m.astype(float), n.astype(float)), part) @ directions
 
@@ -118,12 +119,12 @@ class Form(ABC):
         return ", ".join([f"{self.name} form", *chosen])
 
 
-def power_sums(t: Array) -> Array:
+def power_sums(t: Floats) -> Floats:
     """Σ_{x < t} of 1, x and x²: shape (points, 3)."""
     return np.stack([t, t * (t - 1) / 2, t * (t - 1) * (2 * t - 1) / 6], axis=1)
 
 
-def _lattice(longest: int) -> Array:
+def _lattice(longest: int) -> Floats:
     """Whole contexts from 0 to ``longest``: all short ones, then in geometric steps."""
     dense = np.arange(min(longest, DENSE_CONTEXTS) + 4.0)
     if longest <= DENSE_CONTEXTS:
@@ -132,7 +133,7 @@ def _lattice(longest: int) -> Array:
     return np.union1d(dense, np.ceil(DENSE_CONTEXTS * LATTICE_RATIO ** np.arange(steps)))
 
 
-def _sum_weights(contexts: Array, first: float, last: float) -> Array:
+def _sum_weights(contexts: Floats, first: float, last: float) -> Floats:
     """Weights w with Σ_{first ≤ x < last} f(x) = w @ f(contexts), by cubic (Lagrange) interpolation of f.
 
     Where the bounds are fractional the first and last step count by their fraction.

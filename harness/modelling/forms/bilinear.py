@@ -8,8 +8,9 @@ from typing import Self
 
 import numpy as np
 
+from harness.core.arrays import Floats
 from harness.core.errors import UserError
-from harness.modelling.forms.base import Array, Form, Part, Sizes
+from harness.modelling.forms.base import Form, Part, Sizes
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Bilinear(Form):
             (f"interaction_{suffix}_per_token2", f"{unit}/token²"),
         ]
 
-    def design(self, theta: Array, sizes: Sizes, part: Part = "request") -> Array:
+    def design(self, theta: Floats, sizes: Sizes, part: Part = "request") -> Floats:
         """See ``Form.design``."""
         if part != "request":
             raise UserError(f"the {self.name} form does not tell prefill from decode: fit another form")

@@ -16,7 +16,8 @@ from typing import Self
 
 import numpy as np
 
-from harness.modelling.forms.base import Array, Evaluator, Form, Part, Sizes, power_sums
+from harness.core.arrays import Floats
+from harness.modelling.forms.base import Evaluator, Form, Part, Sizes, power_sums
 
 ROOFLINES = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0)
 """Exponents tried for the roofline joint: from a plain sum to nearly a maximum."""
@@ -70,7 +71,7 @@ class Phase(Form):
         """The form without its roofline."""
         return type(self)(self.kv_cache)
 
-    def is_plain_at(self, theta: Array) -> bool:
+    def is_plain_at(self, theta: Floats) -> bool:
         """Whether it has a roofline of which one side is 0."""
         return self.roofline != 1 and (theta[0] == 0 or not theta[1:3].any())
 
@@ -86,7 +87,7 @@ class Phase(Form):
             names += [(f"decode_floor_{suffix}", unit), (f"decode_linear_{suffix}_per_token", f"{unit}/token")]
         return names
 
-    def design(self, theta: Array, sizes: Sizes, part: Part = "request") -> Array:
+    def design(self, theta: Floats, sizes: Sizes, part: Part = "request") -> Floats:
         """See ``Form.design``."""
         prefill = self._prefill(theta, sizes.m)
         if part == "prefill":
@@ -101,7 +102,7 @@ class Phase(Form):
             decode = weights @ self._prefill(theta, contexts)
         return decode if part == "decode" else prefill + decode
 
-    def evaluator(self, theta: Array, directions: Array, longest: int, part: Part = "request") -> Evaluator:
+    def evaluator(self, theta: Floats, directions: Floats, longest: int, part: Part = "request") -> Evaluator:
         """See ``Form.evaluator``: two look-ups, since a sum over decode steps is a difference of sums from 0.
 
         The tables behind it have ``longest`` + 1 rows, whatever p is.
@@ -117,7 +118,7 @@ class Phase(Form):
         step = "{} + {}·x".format(*decode) if decode else "P(x)"
         return f"cost(m, n) = P(m) + Σ D(m + k), k = 1 … n − 1\nP(x) = {joined}\nD(x) = {step}"
 
-    def _tables(self, theta: Array, longest: int, part: Part) -> tuple[Array, Array]:
+    def _tables(self, theta: Floats, longest: int, part: Part) -> tuple[Floats, Floats]:
         """``before`` and ``after`` with ``design(m, n) = before[m] + after[m + n]``: (longest + 1, coefficients)."""
         contexts = np.arange(longest + 1, dtype=np.float64)
         prefill = self._prefill(theta, contexts)
@@ -133,7 +134,7 @@ class Phase(Form):
         first_decoded = np.vstack([after[1:], after[-1:]])
         return (-first_decoded if part == "decode" else prefill - first_decoded), after
 
-    def _prefill(self, theta: Array, contexts: Array) -> Array:
+    def _prefill(self, theta: Floats, contexts: Floats) -> Floats:
         """Derivatives of P: shape (contexts, coefficients)."""
         floor, work = _join(theta[0], theta[1] * contexts + theta[2] * contexts**2, self.roofline)
         design = np.zeros((contexts.size, 5 if self.kv_cache else 3))
@@ -143,7 +144,7 @@ class Phase(Form):
         return design
 
 
-def _join(floor: float, work: Array, exponent: float) -> tuple[Array, Array]:
+def _join(floor: float, work: Floats, exponent: float) -> tuple[Floats, Floats]:
     """Derivatives of (floor^p + work^p)^(1/p) with respect to floor and to work."""
     if exponent == 1:
         return np.ones_like(work), np.ones_like(work)

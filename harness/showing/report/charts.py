@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.core.statistics import Estimate
 from harness.showing.panels import AXES, FAILED, PANELS, Options
-from harness.showing.points import Axis, SweepPoint, System, failures, sweep
+from harness.showing.points import Axis, SweepPoint, System, failures_on, sweep
 from harness.showing.sources import DrawnSystem
 
 
@@ -39,7 +39,7 @@ def absent(sources: Sequence[DrawnSystem], options: Options) -> list[str]:
         for axis in AXES
         for source in sources
         if sweep(source.system, axis, options.fixed_input, options.fixed_output)
-        or failures(source.system, axis, options.fixed_input, options.fixed_output)
+        or failures_on(source.system, axis, options.fixed_input, options.fixed_output)
     }
     return [f"no {axis} sweep was measured {places[axis]} chooses another" for axis in AXES if axis not in found]
 
@@ -52,7 +52,7 @@ def _series(
     points = [
         (point, found) for point in sweep(system, *place, options.boundary) if (found := value(point)) is not None
     ]
-    failed = [] if energy else failures(system, *place)
+    failed = [] if energy else failures_on(system, *place)
     return {
         "name": f"{system.identity.system}, {system.identity.model}",
         "x": [point.input_tokens if axis == "input" else point.output_tokens for point, _ in points],

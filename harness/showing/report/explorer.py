@@ -17,6 +17,7 @@ from harness.deciding.workload import Workload, with_output_tokens
 from harness.modelling.comparable import NotComparable, check
 from harness.modelling.profile import Profile
 from harness.showing.decisions import KEY_WORDS, best_words, context, fleet_words
+from harness.showing.paper import FROZEN_OUTPUT_TOKENS
 
 SMALL, LARGE = "m1-pro-llama-2-7b", "swing-a100-llama-2-7b"
 """What the explorer begins with."""
@@ -24,9 +25,8 @@ WEIGHTS = tuple(step / 10 for step in range(11))
 """Weights λ of energy that it offers."""
 KEY = "input"
 """What its thresholds are compared with."""
-CURVE_POINTS = 300
+KEPT_THRESHOLDS = 300
 """Thresholds of a curve that the page keeps, the best ones always among them."""
-FROZEN_OUTPUT_TOKENS = 32
 INTERVALS = ("cost saved, %", "energy saved, %", "runtime, × that of large", "best T", "T not told from it")
 """What is known of the best threshold against the large system alone, each with its 95 % interval."""
 MARK = "MIXED: what is compared here isn't comparable (--allow-mixed)"
@@ -110,7 +110,7 @@ def _answer(costs: Costs, workload: Workload) -> dict[str, Any]:
     distinct = {each.best: each for each in found}
     fleet = {best: _fleet_words(each, costs, workload) for best, each in distinct.items()}
     size = curve.threshold.size
-    evenly = np.linspace(0, size - 1, min(size, CURVE_POINTS)).round().astype(int)
+    evenly = np.linspace(0, size - 1, min(size, KEPT_THRESHOLDS)).round().astype(int)
     kept = sorted({*evenly.tolist(), *distinct})
     return {
         "warnings": context(costs, workload, scales[0])["warnings"],

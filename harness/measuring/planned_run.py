@@ -24,7 +24,7 @@ _Options = TypeVar("_Options", Config, EnergyConfig, PlanOptions)
 
 
 @dataclass(frozen=True)
-class Measurement:
+class PlannedRun:
     """Everything that a run consists of, checked as far as that needs no model."""
 
     plan: Plan
@@ -73,7 +73,7 @@ class Foreseen:
     """Guessed seconds of a request at each point of the plan; None where it is beyond the model's context."""
 
 
-def prepare(backend: str = "transformers", **options: Any) -> Measurement:
+def prepare(backend: str = "transformers", **options: Any) -> PlannedRun:
     """The measurement that options ask for: fields of ``PlanOptions``, ``backends.base.Config``, ``EnergyConfig``.
 
     ``model`` is ``DEFAULT_MODEL`` and ``kv_cache`` the protocol's where they are not given or None. Raises UserError
@@ -90,7 +90,7 @@ def prepare(backend: str = "transformers", **options: Any) -> Measurement:
         given["kv_cache"] = kv_cache
     energy = _chosen(EnergyConfig, options)
     energy.checked()
-    return Measurement(plan, backend, _chosen(Config, given), energy)
+    return PlannedRun(plan, backend, _chosen(Config, given), energy)
 
 
 def measure(
