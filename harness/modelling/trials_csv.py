@@ -42,12 +42,6 @@ def read_csv(path: Path) -> Trials:
     for name in table.columns.intersection(["input_tokens", "output_tokens", "output_tokens_requested"]):
         wrong = (table[name] < 1) | (table[name] > MAX_TOTAL_TOKENS)
         _refuse(table, name, wrong, f"it must be 1 to {MAX_TOTAL_TOKENS}", path)
-            table,
-            name,
-            (table[name] < 1) | (table[name] > MAX_TOTAL_TOKENS),
-            f"it must be 1 to {MAX_TOTAL_TOKENS}",
-            path,
-        )
     for name in table.columns.intersection(["runtime_s", *_ENERGIES, *_PHASES]):
         size = table[name].abs()
         wrong = (size > LARGEST) | ((size > 0) & (size < SMALLEST))
