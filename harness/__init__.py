@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from harness.deciding.workload import Workload
     from harness.energy.config import EnergyConfig
     from harness.energy.meter import Meter
-    from harness.measuring.planned_run import measure
+    from harness.measuring.sweep import measure
     from harness.modelling.contrast import compare
     from harness.modelling.profile import Profile
     from harness.modelling.profile_fit import fit
@@ -58,7 +58,7 @@ _MODULES = {
     "load_run": "harness.runs.records",
     "load_trials": "harness.runs.records",
     "load_workload": "harness.deciding.trace_files",
-    "measure": "harness.measuring.planned_run",
+    "measure": "harness.measuring.sweep",
     "save_rule": "harness.deciding.exported_rule",
 }
 """By public name, where it is. Nothing heavy is imported before it is asked for."""

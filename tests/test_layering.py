@@ -1,6 +1,7 @@
 """The walls between the parts, read from the import statements of the source and held against one table."""
 
 import ast
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -194,3 +195,53 @@ def test_files_and_functions_are_short(path: Path) -> None:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 60, node.name
+
+
+def test_no_two_things_share_a_name() -> None:
+    """Commands are named like the calls that they are; every probe has its ``create`` and each program its ``main``."""
+    places: dict[str, list[str]] = {}
+    for path in python_files("harness"):
+        if wing(path) != "cli":
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                    places.setdefault(node.name, []).append(name(path))
+    shared = {what: where for what, where in places.items() if len(where) > 1}
+    assert set(shared) <= {"create", "main"}, shared
+
+
+def test_no_untyped_dictionary_crosses_a_wall() -> None:
+    """What one wing takes from another has no ``dict[str, Any]`` in its signature or its fields."""
+    definitions = {
+        f"{name(path).removesuffix('.py').removesuffix('/__init__').replace('/', '.')}.{node.name}": node
+        for path in OURS
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
+    crossing = {
+        imported
+        for path in OURS
+        for imported in everywhere(path)
+        if imported in definitions and wings_of([imported]) != {wing(path)}
+    }
+    untyped = {(what, said) for what in crossing for said in _annotations(definitions[what]) if UNTYPED.search(said)}
+    assert not untyped
+
+
+UNTYPED = re.compile(r"\b(dict|Mapping)\[str, Any\]")
+
+
+def _annotations(node: ast.FunctionDef | ast.ClassDef) -> Iterator[str]:
+    """The annotations of a function, or of a class's fields and public methods."""
+    if isinstance(node, ast.ClassDef):
+        for part in node.body:
+            if isinstance(part, ast.FunctionDef) and not part.name.startswith("_"):
+                yield from _annotations(part)
+            elif isinstance(part, ast.AnnAssign):
+                yield ast.unparse(part.annotation)
+        return
+    arguments = node.args
+    for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+        if argument.annotation is not None:
+            yield ast.unparse(argument.annotation)
+    if node.returns is not None:
+        yield ast.unparse(node.returns)

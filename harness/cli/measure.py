@@ -29,12 +29,12 @@ def measure(output: Path | None, dry_run: bool, pictures: bool, **options: Any) 
 
     given = {name: value.value if isinstance(value, StrEnum) else value for name, value in options.items()}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    measurement = prepare(**{name: value for name, value in given.items() if value is not None})
+    planned = prepare(**{name: value for name, value in given.items() if value is not None})
     if dry_run:
-        print_plan(measurement)
+        print_plan(planned)
         return
-    directory = output or measurement.directory
-    counts = _run(measurement, directory)
+    directory = output or planned.directory
+    counts = _run(planned, directory)
     if pictures:
         from harness.showing.pictures import draw_all
 
@@ -46,9 +46,10 @@ def measure(output: Path | None, dry_run: bool, pictures: bool, **options: Any) 
         raise typer.Exit(1)
 
 
-def _run(measurement: PlannedRun, directory: Path) -> bool:
+def _run(planned: PlannedRun, directory: Path) -> bool:
     """Measure, show it, and end every way it can end in one clear line. Returns whether any trial counts."""
     from harness.measuring.model_host import SweepStopped
+    from harness.measuring.sweep import run_sweep
     from harness.runs.store import RunStore, StorageError
     from harness.showing.progress import Display
 
@@ -57,11 +58,11 @@ def _run(measurement: PlannedRun, directory: Path) -> bool:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
     resume = f"resume with: {shlex.join([*_program(), *sys.argv[1:]])}"
-    with RunStore(directory) as store, Display(measurement.plan, measurement.config, store) as display:
+    with RunStore(directory) as store, Display(planned.plan, planned.config, store) as display:
         for notice in store.notices:
             display.notice(notice)
         try:
-            measurement.run(store, display)
+            run_sweep(planned, store, display)
         except KeyboardInterrupt:
             display.close()
             kept = f"{len(store.records)} trials are kept in {directory}" if store.run else "nothing was measured yet"

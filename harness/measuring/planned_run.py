@@ -1,4 +1,4 @@
-"""A measurement: what is to be measured, with which runtime and which meters, from options to a run directory."""
+"""What is to be measured, with which runtime and which meters: from options to a plan and a guess of its time."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ from typing import Any, TypeVar
 import backends
 from backends.base import Config, Model
 from harness.core.errors import UserError
+from harness.core.sizes import Point
 from harness.energy.config import EnergyConfig
 from harness.measuring import time_guess
-from harness.measuring.observer import Observer
 from harness.measuring.plan import Plan, PlanOptions, make_plan
-from harness.measuring.sweep import run_sweep
-from harness.runs.records import RecordedRun, load_run
-from harness.runs.store import RunStore
 
 DEFAULT_MODEL = "smollm2-135m"
 
@@ -37,28 +34,19 @@ class PlannedRun:
         """Where the run goes if nobody says: measuring the same again resumes it."""
         return Path("runs") / f"{self.backend}-{Path(self.config.model).name.partition(':')[0]}-{self.plan.protocol}"
 
-    def run(self, store: RunStore, observer: Observer) -> None:
-        """Measure until the plan is done. Raises UserError, SweepStopped or StorageError; what was measured is kept."""
-        run_sweep(self.plan, self.backend, self.config, self.energy, store, observer)
-
     def foreseen(self) -> Foreseen:
         """What a run would do, and a guess of how long it takes. Raises UserError or InvalidConfig."""
         runtime = backends.create(self.backend)
         model = runtime.resolve(self.config)
         device = self.config.device if self.config.device != "auto" else runtime.capabilities().devices[0]
         self.plan.refuse_beyond(model.context_length)
-        trials = time_guess.expected_trials(self.plan)
-        guesses: list[float | None] = []
-        for point in self.plan.points:
-            beyond = point.input_tokens + point.output_tokens > model.context_length
-            guesses.append(
-                None
-                if beyond
-                else time_guess.request_s(
-                    model, device, point, kv_cache=self.config.kv_cache, batch_size=self.config.batch_size
-                )
-            )
-        return Foreseen(model, device, trials, tuple(guesses))
+        kv_cache, batch_size = self.config.kv_cache, self.config.batch_size
+        guesses = {
+            point: time_guess.request_s(model, device, point, kv_cache=kv_cache, batch_size=batch_size)
+            for point in self.plan.points
+            if point.input_tokens + point.output_tokens <= model.context_length
+        }
+        return Foreseen(model, device, time_guess.expected_trials(self.plan), guesses)
 
 
 @dataclass(frozen=True)
@@ -69,8 +57,8 @@ class Foreseen:
     device: str
     trials: int
     """Counted trials that a point is likely to take."""
-    request_s: tuple[float | None, ...]
-    """Guessed seconds of a request at each point of the plan; None where it is beyond the model's context."""
+    request_s: dict[Point, float]
+    """Guessed seconds of a request at each point of the plan that is not beyond the model's context."""
 
 
 def prepare(backend: str = "transformers", **options: Any) -> PlannedRun:
@@ -91,23 +79,6 @@ def prepare(backend: str = "transformers", **options: Any) -> PlannedRun:
     energy = _chosen(EnergyConfig, options)
     energy.checked()
     return PlannedRun(plan, backend, _chosen(Config, given), energy)
-
-
-def measure(
-    directory: str | Path | None = None,
-    backend: str = "transformers",
-    observer: Observer = Observer(),
-    **options: Any,
-) -> RecordedRun:
-    """Measure this machine into a run directory, or go on with the run that is there; see ``prepare`` for options.
-
-    Raises UserError for what can't be measured, SweepStopped or StorageError for faults; what was measured is kept.
-    """
-    measurement = prepare(backend, **options)
-    into = measurement.directory if directory is None else Path(directory)
-    with RunStore(into) as store:
-        measurement.run(store, observer)
-    return load_run(into)
 
 
 def _chosen(kind: type[_Options], options: Mapping[str, Any]) -> _Options:

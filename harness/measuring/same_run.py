@@ -6,42 +6,31 @@ What touches only what is still to be measured may change: points, trials, preci
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
 from backends.base import Config
 from harness.core.errors import UserError
-from harness.energy.config import EnergyConfig
 from harness.energy.meter import MeterDescription
 from harness.measuring.machine import identity
+from harness.measuring.planned_run import PlannedRun
 from harness.runs.run_schema import BackendRecord, Machine, ModelRecord, Run
 
 _SPELLED = {"rate_hz": "--rate", "calibration": "--calibrate"}
 """Options whose name on the command line is not that of their field."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What is known of a run before its model is loaded."""
-
-    backend: str
-    config: Config
-    energy: EnergyConfig
-    machine: Machine
-    seed: int
-
-
-def refuse_other_run(directory: Path, held: Run, asked: Asked) -> None:
+def refuse_other_run(directory: Path, held: Run, asked: PlannedRun, machine: Machine) -> None:
     """Compare what is known before a model is loaded. Raises UserError naming the first difference."""
     _refuse(directory, "--backend", held.backend.name, asked.backend)
-    _refuse(directory, "--seed", held.plan.seed, asked.seed)
+    _refuse(directory, "--seed", held.plan.seed, asked.plan.seed)
     # An option that the earlier program did not have was at its default.
     defaults = {option.name: option.default for option in fields(Config) if option.default is not MISSING}
     _refuse_options(directory, defaults | held.backend.config.model_dump(), asdict(asked.config))
     # How much foreign load is let pass decides which trials count, not what they are.
     ours, theirs = ({**asdict(energy), "max_foreign_load": None} for energy in (held.energy, asked.energy))
     _refuse_options(directory, ours, theirs)
-    then, now = identity(held.machine), identity(asked.machine)
+    then, now = identity(held.machine), identity(machine)
     for key in then | now:
         _refuse(directory, f"the machine's {key}", then.get(key), now.get(key))
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from backends.base import Config, Loaded
+from backends.base import Loaded
 from harness import __version__
 from harness.core.errors import UserError
 from harness.energy.config import EnergyConfig
-from harness.energy.meter import Meter, MeteredWindow
+from harness.energy.meter import Meter, MeterDescription, MeteredWindow
 from harness.energy.probes.base import ProbeContext
 from harness.energy.readings import Window
 from harness.measuring import machine, same_run
 from harness.measuring.model_host import ModelHost, SweepStopped
 from harness.measuring.observer import Observer
 from harness.measuring.plan import Plan
+from harness.measuring.planned_run import PlannedRun, prepare
 from harness.measuring.schedule import Schedule, TrialSpec
 from harness.measuring.worker_process import TrialFailed
+from harness.runs.records import RecordedRun, load_run
 from harness.runs.run_schema import BackendOptions, BackendRecord, ModelRecord, Run, Session
 from harness.runs.schema import Trial
 from harness.runs.store import LOG_FILE, RunStore
@@ -33,9 +36,24 @@ WARMUP_S = 1.0
 """Shortest warm-up window."""
 
 
-def run_sweep(
-    plan: Plan, backend: str, config: Config, energy: EnergyConfig, store: RunStore, observer: Observer
-) -> None:
+def measure(
+    directory: str | Path | None = None,
+    backend: str = "transformers",
+    observer: Observer = Observer(),
+    **options: Any,
+) -> RecordedRun:
+    """Measure this machine into a run directory, or go on with the run that is there; see ``prepare`` for options.
+
+    Raises UserError for what can't be measured, SweepStopped or StorageError for faults; what was measured is kept.
+    """
+    planned = prepare(backend, **options)
+    into = planned.directory if directory is None else Path(directory)
+    with RunStore(into) as store:
+        run_sweep(planned, store, observer)
+    return load_run(into)
+
+
+def run_sweep(planned: PlannedRun, store: RunStore, observer: Observer) -> None:
     """One session of a run: from loading the model to the last trial that can be measured now.
 
     Raises UserError for what can't be asked for, here or in this directory, SweepStopped or StorageError for faults.
@@ -43,7 +61,7 @@ def run_sweep(
     """
     begun = len(store.run.sessions) if store.run else 0
     try:
-        _run_session(plan, backend, config, energy, store, observer)
+        _run_session(planned, store, observer)
     except KeyboardInterrupt:
         _note_end(store, begun, "interrupted")
         raise
@@ -52,28 +70,25 @@ def run_sweep(
         raise
 
 
-def _run_session(
-    plan: Plan, backend: str, config: Config, energy: EnergyConfig, store: RunStore, observer: Observer
-) -> None:
+def _run_session(planned: PlannedRun, store: RunStore, observer: Observer) -> None:
     held = store.run
     if held:
-        plan = plan.continued(held.plan)
-        asked = same_run.Asked(backend, config, energy, machine.machine(), plan.seed)
-        same_run.refuse_other_run(store.directory, held, asked)
-        if _schedule(plan, config, store, held.model.context_length).next(len(held.sessions), 0) is None:
+        planned = replace(planned, plan=planned.plan.continued(held.plan))
+        same_run.refuse_other_run(store.directory, held, planned, machine.machine())
+        if _schedule(planned, store, held.model.context_length).next(len(held.sessions), 0) is None:
             observer.notice("nothing is left to measure: the run is complete")
             return
-    with ModelHost(backend, config, store.directory / LOG_FILE, observer) as host:
+    with ModelHost(planned.backend, planned.config, store.directory / LOG_FILE, observer) as host:
         model = host.resolve()
-        plan.refuse_beyond(model.context_length)
+        planned.plan.refuse_beyond(model.context_length)
         observer.loading(model)
         loaded, versions = host.load()
-        with _open_meter(energy, loaded, host.pid) as meter:
+        with _open_meter(planned.energy, loaded, host.pid) as meter:
             for notice in meter.notices:
                 observer.notice(notice)
-            _begin_session(plan, backend, config, energy, store, loaded, versions, meter)
-            schedule = _schedule(plan, config, store, loaded.model.context_length)
-            _Session(plan, store, host, meter, observer).run(schedule)
+            _begin_session(planned, store, loaded, versions, meter.describe())
+            schedule = _schedule(planned, store, loaded.model.context_length)
+            _Session(planned.plan, store, host, meter, observer).run(schedule)
     _note(store, ended_at=_now(), ended="complete")
 
 
@@ -98,8 +113,8 @@ def _open_meter(energy: EnergyConfig, loaded: Loaded, pid: int) -> Meter:
     return Meter.open(replace(energy, probes="none") if virtual else energy, context)
 
 
-def _schedule(plan: Plan, config: Config, store: RunStore, context_length: int) -> Schedule:
-    schedule = Schedule(plan, kv_cache=config.kv_cache, context_length=context_length)
+def _schedule(planned: PlannedRun, store: RunStore, context_length: int) -> Schedule:
+    schedule = Schedule(planned.plan, kv_cache=planned.config.kv_cache, context_length=context_length)
     recorded = set(store.run.plan.points) if store.run else set()
     for trial in store.records:
         if (trial.input_tokens, trial.output_tokens) not in recorded:
@@ -111,19 +126,12 @@ def _schedule(plan: Plan, config: Config, store: RunStore, context_length: int) 
 
 
 def _begin_session(
-    plan: Plan,
-    backend: str,
-    config: Config,
-    energy: EnergyConfig,
-    store: RunStore,
-    loaded: Loaded,
-    versions: dict[str, str],
-    meter: Meter,
+    planned: PlannedRun, store: RunStore, loaded: Loaded, versions: dict[str, str], measured: MeterDescription
 ) -> None:
     """Write down what is about to be measured. Raises UserError where that is not what the directory holds."""
-    now = BackendRecord(
-        name=backend,
-        config=BackendOptions(**asdict(config)),
+    backend = BackendRecord(
+        name=planned.backend,
+        config=BackendOptions(**asdict(planned.config)),
         device=loaded.device,
         device_names=tuple(loaded.device_names),
         gpu_uuids=tuple(loaded.gpu_uuids),
@@ -131,23 +139,22 @@ def _begin_session(
         versions=versions,
     )
     model = ModelRecord(**asdict(loaded.model))
-    measured = meter.describe()
     held = store.run
     if held:
-        same_run.refuse_other_hardware(store.directory, held, now, model, measured)
+        same_run.refuse_other_hardware(store.directory, held, backend, model, measured)
     else:
         held = Run(
             tool_version=__version__,
             created_at=_now(),
-            plan=plan.record(None),
-            backend=now,
+            plan=planned.plan.record(None),
+            backend=backend,
             model=model,
             machine=machine.machine(),
-            energy=energy,
+            energy=planned.energy,
             sessions=(),
         )
     session = Session(started_at=_now(), software=machine.software() | versions, energy=measured, idle={})
-    changes = {"plan": plan.record(held.plan), "sessions": (*held.sessions, session)}
+    changes = {"plan": planned.plan.record(held.plan), "sessions": (*held.sessions, session)}
     store.write_run(held.model_copy(update=changes))
 
 

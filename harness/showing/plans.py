@@ -6,16 +6,17 @@ from harness.measuring import time_guess
 from harness.measuring.planned_run import PlannedRun
 
 
-def print_plan(measurement: PlannedRun) -> None:
+def print_plan(planned: PlannedRun) -> None:
     """Every point in its order, with the guessed time of a request and of the point. Raises UserError."""
-    plan, seen = measurement.plan, measurement.foreseen()
+    plan, seen = planned.plan, planned.foreseen()
     model = seen.model
-    print(f"{measurement.backend}, {model.name} ({model.parameters:,} parameters, {model.dtype}) on {seen.device}")
+    print(f"{planned.backend}, {model.name} ({model.parameters:,} parameters, {model.dtype}) on {seen.device}")
     points = f"{len(plan.points)} points" if len(plan.points) > 1 else "1 point"
     print(f"{points} in this order, guessed at {seen.trials} trials each after one warm-up:")
     total_s = 0.0
-    for point, request_s in zip(plan.points, seen.request_s, strict=True):
+    for point in plan.points:
         size = f"  m = {point.input_tokens:5}  n = {point.output_tokens:5}"
+        request_s = seen.request_s.get(point)
         if request_s is None:
             print(f"{size}  skipped: beyond the model's context")
             continue
