@@ -37,7 +37,8 @@ make_environment() {
         die "$base can't make virtual environments; install its venv module (Debian, Ubuntu: apt install python3-venv)"
 }
 
-# llama-cpp-python is compiled where it is not installed yet.
+# llama-cpp-python is compiled where it is not installed yet: on all cores, without what reads images and without AMX where it
+# faults. What CMAKE_ARGS already says comes last and wins.
 need_compiler() {
     "$PWD/.venv/bin/python" -c 'import llama_cpp' >/dev/null 2>&1 && return
     local compiler
@@ -46,6 +47,23 @@ need_compiler() {
             die "no compiler ($compiler), and llama-cpp-python is compiled; install one (Debian, Ubuntu: apt install build-essential; macOS: xcode-select --install)"
     done
     echo "llama-cpp-python is compiled now: this takes minutes, once"
+    export CMAKE_BUILD_PARALLEL_LEVEL="${CMAKE_BUILD_PARALLEL_LEVEL:-$(getconf _NPROCESSORS_ONLN)}"
+    export CMAKE_ARGS="-DLLAVA_BUILD=OFF ${CMAKE_ARGS:-}"
+    if matrix_unit_faults; then
+        echo "this processor shows a matrix unit (AMX) that programs may not use: compiling for plain AVX2"
+        export CMAKE_ARGS="-DGGML_NATIVE=OFF $CMAKE_ARGS"
+    fi
+}
+
+# Whether the processor shows a matrix unit (AMX) that programs may not use, as in some virtual machines: a llama.cpp compiled
+# for the processor as it shows itself would die of a signal.
+matrix_unit_faults() {
+    grep -qw amx_tile "${1:-/proc/cpuinfo}" 2>/dev/null || return
+    local folder status=0
+    folder=$(mktemp -d)
+    { ${CC:-cc} scripts/setup/matrix_unit.c -o "$folder/try" && "$folder/try"; } >/dev/null 2>&1 || status=$?
+    rm -r "$folder"
+    [ "$status" -ne 0 ]
 }
 
 # Installs the checkout with the extras $1 (joined by commas), unless all they need is there already. torch is pinned unless the
@@ -63,8 +81,8 @@ install_extras() {
     fi
 }
 
-# Some virtual machines show a matrix unit (AMX) that programs may not use: a llama.cpp compiled for the processor as it
-# shows itself then dies of a signal. It is compiled again for plain AVX2, and replaces the one in pip's cache.
+# A llama-cpp-python that dies of a signal, as one from pip's cache may that another machine compiled, is compiled again for
+# plain AVX2, and replaces the one in the cache.
 need_working_llama() {
     local status=0
     "$PYTHON" scripts/setup/llama_smoke.py >.venv/llama.log 2>&1 || status=$?

@@ -54,6 +54,45 @@ def test_missing_compiler_is_named(command: list[str], tmp_path: Path) -> None:
     assert "no compiler" in one_line(run(copy, *command, CC="no-such-compiler"))
 
 
+@pytest.mark.parametrize(
+    ("shown", "trial", "native"),
+    [
+        ("avx2", "kill -ILL $$", True),
+        ("avx2 amx_tile amx_int8", "exit 0", True),
+        ("avx2 amx_tile amx_int8", "exit 1", False),
+        ("avx2 amx_tile amx_int8", "kill -ILL $$", False),
+    ],
+)
+def test_llama_cpp_is_compiled_for_what_programs_may_use(shown: str, trial: str, native: bool, tmp_path: Path) -> None:
+    """The trial program is what the stand-in for a compiler makes of matrix_unit.c."""
+    copy = checkout(tmp_path)
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: fpu {shown} fma\n")
+    compiler = tmp_path / "cc"
+    compiler.write_text(f'#!/bin/sh\necho \'#!/bin/sh\n{trial}\' > "$3"\nchmod +x "$3"\n')
+    compiler.chmod(0o755)
+    script = f"""set -euo pipefail
+source scripts/setup/environment.sh
+matrix_unit_faults "{tmp_path}/cpuinfo" && faults=true || faults=false
+matrix_unit_faults() {{ $faults; }}
+need_compiler
+echo "$CMAKE_ARGS"
+"""
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CC": str(compiler), "CMAKE_ARGS": "-DGGML_CUDA=on"},
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    said, *_, flags = done.stdout.splitlines()
+    assert "compiled now" in said
+    assert flags.endswith("-DGGML_CUDA=on"), "what the caller asks for comes last"
+    assert ("-DGGML_NATIVE=OFF" not in flags) == native
+    assert done.stderr == ""
+
+
 def test_missing_venv_module_is_named(tmp_path: Path) -> None:
     bare = tmp_path / "python-bare"
     bare.write_text(f'#!/bin/sh\n[ "$2" = venv ] && exit 1\nexec {sys.executable} "$@"\n')
