@@ -66,31 +66,39 @@ def test_missing_compiler_is_named(command: list[str], tmp_path: Path) -> None:
 def test_llama_cpp_is_compiled_for_what_programs_may_use(shown: str, trial: str, native: bool, tmp_path: Path) -> None:
     """The trial program is what the stand-in for a compiler makes of matrix_unit.c."""
     copy = checkout(tmp_path)
+    (copy / ".venv").mkdir()
     (tmp_path / "cpuinfo").write_text(f"flags\t\t: fpu {shown} fma\n")
-    compiler = tmp_path / "cc"
-    compiler.write_text(f'#!/bin/sh\necho \'#!/bin/sh\n{trial}\' > "$3"\nchmod +x "$3"\n')
-    compiler.chmod(0o755)
+    for name, script in (
+        ("cc", f'echo \'#!/bin/sh\n{trial}\' > "$3"\nchmod +x "$3"'),
+        (
+            "python",
+            f'case "$*" in *"pip wheel"*) echo "$CMAKE_ARGS; $*" > "{tmp_path}/asked" ;; *satisfied*) exit 1 ;; esac',
+        ),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
     script = f"""set -euo pipefail
 source scripts/setup/environment.sh
 matrix_unit_faults "{tmp_path}/cpuinfo" && faults=true || faults=false
 matrix_unit_faults() {{ $faults; }}
 need_compiler
-echo "$CMAKE_ARGS"
+PYTHON="{tmp_path}/python" install_extras llama-cpp
 """
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=copy,
         capture_output=True,
         text=True,
-        env={**os.environ, "CC": str(compiler), "CMAKE_ARGS": "-DGGML_CUDA=on"},
+        env={**os.environ, "CC": str(tmp_path / "cc"), "CMAKE_ARGS": "-DGGML_CUDA=on"},
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    said, *_, flags = done.stdout.splitlines()
-    assert "compiled now" in said
-    assert flags.endswith("-DGGML_CUDA=on"), "what the caller asks for comes last"
-    assert ("-DGGML_NATIVE=OFF" not in flags) == native
     assert done.stderr == ""
+    assert "compiled now" in done.stdout
+    asked = (tmp_path / "asked").read_text()
+    assert "-DGGML_CUDA=on" in asked
+    assert ("-DGGML_NATIVE=OFF" not in asked) == native
+    assert "llama-cpp-python>=" in asked
 
 
 def test_missing_venv_module_is_named(tmp_path: Path) -> None:
@@ -135,7 +143,7 @@ def test_a_llama_cpp_that_crashes_is_compiled_again(mended: bool, tmp_path: Path
         f"""#!/bin/sh
 case "$*" in
   *llama_smoke*) [ -e "{tmp_path}/compiled" ] && {"exit 0" if mended else "true"}; kill -ILL $$ ;;
-  *"pip install"*) echo "$CMAKE_ARGS $*" > "{tmp_path}/compiled" ;;
+  *"pip wheel"*) echo "$CMAKE_ARGS $*" > "{tmp_path}/compiled" ;;
   *version*) echo 0.3.36 ;;
 esac
 """
@@ -150,7 +158,7 @@ esac
         timeout=60,
     )
     asked = (tmp_path / "compiled").read_text()
-    assert asked.startswith("-DGGML_CUDA=on -DGGML_NATIVE=OFF")
+    assert "-DGGML_CUDA=on -DGGML_NATIVE=OFF" in asked
     assert "llama-cpp-python==0.3.36" in asked
     assert done.returncode == (0 if mended else 1), done.stderr
     assert ("crashes on this processor" in done.stderr) != mended
