@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that must hold: style, types, tests. Makes .venv with all extras first. Options go to pytest.
+# Everything that must hold: style, types, tests. Makes .venv with all extras first. Options go to pytest; a first one --slow
+# adds the tests that are marked slow.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup/environment.sh
@@ -15,6 +16,11 @@ need_working_llama
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-# Two at a time, because many tests wait; those of one file share what they have set up. Not the files with the fewest
+# Three at a time, because many tests wait; those of one file share what they have set up. Not the files with the fewest
 # tests last, as xdist likes: they are the longest, and one would run alone at the end.
-.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder "$@"
+chosen=(-m "not slow")
+if [ "${1:-}" = --slow ]; then
+    chosen=()
+    shift
+fi
+.venv/bin/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder ${chosen[@]+"${chosen[@]}"} "$@"

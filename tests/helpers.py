@@ -1,10 +1,18 @@
-"""What several tests need: the command line in a subprocess, and short plans."""
+"""What several tests need: the command line in this process and in a subprocess, and short plans."""
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
 import sys
+import traceback
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
+
+from harness.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 JOULEBENCH = [sys.executable, "-m", "harness"]
@@ -12,6 +20,9 @@ JOULEBENCH = [sys.executable, "-m", "harness"]
 # Other programs on a test machine must not decide which trials count.
 FAKE = ["measure", "--backend", "fake", "--probes", "none", "--max-foreign-load", "1"]
 FOUR_POINTS = ["--point", "8,8", "--point", "64,8", "--point", "8,64", "--point", "64,64"]
+
+HIDDEN_WARNINGS = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
+"""Those that Python shows to nobody who doesn't ask for them."""
 
 
 def environment() -> dict[str, str]:
@@ -25,16 +36,45 @@ def take_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def joulebench(*arguments: object, cwd: Path | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end."""
-    return subprocess.run(
-        [*JOULEBENCH, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        cwd=cwd,
-        env=environment(),
-    )
+@contextlib.contextmanager
+def signals_kept() -> Iterator[None]:
+    """``measure`` takes over what ends it; afterwards these are pytest's again."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def joulebench(*arguments: object, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end, through its ``main``, with some environment variables changed.
+
+    In this process, because a start of Python with all imports takes longer than most commands. A warning counts as
+    written to stderr, where a user would see it.
+    """
+    command = ["joulebench", *map(str, arguments)]
+    out, err = io.StringIO(), io.StringIO()
+    code: object = None
+    with (
+        mock.patch.object(sys, "argv", command),
+        mock.patch.dict(os.environ, {**environment(), **variables}, clear=True),
+        contextlib.chdir(cwd or Path.cwd()),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        signals_kept(),
+        warnings.catch_warnings(record=True) as warned,
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        except Exception:
+            code = 1
+            traceback.print_exc()
+    shown = [str(w.message) for w in warned if not issubclass(w.category, HIDDEN_WARNINGS)]
+    errors = "".join(f"{line}\n" for line in shown) + err.getvalue()
+    return subprocess.CompletedProcess(command, 0 if code is None else int(str(code)), out.getvalue(), errors)
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:

@@ -9,17 +9,16 @@ All run in one empty directory in which ``runs/first`` is the recorded run.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.helpers import ROOT, joulebench
+
 README = ROOT / "README.md"
 RUN = ROOT / "tests" / "data" / "run-first"
 _BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
@@ -52,16 +51,8 @@ def run(command: str, directory: Path) -> str:
     command, _, lines = command.partition(" | tail -n ")
     program, *arguments = shlex.split(command)
     assert program == "joulebench", f"the walk is about joulebench, not {program}"
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "NO_COLOR": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "harness", *arguments],
-        cwd=directory,
-        env=variables,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    )
+    done = joulebench(*arguments, cwd=directory, COLUMNS="100", NO_COLOR="1")
+    done.check_returncode()
     printed = [line.rstrip() for line in done.stdout.rstrip().splitlines()]
     return "\n".join(printed[-int(lines or len(printed)) :])
 

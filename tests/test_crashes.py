@@ -5,6 +5,7 @@ import json
 import random
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -130,8 +131,12 @@ def test_worker_killed_while_it_waits_costs_one_trial(tmp_path: Path) -> None:
     """During the idle baseline nobody listens to the worker: its death is noticed by the next request."""
     command = [*COMMAND[: COMMAND.index("--point")], "--point", "1,1", "--probes", "fake", "--min-window", "0.1"]
     command += ["--max-window", "0.5"]
+    program = "from harness.cli import main; from harness.measuring import sweep; sweep.IDLE_S = 1.0; main()"
     process = subprocess.Popen(
-        [*JOULEBENCH, *command, "-o", str(tmp_path)], env=environment(), stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, *command, "-o", str(tmp_path)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout
     while "idle power" not in process.stdout.readline():
@@ -150,6 +155,7 @@ def test_reload_that_is_refused_stops_the_run_cleanly(tmp_path: Path) -> None:
     gone_file = tmp_path / "gone"
     model = f"fake:realtime=1,refuse_when={gone_file},segfault_at=2x1"
     command = [*FAKE, "-m", model, "--seed", "1", "--point", "1,1", "--point", "2,1", "-o", str(tmp_path / "run")]
+    command += ["--min-window", "0.3"]
     process = subprocess.Popen([*JOULEBENCH, *command], env=environment(), stderr=subprocess.PIPE, text=True)
     while not whole(tmp_path / "run"):
         assert process.poll() is None

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from harness.energy.meter import Meter
 from harness.runs.records import load_trials, read_trials
 from tests.helpers import FAKE, FOUR_POINTS, JOULEBENCH, environment, joulebench, refused, take_interrupts
 
@@ -302,7 +303,9 @@ def test_run_file_tells_what_was_measured_on_what(tmp_path: Path) -> None:
     assert len(machine["hostname_sha256"]) == 16
 
 
-def test_energies_of_a_synthetic_source_are_recorded(tmp_path: Path) -> None:
+def test_energies_of_a_synthetic_source_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    idle = Meter.idle
+    monkeypatch.setattr(Meter, "idle", lambda meter, _: idle(meter, 3.0, settle_s=0.5))
     done = joulebench(
         "measure", "--backend", "fake", "-m", "fake:realtime=1", "-o", tmp_path, "--point", "64,16",
         "--probes", "fake:idle_w=150:busy_w=150", "--max-foreign-load", "1", "--min-window", "1", "--max-window", "2",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, environment
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 
 def script(name: str, *options: str, timeout_s: float = 850) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "scripts" / "bench" / name), *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=timeout_s)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_the_table_shows_one_row_and_its_aim() -> None:
 def test_a_benchmark_that_fails_costs_no_other_row() -> None:
     options = ["--short", "--only", "fit", "--only", "predict", "--rounds", "2", "--json"]
     command = [sys.executable, "-c", BROKEN_FIT, str(ROOT / "scripts" / "bench"), *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=280)
     assert done.returncode == 1, done.stderr
     found = json.loads(done.stdout)
     assert found["failed"] == {"fit": "ValueError: no fit today"}
@@ -90,13 +90,13 @@ def test_a_benchmark_that_fails_costs_no_other_row() -> None:
 BROKEN_FIT = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
-import bench
+import speed
 
 def broken(options):
     raise ValueError("no fit today")
 
-bench.BENCHMARKS["fit"] = broken
-bench.main()
+speed.BENCHMARKS["fit"] = broken
+speed.main()
 """
 
 

@@ -183,8 +183,8 @@ def test_measurement_goes_on_where_the_time_was_up(starts: Starts, tmp_path: Pat
     out = shutil.copytree(starts.out, tmp_path / "out")
     unmake(out, "precise")
     # Time enough to load the model on this machine, and not to measure the 23 windows.
-    python = str(slow_python(tmp_path, "precise", f"--min-window {max(2, starts.idle_start_s / 4):.0f}"))
-    minutes = (1.5 * starts.idle_start_s + 20) / 60
+    python = str(slow_python(tmp_path, "precise", f"--min-window {max(1, starts.idle_start_s / 5):.1f}"))
+    minutes = (1.75 * starts.idle_start_s + 12) / 60
     first = run(*ON_CPU, "--minutes", f"{minutes:.2f}", out, JOULEBENCH_PYTHON=python)
     assert first.returncode == 75, first.stdout + first.stderr
     assert "run the same command again" in first.stdout
@@ -201,7 +201,7 @@ def test_measurement_goes_on_where_the_time_was_up(starts: Starts, tmp_path: Pat
     assert "is no acceptance" in second.stdout
 
 
-@pytest.mark.parametrize("ended", [True, False], ids=["ended", "cut off"])
+@pytest.mark.parametrize("ended", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["ended", "cut off"])
 def test_damaged_run_is_put_aside_and_measured_anew(ended: bool, finished: Path, tmp_path: Path) -> None:
     out = shutil.copytree(finished, tmp_path / "out")
     trials = (out / "quick" / "trials.jsonl").read_bytes()

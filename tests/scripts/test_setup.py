@@ -54,6 +54,53 @@ def test_missing_compiler_is_named(command: list[str], tmp_path: Path) -> None:
     assert "no compiler" in one_line(run(copy, *command, CC="no-such-compiler"))
 
 
+@pytest.mark.parametrize(
+    ("shown", "trial", "native"),
+    [
+        ("avx2", "kill -ILL $$", True),
+        ("avx2 amx_tile amx_int8", "exit 0", True),
+        ("avx2 amx_tile amx_int8", "exit 1", False),
+        ("avx2 amx_tile amx_int8", "kill -ILL $$", False),
+    ],
+)
+def test_llama_cpp_is_compiled_for_what_programs_may_use(shown: str, trial: str, native: bool, tmp_path: Path) -> None:
+    """The trial program is what the stand-in for a compiler makes of matrix_unit.c."""
+    copy = checkout(tmp_path)
+    (copy / ".venv").mkdir()
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: fpu {shown} fma\n")
+    for name, script in (
+        ("cc", f'echo \'#!/bin/sh\n{trial}\' > "$3"\nchmod +x "$3"'),
+        (
+            "python",
+            f'case "$*" in *"pip wheel"*) echo "$CMAKE_ARGS; $*" > "{tmp_path}/asked" ;; *satisfied*) exit 1 ;; esac',
+        ),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    script = f"""set -euo pipefail
+source scripts/setup/environment.sh
+matrix_unit_faults "{tmp_path}/cpuinfo" && faults=true || faults=false
+matrix_unit_faults() {{ $faults; }}
+need_compiler
+PYTHON="{tmp_path}/python" install_extras llama-cpp
+"""
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CC": str(tmp_path / "cc"), "CMAKE_ARGS": "-DGGML_CUDA=on"},
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "compiled now" in done.stdout
+    asked = (tmp_path / "asked").read_text()
+    assert "-DGGML_CUDA=on" in asked
+    assert ("-DGGML_NATIVE=OFF" not in asked) == native
+    assert "llama-cpp-python>=" in asked
+
+
 def test_missing_venv_module_is_named(tmp_path: Path) -> None:
     bare = tmp_path / "python-bare"
     bare.write_text(f'#!/bin/sh\n[ "$2" = venv ] && exit 1\nexec {sys.executable} "$@"\n')
@@ -96,7 +143,7 @@ def test_a_llama_cpp_that_crashes_is_compiled_again(mended: bool, tmp_path: Path
         f"""#!/bin/sh
 case "$*" in
   *llama_smoke*) [ -e "{tmp_path}/compiled" ] && {"exit 0" if mended else "true"}; kill -ILL $$ ;;
-  *"pip install"*) echo "$CMAKE_ARGS $*" > "{tmp_path}/compiled" ;;
+  *"pip wheel"*) echo "$CMAKE_ARGS $*" > "{tmp_path}/compiled" ;;
   *version*) echo 0.3.36 ;;
 esac
 """
@@ -111,7 +158,7 @@ esac
         timeout=60,
     )
     asked = (tmp_path / "compiled").read_text()
-    assert asked.startswith("-DGGML_CUDA=on -DGGML_NATIVE=OFF")
+    assert "-DGGML_CUDA=on -DGGML_NATIVE=OFF" in asked
     assert "llama-cpp-python==0.3.36" in asked
     assert done.returncode == (0 if mended else 1), done.stderr
     assert ("crashes on this processor" in done.stderr) != mended
