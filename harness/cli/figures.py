@@ -27,18 +27,12 @@ def figures(
     allow_mixed: options.AllowMixed = False,
 ) -> None:
     """Draw runtime, throughput and energy against input and output tokens: Figures 1 and 2 of the paper."""
+    from harness.core.quantities import parse_boundary
+    from harness.showing.panels import Options
     from harness.showing.sweep_figures import write_figures
 
-    paths, notes = write_figures(
-        sources or [],
-        output,
-        published=published,
-        models=models,
-        fixed_input=fixed_input,
-        fixed_output=fixed_output,
-        boundary=boundary,
-        allow_mixed=allow_mixed,
-    )
+    drawn = Options(fixed_input, fixed_output, parse_boundary(boundary), models)
+    paths, notes = write_figures(sources or [], output, drawn, published=published, allow_mixed=allow_mixed)
     if not paths:
         raise UserError(f"nothing could be drawn: {'; '.join(notes)}")
     for note in notes:

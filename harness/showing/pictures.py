@@ -30,12 +30,13 @@ def draw_all(run: Path, fixed_input: int = 32, fixed_output: int = 32) -> Iterat
     """
     folder = run / FOLDER
     profile = run / "profile.json"
+    options = Options(fixed_input, fixed_output, models=True)
     steps: tuple[tuple[str, Callable[[], str]], ...] = (
         ("fit", lambda: _fit(run, profile)),
-        ("Figures 1–2", lambda: _sweeps(run, folder, fixed_input, fixed_output)),
+        ("Figures 1–2", lambda: _sweeps(run, folder, options)),
         ("threshold of the published pair", lambda: _published_threshold(folder)),
         ("this machine's threshold against the published A100", lambda: _own_threshold(profile, folder)),
-        ("report", lambda: _report(run, Options(fixed_input, fixed_output))),
+        ("report", lambda: _report(run, options)),
     )
     for name, step in steps:
         try:
@@ -61,16 +62,8 @@ def _fit(run: Path, path: Path) -> str:
     return f"mean error at held-out points: {', '.join(errors)}; {path}"
 
 
-def _sweeps(run: Path, folder: Path, fixed_input: int, fixed_output: int) -> str:
-    paths, notes = write_figures(
-        [run],
-        folder,
-        published=True,
-        models=True,
-        fixed_input=fixed_input,
-        fixed_output=fixed_output,
-        allow_mixed=True,
-    )
+def _sweeps(run: Path, folder: Path, options: Options) -> str:
+    paths, notes = write_figures([run], folder, options, published=True, allow_mixed=True)
     return "\n  ".join([f"this machine beside the published ones: {len(paths)} files in {folder}", *notes])
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from harness import __version__
 from harness.runs.records import RecordedRun, load_run
 from harness.runs.summary import drift, idle_drift, idle_power_w
-from harness.showing.panels import Options
+from harness.showing.panels import DrawnSystem, Options
 from harness.showing.report import charts, explorer
-from harness.showing.sources import DrawnSystem, compare_drawn, distinct, load_drawn, published_sources
+from harness.showing.sources import compare_drawn, distinct, load_drawn, published_sources
 
 TRIAL_COLUMNS = (
     *("trial_id", "purpose", "status", "input_tokens", "output_tokens", "repeats"),
@@ -90,9 +90,9 @@ def _warnings(run: RecordedRun, source: DrawnSystem) -> list[str]:
             if abs(idle.change_w.mean) > (idle.change_w.half_width or 0.0):
                 change = f"{idle.before_w.mean:.1f} W before, {idle.after_w.mean:.1f} W after the sweep"
                 lines.append(f"idle power of {idle.domain} moved: {change}")
-    if source.system.method == "estimated":
+    if source.method == "estimated":
         lines.append("energy is estimated from CPU time, not measured")
-    elif not any(m.energy_j for m in source.system.measurements):
+    elif not any(m.energy_j for m in source.measurements):
         lines.append("energy was not measured")
     if source.profile is None and source.note:
         lines.append(source.note)
