@@ -13,7 +13,7 @@ from harness.core.statistics import Estimate
 from harness.runs.records import RecordedRun
 from harness.runs.schema import Row
 from harness.runs.summary import PointSummary, drift, idle_drift, summarise
-from harness.showing.terminal import open_console, plus_minus, table_of
+from harness.showing.terminal import narrow_table, open_console, plus_minus
 
 
 def _number(value: float | None) -> str:
@@ -100,7 +100,7 @@ def print_trials(run: RecordedRun, format: Literal["table", "csv", "json"] | str
         return
     run.table()  # refuses files that don't belong together
     console = open_console()
-    table = table_of(*(heading for heading, _ in TRIAL_CELLS))
+    table = narrow_table(*(heading for heading, _ in TRIAL_CELLS))
     table.columns[-1].justify, table.columns[-1].no_wrap, table.columns[-1].overflow = "left", False, "fold"
     for trial in run.trials:
         table.add_row(*(cell(Row(trial, run.batch_size, None)) for _, cell in TRIAL_CELLS))
@@ -111,7 +111,7 @@ def print_trials(run: RecordedRun, format: Literal["table", "csv", "json"] | str
 def print_results(run: RecordedRun, console: Console) -> None:
     """Every point as a table row, what went wrong, drift and idle power."""
     summaries = sorted(summarise(run.trials, run.batch_size), key=lambda summary: summary.point)
-    table = table_of(*(heading for heading, _ in POINT_CELLS))
+    table = narrow_table(*(heading for heading, _ in POINT_CELLS))
     for summary in summaries:
         table.add_row(*(cell(summary) for _, cell in POINT_CELLS))
     console.print(table)
