@@ -23,4 +23,4 @@ def predict(
     from harness.showing.profiles import print_predictions
 
     sizes = parse_tokens(input_tokens), parse_tokens(output_tokens)
-    print_predictions(Profile.load(profile), *sizes, boundary, strict, as_json)
+    print_predictions(Profile.load(profile), sizes, boundary, strict, as_json)

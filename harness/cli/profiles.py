@@ -52,6 +52,7 @@ def validate(
 @app.command("schema")
 def schema() -> None:
     """Print the JSON schema of a profile."""
-    from harness.showing.profiles import print_schema
+    from harness.modelling.profile import json_schema
+    from harness.showing.terminal import print_json
 
-    print_schema()
+    print_json(json_schema())

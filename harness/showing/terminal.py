@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich import box
@@ -56,3 +56,9 @@ def plus_minus(value: Estimate) -> str:
 def print_json(value: Any) -> None:
     """Print JSON for programs; never NaN."""
     print(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False))
+
+
+def rows_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Arrays of one length, as one dictionary of plain numbers a row."""
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
