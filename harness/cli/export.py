@@ -10,13 +10,8 @@ import typer
 
 from harness.cli import options
 
-
-class FileFormat(StrEnum):
-    """How the table is written."""
-
-    JSON = "json"
-    CSV = "csv"
-    PARQUET = "parquet"
+FileFormat = StrEnum("FileFormat", "JSON CSV PARQUET")
+"""How the table is written."""
 
 
 def export(

@@ -22,10 +22,7 @@ def list_profiles(as_json: options.AsJson = False) -> None:
 
 
 @app.command("show")
-def show(
-    profile: options.ProfileArgument,
-    as_json: options.AsJson = False,
-) -> None:
+def show(profile: options.ProfileArgument, as_json: options.AsJson = False) -> None:
     """Show what a profile holds: models with their uncertainty, range, origin; as JSON the profile itself."""
     from harness.modelling.profile import Profile
     from harness.showing.profiles import print_profile
@@ -38,9 +35,7 @@ def show(
 
 
 @app.command("validate")
-def validate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Profile files.")],
-) -> None:
+def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Profile files.")]) -> None:
     """Check profile files; stop at the first invalid file with exit code 2."""
     from harness.modelling.profile import Profile
 

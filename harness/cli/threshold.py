@@ -9,14 +9,8 @@ import typer
 
 from harness.cli import options
 
-
-class Key(StrEnum):
-    """What the threshold is compared with."""
-
-    INPUT = "input"
-    OUTPUT = "output"
-    TOTAL = "total"
-    PRODUCT = "product"
+Key = StrEnum("Key", "INPUT OUTPUT TOTAL PRODUCT")
+"""What the threshold is compared with."""
 
 
 def threshold(

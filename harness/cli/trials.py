@@ -8,13 +8,8 @@ from typing import Annotated
 
 import typer
 
-
-class Format(StrEnum):
-    """How trials are printed."""
-
-    TABLE = "table"
-    CSV = "csv"
-    JSON = "json"
+Format = StrEnum("Format", "TABLE CSV JSON")
+"""How trials are printed."""
 
 
 def trials(

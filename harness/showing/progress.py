@@ -145,11 +145,7 @@ class Display(Observer):
     def _guess_s(self, point: Point) -> float:
         assert self._model
         return time_guess.request_s(
-            self._model,
-            self._config.device,
-            point,
-            kv_cache=self._config.kv_cache,
-            batch_size=self._config.batch_size,
+            self._model, self._config.device, point, kv_cache=self._config.kv_cache, batch_size=self._config.batch_size
         )
 
     def _remaining_s(self, remaining: list[tuple[Point, int]]) -> float:
