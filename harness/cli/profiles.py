@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Typer
 
 from harness.cli import options
 
-app = typer.Typer(no_args_is_help=True, help="List, show and check profiles, and print their JSON schema.")
+app = Typer(no_args_is_help=True, help="List, show and check profiles, and print their JSON schema.")
 
 
 @app.command("list")
@@ -35,7 +35,7 @@ def show(profile: options.ProfileArgument, as_json: options.AsJson = False) -> N
 
 
 @app.command("validate")
-def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Profile files.")]) -> None:
+def validate(files: Annotated[list[Path], Argument(metavar="FILE...", help="Profile files.")]) -> None:
     """Check profile files; stop at the first invalid file with exit code 2."""
     from harness.modelling.profile import Profile
 

@@ -36,7 +36,7 @@ def draw_all(run: Path, fixed_input: int = 32, fixed_output: int = 32) -> Iterat
         ("Figures 1–2", lambda: _sweeps(run, folder, options)),
         ("threshold of the published pair", lambda: _published_threshold(folder)),
         ("this machine's threshold against the published A100", lambda: _own_threshold(profile, folder)),
-        ("report", lambda: _report(run, options)),
+        ("report", lambda: f"to open in a browser: {write_report([run], run / 'report.html', options=options)}"),
     )
     for name, step in steps:
         try:
@@ -84,9 +84,3 @@ def _own_threshold(path: Path, folder: Path) -> str:
         raise UserError("\n  ".join(lines)) from None
     written, *_ = decision_figures.write_threshold(answer, folder / "threshold")
     return f"{threshold_words(answer)}; {written}"
-
-
-def _report(run: Path, options: Options) -> str:
-    path = run / "report.html"
-    write_report([run], path, options=options)
-    return f"to open in a browser: {path}"

@@ -49,7 +49,9 @@ def narrow_table(*headings: str) -> Table:
     return table
 
 
-def plus_minus(value: Estimate) -> str:
+def plus_minus(value: Estimate | None) -> str:
+    if value is None:
+        return "–"
     return f"{value.mean:.4g} ± {'?' if value.half_width is None else format(value.half_width, '.2g')}"
 
 
