@@ -29,20 +29,13 @@ from harness.cli import (
 from harness.core.errors import INTERRUPTED, DiskFull, UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.command("measure")(measure.measure)
-app.command("doctor")(doctor.doctor)
-app.command("trials")(trials.trials)
-app.command("fit")(fit.fit)
+for command in (
+    *(measure.measure, doctor.doctor, trials.trials, fit.fit, predict.predict, export.export, compare.compare),
+    *(figures.figures, report.report, threshold.threshold, route.route, paper.paper),
+):
+    app.command()(command)
 app.add_typer(profiles.app, name="profiles")
-app.command("predict")(predict.predict)
-app.command("export")(export.export)
-app.command("compare")(compare.compare)
 app.add_typer(workload.app, name="workload")
-app.command("figures")(figures.figures)
-app.command("report")(report.report)
-app.command("threshold")(threshold.threshold)
-app.command("route")(route.route)
-app.command("paper")(paper.paper)
 
 
 def _print_version(wanted: bool) -> None:
@@ -54,8 +47,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Measure what LLM inference costs in seconds and joules on this machine, and decide what runs where."""

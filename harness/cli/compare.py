@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Argument
 
 from harness.cli import options
 
 
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="Name of a shipped profile, or a profile file.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The profile it is compared with.")],
+    a: Annotated[str, Argument(metavar="A", help="Name of a shipped profile, or a profile file.")],
+    b: Annotated[str, Argument(metavar="B", help="The profile it is compared with.")],
     input_tokens: options.InputTokens = "8-2048*4",
     output_tokens: options.OutputTokens = "8-512*4",
     boundary: options.Boundary = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from harness.cli import options
 
@@ -12,7 +12,7 @@ from harness.cli import options
 def doctor(
     as_json: options.AsJson = False,
     load: Annotated[
-        bool, typer.Option("--load", help="Load the machine for 30 s and see whether every sensor notices.")
+        bool, Option("--load", help="Load the machine for 30 s and see whether every sensor notices.")
     ] = False,
 ) -> None:
     """Check which backends and power sources work here, and how to enable the rest."""

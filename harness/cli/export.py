@@ -6,23 +6,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from harness.cli import options
 
-
-class FileFormat(StrEnum):
-    """How the table is written."""
-
-    JSON = "json"
-    CSV = "csv"
-    PARQUET = "parquet"
+FileFormat = StrEnum("FileFormat", "JSON CSV PARQUET")
+"""How the table is written."""
 
 
 def export(
     profile: options.ProfileArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write_table.")],
-    format: Annotated[FileFormat, typer.Option("--format", help="json, csv or parquet.")] = FileFormat.JSON,
+    output: Annotated[Path, Option("--output", "-o", help="File to write_table.")],
+    format: Annotated[FileFormat, Option("--format", help="json, csv or parquet.")] = FileFormat.JSON,
 ) -> None:
     """Write models, measurements and a grid of predictions as one table, a row per number."""
     from harness.modelling.profile import Profile

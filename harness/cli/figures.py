@@ -5,21 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from harness.cli import options
 from harness.core.errors import UserError
 
 
 def figures(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Directory for the figures.")],
+    output: Annotated[Path, Option("--output", "-o", help="Directory for the figures.")],
     sources: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN|PROFILE]...", help="Run directories, profile files, shipped profiles' names."),
+        Argument(metavar="[RUN|PROFILE]...", help="Run directories, profile files, shipped profiles' names."),
     ] = None,
-    published: Annotated[bool, typer.Option("--published", help="Add the published systems.")] = False,
+    published: Annotated[bool, Option("--published", help="Add the published systems.")] = False,
     models: Annotated[
-        bool, typer.Option("--models", help="Draw fitted models as thin lines, dashed beyond their range.")
+        bool, Option("--models", help="Draw fitted models as thin lines, dashed beyond their range.")
     ] = False,
     fixed_input: options.FixedInput = 32,
     fixed_output: options.FixedOutput = 32,
@@ -27,18 +27,12 @@ def figures(
     allow_mixed: options.AllowMixed = False,
 ) -> None:
     """Draw runtime, throughput and energy against input and output tokens: Figures 1 and 2 of the paper."""
+    from harness.core.quantities import parse_boundary
+    from harness.showing.panels import Options
     from harness.showing.sweep_figures import write_figures
 
-    paths, notes = write_figures(
-        sources or [],
-        output,
-        published=published,
-        models=models,
-        fixed_input=fixed_input,
-        fixed_output=fixed_output,
-        boundary=boundary,
-        allow_mixed=allow_mixed,
-    )
+    drawn = Options(fixed_input, fixed_output, parse_boundary(boundary), models)
+    paths, notes = write_figures(sources or [], output, drawn, published=published, allow_mixed=allow_mixed)
     if not paths:
         raise UserError(f"nothing could be drawn: {'; '.join(notes)}")
     for note in notes:

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from harness.cli import options
 from harness.modelling.forms import AUTO, DEFAULT, FORMS
@@ -16,23 +16,22 @@ FormName = StrEnum("FormName", [*FORMS, AUTO])  # type: ignore[misc]  # the name
 
 def fit(
     runs: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN...", help="Run directories of one system and model.")
+        list[Path] | None, Argument(metavar="RUN...", help="Run directories of one system and model.")
     ] = None,
     measurements: Annotated[
-        Path | None,
-        typer.Option(help="CSV of trials measured elsewhere: input_tokens, output_tokens, runtime_s, energies."),
+        Path | None, Option(help="CSV of trials measured elsewhere: input_tokens, output_tokens, runtime_s, energies.")
     ] = None,
-    system: Annotated[str | None, typer.Option(help="Name of the machine.", show_default="the device's")] = None,
-    model: Annotated[str | None, typer.Option(help="Name of the model; for --measurements.")] = None,
+    system: Annotated[str | None, Option(help="Name of the machine.", show_default="the device's")] = None,
+    model: Annotated[str | None, Option(help="Name of the model; for --measurements.")] = None,
     kv_cache: Annotated[
-        bool, typer.Option("--kv-cache/--no-kv-cache", help="Whether keys and values were kept; for --measurements.")
+        bool, Option("--kv-cache/--no-kv-cache", help="Whether keys and values were kept; for --measurements.")
     ] = True,
-    form: Annotated[FormName, typer.Option(help=f"{', '.join(FORMS)} or {AUTO}.")] = FormName(DEFAULT),
+    form: Annotated[FormName, Option(help=f"{', '.join(FORMS)} or {AUTO}.")] = FormName(DEFAULT),
     drop_suspects: Annotated[
-        bool, typer.Option("--drop-suspects", help="Leave out points far outside the scatter of the others.")
+        bool, Option("--drop-suspects", help="Leave out points far outside the scatter of the others.")
     ] = False,
-    name: Annotated[str | None, typer.Option(help="Name of the profile.", show_default="SYSTEM-MODEL")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the profile to this file.")] = None,
+    name: Annotated[str | None, Option(help="Name of the profile.", show_default="SYSTEM-MODEL")] = None,
+    output: Annotated[Path | None, Option("--output", "-o", help="Write the profile to this file.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Fit runtime and energy models to a run and say how right they are at points left out of the fit."""

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import signal
 import sys
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -58,7 +59,7 @@ def _run(planned: PlannedRun, directory: Path) -> bool:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
     resume = f"resume with: {shlex.join([*_program(), *sys.argv[1:]])}"
-    with RunStore(directory) as store, Display(planned.plan, planned.config, store) as display:
+    with RunStore(directory) as store, closing(Display(planned.plan, planned.config, store)) as display:
         for notice in store.notices:
             display.notice(notice)
         try:

@@ -8,62 +8,52 @@ from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, get_type_hints
 
-import typer
+from typer import Argument, CallbackParam, Option
 
 from harness.core.errors import UserError
 from harness.core.quantities import check_number
 
-
-class Idle(StrEnum):
-    """Whether the power of the idle machine counts."""
-
-    INCLUDED = "included"
-    SUBTRACTED = "subtracted"
-
-
-class Scale(StrEnum):
-    """What makes joules and seconds one cost."""
-
-    REFERENCE = "reference"
-    PRICE = "price"
-    NONE = "none"
+Idle = StrEnum("Idle", "INCLUDED SUBTRACTED")
+"""Whether the power of the idle machine counts."""
+Scale = StrEnum("Scale", "REFERENCE PRICE NONE")
+"""What makes joules and seconds one cost."""
+Attribution = StrEnum("Attribution", "PROCESS SYSTEM")
+"""Whose CPU energy counts where the source can tell processes apart."""
+Compile = StrEnum("Compile", "NONE GRAPH INDUCTOR")
+"""How decode steps are launched; ``backends.base.Config.compile``."""
 
 
-def finite(option: typer.CallbackParam, value: float | None) -> float | None:
+def finite(option: CallbackParam, value: float | None) -> float | None:
     """Callback of options that take a number; refuses before anything is read. Raises UserError."""
     check_number(option.opts[0], value)
     return value
 
 
 ProfileArgument = Annotated[
-    str, typer.Argument(metavar="PROFILE", help="Name of a shipped profile, or a profile file.", show_default=False)
+    str, Argument(metavar="PROFILE", help="Name of a shipped profile, or a profile file.", show_default=False)
 ]
-InputTokens = Annotated[
-    str, typer.Option("--input-tokens", "-p", help="Input tokens: 8,64,512 or 8-2048*2 or 128-1024+128.")
-]
-OutputTokens = Annotated[str, typer.Option("--output-tokens", "-n", help="Output tokens, same syntax as -p.")]
-FixedInput = Annotated[int, typer.Option(min=1, help="Input tokens of the output sweep.")]
-FixedOutput = Annotated[int, typer.Option(min=1, help="Output tokens of the input sweep.")]
+InputTokens = Annotated[str, Option("--input-tokens", "-p", help="Input tokens: 8,64,512 or 8-2048*2 or 128-1024+128.")]
+OutputTokens = Annotated[str, Option("--output-tokens", "-n", help="Output tokens, same syntax as -p.")]
+FixedInput = Annotated[int, Option(min=1, help="Input tokens of the output sweep.")]
+FixedOutput = Annotated[int, Option(min=1, help="Output tokens of the input sweep.")]
 
 WORKLOAD = "Built-in name (alpaca), workload file, trace file or glob."
-WorkloadOption = Annotated[str, typer.Option("--workload", "-w", help=WORKLOAD)]
-InputColumn = Annotated[str | None, typer.Option(help="Column of input tokens in a trace.")]
-OutputColumn = Annotated[str | None, typer.Option(help="Column of output tokens in a trace.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave broken rows out instead of refusing.")]
+WorkloadOption = Annotated[str, Option("--workload", "-w", help=WORKLOAD)]
+InputColumn = Annotated[str | None, Option(help="Column of input tokens in a trace.")]
+OutputColumn = Annotated[str | None, Option(help="Column of output tokens in a trace.")]
+SkipBad = Annotated[bool, Option("--skip-bad", help="Leave broken rows out instead of refusing.")]
 EveryOutput = Annotated[
-    int | None, typer.Option("--output-tokens", min=1, help="Set every output length to this many tokens.")
+    int | None, Option("--output-tokens", min=1, help="Set every output length to this many tokens.")
 ]
 
 Boundary = Annotated[
-    str | None, typer.Option(help="Components whose energy counts: gpu, cpu+gpu, …", show_default="all measured")
+    str | None, Option(help="Components whose energy counts: gpu, cpu+gpu, …", show_default="all measured")
 ]
-AllowMixed = Annotated[
-    bool, typer.Option("--allow-mixed", help="Compare anyway; the output is marked as not comparable.")
-]
-IdleOption = Annotated[Idle, typer.Option(help="Count the machines' idle power or subtract it.")]
+AllowMixed = Annotated[bool, Option("--allow-mixed", help="Compare anyway; the output is marked as not comparable.")]
+IdleOption = Annotated[Idle, Option(help="Count the machines' idle power or subtract it.")]
 Weight = Annotated[
     float | None,
-    typer.Option(
+    Option(
         min=0,
         max=1,
         callback=finite,
@@ -72,21 +62,21 @@ Weight = Annotated[
     ),
 ]
 ScaleOption = Annotated[
-    Scale, typer.Option(help="Cost: relative to a reference system, in prices, or raw joules and seconds.")
+    Scale, Option(help="Cost: relative to a reference system, in prices, or raw joules and seconds.")
 ]
 Reference = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help="System whose mean request is the unit of cost.", show_default="threshold: the large one; route: the first"
     ),
 ]
 PricePerKwh = Annotated[
-    float | None, typer.Option(min=0, callback=finite, help="Money or carbon per kWh, for --scale price.")
+    float | None, Option(min=0, callback=finite, help="Money or carbon per kWh, for --scale price.")
 ]
-PricePerHour = Annotated[float | None, typer.Option(min=0, callback=finite, help="The same per machine-hour.")]
+PricePerHour = Annotated[float | None, Option(min=0, callback=finite, help="The same per machine-hour.")]
 Horizon = Annotated[
     float | None,
-    typer.Option(
+    Option(
         "--horizon",
         min=0,
         callback=finite,
@@ -95,12 +85,11 @@ Horizon = Annotated[
     ),
 ]
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
 FigurePath = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", help="Write the figure as PDF, SVG, PNG and CSV under this name."),
+    Path | None, Option("--output", "-o", help="Write the figure as PDF, SVG, PNG and CSV under this name.")
 ]
-Export = Annotated[Path | None, typer.Option(help="Write the decision rule as JSON for a scheduler.")]
+Export = Annotated[Path | None, Option(help="Write the decision rule as JSON for a scheduler.")]
 
 
 def prices(per_kwh: float | None, per_hour: float | None) -> tuple[float, float] | None:
@@ -125,21 +114,6 @@ def named_numbers(option: str, texts: Sequence[str] | None) -> dict[str, float]:
     return numbers
 
 
-class AttributionChoice(StrEnum):
-    """Whose CPU energy counts where the source can tell processes apart."""
-
-    PROCESS = "process"
-    SYSTEM = "system"
-
-
-class CompileChoice(StrEnum):
-    """How decode steps are launched; ``backends.base.Config.compile``."""
-
-    NONE = "none"
-    GRAPH = "graph"
-    INDUCTOR = "inductor"
-
-
 class MeasureOptions:
     """The options of ``measure``, by the names of the fields that ``harness.measuring.planned_run.prepare`` takes.
 
@@ -148,18 +122,16 @@ class MeasureOptions:
 
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output-dir", "-o", help="Run directory; measuring into it again resumes.", show_default="runs/…"
-        ),
+        Option("--output-dir", "-o", help="Run directory; measuring into it again resumes.", show_default="runs/…"),
     ] = None
-    model: Annotated[str, typer.Option("--model", "-m", help="Preset, Hugging Face id or folder, or .gguf file.")] = (
+    model: Annotated[str, Option("--model", "-m", help="Preset, Hugging Face id or folder, or .gguf file.")] = (
         "smollm2-135m"
     )
-    backend: Annotated[str, typer.Option(help="Runtime: transformers, llama-cpp or fake.")] = "transformers"
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, cuda:0,1, mps or metal.")] = "auto"
+    backend: Annotated[str, Option(help="Runtime: transformers, llama-cpp or fake.")] = "transformers"
+    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, cuda:0,1, mps or metal.")] = "auto"
     dtype: Annotated[
         str,
-        typer.Option(
+        Option(
             "--dtype",
             "--quant",
             help="Weights: a torch dtype, bnb-int8, bnb-nf4, torchao-int8 or -int4; for llama-cpp F16, Q8_0, Q4_0.",
@@ -167,19 +139,15 @@ class MeasureOptions:
     ] = "auto"
     kv_cache: Annotated[
         bool | None,
-        typer.Option(
-            "--kv-cache/--no-kv-cache", help="Use the KV cache.", show_default="on; off in the protocol paper"
-        ),
+        Option("--kv-cache/--no-kv-cache", help="Use the KV cache.", show_default="on; off in the protocol paper"),
     ] = None
     protocol: Annotated[
         str,
-        typer.Option(
-            help="quick (5 % precision), precise (2 %, further points) or paper (the paper's sweeps, no KV cache)."
-        ),
+        Option(help="quick (5 % precision), precise (2 %, further points) or paper (the paper's sweeps, no KV cache)."),
     ] = "quick"
     input_tokens: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--input-tokens",
             "-p",
             help="Input sweep: 8,64,512 or 8-2048*2 or 128-1024+128.",
@@ -188,35 +156,32 @@ class MeasureOptions:
     ] = None
     output_tokens: Annotated[
         str | None,
-        typer.Option("--output-tokens", "-n", help="Output sweep, same syntax as -p.", show_default="the protocol's"),
+        Option("--output-tokens", "-n", help="Output sweep, same syntax as -p.", show_default="the protocol's"),
     ] = None
-    fixed_input: Annotated[int, typer.Option(min=1, help="Input tokens of the output sweep.")] = 32
-    fixed_output: Annotated[int, typer.Option(min=1, help="Output tokens of the input sweep.")] = 32
-    grid: Annotated[bool, typer.Option("--grid", help="Measure the full product of inputs and outputs.")] = False
+    fixed_input: FixedInput = 32
+    fixed_output: FixedOutput = 32
+    grid: Annotated[bool, Option("--grid", help="Measure the full product of inputs and outputs.")] = False
     points: Annotated[
         list[str] | None,
-        typer.Option("--point", help="Also measure this request size: input,output. Repeatable.", show_default="none"),
+        Option("--point", help="Also measure this request size: input,output. Repeatable.", show_default="none"),
     ] = None
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of the backend.", show_default="its choice")
-    ] = None
+    threads: Annotated[int | None, Option(min=1, help="CPU threads of the backend.", show_default="its choice")] = None
     compile: Annotated[
-        CompileChoice,
-        typer.Option("--compile", help="How decode steps are launched: one by one, as a CUDA graph, or compiled."),
-    ] = CompileChoice.NONE
+        Compile, Option("--compile", help="How decode steps are launched: one by one, as a CUDA graph, or compiled.")
+    ] = Compile.NONE
     prefill_chunk: Annotated[
-        int | None, typer.Option(min=1, help="Maximum input tokens per forward pass.", show_default="all")
+        int | None, Option(min=1, help="Maximum input tokens per forward pass.", show_default="all")
     ] = None
-    batch_size: Annotated[int, typer.Option(min=1, help="Sequences per request.")] = 1
+    batch_size: Annotated[int, Option(min=1, help="Sequences per request.")] = 1
     seed: Annotated[
-        int, typer.Option(min=0, max=2**31 - 1, help="Seed for random weights, input tokens and the order of points.")
+        int, Option(min=0, max=2**31 - 1, help="Seed for random weights, input tokens and the order of points.")
     ] = 0
-    timeout_s: Annotated[
-        float, typer.Option("--timeout", min=0.001, help="Give up on a trial after this many seconds.")
-    ] = 600.0
+    timeout_s: Annotated[float, Option("--timeout", min=0.001, help="Give up on a trial after this many seconds.")] = (
+        600.0
+    )
     min_window_s: Annotated[
         float | None,
-        typer.Option(
+        Option(
             "--min-window",
             min=0.0,
             help="Shortest trial in seconds: requests repeat to fill it.",
@@ -225,7 +190,7 @@ class MeasureOptions:
     ] = None
     max_window_s: Annotated[
         float | None,
-        typer.Option(
+        Option(
             "--max-window",
             min=0.001,
             help="Longest trial in seconds, even if a sensor needs longer.",
@@ -234,47 +199,37 @@ class MeasureOptions:
     ] = None
     max_trials: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Maximum number of trials per point, warm-up not included.", show_default="the protocol's"
-        ),
+        Option(min=1, help="Maximum number of trials per point, warm-up not included.", show_default="the protocol's"),
     ] = None
     precision: Annotated[
         float | None,
-        typer.Option(
-            min=1e-6,
-            max=1.0,
-            help="Stop a point at this relative 95 % half-width.",
-            show_default="the protocol's",
-        ),
+        Option(min=1e-6, max=1.0, help="Stop a point at this relative 95 % half-width.", show_default="the protocol's"),
     ] = None
-    probes: Annotated[str, typer.Option(help="Power sources: auto, none, or names joined by commas.")] = "auto"
-    rate_hz: Annotated[
-        float, typer.Option("--rate", min=0.1, max=1000.0, help="Samples per second and power source.")
-    ] = 20.0
+    probes: Annotated[str, Option(help="Power sources: auto, none, or names joined by commas.")] = "auto"
+    rate_hz: Annotated[float, Option("--rate", min=0.1, max=1000.0, help="Samples per second and power source.")] = 20.0
     cpu_watts: Annotated[
         float | None,
-        typer.Option(
+        Option(
             min=0.001,
             help="Declared power of the whole CPU under full load, W, for the estimate.",
             show_default="an assumption",
         ),
     ] = None
     attribution: Annotated[
-        AttributionChoice, typer.Option(help="Count the inference process's share of the CPU's energy, or all of it.")
-    ] = AttributionChoice.SYSTEM
+        Attribution, Option(help="Count the inference process's share of the CPU's energy, or all of it.")
+    ] = Attribution.SYSTEM
     calibration: Annotated[
         list[str] | None,
-        typer.Option("--calibrate", help="DOMAIN=gain,offset or a TOML file. Repeatable.", show_default="none"),
+        Option("--calibrate", help="DOMAIN=gain,offset or a TOML file. Repeatable.", show_default="none"),
     ] = None
     max_foreign_load: Annotated[
-        float,
-        typer.Option(min=0.0, max=1.0, help="Share of the CPU other programs may take before a trial is discarded."),
+        float, Option(min=0.0, max=1.0, help="Share of the CPU other programs may take before a trial is discarded.")
     ] = 0.1
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and a guess of its time; measure nothing.")
-    ] = False
+    dry_run: Annotated[bool, Option("--dry-run", help="Print the plan and a guess of its time; measure nothing.")] = (
+        False
+    )
     pictures: Annotated[
-        bool, typer.Option("--pictures", help="Then fit, draw and write the report, into the run directory.")
+        bool, Option("--pictures", help="Then fit, draw and write the report, into the run directory.")
     ] = False
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from harness.cli import options
 
 
 def paper(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Directory for figures, CSV files and summary.json.")],
+    output: Annotated[Path, Option("--output", "-o", help="Directory for figures, CSV files and summary.json.")],
     as_json: options.AsJson = False,
 ) -> None:
     """Regenerate the figures and numbers of Wilkins, Keshav and Mortier (2024) from the shipped profiles."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from harness.cli import options
 
@@ -14,7 +14,7 @@ def predict(
     input_tokens: options.InputTokens,
     output_tokens: options.OutputTokens,
     boundary: options.Boundary = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse sizes outside the measured range.")] = False,
+    strict: Annotated[bool, Option("--strict", help="Refuse sizes outside the measured range.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Predict runtime and energy of requests, each with the 95 % interval of a new measurement."""
@@ -23,4 +23,4 @@ def predict(
     from harness.showing.profiles import print_predictions
 
     sizes = parse_tokens(input_tokens), parse_tokens(output_tokens)
-    print_predictions(Profile.load(profile), *sizes, boundary, strict, as_json)
+    print_predictions(Profile.load(profile), sizes, boundary, strict, as_json)

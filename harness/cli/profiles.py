@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Typer
 
 from harness.cli import options
 
-app = typer.Typer(no_args_is_help=True, help="List, show and check profiles, and print their JSON schema.")
+app = Typer(no_args_is_help=True, help="List, show and check profiles, and print their JSON schema.")
 
 
 @app.command("list")
@@ -22,10 +22,7 @@ def list_profiles(as_json: options.AsJson = False) -> None:
 
 
 @app.command("show")
-def show(
-    profile: options.ProfileArgument,
-    as_json: options.AsJson = False,
-) -> None:
+def show(profile: options.ProfileArgument, as_json: options.AsJson = False) -> None:
     """Show what a profile holds: models with their uncertainty, range, origin; as JSON the profile itself."""
     from harness.modelling.profile import Profile
     from harness.showing.profiles import print_profile
@@ -38,9 +35,7 @@ def show(
 
 
 @app.command("validate")
-def validate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Profile files.")],
-) -> None:
+def validate(files: Annotated[list[Path], Argument(metavar="FILE...", help="Profile files.")]) -> None:
     """Check profile files; stop at the first invalid file with exit code 2."""
     from harness.modelling.profile import Profile
 
@@ -52,6 +47,7 @@ def validate(
 @app.command("schema")
 def schema() -> None:
     """Print the JSON schema of a profile."""
-    from harness.showing.profiles import print_schema
+    from harness.modelling.profile import json_schema
+    from harness.showing.terminal import print_json
 
-    print_schema()
+    print_json(json_schema())

@@ -5,21 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from harness.cli import options
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page, an HTML file.")] = Path("report.html"),
+    runs: Annotated[list[Path], Argument(metavar="RUN...", help="Run directories.")],
+    output: Annotated[Path, Option("--output", "-o", help="The page, an HTML file.")] = Path("report.html"),
     profile: Annotated[
         list[str] | None,
-        typer.Option(help="Profile to choose in the threshold explorer. Repeatable.", show_default="the published"),
+        Option(help="Profile to choose in the threshold explorer. Repeatable.", show_default="the published"),
     ] = None,
     workload: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--workload", "-w", help="Workload to choose there: a file or trace. Repeatable.", show_default="alpaca"
         ),
     ] = None,

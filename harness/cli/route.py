@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from harness.cli import options
 from harness.core.errors import UserError
 
-Profiles = Annotated[list[str], typer.Option(help="Profile of a system: a name or file. Repeat for each.")]
-Shares = Annotated[
-    list[str] | None, typer.Option(help="P=0.05: this share of the served requests goes to P. Repeatable.")
-]
+Profiles = Annotated[list[str], Option(help="Profile of a system: a name or file. Repeat for each.")]
+Shares = Annotated[list[str] | None, Option(help="P=0.05: this share of the served requests goes to P. Repeatable.")]
 Capacities = Annotated[
-    list[str] | None, typer.Option(help="P=3600: system P is busy for at most so many seconds. Repeatable.")
+    list[str] | None, Option(help="P=3600: system P is busy for at most so many seconds. Repeatable.")
 ]
 Slo = Annotated[
     float | None,
-    typer.Option(
-        min=0, callback=options.finite, help="Latency objective in seconds: slower systems don't serve a request."
-    ),
+    Option(min=0, callback=options.finite, help="Latency objective in seconds: slower systems don't serve a request."),
 ]
-OutputUnknown = Annotated[
-    bool, typer.Option("--output-unknown", help="Decide on the input length alone, by expected cost.")
-]
-WeightSweep = Annotated[bool, typer.Option("--weight-sweep", help="Show the trade-off for all weights from 0 to 1.")]
+OutputUnknown = Annotated[bool, Option("--output-unknown", help="Decide on the input length alone, by expected cost.")]
+WeightSweep = Annotated[bool, Option("--weight-sweep", help="Show the trade-off for all weights from 0 to 1.")]
 
 
 def route(

@@ -5,25 +5,19 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from harness.cli import options
 
-
-class Key(StrEnum):
-    """What the threshold is compared with."""
-
-    INPUT = "input"
-    OUTPUT = "output"
-    TOTAL = "total"
-    PRODUCT = "product"
+Key = StrEnum("Key", "INPUT OUTPUT TOTAL PRODUCT")
+"""What the threshold is compared with."""
 
 
 def threshold(
-    small: Annotated[str, typer.Option(help="Profile of the small system: a name or file.")],
-    large: Annotated[str, typer.Option(help="Profile of the large system.")],
+    small: Annotated[str, Option(help="Profile of the small system: a name or file.")],
+    large: Annotated[str, Option(help="Profile of the large system.")],
     workload: options.WorkloadOption,
-    key: Annotated[Key, typer.Option(help="What decides: input, output, total or product of tokens.")] = Key.INPUT,
+    key: Annotated[Key, Option(help="What decides: input, output, total or product of tokens.")] = Key.INPUT,
     weight: options.Weight = None,
     scale: options.ScaleOption = options.Scale.REFERENCE,
     reference: options.Reference = None,

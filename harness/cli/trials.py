@@ -6,20 +6,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-
-class Format(StrEnum):
-    """How trials are printed."""
-
-    TABLE = "table"
-    CSV = "csv"
-    JSON = "json"
+Format = StrEnum("Format", "TABLE CSV JSON")
+"""How trials are printed."""
 
 
 def trials(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Run directory.")],
-    format: Annotated[Format, typer.Option("--format", help="table, csv or json.")] = Format.TABLE,
+    directory: Annotated[Path, Argument(metavar="DIR", help="Run directory.")],
+    format: Annotated[Format, Option("--format", help="table, csv or json.")] = Format.TABLE,
 ) -> None:
     """Print the trials of a run: a table for people, every column as CSV or JSON for programs."""
     from harness.runs.records import load_run

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option, Typer
 
 from harness.cli import options
 
-app = typer.Typer(no_args_is_help=True, help="Look at a workload, or make one of a text dataset.")
+app = Typer(no_args_is_help=True, help="Look at a workload, or make one of a text dataset.")
 
 
 @app.command()
 def show(
-    workload: Annotated[str, typer.Argument(help=options.WORKLOAD)],
+    workload: Annotated[str, Argument(help=options.WORKLOAD)],
     input_column: options.InputColumn = None,
     output_column: options.OutputColumn = None,
     skip_bad: options.SkipBad = False,
@@ -33,13 +33,13 @@ def show(
 
 @app.command()
 def build(
-    text: Annotated[str, typer.Option(help="Text dataset: CSV, Parquet, JSON or JSON lines; a file or glob.")],
+    text: Annotated[str, Option(help="Text dataset: CSV, Parquet, JSON or JSON lines; a file or glob.")],
     input_field: Annotated[
-        list[str], typer.Option(help="Field with the prompt; repeat to add up several, such as instruction and input.")
+        list[str], Option(help="Field with the prompt; repeat to add up several, such as instruction and input.")
     ],
-    output_field: Annotated[list[str], typer.Option(help="Field with the answer; repeatable.")],
-    tokenizer: Annotated[str, typer.Option(help="Hugging Face id, folder or tokenizer.json.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Workload file to write (JSON).")],
+    output_field: Annotated[list[str], Option(help="Field with the answer; repeatable.")],
+    tokenizer: Annotated[str, Option(help="Hugging Face id, folder or tokenizer.json.")],
+    output: Annotated[Path, Option("--output", "-o", help="Workload file to write (JSON).")],
     skip_bad: options.SkipBad = False,
 ) -> None:
     """Count the tokens of a text dataset and keep the counts as a workload."""

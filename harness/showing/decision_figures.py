@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from harness.core.arrays import Floats
 from harness.deciding.answers import RoutingAnswer, ThresholdAnswer
 from harness.deciding.paper_accounting import PaperCurve
-from harness.deciding.routing import TradeOff
 from harness.deciding.scales import JOULES_PER_KWH
+from harness.deciding.threshold import Curve
 from harness.deciding.workload import Workload, marginal
-from harness.showing.figures import CsvRow, new_figure, write_figure
+from harness.showing.figures import new_figure, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,10 +36,10 @@ BEYOND = 1.5
 class ThresholdPanel:
     """One pair of curves: energy and runtime against the threshold."""
 
+    accounting: str
+    """Its name in the CSV."""
     title: str
-    threshold: NDArray[np.int64]
-    energy_kwh: Floats
-    runtime: Floats
+    curve: Curve
     runtime_unit: str
     alone: tuple[tuple[str, float, float], tuple[str, float, float]]
     """(label, energy in kWh, runtime) of the small and of the large system alone."""
@@ -60,84 +60,61 @@ def workload_figure(workload: Workload) -> Figure:
     return figure
 
 
-def workload_rows(workload: Workload) -> list[CsvRow]:
-    """Rows of the CSV beside it: axis, tokens, requests."""
-    return [
-        (axis, int(length), float(requests))
-        for axis, lengths, count in _marginals(workload)
-        for length, requests in zip(lengths, count, strict=True)
-    ]
-
-
 def write_threshold(answer: ThresholdAnswer, path: Path) -> list[Path]:
     """Draw energy and runtime against the threshold; PDF, SVG, PNG and CSV. Returns the paths. Raises UserError."""
-    return write_panels([("query", threshold_panel(answer))], answer.decision.key, path)
+    panels = [threshold_panel(answer)]
+    return write_panels(panels, answer.decision.key, path, panels)
 
 
-def write_panels(panels: Sequence[tuple[str, ThresholdPanel]], key: str, path: Path) -> list[Path]:
-    """Draw panels, which come with the name of their accounting. As ``write_threshold``."""
-    return write_figure(
-        threshold_figure([panel for _, panel in panels], key), path, THRESHOLD_HEADER, panel_rows(panels)
-    )
+def write_panels(
+    panels: Sequence[ThresholdPanel], key: str, path: Path, listed: Sequence[ThresholdPanel]
+) -> list[Path]:
+    """Draw panels; ``listed`` are those of the CSV. As ``write_threshold``."""
+    rows = [
+        (panel.accounting, int(t), float(e), float(r), panel.alone[0][1], panel.alone[1][1])
+        for panel in listed
+        for t, e, r in zip(
+            panel.curve.threshold, panel.curve.energy_j / JOULES_PER_KWH, panel.curve.runtime_s, strict=True
+        )
+    ]
+    return write_figure(threshold_figure(panels, key), path, THRESHOLD_HEADER, rows)
 
 
 def write_trade_off(answer: RoutingAnswer, path: Path) -> list[Path]:
     """Draw the trade-off of energy and runtime. As ``write_threshold``."""
-    labels, baselines = answer.costs.labels, answer.decision.baselines
-    alone = [(baselines[label].energy_j, baselines[label].runtime_s) for label in labels]
-    header = ("weight", "energy_kwh", "runtime_s", *(f"share_{label}" for label in labels))
-    figure = trade_off_figure(answer.trade_off, labels, alone)
-    return write_figure(figure, path, header, trade_off_rows(answer.trade_off))
+    sweep = answer.trade_off
+    header = ("weight", "energy_kwh", "runtime_s", *(f"share_{label}" for label in answer.costs.labels))
+    columns = [sweep.weight, sweep.energy_j / JOULES_PER_KWH, sweep.runtime_s, *sweep.share]
+    rows = [tuple(float(value) for value in row) for row in zip(*columns, strict=True)]
+    return write_figure(trade_off_figure(answer), path, header, rows)
 
 
 def write_workload(workload: Workload, path: Path) -> list[Path]:
     """Draw histograms of a workload's lengths. As ``write_threshold``."""
-    return write_figure(workload_figure(workload), path, WORKLOAD_HEADER, workload_rows(workload))
+    rows = [
+        (axis, int(length), float(requests))
+        for axis, lengths, count in _marginals(workload)
+        for length, requests in zip(lengths, count, strict=True)
+    ]
+    return write_figure(workload_figure(workload), path, WORKLOAD_HEADER, rows)
 
 
-def threshold_panel(answer: ThresholdAnswer, title: str = "whole requests") -> ThresholdPanel:
+def threshold_panel(
+    answer: ThresholdAnswer, accounting: str = "query", title: str = "whole requests"
+) -> ThresholdPanel:
     """The curve of a decided threshold."""
-    costs, decision = answer.costs, answer.decision
-    small, large = (decision.baselines[label] for label in costs.labels)
-    uncertain = decision.uncertainty
-    return ThresholdPanel(
-        title,
-        decision.curve.threshold,
-        decision.curve.energy_j / JOULES_PER_KWH,
-        decision.curve.runtime_s,
-        "s",
-        (
-            (costs.labels[0], small.energy_j / JOULES_PER_KWH, small.runtime_s),
-            (costs.labels[1], large.energy_j / JOULES_PER_KWH, large.runtime_s),
-        ),
-        decision.best,
-        (uncertain.plateau_low, uncertain.plateau_high),
-    )
+    decision, uncertain = answer.decision, answer.decision.uncertainty
+    plans = [(label, decision.baselines[label]) for label in answer.costs.labels]
+    small, large = ((label, plan.energy_j / JOULES_PER_KWH, plan.runtime_s) for label, plan in plans)
+    plateau = uncertain.plateau_low, uncertain.plateau_high
+    return ThresholdPanel(accounting, title, decision.curve, "s", (small, large), decision.best, plateau)
 
 
 def paper_panel(result: PaperCurve) -> ThresholdPanel:
     """The curve of the published accounting."""
-    return ThresholdPanel(
-        "published accounting",
-        result.curve.threshold,
-        result.curve.energy_j / JOULES_PER_KWH,
-        result.curve.runtime_s,
-        "token-seconds",
-        (
-            (result.small, result.small_only[0] / JOULES_PER_KWH, result.small_only[1]),
-            (result.large, result.large_only[0] / JOULES_PER_KWH, result.large_only[1]),
-        ),
-        result.best,
-    )
-
-
-def panel_rows(panels: Sequence[tuple[str, ThresholdPanel]]) -> list[CsvRow]:
-    """Rows of the CSV beside a threshold figure."""
-    return [
-        (name, int(t), float(e), float(r), panel.alone[0][1], panel.alone[1][1])
-        for name, panel in panels
-        for t, e, r in zip(panel.threshold, panel.energy_kwh, panel.runtime, strict=True)
-    ]
+    (small_j, small_s), (large_j, large_s) = result.small_only, result.large_only
+    alone = (result.small, small_j / JOULES_PER_KWH, small_s), (result.large, large_j / JOULES_PER_KWH, large_s)
+    return ThresholdPanel("paper", "published accounting", result.curve, "token-seconds", alone, result.best)
 
 
 def _marginals(workload: Workload) -> list[tuple[str, NDArray[np.int64], Floats]]:
@@ -151,8 +128,8 @@ def threshold_figure(panels: Sequence[ThresholdPanel], key: str) -> Figure:
     """Energy (left) and runtime (right) against the threshold, one row per panel (Figures 4 and 5)."""
     figure, axes = new_figure(len(panels), 2, 9.5, 3.1 * len(panels) + 0.3)
     for (energy_ax, runtime_ax), panel in zip(axes, panels, strict=True):
-        _draw_curve(energy_ax, panel, panel.energy_kwh, [alone[1] for alone in panel.alone])
-        _draw_curve(runtime_ax, panel, panel.runtime, [alone[2] for alone in panel.alone])
+        _draw_curve(energy_ax, panel, panel.curve.energy_j / JOULES_PER_KWH, [alone[1] for alone in panel.alone])
+        _draw_curve(runtime_ax, panel, panel.curve.runtime_s, [alone[2] for alone in panel.alone])
         energy_ax.set_ylabel("energy (kWh)")
         runtime_ax.set_ylabel(f"runtime ({panel.runtime_unit})")
         runtime_ax.set_yscale("log")
@@ -164,31 +141,24 @@ def threshold_figure(panels: Sequence[ThresholdPanel], key: str) -> Figure:
 
 
 def _draw_curve(ax: Axes, panel: ThresholdPanel, values: Floats, alone: list[float]) -> None:
-    positive = panel.threshold > 0
-    few = positive.sum() <= 20
-    ax.plot(
-        panel.threshold[positive],
-        values[positive],
-        color=HYBRID,
-        marker="o" if few else None,
-        markersize=4,
-        label="both, split at the threshold",
-    )
+    threshold = panel.curve.threshold
+    positive, best = threshold > 0, threshold[panel.best]
+    marker = "o" if positive.sum() <= 20 else None
+    label = "both, split at the threshold"
+    ax.plot(threshold[positive], values[positive], color=HYBRID, marker=marker, markersize=4, label=label)
     for (label, *_), level, colour in zip(panel.alone, alone, (SMALL, LARGE), strict=True):
         ax.axhline(level, color=colour, linestyle="--", linewidth=1.2, label=f"{label} alone")
     if panel.plateau and panel.plateau[1] > 0:
         ax.axvspan(max(panel.plateau[0], 1), panel.plateau[1], color=SHADE, alpha=0.6, zorder=0, label="plateau")
-    if panel.threshold[panel.best] > 0:
-        ax.plot(panel.threshold[panel.best], values[panel.best], "o", color="black", markersize=6, fillstyle="none")
+    if best > 0:
+        ax.plot(best, values[panel.best], "o", color="black", markersize=6, fillstyle="none")
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
 
-def trade_off_figure(sweep: TradeOff, labels: Sequence[str], alone: Sequence[tuple[float, float]]) -> Figure:
-    """Energy against runtime as λ goes from 0 to 1, with each system alone as a point.
-
-    ``alone`` holds (energy in J, runtime in s) per system.
-    """
+def trade_off_figure(answer: RoutingAnswer) -> Figure:
+    """Energy against runtime as λ goes from 0 to 1, with each system alone as a point."""
+    sweep = answer.trade_off
     figure, axes = new_figure(1, 1, 6, 4)
     ax = axes[0, 0]
     ax.plot(sweep.runtime_s / 3600, sweep.energy_j / JOULES_PER_KWH, color=HYBRID, label="routed by λ")
@@ -197,10 +167,10 @@ def trade_off_figure(sweep: TradeOff, labels: Sequence[str], alone: Sequence[tup
         ax.plot(*point, "o", color=HYBRID, markersize=4)
         ax.annotate(name, point, textcoords="offset points", xytext=(6, 6), fontsize=8)
     energy_limit, runtime_limit = (BEYOND * float(values.max()) for values in (sweep.energy_j, sweep.runtime_s))
-    for i, (label, (energy, runtime)) in enumerate(zip(labels, alone, strict=True)):
-        colour = SYSTEMS[i % len(SYSTEMS)]
-        x, y = runtime / 3600, energy / JOULES_PER_KWH
-        if energy <= energy_limit and runtime <= runtime_limit:
+    for i, label in enumerate(answer.costs.labels):
+        colour, alone = SYSTEMS[i % len(SYSTEMS)], answer.decision.baselines[label]
+        x, y = alone.runtime_s / 3600, alone.energy_j / JOULES_PER_KWH
+        if alone.energy_j <= energy_limit and alone.runtime_s <= runtime_limit:
             ax.plot(x, y, "s", color=colour, label=f"{label} alone")
         else:
             ax.plot([], [], "s", color=colour, label=f"{label} alone, off the scale: {y:.3g} kWh, {x:.4g} h")
@@ -208,9 +178,3 @@ def trade_off_figure(sweep: TradeOff, labels: Sequence[str], alone: Sequence[tup
     ax.set_ylabel("total energy (kWh)")
     ax.legend(fontsize=8, frameon=False)
     return figure
-
-
-def trade_off_rows(sweep: TradeOff) -> list[CsvRow]:
-    """Rows of the CSV beside it: weight, energy, runtime, then each system's share of the requests."""
-    columns = [sweep.weight, sweep.energy_j / JOULES_PER_KWH, sweep.runtime_s, *sweep.share]
-    return [tuple(float(value) for value in row) for row in zip(*columns, strict=True)]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from harness.deciding.answers import RoutingAnswer, ThresholdAnswer
@@ -19,7 +17,7 @@ from harness.deciding.decision import BestThreshold, RoutingDecision, ServingPla
 from harness.deciding.scales import JOULES_PER_KWH, SECONDS_PER_HOUR, Scales
 from harness.deciding.threshold import Interval
 from harness.deciding.workload import Workload
-from harness.showing.terminal import print_json
+from harness.showing.terminal import print_all, print_json, rows_of, table_of
 
 CURVE_POINTS = 2000
 """Longer curves are thinned in what is printed; the best threshold always stays."""
@@ -27,6 +25,7 @@ CURVE_POINTS = 2000
 INDEPENDENT = (
     "only the marginal histograms of the workload are known: input and output lengths are taken to be independent"
 )
+MARK = "MIXED: what is compared here isn't comparable (--allow-mixed)"
 KEY_WORDS = {
     "input": "input tokens",
     "output": "output tokens",
@@ -65,13 +64,7 @@ def print_routing(answer: RoutingAnswer, files: Sequence[Path], as_json: bool, w
 
 def _print_answer(lines: Sequence[str], tables: Sequence[Table], facts: dict[str, Any], files: Sequence[Path]) -> None:
     """The answer in words first, then details and tables, then what it was based on."""
-    console = Console(highlight=False, soft_wrap=True)
-    for line in lines:
-        console.print(line, markup=False)
-    for table in tables:
-        console.print(table)
-    for line in (*_footnotes(facts), *(f"wrote {path}" for path in files)):
-        console.print(line, markup=False)
+    print_all([*lines, *tables, *_footnotes(facts), *(f"wrote {path}" for path in files)])
 
 
 def context(costs: Costs, workload: Workload, scales: Scales) -> dict[str, Any]:
@@ -109,6 +102,7 @@ def workload_summary(workload: Workload) -> dict[str, Any]:
 def _threshold_json(answer: ThresholdAnswer) -> dict[str, Any]:
     costs, decision = answer.costs, answer.decision
     curve, uncertain = decision.curve, decision.uncertainty
+    kept = thinned(curve.threshold.size, CURVE_POINTS, [decision.best])
     return {
         **context(costs, answer.workload, decision.scales),
         "key": decision.key,
@@ -128,15 +122,7 @@ def _threshold_json(answer: ThresholdAnswer) -> dict[str, Any]:
             "runtime_ratio_high": uncertain.runtime_ratio.high,
         },
         "baselines": {name: _plan_json(plan, costs) for name, plan in decision.baselines.items()},
-        "curve": [
-            {
-                "threshold": int(curve.threshold[i]),
-                "energy_j": float(curve.energy_j[i]),
-                "runtime_s": float(curve.runtime_s[i]),
-                "small_share": float(curve.small_share[i]),
-            }
-            for i in _thinned(curve.threshold.size, decision.best)
-        ],
+        "curve": rows_of({name: totals[kept] for name, totals in vars(curve).items()}),
     }
 
 
@@ -177,13 +163,7 @@ def _limits_json(decision: RoutingDecision, costs: Costs) -> list[dict[str, Any]
         return []
     met = zip(decision.limits, decision.assignment.used, decision.assignment.prices, strict=True)
     return [
-        {
-            "system": costs.labels[limit.system],
-            "kind": limit.kind,
-            "amount": limit.amount,
-            "used": used,
-            "price": price,
-        }
+        {"system": costs.labels[limit.system], "kind": limit.kind, "amount": limit.amount, "used": used, "price": price}
         for limit, used, price in met
     ]
 
@@ -192,15 +172,11 @@ def _plan_json(plan: ServingPlan, costs: Costs) -> dict[str, Any]:
     """Totals of a plan; what is unknown is null with its reason."""
     fields = asdict(plan)
     if plan.marginal_energy_j is None:
-        fields["reason"] = f"idle power not measured: {', '.join(_unknown_idle(costs))}"
+        unknown = [p.name for p, power in zip(costs.profiles, costs.idle_power_w, strict=True) if power is None]
+        fields["reason"] = f"idle power not measured: {', '.join(unknown)}"
     elif plan.fleet_energy_j is None:
         fields["reason"] = "a system would be busy for longer than the horizon"
     return fields
-
-
-def _unknown_idle(costs: Costs) -> list[str]:
-    """Profiles without idle power within the boundary."""
-    return [p.name for p, power in zip(costs.profiles, costs.idle_power_w, strict=True) if power is None]
 
 
 def interval_json(estimate: Interval) -> dict[str, Any]:
@@ -208,11 +184,10 @@ def interval_json(estimate: Interval) -> dict[str, Any]:
     return {**asdict(estimate), "significant": estimate.significant}
 
 
-def _thinned(size: int, best: int) -> list[int]:
-    if size <= CURVE_POINTS:
-        return list(range(size))
-    picked = np.linspace(0, size - 1, CURVE_POINTS).round().astype(int)
-    return sorted({*picked.tolist(), best})
+def thinned(size: int, most: int, kept: Iterable[int]) -> list[int]:
+    """Indices of ``most`` entries of a curve, evenly spread, and those of ``kept`` among them."""
+    evenly = np.linspace(0, size - 1, min(size, most)).round().astype(int)
+    return sorted({*evenly.tolist(), *kept})
 
 
 def threshold_words(answer: ThresholdAnswer) -> str:
@@ -290,12 +265,10 @@ def _threshold_details(decision: ThresholdDecision) -> list[str]:
 
 def _routes_table(routes: Sequence[dict[str, Any]]) -> Table:
     """Who serves how much."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("system", "requests", "energy kWh", "busy h"):
-        table.add_column(name, justify="left" if name == "system" else "right")
+    table = table_of("system", "requests", "energy kWh", "busy h")
     for row in routes:
-        energy = _plus_minus(row["energy_j"] / JOULES_PER_KWH, row["energy_ci95_j"] / JOULES_PER_KWH)
-        busy = _plus_minus(row["busy_s"] / SECONDS_PER_HOUR, row["busy_ci95_s"] / SECONDS_PER_HOUR)
+        energy = _plus_minus(row["energy_j"], row["energy_ci95_j"], JOULES_PER_KWH)
+        busy = _plus_minus(row["busy_s"], row["busy_ci95_s"], SECONDS_PER_HOUR)
         table.add_row(row["system"], f"{row['requests']:,.0f}", energy, busy)
     return table
 
@@ -308,11 +281,9 @@ def _limit_lines(facts: dict[str, Any]) -> list[str]:
         f"{units[limit['kind']]}s used, price {limit['price']:+.6g} per {units[limit['kind']]}"
         for limit in facts["limits"]
     ]
-    if not lines:
-        return []
-    if not facts["whole_requests"]:
+    if lines and not facts["whole_requests"]:
         lines.append("some sizes are split into parts of requests: the plan is in shares, not in whole requests")
-    return [*lines, "online rule: least cost + price × what the request takes"]
+    return [*lines, "online rule: least cost + price × what the request takes"] if lines else []
 
 
 def _trade_off_json(answer: RoutingAnswer) -> list[dict[str, Any]]:
@@ -332,9 +303,8 @@ def _trade_off_json(answer: RoutingAnswer) -> list[dict[str, Any]]:
 def _trade_off_table(answer: RoutingAnswer) -> Table:
     """The trade-off at eleven weights."""
     sweep = answer.trade_off
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("λ", "energy kWh", "runtime h", *(f"{label} %" for label in answer.costs.labels)):
-        table.add_column(name, justify="right")
+    table = table_of("λ", "energy kWh", "runtime h", *(f"{label} %" for label in answer.costs.labels))
+    table.columns[0].justify = "right"
     for i in range(0, sweep.weight.size, 100):
         energy, runtime = sweep.energy_j[i] / JOULES_PER_KWH, sweep.runtime_s[i] / SECONDS_PER_HOUR
         shares = [f"{100 * share:.1f}" for share in sweep.share[:, i]]
@@ -345,25 +315,26 @@ def _trade_off_table(answer: RoutingAnswer) -> Table:
 def plans_table(plans: dict[str, ServingPlan], saving_against: ServingPlan) -> Table:
     """Totals of each plan with their 95 % intervals; the saving is energy against one of them."""
     idle_known = any(plan.fleet_energy_j is not None for plan in plans.values())
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     idle_columns = ("above idle kWh", "machines on kWh") if idle_known else ()
-    for name in ("plan", "energy kWh", "saving", "runtime h", *idle_columns):
-        table.add_column(name, justify="left" if name == "plan" else "right", no_wrap=name != "plan")
-    # Counts of sizes know no order: on average round robin and random are the same.
-    shown = {name: plan for name, plan in plans.items() if name != "round_robin"}
-    for name, plan in shown.items():
+    table = table_of("plan", "energy kWh", "saving", "runtime h", *idle_columns, no_wrap=True)
+    table.columns[0].no_wrap = False
+    for name, plan in plans.items():
+        # Counts of sizes know no order: on average round robin and random are the same.
+        if name == "round_robin":
+            continue
         saving = 1 - plan.energy_j / saving_against.energy_j
         idle = [_kwh(plan.marginal_energy_j), _kwh(plan.fleet_energy_j)] if idle_known else []
-        energy = _plus_minus(plan.energy_j / JOULES_PER_KWH, plan.energy_ci95_j / JOULES_PER_KWH)
-        runtime = _plus_minus(plan.runtime_s / SECONDS_PER_HOUR, plan.runtime_ci95_s / SECONDS_PER_HOUR)
+        energy = _plus_minus(plan.energy_j, plan.energy_ci95_j, JOULES_PER_KWH)
+        runtime = _plus_minus(plan.runtime_s, plan.runtime_ci95_s, SECONDS_PER_HOUR)
         words = "even split (round robin or random)" if name == "random" else name
         late = " (not all in time)" if plan.meets_slo is False else ""
         table.add_row(words + late, energy, f"{100 * saving:+.1f} %", runtime, *idle)
     return table
 
 
-def _plus_minus(value: float, half_width: float) -> str:
-    """Both to the second digit of the half-width, to six decimals at most and whole numbers at least."""
+def _plus_minus(value: float, half_width: float, unit: float) -> str:
+    """Both in the unit, to the second digit of the half-width, to six decimals at most and whole numbers at least."""
+    value, half_width = value / unit, half_width / unit
     if half_width == 0:
         return f"{value:.4g} ± 0"
     decimals = min(6, max(0, 1 - math.floor(math.log10(half_width))))
@@ -376,7 +347,7 @@ def _kwh(energy_j: float | None) -> str:
 
 def _footnotes(facts: dict[str, Any]) -> Sequence[str]:
     """Boundary, idle rule, mark and warnings: what every output must say."""
-    mark = ["MIXED: what is compared here isn't comparable (--allow-mixed)"] if facts["mixed"] else []
+    mark = [MARK] if facts["mixed"] else []
     base = f"boundary {facts['boundary']}, idle power {facts['idle']}, accounting {facts['accounting']}"
     reasons = {plan["reason"] for plan in facts["baselines"].values() if "reason" in plan}
     unknown = [f"energy with machines left on is unknown where {reason}" for reason in sorted(reasons)]

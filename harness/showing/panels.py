@@ -1,37 +1,31 @@
-"""What the panels of Figures 1 and 2 show, for figures and for the report."""
+"""The points that Figures 1 and 2 show, for figures and for the report: means with 95 % half-widths. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Literal
 
-from harness.core.quantities import Component
+from harness.core import statistics
+from harness.core.quantities import Component, Method
 from harness.core.statistics import Estimate
-from harness.showing.points import Axis, SweepPoint
+from harness.modelling.profile import Profile
+from harness.modelling.profile_schema import Identity, Measurement, Statistic
 
-if TYPE_CHECKING:
-    pass
-
-
-FAILED = {
-    "oom": "out of memory",
-    "timeout": "timeout",
-    "error": "error",
-    "discarded": "disturbed",
-    "skipped": "skipped",
-}
-
-
-PANELS: tuple[tuple[str, str, Callable[[SweepPoint], Estimate | None]], ...] = (
-    ("runtime (s)", "runtime_s", lambda p: p.runtime_s),
-    ("throughput (tokens/s, in + out)", "throughput_tokens_per_s", lambda p: p.throughput),
-    ("energy per token (J, in + out)", "energy_per_token_j", lambda p: p.energy_per_token_j),
-    ("total energy (J)", "energy_j", lambda p: p.energy_j),
-)
-
-
+Axis = Literal["input", "output"]
 AXES: dict[Axis, str] = {"input": "figure1", "output": "figure2"}
+PANELS = {
+    "runtime_s": "runtime (s)",
+    "throughput_tokens_per_s": "throughput (tokens/s, in + out)",
+    "energy_per_token_j": "energy per token (J, in + out)",
+    "energy_j": "total energy (J)",
+}
+"""By the field of a point that a panel shows, its label."""
+
+INPUT_TOLERANCE = 0.25
+"""A point belongs to the output sweep when its input is within this share of the fixed one: prompts of a nominal
+length differ by tokenizer (32 to 38 tokens in the published sweeps)."""
 
 
 @dataclass(frozen=True)
@@ -45,3 +39,147 @@ class Options:
     """Whether fitted models are drawn as thin lines, dashed outside their range."""
     mixed: str = ""
     """What marks the figure: in what the systems differ, above all where that forbids comparing them."""
+
+    def fixed(self, axis: Axis) -> str:
+        """Where the sweep along ``axis`` lies, in words."""
+        return f"{self.fixed_output} output" if axis == "input" else f"about {self.fixed_input} input"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request size at which nothing could be measured."""
+
+    input_tokens: int
+    output_tokens: int
+    status: str
+    """oom, timeout, error, discarded or skipped."""
+
+    @property
+    def words(self) -> str:
+        """The status as figures have it."""
+        return {"oom": "out of memory", "discarded": "disturbed"}.get(self.status, self.status)
+
+
+@dataclass(frozen=True)
+class DrawnSystem:
+    """A system with one model to draw, as measured, with its profile where the measurements could be fitted."""
+
+    name: str
+    given: str
+    """How it was asked for: a path, or a shipped profile's name."""
+    identity: Identity
+    measurements: Sequence[Measurement]
+    method: Method | None
+    """How its energy was read; None where unknown or not read."""
+    profile: Profile | None
+    note: str | None = None
+    """What the reader of the figure should know."""
+    failures: Sequence[Failure] = ()
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """System and model."""
+        return self.identity.system, self.identity.model
+
+    @property
+    def sequences(self) -> int:
+        """Sequences per request; 1 where unknown, as published measurements have it."""
+        return self.identity.batch_size or 1
+
+    @property
+    def components(self) -> frozenset[Component]:
+        """The components whose energy was measured."""
+        return frozenset(component for m in self.measurements for component in m.component_energy_j)
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One point of one system. Estimates are per request; None where not measured."""
+
+    input_tokens: float
+    output_tokens: float
+    trials: int
+    runtime_s: Estimate
+    throughput_tokens_per_s: Estimate
+    """Input and output tokens over runtime, as in the paper."""
+    energy_per_token_j: Estimate | None
+    energy_j: Estimate | None
+
+
+def sweep(source: DrawnSystem, axis: Axis, options: Options) -> list[SweepPoint]:
+    """The points of the input sweep (at the fixed output) or of the output sweep (near the fixed input), in order.
+
+    Energy is that of the boundary, or the sum of all components measured.
+    """
+    if axis == "input":
+        chosen = [m for m in source.measurements if m.output_tokens_requested == options.fixed_output]
+        chosen.sort(key=lambda m: m.input_tokens)
+    else:
+        chosen = _at_fixed_input(source.measurements, options.fixed_input)
+    return [_point(measurement, source.sequences, options.boundary) for measurement in chosen]
+
+
+def _at_fixed_input(measurements: Iterable[Measurement], fixed: int) -> list[Measurement]:
+    """Per number of output tokens, the point whose input is nearest to the fixed one, if it is near enough."""
+    nearest: dict[int, Measurement] = {}
+    for measurement in sorted(measurements, key=lambda m: abs(m.input_tokens - fixed)):
+        if _near(measurement.input_tokens, fixed):
+            nearest.setdefault(measurement.output_tokens_requested, measurement)
+    return sorted(nearest.values(), key=lambda m: m.output_tokens)
+
+
+def _near(input_tokens: float, fixed: int) -> bool:
+    return abs(input_tokens - fixed) <= INPUT_TOLERANCE * fixed
+
+
+def failures_on(source: DrawnSystem, axis: Axis, options: Options) -> list[Failure]:
+    """The failed sizes that lie on a sweep."""
+    if axis == "input":
+        return [failure for failure in source.failures if failure.output_tokens == options.fixed_output]
+    return [failure for failure in source.failures if _near(failure.input_tokens, options.fixed_input)]
+
+
+def tokens_along(axis: Axis, size: SweepPoint | Failure) -> float:
+    """The size's place on the axis."""
+    return size.input_tokens if axis == "input" else size.output_tokens
+
+
+def mean_95(statistic: Statistic) -> Estimate:
+    """Mean and 95 % half-width over the trials, what the sensors leave in each included."""
+    return statistics.estimate(statistic.mean, statistic.sd, statistic.trials, statistic.ci95)
+
+
+def _point(measurement: Measurement, sequences: int, boundary: Sequence[Component] | None) -> SweepPoint:
+    tokens = sequences * (measurement.input_tokens + measurement.output_tokens)
+    runtime_s, energy_j = mean_95(measurement.runtime_s), _energy_j(measurement, boundary)
+    relative = None if runtime_s.half_width is None else runtime_s.half_width / runtime_s.mean
+    throughput = tokens / runtime_s.mean
+    return SweepPoint(
+        measurement.input_tokens,
+        measurement.output_tokens,
+        measurement.trials,
+        runtime_s,
+        Estimate(throughput, None if relative is None else relative * throughput),
+        per(energy_j, tokens),
+        energy_j,
+    )
+
+
+def _energy_j(measurement: Measurement, boundary: Sequence[Component] | None) -> Estimate | None:
+    if boundary is None:
+        return None if measurement.energy_j is None else mean_95(measurement.energy_j)
+    parts = [measurement.component_energy_j.get(component) for component in boundary]
+    known = [mean_95(part) for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    widths = [part.half_width for part in known]
+    # Components of one trial share its disturbances: their errors are added, the cautious choice.
+    width = None if None in widths else math.fsum(w for w in widths if w is not None)
+    return Estimate(math.fsum(part.mean for part in known), width)
+
+
+def per(energy: Estimate | None, count: float) -> Estimate | None:
+    """An energy shared by ``count`` tokens."""
+    if energy is None or count <= 0:
+        return None
+    return Estimate(energy.mean / count, None if energy.half_width is None else energy.half_width / count)

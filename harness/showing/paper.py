@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from harness.core.files import make_directory, write_atomically
@@ -18,14 +16,15 @@ from harness.deciding.answers import decide_threshold
 from harness.deciding.decision import ThresholdDecision
 from harness.deciding.paper_accounting import LEAVES_OUT, THRESHOLDS, PaperCurve, paper_curve
 from harness.deciding.scales import JOULES_PER_KWH
+from harness.deciding.threshold import Curve
 from harness.deciding.trace_files import load_workload
 from harness.deciding.workload import Workload, with_output_tokens
 from harness.modelling.profile import Profile
-from harness.showing import decision_figures, figures
+from harness.showing import decision_figures
 from harness.showing.decision_figures import ThresholdPanel
 from harness.showing.decisions import interval_json
 from harness.showing.sweep_figures import write_figures
-from harness.showing.terminal import print_json
+from harness.showing.terminal import print_all, print_json, table_of
 
 SMALL, LARGE = "m1-pro-llama-2-7b", "swing-a100-llama-2-7b"
 FROZEN_OUTPUT_TOKENS = 32
@@ -42,9 +41,9 @@ class Regenerated:
     key: str
     workload: Workload
     paper: PaperCurve
-    query: dict[str, ThresholdDecision]
-    """By the name of the accounting in the CSV."""
-    panels: list[tuple[str, ThresholdPanel]]
+    query: list[ThresholdDecision]
+    panels: list[ThresholdPanel]
+    """The published accounting first, then one for each decision of ``query``."""
 
 
 def reproduce(directory: Path) -> tuple[list[Regenerated], list[Path]]:
@@ -58,9 +57,9 @@ def reproduce(directory: Path) -> tuple[list[Regenerated], list[Path]]:
     paths += decision_figures.write_workload(workload, directory / "figure3")
     results = [regenerate(workload, key) for key in FIGURES]
     for result in results:
-        drawn = decision_figures.threshold_figure([panel for _, panel in result.panels], result.key)
-        rows = decision_figures.panel_rows([_at_published(result.key, panel) for panel in result.panels])
-        paths += figures.write_figure(drawn, directory / FIGURES[result.key], decision_figures.THRESHOLD_HEADER, rows)
+        listed = [_at_published(result.key, panel) for panel in result.panels]
+        figure = directory / FIGURES[result.key]
+        paths += decision_figures.write_panels(result.panels, result.key, figure, listed)
     path = directory / "summary.json"
     write_atomically(path, json.dumps(_summary(results), indent=1, allow_nan=False) + "\n")
     return results, [*paths, path]
@@ -72,10 +71,7 @@ def print_paper(directory: Path, results: Sequence[Regenerated], paths: Sequence
     if as_json:
         print_json(summary)
         return
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(_summary_table(summary))
-    console.print(f"note: {LEAVES_OUT}", markup=False)
-    console.print(f"wrote {len(paths)} files to {directory}", markup=False)
+    print_all([_summary_table(summary), f"note: {LEAVES_OUT}", f"wrote {len(paths)} files to {directory}"])
 
 
 def regenerate(workload: Workload, key: str) -> Regenerated:
@@ -86,22 +82,18 @@ def regenerate(workload: Workload, key: str) -> Regenerated:
     if key == "input":
         frozen = with_output_tokens(workload, FROZEN_OUTPUT_TOKENS)
         settings["query_output_32"] = (frozen, f"whole requests, every output {FROZEN_OUTPUT_TOKENS} tokens")
-    decisions, panels = {}, [("paper", decision_figures.paper_panel(published))]
-    for name, (requests, title) in settings.items():
-        answer = decide_threshold(small, large, requests, key=key)
-        decisions[name] = answer.decision
-        panels.append((name, decision_figures.threshold_panel(answer, title)))
-    return Regenerated(key, workload, published, decisions, panels)
+    answers = {name: decide_threshold(small, large, setting[0], key=key) for name, setting in settings.items()}
+    panels = [decision_figures.threshold_panel(answer, name, settings[name][1]) for name, answer in answers.items()]
+    decisions = [answer.decision for answer in answers.values()]
+    return Regenerated(key, workload, published, decisions, [decision_figures.paper_panel(published), *panels])
 
 
-def _at_published(key: str, named: tuple[str, ThresholdPanel]) -> tuple[str, ThresholdPanel]:
+def _at_published(key: str, panel: ThresholdPanel) -> ThresholdPanel:
     """The curve at the thresholds of the published figure only."""
-    name, panel = named
     thresholds = np.array(THRESHOLDS[key])
-    at = np.searchsorted(panel.threshold, thresholds, side="right") - 1
-    return name, ThresholdPanel(
-        panel.title, thresholds, panel.energy_kwh[at], panel.runtime[at], panel.runtime_unit, panel.alone, 0
-    )
+    at = np.searchsorted(panel.curve.threshold, thresholds, side="right") - 1
+    totals = (panel.curve.energy_j[at], panel.curve.runtime_s[at], panel.curve.small_share[at])
+    return replace(panel, curve=Curve(thresholds, *totals), best=0)
 
 
 def _summary(results: Sequence[Regenerated]) -> dict[str, Any]:
@@ -130,8 +122,8 @@ def _summary_of(result: Regenerated) -> dict[str, Any]:
             "runtime_ratio": float(curve.runtime_s[best]) / result.paper.large_only[1],
         },
         "right_accounting": {
-            name: _decision_summary(decision, panel)
-            for (name, decision), (_, panel) in zip(result.query.items(), result.panels[1:], strict=True)
+            panel.accounting: _decision_summary(decision, panel)
+            for decision, panel in zip(result.query, result.panels[1:], strict=True)
         },
     }
 
@@ -154,13 +146,11 @@ def _decision_summary(decision: ThresholdDecision, panel: ThresholdPanel) -> dic
 
 def _summary_table(summary: dict[str, Any]) -> Table:
     """Published, regenerated, right accounting."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("", "published", "regenerated", "whole requests", f"whole, n = {FROZEN_OUTPUT_TOKENS}"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    whole = ("whole requests", f"whole, n = {FROZEN_OUTPUT_TOKENS}")
+    table = table_of("", "published", "regenerated", *whole, no_wrap=True)
     for key in FIGURES:
         part = summary[key]
-        decisions = list(part["right_accounting"].values())
-        columns = [part["published"], part["regenerated"], *decisions]
+        columns = [part["published"], part["regenerated"], *part["right_accounting"].values()]
         for name, words in (
             ("threshold", f"{key} threshold"),
             ("saving", "energy saved"),

@@ -30,12 +30,13 @@ def draw_all(run: Path, fixed_input: int = 32, fixed_output: int = 32) -> Iterat
     """
     folder = run / FOLDER
     profile = run / "profile.json"
+    options = Options(fixed_input, fixed_output, models=True)
     steps: tuple[tuple[str, Callable[[], str]], ...] = (
         ("fit", lambda: _fit(run, profile)),
-        ("Figures 1–2", lambda: _sweeps(run, folder, fixed_input, fixed_output)),
+        ("Figures 1–2", lambda: _sweeps(run, folder, options)),
         ("threshold of the published pair", lambda: _published_threshold(folder)),
         ("this machine's threshold against the published A100", lambda: _own_threshold(profile, folder)),
-        ("report", lambda: _report(run, Options(fixed_input, fixed_output))),
+        ("report", lambda: f"to open in a browser: {write_report([run], run / 'report.html', options=options)}"),
     )
     for name, step in steps:
         try:
@@ -61,22 +62,14 @@ def _fit(run: Path, path: Path) -> str:
     return f"mean error at held-out points: {', '.join(errors)}; {path}"
 
 
-def _sweeps(run: Path, folder: Path, fixed_input: int, fixed_output: int) -> str:
-    paths, notes = write_figures(
-        [run],
-        folder,
-        published=True,
-        models=True,
-        fixed_input=fixed_input,
-        fixed_output=fixed_output,
-        allow_mixed=True,
-    )
+def _sweeps(run: Path, folder: Path, options: Options) -> str:
+    paths, notes = write_figures([run], folder, options, published=True, allow_mixed=True)
     return "\n  ".join([f"this machine beside the published ones: {len(paths)} files in {folder}", *notes])
 
 
 def _published_threshold(folder: Path) -> str:
     result = regenerate(load_workload("alpaca"), "input")
-    path, *_ = decision_figures.write_panels(result.panels, result.key, folder / "threshold-published")
+    path, *_ = decision_figures.write_panels(result.panels, result.key, folder / "threshold-published", result.panels)
     return f"in both accountings: {path}"
 
 
@@ -91,9 +84,3 @@ def _own_threshold(path: Path, folder: Path) -> str:
         raise UserError("\n  ".join(lines)) from None
     written, *_ = decision_figures.write_threshold(answer, folder / "threshold")
     return f"{threshold_words(answer)}; {written}"
-
-
-def _report(run: Path, options: Options) -> str:
-    path = run / "report.html"
-    write_report([run], path, options=options)
-    return f"to open in a browser: {path}"

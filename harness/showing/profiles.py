@@ -15,10 +15,10 @@ from rich.table import Table
 from harness.modelling.contrast import Contrast, Contrasts
 from harness.modelling.fitting import Quantity, coefficients, cost_model, point_error
 from harness.modelling.measurements import SuspectTrial
-from harness.modelling.profile import Profile, json_schema
+from harness.modelling.profile import Profile
 from harness.modelling.profile_fit import ProfileFit
 from harness.modelling.profile_schema import CostModel, PointError
-from harness.showing.terminal import print_json
+from harness.showing.terminal import print_json, rows_of
 
 SHOWN_TRIALS = 5
 """Suspect trials of a quantity that are printed one by one."""
@@ -32,7 +32,8 @@ def print_fit(made: ProfileFit, output: Path | None, as_json: bool) -> None:
         print_json({quantity.name: _fit_json(quantity, pooled.suspect_trials) for quantity in made.quantities})
         return
     console = _console()
-    console.print(f"{pooled.name}: {len(pooled.measurements)} points, {_cache(pooled.identity.kv_cache)}")
+    cache = "on" if pooled.identity.kv_cache else "off"
+    console.print(f"{pooled.name}: {len(pooled.measurements)} points, KV cache {cache}")
     table = _table("quantity", "form", "fitted MAPE", "held-out MAPE", "worst point", "")
     for quantity in made.quantities:
         for name, fitted in quantity.fits.items():
@@ -166,11 +167,6 @@ def print_profile(profile: Profile) -> None:
         console.print(f"note: {note}")
 
 
-def print_schema() -> None:
-    """The JSON schema of a profile file."""
-    print_json(json_schema())
-
-
 def _print_model(console: Console, quantity: str, model: CostModel) -> None:
     form = model.cost_form()
     console.print(
@@ -187,30 +183,24 @@ def _print_model(console: Console, quantity: str, model: CostModel) -> None:
 
 
 def print_predictions(
-    profile: Profile,
-    input_tokens: Sequence[int],
-    output_tokens: Sequence[int],
-    boundary: str | None,
-    strict: bool,
-    as_json: bool,
+    profile: Profile, sizes: Sequence[Sequence[int]], boundary: str | None, strict: bool, as_json: bool
 ) -> None:
-    """Runtime and energy at every combination of sizes with 95 % intervals; how the energy was measured.
+    """Runtime and energy at every combination of input and output tokens with 95 % intervals; the energy's method.
 
     ``strict`` refuses sizes outside the measured range. Raises UserError.
     """
-    m, n = (axis.ravel() for axis in np.meshgrid(input_tokens, output_tokens, indexing="ij"))
+    m, n = (axis.ravel() for axis in np.meshgrid(*sizes, indexing="ij"))
     predicted = {("runtime", "s"): profile.predict_runtime(m, n, strict=strict)}
     if profile.energy is not None or boundary is not None:
         predicted["energy", "J"] = profile.predict_energy(m, n, boundary, strict=strict)
     method = profile.energy_method(boundary)
     outside = np.logical_or.reduce([p.out_of_range for p in predicted.values()])
     if as_json:
-        columns: dict[str, Any] = {"input_tokens": m, "output_tokens": n}
+        columns = {"input_tokens": m, "output_tokens": n}
         for (quantity, unit), p in predicted.items():
-            columns[f"{quantity}_{unit.lower()}"] = p.value
-            columns[f"{quantity}_standard_error_{unit.lower()}"] = p.standard_error
-            columns[f"{quantity}_interval_95_{unit.lower()}"] = p.interval_95
-        rows = _rows({**columns, "out_of_range": outside})
+            said = {"": p.value, "_standard_error": p.standard_error, "_interval_95": p.interval_95}
+            columns |= {f"{quantity}{what}_{unit.lower()}": values for what, values in said.items()}
+        rows = rows_of({**columns, "out_of_range": outside})
         print_json({"profile": profile.name, "energy_method": method, "predictions": rows})
         return
     shown = _table("input", "output", *(" ".join(titled) for titled in predicted), "")
@@ -220,8 +210,7 @@ def print_predictions(
     console = _console()
     console.print(shown)
     console.print("± is the half-width of the 95 % interval for one newly measured point")
-    metered = ("energy", "J") in predicted
-    console.print(f"energy: {method or 'method unknown'}" if metered else "energy was not measured")
+    console.print(f"energy: {method or 'method unknown'}" if len(predicted) > 1 else "energy was not measured")
 
 
 def print_comparison(contrasts: Contrasts, as_json: bool) -> None:
@@ -246,8 +235,7 @@ def print_comparison(contrasts: Contrasts, as_json: bool) -> None:
 
 
 def _comparison_json(contrasts: Contrasts, compared: Mapping[str, Contrast]) -> dict[str, Any]:
-    columns: dict[str, Any] = {"input_tokens": contrasts.input_tokens, "output_tokens": contrasts.output_tokens}
-    columns["out_of_range"] = contrasts.out_of_range
+    columns = {name: getattr(contrasts, name) for name in ("input_tokens", "output_tokens", "out_of_range")}
     for quantity, contrast in compared.items():
         unit = "s" if quantity == "runtime" else "j"
         columns[f"{quantity}_ratio"] = contrast.ratio
@@ -262,22 +250,12 @@ def _comparison_json(contrasts: Contrasts, compared: Mapping[str, Contrast]) -> 
         "energy_methods": [profile.energy_method(boundary) for profile in (contrasts.first, contrasts.second)],
         "mixed": contrasts.comparison.mixed,
         "warnings": list(contrasts.comparison.warnings),
-        "points": _rows(columns),
+        "points": rows_of(columns),
     }
-
-
-def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Arrays of one length, as one dictionary of plain numbers a row."""
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _point(error: PointError) -> str:
     return f"m = {error.input_tokens:.4g}, n = {error.output_tokens:.4g} ({error.relative_error:+.0%})"
-
-
-def _cache(kv_cache: bool) -> str:
-    return f"KV cache {'on' if kv_cache else 'off'}"
 
 
 def _table(*titles: str) -> Table:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import statistics
 import sys
-from types import TracebackType
-from typing import Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -24,7 +22,7 @@ from harness.showing.trials import print_results
 
 
 class Display(Observer):
-    """Shows a running sweep: a live line in a terminal, one plain line a trial elsewhere. A context manager."""
+    """Shows a running sweep: a live line in a terminal, one plain line a trial elsewhere. To be closed."""
 
     def __init__(self, plan: Plan, config: Config, store: RunStore) -> None:
         self._plan = plan
@@ -51,28 +49,16 @@ class Display(Observer):
             self._task = self._progress.add_task("loading", total=len(plan.points), left="")
             self._progress.start()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Leave the terminal as it was; safe to call twice."""
         if self._progress:
             self._progress.stop()
 
-    def notice(self, text: str) -> None:
-        """One line that stays."""
-        self._print(text)
-
     def loading(self, model: Model) -> None:
         """Say what is loaded."""
         self._model = model
         weights = "random weights" if model.random_weights else "real weights"
-        self._print(f"loading {model.name}: {model.parameters:,} parameters, {model.dtype}, {weights}")
+        self.notice(f"loading {model.name}: {model.parameters:,} parameters, {model.dtype}, {weights}")
 
     def trial_starts(self, spec: TrialSpec, schedule: Schedule) -> None:
         """Show which point is measured and how long the rest may take."""
@@ -84,13 +70,14 @@ class Display(Observer):
 
     def trial_ended(self, record: Trial) -> None:
         """Take the trial into account; without a terminal, print it."""
-        self._learn(record)
+        if record.status == "ok" and record.runtime_s and self._model:
+            self._speed.append(record.runtime_s / self._guess_s(record.point))
         if self._progress and record.status == "ok":
             return
-        self._print(self._trial_text(record))
+        self.notice(self._trial_text(record))
         if record.status == "discarded" and not self._remedy_told:
             self._remedy_told = True
-            self._print(
+            self.notice(
                 "a disturbed trial is measured again; where other programs are to blame stop them, or let more pass "
                 "with --max-foreign-load"
             )
@@ -101,9 +88,10 @@ class Display(Observer):
         if self._store.run:
             run = RecordedRun(self._store.directory, self._store.run, tuple(self._store.records))
             print_results(run, self._console)
-            self._print(f"{len(self._store.records)} trials are in {self._store.directory}")
+            self.notice(f"{len(self._store.records)} trials are in {self._store.directory}")
 
-    def _print(self, text: str) -> None:
+    def notice(self, text: str) -> None:
+        """One line that stays."""
         try:
             self._console.print(text, markup=False, soft_wrap=True)
             # Lines must reach a pipe or a log file as they happen.
@@ -136,20 +124,12 @@ class Display(Observer):
         if total and total.request_j is not None:
             text += f", {total.request_j:.4g} ± {total.request_ci95_j:.2g} J ({total.method})"
         mean = self._so_far(record.point)
-        return f"{text}; mean{mean}; {self._left}" if mean else f"{text}; {self._left}"
-
-    def _learn(self, record: Trial) -> None:
-        if record.status == "ok" and record.runtime_s and self._model:
-            self._speed.append(record.runtime_s / self._guess_s(record.point))
+        return "; ".join([text, *([f"mean{mean}"] if mean else []), self._left])
 
     def _guess_s(self, point: Point) -> float:
         assert self._model
         return time_guess.request_s(
-            self._model,
-            self._config.device,
-            point,
-            kv_cache=self._config.kv_cache,
-            batch_size=self._config.batch_size,
+            self._model, self._config.device, point, kv_cache=self._config.kv_cache, batch_size=self._config.batch_size
         )
 
     def _remaining_s(self, remaining: list[tuple[Point, int]]) -> float:

@@ -4,41 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from harness.core.errors import UserError
-from harness.core.quantities import Component
+from harness.core.quantities import Method
 from harness.modelling import sources
 from harness.modelling.comparable import Comparison, check_drawn
 from harness.modelling.profile import Profile, shipped_names
 from harness.modelling.profile_fit import fit_pooled
 from harness.runs.records import RecordedRun, load_run
-from harness.showing.points import Failure, System
+from harness.showing.panels import DrawnSystem, Failure
 
 PUBLISHED_SOURCE = "2407.00010"
 """What the provenance of the profiles derived from the paper's trials names."""
 
 
-@dataclass(frozen=True)
-class DrawnSystem:
-    """A system to draw, with its profile where its measurements could be fitted."""
-
-    name: str
-    given: str
-    """How it was asked for: a path, or a shipped profile's name."""
-    system: System
-    profile: Profile | None
-    note: str | None = None
-    """What the reader of the figure should know."""
-
-
 def load_drawn(name: str) -> DrawnSystem:
     """A run directory, a profile's path or a shipped profile's name. Raises UserError."""
     path = Path(name)
-    if path.is_dir():
-        return _run(path)
-    return _profile(Profile.load(name), name)
+    return _run(path) if path.is_dir() else _profile(Profile.load(name), name)
 
 
 def published_sources() -> list[DrawnSystem]:
@@ -51,51 +36,44 @@ def compare_drawn(
     sources: Sequence[DrawnSystem], boundary: str | Iterable[str] | None, allow_mixed: bool
 ) -> Comparison:
     """How the sources may share axes. Raises UserError where they may not."""
-    held = [(source.name, source.system.identity, components(source)) for source in sources]
+    held = [(source.name, source.identity, source.components) for source in sources]
     return check_drawn(held, boundary, allow_mixed)
 
 
 def distinct(sources: Sequence[DrawnSystem]) -> list[DrawnSystem]:
     """The sources, those that share a name or system and model told apart by how they were asked for."""
     names = Counter(source.name for source in sources)
-    shared = Counter((s.system.identity.system, s.system.identity.model) for s in sources)
+    shared = Counter(source.pair for source in sources)
     told = []
     for source in sources:
-        if names[source.name] > 1:
-            source = replace(source, name=source.given)
-        identity = source.system.identity
-        if shared[identity.system, identity.model] > 1:
-            identity = identity.model_copy(update={"system": source.name})
-        told.append(replace(source, system=replace(source.system, identity=identity)))
+        name = source.given if names[source.name] > 1 else source.name
+        named = {"system": name} if shared[source.pair] > 1 else {}
+        told.append(replace(source, name=name, identity=source.identity.model_copy(update=named)))
     return told
-
-
-def components(source: DrawnSystem) -> frozenset[Component]:
-    """The components whose energy was measured."""
-    return frozenset(c for m in source.system.measurements for c in m.component_energy_j)
 
 
 def _profile(profile: Profile, given: str) -> DrawnSystem:
     method = profile.energy.method if profile.energy else None
-    system = System(profile.identity, profile.measurements, method)
-    return DrawnSystem(profile.name, given, system, profile, _estimated(system, profile.name))
+    note = _estimated(method, profile.name)
+    return DrawnSystem(profile.name, given, profile.identity, profile.measurements, method, profile, note)
 
 
 def _run(directory: Path) -> DrawnSystem:
-    run = load_run(directory)
+    run, name = load_run(directory), str(directory)
+    failures = failed_sizes(run)
     try:
         found = sources.from_runs([run])
     except UserError as nothing:
         # Failures are results too.
-        system = System(sources.identity_of(run.facts, None), (), None, failed_sizes(run))
-        return DrawnSystem(str(directory), str(directory), system, None, f"{directory}: {nothing}")
-    profile, note = None, None
+        identity = sources.identity_of(run.facts, None)
+        return DrawnSystem(name, name, identity, (), None, None, f"{name}: {nothing}", failures)
+    method = found.power.methods.get("total")
+    profile, note = None, _estimated(method, name)
     try:
         profile = fit_pooled(found).profile
     except UserError as refusal:
-        note = f"{directory}: no model is drawn: {refusal}"
-    system = System(found.identity, found.measurements, found.power.methods.get("total"), failed_sizes(run))
-    return DrawnSystem(str(directory), str(directory), system, profile, note or _estimated(system, str(directory)))
+        note = f"{name}: no model is drawn: {refusal}"
+    return DrawnSystem(name, name, found.identity, found.measurements, method, profile, note, failures)
 
 
 def failed_sizes(run: RecordedRun) -> list[Failure]:
@@ -106,5 +84,5 @@ def failed_sizes(run: RecordedRun) -> list[Failure]:
     return [Failure(p.input_tokens, p.output_tokens, status) for p, status in last.items() if p not in measured]
 
 
-def _estimated(system: System, name: str) -> str | None:
-    return f"{name}: energy is estimated, not measured: hollow points" if system.method == "estimated" else None
+def _estimated(method: Method | None, name: str) -> str | None:
+    return f"{name}: energy is estimated, not measured: hollow points" if method == "estimated" else None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from harness.core.statistics import Estimate
@@ -25,17 +26,41 @@ def open_console() -> Console:
     return console if console.is_terminal else _Console(highlight=False, width=200)
 
 
-def table_of(*headings: str) -> Table:
+def print_all(shown: Iterable[RenderableType]) -> None:
+    """Print lines as they are, without wrapping, and tables."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for one in shown:
+        console.print(one)
+
+
+def table_of(*headings: str, no_wrap: bool = False) -> Table:
+    """A table whose first column stands left and whose others, numbers, right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="right" if table.columns else "left", no_wrap=no_wrap)
+    return table
+
+
+def narrow_table(*headings: str) -> Table:
+    """A table of many columns of numbers, none of them broken."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
-def plus_minus(value: Estimate) -> str:
+def plus_minus(value: Estimate | None) -> str:
+    if value is None:
+        return "–"
     return f"{value.mean:.4g} ± {'?' if value.half_width is None else format(value.half_width, '.2g')}"
 
 
 def print_json(value: Any) -> None:
     """Print JSON for programs; never NaN."""
     print(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False))
+
+
+def rows_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Arrays of one length, as one dictionary of plain numbers a row."""
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]

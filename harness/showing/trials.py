@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,15 +12,11 @@ from harness.core.statistics import Estimate
 from harness.runs.records import RecordedRun
 from harness.runs.schema import Row
 from harness.runs.summary import PointSummary, drift, idle_drift, summarise
-from harness.showing.terminal import open_console, plus_minus, table_of
+from harness.showing.terminal import narrow_table, open_console, plus_minus
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
-
-
-def _joules(joules: float | None, ci95_j: float | None, tokens: int = 1) -> str:
-    return "–" if joules is None or ci95_j is None else f"{joules / tokens:.4g} ± {ci95_j / tokens:.2g}"
 
 
 def _energy(part: str, tokens: Callable[[Row], int] = lambda row: 1) -> Callable[[Row], str]:
@@ -29,17 +24,12 @@ def _energy(part: str, tokens: Callable[[Row], int] = lambda row: 1) -> Callable
 
     def cell(row: Row) -> str:
         total = row.trial.energy.total if row.trial.energy else None
-        return _joules(getattr(total, f"{part}_j", None), getattr(total, f"{part}_ci95_j", None), tokens(row))
+        joules, ci95_j = getattr(total, f"{part}_j", None), getattr(total, f"{part}_ci95_j", None)
+        if joules is None or ci95_j is None:
+            return "–"
+        return f"{joules / tokens(row):.4g} ± {ci95_j / tokens(row):.2g}"
 
     return cell
-
-
-def _outputs(row: Row) -> int:
-    return row.batch_size * row.trial.output_tokens
-
-
-def _tokens(row: Row) -> int:
-    return row.batch_size * (row.trial.input_tokens + row.trial.output_tokens)
 
 
 def _words(row: Row) -> str:
@@ -60,8 +50,8 @@ TRIAL_CELLS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("J/request", _energy("request")),
     ("J/prefill", _energy("prefill")),
     ("J/decode", _energy("decode")),
-    ("J/output token", _energy("request", _outputs)),
-    ("J/token", _energy("request", _tokens)),
+    ("J/output token", _energy("request", lambda row: row.batch_size * row.trial.output_tokens)),
+    ("J/token", _energy("request", lambda row: row.batch_size * (row.trial.input_tokens + row.trial.output_tokens))),
     ("method or reason", _words),
 )
 """The table of trials, a line a column: heading and cell."""
@@ -69,10 +59,6 @@ TRIAL_CELLS: tuple[tuple[str, Callable[[Row], str]], ...] = (
 
 def _mean(value: Estimate | None, digits: int) -> str:
     return "–" if value is None else f"{value.mean:.{digits}g}"
-
-
-def _mean_95(value: Estimate | None) -> str:
-    return "–" if value is None else plus_minus(value)
 
 
 # Narrow enough for a terminal of 80 columns.
@@ -83,13 +69,13 @@ POINT_CELLS: tuple[tuple[str, Callable[[PointSummary], str]], ...] = (
     ("prefill\ns", lambda point: _mean(point.prefill_s, 3)),
     ("decode\ns", lambda point: _mean(point.decode_s, 3)),
     ("tokens\n/s", lambda point: _mean(point.tokens_per_s, 4)),
-    ("runtime\ns", lambda point: _mean_95(point.runtime_s)),
-    ("energy\nJ", lambda point: _mean_95(point.energy_j)),
+    ("runtime\ns", lambda point: plus_minus(point.runtime_s)),
+    ("energy\nJ", lambda point: plus_minus(point.energy_j)),
 )
 """The table of points, a line a column."""
 
 
-def print_trials(run: RecordedRun, format: Literal["table", "csv", "json"] | str) -> None:
+def print_trials(run: RecordedRun, format: str) -> None:
     """Every trial: as a table for people followed by the points, or every column as CSV or JSON. Raises UserError."""
     if format == "csv":
         run.table().to_csv(sys.stdout, index=False)
@@ -100,7 +86,7 @@ def print_trials(run: RecordedRun, format: Literal["table", "csv", "json"] | str
         return
     run.table()  # refuses files that don't belong together
     console = open_console()
-    table = table_of(*(heading for heading, _ in TRIAL_CELLS))
+    table = narrow_table(*(heading for heading, _ in TRIAL_CELLS))
     table.columns[-1].justify, table.columns[-1].no_wrap, table.columns[-1].overflow = "left", False, "fold"
     for trial in run.trials:
         table.add_row(*(cell(Row(trial, run.batch_size, None)) for _, cell in TRIAL_CELLS))
@@ -111,7 +97,7 @@ def print_trials(run: RecordedRun, format: Literal["table", "csv", "json"] | str
 def print_results(run: RecordedRun, console: Console) -> None:
     """Every point as a table row, what went wrong, drift and idle power."""
     summaries = sorted(summarise(run.trials, run.batch_size), key=lambda summary: summary.point)
-    table = table_of(*(heading for heading, _ in POINT_CELLS))
+    table = narrow_table(*(heading for heading, _ in POINT_CELLS))
     for summary in summaries:
         table.add_row(*(cell(summary) for _, cell in POINT_CELLS))
     console.print(table)
@@ -120,8 +106,7 @@ def print_results(run: RecordedRun, console: Console) -> None:
     methods = {summary.energy_method for summary in summaries if summary.energy_method}
     console.print(f"energy: {', '.join(sorted(methods)) or 'not measured'}")
     _print_trouble(summaries, console)
-    shift = drift(run.trials)
-    if shift:
+    if shift := drift(run.trials):
         interval = " ± ?" if shift.half_width is None else f" ± {shift.half_width:.1%}"
         point_text = f"m = {shift.point.input_tokens}, n = {shift.point.output_tokens}"
         console.print(f"drift: the first point ({point_text}) took {shift.change:+.1%}{interval} at the end")
@@ -136,8 +121,7 @@ def _print_trouble(summaries: Sequence[PointSummary], console: Console) -> None:
         if summary.trouble:
             m, n = summary.point.input_tokens, summary.point.output_tokens
             console.print(f"m = {m}, n = {n}: {summary.trouble}", markup=False)
-    discarded = [summary for summary in summaries if (summary.trouble or "").startswith("discarded")]
-    if discarded:
+    if discarded := [summary for summary in summaries if (summary.trouble or "").startswith("discarded")]:
         console.print(
             f"{len(discarded)} of {len(summaries)} points were not measured, because every trial was disturbed: stop "
             "other programs and measure into a new directory, or let more pass with --max-foreign-load"

@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from harness.deciding.workload import QUANTILES, Workload, marginal, quantiles
 from harness.showing.decisions import INDEPENDENT, workload_summary
-from harness.showing.terminal import print_json
+from harness.showing.terminal import print_all, print_json, table_of
 
 BARS = 20
 BAR_WIDTH = 40
@@ -36,27 +33,20 @@ def print_workload(workload: Workload, files: Sequence[Path], as_json: bool = Fa
     if as_json:
         print_json(_as_json(workload))
         return
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{workload.name}: {workload.requests:,.0f} requests", markup=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("tokens", "mean", "min", *(f"{100 * level:g} %" for level in QUANTILES[1:-1]), "max"):
-        table.add_column(name, justify="left" if name == "tokens" else "right")
-    for name, tokens in _axes(workload).items():
+    axes = _axes(workload)
+    table = table_of("tokens", "mean", "min", *(f"{100 * level:g} %" for level in QUANTILES[1:-1]), "max")
+    for name, tokens in axes.items():
         mean = float(np.average(tokens, weights=workload.count))
         table.add_row(name, f"{mean:,.1f}", *(f"{q:,}" for q in quantiles(tokens, workload.count)))
-    console.print(table)
+    print_all([f"{workload.name}: {workload.requests:,.0f} requests", table])
     for name in ("input", "output"):
-        console.print(f"{name} tokens", markup=False)
-        for line in histogram_lines(_axes(workload)[name], workload.count):
-            console.print(line, markup=False)
-        console.print()
-    console.print(f"source: {workload.source}", markup=False)
+        print_all([f"{name} tokens", *histogram_lines(axes[name], workload.count), ""])
+    lines = [f"source: {workload.source}"]
     if not workload.pairs_known:
-        console.print(f"note: {INDEPENDENT}", markup=False)
+        lines.append(f"note: {INDEPENDENT}")
     if workload.dropped_rows:
-        console.print(f"note: {workload.dropped_rows:,} broken rows were left out", markup=False)
-    for path in files:
-        console.print(f"wrote {path}", markup=False)
+        lines.append(f"note: {workload.dropped_rows:,} broken rows were left out")
+    print_all([*lines, *(f"wrote {path}" for path in files)])
 
 
 def histogram_lines(tokens: np.ndarray, count: np.ndarray) -> list[str]:

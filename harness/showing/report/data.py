@@ -10,9 +10,9 @@ from typing import Any
 from harness import __version__
 from harness.runs.records import RecordedRun, load_run
 from harness.runs.summary import drift, idle_drift, idle_power_w
-from harness.showing.panels import Options
+from harness.showing.panels import DrawnSystem, Options
 from harness.showing.report import charts, explorer
-from harness.showing.sources import DrawnSystem, compare_drawn, distinct, load_drawn, published_sources
+from harness.showing.sources import compare_drawn, distinct, load_drawn, published_sources
 
 TRIAL_COLUMNS = (
     *("trial_id", "purpose", "status", "input_tokens", "output_tokens", "repeats"),
@@ -71,14 +71,11 @@ def _machine(run: RecordedRun) -> str:
 
 def _warnings(run: RecordedRun, source: DrawnSystem) -> list[str]:
     """What puts the numbers in doubt, the gravest first."""
-    lines, trials, sessions = [], run.trials, run.facts.sessions
-    failed = Counter((r.status, r.reason) for r in trials if r.status not in ("ok", "discarded"))
-    lines += [f"{_trials_of(count)} ended as {status}: {reason}" for (status, reason), count in failed.most_common()]
-    discarded = Counter(r.reason for r in trials if r.status == "discarded")
-    lines += [
-        f"{_trials_of(count)} discarded and measured again: {reason}" for reason, count in discarded.most_common()
-    ]
-    said = Counter(warning for record in trials for warning in record.warnings)
+    trials, sessions = run.trials, run.facts.sessions
+    failed = Counter(f"ended as {t.status}: {t.reason}" for t in trials if t.status not in ("ok", "discarded"))
+    discarded = Counter(f"discarded and measured again: {t.reason}" for t in trials if t.status == "discarded")
+    lines = [f"{_trials_of(count)} {end}" for ends in (failed, discarded) for end, count in ends.most_common()]
+    said = Counter(warning for trial in trials for warning in trial.warnings)
     lines += [f"{_trials_of(count)}: {warning}" for warning, count in said.most_common()]
     moved = drift(trials)
     if moved is not None and (moved.half_width is None or abs(moved.change) > moved.half_width):
@@ -90,14 +87,13 @@ def _warnings(run: RecordedRun, source: DrawnSystem) -> list[str]:
             if abs(idle.change_w.mean) > (idle.change_w.half_width or 0.0):
                 change = f"{idle.before_w.mean:.1f} W before, {idle.after_w.mean:.1f} W after the sweep"
                 lines.append(f"idle power of {idle.domain} moved: {change}")
-    if source.system.method == "estimated":
+    if source.method == "estimated":
         lines.append("energy is estimated from CPU time, not measured")
-    elif not any(m.energy_j for m in source.system.measurements):
+    elif not any(m.energy_j for m in source.measurements):
         lines.append("energy was not measured")
     if source.profile is None and source.note:
         lines.append(source.note)
-    lines += [] if sessions and sessions[-1].ended == "complete" else ["the run is not complete"]
-    return lines
+    return lines if sessions and sessions[-1].ended == "complete" else [*lines, "the run is not complete"]
 
 
 def _trials_of(count: int) -> str:
@@ -152,11 +148,9 @@ def _fits(sources: Sequence[DrawnSystem]) -> dict[str, Any]:
         if profile is None:
             rows.append([source.name, source.note or "no model", *[None] * 5])
             continue
-        energies = ({"energy": profile.energy} if profile.energy else {}) | {
-            f"energy of {name}": part for name, part in profile.components.items()
-        }
+        energies = [("energy", profile.energy), *((f"energy of {c}", part) for c, part in profile.components.items())]
         parts = [("runtime", "measured", profile.runtime)]
-        parts += [(name, part.method or "unknown method", part.model) for name, part in energies.items()]
+        parts += [(name, part.method or "unknown method", part.model) for name, part in energies if part]
         for name, method, model in parts:
             worst = model.held_out.worst
             where = f"m = {worst.input_tokens:g}, n = {worst.output_tokens:g} ({100 * worst.relative_error:+.0f} %)"

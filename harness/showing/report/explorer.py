@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from harness.core.errors import UserError
 from harness.deciding.costs import Costs, cost_table
 from harness.deciding.decision import BestThreshold, best_thresholds, make_scales, threshold_plans
@@ -16,11 +14,9 @@ from harness.deciding.trace_files import load_workload
 from harness.deciding.workload import Workload, with_output_tokens
 from harness.modelling.comparable import NotComparable, check
 from harness.modelling.profile import Profile
-from harness.showing.decisions import KEY_WORDS, best_words, context, fleet_words
-from harness.showing.paper import FROZEN_OUTPUT_TOKENS
+from harness.showing.decisions import KEY_WORDS, MARK, best_words, context, fleet_words, thinned
+from harness.showing.paper import FROZEN_OUTPUT_TOKENS, LARGE, SMALL
 
-SMALL, LARGE = "m1-pro-llama-2-7b", "swing-a100-llama-2-7b"
-"""What the explorer begins with."""
 WEIGHTS = tuple(step / 10 for step in range(11))
 """Weights λ of energy that it offers."""
 KEY = "input"
@@ -29,7 +25,6 @@ KEPT_THRESHOLDS = 300
 """Thresholds of a curve that the page keeps, the best ones always among them."""
 INTERVALS = ("cost saved, %", "energy saved, %", "runtime, × that of large", "best T", "T not told from it")
 """What is known of the best threshold against the large system alone, each with its 95 % interval."""
-MARK = "MIXED: what is compared here isn't comparable (--allow-mixed)"
 MOST_SIZES = 200_000
 """Distinct request sizes of a workload that all pairs of systems are worked out for in reasonable time."""
 
@@ -109,9 +104,7 @@ def _answer(costs: Costs, workload: Workload) -> dict[str, Any]:
     curve = found[0].curve
     distinct = {each.best: each for each in found}
     fleet = {best: _fleet_words(each, costs, workload) for best, each in distinct.items()}
-    size = curve.threshold.size
-    evenly = np.linspace(0, size - 1, min(size, KEPT_THRESHOLDS)).round().astype(int)
-    kept = sorted({*evenly.tolist(), *distinct})
+    kept = thinned(curve.threshold.size, KEPT_THRESHOLDS, distinct)
     return {
         "warnings": context(costs, workload, scales[0])["warnings"],
         "threshold": curve.threshold[kept].tolist(),

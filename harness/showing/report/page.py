@@ -21,8 +21,8 @@ def write_report(
     workloads: Sequence[str] = (),
     options: Options = Options(),
     allow_mixed: bool = False,
-) -> None:
-    """Write the page of one or several runs; its explorer offers the profiles and workloads too.
+) -> Path:
+    """Write the page of one or several runs to ``output``, its path; its explorer offers profiles and workloads too.
 
     Raises UserError, also for runs that can't share axes unless ``allow_mixed``; MissingDependency without plotly.
     """
@@ -30,6 +30,7 @@ def write_report(
         raise UserError(f"{output} is a directory: name a file in it, such as {output / 'report.html'}")
     page = render(page_data(runs, profiles, workloads, options, allow_mixed))
     write_atomically(output, page)
+    return output
 
 
 def render(content: Mapping[str, Any]) -> str:
