@@ -17,7 +17,7 @@ from harness.deciding.decision import BestThreshold, RoutingDecision, ServingPla
 from harness.deciding.scales import JOULES_PER_KWH, SECONDS_PER_HOUR, Scales
 from harness.deciding.threshold import Interval
 from harness.deciding.workload import Workload
-from harness.showing.terminal import print_all, print_json, rows_of, table_of
+from harness.showing.terminal import print_all, print_json, records_of, table_of
 
 CURVE_POINTS = 2000
 """Longer curves are thinned in what is printed; the best threshold always stays."""
@@ -122,7 +122,7 @@ def _threshold_json(answer: ThresholdAnswer) -> dict[str, Any]:
             "runtime_ratio_high": uncertain.runtime_ratio.high,
         },
         "baselines": {name: _plan_json(plan, costs) for name, plan in decision.baselines.items()},
-        "curve": rows_of({name: totals[kept] for name, totals in vars(curve).items()}),
+        "curve": records_of({name: totals[kept] for name, totals in vars(curve).items()}),
     }
 
 

@@ -18,7 +18,7 @@ from harness.modelling.measurements import SuspectTrial
 from harness.modelling.profile import Profile
 from harness.modelling.profile_fit import ProfileFit
 from harness.modelling.profile_schema import CostModel, PointError
-from harness.showing.terminal import print_json, rows_of
+from harness.showing.terminal import print_json, records_of
 
 SHOWN_TRIALS = 5
 """Suspect trials of a quantity that are printed one by one."""
@@ -200,7 +200,7 @@ def print_predictions(
         for (quantity, unit), p in predicted.items():
             said = {"": p.value, "_standard_error": p.standard_error, "_interval_95": p.interval_95}
             columns |= {f"{quantity}{what}_{unit.lower()}": values for what, values in said.items()}
-        rows = rows_of({**columns, "out_of_range": outside})
+        rows = records_of({**columns, "out_of_range": outside})
         print_json({"profile": profile.name, "energy_method": method, "predictions": rows})
         return
     shown = _table("input", "output", *(" ".join(titled) for titled in predicted), "")
@@ -250,7 +250,7 @@ def _comparison_json(contrasts: Contrasts, compared: Mapping[str, Contrast]) -> 
         "energy_methods": [profile.energy_method(boundary) for profile in (contrasts.first, contrasts.second)],
         "mixed": contrasts.comparison.mixed,
         "warnings": list(contrasts.comparison.warnings),
-        "points": rows_of(columns),
+        "points": records_of(columns),
     }
 
 

@@ -60,7 +60,7 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False))
 
 
-def rows_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+def records_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Arrays of one length, as one dictionary of plain numbers a row."""
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
