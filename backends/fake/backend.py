@@ -117,10 +117,7 @@ class FakeBackend:
         self._now_ns = time.monotonic_ns()
         self._random = random.Random(config.seed)
         return Loaded(
-            model,
-            device="cpu",
-            device_names=("fake",),
-            settings={"virtual_clock": not self._behaviour.realtime},
+            model, device="cpu", device_names=("fake",), settings={"virtual_clock": not self._behaviour.realtime}
         )
 
     def prepare(self, request: Request) -> Prepared:

@@ -80,10 +80,7 @@ def preset_config(architecture: Architecture) -> PreTrainedConfig:
     }
     if a.family == "falcon":
         return FalconConfig(
-            **common,
-            num_kv_heads=a.kv_heads,
-            ffn_hidden_size=a.intermediate_size,
-            layer_norm_epsilon=a.norm_eps,
+            **common, num_kv_heads=a.kv_heads, ffn_hidden_size=a.intermediate_size, layer_norm_epsilon=a.norm_eps
         )
     gated = {
         **common,

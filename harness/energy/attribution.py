@@ -199,10 +199,7 @@ def _energies(trace: Trace, window: Window, working: bool) -> dict[str, Energy]:
 
 
 def _figure(
-    names: Sequence[str],
-    parts: Mapping[str, Mapping[str, Energy]],
-    methods: Mapping[str, Method],
-    requests: int,
+    names: Sequence[str], parts: Mapping[str, Mapping[str, Energy]], methods: Mapping[str, Method], requests: int
 ) -> EnergyFigure:
     """The sum of the named domains, per request."""
     request, prefill, decode = (_sum({name: parts[name][key] for name in names}) for key in ("request", *_PHASES))
