@@ -55,6 +55,11 @@ class Domain:
         return other._extent in _INSIDE.get(self._extent, ())
 
     @property
+    def age_s(self) -> float:
+        """How much older than a reading's time the sensor's update may be, in s."""
+        return 0.0 if self.stamped else (self.period_s or 0.0)
+
+    @property
     def _extent(self) -> Scope:
         return self.scope or _USUAL[self.component]
 
