@@ -120,8 +120,7 @@ class Meter:
         self._widest_margin_ns = max(self._margins_ns.values(), default=0)
         try:
             self._calibration = config.checked()
-            _require_unique(domains)
-            _require_calibrated(domains, self._calibration)
+            _check_domains(domains, self._calibration)
         except UserError:
             self.close()
             raise
@@ -290,14 +289,11 @@ class Meter:
         return (last_ns is None or last_ns < until_ns) and domain not in self._sampler.failures()
 
 
-def _require_unique(domains: Sequence[Domain]) -> None:
+def _check_domains(domains: Sequence[Domain], calibration: Mapping[str, Calibration]) -> None:
+    """Refuse domains of one name, and calibrations without effect or of only one of two readings of one thing."""
     twice = [name for name, times in Counter(domain.name for domain in domains).items() if times > 1]
     if twice:
         raise UserError(f"two power sources both call a domain {', '.join(twice)}: name only one of them in --probes")
-
-
-def _require_calibrated(domains: Sequence[Domain], calibration: Mapping[str, Calibration]) -> None:
-    """Refuse calibrations that would have no effect, or set two readings of one thing against each other."""
     unknown = set(calibration) - {domain.name for domain in domains}
     if unknown:
         known = ", ".join(domain.name for domain in domains) or "none"

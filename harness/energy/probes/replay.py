@@ -19,9 +19,10 @@ class Replay(Probe):
 
     role: Role = "synthetic"
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self.note = f"recording {path.name}" if path else "no recording"
+    def __init__(self, option: str | None = None) -> None:
+        """``option`` is the recording's file."""
+        self._path = Path(option) if option else None
+        self.note = f"recording {self._path.name}" if self._path else "no recording"
         self._domains: list[Domain] = []
         self._readings: list[Reading] = []
         self._next = 0
@@ -62,6 +63,4 @@ class Replay(Probe):
         self._readings, self._next = [], 0
 
 
-def create(option: str | None = None) -> Probe:
-    """A new probe; ``option`` is the recording's file."""
-    return Replay(Path(option) if option else None)
+create = Replay
