@@ -29,10 +29,7 @@ class OutOfMemory(BackendError):
 
 
 class InvalidConfig(BackendError):
-    """The configuration can't work here (unknown model, absent device, …): the user can mend it.
-
-    The message is one line and names the remedy.
-    """
+    """The configuration can't work here (unknown model, …); the message is one line and says how to mend it."""
 
 
 class NotInstalled(InvalidConfig):

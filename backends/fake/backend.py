@@ -112,9 +112,8 @@ class FakeBackend(Backend):
         self._config = config
         self._now_ns = time.monotonic_ns()
         self._random = random.Random(config.seed)
-        return Loaded(
-            model, device="cpu", device_names=("fake",), settings={"virtual_clock": not self._behaviour.realtime}
-        )
+        settings = {"virtual_clock": not self._behaviour.realtime}
+        return Loaded(model, device="cpu", device_names=("fake",), settings=settings)
 
     def prepare(self, request: Request) -> Prepared:
         refuse_request(request, self._behaviour.context)

@@ -88,9 +88,8 @@ class LlamaCpp(Backend):
     def load(self, config: Config) -> Loaded:
         self.close()
         model = self.resolve(config)
-        path = Path(config.model)
-        if model.source == "preset":
-            path = gguf_file.preset_file(config.model, model.dtype, config.seed)
+        is_preset = model.source == "preset"
+        path = gguf_file.preset_file(config.model, model.dtype, config.seed) if is_preset else Path(config.model)
         device = self._device(config)
         used = [gpu for gpu in library.gpus() if gpu.kind == device]
         library.clear_log()
@@ -128,10 +127,8 @@ class LlamaCpp(Backend):
         llama = library.library()
         ids = random.Random(request.seed).choices(range(self._vocabulary_size), k=m + n - 1)
         tokens = (llama.llama_token * len(ids))(*ids)
-        if self._config.kv_cache:
-            steps = [_batches(tokens, m + k, 1) for k in range(n - 1)]
-        else:
-            steps = [_batches(tokens, 0, m + k + 1) for k in range(n - 1)]
+        cached = self._config.kv_cache
+        steps = [_batches(tokens, m + k, 1) if cached else _batches(tokens, 0, m + k + 1) for k in range(n - 1)]
         self._prepared = _Tokens(request, tokens, _batches(tokens, 0, m), steps)
         return Prepared()
 
@@ -234,12 +231,10 @@ class LlamaCpp(Backend):
 
 
 def _preset_model(config: Config) -> Model:
-    dtypes = {name.lower(): name for name in ("auto", *gguf_file.DTYPES)}
+    dtypes = {"auto": "F16"} | {name.lower(): name for name in gguf_file.DTYPES}
     dtype = dtypes.get(config.dtype.lower())
     if dtype is None:
         raise InvalidConfig(f"llama-cpp has no dtype '{config.dtype}'; choose {', '.join(gguf_file.DTYPES)}")
-    if dtype == "auto":
-        dtype = "F16"
     architecture = PRESETS[config.model].architecture
     gguf_file.check_space(config.model, dtype, config.seed)
     return Model(

@@ -74,7 +74,7 @@ def _block(a: Architecture, prefix: str) -> list[Tensor]:
     query, key_value = a.heads * a.head_dim, a.kv_heads * a.head_dim
     projections = [("attn_q", query), ("attn_k", key_value), ("attn_v", key_value)]
     gate = [*_norm(f"{prefix}ffn_norm", a), Tensor(f"{prefix}ffn_gate.weight", (a.intermediate_size, a.hidden_size))]
-    if a.family == "falcon":
+    if a.family == "falcon":  # attention and MLP side by side, from one norm
         projections, gate = [("attn_qkv", query + 2 * key_value)], []
     return [
         *_norm(f"{prefix}attn_norm", a),

@@ -60,10 +60,8 @@ def window_energy(trace: Trace, start_ns: int, end_ns: int) -> Energy:
         quiet = _quiet(trace, start_ns, end_ns)
         if quiet is not None:
             return quiet
-        if trace.domain.kind == "counter":
-            joules, sd = _counter_window(trace, start_ns, end_ns)
-        else:
-            joules, sd = _power_window(trace, start_ns, end_ns)
+        measure = _counter_window if trace.domain.kind == "counter" else _power_window
+        joules, sd = measure(trace, start_ns, end_ns)
         _require_signal(trace.domain, joules)
     except _Unknown as unknown:
         return Energy(None, None, str(unknown))

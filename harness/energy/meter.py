@@ -112,7 +112,7 @@ class Meter:
         self._left_out = tuple(left_out)
         self._foreign = ForeignLoad()
         self._sampler = Sampler(list(self._probes.values()), config.rate_hz, each_second=self._note_load)
-        domains = self._sampler.domains()
+        domains = self._sampler.domains
         self._rank = [name.partition(":")[0] for name in self._probes]
         self._chosen = attribution.choose(domains, self._rank)
         poll_s = 1.0 / config.rate_hz
@@ -160,7 +160,7 @@ class Meter:
             attribution=self._context.attribution,
             rate_hz=self._config.rate_hz,
             probes={name: probe.note for name, probe in self._probes.items()},
-            domains={domain.name: domain for domain in self._sampler.domains()},
+            domains={domain.name: domain for domain in self._sampler.domains},
             components=self._chosen,
             calibration=self._calibration,
             left_out=self._left_out,
@@ -177,7 +177,7 @@ class Meter:
         0.0 without sensors; an estimate is no sensor, and longer windows don't make it truer.
         """
         used = {name for names in self._chosen.values() for name in names}
-        sensors = [d for d in self._sampler.domains() if d.name in used and d.method != "estimated"]
+        sensors = [d for d in self._sampler.domains if d.name in used and d.method != "estimated"]
         poll_s = 1.0 / self._config.rate_hz
         return max((integrate.edge_uncertainty_s(domain, poll_s) for domain in sensors), default=0.0) / relative_error
 
@@ -273,10 +273,7 @@ class Meter:
         return integrate.calibrate(trace, calibration) if calibration else trace
 
     def _unmetered_device(self) -> str | None:
-        """A warning when there are power sources and none of them sees the device that computes.
-
-        A synthetic source stands for any device.
-        """
+        """A warning where no power source sees the device that computes. A synthetic one stands for any device."""
         needed = computing_components(self._context.device)
         synthetic = any(probe.role == "synthetic" for probe in self._probes.values())
         if not self._chosen or not needed or synthetic or needed & self._chosen.keys():

@@ -67,7 +67,7 @@ class Nvml(Probe):
             raise ProbeUnavailable(f"the NVIDIA driver refused: {error}", "check that nvidia-smi works") from None
 
     def _find(self, context: ProbeContext) -> None:
-        """Look up the GPUs and what they can read. Raises ProbeUnavailable and NVMLError."""
+        """Look up the GPUs, what they can read and how often that is updated. Raises ProbeUnavailable and NVMLError."""
         notes: list[str] = []
         handles = [self._by_uuid(uuid, notes) for uuid in dict.fromkeys(context.gpu_uuids)] or self._all(notes)
         gpus: dict[str, Any] = {}
@@ -77,7 +77,13 @@ class Nvml(Probe):
         if not any(gpu.readers for gpu in self._gpus):
             names = ", ".join(gpu.label for gpu in self._gpus)
             raise ProbeUnavailable(f"{names}: neither energy nor power can be read (vGPU or an old board)")
-        self._measure_periods(notes)
+        readers = {domain.name: reader for gpu in self._gpus for domain, reader in gpu.readers}
+        periods, assumed = update_periods(readers, _POLL_S)
+        if assumed:
+            notes.append(f"update period of {', '.join(assumed)} is assumed: it hardly changed while watched")
+        for position, gpu in enumerate(self._gpus):
+            timed = tuple((replace(domain, period_s=periods[domain.name]), read) for domain, read in gpu.readers)
+            self._gpus[position] = replace(gpu, readers=timed)
         self._domains = [domain for gpu in self._gpus for domain, _ in gpu.readers]
         self.note = "board power, gain uncalibrated to a few per cent; " + "; ".join(dict.fromkeys(notes))
 
@@ -146,9 +152,8 @@ class Nvml(Probe):
             notes.append(f"MIG-{bare} is a slice: the whole board's power is read, other slices included")
             return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
         except nvml.NVMLError as error:
-            raise ProbeUnavailable(
-                f"the driver can't find GPU {kind}{bare}: {error}", "compare with the output of nvidia-smi -L"
-            ) from None
+            remedy = "compare with the output of nvidia-smi -L"
+            raise ProbeUnavailable(f"the driver can't find GPU {kind}{bare}: {error}", remedy) from None
 
     def _describe(self, uuid: str, handle: Any, notes: list[str]) -> _Gpu:
         """Find out what one board can read."""
@@ -188,16 +193,6 @@ class Nvml(Probe):
             (lambda: nvml.nvmlDeviceGetPowerUsage(handle) * _MILLI, average_s),
         ]
         return next((candidate for candidate in candidates if self._try(candidate[0])), None)
-
-    def _measure_periods(self, notes: list[str]) -> None:
-        """Find out how often each reading is updated."""
-        readers = {domain.name: reader for gpu in self._gpus for domain, reader in gpu.readers}
-        periods, assumed = update_periods(readers, _POLL_S)
-        if assumed:
-            notes.append(f"update period of {', '.join(assumed)} is assumed: it hardly changed while watched")
-        for position, gpu in enumerate(self._gpus):
-            timed = tuple((replace(domain, period_s=periods[domain.name]), read) for domain, read in gpu.readers)
-            self._gpus[position] = replace(gpu, readers=timed)
 
     def _conditions(self, gpu: _Gpu) -> dict[str, Any]:
         nvml, handle = self._nvml, gpu.handle

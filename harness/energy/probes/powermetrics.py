@@ -190,7 +190,9 @@ class Powermetrics(Probe):
                 worker = self._context.worker_pid
                 if worker is None:
                     continue
-                joules *= _share(document, worker)
+                impacts = _impacts(document) or {}
+                total = sum(impacts.values())
+                joules *= impacts.get(worker, 0.0) / total if total > 0 else 0.0
             self._joules[rail] += joules
             readings.append(Reading(domain.name, end_ns, self._joules[rail]))
         return readings
@@ -232,13 +234,6 @@ def _impacts(document: Mapping[str, Any]) -> dict[int, float] | None:
             pid = int(task.get("pid", -1))
             impacts[pid] = impacts.get(pid, 0.0) + float(task["energy_impact"])
     return impacts or None
-
-
-def _share(document: Mapping[str, Any], pid: int) -> float:
-    """Share of one process in the energy impact of all tasks, 0–1."""
-    impacts = _impacts(document) or {}
-    total = sum(impacts.values())
-    return impacts.get(pid, 0.0) / total if total > 0 else 0.0
 
 
 create = Powermetrics

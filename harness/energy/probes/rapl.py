@@ -81,9 +81,8 @@ class Rapl(Probe):
         return readings
 
     def conditions(self) -> dict[str, Any]:
-        counts = [_number(file) for file in self._throttle_counts]
-        known = [count for count in counts if count is not None]
-        throttled = sum(known) if known else None
+        counts = [count for file in self._throttle_counts if (count := _number(file)) is not None]
+        throttled = sum(counts) if counts else None
         before, self._throttled = self._throttled, throttled
         slowed = before is not None and throttled is not None and throttled > before
         degrees = [value / 1000 for file in self._temperatures if (value := _number(file)) is not None]

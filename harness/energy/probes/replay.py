@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from harness.core.errors import ProbeFailed, ProbeUnavailable, UserError
@@ -37,16 +36,16 @@ class Replay(Probe):
         except UserError as error:
             raise ProbeUnavailable(str(error), _FORMAT) from None
         self._domains = [trace.domain for trace in recording]
-        recorded = [
-            Reading(trace.domain.name, int(time_ns), float(value))
-            for trace in recording
-            for time_ns, value in zip(trace.times_ns, trace.values, strict=True)
-        ]
+        recorded = [trace for trace in recording if trace.times_ns.size]
         if not recorded:
             raise ProbeUnavailable(f"{self._path} has no readings", _FORMAT)
-        recorded.sort(key=lambda reading: reading.time_ns)
-        shift_ns = time.monotonic_ns() - recorded[0].time_ns
-        self._readings = [replace(reading, time_ns=reading.time_ns + shift_ns) for reading in recorded]
+        shift_ns = time.monotonic_ns() - min(int(trace.times_ns.min()) for trace in recorded)
+        readings = [
+            Reading(trace.domain.name, int(time_ns) + shift_ns, float(value))
+            for trace in recorded
+            for time_ns, value in zip(trace.times_ns, trace.values, strict=True)
+        ]
+        self._readings = sorted(readings, key=lambda reading: reading.time_ns)
 
     def domains(self) -> Sequence[Domain]:
         return self._domains
