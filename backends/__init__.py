@@ -6,7 +6,6 @@ backend and whose object is a function like ``create`` in ``backends.base``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
 
@@ -30,9 +29,7 @@ def names() -> list[str]:
 def create(name: str) -> Backend:
     """A fresh backend. Raises InvalidConfig for a name that isn't one."""
     if name in BACKENDS:
-        backend: Backend = import_module(BACKENDS[name]).create()
-        return backend
+        return import_module(BACKENDS[name]).create()
     for entry in entry_points(group=GROUP, name=name):
-        maker: Callable[[], Backend] = entry.load()
-        return maker()
+        return entry.load()()
     raise InvalidConfig(f"unknown backend '{name}'; choose one of {', '.join(names())}")

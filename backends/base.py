@@ -29,10 +29,7 @@ class OutOfMemory(BackendError):
 
 
 class InvalidConfig(BackendError):
-    """The configuration can't work here (unknown model, absent device, …): the user can mend it.
-
-    The message is one line and names the remedy.
-    """
+    """The configuration can't work here (unknown model, …); the message is one line and says how to mend it."""
 
 
 class NotInstalled(InvalidConfig):
@@ -174,37 +171,30 @@ class Backend(Protocol):
 
     def capabilities(self) -> Capabilities:
         """What works on this machine. Raises NotInstalled."""
-        ...
 
     def resolve(self, config: Config) -> Model:
         """The model that ``load`` would load, without loading it: cheap, and the first place that refuses.
 
         Raises InvalidConfig (unknown model, absent device, unsupported dtype, too little disk) or NotInstalled.
         """
-        ...
 
     def load(self, config: Config) -> Loaded:
         """Load or make the model. Raises InvalidConfig, NotInstalled, OutOfMemory or BackendError."""
-        ...
 
     def prepare(self, request: Request) -> Prepared:
         """Do what a point needs once and must not be timed: size caches and contexts, draw input tokens, compile.
 
-        Called before the first ``run`` of each point. Raises OutOfMemory or BackendError.
+        Called before the first ``run`` of each point. Raises InvalidConfig, OutOfMemory or BackendError.
         """
-        ...
 
     def run(self, request: Request) -> Completion:
         """Run one prepared request to its end. Raises OutOfMemory or BackendError.
 
         Nothing is kept between requests: no prefix cache, no early stop at an end-of-sequence token.
         """
-        ...
 
     def versions(self) -> dict[str, str]:
         """Versions of the packages and libraries that decide the result."""
-        ...
 
     def close(self) -> None:
         """Free the model. Safe to call twice and after a failed load."""
-        ...

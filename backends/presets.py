@@ -62,11 +62,9 @@ class Architecture:
         attention = self.hidden_size * (query + 2 * key_value) + query * self.hidden_size
         if self.qkv_bias:
             attention += query + 2 * key_value
-        is_falcon = self.family == "falcon"
-        mlp = (2 if is_falcon else 3) * self.hidden_size * self.intermediate_size
-        norm = self.hidden_size * (2 if is_falcon else 1)
-        norms_per_layer = 1 if is_falcon else 2
-        layer = attention + mlp + norms_per_layer * norm
+        mlp_matrices, norm_vectors, norms = (2, 2, 1) if self.family == "falcon" else (3, 1, 2)
+        norm = norm_vectors * self.hidden_size
+        layer = attention + mlp_matrices * self.hidden_size * self.intermediate_size + norms * norm
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
         return embeddings + self.layers * layer + norm
 
@@ -75,52 +73,33 @@ class Architecture:
 class Preset:
     """An architecture that can be run by name, with random weights."""
 
-    architecture: Architecture
     hub_id: str | None
     """Hugging Face model whose ``config.json`` the shapes are from; None for shapes that nobody published."""
     published_parameters: int | None
     """Number of weights of the published checkpoint, tied embeddings counted once."""
+    architecture: Architecture
 
 
 # fmt: off
 PRESETS: dict[str, Preset] = {
     # family, vocabulary, hidden size, layers, heads, KV heads, head size, MLP, context, epsilon of norms, theta of RoPE
-    "smollm2-135m": Preset(
-        Architecture("llama", 49_152, 576, 30, 9, 3, 64, 1536, 8192, 1e-5, 1e5, tied_embeddings=True),
-        "HuggingFaceTB/SmolLM2-135M", 134_515_008,
-    ),
-    "qwen2.5-0.5b": Preset(
-        Architecture("qwen2", 151_936, 896, 24, 14, 2, 64, 4864, 32_768, 1e-6, 1e6,
-                     tied_embeddings=True, qkv_bias=True),
-        "Qwen/Qwen2.5-0.5B", 494_032_768,
-    ),
-    "llama-3.2-1b": Preset(
-        Architecture("llama", 128_256, 2048, 16, 32, 8, 64, 8192, 131_072, 1e-5, 5e5,
-                     rope_scaling=RopeScaling(32.0, 1.0, 4.0, 8192), tied_embeddings=True),
-        "meta-llama/Llama-3.2-1B", 1_235_814_400,
-    ),
-    "llama-2-7b": Preset(
-        Architecture("llama", 32_000, 4096, 32, 32, 32, 128, 11_008, 4096, 1e-5, 1e4),
-        "meta-llama/Llama-2-7b-hf", 6_738_415_616,
-    ),
-    "mistral-7b-v0.1": Preset(
-        Architecture("mistral", 32_000, 4096, 32, 32, 8, 128, 14_336, 32_768, 1e-5, 1e4, sliding_window=4096),
-        "mistralai/Mistral-7B-v0.1", 7_241_732_096,
-    ),
-    "falcon-7b": Preset(
-        Architecture("falcon", 65_024, 4544, 32, 71, 1, 64, 18_176, 2048, 1e-5, 1e4, tied_embeddings=True),
-        "tiiuae/falcon-7b", 6_921_720_704,
-    ),
-    "llama-3.1-8b": Preset(
-        Architecture("llama", 128_256, 4096, 32, 32, 8, 128, 14_336, 131_072, 1e-5, 5e5,
-                     rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192)),
-        "meta-llama/Llama-3.1-8B", 8_030_261_248,
-    ),
+    "smollm2-135m": Preset("HuggingFaceTB/SmolLM2-135M", 134_515_008, Architecture(
+        "llama", 49_152, 576, 30, 9, 3, 64, 1536, 8192, 1e-5, 1e5, tied_embeddings=True)),
+    "qwen2.5-0.5b": Preset("Qwen/Qwen2.5-0.5B", 494_032_768, Architecture(
+        "qwen2", 151_936, 896, 24, 14, 2, 64, 4864, 32_768, 1e-6, 1e6, tied_embeddings=True, qkv_bias=True)),
+    "llama-3.2-1b": Preset("meta-llama/Llama-3.2-1B", 1_235_814_400, Architecture(
+        "llama", 128_256, 2048, 16, 32, 8, 64, 8192, 131_072, 1e-5, 5e5, RopeScaling(32.0, 1.0, 4.0, 8192),
+        tied_embeddings=True)),
+    "llama-2-7b": Preset("meta-llama/Llama-2-7b-hf", 6_738_415_616, Architecture(
+        "llama", 32_000, 4096, 32, 32, 32, 128, 11_008, 4096, 1e-5, 1e4)),
+    "mistral-7b-v0.1": Preset("mistralai/Mistral-7B-v0.1", 7_241_732_096, Architecture(
+        "mistral", 32_000, 4096, 32, 32, 8, 128, 14_336, 32_768, 1e-5, 1e4, sliding_window=4096)),
+    "falcon-7b": Preset("tiiuae/falcon-7b", 6_921_720_704, Architecture(
+        "falcon", 65_024, 4544, 32, 71, 1, 64, 18_176, 2048, 1e-5, 1e4, tied_embeddings=True)),
+    "llama-3.1-8b": Preset("meta-llama/Llama-3.1-8B", 8_030_261_248, Architecture(
+        "llama", 128_256, 4096, 32, 32, 8, 128, 14_336, 131_072, 1e-5, 5e5, RopeScaling(8.0, 1.0, 4.0, 8192))),
     # For tests: answers in milliseconds, stands for no model that anyone runs.
-    "tiny-test": Preset(
-        Architecture("llama", 256, 64, 2, 4, 2, 16, 192, 4096, 1e-5, 1e4),
-        None, None,
-    ),
+    "tiny-test": Preset(None, None, Architecture("llama", 256, 64, 2, 4, 2, 16, 192, 4096, 1e-5, 1e4)),
 }
 # fmt: on
 

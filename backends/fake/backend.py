@@ -73,7 +73,7 @@ def _parse(model: str) -> _Behaviour:
     return _Behaviour(**values)
 
 
-class FakeBackend:
+class FakeBackend(Backend):
     """Costs time, computes nothing."""
 
     def __init__(self) -> None:
@@ -83,17 +83,14 @@ class FakeBackend:
         self._random = random.Random(0)
 
     def capabilities(self) -> Capabilities:
-        """CPU only, any batch size."""
         return Capabilities(devices=("cpu",), dtypes=("float32",), batching=True, samples_tokens=False)
 
     def resolve(self, config: Config) -> Model:
-        """The fake model. Raises InvalidConfig."""
         behaviour = _parse(config.model)
         refuse_unused(config, "fake", "compile", "prefill_chunk")
-        capabilities = self.capabilities()
-        if config.device not in ("auto", *capabilities.devices):
+        if config.device not in ("auto", "cpu"):
             raise InvalidConfig(f"device '{config.device}' is not there; the fake backend has only cpu")
-        if config.dtype not in ("auto", *capabilities.dtypes):
+        if config.dtype not in ("auto", "float32"):
             raise InvalidConfig(f"dtype '{config.dtype}' is unknown to the fake backend; use float32")
         return Model(
             name=config.model,
@@ -108,7 +105,6 @@ class FakeBackend:
         )
 
     def load(self, config: Config) -> Loaded:
-        """Set the virtual clock. Raises InvalidConfig."""
         model = self.resolve(config)
         self._behaviour = _parse(config.model)
         if self._behaviour.refuse or (self._behaviour.refuse_when and os.path.exists(self._behaviour.refuse_when)):
@@ -116,20 +112,14 @@ class FakeBackend:
         self._config = config
         self._now_ns = time.monotonic_ns()
         self._random = random.Random(config.seed)
-        return Loaded(
-            model,
-            device="cpu",
-            device_names=("fake",),
-            settings={"virtual_clock": not self._behaviour.realtime},
-        )
+        settings = {"virtual_clock": not self._behaviour.realtime}
+        return Loaded(model, device="cpu", device_names=("fake",), settings=settings)
 
     def prepare(self, request: Request) -> Prepared:
-        """Nothing to prepare. Raises InvalidConfig for no tokens, or more than the context."""
         refuse_request(request, self._behaviour.context)
         return Prepared()
 
     def run(self, request: Request) -> Completion:
-        """Let the request's cost pass on the clock, or misbehave as asked."""
         if self._config is None:
             raise BackendError("no model is loaded")
         self._misbehave(request)
@@ -138,8 +128,7 @@ class FakeBackend:
         start_ns = time.monotonic_ns() if self._behaviour.realtime else self._now_ns
         prefill_end_ns = self._pass(start_ns, self._forward_s(m) * noise)
         decode_s = sum(self._step_s(m + k) for k in range(1, n))
-        end_ns = self._pass(prefill_end_ns, decode_s * noise)
-        self._now_ns = end_ns
+        self._now_ns = end_ns = self._pass(prefill_end_ns, decode_s * noise)
         produced = n - 1 if self._behaviour.short_at == f"{m}x{n}" else n
         return Completion(start_ns, prefill_end_ns, end_ns, m, produced)
 
@@ -171,14 +160,10 @@ class FakeBackend:
             time.sleep(3600)
 
     def versions(self) -> dict[str, str]:
-        """None to tell."""
         return {"fake": "1"}
 
     def close(self) -> None:
-        """Forget the model."""
         self._config = None
 
 
-def create() -> Backend:
-    """A fresh fake backend."""
-    return FakeBackend()
+create = FakeBackend

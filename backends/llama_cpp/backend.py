@@ -40,16 +40,6 @@ _BATCH_TOKENS = 2048
 _MICROBATCH_TOKENS = 512
 _ALL_LAYERS = -1
 
-_REBUILD = {
-    "cuda": 'CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall --no-cache-dir llama-cpp-python',
-    "metal": 'CMAKE_ARGS="-DGGML_METAL=on" pip install --force-reinstall --no-cache-dir llama-cpp-python',
-}
-
-
-def create() -> Backend:
-    """A backend without a model."""
-    return LlamaCpp()
-
 
 @dataclass(frozen=True)
 class _Tokens:
@@ -63,9 +53,7 @@ class _Tokens:
     """Batches of each of the n − 1 decode steps."""
 
 
-class LlamaCpp:
-    """Implements ``backends.base.Backend``."""
-
+class LlamaCpp(Backend):
     def __init__(self) -> None:
         self._config = Config(model="")
         self._context_length = 0
@@ -77,12 +65,10 @@ class LlamaCpp:
         self._prepared: _Tokens | None = None
 
     def capabilities(self) -> Capabilities:
-        """What works on this machine. Raises NotInstalled."""
         kinds = dict.fromkeys(gpu.kind for gpu in library.gpus())
         return Capabilities(devices=(*kinds, "cpu"), dtypes=gguf_file.DTYPES, batching=False, samples_tokens=False)
 
     def resolve(self, config: Config) -> Model:
-        """The model that ``load`` would load. Raises InvalidConfig or NotInstalled."""
         self._device(config)
         refuse_unused(config, "llama-cpp", "compile", "prefill_chunk")
         if config.batch_size != 1:
@@ -100,12 +86,10 @@ class LlamaCpp:
         )
 
     def load(self, config: Config) -> Loaded:
-        """Load or make the model. Raises InvalidConfig, NotInstalled, OutOfMemory or BackendError."""
         self.close()
         model = self.resolve(config)
-        path = Path(config.model)
-        if model.source == "preset":
-            path = gguf_file.preset_file(config.model, model.dtype, config.seed)
+        is_preset = model.source == "preset"
+        path = gguf_file.preset_file(config.model, model.dtype, config.seed) if is_preset else Path(config.model)
         device = self._device(config)
         used = [gpu for gpu in library.gpus() if gpu.kind == device]
         library.clear_log()
@@ -135,7 +119,6 @@ class LlamaCpp:
         )
 
     def prepare(self, request: Request) -> Prepared:
-        """Make a context of m + n tokens and draw the tokens. Raises InvalidConfig, OutOfMemory or BackendError."""
         if self._model is None:
             raise BackendError("no model is loaded")
         refuse_request(request, self._context_length)
@@ -144,15 +127,12 @@ class LlamaCpp:
         llama = library.library()
         ids = random.Random(request.seed).choices(range(self._vocabulary_size), k=m + n - 1)
         tokens = (llama.llama_token * len(ids))(*ids)
-        if self._config.kv_cache:
-            steps = [_batches(tokens, m + k, 1) for k in range(n - 1)]
-        else:
-            steps = [_batches(tokens, 0, m + k + 1) for k in range(n - 1)]
+        cached = self._config.kv_cache
+        steps = [_batches(tokens, m + k, 1) if cached else _batches(tokens, 0, m + k + 1) for k in range(n - 1)]
         self._prepared = _Tokens(request, tokens, _batches(tokens, 0, m), steps)
         return Prepared()
 
     def run(self, request: Request) -> Completion:
-        """Run the prepared request. Raises OutOfMemory or BackendError."""
         if self._prepared is None or self._prepared.request != request:
             raise BackendError("this request was not prepared")
         llama = library.library()
@@ -178,12 +158,10 @@ class LlamaCpp:
         return Completion(start_ns, prefill_end_ns, end_ns, positions - (output_tokens - 1), output_tokens)
 
     def versions(self) -> dict[str, str]:
-        """Versions of llama-cpp-python and of the llama.cpp inside it."""
         llama = library.library()
         return {"llama-cpp-python": llama.__version__, "llama.cpp": llama.llama_version().decode()}
 
     def close(self) -> None:
-        """Free the model. Safe to call twice and after a failed load."""
         self._free_context()
         if self._model is not None:
             library.library().llama_model_free(self._model)
@@ -195,10 +173,11 @@ class LlamaCpp:
             return devices[0]
         if config.device in devices:
             return config.device
-        if config.device in _REBUILD:
+        if config.device in ("cuda", "metal"):
             raise InvalidConfig(
-                f"this build of llama-cpp-python sees no {config.device} device; check the driver and rebuild it "
-                f"with: {_REBUILD[config.device]}"
+                f"this build of llama-cpp-python sees no {config.device} device; check the driver and rebuild it with: "
+                f'CMAKE_ARGS="-DGGML_{config.device.upper()}=on" '
+                "pip install --force-reinstall --no-cache-dir llama-cpp-python"
             )
         raise InvalidConfig(f"llama-cpp has no device '{config.device}' here; choose {' or '.join(devices)}")
 
@@ -209,9 +188,8 @@ class LlamaCpp:
         handles = (ctypes.c_void_p * (len(gpus) + 1))(*(gpu.handle for gpu in gpus), None)
         parameters.devices = ctypes.cast(handles, ctypes.c_void_p)
         parameters.n_gpu_layers = _ALL_LAYERS if gpus else 0
-        self._model = llama.llama_model_load_from_file(os.fsencode(path), parameters)
-        if not self._model:
-            self._model = None
+        self._model = llama.llama_model_load_from_file(os.fsencode(path), parameters) or None
+        if self._model is None:
             raise _failure(f"llama.cpp can't load '{path}'")
         if not llama.llama_model_has_decoder(self._model) or llama.llama_model_has_encoder(self._model):
             self.close()
@@ -228,9 +206,8 @@ class LlamaCpp:
         parameters.n_threads = parameters.n_threads_batch = self._threads
         parameters.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_AUTO
         parameters.swa_full = False
-        self._context = llama.llama_init_from_model(self._model, parameters)
-        if not self._context:
-            self._context = None
+        self._context = llama.llama_init_from_model(self._model, parameters) or None
+        if self._context is None:
             raise _failure(f"llama.cpp can't make a context of {tokens} tokens")
         self._memory = llama.llama_get_memory(self._context)
 
@@ -254,12 +231,10 @@ class LlamaCpp:
 
 
 def _preset_model(config: Config) -> Model:
-    dtypes = {name.lower(): name for name in ("auto", *gguf_file.DTYPES)}
+    dtypes = {"auto": "F16"} | {name.lower(): name for name in gguf_file.DTYPES}
     dtype = dtypes.get(config.dtype.lower())
     if dtype is None:
         raise InvalidConfig(f"llama-cpp has no dtype '{config.dtype}'; choose {', '.join(gguf_file.DTYPES)}")
-    if dtype == "auto":
-        dtype = "F16"
     architecture = PRESETS[config.model].architecture
     gguf_file.check_space(config.model, dtype, config.seed)
     return Model(
@@ -342,3 +317,6 @@ def _uuids(gpus: list[GpuDevice]) -> tuple[str, ...]:
         return ()
     finally:
         pynvml.nvmlShutdown()
+
+
+create = LlamaCpp

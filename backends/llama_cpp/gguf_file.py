@@ -31,26 +31,19 @@ if TYPE_CHECKING:
 
 DTYPES = ("F16", "Q8_0", "Q4_0")
 """Precisions of the matrices; vectors are F32. Unlike llama.cpp's own ``Q4_0`` the output matrix is Q4_0 too."""
-
 _BLOCKS = {"F32": (1, 4), "F16": (1, 2), "Q8_0": (32, 34), "Q4_0": (32, 18)}
 """Elements and bytes of one block of each type; written out so that a size is known before gguf is imported."""
-
 RANDOM_WEIGHTS = "joulebench.random_weights"
 """Metadata key by which such a file is known again wherever it is copied to."""
-
 _VERSION = 1
 """Of the content: a change of layout or weights gives files another name."""
-
 _ALIGNMENT = 32
 _HEADER_BYTES = 1 << 20
 """More than the header of any preset; only for the check of free space."""
-
 _STANDARD_DEVIATION = 0.02
 """Of random weights: the usual initialisation of these families, which keeps activations finite."""
-
 _CHUNK_ELEMENTS = 1 << 20
 """Weights drawn at a time by one thread: small enough for its temporaries to stay in cache."""
-
 _UNFINISHED = ".unfinished"
 
 
@@ -109,9 +102,8 @@ def preset_file(preset: str, dtype: str, seed: int) -> Path:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise _no_space(path, str(error.strerror)) from error
-        raise InvalidConfig(
-            f"can't write '{path}': {error.strerror}; set JOULEBENCH_CACHE_DIR to another directory"
-        ) from error
+        remedy = "set JOULEBENCH_CACHE_DIR to another directory"
+        raise InvalidConfig(f"can't write '{path}': {error.strerror}; {remedy}") from error
     return path
 
 
@@ -134,9 +126,8 @@ def _is_whole(path: Path) -> bool:
 
 
 def _no_space(path: Path, reason: str) -> InvalidConfig:
-    return InvalidConfig(
-        f"too little disk for '{path}': {reason}; free some or set JOULEBENCH_CACHE_DIR to another disk"
-    )
+    remedy = "free some or set JOULEBENCH_CACHE_DIR to another disk"
+    return InvalidConfig(f"too little disk for '{path}': {reason}; {remedy}")
 
 
 @contextlib.contextmanager
@@ -186,8 +177,7 @@ def _write_header(path: Path, preset: str, dtype: str) -> None:
     for key, value in metadata(architecture).items():
         add[type(value)](key, value)
     for tensor in tensors(architecture):
-        kind = gguf.GGMLQuantizationType[_kind(tensor, dtype)]
-        nbytes = _tensor_bytes(tensor, dtype)
+        kind, nbytes = gguf.GGMLQuantizationType[_kind(tensor, dtype)], _tensor_bytes(tensor, dtype)
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), nbytes, raw_dtype=kind)
     try:
         writer.write_header_to_file()
@@ -207,12 +197,10 @@ def _write_weights(file: BinaryIO, layout: list[Tensor], dtype: str, seed: int) 
             if tensor.values is not None:
                 file.write(np.array(tensor.values, dtype="<f4").data)
                 continue
-            chunks = list(_row_chunks(tensor))
+            chunks = [(shape, dtype, (seed, index, number)) for number, shape in enumerate(_row_chunks(tensor))]
             for first in range(0, len(chunks), workers):
                 # A few at a time: a slow disk must not make the chunks pile up in memory.
-                numbered = range(first, min(first + workers, len(chunks)))
-                seeds = [(seed, index, number) for number in numbered]
-                for data in pool.map(_random_rows, [chunks[i] for i in numbered], [dtype] * len(seeds), seeds):
+                for data in pool.map(_random_rows, *zip(*chunks[first : first + workers], strict=True)):
                     file.write(data.data)
     file.write(bytes(-file.tell() % _ALIGNMENT))
 
@@ -233,8 +221,7 @@ def _random_rows(shape: tuple[int, int], dtype: str, seed: tuple[int, int, int])
     generator = np.random.Generator(np.random.SFC64(seed))
     weights = generator.standard_normal(shape, dtype=np.float32)
     weights *= np.float32(_STANDARD_DEVIATION)
-    stored = gguf.quants.quantize(weights, gguf.GGMLQuantizationType[dtype])
-    return np.ascontiguousarray(stored)
+    return np.ascontiguousarray(gguf.quants.quantize(weights, gguf.GGMLQuantizationType[dtype]))
 
 
 def _kind(tensor: Tensor, dtype: str) -> str:

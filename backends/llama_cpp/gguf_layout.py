@@ -14,9 +14,6 @@ from backends.presets import Architecture
 ROPE_FREQS = "rope_freqs.weight"
 """Constants of the rotary embedding, kept as a tensor but not a weight of the model."""
 
-_GGUF_ARCHITECTURE = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "falcon": "falcon"}
-"""Mistral is stored as llama, as llama.cpp's converter does: its sliding window is then not applied."""
-
 
 @dataclass(frozen=True)
 class Tensor:
@@ -29,8 +26,11 @@ class Tensor:
 
 
 def gguf_architecture(architecture: Architecture) -> str:
-    """Value of ``general.architecture``, which prefixes the other metadata keys."""
-    return _GGUF_ARCHITECTURE[architecture.family]
+    """Value of ``general.architecture``, which prefixes the other metadata keys.
+
+    Mistral is stored as llama, as llama.cpp's converter does: its sliding window is then not applied.
+    """
+    return "llama" if architecture.family == "mistral" else architecture.family
 
 
 def metadata(architecture: Architecture) -> dict[str, int | float | str]:
@@ -58,51 +58,38 @@ def metadata(architecture: Architecture) -> dict[str, int | float | str]:
 def tensors(architecture: Architecture) -> list[Tensor]:
     """All tensors in the order in which they are stored: embedding, blocks from first to last, output."""
     a = architecture
-    block = _falcon_block if a.family == "falcon" else _sequential_block
     found = [Tensor("token_embd.weight", (a.vocab_size, a.hidden_size))]
     if a.rope_scaling is not None:
         factors = _rope_factors(a)
         found.append(Tensor(ROPE_FREQS, (len(factors),), factors))
     for layer in range(a.layers):
-        found += block(a, f"blk.{layer}.")
+        found += _block(a, f"blk.{layer}.")
     found += _norm("output_norm", a)
     if not a.tied_embeddings:
         found.append(Tensor("output.weight", (a.vocab_size, a.hidden_size)))
     return found
 
 
-def _sequential_block(a: Architecture, prefix: str) -> list[Tensor]:
+def _block(a: Architecture, prefix: str) -> list[Tensor]:
     query, key_value = a.heads * a.head_dim, a.kv_heads * a.head_dim
     projections = [("attn_q", query), ("attn_k", key_value), ("attn_v", key_value)]
-    biases = [_constant(f"{prefix}{name}.bias", rows, 0.0) for name, rows in projections if a.qkv_bias]
+    gate = [*_norm(f"{prefix}ffn_norm", a), Tensor(f"{prefix}ffn_gate.weight", (a.intermediate_size, a.hidden_size))]
+    if a.family == "falcon":  # attention and MLP side by side, from one norm
+        projections, gate = [("attn_qkv", query + 2 * key_value)], []
     return [
         *_norm(f"{prefix}attn_norm", a),
         *(Tensor(f"{prefix}{name}.weight", (rows, a.hidden_size)) for name, rows in projections),
-        *biases,
+        *(_constant(f"{prefix}{name}.bias", rows, 0.0) for name, rows in projections if a.qkv_bias),
         Tensor(f"{prefix}attn_output.weight", (a.hidden_size, query)),
-        *_norm(f"{prefix}ffn_norm", a),
-        Tensor(f"{prefix}ffn_gate.weight", (a.intermediate_size, a.hidden_size)),
-        Tensor(f"{prefix}ffn_up.weight", (a.intermediate_size, a.hidden_size)),
-        Tensor(f"{prefix}ffn_down.weight", (a.hidden_size, a.intermediate_size)),
-    ]
-
-
-def _falcon_block(a: Architecture, prefix: str) -> list[Tensor]:
-    query, key_value = a.heads * a.head_dim, a.kv_heads * a.head_dim
-    return [
-        *_norm(f"{prefix}attn_norm", a),
-        Tensor(f"{prefix}attn_qkv.weight", (query + 2 * key_value, a.hidden_size)),
-        Tensor(f"{prefix}attn_output.weight", (a.hidden_size, query)),
+        *gate,
         Tensor(f"{prefix}ffn_up.weight", (a.intermediate_size, a.hidden_size)),
         Tensor(f"{prefix}ffn_down.weight", (a.hidden_size, a.intermediate_size)),
     ]
 
 
 def _norm(name: str, a: Architecture) -> list[Tensor]:
-    weight = _constant(f"{name}.weight", a.hidden_size, 1.0)
-    if a.family != "falcon":
-        return [weight]
-    return [weight, _constant(f"{name}.bias", a.hidden_size, 0.0)]
+    bias = [_constant(f"{name}.bias", a.hidden_size, 0.0)] if a.family == "falcon" else []
+    return [_constant(f"{name}.weight", a.hidden_size, 1.0), *bias]
 
 
 def _constant(name: str, length: int, value: float) -> Tensor:

@@ -13,9 +13,7 @@ from typing import Any
 from backends.base import MEMORY_WORDS, NotInstalled
 
 _INFO, _WARNING, _ERROR = 2, 3, 4
-_KEPT_LINES = 400
-_lines: deque[tuple[int, str]] = deque(maxlen=_KEPT_LINES)
-
+_lines: deque[tuple[int, str]] = deque(maxlen=400)
 _DEVICE_OF_LIBRARY = {"CUDA": "cuda", "MTL": "metal"}
 """ggml's backend names of the GPU kinds that are supported, and what the command line calls them."""
 
@@ -51,9 +49,8 @@ def library() -> Any:
     try:
         import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:
-        raise NotInstalled(
-            f"llama-cpp-python can't be used ({error}); install with: pip install 'joulebench[llama-cpp]'"
-        ) from error
+        remedy = "install with: pip install 'joulebench[llama-cpp]'"
+        raise NotInstalled(f"llama-cpp-python can't be used ({error}); {remedy}") from error
     llama_cpp.llama_log_set(_callback(), ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     return llama_cpp

@@ -57,8 +57,6 @@ class _Plan:
     dtype: torch.dtype
     """Of the activations, the cache and unquantised weights."""
     quantization: QuantizationConfigMixin | None
-    stored: bool
-    """Whether the checkpoint holds quantised weights."""
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -68,13 +66,8 @@ class _Plan:
         return ("accelerate",) if len(self.devices) > 1 else ()
 
 
-def create() -> Backend:
-    """A fresh backend; nothing is imported until it is used."""
-    return TransformersBackend()
-
-
-class TransformersBackend:
-    """See ``backends.base.Backend``. ``model`` is the loaded torch module, None while nothing is loaded."""
+class TransformersBackend(Backend):
+    """``model`` is the loaded torch module, None while nothing is loaded; nothing is imported until it is used."""
 
     def __init__(self) -> None:
         self.model: PreTrainedModel | None = None
@@ -86,11 +79,9 @@ class TransformersBackend:
         self._prepared: tuple[Request, Decoder] | None = None
 
     def capabilities(self) -> Capabilities:
-        """Devices that torch can use here, best first. Raises NotInstalled."""
         _require_packages()
         found = devices.usable()
-        dtypes = DTYPES + quantizers.usable(found)
-        return Capabilities(devices=found, dtypes=dtypes, batching=True, samples_tokens=True)
+        return Capabilities(found, DTYPES + quantizers.usable(found), batching=True, samples_tokens=True)
 
     def versions(self) -> dict[str, str]:
         """Versions of torch, transformers, CUDA where torch was built with it, and what else the loaded model needs."""
@@ -104,12 +95,11 @@ class TransformersBackend:
         return versions | {package: importlib.metadata.version(package) for package in self._packages}
 
     def resolve(self, config: Config) -> Model:
-        """The model, from its shapes alone; of a hub model only config.json is fetched. Raises InvalidConfig."""
+        """The model, from its shapes alone; of a hub model only config.json is fetched."""
         _require_packages()
         return _plan(config, *models.read_config(config.model)).model
 
     def load(self, config: Config) -> Loaded:
-        """Make or read the weights on the device. Raises InvalidConfig, OutOfMemory or BackendError."""
         _require_packages()
         self.close()
         import torch
@@ -141,7 +131,6 @@ class TransformersBackend:
         )
 
     def prepare(self, request: Request) -> Prepared:
-        """Draw the input tokens, make the cache, compile. Raises InvalidConfig, OutOfMemory or BackendError."""
         import torch
 
         model = self._loaded()
@@ -158,7 +147,6 @@ class TransformersBackend:
         return prepared
 
     def run(self, request: Request) -> Completion:
-        """Prefill, then n − 1 greedy decode steps. Raises OutOfMemory or BackendError."""
         if self._prepared is None or self._prepared[0] != request:
             raise BackendError("this request was not prepared")
         decoder = self._prepared[1]
@@ -201,14 +189,8 @@ class TransformersBackend:
             synchronize()
             end_ns = time.monotonic_ns()
             output_ids = decoder.output_ids()
-        return Completion(
-            start_ns,
-            prefill_end_ns,
-            end_ns,
-            input_tokens=decoder.input_tokens,
-            output_tokens=output_ids.shape[1],
-            output_ids=tuple(output_ids[0].tolist()),
-        )
+        first_ids = tuple(output_ids[0].tolist())
+        return Completion(start_ns, prefill_end_ns, end_ns, decoder.input_tokens, output_ids.shape[1], first_ids)
 
     def _loaded(self) -> PreTrainedModel:
         if self.model is None:
@@ -229,10 +211,8 @@ def _require_packages() -> None:
         from huggingface_hub.utils import logging as hub_logging
         from packaging.version import Version
     except (ImportError, OSError) as error:  # OSError: torch without a library that it was built against
-        reason = " ".join(str(error).split())
-        raise NotInstalled(
-            f"the transformers backend can't be used ({reason}); install with: pip install 'joulebench[transformers]'"
-        ) from error
+        reason, remedy = " ".join(str(error).split()), "install with: pip install 'joulebench[transformers]'"
+        raise NotInstalled(f"the transformers backend can't be used ({reason}); {remedy}") from error
     if Version(transformers.__version__).release < Version(OLDEST_TRANSFORMERS).release:
         raise NotInstalled(
             f"transformers {transformers.__version__} is too old for this backend; install with: "
@@ -257,10 +237,10 @@ def _plan(config: Config, source: ModelSource, model_config: PreTrainedConfig) -
     if config.compile != "none":
         decode.static_cache(model_config, 1)  # refuses models that can't have one
     placement.refuse(config, tuple(device.index or 0 for device in chosen))
-    precision, activations, quantization, stored = _precision(config, model_config, chosen)
+    precision, activations, quantization = _precision(config, model_config, chosen)
     dtype = getattr(torch, activations)
     try:
-        parameters, weight_bytes = models.size(model_config, dtype, quantization, stored)
+        parameters, weight_bytes = models.size(model_config, dtype, quantization)
     except Exception as error:  # shapes that don't fit together fail in any way while the modules are built
         raise models.unreadable(config.model, source, error) from error
     text_config = model_config.get_text_config()
@@ -276,13 +256,13 @@ def _plan(config: Config, source: ModelSource, model_config: PreTrainedConfig) -
         dtype=precision,
         revision=getattr(model_config, "_commit_hash", None),
     )
-    return _Plan(model, chosen, dtype, quantization, stored)
+    return _Plan(model, chosen, dtype, quantization)
 
 
 def _precision(
     config: Config, model_config: PreTrainedConfig, on: tuple[torch.device, ...]
-) -> tuple[str, str, QuantizationConfigMixin | None, bool]:
-    """Precision of the weights, dtype of the activations, quantisation, and whether weights are stored quantised."""
+) -> tuple[str, str, QuantizationConfigMixin | None]:
+    """Precision of the weights, dtype of the activations, and quantisation."""
     import torch
 
     default = devices.default_dtype(on[0])
@@ -295,13 +275,11 @@ def _precision(
         if name not in DTYPES:
             choices = ", ".join((*DTYPES, *quantizers.METHODS))
             raise InvalidConfig(f"dtype '{config.dtype}' isn't one of {choices}")
-        return name, name, None, False
+        return name, name, None
     for device in on:
         quantizers.refuse(name, device, config.compile)
     activations = quantizers.activation_dtype(name, default)
-    if checkpoint is not None:
-        return name, activations, checkpoint[1], True
-    return name, activations, quantizers.of_method(name, getattr(torch, activations)), False
+    return name, activations, checkpoint[1] if checkpoint else quantizers.of_method(name, getattr(torch, activations))
 
 
 def _weights(config: Config, source: ModelSource, model_config: PreTrainedConfig, plan: _Plan) -> PreTrainedModel:
@@ -310,13 +288,11 @@ def _weights(config: Config, source: ModelSource, model_config: PreTrainedConfig
     placed: placement.DeviceMap | None = None
     if len(plan.devices) > 1:
         free = placement.free_bytes(tuple(one.index for one in plan.devices))
-        placed = placement.device_map(model_config, dtype, free, quantization, plan.stored)
+        placed = placement.device_map(model_config, dtype, free, quantization)
     elif quantization is not None:
         placed = {"": str(device)}
     if not plan.model.random_weights:
-        return models.pretrained_model(
-            config.model, source, model_config, dtype, placed or device, None if plan.stored else quantization
-        )
+        return models.pretrained_model(config.model, source, model_config, dtype, placed or device, quantization)
     if placed is None:
         return models.random_model(model_config, dtype, device, config.seed)
     return placement.random_model(model_config, dtype, placed, config.seed, quantization)
@@ -336,3 +312,6 @@ def _guarded(action: Callable[[], T]) -> T:
     # Raised only here, after the failed frames are gone: they hold the tensors that filled the memory.
     devices.release_memory()
     raise OutOfMemory(message or "out of memory")
+
+
+create = TransformersBackend

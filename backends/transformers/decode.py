@@ -12,10 +12,11 @@ import os
 import shutil
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from backends.base import Config, InvalidConfig, Prepared
 
@@ -28,38 +29,8 @@ MODES = ("none", "graph", "inductor")
 WARMUP_STEPS = 3
 """Decode steps before a capture: libraries allocate and choose their kernels in the first ones."""
 
-
 Capture = Callable[[Callable[[], None], Callable[[], None]], Callable[[], None]]
 """Takes the steps that run first, uncaptured, and the step to capture; returns what replays the step."""
-
-
-class Decoder(Protocol):
-    """Runs one request of ``batch_size`` sequences, greedily. All calls belong inside ``torch.inference_mode()``."""
-
-    @property
-    def input_tokens(self) -> int:
-        """Input tokens of each sequence."""
-        ...
-
-    def prepare(self) -> Prepared:
-        """Compile and capture what ``decode`` uses, once."""
-        ...
-
-    def begin(self) -> None:
-        """Forget the last run."""
-        ...
-
-    def prefill(self) -> None:
-        """Process the input tokens and choose the first output token."""
-        ...
-
-    def decode(self) -> None:
-        """Choose the other output tokens."""
-        ...
-
-    def output_ids(self) -> torch.Tensor:
-        """What was chosen, shape (batch_size, n)."""
-        ...
 
 
 def refuse(config: Config, device: str) -> None:
@@ -152,8 +123,8 @@ def cuda_graph(device: torch.device, first_steps: Callable[[], None], step: Call
     return graph.replay
 
 
-class _Prefilled:
-    """A request and its prefill, which all decoders do alike."""
+class Decoder(ABC):
+    """Runs one request of ``batch_size`` sequences, greedily. All calls belong inside ``torch.inference_mode()``."""
 
     def __init__(self, model: PreTrainedModel, input_ids: torch.Tensor, output_tokens: int, config: Config) -> None:
         self._model = model
@@ -164,7 +135,28 @@ class _Prefilled:
 
     @property
     def input_tokens(self) -> int:
+        """Input tokens of each sequence."""
         return self._input_ids.shape[1]
+
+    def prepare(self) -> Prepared:
+        """Compile and capture what ``decode`` uses, once."""
+        return Prepared()
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Forget the last run."""
+
+    @abstractmethod
+    def prefill(self) -> None:
+        """Process the input tokens and choose the first output token."""
+
+    @abstractmethod
+    def decode(self) -> None:
+        """Choose the other output tokens."""
+
+    @abstractmethod
+    def output_ids(self) -> torch.Tensor:
+        """What was chosen, shape (batch_size, n)."""
 
     def _first_token(self, cache: Cache | None) -> torch.Tensor:
         """Process the input, in chunks where asked; returns the first output token, shape (batch_size, 1)."""
@@ -174,16 +166,13 @@ class _Prefilled:
         return _next_token(self._model, last, self._cache_name, cache)
 
 
-class EagerDecoder(_Prefilled):
+class EagerDecoder(Decoder):
     """The plain loop: every operation of every step is launched from Python."""
 
     def __init__(self, model: PreTrainedModel, input_ids: torch.Tensor, output_tokens: int, config: Config) -> None:
         super().__init__(model, input_ids, output_tokens, config)
         self._cache: Cache | None = None
         self._produced: list[torch.Tensor] = []
-
-    def prepare(self) -> Prepared:
-        return Prepared()
 
     def begin(self) -> None:
         from transformers import DynamicCache
@@ -210,7 +199,7 @@ class EagerDecoder(_Prefilled):
         return torch.cat(self._produced, dim=1)
 
 
-class StaticDecoder(_Prefilled):
+class StaticDecoder(Decoder):
     """Decode steps of unchanging shapes and addresses, so that they can be compiled, and replayed as a CUDA graph.
 
     Everything a step reads and writes stays on the device: the latest token, the cache with its length, the tokens
@@ -254,13 +243,14 @@ class StaticDecoder(_Prefilled):
         if self._config.compile == "inductor":
             self._next_token = torch.compile(_next_token, fullgraph=True, dynamic=False)
             start_s = time.monotonic()
-            self._begin_and_prefill()
+            self.begin()
+            self.prefill()
             self._first_steps()
             compile_s = time.monotonic() - start_s
         if self._capture:
             start_s = time.monotonic()
-            # The prefill, which makes the cache's tensors, runs on the stream of all later ones.
-            self._begin_and_prefill()
+            self.begin()
+            self.prefill()  # it makes the cache's tensors, and runs on the stream of all later ones
             self._replay = self._capture(self._first_steps, self._step)
             capture_s = time.monotonic() - start_s
         return Prepared(compile_s=compile_s, capture_s=capture_s)
@@ -291,10 +281,6 @@ class StaticDecoder(_Prefilled):
         self._produced.index_copy_(1, self._index, token)
         self._index.add_(1)
 
-    def _begin_and_prefill(self) -> None:
-        self.begin()
-        self.prefill()
-
     def _first_steps(self) -> None:
         for _ in range(min(WARMUP_STEPS, self._steps)):
             self._step()
@@ -313,9 +299,8 @@ def static_cache(model_config: PreTrainedConfig, length: int) -> Cache:
 
     layers = StaticCache(config=model_config, max_cache_len=length).layers
     if any(type(layer) not in (StaticLayer, StaticSlidingWindowLayer) for layer in layers):
-        raise InvalidConfig(
-            f"models of type {model_config.model_type} keep other state than a cache of fixed size; use --compile none"
-        )
+        kind = model_config.model_type
+        raise InvalidConfig(f"models of type {kind} keep other state than a cache of fixed size; use --compile none")
     return Cache(layers=[StaticLayer(max_cache_len=length) for _ in layers])
 
 

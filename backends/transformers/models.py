@@ -54,14 +54,11 @@ def unreadable(name: str, source: ModelSource, error: Exception) -> InvalidConfi
     """One line that says why a folder or a hub model can't be used, and what to do."""
     first_paragraph = str(error).split("\n\n")[0]
     reason = " ".join(first_paragraph.split())[:300] or type(error).__name__
-    if source == "folder":
-        return InvalidConfig(
-            f"can't use the model folder '{name}': {reason} (it needs a valid config.json and safetensors files)"
-        )
-    return InvalidConfig(
-        f"can't use '{name}' from the Hugging Face hub: {reason} "
-        "(check the id, the network and, for gated models, `hf auth login`)"
-    )
+    what, hint = f"the model folder '{name}'", "it needs a valid config.json and safetensors files"
+    if source != "folder":
+        what = f"'{name}' from the Hugging Face hub"
+        hint = "check the id, the network and, for gated models, `hf auth login`"
+    return InvalidConfig(f"can't use {what}: {reason} ({hint})")
 
 
 def preset_config(architecture: Architecture) -> PreTrainedConfig:
@@ -78,23 +75,14 @@ def preset_config(architecture: Architecture) -> PreTrainedConfig:
         "tie_word_embeddings": a.tied_embeddings,
         "rope_parameters": _rope_parameters(a),
     }
+    kv_heads, width = a.kv_heads, a.intermediate_size
     if a.family == "falcon":
-        return FalconConfig(
-            **common,
-            num_kv_heads=a.kv_heads,
-            ffn_hidden_size=a.intermediate_size,
-            layer_norm_epsilon=a.norm_eps,
-        )
-    gated = {
-        **common,
-        "num_key_value_heads": a.kv_heads,
-        "head_dim": a.head_dim,
-        "intermediate_size": a.intermediate_size,
-        "rms_norm_eps": a.norm_eps,
-    }
+        return FalconConfig(**common, num_kv_heads=kv_heads, ffn_hidden_size=width, layer_norm_epsilon=a.norm_eps)
+    common |= {"head_dim": a.head_dim, "rms_norm_eps": a.norm_eps}
     if a.family == "mistral":
-        return MistralConfig(**gated, sliding_window=a.sliding_window)
-    return {"llama": LlamaConfig, "qwen2": Qwen2Config}[a.family](**gated)
+        common["sliding_window"] = a.sliding_window
+    kind = {"llama": LlamaConfig, "qwen2": Qwen2Config, "mistral": MistralConfig}[a.family]
+    return kind(**common, num_key_value_heads=kv_heads, intermediate_size=width)
 
 
 def _rope_parameters(architecture: Architecture) -> dict[str, Any]:
@@ -112,22 +100,18 @@ def _rope_parameters(architecture: Architecture) -> dict[str, Any]:
 
 
 def size(
-    config: PreTrainedConfig,
-    dtype: torch.dtype,
-    quantization: QuantizationConfigMixin | None = None,
-    stored: bool = False,
+    config: PreTrainedConfig, dtype: torch.dtype, quantization: QuantizationConfigMixin | None = None
 ) -> tuple[int, int]:
     """Number of weights (tied ones once) and their bytes, found without allocating any.
 
     Quantised weights count as many as they stand for, and their bytes are those of the packed numbers with padding,
-    scales, zero points and code tables; ``stored`` where the checkpoint holds them like that. Raises ValueError for a
-    configuration that is no causal language model.
+    scales, zero points and code tables. Raises ValueError for a configuration that is no causal language model.
     """
     model, _ = empty_model(config, dtype)
     weights = dict(model.named_parameters())
     sizes = {name: weight.numel() * weight.element_size() for name, weight in weights.items()}
     if quantization is not None:
-        for name in empty_model(config, dtype, quantization, stored)[1]:
+        for name in empty_model(config, dtype, quantization)[1]:
             rows, columns = weights[name].shape
             sizes[name] = quantizers.matrix_bytes(quantization, rows, columns, dtype.itemsize)
     return sum(w.numel() for w in weights.values()), sum(sizes.values())
@@ -137,13 +121,12 @@ def empty_model(
     config: PreTrainedConfig,
     dtype: torch.dtype,
     quantization: QuantizationConfigMixin | None = None,
-    stored: bool = False,
     buffers: bool = False,
 ) -> tuple[PreTrainedModel, set[str]]:
     """A model whose parameters have shapes but no values, and the names of those to quantise.
 
-    With ``quantization`` transformers' quantiser, kept as ``hf_quantizer``, has put its own layers in place; ``stored``
-    where a checkpoint holds quantised weights. ``buffers`` computes buffers such as rotary frequencies, on the CPU.
+    With ``quantization`` transformers' quantiser, kept as ``hf_quantizer``, has put its own layers in place.
+    ``buffers`` computes buffers such as rotary frequencies, on the CPU.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -162,10 +145,10 @@ def empty_model(
     model.tie_weights()  # transformers 5.0 leaves them untied on the meta device
     if quantization is None:
         return model, set()
-    quantizer = quantizers.quantizer(quantization, stored)
+    quantizer = quantizers.quantizer(quantization, quantizers.is_stored(config))
     quantizer.preprocess_model(model=model, dtype=dtype, device_map=None)
     model.hf_quantizer = quantizer
-    return model, quantizers.quantised_names(model, quantizer)
+    return model, {name for name, _ in model.named_parameters() if quantizer.param_needs_quantization(model, name)}
 
 
 def random_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device, seed: int) -> PreTrainedModel:
@@ -216,7 +199,7 @@ def pretrained_model(
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {}
-    if quantization is not None:
+    if quantization is not None and not quantizers.is_stored(config):
         options["quantization_config"] = quantization
     if isinstance(device, dict):
         options["device_map"] = device

@@ -50,7 +50,6 @@ def device_map(
     dtype: torch.dtype,
     free: Mapping[int, int],
     quantization: QuantizationConfigMixin | None = None,
-    stored: bool = False,
 ) -> DeviceMap:
     """Where each module goes on the GPUs in ``free`` (bytes by index): as evenly as they have room.
 
@@ -61,7 +60,7 @@ def device_map(
     from accelerate import infer_auto_device_map
     from accelerate.utils import CustomDtype, compute_module_sizes, get_max_layer_size
 
-    model, quantised = models.empty_model(config, dtype, quantization, stored)
+    model, quantised = models.empty_model(config, dtype, quantization)
     four_bits = quantization is not None and quantizers.is_four_bit(quantization)
     special = dict.fromkeys(quantised, CustomDtype.INT4 if four_bits else torch.int8)
     whole = sorted(model._no_split_modules or ())

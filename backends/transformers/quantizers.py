@@ -16,7 +16,7 @@ from backends.base import InvalidConfig, NotInstalled
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig
     from transformers.quantizers import HfQuantizer
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -44,17 +44,14 @@ METHODS = {
     "torchao-int8": Method(("torchao", "accelerate"), ("cuda", "cpu")),
     "torchao-int4": Method(("torchao", "accelerate"), ("cuda",), "bfloat16", (8, 0)),
 }
-
-
 STORED = ("bnb-int8", "bnb-nf4", "torchao-int8")
 """Methods that are also read from checkpoints stored so."""
 
 
 def usable(devices: tuple[str, ...]) -> tuple[str, ...]:
     """Names of the methods whose packages are here, and which can run on one of these kinds of device."""
-    return tuple(
-        name for name, method in METHODS.items() if not _missing(method) and set(method.devices) & set(devices)
-    )
+    here = {name: method for name, method in METHODS.items() if not _missing(method)}
+    return tuple(name for name, method in here.items() if set(method.devices) & set(devices))
 
 
 def refuse(name: str, device: torch.device, compile_mode: str = "none") -> None:
@@ -67,18 +64,15 @@ def refuse(name: str, device: torch.device, compile_mode: str = "none") -> None:
 
     method = METHODS[name]
     if missing := _missing(method):
-        raise NotInstalled(
-            f"{name} weights need {' and '.join(missing)}; install with: pip install {' '.join(missing)}"
-        )
+        remedy = f"install with: pip install {' '.join(missing)}"
+        raise NotInstalled(f"{name} weights need {' and '.join(missing)}; {remedy}")
     if device.type not in method.devices:
         others = [other for other, its in METHODS.items() if device.type in its.devices]
         instead = f"take {' or '.join(others)}, or --device cuda" if others else "leave the weights unquantised"
         raise InvalidConfig(f"{name} weights can't run on {device.type}; {instead}")
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < method.compute_capability:
-        needed = ".".join(map(str, method.compute_capability))
-        raise InvalidConfig(
-            f"{name} weights need a GPU of compute capability {needed} or newer; leave the weights unquantised"
-        )
+        needed = "compute capability " + ".".join(map(str, method.compute_capability))
+        raise InvalidConfig(f"{name} weights need a GPU of {needed} or newer; leave the weights unquantised")
     if name == "bnb-int8" and compile_mode != "none":
         # Columns with outliers are looked for in every layer, and the host waits for their number.
         raise InvalidConfig(f"bnb-int8 weights can't run with --compile {compile_mode}; take torchao-int8 or none")
@@ -125,18 +119,14 @@ def of_checkpoint(model: str, config: PreTrainedConfig) -> tuple[str, Quantizati
             "give the unquantised one or a GGUF file"
         )
     if missing := _missing(METHODS[name]):
-        raise NotInstalled(
-            f"'{model}' has {name} weights, which need {' and '.join(missing)}; "
-            f"install with: pip install {' '.join(missing)}"
-        )
+        remedy = f"install with: pip install {' '.join(missing)}"
+        raise NotInstalled(f"'{model}' has {name} weights, which need {' and '.join(missing)}; {remedy}")
     try:
         kind = BitsAndBytesConfig if name.startswith("bnb") else TorchAoConfig
         return name, kind.from_dict(dict(settings))
     except (ValueError, TypeError, AssertionError, KeyError) as error:  # a foreign file says what it likes
-        reason = " ".join(str(error).split())[:200]
-        raise InvalidConfig(
-            f"'{model}' has a quantization_config that can't be used ({reason}); give the unquantised checkpoint"
-        ) from error
+        problem = f"a quantization_config that can't be used ({' '.join(str(error).split())[:200]})"
+        raise InvalidConfig(f"'{model}' has {problem}; give the unquantised checkpoint") from error
 
 
 def _stored_method(settings: dict[str, Any]) -> str | None:
@@ -154,18 +144,18 @@ def _stored_method(settings: dict[str, Any]) -> str | None:
     return None
 
 
-def quantizer(quantization: QuantizationConfigMixin, stored: bool = False) -> HfQuantizer:
+def is_stored(config: PreTrainedConfig) -> bool:
+    """Whether the checkpoint holds quantised weights."""
+    return getattr(config, "quantization_config", None) is not None
+
+
+def quantizer(quantization: QuantizationConfigMixin, stored: bool) -> HfQuantizer:
     """transformers' quantiser for a configuration; ``stored`` where the weights are read quantised."""
     from transformers.quantizers.auto import AutoHfQuantizer
 
     made = AutoHfQuantizer.from_config(quantization, pre_quantized=stored)
     made.validate_environment(device_map=None)
     return made
-
-
-def quantised_names(model: PreTrainedModel, with_quantizer: HfQuantizer) -> set[str]:
-    """Names of the parameters that the quantiser replaces, once it has prepared the model on the meta device."""
-    return {name for name, _ in model.named_parameters() if with_quantizer.param_needs_quantization(model, name)}
 
 
 def is_four_bit(quantization: QuantizationConfigMixin) -> bool:

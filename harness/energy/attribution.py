@@ -162,13 +162,8 @@ def powers(report: EnergyReport, seconds: float) -> tuple[dict[str, PowerFigure]
     """The mean powers behind a report of one request that took ``seconds``: of domains, of components, in all."""
 
     def power(figure: EnergyFigure) -> PowerFigure:
-        joules, ci95_j = figure.request_j, figure.request_ci95_j
-        return PowerFigure(
-            None if joules is None else joules / seconds,
-            None if ci95_j is None else ci95_j / seconds,
-            figure.method,
-            figure.reason,
-        )
+        power_w, ci95_w = _per(figure.request_j, seconds), _per(figure.request_ci95_j, seconds)
+        return PowerFigure(power_w, ci95_w, figure.method, figure.reason)
 
     def each(figures: Mapping[str, EnergyFigure]) -> dict[str, PowerFigure]:
         return {name: power(figure) for name, figure in figures.items()}
@@ -191,38 +186,28 @@ def _energies(trace: Trace, window: Window, working: bool) -> dict[str, Energy]:
         return dict.fromkeys(("request", *_PHASES), stuck)
     for phase in _PHASES:
         starts, ends = phase_marks(window, phase)
-        if np.all(ends <= starts):
-            energies[phase] = Energy(None, None, f"{phase} is empty")
-        else:
-            energies[phase] = phase_energy(trace, starts, ends)
+        empty = np.all(ends <= starts)
+        energies[phase] = Energy(None, None, f"{phase} is empty") if empty else phase_energy(trace, starts, ends)
     return energies
 
 
 def _figure(
-    names: Sequence[str],
-    parts: Mapping[str, Mapping[str, Energy]],
-    methods: Mapping[str, Method],
-    requests: int,
+    names: Sequence[str], parts: Mapping[str, Mapping[str, Energy]], methods: Mapping[str, Method], requests: int
 ) -> EnergyFigure:
     """The sum of the named domains, per request."""
     request, prefill, decode = (_sum({name: parts[name][key] for name in names}) for key in ("request", *_PHASES))
     prefill, decode = _certain(prefill, "prefill"), _certain(decode, "decode")
     phase_reasons = dict.fromkeys(phase.reason for phase in (prefill, decode) if phase.reason)
 
-    def each(value: float | None) -> float | None:
-        return None if value is None else value / requests
+    def each(energy: Energy) -> tuple[float | None, float | None]:
+        return _per(energy.joules, requests), _per(energy.ci95_j, requests)
 
-    return EnergyFigure(
-        method=weakest(methods[name] for name in names),
-        request_j=each(request.joules),
-        request_ci95_j=each(request.ci95_j),
-        prefill_j=each(prefill.joules),
-        prefill_ci95_j=each(prefill.ci95_j),
-        decode_j=each(decode.joules),
-        decode_ci95_j=each(decode.ci95_j),
-        reason=request.reason,
-        phase_reason="; ".join(phase_reasons) or None,
-    )
+    method, phase_reason = weakest(methods[name] for name in names), "; ".join(phase_reasons) or None
+    return EnergyFigure(method, *each(request), *each(prefill), *each(decode), request.reason, phase_reason)
+
+
+def _per(value: float | None, number: float) -> float | None:
+    return None if value is None else value / number
 
 
 def _sum(energies: Mapping[str, Energy]) -> Energy:
@@ -241,9 +226,7 @@ def _sum(energies: Mapping[str, Energy]) -> Energy:
 
 def _certain(energy: Energy, phase: str) -> Energy:
     """The energy, or null where a phase is too short for the sensor."""
-    if energy.joules is None or energy.ci95_j is None:
-        return energy
-    if energy.joules == 0.0:
+    if energy.joules is None or energy.ci95_j is None or energy.joules == 0.0:
         return energy  # a rail that was off was off in its phases too
     if energy.ci95_j <= PHASE_LIMIT * energy.joules:
         return energy

@@ -30,9 +30,8 @@ def parse_calibration(entries: Iterable[str]) -> dict[str, Calibration]:
 
 def _parse_entry(entry: str) -> tuple[str, Calibration]:
     domain, _, numbers = entry.rpartition("=")
-    parts = numbers.split(",")
     try:
-        gain, offset_w = (float(part) for part in parts)
+        gain, offset_w = map(float, numbers.split(","))
     except ValueError:
         raise UserError(f"--calibrate {entry!r} is not DOMAIN=gain,offset (example: gpu0-counter=1.048,1.26)") from None
     if not domain:

@@ -28,10 +28,7 @@ class DocumentStream:
 
     def take(self) -> list[tuple[int, bytes]]:
         """Complete documents since the last call, with their CLOCK_MONOTONIC arrival times in ns."""
-        taken = []
-        while self._documents:
-            taken.append(self._documents.popleft())
-        return taken
+        return [self._documents.popleft() for _ in range(len(self._documents))]
 
     def close(self) -> None:
         """Stop reading and close the pipe."""

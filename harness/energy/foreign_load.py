@@ -48,11 +48,10 @@ class ForeignLoad:
         import psutil
 
         samples = list(self._samples)
-        before = [sample for sample in samples if sample.time_ns <= start_ns]
-        after = [sample for sample in samples if sample.time_ns >= end_ns]
-        if not before or not after or before[-1].worker != after[0].worker:
+        first = next((sample for sample in reversed(samples) if sample.time_ns <= start_ns), None)
+        last = next((sample for sample in samples if sample.time_ns >= end_ns), None)
+        if first is None or last is None or first.worker != last.worker:
             return None
-        first, last = before[-1], after[0]
         seconds = (last.time_ns - first.time_ns) / 1e9
         if seconds < _SHORTEST_S:
             return None
@@ -63,6 +62,4 @@ class ForeignLoad:
 def process_cpu_s(process: Any) -> float:
     """CPU time of a ``psutil.Process``, its threads and the children it waited for, in s. Raises psutil.Error."""
     times = process.cpu_times()
-    return float(
-        times.user + times.system + getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
-    )
+    return float(sum(getattr(times, name, 0.0) for name in ("user", "system", "children_user", "children_system")))

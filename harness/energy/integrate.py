@@ -60,10 +60,8 @@ def window_energy(trace: Trace, start_ns: int, end_ns: int) -> Energy:
         quiet = _quiet(trace, start_ns, end_ns)
         if quiet is not None:
             return quiet
-        if trace.domain.kind == "counter":
-            joules, sd = _counter_window(trace, start_ns, end_ns)
-        else:
-            joules, sd = _power_window(trace, start_ns, end_ns)
+        measure = _counter_window if trace.domain.kind == "counter" else _power_window
+        joules, sd = measure(trace, start_ns, end_ns)
         _require_signal(trace.domain, joules)
     except _Unknown as unknown:
         return Energy(None, None, str(unknown))
@@ -89,7 +87,7 @@ def phase_energy(trace: Trace, starts_ns: NDArray[np.int64], ends_ns: NDArray[np
         if inside.sum() < 2:
             raise _Unknown(_TOO_FEW)
         _require_signal(trace.domain, joules)
-        misplaced = _misplaced_s(starts, ends, _edge_s(trace.domain, nodes))
+        misplaced = _misplaced_s(starts, ends, trace.domain, nodes)
         sampling = _sampling_sd(trace, int(starts_ns[0]), int(ends_ns[-1])) * share
     except _Unknown as unknown:
         return Energy(None, None, str(unknown))
@@ -113,8 +111,7 @@ def edge_uncertainty_s(domain: Domain, poll_s: float) -> float:
     window, and what is smeared into a rest of steady power is taken back from there.
     """
     update = max(domain.period_s or 0.0, poll_s)
-    lag = 0.0 if domain.stamped else min(domain.period_s or 0.0, poll_s)
-    return _Z95 * math.hypot(update, lag) * math.sqrt(2.0 / 12.0)
+    return _Z95 * math.hypot(update, min(domain.age_s, poll_s)) * math.sqrt(2.0 / 12.0)
 
 
 def margin_s(domain: Domain, poll_s: float) -> float:
@@ -198,7 +195,7 @@ def _unwrap(trace: Trace) -> Floats:
 
 def _nodes(trace: Trace) -> _Nodes:
     domain = trace.domain
-    period = 0.0 if domain.stamped else (domain.period_s or 0.0)
+    period = domain.age_s
     origin = int(trace.times_ns[0])
     times = (trace.times_ns - origin) / _NS
     if domain.kind == "power":
@@ -275,9 +272,11 @@ def _power_window(trace: Trace, start_ns: int, end_ns: int) -> tuple[float, floa
     nodes = _nodes(trace)
     start, end = (start_ns - nodes.origin_ns) / _NS, (end_ns - nodes.origin_ns) / _NS
     domain = trace.domain
-    smear = _smear_s(domain)
+    # How far from an edge a reading's stated time may lie and still hold power of the other side.
+    smear = (domain.age_s + (domain.averaging_s or 0.0)) / 2.0
     spacing = float(np.median(np.diff(nodes.times_s)))
-    reach = _SLOPE_UPDATES * max(domain.period_s or 0.0, spacing)
+    update = max(domain.period_s or 0.0, spacing)
+    reach = _SLOPE_UPDATES * update
     joules = float(np.diff(_interpolate(nodes, np.array([start - smear, end + smear])))[0])
     variance = _sampling_sd(trace, start_ns, end_ns) ** 2
     # Readings are dated back by their age: those of a sensor that died at the window's end may all lie before it.
@@ -290,15 +289,8 @@ def _power_window(trace: Trace, start_ns: int, end_ns: int) -> tuple[float, floa
         if outside.size == 0:
             outside = trace.values[:1] if high <= start else trace.values[-1:]
         joules -= float(outside.mean()) * smear
-        update = max(domain.period_s or 0.0, spacing)
         variance += (peak * update) ** 2 / 12.0 + (smear * float(outside.std())) ** 2
     return joules, math.sqrt(variance + domain.resolution**2 / 12.0 * (end - start) * spacing)
-
-
-def _smear_s(domain: Domain) -> float:
-    """How far from an edge a reading's stated time may lie and still hold power of the other side."""
-    age = 0.0 if domain.stamped else (domain.period_s or 0.0)
-    return (age + (domain.averaging_s or 0.0)) / 2.0
 
 
 def _sampling_sd(trace: Trace, start_ns: int, end_ns: int) -> float:
@@ -310,7 +302,11 @@ def _sampling_sd(trace: Trace, start_ns: int, end_ns: int) -> float:
     """
     if trace.domain.kind == "counter":
         return 0.0
-    kept = _thin(trace, start_ns, end_ns)
+    inside = np.flatnonzero((trace.times_ns >= start_ns) & (trace.times_ns <= end_ns))
+    spacing_ns = float(np.median(np.diff(trace.times_ns))) if trace.times_ns.size > 1 else 0.0
+    period_ns = (trace.domain.period_s or 0.0) * _NS
+    # Readings at least one update apart, so that none shows the same update again.
+    kept = inside[:: max(1, round(period_ns / spacing_ns)) if spacing_ns > 0 else 1]
     if kept.size < 3:
         return 0.0
     values, times = trace.values[kept], trace.times_ns[kept] / _NS
@@ -319,23 +315,11 @@ def _sampling_sd(trace: Trace, start_ns: int, end_ns: int) -> float:
     return math.sqrt(spread * float(np.sum(unseen_s**2)))
 
 
-def _thin(trace: Trace, start_ns: int, end_ns: int) -> NDArray[np.intp]:
-    """Readings inside the window at least one update apart, so that none shows the same update again."""
-    inside = np.flatnonzero((trace.times_ns >= start_ns) & (trace.times_ns <= end_ns))
-    spacing_ns = float(np.median(np.diff(trace.times_ns))) if trace.times_ns.size > 1 else 0.0
-    period_ns = (trace.domain.period_s or 0.0) * _NS
-    stride = max(1, round(period_ns / spacing_ns)) if spacing_ns > 0 else 1
-    return inside[::stride]
-
-
-def _edge_s(domain: Domain, nodes: _Nodes) -> float:
-    """Time around an inner edge within which energy can't be told apart."""
-    spacing = float(np.median(np.diff(nodes.times_s)))
-    return max(spacing, domain.period_s or 0.0) + nodes.lag_s / 2.0 + (domain.averaging_s or 0.0)
-
-
-def _misplaced_s(starts_s: Floats, ends_s: Floats, edge_s: float) -> float:
+def _misplaced_s(starts_s: Floats, ends_s: Floats, domain: Domain, nodes: _Nodes) -> float:
     """Most time, summed over all edges, whose energy may have been given to the wrong side."""
+    spacing = float(np.median(np.diff(nodes.times_s)))
+    # Time around an inner edge within which energy can't be told apart.
+    edge_s = max(spacing, domain.period_s or 0.0) + nodes.lag_s / 2.0 + (domain.averaging_s or 0.0)
     own = ends_s - starts_s
     gaps = starts_s[1:] - ends_s[:-1]
     far = np.array([math.inf])

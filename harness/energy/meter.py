@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -113,11 +112,15 @@ class Meter:
         self._left_out = tuple(left_out)
         self._foreign = ForeignLoad()
         self._sampler = Sampler(list(self._probes.values()), config.rate_hz, each_second=self._note_load)
-        self._chosen = attribution.choose(self._sampler.domains(), self._rank())
+        domains = self._sampler.domains
+        self._rank = [name.partition(":")[0] for name in self._probes]
+        self._chosen = attribution.choose(domains, self._rank)
+        poll_s = 1.0 / config.rate_hz
+        self._margins_ns = {domain.name: int(integrate.margin_s(domain, poll_s) * _NS) for domain in domains}
+        self._widest_margin_ns = max(self._margins_ns.values(), default=0)
         try:
             self._calibration = config.checked()
-            _require_unique(self._sampler.domains())
-            _require_calibrated(self._sampler.domains(), self._calibration)
+            _check_domains(domains, self._calibration)
         except UserError:
             self.close()
             raise
@@ -142,9 +145,7 @@ class Meter:
     def __enter__(self) -> Meter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -159,7 +160,7 @@ class Meter:
             attribution=self._context.attribution,
             rate_hz=self._config.rate_hz,
             probes={name: probe.note for name, probe in self._probes.items()},
-            domains={domain.name: domain for domain in self._sampler.domains()},
+            domains={domain.name: domain for domain in self._sampler.domains},
             components=self._chosen,
             calibration=self._calibration,
             left_out=self._left_out,
@@ -176,7 +177,7 @@ class Meter:
         0.0 without sensors; an estimate is no sensor, and longer windows don't make it truer.
         """
         used = {name for names in self._chosen.values() for name in names}
-        sensors = [d for d in self._sampler.domains() if d.name in used and d.method != "estimated"]
+        sensors = [d for d in self._sampler.domains if d.name in used and d.method != "estimated"]
         poll_s = 1.0 / self._config.rate_hz
         return max((integrate.edge_uncertainty_s(domain, poll_s) for domain in sensors), default=0.0) / relative_error
 
@@ -189,12 +190,13 @@ class Meter:
         """
         window = MeteredWindow()
         self._note_load()
-        self._sampler.hold(time.monotonic_ns() - self._widest_margin_ns())
+        self._sampler.hold(time.monotonic_ns() - self._widest_margin_ns)
         try:
             start_ns = time.monotonic_ns()
             yield window
             if not hasattr(window, "marks"):
-                window.marks = _one_request(start_ns, time.monotonic_ns())
+                start, end = np.array([[start_ns], [time.monotonic_ns()]], dtype=np.int64)
+                window.marks = Window(start, end, end)
             start_ns, end_ns = int(window.marks.start_ns[0]), int(window.marks.end_ns[-1])
             window.traces = self.traces(start_ns, end_ns)
             window.energy = self._attribute(window.traces, window.marks)
@@ -207,7 +209,7 @@ class Meter:
 
         The first ``settle_s`` seconds, in which clocks and fans still follow the load before, are left out.
         """
-        time.sleep(self._widest_margin_ns() / _NS + settle_s)
+        time.sleep(self._widest_margin_ns / _NS + settle_s)
         with self.window() as window:
             time.sleep(duration_s)
         start_ns, end_ns = int(window.marks.start_ns[0]), int(window.marks.end_ns[-1])
@@ -222,12 +224,10 @@ class Meter:
         Waits for the sensors' next updates after ``end_ns``, or a bounded time for those that are late or dead.
         """
         self._note_load()
-        domains = self._sampler.domains()
-        margins_ns = {domain.name: int(self._margin_s(domain) * _NS) for domain in domains}
-        widest_ns = self._widest_margin_ns()
+        widest_ns = self._widest_margin_ns
         deadline_ns = end_ns + widest_ns + int(_PATIENCE_S * _NS)
         while time.monotonic_ns() < deadline_ns and any(
-            self._is_awaited(domain, end_ns + margins_ns[domain.name]) for domain in domains
+            self._is_awaited(domain, end_ns + margin_ns) for domain, margin_ns in self._margins_ns.items()
         ):
             time.sleep(0.5 / self._config.rate_hz)
         return self._sampler.traces(start_ns - widest_ns, end_ns + widest_ns)
@@ -236,12 +236,13 @@ class Meter:
         """Energy per request after calibration; its warnings also say when nothing meters the device that computes."""
         working = {"cpu", "system", *computing_components(self._context.device)}
         try:
-            report = attribution.attribute(self._calibrated(traces), window, self._rank(), working)
+            calibrated = [self._calibrated(trace) for trace in traces]
+            report = attribution.attribute(calibrated, window, self._rank, working)
         except Exception as error:
             # A fault in here must cost this trial's figures, and never the hours of a sweep.
             reason = f"the energy could not be worked out: {type(error).__name__}: {error}"
             none = [Trace(trace.domain, trace.times_ns[:0], trace.values[:0], reason) for trace in traces]
-            report = attribution.attribute(none, window, self._rank(), working)
+            report = attribution.attribute(none, window, self._rank, working)
         return replace(report, warnings=(*report.warnings, self._unmetered)) if self._unmetered else report
 
     def _conditions(self, start_ns: int, end_ns: int) -> tuple[dict[str, Any], str | None]:
@@ -267,19 +268,12 @@ class Meter:
     def _note_load(self) -> None:
         self._foreign.sample(self._context.worker_pid)
 
-    def _calibrated(self, traces: Sequence[Trace]) -> list[Trace]:
-        return [
-            integrate.calibrate(trace, self._calibration[trace.domain.name])
-            if trace.domain.name in self._calibration
-            else trace
-            for trace in traces
-        ]
+    def _calibrated(self, trace: Trace) -> Trace:
+        calibration = self._calibration.get(trace.domain.name)
+        return integrate.calibrate(trace, calibration) if calibration else trace
 
     def _unmetered_device(self) -> str | None:
-        """A warning when there are power sources and none of them sees the device that computes.
-
-        A synthetic source stands for any device.
-        """
+        """A warning where no power source sees the device that computes. A synthetic one stands for any device."""
         needed = computing_components(self._context.device)
         synthetic = any(probe.role == "synthetic" for probe in self._probes.values())
         if not self._chosen or not needed or synthetic or needed & self._chosen.keys():
@@ -287,35 +281,16 @@ class Meter:
         device = "CPU" if self._context.device == "cpu" else "GPU"
         return f"the {device} that computes is not metered: energies hold only {', '.join(self._chosen)}"
 
-    def _rank(self) -> list[str]:
-        return [name.partition(":")[0] for name in self._probes]
-
-    def _margin_s(self, domain: Domain) -> float:
-        return integrate.margin_s(domain, 1.0 / self._config.rate_hz)
-
-    def _widest_margin_ns(self) -> int:
-        return int(max((self._margin_s(domain) for domain in self._sampler.domains()), default=0.0) * _NS)
-
-    def _is_awaited(self, domain: Domain, until_ns: int) -> bool:
-        last_ns = self._sampler.last_reading_ns(domain.name)
-        late = last_ns is None or last_ns < until_ns
-        return late and domain.name not in self._sampler.failures()
+    def _is_awaited(self, domain: str, until_ns: int) -> bool:
+        last_ns = self._sampler.last_reading_ns(domain)
+        return (last_ns is None or last_ns < until_ns) and domain not in self._sampler.failures()
 
 
-def _one_request(start_ns: int, end_ns: int) -> Window:
-    """Marks of a stretch of time that is not told apart into phases."""
-    start, end = (np.array([at], dtype=np.int64) for at in (start_ns, end_ns))
-    return Window(start, end, end)
-
-
-def _require_unique(domains: Sequence[Domain]) -> None:
+def _check_domains(domains: Sequence[Domain], calibration: Mapping[str, Calibration]) -> None:
+    """Refuse domains of one name, and calibrations without effect or of only one of two readings of one thing."""
     twice = [name for name, times in Counter(domain.name for domain in domains).items() if times > 1]
     if twice:
         raise UserError(f"two power sources both call a domain {', '.join(twice)}: name only one of them in --probes")
-
-
-def _require_calibrated(domains: Sequence[Domain], calibration: Mapping[str, Calibration]) -> None:
-    """Refuse calibrations that would have no effect, or set two readings of one thing against each other."""
     unknown = set(calibration) - {domain.name for domain in domains}
     if unknown:
         known = ", ".join(domain.name for domain in domains) or "none"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -85,7 +84,7 @@ def _lacks_meter(opened: Mapping[str, Probe], context: ProbeContext) -> bool:
 def _open_named(selection: str, context: ProbeContext) -> dict[str, Probe]:
     """The probes the user asked for. Raises UserError when one doesn't work or is named twice."""
     names = [part.strip() for part in selection.split(",") if part.strip()]
-    twice = [name for name, times in Counter(names).items() if times > 1]
+    twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise UserError(f"probe {twice[0]} is named twice")
     opened: dict[str, Probe] = {}

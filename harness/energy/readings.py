@@ -48,11 +48,13 @@ class Domain:
     """Whether a reading's time is that of the sensor's update; otherwise the update is up to a period older."""
 
     def contains(self, other: Domain) -> bool:
-        """Whether this domain's energy includes that of ``other``, so that they must not be added up.
-
-        Decided by what each of them measures, whatever probes they come from.
-        """
+        """Whether this energy includes that of ``other``, going by what they measure: then they are not added up."""
         return other._extent in _INSIDE.get(self._extent, ())
+
+    @property
+    def age_s(self) -> float:
+        """How much older than a reading's time the sensor's update may be, in s."""
+        return 0.0 if self.stamped else (self.period_s or 0.0)
 
     @property
     def _extent(self) -> Scope:

@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.core.errors import ProbeFailed
 from harness.energy.probes.base import Probe
-from harness.energy.readings import Domain, Trace
+from harness.energy.readings import Trace
 
 _KEEP_S = 3600.0
 """Readings older than this are forgotten, unless they are held for a trial."""
@@ -26,20 +26,18 @@ class Sampler:
     def __init__(self, probes: Sequence[Probe], rate_hz: float, each_second: Callable[[], None] = lambda: None) -> None:
         self._probes = list(probes)
         self._domains = [list(probe.domains()) for probe in self._probes]
+        self.domains = [domain for domains in self._domains for domain in domains]
+        """All domains of all probes, in the probes' order."""
         self._period_s = 1.0 / rate_hz
         self._each_second = each_second
         self._lock = threading.Lock()
-        self._readings: dict[str, deque[tuple[int, float]]] = {domain.name: deque() for domain in self.domains()}
+        self._readings: dict[str, deque[tuple[int, float]]] = {domain.name: deque() for domain in self.domains}
         self._conditions: deque[tuple[int, int, dict[str, Any]]] = deque()
         self._held_ns: int | None = None
         self._failures: dict[str, str] = {}
         self._dead: set[int] = set()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-
-    def domains(self) -> list[Domain]:
-        """All domains of all probes, in the probes' order."""
-        return [domain for domains in self._domains for domain in domains]
 
     def start(self) -> None:
         """Begin polling in a thread of its own."""
@@ -67,7 +65,7 @@ class Sampler:
         """The readings of every domain in [start_ns, end_ns], in time order."""
         failures = self.failures()
         traces = []
-        for domain in self.domains():
+        for domain in self.domains:
             with self._lock:
                 readings = [item for item in self._readings[domain.name] if start_ns <= item[0] <= end_ns]
             times = np.array([time_ns for time_ns, _ in readings], dtype=np.int64)

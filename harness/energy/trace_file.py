@@ -30,7 +30,7 @@ def write_trace(stream: BinaryIO, window: Window, traces: Sequence[Trace]) -> No
 
 
 def load_trace(path: Path) -> tuple[Window, list[Trace]]:
-    """Marks and readings of a file. Raises UserError when it can't be load_trace."""
+    """Marks and readings of a file. Raises UserError when it can't be read."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             window = Window(arrays["start_ns"], arrays["prefill_end_ns"], arrays["end_ns"])

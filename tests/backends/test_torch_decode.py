@@ -189,12 +189,12 @@ def test_compiling_is_recorded_apart_from_the_trials(tmp_path):
     assert list(compiled["purpose"].unique()) == ["warmup"]
     assert (compiled["compile_s"] > 10 * compiled["runtime_s"]).all()
     assert trials["capture_s"].isna().all()
-    backend = read_run(run)["backend"]
-    assert backend["config"]["compile"] == "inductor"
-    assert (backend["settings"]["kv_cache_class"], backend["settings"]["kv_cache_length"]) == ("StaticCache", "m + n")
+    backend = read_run(run).backend
+    assert backend.config.compile == "inductor"
+    assert (backend.settings["kv_cache_class"], backend.settings["kv_cache_length"]) == ("StaticCache", "m + n")
     plain = [*command[:-8], "--compile", "none", *command[-6:]]
     done = subprocess.run(plain, capture_output=True, text=True, env=environment())
-    assert "compile is 'inductor' there and 'none' now" in refused(done)
+    assert "differs in --compile: 'inductor' there and 'none' now" in refused(done)
 
 
 @pytest.mark.parametrize(

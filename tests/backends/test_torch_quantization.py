@@ -99,7 +99,7 @@ def test_folder_that_is_stored_quantised(name, double_quant, tmp_path):
     stored_name, stored = quantizers.of_checkpoint(str(tmp_path), stored_config)
     assert stored_name == name
     read = models.pretrained_model(str(tmp_path), "folder", stored_config, dtype, {"": "cpu"})
-    assert models.size(stored_config, dtype, stored, stored=True) == models.size(config, dtype, quantization)
+    assert models.size(stored_config, dtype, stored) == models.size(config, dtype, quantization)
     assert bytes_of(read) == models.size(config, dtype, quantization)[1]
     assert tokens(read.eval()) == expected
 

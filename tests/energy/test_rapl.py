@@ -38,7 +38,7 @@ class Tree:
         return zone / "energy_uj"
 
     def probe(self) -> rapl.Rapl:
-        probe = rapl.Rapl(self.root)
+        probe = rapl.Rapl(str(self.root))
         probe.open(ProbeContext())
         return probe
 
@@ -74,7 +74,7 @@ def test_amd_has_a_package_and_no_dram(tree: Tree) -> None:
 
 def test_no_tree_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ProbeUnavailable, match="no RAPL zones") as caught:
-        rapl.Rapl(tmp_path / "nothing").open(ProbeContext())
+        rapl.Rapl(str(tmp_path / "nothing")).open(ProbeContext())
     assert "rapl:/host/sys" in (caught.value.remedy or "")
 
 

@@ -6,7 +6,6 @@ and whose object is a function like ``create`` in ``harness.energy.probes.base``
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
 
@@ -39,11 +38,9 @@ def create(name: str) -> Probe:
     """
     base, _, option = name.partition(":")
     if base in PROBES:
-        probe: Probe = import_module(PROBES[base]).create(option or None)
-        return probe
+        return import_module(PROBES[base]).create(option or None)
     for entry in entry_points(group=GROUP, name=base):
-        maker: Callable[[str | None], Probe] = entry.load()
-        return maker(option or None)
+        return entry.load()(option or None)
     raise UserError(f"unknown probe {base!r}: choose from {', '.join(names())}, or auto or none")
 
 

@@ -52,15 +52,12 @@ class Probe(Protocol):
 
     def open(self, context: ProbeContext) -> None:
         """Get ready. Raises ProbeUnavailable with the reason and the remedy."""
-        ...
 
     def domains(self) -> Sequence[Domain]:
         """What can be read; fixed once open."""
-        ...
 
     def read(self) -> Sequence[Reading]:
         """New readings, without blocking; none when nothing is new. Raises ProbeFailed."""
-        ...
 
     def conditions(self) -> dict[str, Any]:
         """Temperature, clocks, thermal state, foreign processes; None for what can't be read.

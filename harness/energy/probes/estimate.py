@@ -23,7 +23,9 @@ class CpuTimeEstimate(Probe):
     role: Role = "fallback"
     note = "energy is estimated from CPU time, not measured"
 
-    def __init__(self) -> None:
+    def __init__(self, option: str | None = None) -> None:
+        """Raises UserError for any option."""
+        refuse_option("estimate", option)
         self._context = ProbeContext()
         self._pid: int | None = None
         self._process: Any = None
@@ -40,24 +42,13 @@ class CpuTimeEstimate(Probe):
         self.watts_per_processor = ASSUMED_WATTS_PER_PROCESSOR if watts is None else watts / processors
         self._context = context
         origin = "assumed: declare yours with --cpu-watts" if watts is None else f"--cpu-watts {watts:g}"
-        self.note = (
-            f"energy is estimated, not measured: CPU time × {self.watts_per_processor:g} W per processor ({origin})"
-        )
+        price = f"{self.watts_per_processor:g} W per processor ({origin})"
+        self.note = f"energy is estimated, not measured: CPU time × {price}"
 
     def domains(self) -> Sequence[Domain]:
-        tick_s = 1.0 / os.sysconf("SC_CLK_TCK")
-        return [
-            Domain(
-                name="cpu-time",
-                component="cpu",
-                kind="counter",
-                method="estimated",
-                probe="estimate",
-                resolution=tick_s * self.watts_per_processor,
-                source="cpu-time",
-                scope="process",
-            )
-        ]
+        tick_j = 1.0 / os.sysconf("SC_CLK_TCK") * self.watts_per_processor
+        name = "cpu-time"
+        return [Domain(name, "cpu", "counter", "estimated", "estimate", tick_j, source=name, scope="process")]
 
     def read(self) -> Sequence[Reading]:
         self._follow_worker()
@@ -106,7 +97,4 @@ class CpuTimeEstimate(Probe):
             return None
 
 
-def create(option: str | None = None) -> Probe:
-    """A new probe. Raises UserError for any option."""
-    refuse_option("estimate", option)
-    return CpuTimeEstimate()
+create = CpuTimeEstimate

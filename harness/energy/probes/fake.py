@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from harness.core.errors import ProbeFailed, ProbeUnavailable, UserError
@@ -35,7 +36,8 @@ class Fake(Probe):
     role: Role = "synthetic"
     note = "synthetic square wave: no measurement"
 
-    def __init__(self, option: str | None) -> None:
+    def __init__(self, option: str | None = None) -> None:
+        """``option`` as described above. Raises UserError for a wrong one."""
         settings = _parse(option)
         self._kind = settings.pop("kind")
         self._unavailable = settings.pop("unavailable") != ""
@@ -54,20 +56,10 @@ class Fake(Probe):
         self._opened_s = time.monotonic()
 
     def domains(self) -> Sequence[Domain]:
-        counter = self._kind == "counter"
-        return [
-            Domain(
-                name="fake",
-                component="gpu",
-                kind="counter" if counter else "power",
-                method="counter" if counter else "integrated",
-                probe="fake",
-                resolution=0.001,
-                period_s=self._period_s,
-                averaging_s=None if counter else self._averaging_s,
-                source="fake",
-            )
-        ]
+        counter = Domain("fake", "gpu", "counter", "counter", "fake", 0.001, self._period_s, source="fake")
+        if self._kind == "counter":
+            return [counter]
+        return [replace(counter, kind="power", method="integrated", averaging_s=self._averaging_s)]
 
     def read(self) -> Sequence[Reading]:
         now_ns = time.monotonic_ns()
@@ -108,6 +100,4 @@ def _parse(option: str | None) -> dict[str, str]:
     return settings
 
 
-def create(option: str | None = None) -> Probe:
-    """A new probe; ``option`` as described above. Raises UserError for a wrong one."""
-    return Fake(option)
+create = Fake

@@ -35,7 +35,9 @@ class IoReport(Probe):
     role: Role = "meter"
     note = "modelled by the chip: SoC rails, no display; not made for comparing devices"
 
-    def __init__(self) -> None:
+    def __init__(self, option: str | None = None) -> None:
+        """Raises UserError for any option."""
+        refuse_option("ioreport", option)
         self._monitor: Any = None
         self._domains: list[Domain] = []
 
@@ -45,9 +47,8 @@ class IoReport(Probe):
         try:
             from zeus_apple_silicon import AppleEnergyMonitor
         except ImportError:
-            raise ProbeUnavailable(
-                "the package zeus-apple-silicon is missing", "pip install 'joulebench[apple]'"
-            ) from None
+            remedy = "pip install 'joulebench[apple]'"
+            raise ProbeUnavailable("the package zeus-apple-silicon is missing", remedy) from None
         try:
             self._monitor = AppleEnergyMonitor()
             energies = self._monitor.get_cumulative_energy()
@@ -58,17 +59,8 @@ class IoReport(Probe):
             raise ProbeUnavailable("IOReport lists no energy channel that is known for this chip")
         periods, _ = update_periods({source: self._reader(field) for source, _, field in present}, _POLL_S)
         self._domains = [
-            Domain(
-                name=f"{source}-ioreport",
-                component=component,
-                kind="counter",
-                method="modelled",
-                probe="ioreport",
-                resolution=_MILLI,
-                period_s=periods[source],
-                source=source,
-            )
-            for source, component, _ in present
+            Domain(name + "-ioreport", part, "counter", "modelled", "ioreport", _MILLI, periods[name], source=name)
+            for name, part, _ in present
         ]
 
     def domains(self) -> Sequence[Domain]:
@@ -93,7 +85,4 @@ class IoReport(Probe):
         return lambda: getattr(self._monitor.get_cumulative_energy(), field)
 
 
-def create(option: str | None = None) -> Probe:
-    """A new probe. Raises UserError for any option."""
-    refuse_option("ioreport", option)
-    return IoReport()
+create = IoReport

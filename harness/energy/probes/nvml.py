@@ -21,26 +21,16 @@ from harness.energy.readings import Domain, Reading
 _POLL_S = 1.0
 """How long updates are watched at the start; ten of the slowest known sensor's."""
 _MILLI = 1e-3
-
-
-@dataclass(frozen=True)
-class _Board:
-    """What one generation's power readings average over, in s."""
-
-    instant_s: float
-    average_s: float
-
-
-_UNKNOWN = _Board(0.100, 1.000)
-_GA100 = _Board(0.025, 0.025)
+_UNKNOWN = (0.100, 1.000)
+_GA100 = (0.025, 0.025)
 _BOARDS = {
-    4: _Board(0.010, 0.010),  # Pascal
-    5: _Board(0.010, 0.010),  # Volta
-    7: _Board(0.100, 1.000),  # Ampere
-    8: _Board(0.100, 1.000),  # Ada
-    9: _Board(0.025, 1.000),  # Hopper
+    4: (0.010, 0.010),  # Pascal
+    5: (0.010, 0.010),  # Volta
+    7: (0.100, 1.000),  # Ampere
+    8: (0.100, 1.000),  # Ada
+    9: (0.025, 1.000),  # Hopper
 }
-"""By NVML's architecture number."""
+"""By NVML's architecture number, what instant and averaged power readings average over, in s."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +41,6 @@ class _Gpu:
     readers: tuple[tuple[Domain, Callable[[], float]], ...]
     """What can be read of it, and what reads it, in J or W."""
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(domain.name for domain, _ in self.readers)
-
 
 class Nvml(Probe):
     """Every GPU that the backend computes on, found by its UUID."""
@@ -62,7 +48,9 @@ class Nvml(Probe):
     role: Role = "meter"
     note = ""
 
-    def __init__(self) -> None:
+    def __init__(self, option: str | None = None) -> None:
+        """Raises UserError for any option."""
+        refuse_option("nvml", option)
         self._nvml: Any = None
         self._context = ProbeContext()
         self._gpus: list[_Gpu] = []
@@ -79,7 +67,7 @@ class Nvml(Probe):
             raise ProbeUnavailable(f"the NVIDIA driver refused: {error}", "check that nvidia-smi works") from None
 
     def _find(self, context: ProbeContext) -> None:
-        """Look up the GPUs and what they can read. Raises ProbeUnavailable and NVMLError."""
+        """Look up the GPUs, what they can read and how often that is updated. Raises ProbeUnavailable and NVMLError."""
         notes: list[str] = []
         handles = [self._by_uuid(uuid, notes) for uuid in dict.fromkeys(context.gpu_uuids)] or self._all(notes)
         gpus: dict[str, Any] = {}
@@ -89,7 +77,13 @@ class Nvml(Probe):
         if not any(gpu.readers for gpu in self._gpus):
             names = ", ".join(gpu.label for gpu in self._gpus)
             raise ProbeUnavailable(f"{names}: neither energy nor power can be read (vGPU or an old board)")
-        self._measure_periods(notes)
+        readers = {domain.name: reader for gpu in self._gpus for domain, reader in gpu.readers}
+        periods, assumed = update_periods(readers, _POLL_S)
+        if assumed:
+            notes.append(f"update period of {', '.join(assumed)} is assumed: it hardly changed while watched")
+        for position, gpu in enumerate(self._gpus):
+            timed = tuple((replace(domain, period_s=periods[domain.name]), read) for domain, read in gpu.readers)
+            self._gpus[position] = replace(gpu, readers=timed)
         self._domains = [domain for gpu in self._gpus for domain, _ in gpu.readers]
         self.note = "board power, gain uncalibrated to a few per cent; " + "; ".join(dict.fromkeys(notes))
 
@@ -100,10 +94,13 @@ class Nvml(Probe):
         readings: list[Reading] = []
         for gpu in self._gpus:
             try:
-                readings += self._read(gpu)
+                for domain, reader in gpu.readers:
+                    before_ns = time.monotonic_ns()
+                    value = reader()
+                    readings.append(Reading(domain.name, (before_ns + time.monotonic_ns()) // 2, value))
             except self._nvml.NVMLError as error:
                 self._gpus = [other for other in self._gpus if other is not gpu]
-                raise ProbeFailed(f"{gpu.label}: {error}", gpu.names) from None
+                raise ProbeFailed(f"{gpu.label}: {error}", tuple(domain.name for domain, _ in gpu.readers)) from None
         return readings
 
     def conditions(self) -> dict[str, Any]:
@@ -155,27 +152,17 @@ class Nvml(Probe):
             notes.append(f"MIG-{bare} is a slice: the whole board's power is read, other slices included")
             return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
         except nvml.NVMLError as error:
-            raise ProbeUnavailable(
-                f"the driver can't find GPU {kind}{bare}: {error}", "compare with the output of nvidia-smi -L"
-            ) from None
+            remedy = "compare with the output of nvidia-smi -L"
+            raise ProbeUnavailable(f"the driver can't find GPU {kind}{bare}: {error}", remedy) from None
 
     def _describe(self, uuid: str, handle: Any, notes: list[str]) -> _Gpu:
         """Find out what one board can read."""
         nvml = self._nvml
-        index = nvml.nvmlDeviceGetIndex(handle)
-        name = nvml.nvmlDeviceGetName(handle)
+        index, model = nvml.nvmlDeviceGetIndex(handle), nvml.nvmlDeviceGetName(handle)
         board = _BOARDS.get(self._try(nvml.nvmlDeviceGetArchitecture, handle), _UNKNOWN)
-        if any(model in name for model in ("A100", "A800", "A30 ")) or name.endswith("A30"):
+        if any(name in model for name in ("A100", "A800", "A30 ")) or model.endswith("A30"):
             board = _GA100
-        counter = Domain(
-            name=f"gpu{index}-counter",
-            component="gpu",
-            kind="counter",
-            method="counter",
-            probe="nvml",
-            resolution=_MILLI,
-            source=f"gpu:{uuid}",
-        )
+        counter = Domain(f"gpu{index}-counter", "gpu", "counter", "counter", "nvml", _MILLI, source=f"gpu:{uuid}")
         readers: list[tuple[Domain, Callable[[], float]]] = []
         if self._try(nvml.nvmlDeviceGetTotalEnergyConsumption, handle) is None:
             notes.append(f"gpu{index} has no energy counter: power is integrated")
@@ -184,15 +171,15 @@ class Nvml(Probe):
         source = self._power_source(handle, board)
         if source is not None:
             read_w, averaging_s = source
-            power = replace(
-                counter, name=f"gpu{index}-power", kind="power", method="integrated", averaging_s=averaging_s
-            )
+            name = f"gpu{index}-power"
+            power = replace(counter, name=name, kind="power", method="integrated", averaging_s=averaging_s)
             readers.append((power, read_w))
-        return _Gpu(handle, uuid, f"GPU {index} ({name})", tuple(readers))
+        return _Gpu(handle, uuid, f"GPU {index} ({model})", tuple(readers))
 
-    def _power_source(self, handle: Any, board: _Board) -> tuple[Callable[[], float], float] | None:
+    def _power_source(self, handle: Any, board: tuple[float, float]) -> tuple[Callable[[], float], float] | None:
         """The best power reading of a board, in W, and its averaging window: instant, averaged, or the old call."""
         nvml = self._nvml
+        instant_s, average_s = board
 
         def field(number: int) -> float:
             value = nvml.nvmlDeviceGetFieldValues(handle, [(number, nvml.NVML_POWER_SCOPE_GPU)])[0]
@@ -201,33 +188,11 @@ class Nvml(Probe):
             return float(value.value.uiVal * _MILLI)
 
         candidates: list[tuple[Callable[[], float], float]] = [
-            (lambda: field(nvml.NVML_FI_DEV_POWER_INSTANT), board.instant_s),
-            (lambda: field(nvml.NVML_FI_DEV_POWER_AVERAGE), board.average_s),
-            (lambda: nvml.nvmlDeviceGetPowerUsage(handle) * _MILLI, board.average_s),
+            (lambda: field(nvml.NVML_FI_DEV_POWER_INSTANT), instant_s),
+            (lambda: field(nvml.NVML_FI_DEV_POWER_AVERAGE), average_s),
+            (lambda: nvml.nvmlDeviceGetPowerUsage(handle) * _MILLI, average_s),
         ]
         return next((candidate for candidate in candidates if self._try(candidate[0])), None)
-
-    def _measure_periods(self, notes: list[str]) -> None:
-        """Find out how often each reading is updated."""
-        readers = {domain.name: reader for gpu in self._gpus for domain, reader in gpu.readers}
-        periods, assumed = update_periods(readers, _POLL_S)
-        if assumed:
-            notes.append(f"update period of {', '.join(assumed)} is assumed: it hardly changed while watched")
-        self._gpus = [
-            replace(
-                gpu,
-                readers=tuple((replace(domain, period_s=periods[domain.name]), read) for domain, read in gpu.readers),
-            )
-            for gpu in self._gpus
-        ]
-
-    def _read(self, gpu: _Gpu) -> list[Reading]:
-        readings = []
-        for domain, reader in gpu.readers:
-            before_ns = time.monotonic_ns()
-            value = reader()
-            readings.append(Reading(domain.name, (before_ns + time.monotonic_ns()) // 2, value))
-        return readings
 
     def _conditions(self, gpu: _Gpu) -> dict[str, Any]:
         nvml, handle = self._nvml, gpu.handle
@@ -238,7 +203,9 @@ class Nvml(Probe):
             "sm_clock_mhz": self._try(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
             "memory_clock_mhz": self._try(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM),
             "power_limit_w": None if limit_mw is None else limit_mw * _MILLI,
-            "throttle_reasons": None if reasons is None else [name for bit, name in _REASONS if reasons & bit],
+            "throttle_reasons": None
+            if reasons is None
+            else [name for bit, name in enumerate(_REASONS) if reasons >> bit & 1],
             "foreign_processes": self._foreign_processes(handle),
         }
 
@@ -263,17 +230,17 @@ class Nvml(Probe):
 
 
 _REASONS = (
-    (0x1, "idle"),
-    (0x2, "application clocks"),
-    (0x4, "power cap"),
-    (0x8, "hardware slowdown"),
-    (0x10, "sync boost"),
-    (0x20, "software thermal slowdown"),
-    (0x40, "hardware thermal slowdown"),
-    (0x80, "power brake"),
-    (0x100, "display clocks"),
+    "idle",
+    "application clocks",
+    "power cap",
+    "hardware slowdown",
+    "sync boost",
+    "software thermal slowdown",
+    "hardware thermal slowdown",
+    "power brake",
+    "display clocks",
 )
-"""NVML's clock event bits."""
+"""NVML's clock event bits, from 0x1 for idle to 0x100."""
 _SLOWDOWNS = ("hardware slowdown", "software thermal slowdown", "hardware thermal slowdown", "power brake")
 """Those that spoil a measurement. The power cap is how a board normally runs under load."""
 
@@ -296,7 +263,4 @@ def _load() -> Any:
     return pynvml
 
 
-def create(option: str | None = None) -> Probe:
-    """A new probe. Raises UserError for any option."""
-    refuse_option("nvml", option)
-    return Nvml()
+create = Nvml

@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import IO, Any
 from xml.parsers.expat import ExpatError
 
@@ -30,7 +31,7 @@ _INTERVAL_MS = 100
 _TASKS_INTERVAL_MS = 500
 """With a line for every task a document is large and dear to parse."""
 _PATIENCE_S = 10.0
-_RAILS: tuple[tuple[str, Component], ...] = (("cpu", "cpu"), ("gpu", "gpu"), ("ane", "ane"), ("dram", "dram"))
+_RAILS: tuple[Component, ...] = ("cpu", "gpu", "ane", "dram")
 _THROTTLED = ("Heavy", "Trapping", "Sleeping")
 """Levels of thermal pressure at which the chip is slowed down."""
 _MILLI, _NANO = 1e-3, 1e-9
@@ -42,7 +43,9 @@ class Powermetrics(Probe):
     role: Role = "meter"
     note = "modelled by the chip: SoC rails, no display, no DRAM since macOS 13; not made for comparing devices"
 
-    def __init__(self) -> None:
+    def __init__(self, option: str | None = None) -> None:
+        """Raises UserError for any option."""
+        refuse_option("powermetrics", option)
         self._context = ProbeContext()
         self._process: subprocess.Popen[bytes] | None = None
         self._stream: DocumentStream | None = None
@@ -64,10 +67,12 @@ class Powermetrics(Probe):
         self._last = document
         self._ends.add(arrived_ns, int(document["elapsed_ns"]))
         interval_s = document["elapsed_ns"] * _NANO
-        for rail, component in _RAILS:
+        for rail in _RAILS:
             if _rail_j(document, rail) is not None:
                 shared = self._by_process and rail == "cpu"
-                self._rails[rail] = _domain(rail, component, shared, interval_s)
+                name = f"soc-{rail}-process" if shared else f"soc-{rail}"
+                domain = Domain(name, rail, "counter", "modelled", "powermetrics", _MILLI, interval_s, source=name)
+                self._rails[rail] = replace(domain, scope="process" if shared else None, stamped=True)
         self._joules = dict.fromkeys(self._rails, 0.0)
         if not self._rails:
             raise ProbeUnavailable("powermetrics lists no power rail: this Mac has no Apple Silicon")
@@ -88,13 +93,12 @@ class Powermetrics(Probe):
 
     def conditions(self) -> dict[str, Any]:
         pressure = self._last.get("thermal_pressure")
-        throttled = pressure in _THROTTLED
         gpu = self._last.get("gpu", {})
         return {
             "thermal_pressure": pressure,
             "gpu_clock_mhz": gpu.get("freq_hz"),  # the key says Hz, the value is in MHz
             "gpu_idle_ratio": gpu.get("idle_ratio"),
-            "discard": f"thermal pressure was {pressure}" if throttled else None,
+            "discard": f"thermal pressure was {pressure}" if pressure in _THROTTLED else None,
         }
 
     def close(self) -> None:
@@ -186,7 +190,9 @@ class Powermetrics(Probe):
                 worker = self._context.worker_pid
                 if worker is None:
                     continue
-                joules *= _share(document, worker)
+                impacts = _impacts(document) or {}
+                total = sum(impacts.values())
+                joules *= impacts.get(worker, 0.0) / total if total > 0 else 0.0
             self._joules[rail] += joules
             readings.append(Reading(domain.name, end_ns, self._joules[rail]))
         return readings
@@ -198,22 +204,6 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"#{os.getuid()}"
-
-
-def _domain(rail: str, component: Component, shared: bool, interval_s: float) -> Domain:
-    source = f"soc-{rail}-process" if shared else f"soc-{rail}"
-    return Domain(
-        name=source,
-        component=component,
-        kind="counter",
-        method="modelled",
-        probe="powermetrics",
-        resolution=_MILLI,
-        period_s=interval_s,
-        source=source,
-        scope="process" if shared else None,
-        stamped=True,
-    )
 
 
 def _parse(text: bytes) -> Mapping[str, Any]:
@@ -246,14 +236,4 @@ def _impacts(document: Mapping[str, Any]) -> dict[int, float] | None:
     return impacts or None
 
 
-def _share(document: Mapping[str, Any], pid: int) -> float:
-    """Share of one process in the energy impact of all tasks, 0–1."""
-    impacts = _impacts(document) or {}
-    total = sum(impacts.values())
-    return impacts.get(pid, 0.0) / total if total > 0 else 0.0
-
-
-def create(option: str | None = None) -> Probe:
-    """A new probe. Raises UserError for any option."""
-    refuse_option("powermetrics", option)
-    return Powermetrics()
+create = Powermetrics

@@ -31,8 +31,9 @@ class Rapl(Probe):
     role: Role = "meter"
     note = "CPU package counters; cores, uncore and the mmio twin are inside the package"
 
-    def __init__(self, sysfs: Path) -> None:
-        self._sysfs = sysfs
+    def __init__(self, option: str | None = None) -> None:
+        """``option`` is where sysfs is mounted."""
+        self._sysfs = Path(option or "/sys")
         self._files: dict[str, Path] = {}
         self._domains: list[Domain] = []
         self._throttle_counts: list[Path] = []
@@ -53,9 +54,8 @@ class Rapl(Probe):
         dead = [source for source, file in zones if _is_dead(file)]
         zones = [(source, file) for source, file in zones if source not in dead]
         if not zones:
-            raise ProbeUnavailable(
-                f"{', '.join(dead)} count nothing: a virtual machine shows counters that it does not have"
-            )
+            names = ", ".join(dead)
+            raise ProbeUnavailable(f"{names} count nothing: a virtual machine shows counters that it does not have")
         if dead:
             self.note += f"; {', '.join(dead)} left out: counts nothing on this machine"
         for source, file in zones:
@@ -81,9 +81,8 @@ class Rapl(Probe):
         return readings
 
     def conditions(self) -> dict[str, Any]:
-        counts = [_number(file) for file in self._throttle_counts]
-        known = [count for count in counts if count is not None]
-        throttled = sum(known) if known else None
+        counts = [count for file in self._throttle_counts if (count := _number(file)) is not None]
+        throttled = sum(counts) if counts else None
         before, self._throttled = self._throttled, throttled
         slowed = before is not None and throttled is not None and throttled > before
         degrees = [value / 1000 for file in self._temperatures if (value := _number(file)) is not None]
@@ -132,17 +131,10 @@ def _is_dead(file: Path) -> bool:
 def _domain(source: str, file: Path) -> Domain:
     components: dict[str, Component] = {"psys": "system", "dram": "dram"}
     wrap = _number(file.with_name("max_energy_range_uj"))
-    return Domain(
-        name=f"cpu-{source}" if source.startswith("package") else source,
-        component=components.get(source.partition("-")[0], "cpu"),
-        kind="counter",
-        method="counter",
-        probe="rapl",
-        resolution=_RESOLUTION_J,
-        period_s=_UPDATE_S,
-        wrap_j=None if wrap is None else wrap * _MICRO,
-        source=source,
-    )
+    wrap_j = None if wrap is None else wrap * _MICRO
+    name = f"cpu-{source}" if source.startswith("package") else source
+    component = components.get(source.partition("-")[0], "cpu")
+    return Domain(name, component, "counter", "counter", "rapl", _RESOLUTION_J, _UPDATE_S, wrap_j=wrap_j, source=source)
 
 
 def _udev_remedy() -> str:
@@ -185,6 +177,4 @@ def _number(file: Path) -> int | None:
     return int(text) if text is not None and text.isdigit() else None
 
 
-def create(option: str | None = None) -> Probe:
-    """A new probe; ``option`` is where sysfs is mounted."""
-    return Rapl(Path(option or "/sys"))
+create = Rapl

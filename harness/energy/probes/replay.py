@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from harness.core.errors import ProbeFailed, ProbeUnavailable, UserError
@@ -19,9 +18,10 @@ class Replay(Probe):
 
     role: Role = "synthetic"
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self.note = f"recording {path.name}" if path else "no recording"
+    def __init__(self, option: str | None = None) -> None:
+        """``option`` is the recording's file."""
+        self._path = Path(option) if option else None
+        self.note = f"recording {self._path.name}" if self._path else "no recording"
         self._domains: list[Domain] = []
         self._readings: list[Reading] = []
         self._next = 0
@@ -36,16 +36,16 @@ class Replay(Probe):
         except UserError as error:
             raise ProbeUnavailable(str(error), _FORMAT) from None
         self._domains = [trace.domain for trace in recording]
-        recorded = [
-            Reading(trace.domain.name, int(time_ns), float(value))
-            for trace in recording
-            for time_ns, value in zip(trace.times_ns, trace.values, strict=True)
-        ]
+        recorded = [trace for trace in recording if trace.times_ns.size]
         if not recorded:
             raise ProbeUnavailable(f"{self._path} has no readings", _FORMAT)
-        recorded.sort(key=lambda reading: reading.time_ns)
-        shift_ns = time.monotonic_ns() - recorded[0].time_ns
-        self._readings = [replace(reading, time_ns=reading.time_ns + shift_ns) for reading in recorded]
+        shift_ns = time.monotonic_ns() - min(int(trace.times_ns.min()) for trace in recorded)
+        readings = [
+            Reading(trace.domain.name, int(time_ns) + shift_ns, float(value))
+            for trace in recorded
+            for time_ns, value in zip(trace.times_ns, trace.values, strict=True)
+        ]
+        self._readings = sorted(readings, key=lambda reading: reading.time_ns)
 
     def domains(self) -> Sequence[Domain]:
         return self._domains
@@ -62,6 +62,4 @@ class Replay(Probe):
         self._readings, self._next = [], 0
 
 
-def create(option: str | None = None) -> Probe:
-    """A new probe; ``option`` is the recording's file."""
-    return Replay(Path(option) if option else None)
+create = Replay
