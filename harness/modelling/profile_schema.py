@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -75,9 +76,7 @@ class Identity(Strict):
     @model_serializer(mode="wrap")
     def _without_unknown_settings(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialize(self)
-        if not self.settings:
-            content.pop("settings", None)
-        return content
+        return {key: value for key, value in content.items() if value or key != "settings"}
 
 
 class Coefficient(Strict):
@@ -169,7 +168,7 @@ class CostModel(Strict):
         if form.non_negative and any(coefficient.value < 0 for coefficient in self.coefficients):
             raise ValueError(f"a coefficient of the {self.form} form is negative")
         size = len(expected)
-        if len(self.covariance) != size or any(len(row) != size for row in self.covariance):
+        if [len(row) for row in self.covariance] != [size] * size:
             raise ValueError(f"the covariance must have {size} rows and columns")
         _check_covariance(np.array(self.covariance, dtype=float))
         return self
@@ -178,6 +177,7 @@ class CostModel(Strict):
         """The form with its fixed choices. Raises ValueError where one is missing."""
         return form_named(self.form).restore(self.kv_cache, {"roofline_exponent": self.roofline_exponent})
 
+    @cached_property
     def function(self) -> CostFunction:
         """The model as a function of numpy arrays."""
         return CostFunction(
@@ -186,7 +186,7 @@ class CostModel(Strict):
             np.array(self.covariance, dtype=float),
             self.misfit,
             self.interval_factor_95,
-            Range(self.range.min_input_tokens, self.range.min_output_tokens, tuple(self.range.corners)),
+            Range(**dict(self.range)),
         )
 
 
