@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.quantities import COMPONENTS, Component, Method
 from harness.core.statistics import Estimate
@@ -92,15 +93,14 @@ def _fit_quantity(
         left_out[suspects] = True
         lost, observed = observed.only(left_out), observed.only(~left_out)
         fits, chosen = _fit_forms(observed, kv_cache, form)
-        dropped = _errors_at(lost, fits[chosen])
+        fitted = fits[chosen]
+        dropped = tuple(_point_errors(lost, fitted.form.cost(fitted.coefficients, lost.sizes) / lost.cost - 1))
     return Quantity(name, "s" if name == "runtime" else "J", fits, observed, chosen, sensors, dropped)
 
 
-def _errors_at(observed: Observations, fitted: Fit) -> tuple[PointError, ...]:
-    """How far a fit is off at points that were no part of it."""
-    errors = fitted.form.cost(fitted.coefficients, observed.sizes) / observed.cost - 1
+def _point_errors(observed: Observations, errors: Floats) -> list[PointError]:
     rows = zip(observed.input_tokens.tolist(), observed.output_tokens.tolist(), errors.tolist(), strict=True)
-    return tuple(PointError(input_tokens=i, output_tokens=o, relative_error=e) for i, o, e in rows)
+    return [PointError(input_tokens=m, output_tokens=n, relative_error=error) for m, n, error in rows]
 
 
 def _fit_forms(observed: Observations, kv_cache: bool, form: str) -> tuple[dict[str, Fit], str]:
@@ -187,8 +187,4 @@ def coefficients(fitted: Fit, unit: str) -> list[Coefficient]:
 
 def point_error(observed: Observations, fitted: Fit, point: int) -> PointError:
     """Where the point of this number lies and how far the fit without it is off there."""
-    return PointError(
-        input_tokens=float(observed.input_tokens[point]),
-        output_tokens=float(observed.output_tokens[point]),
-        relative_error=float(fitted.held_out[point]),
-    )
+    return _point_errors(observed, fitted.held_out)[point]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,25 +62,20 @@ def pool_runs(runs: Iterable[RecordedRun]) -> Trials:
     import pandas as pd
 
     tables = {run.directory: run.table() for run in runs}
-    _refuse_mixed_boundaries(tables)
+    boundaries = {directory: _boundary(table) for directory, table in tables.items()}
+    # Energies of different components, or by different methods, must not be averaged.
+    if len(set(boundaries.values())) > 1:
+        said = ", ".join(f"{directory} counts {boundary}" for directory, boundary in boundaries.items())
+        raise UserError(f"{said}: fit them apart")
     table = pd.concat(tables.values(), ignore_index=True)
     measured = table[table["purpose"] == "measure"]
     usable = measured[measured["status"] == "ok"].copy()
     if usable.empty:
         raise UserError("the run holds no usable trial; see joulebench trials for what happened")
     usable["output_tokens_produced"] = usable["output_tokens_produced"].fillna(usable["output_tokens"])
-    excluded = len(measured) - len(usable)
     counts = measured.loc[measured["status"] != "ok", "status"].value_counts()
     notes = [f"{count} trials ended as {status} and are not used" for status, count in counts.items()]
-    return _without_enclosing_meter(Trials(usable, excluded, 0, tuple(notes)))
-
-
-def _refuse_mixed_boundaries(tables: Mapping[Path, pd.DataFrame]) -> None:
-    """Energies of different components, or by different methods, must not be averaged. Raises UserError."""
-    boundaries = {directory: _boundary(table) for directory, table in tables.items()}
-    if len(set(boundaries.values())) > 1:
-        said = ", ".join(f"{directory} counts {boundary}" for directory, boundary in boundaries.items())
-        raise UserError(f"{said}: fit them apart")
+    return _without_enclosing_meter(Trials(usable, len(measured) - len(usable), 0, tuple(notes)))
 
 
 def _boundary(table: pd.DataFrame) -> str:
@@ -226,14 +220,13 @@ def _parts(measurement: Measurement, quantity: str) -> tuple[Statistic | None, .
     return tuple(getattr(measurement, f"component_{part}energy_j").get(quantity) for part in _PARTS)
 
 
-def _mean_and_noise(statistics: Iterable[Statistic | None]) -> tuple[np.ndarray, np.ndarray]:
+def _mean_and_noise(given: Sequence[Statistic | None]) -> tuple[np.ndarray, np.ndarray]:
     """Means, NaN where not measured, and the relative standard error of each.
 
     The spread of a few trials is a poor guess of their noise, so each is moderated by the typical spread (as in
     empirical Bayes): three trials that agree by chance must not outweigh everything else. What the sensors leave
     is joined to it whole: repeating trials doesn't lessen it.
     """
-    given = list(statistics)
     means = np.array([s.mean if s else np.nan for s in given])
     spread = np.array([s.sd / s.mean if s and s.sd is not None else np.nan for s in given])
     sensors = np.array([_sensor_error(s) if s else 0.0 for s in given])

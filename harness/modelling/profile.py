@@ -37,6 +37,9 @@ PROFILE_VERSION = 1
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 _LONGEST_NAME = 200
 
+Boundary = str | Iterable[str] | None
+"""Components whose energy counts, such as ``cpu+gpu`` or a sequence of names; None for all that were measured."""
+
 
 class Profile(Strict):
     """One system with one model: schema version 1."""
@@ -97,20 +100,14 @@ class Profile(Strict):
         return self.runtime_function.cost(m, n, part)
 
     def energy_j(
-        self,
-        m: ArrayLike,
-        n: ArrayLike,
-        boundary: str | Iterable[str] | None = None,
-        *,
-        part: Part = "request",
-        strict: bool = False,
+        self, m: ArrayLike, n: ArrayLike, boundary: Boundary = None, *, part: Part = "request", strict: bool = False
     ) -> Floats:
         """Gross joules of requests within ``boundary`` (default: every component measured). Raises UserError."""
         if strict:
             return self.predict_energy(m, n, boundary, part=part, strict=True).value
         return np.add.reduce([function.cost(m, n, part) for function in self.energy_functions(boundary)])
 
-    def net_energy_j(self, m: ArrayLike, n: ArrayLike, boundary: str | Iterable[str] | None = None) -> Floats:
+    def net_energy_j(self, m: ArrayLike, n: ArrayLike, boundary: Boundary = None) -> Floats:
         """Joules above idle: E − P_idle·R. Raises UserError where the idle power is unknown."""
         return self.energy_j(m, n, boundary) - self.idle_power_w(boundary) * self.runtime_s(m, n)
 
@@ -121,13 +118,7 @@ class Profile(Strict):
         return self.runtime_function.predict(m, n, part, strict=strict)
 
     def predict_energy(
-        self,
-        m: ArrayLike,
-        n: ArrayLike,
-        boundary: str | Iterable[str] | None = None,
-        *,
-        part: Part = "request",
-        strict: bool = False,
+        self, m: ArrayLike, n: ArrayLike, boundary: Boundary = None, *, part: Part = "request", strict: bool = False
     ) -> Prediction:
         """Gross joules with standard error and range flag.
 
@@ -150,13 +141,13 @@ class Profile(Strict):
         """R(m, n) with its covariance."""
         return self.runtime.function
 
-    def energy_functions(self, boundary: str | Iterable[str] | None = None) -> list[CostFunction]:
+    def energy_functions(self, boundary: Boundary = None) -> list[CostFunction]:
         """The functions whose sum is E(m, n) within ``boundary``: one for all components or a single one."""
         if self.energy is None:
             raise UserError(f"profile {self.name} has no energy: only runtime was measured")
         return [part.model.function for part in self._energy_parts(boundary)]
 
-    def energy_method(self, boundary: str | Iterable[str] | None = None) -> Method | None:
+    def energy_method(self, boundary: Boundary = None) -> Method | None:
         """How energy within ``boundary`` was measured, the weakest of its parts.
 
         None where it was not measured, or that of a part is unknown and no other part is an estimate. Raises
@@ -165,7 +156,7 @@ class Profile(Strict):
         methods = [part.method for part in self._energy_parts(boundary)]
         return None if None in methods and "estimated" not in methods else weakest(methods)
 
-    def _energy_parts(self, boundary: str | Iterable[str] | None) -> list[EnergyModel]:
+    def _energy_parts(self, boundary: Boundary) -> list[EnergyModel]:
         """What adds up to the energy within ``boundary``: the sum, or some components; nothing without energy.
 
         Raises UserError for components that the profile doesn't have.
@@ -182,7 +173,7 @@ class Profile(Strict):
             raise UserError(f"profile {self.name} has no energy of {'+'.join(absent)}; it has {held}")
         return [self.components[component] for component in wanted]
 
-    def idle_power_w(self, boundary: str | Iterable[str] | None = None) -> float:
+    def idle_power_w(self, boundary: Boundary = None) -> float:
         """Power of the idle system within ``boundary``. Raises UserError where it was not measured."""
         parts = self._energy_parts(boundary)
         powers = [part.idle_power_w for part in parts if part.idle_power_w is not None]
@@ -190,7 +181,7 @@ class Profile(Strict):
             raise UserError(f"the idle power of profile {self.name} was not measured")
         return float(sum(powers))
 
-    def idle_power_ci95_w(self, boundary: str | Iterable[str] | None = None) -> list[float | None]:
+    def idle_power_ci95_w(self, boundary: Boundary = None) -> list[float | None]:
         """Half-widths of the 95 % intervals of the idle powers that add up to ``idle_power_w``; None where unknown."""
         return [part.idle_power_ci95_w for part in self._energy_parts(boundary)]
 

@@ -26,8 +26,6 @@ from harness.modelling.forms import FORMS, form_named
 from harness.modelling.forms.base import Form
 from harness.runs.run_schema import Count
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
 
 def _registered(name: str) -> str:
     try:
@@ -170,7 +168,16 @@ class CostModel(Strict):
         size = len(expected)
         if [len(row) for row in self.covariance] != [size] * size:
             raise ValueError(f"the covariance must have {size} rows and columns")
-        _check_covariance(np.array(self.covariance, dtype=float))
+        covariance = np.array(self.covariance, dtype=float)
+        variances = np.diag(covariance)
+        if (variances < 0).any():
+            raise ValueError("a variance is negative")
+        scale = np.outer(np.sqrt(variances), np.sqrt(variances))
+        if (np.abs(covariance - covariance.T) > 1e-9 * scale).any():
+            raise ValueError("the covariance is not symmetric")
+        scale[scale == 0] = 1.0
+        if np.linalg.eigvalsh(covariance / scale).min() < -1e-8:
+            raise ValueError("the covariance is not positive semi-definite")
         return self
 
     def cost_form(self) -> Form:
@@ -188,18 +195,6 @@ class CostModel(Strict):
             self.interval_factor_95,
             Range(**dict(self.range)),
         )
-
-
-def _check_covariance(covariance: np.ndarray) -> None:
-    variances = np.diag(covariance)
-    if (variances < 0).any():
-        raise ValueError("a variance is negative")
-    scale = np.outer(np.sqrt(variances), np.sqrt(variances))
-    if (np.abs(covariance - covariance.T) > 1e-9 * scale).any():
-        raise ValueError("the covariance is not symmetric")
-    scale[scale == 0] = 1.0
-    if np.linalg.eigvalsh(covariance / scale).min() < -1e-8:
-        raise ValueError("the covariance is not positive semi-definite")
 
 
 class EnergyModel(Strict):
@@ -248,7 +243,7 @@ class Record(Strict):
     """A file the profile was made from."""
 
     name: str
-    sha256: Sha256
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Provenance(Strict):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from harness import __version__
 from harness.core.errors import UserError
@@ -41,8 +42,7 @@ def from_runs(runs: Sequence[RecordedRun], system: str | None = None) -> Pooled:
     identities = [identity_of(run.facts, system) for run in runs]
     # Each with each: where one run does not know a setting, the others must still agree in it.
     for (first, one), (second, other) in combinations(zip(runs, identities, strict=True), 2):
-        different = _differences(one, other)
-        if different:
+        if different := _differences(one, other):
             raise UserError(
                 f"{second.directory} and {first.directory} differ in {', '.join(different)}: "
                 "only runs of one system and model can be pooled; fit them apart"
@@ -50,7 +50,7 @@ def from_runs(runs: Sequence[RecordedRun], system: str | None = None) -> Pooled:
     trials = pool_runs(runs)
     files = [run.directory / name for run in runs for name in (RUN_FILE, TRIALS_FILE)]
     sessions = [session for run in runs for session in run.facts.sessions]
-    versions = dict(runs[0].facts.sessions[-1].software) if runs[0].facts.sessions else {}
+    versions = runs[0].facts.sessions[-1].software if runs[0].facts.sessions else {}
     attributions = {session.energy.attribution for session in sessions}
     if len(attributions) > 1:
         raise UserError("the runs attribute CPU energy differently (--attribution): fit them apart")
@@ -65,17 +65,8 @@ def from_runs(runs: Sequence[RecordedRun], system: str | None = None) -> Pooled:
 def from_csv(path: Path, system: str, model: str, kv_cache: bool) -> Pooled:
     """Measurements made elsewhere, of which the method and the machine are not known. Raises UserError."""
     trials = read_csv(path)
-    identity = Identity(
-        system=system,
-        model=model,
-        kv_cache=kv_cache,
-        batch_size=None,
-        backend=None,
-        device=None,
-        device_names=[],
-        dtype=None,
-        random_weights=None,
-    )
+    unknown: dict[str, Any] = dict.fromkeys(("batch_size", "backend", "device", "dtype", "random_weights"))
+    identity = Identity(system=system, model=model, kv_cache=kv_cache, device_names=[], **unknown)
     return _pooled(identity, trials, Power({}, {}), provenance(f"measurements in {path.name}", [path], trials))
 
 

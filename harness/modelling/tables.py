@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,14 +82,12 @@ def _powers_of_two(least: float, most: float) -> list[int]:
 def write_table(profile: Profile, path: Path, format: str) -> None:
     """Write the long table as json, csv or parquet. Raises UserError or MissingDependency."""
     table = long_table(profile)
-    if format == "parquet":
-        content = io.BytesIO()
+    if format == "csv":
+        write_atomically(path, table.to_csv(index=False))
+    elif format == "json":
+        write_atomically(path, table.to_json(orient="records", indent=1, double_precision=15) + "\n")
+    else:
         try:
-            table.to_parquet(content, index=False, engine="pyarrow")
+            write_atomically(path, table.to_parquet(index=False, engine="pyarrow"))
         except ImportError:
             raise MissingDependency("Parquet needs pyarrow: install it with pip install pyarrow") from None
-        write_atomically(path, content.getvalue())
-    elif format == "csv":
-        write_atomically(path, table.to_csv(index=False))
-    else:
-        write_atomically(path, table.to_json(orient="records", indent=1, double_precision=15) + "\n")

@@ -89,9 +89,9 @@ def idle_drift(session: Session) -> list[IdleDrift]:
     """Per domain, for a session with idle power read before and after; empty without."""
     before, after = (session.idle[when].domains if when in session.idle else {} for when in ("before", "after"))
     drifts = []
-    for name in (name for name in before if name in after):
-        then, now = before[name], after[name]
-        if then.power_w is not None and now.power_w is not None:
+    for name, then in before.items():
+        now = after.get(name)
+        if now is not None and then.power_w is not None and now.power_w is not None:
             drifts.append(IdleDrift(name, Estimate(then.power_w, then.ci95_w), Estimate(now.power_w, now.ci95_w)))
     return drifts
 
