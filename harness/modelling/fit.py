@@ -219,8 +219,7 @@ def _suspects(solution: Solution, rows: Rows) -> tuple[int, ...]:
     r/√(1 − h) in units of its own deviation; the held-out residual r/(1 − h) would blame every far end of an axis,
     whose prediction is an extrapolation.
     """
-    scaled = np.abs(solution.residuals) / np.sqrt(1 - solution.leverage) / solution.scatter
-    residuals = scaled[rows.request]
+    residuals = (np.abs(solution.residuals) / np.sqrt(1 - solution.leverage) / solution.scatter)[rows.request]
     robust = max(1.4826 * float(np.median(residuals)), 1.0)
     # The root mean square of the other points: a suspect must not hide behind the scatter it makes.
     others = np.sqrt((np.sum(residuals**2) - residuals**2) / (residuals.size - 1))

@@ -87,10 +87,8 @@ def _fit_quantity(
 ) -> Quantity:
     fits, chosen = _fit_forms(observed, kv_cache, form)
     dropped: tuple[PointError, ...] = ()
-    suspects = list(fits[chosen].suspects)
-    if drop_suspects and suspects:
-        left_out = np.zeros(len(observed.cost), dtype=bool)
-        left_out[suspects] = True
+    left_out = np.isin(np.arange(len(observed.cost)), fits[chosen].suspects)
+    if drop_suspects and left_out.any():
         lost, observed = observed.only(left_out), observed.only(~left_out)
         fits, chosen = _fit_forms(observed, kv_cache, form)
         fitted = fits[chosen]
@@ -143,12 +141,8 @@ def build_profile(
 
 def _energy(model: CostModel, power: Power, what: str) -> EnergyModel:
     idle_w = power.idle_w.get(what)
-    return EnergyModel(
-        method=power.methods.get(what),
-        model=model,
-        idle_power_w=idle_w.mean if idle_w else None,
-        idle_power_ci95_w=idle_w.half_width if idle_w else None,
-    )
+    power_w, ci95_w = (idle_w.mean, idle_w.half_width) if idle_w else (None, None)
+    return EnergyModel(method=power.methods.get(what), model=model, idle_power_w=power_w, idle_power_ci95_w=ci95_w)
 
 
 def cost_model(quantity: Quantity, kv_cache: bool) -> CostModel:

@@ -181,9 +181,8 @@ def _statistic(group: pd.DataFrame, column: str) -> Statistic | None:
     if not values.size or values.mean() <= 0:
         return None
     if values.max() > LARGEST:
-        raise UserError(
-            f"{column} of {values.max():g} at {group['input_tokens'].iloc[0]:g} input tokens is no measurement"
-        )
+        m = group["input_tokens"].iloc[0]
+        raise UserError(f"{column} of {values.max():g} at {m:g} input tokens is no measurement")
     ci95 = None
     ci95_column = column.removesuffix("_j") + "_ci95_j"
     if column.endswith("_j") and ci95_column in known and known[ci95_column].notna().any():

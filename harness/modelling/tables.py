@@ -32,17 +32,15 @@ def long_table(profile: Profile) -> pd.DataFrame:
     parts = {"energy": profile.energy, **{f"{c}_energy": part for c, part in profile.components.items()}}
     energies = {quantity: part for quantity, part in parts.items() if part is not None}
     models = {"runtime": profile.runtime, **{quantity: part.model for quantity, part in energies.items()}}
-    rows = [*_coefficient_rows(models), *_measurement_rows(profile), *_prediction_rows(models)]
+    coefficients = [
+        {"table": "model", "quantity": quantity, **coefficient.model_dump()}
+        for quantity, model in models.items()
+        for coefficient in model.coefficients
+    ]
+    rows = [*coefficients, *_measurement_rows(profile), *_prediction_rows(models)]
     for row in rows:
         row["method"] = energies[row["quantity"]].method if row["quantity"] in energies else None
     return pd.DataFrame(rows, columns=list(_COLUMNS))
-
-
-def _coefficient_rows(models: Mapping[str, CostModel]) -> Iterator[dict[str, Any]]:
-    for quantity, model in models.items():
-        for c in model.coefficients:
-            row = {"name": c.name, "unit": c.unit, "value": c.value, "standard_error": c.standard_error}
-            yield {"table": "model", "quantity": quantity, **row}
 
 
 def _measurement_rows(profile: Profile) -> Iterator[dict[str, Any]]:

@@ -134,8 +134,6 @@ def _energy(counted: Sequence[Trial]) -> tuple[Estimate | None, str | None]:
     """Mean energy over trials. Its interval adds the sensor's own uncertainty, which repetition can't remove."""
     figures = [record.energy.total for record in counted if record.energy]
     known = [(f.request_j, f.request_ci95_j or 0.0) for f in figures if f.request_j is not None]
-    if not known:
-        return None, None
     # One trial does not show its scatter: without that the sensors' part would pass for the whole.
     sensors_j = statistics.fmean(ci95_j for _, ci95_j in known) if len(known) > 1 else None
     energy_j = estimate_of([joules for joules, _ in known], sensors_j)
