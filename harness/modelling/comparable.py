@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from harness.core.errors import UserError
 from harness.core.quantities import Component, parse_boundary
-from harness.modelling.profile import Profile
+from harness.modelling.profile import Boundary, Profile
 from harness.modelling.profile_schema import Identity
 
 _MUST_AGREE = {
@@ -50,38 +50,35 @@ class Comparison:
 
 
 def check(
-    profiles: Sequence[Profile],
-    boundary: str | Iterable[str] | None = None,
-    allow_mixed: bool = False,
-    *,
-    energy: bool = True,
+    profiles: Sequence[Profile], boundary: Boundary = None, allow_mixed: bool = False, *, energy: bool = True
 ) -> Comparison:
     """What the profiles have in common, or UserError saying why they can't be compared and what would work.
 
     ``allow_mixed`` turns the refusals into warnings, except where a profile lacks what was asked for.
     ``energy=False`` is for runtime alone.
     """
-    faults = _identity_faults(profiles)
+    faults: list[str] = []
     warnings: list[str] = []
+    named = [(profile.name, profile.identity) for profile in profiles]
+    for field, known in _differing(named, *_MUST_AGREE):
+        described = ", ".join(f"{name}: {value}" for name, value in known)
+        faults.append(f"{' and '.join(name for name, _ in known)} {_MUST_AGREE[field]} ({described})")
     components: tuple[Component, ...] | None = None
     if energy:
         components, boundary_faults = _boundary(profiles, boundary)
-        faults += boundary_faults
         method_faults, warnings = _methods(profiles, components)
-        faults += method_faults
+        faults += boundary_faults + method_faults
     if faults and not allow_mixed:
         raise NotComparable(*faults, "--allow-mixed goes on all the same and marks the output")
     weights = {profile.identity.random_weights for profile in profiles}
     if {True, False} <= weights:
         warnings.append("random weights are compared with trained ones")
-    warnings += _settings([(profile.name, profile.identity) for profile in profiles])
+    warnings += _settings(named)
     return Comparison(components, (*(f"mixed: {fault}" for fault in faults), *warnings), bool(faults))
 
 
 def check_drawn(
-    systems: Sequence[tuple[str, Identity, frozenset[Component]]],
-    boundary: str | Iterable[str] | None,
-    allow_mixed: bool,
+    systems: Sequence[tuple[str, Identity, frozenset[Component]]], boundary: Boundary, allow_mixed: bool
 ) -> Comparison:
     """How systems, each with its name and the components whose energy it has, may share the axes of a figure.
 
@@ -141,17 +138,7 @@ def _differing(named: Sequence[tuple[str, Identity]], *fields: str) -> Iterator[
             yield field, known
 
 
-def _identity_faults(profiles: Sequence[Profile]) -> list[str]:
-    faults = []
-    for field, known in _differing([(profile.name, profile.identity) for profile in profiles], *_MUST_AGREE):
-        described = ", ".join(f"{name}: {value}" for name, value in known)
-        faults.append(f"{' and '.join(name for name, _ in known)} {_MUST_AGREE[field]} ({described})")
-    return faults
-
-
-def _boundary(
-    profiles: Sequence[Profile], boundary: str | Iterable[str] | None
-) -> tuple[tuple[Component, ...] | None, list[str]]:
+def _boundary(profiles: Sequence[Profile], boundary: Boundary) -> tuple[tuple[Component, ...] | None, list[str]]:
     """The components that count, and why the profiles' sums can't be set against each other."""
     silent = [profile.name for profile in profiles if profile.energy is None]
     if silent:
@@ -171,9 +158,7 @@ def _boundary(
         # A meter of the whole system beside others can't be chosen by name; the sum is what was measured.
         named = held[0] if held[0] == {"system"} or "system" not in held[0] else None
         return parse_boundary(sorted(named)) if named else None, []
-    described = ", ".join(
-        f"{profile.name} counts {_join(profile.components) or 'an undivided sum'}" for profile in profiles
-    )
+    described = ", ".join(f"{p.name} counts {_join(p.components) or 'an undivided sum'}" for p in profiles)
     return None, [f"the boundaries differ ({described}): {choices}"]
 
 

@@ -65,16 +65,10 @@ def compare(
     m, n = (axis.ravel() for axis in np.meshgrid(input_tokens, output_tokens, indexing="ij"))
     runtimes = [profile.predict_runtime(m, n) for profile in (first, second)]
     energies = [profile.predict_energy(m, n, comparison.boundary) for profile in (first, second) if metered]
-    return Contrasts(
-        first,
-        second,
-        comparison,
-        m,
-        n,
-        np.logical_or.reduce([predicted.out_of_range for predicted in (*runtimes, *energies)]),
-        _contrast(first, second, *runtimes),
-        _contrast(first, second, *energies) if energies else None,
-    )
+    outside = np.logical_or.reduce([predicted.out_of_range for predicted in (*runtimes, *energies)])
+    runtime = _contrast(first, second, *runtimes)
+    energy = _contrast(first, second, *energies) if energies else None
+    return Contrasts(first, second, comparison, m, n, outside, runtime, energy)
 
 
 def _contrast(first: Profile, second: Profile, a: Prediction, b: Prediction) -> Contrast:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,7 +25,7 @@ class Range:
 
     min_input_tokens: float
     min_output_tokens: float
-    corners: tuple[tuple[float, float], ...]
+    corners: list[tuple[float, float]]
     """The (m, n) measured that no other one exceeds in both, by rising m: the steps of the range's upper edge."""
 
     @classmethod
@@ -36,7 +35,7 @@ class Range:
         for corner in sorted(set(zip(m.tolist(), n.tolist(), strict=True)), reverse=True):
             if not corners or corner[1] > corners[-1][1]:
                 corners.append(corner)
-        return cls(float(m.min()), float(n.min()), tuple(reversed(corners)))
+        return cls(float(m.min()), float(n.min()), corners[::-1])
 
     @property
     def max_input_tokens(self) -> float:
@@ -95,9 +94,8 @@ class CostFunction:
         """Cost of requests of m input and n output tokens. m and n broadcast. Raises UserError."""
         m, n = _token_counts(m, n)
         values = np.empty(m.size)
-        evaluate = self._evaluator(self.coefficients, "cost", _longest(m, n), part)
-        for chunk, some_m, some_n in _chunks(m, n):
-            values[chunk] = evaluate(some_m, some_n)
+        for chunk, found in self._evaluated("cost", self.coefficients, m, n, part):
+            values[chunk] = found
         return values.reshape(m.shape)
 
     def predict(self, m: ArrayLike, n: ArrayLike, part: Part = "request", *, strict: bool = False) -> Prediction:
@@ -116,14 +114,12 @@ class CostFunction:
         values, variances = np.empty(m.size), np.empty(m.size)
         # The cost and the directions of uncertainty are looked up together.
         directions = np.hstack([self.coefficients[:, None], _square_root(self.covariance)])
-        evaluate = self._evaluator(directions, "predict", _longest(m, n), part)
-        for chunk, some_m, some_n in _chunks(m, n):
-            looked_up = evaluate(some_m, some_n)
-            values[chunk] = looked_up[:, 0]
-            variances[chunk] = np.einsum("ij,ij->i", looked_up[:, 1:], looked_up[:, 1:])
+        for chunk, found in self._evaluated("predict", directions, m, n, part):
+            values[chunk] = found[:, 0]
+            variances[chunk] = np.einsum("ij,ij->i", found[:, 1:], found[:, 1:])
         new_errors = np.sqrt(variances + (self.misfit * values) ** 2)
-        shaped = [array.reshape(m.shape) for array in (values, np.sqrt(variances), new_errors)]
-        return Prediction(shaped[0], shaped[1], shaped[2], self.factor_95, outside)
+        value, error, new_error = (array.reshape(m.shape) for array in (values, np.sqrt(variances), new_errors))
+        return Prediction(value, error, new_error, self.factor_95, outside)
 
     def derivatives(self, m: ArrayLike, n: ArrayLike) -> Floats:
         """Derivatives of the cost with respect to each coefficient, shape (coefficients, *shape of m and n).
@@ -132,9 +128,8 @@ class CostFunction:
         """
         m, n = _token_counts(m, n)
         values = np.empty((self.coefficients.size, m.size))
-        evaluate = self._evaluator(np.eye(self.coefficients.size), "design", _longest(m, n), "request")
-        for chunk, some_m, some_n in _chunks(m, n):
-            values[:, chunk] = evaluate(some_m, some_n).T
+        for chunk, found in self._evaluated("design", np.eye(self.coefficients.size), m, n, "request"):
+            values[:, chunk] = found.T
         return values.reshape(-1, *m.shape)
 
     def describe_range(self) -> str:
@@ -143,13 +138,22 @@ class CostFunction:
         corners = " or ".join(f"{m:g} input with {n:g} output" for m, n in r.corners)
         return f"from {r.min_input_tokens:g} input and {r.min_output_tokens:g} output up to {corners}"
 
-    def _evaluator(self, directions: Floats, key: str, longest: int, part: Part) -> Evaluator:
-        """The form's, kept under ``key`` for the next call that needs none longer."""
+    def _evaluated(
+        self, key: str, directions: Floats, m: NDArray[np.int64], n: NDArray[np.int64], part: Part
+    ) -> Iterator[tuple[slice, Floats]]:
+        """``design @ directions`` chunk by chunk. The evaluator is kept under ``key`` for calls that need none longer.
+
+        Raises UserError.
+        """
+        longest = _longest(m, n)
         reach, evaluate = self._evaluators.get((key, part), (0, None))
         if evaluate is None or reach < longest:
             evaluate = self.form.evaluator(self.coefficients, directions, longest, part)
             self._evaluators[key, part] = longest, evaluate
-        return evaluate
+        m, n = m.ravel(), n.ravel()
+        for start in range(0, m.size, CHUNK):
+            chunk = slice(start, start + CHUNK)
+            yield chunk, evaluate(m[chunk], n[chunk])
 
 
 def _token_counts(m: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -158,7 +162,7 @@ def _token_counts(m: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.int64], NDArra
     return np.asarray(m, order="C"), np.asarray(n, order="C")
 
 
-def _whole(counts: ArrayLike, what: str) -> NDArray[Any]:
+def _whole(counts: ArrayLike, what: str) -> NDArray[np.int64]:
     array = np.asarray(counts)
     if array.dtype.kind not in "iuf":
         raise UserError(f"{what} tokens must be whole numbers of at least 1")
@@ -182,15 +186,7 @@ def _longest(m: NDArray[np.int64], n: NDArray[np.int64]) -> int:
     return max(1024, 1 << (longest - 1).bit_length())
 
 
-def _chunks(m: NDArray[np.int64], n: NDArray[np.int64]) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.int64]]]:
-    m, n = m.ravel(), n.ravel()
-    for start in range(0, m.size, CHUNK):
-        chunk = slice(start, start + CHUNK)
-        yield chunk, m[chunk], n[chunk]
-
-
 def _square_root(covariance: Floats) -> Floats:
     """A matrix L with L·Lᵀ = covariance, also where that is only semi-definite."""
     values, vectors = np.linalg.eigh(covariance)
-    root: Floats = vectors * np.sqrt(np.maximum(values, 0))
-    return root
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0)))

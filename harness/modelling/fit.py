@@ -97,7 +97,12 @@ def fit_form(form: type[Form], observations: Observations, kv_cache: bool) -> Fi
     """Fit a form, the choice among its candidates included. Raises UserError for points that can't tell it."""
     if refusal := form.refusal(kv_cache, observations.sizes):
         raise UserError(refusal)
-    _refuse_too_few(observations)
+    distinct = set(zip(observations.input_tokens, observations.output_tokens, strict=True))
+    if len(distinct) < MIN_POINTS:
+        raise UserError(
+            f"{len(distinct)} distinct points can't tell the launch floor from the cost per input and output token: "
+            f"measure at least {MIN_POINTS}, with at least 3 input sizes and 3 output sizes among them"
+        )
     if not form.has_phases:
         observations = replace(observations, prefill=np.empty(0), decode=np.empty(0))
     candidates, points = form.candidates(kv_cache), len(observations.cost)
@@ -121,15 +126,6 @@ def fit_form(form: type[Form], observations: Observations, kv_cache: bool) -> Fi
         notes=_unidentified(observations),
         refusal=_refusal(solution, observations),
     )
-
-
-def _refuse_too_few(observations: Observations) -> None:
-    sizes = set(zip(observations.input_tokens, observations.output_tokens, strict=True))
-    if len(sizes) < MIN_POINTS:
-        raise UserError(
-            f"{len(sizes)} distinct points can't tell the launch floor from the cost per input and output token: "
-            f"measure at least {MIN_POINTS}, with at least 3 input sizes and 3 output sizes among them"
-        )
 
 
 def _rows(observations: Observations) -> Rows:
@@ -223,8 +219,7 @@ def _suspects(solution: Solution, rows: Rows) -> tuple[int, ...]:
     r/√(1 − h) in units of its own deviation; the held-out residual r/(1 − h) would blame every far end of an axis,
     whose prediction is an extrapolation.
     """
-    scaled = np.abs(solution.residuals) / np.sqrt(1 - solution.leverage) / solution.scatter
-    residuals = scaled[rows.request]
+    residuals = (np.abs(solution.residuals) / np.sqrt(1 - solution.leverage) / solution.scatter)[rows.request]
     robust = max(1.4826 * float(np.median(residuals)), 1.0)
     # The root mean square of the other points: a suspect must not hide behind the scatter it makes.
     others = np.sqrt((np.sum(residuals**2) - residuals**2) / (residuals.size - 1))
@@ -234,7 +229,8 @@ def _suspects(solution: Solution, rows: Rows) -> tuple[int, ...]:
 def _unidentified(observations: Observations) -> tuple[str, ...]:
     """What the design leaves open, and what to measure."""
     notes = []
-    for axis, sizes in (("input", observations.input_tokens), ("output", observations.output_tokens)):
+    m, n = observations.input_tokens, observations.output_tokens
+    for axis, sizes in (("input", m), ("output", n)):
         distinct = len(np.unique(sizes))
         if distinct < 3:
             seen = "one size" if distinct == 1 else "two sizes"
@@ -242,7 +238,6 @@ def _unidentified(observations: Observations) -> tuple[str, ...]:
                 f"only {seen} of {axis} tokens measured: how the cost grows with {axis} tokens is not identified; "
                 f"measure at least 3 sizes of {axis} tokens"
             )
-    m, n = observations.input_tokens, observations.output_tokens
     corner = (m > np.quantile(m, 0.5)) & (n > np.quantile(n, 0.5))
     if not notes and not corner.any():
         notes.append(
@@ -255,10 +250,9 @@ def _unidentified(observations: Observations) -> tuple[str, ...]:
 def _refusal(solution: Solution, observations: Observations) -> str | None:
     """Why the fit can't be used: it predicts a cost of 0 or less inside its range."""
     measured = observations.range
-    grid_m, grid_n = np.meshgrid(
-        np.geomspace(measured.min_input_tokens, measured.max_input_tokens, 33),
-        np.geomspace(measured.min_output_tokens, measured.max_output_tokens, 33),
-    )
+    inputs = np.geomspace(measured.min_input_tokens, measured.max_input_tokens, 33)
+    outputs = np.geomspace(measured.min_output_tokens, measured.max_output_tokens, 33)
+    grid_m, grid_n = np.meshgrid(inputs, outputs)
     inside = measured.covers(grid_m, grid_n)
     m = np.append(grid_m[inside], observations.input_tokens)
     n = np.append(grid_n[inside], observations.output_tokens)

@@ -8,8 +8,10 @@ from typing import Literal
 
 import numpy as np
 
+from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.quantities import COMPONENTS, Component, Method
+from harness.core.statistics import Estimate
 from harness.modelling.fit import Fit, Observations, fit_form
 from harness.modelling.forms import AUTO, DEFAULT, FORMS, form_named
 from harness.modelling.measurements import observations, sensor_error
@@ -29,19 +31,11 @@ from harness.modelling.profile_schema import (
 
 
 @dataclass(frozen=True)
-class IdlePower:
-    """Idle power with the half-width of its 95 % interval; None where not measured."""
-
-    power_w: float | None = None
-    ci95_w: float | None = None
-
-
-@dataclass(frozen=True)
 class Power:
     """What is known of energy beside its trials, by component and, as ``total``, of their sum."""
 
     methods: Mapping[str, Method | None]
-    idle: Mapping[str, IdlePower]
+    idle_w: Mapping[str, Estimate | None]
 
 
 @dataclass(frozen=True)
@@ -67,10 +61,7 @@ class Quantity:
 
 
 def fit_quantities(
-    measurements: Sequence[Measurement],
-    kv_cache: bool,
-    form: str = DEFAULT,
-    drop_suspects: bool = False,
+    measurements: Sequence[Measurement], kv_cache: bool, form: str = DEFAULT, drop_suspects: bool = False
 ) -> list[Quantity]:
     """Fit runtime and, where they were measured, energy and each component, in every form.
 
@@ -83,10 +74,9 @@ def fit_quantities(
         observed = observations(measurements, name)
         if observed is None:
             continue
+        sensors = sensor_error(measurements, name)
         try:
-            fitted.append(
-                _fit_quantity(name, observed, kv_cache, form, drop_suspects, sensor_error(measurements, name))
-            )
+            fitted.append(_fit_quantity(name, observed, kv_cache, form, drop_suspects, sensors))
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
     return fitted
@@ -95,41 +85,33 @@ def fit_quantities(
 def _fit_quantity(
     name: str, observed: Observations, kv_cache: bool, form: str, drop_suspects: bool, sensors: float
 ) -> Quantity:
-    fits = _fit_forms(observed, kv_cache)
-    chosen = _choose(fits, form)
+    fits, chosen = _fit_forms(observed, kv_cache, form)
     dropped: tuple[PointError, ...] = ()
-    suspects = list(fits[chosen].suspects)
-    if drop_suspects and suspects:
-        left_out = np.zeros(len(observed.cost), dtype=bool)
-        left_out[suspects] = True
-        fits = _fit_forms(observed.only(~left_out), kv_cache)
-        chosen = _choose(fits, form)
-        dropped = _errors_at(observed.only(left_out), fits[chosen])
-        observed = observed.only(~left_out)
+    left_out = np.isin(np.arange(len(observed.cost)), fits[chosen].suspects)
+    if drop_suspects and left_out.any():
+        lost, observed = observed.only(left_out), observed.only(~left_out)
+        fits, chosen = _fit_forms(observed, kv_cache, form)
+        fitted = fits[chosen]
+        dropped = tuple(_point_errors(lost, fitted.form.cost(fitted.coefficients, lost.sizes) / lost.cost - 1))
     return Quantity(name, "s" if name == "runtime" else "J", fits, observed, chosen, sensors, dropped)
 
 
-def _errors_at(observed: Observations, fitted: Fit) -> tuple[PointError, ...]:
-    """How far a fit is off at points that were no part of it."""
-    errors = fitted.form.cost(fitted.coefficients, observed.sizes) / observed.cost - 1
+def _point_errors(observed: Observations, errors: Floats) -> list[PointError]:
     rows = zip(observed.input_tokens.tolist(), observed.output_tokens.tolist(), errors.tolist(), strict=True)
-    return tuple(PointError(input_tokens=i, output_tokens=o, relative_error=e) for i, o, e in rows)
+    return [PointError(input_tokens=m, output_tokens=n, relative_error=error) for m, n, error in rows]
 
 
-def _fit_forms(observed: Observations, kv_cache: bool) -> dict[str, Fit]:
-    return {name: fit_form(form_named(name), observed, kv_cache) for name in FORMS}
-
-
-def _choose(fits: Mapping[str, Fit], form: str) -> str:
-    """The form asked for, or with ``auto`` the usable one with the smallest held-out error."""
+def _fit_forms(observed: Observations, kv_cache: bool, form: str) -> tuple[dict[str, Fit], str]:
+    """Every form fitted, and the one asked for, or with ``auto`` the usable one with the smallest held-out error."""
+    fits = {name: fit_form(form_named(name), observed, kv_cache) for name in FORMS}
     usable = [name for name, fitted in fits.items() if fitted.refusal is None]
     if not usable:
         raise UserError("; ".join(f"the {name} form {fitted.refusal}" for name, fitted in fits.items()))
     if form == AUTO:
-        return min(usable, key=lambda name: fits[name].loo_mape)
+        return fits, min(usable, key=lambda name: fits[name].loo_mape)
     if form not in usable:
         raise UserError(f"the {form} form {fits[form].refusal}; use --form {usable[0]}")
-    return form
+    return fits, form
 
 
 def build_profile(
@@ -158,15 +140,15 @@ def build_profile(
 
 
 def _energy(model: CostModel, power: Power, what: str) -> EnergyModel:
-    idle = power.idle.get(what, IdlePower())
-    return EnergyModel(
-        method=power.methods.get(what), model=model, idle_power_w=idle.power_w, idle_power_ci95_w=idle.ci95_w
-    )
+    idle_w = power.idle_w.get(what)
+    power_w, ci95_w = (idle_w.mean, idle_w.half_width) if idle_w else (None, None)
+    return EnergyModel(method=power.methods.get(what), model=model, idle_power_w=power_w, idle_power_ci95_w=ci95_w)
 
 
 def cost_model(quantity: Quantity, kv_cache: bool) -> CostModel:
     """The chosen fit of a quantity as it is written in a profile."""
     fitted, observed = quantity.fits[quantity.chosen], quantity.used
+    worst = point_error(observed, fitted, fitted.worst)
     return CostModel(
         form=quantity.chosen,
         kv_cache=kv_cache,
@@ -176,18 +158,9 @@ def cost_model(quantity: Quantity, kv_cache: bool) -> CostModel:
         covariance=fitted.covariance.tolist(),
         misfit=float(np.hypot(fitted.misfit, quantity.sensor_error)),
         interval_factor_95=fitted.factor_95,
-        range=MeasuredRange(
-            min_input_tokens=observed.range.min_input_tokens,
-            min_output_tokens=observed.range.min_output_tokens,
-            corners=list(observed.range.corners),
-        ),
+        range=MeasuredRange(**vars(observed.range)),
         mape=fitted.mape,
-        held_out=HeldOutError(
-            points=len(observed.cost),
-            mape=fitted.loo_mape,
-            rms=fitted.misfit,
-            worst=point_error(observed, fitted, fitted.worst),
-        ),
+        held_out=HeldOutError(points=len(observed.cost), mape=fitted.loo_mape, rms=fitted.misfit, worst=worst),
         suspects=[point_error(observed, fitted, i) for i in fitted.suspects],
         dropped=list(quantity.dropped),
         alternatives=[
@@ -201,17 +174,11 @@ def cost_model(quantity: Quantity, kv_cache: bool) -> CostModel:
 
 def coefficients(fitted: Fit, unit: str) -> list[Coefficient]:
     """The coefficients of a fit with their names, units and standard errors."""
-    named = zip(fitted.form.coefficients(unit), fitted.coefficients, fitted.standard_errors, strict=True)
-    return [
-        Coefficient(name=name, value=float(value), standard_error=float(error), unit=of)
-        for (name, of), value, error in named
-    ]
+    values, errors = fitted.coefficients.tolist(), fitted.standard_errors.tolist()
+    named = zip(fitted.form.coefficients(unit), values, errors, strict=True)
+    return [Coefficient(name=name, value=value, standard_error=error, unit=of) for (name, of), value, error in named]
 
 
 def point_error(observed: Observations, fitted: Fit, point: int) -> PointError:
     """Where the point of this number lies and how far the fit without it is off there."""
-    return PointError(
-        input_tokens=float(observed.input_tokens[point]),
-        output_tokens=float(observed.output_tokens[point]),
-        relative_error=float(fitted.held_out[point]),
-    )
+    return _point_errors(observed, fitted.held_out)[point]

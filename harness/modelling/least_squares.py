@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,9 +41,8 @@ class Rows:
 
     def without(self, point: int) -> Rows:
         others = self.point != point
-        return Rows(
-            self.sizes, others, *(a[others] for a in (self.value, self.noise, self.point, self.request, self.share))
-        )
+        held = (self.value, self.noise, self.point, self.request, self.share)
+        return Rows(self.sizes, others, *(array[others] for array in held))
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,8 @@ def _linear(form: Form, design: Floats, value: Floats, weights: Floats) -> Float
     # Coefficients span ten orders of magnitude: solve for columns of unit length.
     scale = np.linalg.norm(relative, axis=0)
     scale[scale == 0] = 1.0
-    if form.non_negative:
-        solution: Floats = nnls(relative / scale, weights)[0] / scale
-    else:
-        solution = np.linalg.lstsq(relative / scale, weights, rcond=None)[0] / scale
-    return solution
+    solve_scaled = nnls if form.non_negative else partial(np.linalg.lstsq, rcond=None)
+    return np.asarray(solve_scaled(relative / scale, weights)[0] / scale)
 
 
 def _scatter(residuals: Floats, noise: Floats, freedom: float) -> Floats:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +28,7 @@ SUSPECT_TRIAL = 5.0
 LARGEST = 1e100
 """Far beyond every measurement; squares of much larger numbers are infinite."""
 _PARTS = ("", "prefill_", "decode_")
+_COMPONENT_ENERGIES = tuple(f"{component}_energy_j" for component in COMPONENTS)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Trials:
 def without_negative_energy(table: pd.DataFrame) -> Trials:
     """Blank the energies of trials in which a component's energy is 0 or less, and sum the components."""
     table = table.copy()
-    columns = _energy_columns(table)
+    columns = [name for name in ("energy_j", *_COMPONENT_ENERGIES) if name in table]
     wrong = (table[columns] <= 0).any(axis=1)
     table.loc[wrong, columns] = np.nan
     if "energy_j" not in table and columns:
@@ -62,25 +62,20 @@ def pool_runs(runs: Iterable[RecordedRun]) -> Trials:
     import pandas as pd
 
     tables = {run.directory: run.table() for run in runs}
-    _refuse_mixed_boundaries(tables)
+    boundaries = {directory: _boundary(table) for directory, table in tables.items()}
+    # Energies of different components, or by different methods, must not be averaged.
+    if len(set(boundaries.values())) > 1:
+        said = ", ".join(f"{directory} counts {boundary}" for directory, boundary in boundaries.items())
+        raise UserError(f"{said}: fit them apart")
     table = pd.concat(tables.values(), ignore_index=True)
     measured = table[table["purpose"] == "measure"]
     usable = measured[measured["status"] == "ok"].copy()
     if usable.empty:
         raise UserError("the run holds no usable trial; see joulebench trials for what happened")
     usable["output_tokens_produced"] = usable["output_tokens_produced"].fillna(usable["output_tokens"])
-    excluded = len(measured) - len(usable)
     counts = measured.loc[measured["status"] != "ok", "status"].value_counts()
     notes = [f"{count} trials ended as {status} and are not used" for status, count in counts.items()]
-    return _without_enclosing_meter(Trials(usable, excluded, 0, tuple(notes)))
-
-
-def _refuse_mixed_boundaries(tables: Mapping[Path, pd.DataFrame]) -> None:
-    """Energies of different components, or by different methods, must not be averaged. Raises UserError."""
-    boundaries = {directory: _boundary(table) for directory, table in tables.items()}
-    if len(set(boundaries.values())) > 1:
-        said = ", ".join(f"{directory} counts {boundary}" for directory, boundary in boundaries.items())
-        raise UserError(f"{said}: fit them apart")
+    return _without_enclosing_meter(Trials(usable, len(measured) - len(usable), 0, tuple(notes)))
 
 
 def _boundary(table: pd.DataFrame) -> str:
@@ -96,8 +91,7 @@ def _boundary(table: pd.DataFrame) -> str:
 def _without_enclosing_meter(trials: Trials) -> Trials:
     """Leaves ``system`` out where the total is the sum of the other components that were measured beside it."""
     table = trials.table
-    others = [f"{component}_energy_j" for component in COMPONENTS if component != "system"]
-    others = [name for name in others if name in table and table[name].notna().any()]
+    others = [name for name in _metered(table) if name != "system_energy_j"]
     if not others or "system_energy_j" not in table:
         return trials
     if not (table[others].sum(axis=1) / table["energy_j"] - 1).abs().median() < 1e-6:
@@ -112,12 +106,14 @@ def aggregate(trials: pd.DataFrame) -> list[Measurement]:
     A trial in which fewer components were measured than in others has no total: it would be another boundary.
     """
     trials = trials.copy()
-    components = [f"{c}_energy_j" for c in COMPONENTS if f"{c}_energy_j" in trials]
-    components = [name for name in components if trials[name].notna().any()]
     totals = [f"{part}energy_j" for part in _PARTS if f"{part}energy_j" in trials]
-    trials.loc[trials[components].isna().any(axis=1), totals] = np.nan
-    points = trials.groupby(["input_tokens", "output_tokens"], sort=True)
-    return [_measurement(group) for _, group in points]
+    trials.loc[trials[_metered(trials)].isna().any(axis=1), totals] = np.nan
+    return [_measurement(group) for _, group in trials.groupby(["input_tokens", "output_tokens"], sort=True)]
+
+
+def _metered(table: pd.DataFrame) -> list[str]:
+    """Columns of the components of which some trial has an energy."""
+    return [name for name in _COMPONENT_ENERGIES if name in table and table[name].notna().any()]
 
 
 @dataclass(frozen=True)
@@ -161,28 +157,18 @@ def _measurement(group: pd.DataFrame) -> Measurement:
     runtime = _statistic(group, "runtime_s")
     if runtime is None:
         raise UserError(f"no runtime was measured at {m:g} input and {requested} output tokens")
-    components = {
-        part: {
-            component: statistic
-            for component in COMPONENTS
-            if (statistic := _statistic(group, f"{component}_{part}energy_j"))
-        }
-        for part in _PARTS
-    }
+    parts: dict[str, Any] = {name: _statistic(group, name) for name in ("prefill_s", "decode_s")}
+    for part in _PARTS:
+        parts[f"{part}energy_j"] = _statistic(group, f"{part}energy_j")
+        components = {component: _statistic(group, f"{component}_{part}energy_j") for component in COMPONENTS}
+        parts[f"component_{part}energy_j"] = {component: found for component, found in components.items() if found}
     return Measurement(
         input_tokens=m,
         output_tokens=float(group["output_tokens_produced"].mean()),
         output_tokens_requested=requested,
         trials=len(group),
         runtime_s=runtime,
-        prefill_s=_statistic(group, "prefill_s"),
-        decode_s=_statistic(group, "decode_s"),
-        energy_j=_statistic(group, "energy_j"),
-        prefill_energy_j=_statistic(group, "prefill_energy_j"),
-        decode_energy_j=_statistic(group, "decode_energy_j"),
-        component_energy_j=components[""],
-        component_prefill_energy_j=components["prefill_"],
-        component_decode_energy_j=components["decode_"],
+        **parts,
     )
 
 
@@ -195,9 +181,8 @@ def _statistic(group: pd.DataFrame, column: str) -> Statistic | None:
     if not values.size or values.mean() <= 0:
         return None
     if values.max() > LARGEST:
-        raise UserError(
-            f"{column} of {values.max():g} at {group['input_tokens'].iloc[0]:g} input tokens is no measurement"
-        )
+        m = group["input_tokens"].iloc[0]
+        raise UserError(f"{column} of {values.max():g} at {m:g} input tokens is no measurement")
     ci95 = None
     ci95_column = column.removesuffix("_j") + "_ci95_j"
     if column.endswith("_j") and ci95_column in known and known[ci95_column].notna().any():
@@ -208,18 +193,14 @@ def _statistic(group: pd.DataFrame, column: str) -> Statistic | None:
 
 def observations(measurements: Iterable[Measurement], quantity: str) -> Observations | None:
     """The points where ``quantity`` (``runtime``, ``energy`` or a component) was measured; None where nowhere."""
-    rows = []
-    for measurement in measurements:
-        cost, prefill, decode = _parts(measurement, quantity)
-        if cost is not None:
-            sizes = (measurement.input_tokens, measurement.output_tokens, float(measurement.output_tokens_requested))
-            rows.append((*sizes, cost, prefill, decode))
-    if not rows:
+    points = [point for point in measurements if _parts(point, quantity)[0] is not None]
+    if not points:
         return None
-    m, n, limit, *parts = zip(*rows, strict=True)
-    means_and_noises = [array for part in parts for array in _mean_and_noise(part)]
-    measured = Observations(np.array(m), np.array(n), *means_and_noises)
-    return replace(measured, output_limit=np.array(limit))
+    m, n = np.array([(point.input_tokens, point.output_tokens) for point in points]).T
+    limit = np.array([float(point.output_tokens_requested) for point in points])
+    parts = zip(*(_parts(point, quantity) for point in points), strict=True)
+    cost, prefill, decode = map(_mean_and_noise, parts)
+    return Observations(m, n, *cost, *prefill, *decode, limit)
 
 
 def sensor_error(measurements: Iterable[Measurement], quantity: str) -> float:
@@ -235,22 +216,16 @@ def _parts(measurement: Measurement, quantity: str) -> tuple[Statistic | None, .
         return measurement.runtime_s, measurement.prefill_s, measurement.decode_s
     if quantity == "energy":
         return measurement.energy_j, measurement.prefill_energy_j, measurement.decode_energy_j
-    component: Any = quantity
-    return (
-        measurement.component_energy_j.get(component),
-        measurement.component_prefill_energy_j.get(component),
-        measurement.component_decode_energy_j.get(component),
-    )
+    return tuple(getattr(measurement, f"component_{part}energy_j").get(quantity) for part in _PARTS)
 
 
-def _mean_and_noise(statistics: Iterable[Statistic | None]) -> tuple[np.ndarray, np.ndarray]:
+def _mean_and_noise(given: Sequence[Statistic | None]) -> tuple[np.ndarray, np.ndarray]:
     """Means, NaN where not measured, and the relative standard error of each.
 
     The spread of a few trials is a poor guess of their noise, so each is moderated by the typical spread (as in
     empirical Bayes): three trials that agree by chance must not outweigh everything else. What the sensors leave
     is joined to it whole: repeating trials doesn't lessen it.
     """
-    given = list(statistics)
     means = np.array([s.mean if s else np.nan for s in given])
     spread = np.array([s.sd / s.mean if s and s.sd is not None else np.nan for s in given])
     sensors = np.array([_sensor_error(s) if s else 0.0 for s in given])
@@ -264,8 +239,3 @@ def _mean_and_noise(statistics: Iterable[Statistic | None]) -> tuple[np.ndarray,
 def _sensor_error(statistic: Statistic) -> float:
     """Relative standard deviation that the sensors leave; 0 where unknown."""
     return statistic.ci95 / 1.96 / statistic.mean if statistic.ci95 is not None else 0.0
-
-
-def _energy_columns(table: pd.DataFrame) -> list[str]:
-    names = [f"{component}_energy_j" for component in COMPONENTS]
-    return [name for name in ("energy_j", *names) if name in table]

@@ -15,8 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
-from functools import cached_property
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -38,6 +37,9 @@ PROFILE_VERSION = 1
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 _LONGEST_NAME = 200
 
+Boundary = str | Iterable[str] | None
+"""Components whose energy counts, such as ``cpu+gpu`` or a sequence of names; None for all that were measured."""
+
 
 class Profile(Strict):
     """One system with one model: schema version 1."""
@@ -54,30 +56,23 @@ class Profile(Strict):
     provenance: Provenance
 
     @model_validator(mode="after")
-    def _units_match(self) -> Self:
+    def _consistent(self) -> Self:
         if self.runtime.unit != "s":
             raise ValueError("the runtime model must be in s")
-        for part in (self.energy, *self.components.values()):
-            if part is not None and part.model.unit != "J":
-                raise ValueError("energy models must be in J")
+        energies = [part.model for part in (self.energy, *self.components.values()) if part is not None]
+        if any(model.unit != "J" for model in energies):
+            raise ValueError("energy models must be in J")
         if self.energy is None and self.components:
             raise ValueError("components without their sum")
-        caches = {model.kv_cache for model in self._models() if form_named(model.form).has_phases}
-        if caches - {self.identity.kv_cache}:
+        phased = [model for model in (self.runtime, *energies) if form_named(model.form).has_phases]
+        if any(model.kv_cache != self.identity.kv_cache for model in phased):
             raise ValueError("a model's kv_cache differs from the identity's")
         return self
-
-    def _models(self) -> Iterator[CostModel]:
-        yield self.runtime
-        for part in (self.energy, *self.components.values()):
-            if part is not None:
-                yield part.model
 
     @classmethod
     def load(cls, name_or_path: str | os.PathLike[str]) -> Self:
         """Read a shipped profile by its name or any profile by its path. Raises UserError in one line."""
-        text, where = _read(name_or_path)
-        return cls.parse(text, where)
+        return cls.parse(*_read(name_or_path))
 
     @classmethod
     def parse(cls, text: str | bytes, where: str = "profile") -> Self:
@@ -100,27 +95,19 @@ class Profile(Strict):
 
         ``strict`` refuses sizes outside the measured range. Raises UserError.
         """
-        function = self.runtime_function
         if strict:
-            return function.predict(m, n, part, strict=True).value
-        return function.cost(m, n, part)
+            return self.predict_runtime(m, n, part=part, strict=True).value
+        return self.runtime_function.cost(m, n, part)
 
     def energy_j(
-        self,
-        m: ArrayLike,
-        n: ArrayLike,
-        boundary: str | Iterable[str] | None = None,
-        *,
-        part: Part = "request",
-        strict: bool = False,
+        self, m: ArrayLike, n: ArrayLike, boundary: Boundary = None, *, part: Part = "request", strict: bool = False
     ) -> Floats:
         """Gross joules of requests within ``boundary`` (default: every component measured). Raises UserError."""
-        functions = self.energy_functions(boundary)
         if strict:
             return self.predict_energy(m, n, boundary, part=part, strict=True).value
-        return np.add.reduce([function.cost(m, n, part) for function in functions])
+        return np.add.reduce([function.cost(m, n, part) for function in self.energy_functions(boundary)])
 
-    def net_energy_j(self, m: ArrayLike, n: ArrayLike, boundary: str | Iterable[str] | None = None) -> Floats:
+    def net_energy_j(self, m: ArrayLike, n: ArrayLike, boundary: Boundary = None) -> Floats:
         """Joules above idle: E − P_idle·R. Raises UserError where the idle power is unknown."""
         return self.energy_j(m, n, boundary) - self.idle_power_w(boundary) * self.runtime_s(m, n)
 
@@ -131,13 +118,7 @@ class Profile(Strict):
         return self.runtime_function.predict(m, n, part, strict=strict)
 
     def predict_energy(
-        self,
-        m: ArrayLike,
-        n: ArrayLike,
-        boundary: str | Iterable[str] | None = None,
-        *,
-        part: Part = "request",
-        strict: bool = False,
+        self, m: ArrayLike, n: ArrayLike, boundary: Boundary = None, *, part: Part = "request", strict: bool = False
     ) -> Prediction:
         """Gross joules with standard error and range flag.
 
@@ -155,31 +136,18 @@ class Profile(Strict):
             np.logical_or.reduce([p.out_of_range for p in parts]),
         )
 
-    @cached_property
+    @property
     def runtime_function(self) -> CostFunction:
         """R(m, n) with its covariance."""
-        return self.runtime.function()
+        return self.runtime.function
 
-    @cached_property
-    def _functions(self) -> dict[str, CostFunction]:
-        functions: dict[str, CostFunction] = {c: part.model.function() for c, part in self.components.items()}
-        if self.energy is not None:
-            functions["sum"] = self.energy.model.function()
-        return functions
-
-    def energy_functions(self, boundary: str | Iterable[str] | None = None) -> list[CostFunction]:
+    def energy_functions(self, boundary: Boundary = None) -> list[CostFunction]:
         """The functions whose sum is E(m, n) within ``boundary``: one for all components or a single one."""
         if self.energy is None:
             raise UserError(f"profile {self.name} has no energy: only runtime was measured")
-        wanted = self._wanted(boundary)
-        return [self._functions["sum"]] if wanted is None else [self._functions[component] for component in wanted]
+        return [part.model.function for part in self._energy_parts(boundary)]
 
-    def component_function(self, component: Component) -> CostFunction:
-        """E(m, n) of one component. Raises UserError where it was not measured."""
-        self._refuse_absent([component])
-        return self._functions[component]
-
-    def energy_method(self, boundary: str | Iterable[str] | None = None) -> Method | None:
+    def energy_method(self, boundary: Boundary = None) -> Method | None:
         """How energy within ``boundary`` was measured, the weakest of its parts.
 
         None where it was not measured, or that of a part is unknown and no other part is an estimate. Raises
@@ -188,40 +156,34 @@ class Profile(Strict):
         methods = [part.method for part in self._energy_parts(boundary)]
         return None if None in methods and "estimated" not in methods else weakest(methods)
 
-    def _energy_parts(self, boundary: str | Iterable[str] | None) -> list[EnergyModel]:
-        """What adds up to the energy within ``boundary``: the sum, or some components; nothing without energy."""
-        if self.energy is None:
-            return []
-        wanted = self._wanted(boundary)
-        return [self.energy] if wanted is None else [self.components[component] for component in wanted]
-
-    def _wanted(self, boundary: str | Iterable[str] | None) -> tuple[Component, ...] | None:
-        """The components within ``boundary``; None where those are all, which have a sum of their own.
+    def _energy_parts(self, boundary: Boundary) -> list[EnergyModel]:
+        """What adds up to the energy within ``boundary``: the sum, or some components; nothing without energy.
 
         Raises UserError for components that the profile doesn't have.
         """
+        if self.energy is None:
+            return []
         wanted = parse_boundary(boundary)
-        if wanted is None or (self.components and set(wanted) == set(self.components)):
-            return None
-        self._refuse_absent(wanted)
-        return wanted
-
-    def idle_power_w(self, boundary: str | Iterable[str] | None = None) -> float:
-        """Power of the idle system within ``boundary``. Raises UserError where it was not measured."""
-        powers = [part.idle_power_w for part in self._energy_parts(boundary)]
-        if not powers or any(power is None for power in powers):
-            raise UserError(f"the idle power of profile {self.name} was not measured")
-        return float(sum(power for power in powers if power is not None))
-
-    def idle_power_ci95_w(self, boundary: str | Iterable[str] | None = None) -> list[float | None]:
-        """Half-widths of the 95 % intervals of the idle powers that add up to ``idle_power_w``; None where unknown."""
-        return [part.idle_power_ci95_w for part in self._energy_parts(boundary)]
-
-    def _refuse_absent(self, wanted: Iterable[Component]) -> None:
+        # All components together have a sum of their own.
+        if wanted is None or set(wanted) == set(self.components):
+            return [self.energy]
         absent = [component for component in wanted if component not in self.components]
         if absent:
             held = "+".join(self.components) or "only their sum"
             raise UserError(f"profile {self.name} has no energy of {'+'.join(absent)}; it has {held}")
+        return [self.components[component] for component in wanted]
+
+    def idle_power_w(self, boundary: Boundary = None) -> float:
+        """Power of the idle system within ``boundary``. Raises UserError where it was not measured."""
+        parts = self._energy_parts(boundary)
+        powers = [part.idle_power_w for part in parts if part.idle_power_w is not None]
+        if not parts or len(powers) < len(parts):
+            raise UserError(f"the idle power of profile {self.name} was not measured")
+        return float(sum(powers))
+
+    def idle_power_ci95_w(self, boundary: Boundary = None) -> list[float | None]:
+        """Half-widths of the 95 % intervals of the idle powers that add up to ``idle_power_w``; None where unknown."""
+        return [part.idle_power_ci95_w for part in self._energy_parts(boundary)]
 
 
 def check_name(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -24,8 +25,6 @@ from harness.modelling.cost_function import CostFunction, Range
 from harness.modelling.forms import FORMS, form_named
 from harness.modelling.forms.base import Form
 from harness.runs.run_schema import Count
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 def _registered(name: str) -> str:
@@ -75,9 +74,7 @@ class Identity(Strict):
     @model_serializer(mode="wrap")
     def _without_unknown_settings(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialize(self)
-        if not self.settings:
-            content.pop("settings", None)
-        return content
+        return {key: value for key, value in content.items() if value or key != "settings"}
 
 
 class Coefficient(Strict):
@@ -169,15 +166,25 @@ class CostModel(Strict):
         if form.non_negative and any(coefficient.value < 0 for coefficient in self.coefficients):
             raise ValueError(f"a coefficient of the {self.form} form is negative")
         size = len(expected)
-        if len(self.covariance) != size or any(len(row) != size for row in self.covariance):
+        if [len(row) for row in self.covariance] != [size] * size:
             raise ValueError(f"the covariance must have {size} rows and columns")
-        _check_covariance(np.array(self.covariance, dtype=float))
+        covariance = np.array(self.covariance, dtype=float)
+        variances = np.diag(covariance)
+        if (variances < 0).any():
+            raise ValueError("a variance is negative")
+        scale = np.outer(np.sqrt(variances), np.sqrt(variances))
+        if (np.abs(covariance - covariance.T) > 1e-9 * scale).any():
+            raise ValueError("the covariance is not symmetric")
+        scale[scale == 0] = 1.0
+        if np.linalg.eigvalsh(covariance / scale).min() < -1e-8:
+            raise ValueError("the covariance is not positive semi-definite")
         return self
 
     def cost_form(self) -> Form:
         """The form with its fixed choices. Raises ValueError where one is missing."""
         return form_named(self.form).restore(self.kv_cache, {"roofline_exponent": self.roofline_exponent})
 
+    @cached_property
     def function(self) -> CostFunction:
         """The model as a function of numpy arrays."""
         return CostFunction(
@@ -186,20 +193,8 @@ class CostModel(Strict):
             np.array(self.covariance, dtype=float),
             self.misfit,
             self.interval_factor_95,
-            Range(self.range.min_input_tokens, self.range.min_output_tokens, tuple(self.range.corners)),
+            Range(**dict(self.range)),
         )
-
-
-def _check_covariance(covariance: np.ndarray) -> None:
-    variances = np.diag(covariance)
-    if (variances < 0).any():
-        raise ValueError("a variance is negative")
-    scale = np.outer(np.sqrt(variances), np.sqrt(variances))
-    if (np.abs(covariance - covariance.T) > 1e-9 * scale).any():
-        raise ValueError("the covariance is not symmetric")
-    scale[scale == 0] = 1.0
-    if np.linalg.eigvalsh(covariance / scale).min() < -1e-8:
-        raise ValueError("the covariance is not positive semi-definite")
 
 
 class EnergyModel(Strict):
@@ -248,7 +243,7 @@ class Record(Strict):
     """A file the profile was made from."""
 
     name: str
-    sha256: Sha256
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Provenance(Strict):

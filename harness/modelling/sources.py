@@ -10,18 +10,19 @@ from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from harness import __version__
 from harness.core.errors import UserError
 from harness.core.quantities import COMPONENTS, Method, weakest
-from harness.core.statistics import estimate_of
+from harness.core.statistics import Estimate, estimate_of
 from harness.energy.attribution import IdleBaseline
-from harness.modelling.fitting import IdlePower, Power
+from harness.modelling.fitting import Power
 from harness.modelling.measurements import SuspectTrial, Trials, aggregate, pool_runs, suspect_trials
 from harness.modelling.profile_schema import Identity, Measurement, Provenance, Record
 from harness.modelling.trials_csv import read_csv
 from harness.runs.records import RUN_FILE, TRIALS_FILE, RecordedRun
-from harness.runs.run_schema import BackendRecord, Run, Session, Setting
+from harness.runs.run_schema import Run, Session
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,7 @@ def from_runs(runs: Sequence[RecordedRun], system: str | None = None) -> Pooled:
     identities = [identity_of(run.facts, system) for run in runs]
     # Each with each: where one run does not know a setting, the others must still agree in it.
     for (first, one), (second, other) in combinations(zip(runs, identities, strict=True), 2):
-        different = _differences(one, other)
-        if different:
+        if different := _differences(one, other):
             raise UserError(
                 f"{second.directory} and {first.directory} differ in {', '.join(different)}: "
                 "only runs of one system and model can be pooled; fit them apart"
@@ -50,50 +50,31 @@ def from_runs(runs: Sequence[RecordedRun], system: str | None = None) -> Pooled:
     trials = pool_runs(runs)
     files = [run.directory / name for run in runs for name in (RUN_FILE, TRIALS_FILE)]
     sessions = [session for run in runs for session in run.facts.sessions]
-    versions = dict(runs[0].facts.sessions[-1].software) if runs[0].facts.sessions else {}
+    versions = runs[0].facts.sessions[-1].software if runs[0].facts.sessions else {}
     attributions = {session.energy.attribution for session in sessions}
     if len(attributions) > 1:
         raise UserError("the runs attribute CPU energy differently (--attribution): fit them apart")
-    notes = [f"CPU energy is that of the {attribution}" for attribution in attributions if trials_have_energy(trials)]
+    metered = "energy_j" in trials.table and trials.table["energy_j"].notna().any()
+    notes = [f"CPU energy is that of the {attribution}" for attribution in attributions if metered]
     settings = {key: value for identity in identities for key, value in identity.settings.items()}
     identity = identities[0].model_copy(update={"settings": settings})
-    return Pooled(
-        name=_slug(f"{identity.system}-{identity.model}"),
-        identity=identity,
-        measurements=aggregate(trials.table),
-        power=Power(_methods(trials), _idle(sessions)),
-        provenance=provenance("joulebench run", files, trials, versions, notes),
-        suspect_trials=suspect_trials(trials.table),
-    )
+    power = Power(_methods(trials), _idle_w(sessions))
+    return _pooled(identity, trials, power, provenance("joulebench run", files, trials, versions, notes))
 
 
 def from_csv(path: Path, system: str, model: str, kv_cache: bool) -> Pooled:
     """Measurements made elsewhere, of which the method and the machine are not known. Raises UserError."""
     trials = read_csv(path)
-    identity = Identity(
-        system=system,
-        model=model,
-        kv_cache=kv_cache,
-        batch_size=None,
-        backend=None,
-        device=None,
-        device_names=[],
-        dtype=None,
-        random_weights=None,
-    )
-    return Pooled(
-        name=_slug(f"{system}-{model}"),
-        identity=identity,
-        measurements=aggregate(trials.table),
-        power=Power({}, {}),
-        provenance=provenance(f"measurements in {path.name}", [path], trials),
-        suspect_trials=suspect_trials(trials.table),
-    )
+    unknown: dict[str, Any] = dict.fromkeys(("batch_size", "backend", "device", "dtype", "random_weights"))
+    identity = Identity(system=system, model=model, kv_cache=kv_cache, device_names=[], **unknown)
+    return _pooled(identity, trials, Power({}, {}), provenance(f"measurements in {path.name}", [path], trials))
 
 
-def trials_have_energy(trials: Trials) -> bool:
-    """Whether any trial has an energy."""
-    return "energy_j" in trials.table and bool(trials.table["energy_j"].notna().any())
+def _pooled(identity: Identity, trials: Trials, power: Power, origin: Provenance) -> Pooled:
+    """The name is made of letters, digits, dots and dashes."""
+    text = f"{identity.system}-{identity.model}".lower()
+    name = re.sub(r"[^a-z0-9.]+", "-", text)[:200].strip("-.") or "profile"
+    return Pooled(name, identity, aggregate(trials.table), power, origin, suspect_trials(trials.table))
 
 
 def identity_of(run: Run, system: str | None) -> Identity:
@@ -101,6 +82,8 @@ def identity_of(run: Run, system: str | None) -> Identity:
     backend, model = run.backend, run.model
     names = list(backend.device_names)
     machine = run.machine.cpu_model if backend.device == "cpu" or not names else names[0]
+    # Those that no other field of an identity holds.
+    options = {"compile": backend.config.compile, "prefill_chunk": backend.config.prefill_chunk}
     return Identity(
         system=system or machine or "unnamed machine",
         model=model.name,
@@ -111,14 +94,8 @@ def identity_of(run: Run, system: str | None) -> Identity:
         device_names=names,
         dtype=model.dtype,
         random_weights=model.random_weights,
-        settings=_settings(backend),
+        settings={**backend.settings, **options},
     )
-
-
-def _settings(backend: BackendRecord) -> dict[str, Setting]:
-    """What the backend chose, and those of its options that no other field of an identity holds."""
-    options = {"compile": backend.config.compile, "prefill_chunk": backend.config.prefill_chunk}
-    return {**backend.settings, **options}
 
 
 def _differences(one: Identity, other: Identity) -> list[str]:
@@ -135,7 +112,7 @@ def _methods(trials: Trials) -> dict[str, Method | None]:
     return {what: weakest(trials.table[column]) for what, column in columns if column in trials.table}
 
 
-def _idle(sessions: Sequence[Session]) -> dict[str, IdlePower]:
+def _idle_w(sessions: Sequence[Session]) -> dict[str, Estimate | None]:
     """Idle power by component and ``total``: the mean over all baselines of the same, widest, boundary."""
     baselines = [baseline for session in sessions for baseline in session.idle.values()]
     measured = [{c for c, figure in b.components.items() if figure.power_w is not None} for b in baselines]
@@ -143,12 +120,11 @@ def _idle(sessions: Sequence[Session]) -> dict[str, IdlePower]:
     return {what: _mean_power(whole if what == "total" else baselines, what) for what in ("total", *COMPONENTS)}
 
 
-def _mean_power(baselines: Sequence[IdleBaseline], what: str) -> IdlePower:
+def _mean_power(baselines: Sequence[IdleBaseline], what: str) -> Estimate | None:
     figures = [b.total if what == "total" else b.components.get(what) for b in baselines]
     powers = [figure.power_w for figure in figures if figure and figure.power_w is not None]
     sensors = [figure.ci95_w for figure in figures if figure and figure.ci95_w is not None]
-    power_w = estimate_of(powers, fmean(sensors) if sensors else None)
-    return IdlePower(power_w.mean, power_w.half_width) if power_w else IdlePower()
+    return estimate_of(powers, fmean(sensors) if sensors else None)
 
 
 def provenance(
@@ -161,7 +137,7 @@ def provenance(
     """Where a profile comes from: who measured, the hashes of the files, today's date. Raises UserError."""
     return Provenance(
         source=source,
-        records=[Record(name=f"{file.parent.name}/{file.name}", sha256=sha256(file)) for file in files],
+        records=[_record(file) for file in files],
         tool_version=__version__,
         created=datetime.now(UTC).date().isoformat(),
         excluded_trials=trials.excluded,
@@ -171,14 +147,9 @@ def provenance(
     )
 
 
-def sha256(path: Path) -> str:
-    """Hash of a file's content. Raises UserError."""
+def _record(path: Path) -> Record:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror or error}") from None
-
-
-def _slug(text: str) -> str:
-    """A profile's name from free text: letters, digits, dots and dashes."""
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower())[:200].strip("-.") or "profile"
+    return Record(name=f"{path.parent.name}/{path.name}", sha256=hashlib.sha256(content).hexdigest())

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,8 @@ import numpy as np
 
 from harness.core.errors import MissingDependency
 from harness.core.files import write_atomically
-from harness.modelling.cost_function import CostFunction
 from harness.modelling.profile import Profile
-from harness.modelling.profile_schema import EnergyModel
+from harness.modelling.profile_schema import CostModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,35 +29,25 @@ def long_table(profile: Profile) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = [*_coefficient_rows(profile), *_measurement_rows(profile), *_prediction_rows(profile)]
-    methods = {quantity: part.method for quantity, part in _energies(profile).items()}
-    for row in rows:
-        row["method"] = methods.get(row["quantity"])
-    return pd.DataFrame(rows, columns=list(_COLUMNS))
-
-
-def _energies(profile: Profile) -> dict[str, EnergyModel]:
-    """The energies that were measured, by the name of the quantity."""
     parts = {"energy": profile.energy, **{f"{c}_energy": part for c, part in profile.components.items()}}
-    return {quantity: part for quantity, part in parts.items() if part is not None}
-
-
-def _coefficient_rows(profile: Profile) -> Iterator[dict[str, Any]]:
-    models = {"runtime": profile.runtime, **{quantity: part.model for quantity, part in _energies(profile).items()}}
-    for quantity, model in models.items():
-        for c in model.coefficients:
-            row = {"name": c.name, "unit": c.unit, "value": c.value, "standard_error": c.standard_error}
-            yield {"table": "model", "quantity": quantity, **row}
+    energies = {quantity: part for quantity, part in parts.items() if part is not None}
+    models = {"runtime": profile.runtime, **{quantity: part.model for quantity, part in energies.items()}}
+    coefficients = [
+        {"table": "model", "quantity": quantity, **coefficient.model_dump()}
+        for quantity, model in models.items()
+        for coefficient in model.coefficients
+    ]
+    rows = [*coefficients, *_measurement_rows(profile), *_prediction_rows(models)]
+    for row in rows:
+        row["method"] = energies[row["quantity"]].method if row["quantity"] in energies else None
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
 def _measurement_rows(profile: Profile) -> Iterator[dict[str, Any]]:
     for measured in profile.measurements:
         at = {"input_tokens": measured.input_tokens, "output_tokens": measured.output_tokens}
-        statistics = {
-            "runtime": measured.runtime_s,
-            "energy": measured.energy_j,
-            **{f"{component}_energy": value for component, value in measured.component_energy_j.items()},
-        }
+        components = {f"{component}_energy": value for component, value in measured.component_energy_j.items()}
+        statistics = {"runtime": measured.runtime_s, "energy": measured.energy_j, **components}
         for quantity, statistic in statistics.items():
             if statistic is not None:
                 error = None if statistic.sd is None else statistic.sd / np.sqrt(statistic.trials)
@@ -68,23 +56,17 @@ def _measurement_rows(profile: Profile) -> Iterator[dict[str, Any]]:
                 yield {"table": "measurement", "quantity": quantity, **at, **row, "trials": statistic.trials}
 
 
-def _prediction_rows(profile: Profile) -> Iterator[dict[str, Any]]:
+def _prediction_rows(models: Mapping[str, CostModel]) -> Iterator[dict[str, Any]]:
     """Predictions at powers of two that lie in the measured range along each axis."""
-    measured = profile.runtime_function.range
+    measured = models["runtime"].function.range
     inputs = _powers_of_two(measured.min_input_tokens, measured.max_input_tokens)
     outputs = _powers_of_two(measured.min_output_tokens, measured.max_output_tokens)
     m, n = (axis.ravel() for axis in np.meshgrid(inputs, outputs, indexing="ij"))
-    functions: dict[str, CostFunction] = {"runtime": profile.runtime_function}
-    if profile.energy is not None:
-        functions["energy"] = profile.energy_functions()[0]
-    for component in profile.components:
-        functions[f"{component}_energy"] = profile.component_function(component)
-    for quantity, function in functions.items():
-        p = function.predict(m, n)
-        unit = "s" if quantity == "runtime" else "J"
+    for quantity, model in models.items():
+        p = model.function.predict(m, n)
         for i in range(m.size):
             yield {
-                "table": "prediction", "quantity": quantity, "name": "mean", "unit": unit,
+                "table": "prediction", "quantity": quantity, "name": "mean", "unit": model.unit,
                 "input_tokens": m[i], "output_tokens": n[i], "value": p.value[i],
                 "standard_error": p.standard_error[i], "interval_95": p.interval_95[i],
                 "out_of_range": bool(p.out_of_range[i]),
@@ -98,14 +80,12 @@ def _powers_of_two(least: float, most: float) -> list[int]:
 def write_table(profile: Profile, path: Path, format: str) -> None:
     """Write the long table as json, csv or parquet. Raises UserError or MissingDependency."""
     table = long_table(profile)
-    if format == "parquet":
-        content = io.BytesIO()
+    if format == "csv":
+        write_atomically(path, table.to_csv(index=False))
+    elif format == "json":
+        write_atomically(path, table.to_json(orient="records", indent=1, double_precision=15) + "\n")
+    else:
         try:
-            table.to_parquet(content, index=False, engine="pyarrow")
+            write_atomically(path, table.to_parquet(index=False, engine="pyarrow"))
         except ImportError:
             raise MissingDependency("Parquet needs pyarrow: install it with pip install pyarrow") from None
-        write_atomically(path, content.getvalue())
-    elif format == "csv":
-        write_atomically(path, table.to_csv(index=False))
-    else:
-        write_atomically(path, table.to_json(orient="records", indent=1, double_precision=15) + "\n")

@@ -20,8 +20,8 @@ REQUIRED = ("input_tokens", "output_tokens", "runtime_s")
 SMALLEST, LARGEST = 1e-9, 1e12
 """Seconds and joules outside these bounds are no request's; arithmetic on them would lose all digits."""
 
-_ENERGIES = ("energy_j", *(f"{component}_energy_j" for component in COMPONENTS))
-_PHASES = ("prefill_s", "decode_s", *(f"{phase}_{name}" for phase in ("prefill", "decode") for name in _ENERGIES))
+_PARTS = ("energy_j", "prefill_energy_j", "decode_energy_j")
+_COSTS = ("runtime_s", "prefill_s", "decode_s", *_PARTS, *(f"{c}_{part}" for c in COMPONENTS for part in _PARTS))
 
 
 def read_csv(path: Path) -> Trials:
@@ -35,14 +35,14 @@ def read_csv(path: Path) -> Trials:
     if missing:
         raise UserError(f"{path} lacks the column {missing[0]}; it needs {CSV_COLUMNS}")
     for name in map(str, table):
-        if name in (*REQUIRED, *_ENERGIES, *_PHASES) or name.endswith(("_tokens_requested", "_ci95_j")):
+        if name in (*REQUIRED, *_COSTS) or name.endswith(("_tokens_requested", "_ci95_j")):
             table[name] = _numbers(table, name, path)
     for name in REQUIRED:
         _refuse(table, name, ~(table[name] > 0), "it must be positive", path)
     for name in table.columns.intersection(["input_tokens", "output_tokens", "output_tokens_requested"]):
         wrong = (table[name] < 1) | (table[name] > MAX_TOTAL_TOKENS)
         _refuse(table, name, wrong, f"it must be 1 to {MAX_TOTAL_TOKENS}", path)
-    for name in table.columns.intersection(["runtime_s", *_ENERGIES, *_PHASES]):
+    for name in table.columns.intersection(list(_COSTS)):
         size = table[name].abs()
         wrong = (size > LARGEST) | ((size > 0) & (size < SMALLEST))
         _refuse(table, name, wrong, f"it must be between {SMALLEST:g} and {LARGEST:g}", path)

@@ -63,18 +63,14 @@ class RecordedRun:
                     f"{self.directory}: trial {trial.id} is of session {trial.session}, which {RUN_FILE} doesn't have: "
                     "the files don't belong together"
                 )
-            rows.append(_cells(Row(trial, self.batch_size, idle[trial.session])))
+            row = Row(trial, self.batch_size, idle[trial.session])
+            cells = {column.name: value for column in COLUMNS if (value := column.value(row)) is not None}
+            for component, figure in (trial.energy.components if trial.energy else {}).items():
+                cells |= component_columns(component, figure)
+            rows.append(cells)
         names = [column.name for column in COLUMNS]
         components = dict.fromkeys(name for row in rows for name in row if name not in names)
         return pd.DataFrame(rows, columns=[*names, *components])
-
-
-def _cells(row: Row) -> dict[str, object]:
-    cells = {column.name: value for column in COLUMNS if (value := column.value(row)) is not None}
-    if row.trial.energy is not None:
-        for component, figure in row.trial.energy.components.items():
-            cells |= component_columns(component, figure)
-    return cells
 
 
 def load_run(directory: str | os.PathLike[str]) -> RecordedRun:
@@ -103,9 +99,8 @@ def read_run(directory: str | os.PathLike[str]) -> Run:
         raise UserError(
             f"{path} has schema version {version}, this joulebench reads up to {RUN_VERSION}: upgrade joulebench"
         )
-    while version < RUN_VERSION:
-        run = MIGRATIONS[version](run)
-        version += 1
+    for older in range(version, RUN_VERSION):
+        run = MIGRATIONS[older](run)
     try:
         # As text once more: only there a list may stand for a tuple where types are strict.
         return Run.model_validate_json(json.dumps(run))

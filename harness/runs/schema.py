@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import ClassVar, Literal
@@ -90,12 +90,6 @@ class Row:
     idle_w: Estimate | None
     """Idle power of its session, in W; None where not measured."""
 
-    @property
-    def total(self) -> EnergyFigure | None:
-        """Its energy, where that is known."""
-        energy = self.trial.energy
-        return energy.total if energy is not None and energy.total.request_j is not None else None
-
 
 @dataclass(frozen=True)
 class Column:
@@ -120,31 +114,42 @@ def _as_recorded(name: str, meaning: str) -> Column:
 
 def _tokens_per_s(row: Row) -> float | None:
     runtime_s = row.trial.runtime_s
-    return None if runtime_s is None else row.batch_size * row.trial.output_tokens / runtime_s
+    return None if runtime_s is None else _outputs(row) / runtime_s
 
 
-def _of_total(field: str) -> Callable[[Row], object]:
+def _total(field: str) -> Callable[[Row], object]:
     return lambda row: None if row.trial.energy is None else getattr(row.trial.energy.total, field)
 
 
-def _per_token(field: str, with_inputs: bool) -> Callable[[Row], float | None]:
-    def value(row: Row) -> float | None:
-        tokens = row.trial.output_tokens + (row.trial.input_tokens if with_inputs else 0)
-        return None if row.total is None else getattr(row.total, field) / (row.batch_size * tokens)
+def _joules(part: str, tokens: Callable[[Row], int] = lambda row: 1) -> Callable[[Row], Sequence[float | None]]:
+    """Energy of a request or phase, over so many tokens, and its half-width."""
+
+    def value(row: Row) -> Sequence[float | None]:
+        total = row.trial.energy.total if row.trial.energy else None
+        known = (getattr(total, f"{part}_j", None), getattr(total, f"{part}_ci95_j", None))
+        return [None if joules is None else joules / tokens(row) for joules in known]
 
     return value
 
 
-def _net(at: int) -> Callable[[Row], float | None]:
-    def value(row: Row) -> float | None:
-        total, idle, runtime_s = row.total, row.idle_w, row.trial.runtime_s
-        if total is None or total.request_j is None or idle is None or runtime_s is None:
-            return None
-        return net_energy_j(total.request_j, total.request_ci95_j or 0.0, idle.mean, idle.half_width or 0.0, runtime_s)[
-            at
-        ]
+def _outputs(row: Row) -> int:
+    return row.batch_size * row.trial.output_tokens
 
-    return value
+
+def _tokens(row: Row) -> int:
+    return row.batch_size * (row.trial.input_tokens + row.trial.output_tokens)
+
+
+def _net(row: Row) -> Sequence[float | None]:
+    energy_j, ci95_j = _joules("request")(row)
+    if energy_j is None or row.idle_w is None or row.trial.runtime_s is None:
+        return None, None
+    return net_energy_j(energy_j, ci95_j or 0.0, row.idle_w.mean, row.idle_w.half_width or 0.0, row.trial.runtime_s)
+
+
+def _figure(name: str, meaning: str, value: Callable[[Row], Sequence[float | None]]) -> tuple[Column, Column]:
+    half_width = f"{name.removesuffix('_j')}_ci95_j", "half-width of its 95 % interval, J"
+    return Column(name, meaning, lambda row: value(row)[0]), Column(*half_width, lambda row: value(row)[1])
 
 
 COLUMNS = (
@@ -167,36 +172,18 @@ COLUMNS = (
     _as_recorded("compile_s", "compiling for this size, before the window and in no other column, s"),
     _as_recorded("capture_s", "capturing the decode step, before the window and in no other column, s"),
     Column("tokens_per_s", "output tokens of all sequences divided by runtime", _tokens_per_s),
-    Column("energy_j", "sum over the components measured, J per request", _of_total("request_j")),
-    Column("energy_ci95_j", "half-width of its 95 % interval, J", _of_total("request_ci95_j")),
-    Column(
-        "energy_method", "counter, integrated, modelled or estimated: the weakest of the parts", _of_total("method")
+    *_figure("energy_j", "sum over the components measured, J per request", _joules("request")),
+    Column("energy_method", "counter, integrated, modelled or estimated: the weakest of the parts", _total("method")),
+    Column("energy_reason", "why energy_j is absent", _total("reason")),
+    *_figure("prefill_energy_j", "energy of the prefill, J per request", _joules("prefill")),
+    *_figure("decode_energy_j", "energy of the decode steps, J per request", _joules("decode")),
+    *_figure(
+        "energy_per_output_token_j", "energy_j over the output tokens of all sequences", _joules("request", _outputs)
     ),
-    Column("energy_reason", "why energy_j is absent", _of_total("reason")),
-    Column("prefill_energy_j", "energy of the prefill, J per request", _of_total("prefill_j")),
-    Column("prefill_energy_ci95_j", "half-width of its 95 % interval, J", _of_total("prefill_ci95_j")),
-    Column("decode_energy_j", "energy of the decode steps, J per request", _of_total("decode_j")),
-    Column("decode_energy_ci95_j", "half-width of its 95 % interval, J", _of_total("decode_ci95_j")),
-    Column(
-        "energy_per_output_token_j",
-        "energy_j over the output tokens of all sequences",
-        _per_token("request_j", with_inputs=False),
+    *_figure(
+        "energy_per_token_j", "energy_j over the input and output tokens of all sequences", _joules("request", _tokens)
     ),
-    Column(
-        "energy_per_output_token_ci95_j",
-        "half-width of its 95 % interval, J",
-        _per_token("request_ci95_j", with_inputs=False),
-    ),
-    Column(
-        "energy_per_token_j",
-        "energy_j over the input and output tokens of all sequences",
-        _per_token("request_j", with_inputs=True),
-    ),
-    Column(
-        "energy_per_token_ci95_j", "half-width of its 95 % interval, J", _per_token("request_ci95_j", with_inputs=True)
-    ),
-    Column("net_energy_j", "energy_j less the session's idle power over the runtime, J per request", _net(0)),
-    Column("net_energy_ci95_j", "half-width of its 95 % interval, J", _net(1)),
+    *_figure("net_energy_j", "energy_j less the session's idle power over the runtime, J per request", _net),
 )
 """The table of trials, a line a column. What was not measured is missing, never 0. For each component c with a meter
 the columns of ``component_columns`` follow."""

@@ -11,8 +11,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from harness.core.errors import UserError
 from harness.core.files import cant_write, replace_file
@@ -32,7 +30,7 @@ class StorageError(Exception):
     """The disk takes no more; everything up to and including the last ``append`` that returned is kept."""
 
 
-class RunStore:
+class RunStore(contextlib.AbstractContextManager["RunStore"]):
     """A run directory opened for writing by this process alone. A context manager."""
 
     def __init__(self, directory: Path) -> None:
@@ -48,33 +46,30 @@ class RunStore:
             (directory / _TRACES).mkdir(exist_ok=True)
             self._trials = (directory / TRIALS_FILE).open("a+b", buffering=0)
             self._lock()
+            with contextlib.ExitStack() as undo:
+                undo.callback(self.close)
+                if (directory / RUN_FILE).exists():
+                    self.run = read_run(directory)
+                self._fill_reserve()
+                (directory / LOG_FILE).open("ab").close()
+                self.records = self._repair()
+                undo.pop_all()
         except OSError as error:
             raise cant_write(directory, error) from None
-        try:
-            if (directory / RUN_FILE).exists():
-                self.run = read_run(directory)
-            self._fill_reserve()
-            (directory / LOG_FILE).open("ab").close()
-            self.records = self._repair()
-        except (OSError, UserError) as error:
-            self.close()
-            if isinstance(error, UserError):
-                raise
-            raise cant_write(directory, error) from None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Let go of the directory; one in which nothing was begun is taken away again. Safe to call twice."""
         self._release_reserve()
         if self.run is None and not (self.directory / RUN_FILE).exists():
-            self._remove_shell()
+            with contextlib.suppress(OSError):
+                if (self.directory / TRIALS_FILE).stat().st_size == 0:
+                    (self.directory / _TRACES).rmdir()
+                    for name in (LOG_FILE, TRIALS_FILE):
+                        (self.directory / name).unlink(missing_ok=True)
+                    self.directory.rmdir()
         self._trials.close()
 
     def write_run(self, run: Run) -> None:
@@ -83,7 +78,7 @@ class RunStore:
         # Set first: an interrupt while the directory is synced finds the file there.
         before, self.run = self.run, run
         try:
-            self._replace(self.directory / RUN_FILE, content)
+            _replace(self.directory / RUN_FILE, content)
         except OSError as error:
             self.run = before
             raise StorageError(f"{self.directory}: {error.strerror or error}") from None
@@ -91,9 +86,8 @@ class RunStore:
     def append(self, record: Trial, window: Window | None = None, readings: Sequence[Trace] = ()) -> Trial:
         """Add a record, with its raw marks and readings when it has any; on return it is on the disk.
 
-        Returns the record, which names the file of its readings.
-
-        When the disk is full, space kept in reserve takes this last record before StorageError is raised.
+        Returns the record, which names the file of its readings. When the disk is full, space kept in reserve takes
+        this last record before StorageError is raised.
         """
         if window is not None:
             record = replace(record, trace=f"{_TRACES}/{record.id}.npz")
@@ -106,19 +100,11 @@ class RunStore:
             raise StorageError(f"{self.directory}: {error.strerror or error}") from None
         return record
 
-    def _remove_shell(self) -> None:
-        with contextlib.suppress(OSError):
-            if (self.directory / TRIALS_FILE).stat().st_size == 0:
-                (self.directory / _TRACES).rmdir()
-                for name in (LOG_FILE, TRIALS_FILE):
-                    (self.directory / name).unlink(missing_ok=True)
-                self.directory.rmdir()
-
     def _append(self, record: Trial, window: Window | None, readings: Sequence[Trace]) -> None:
         if window is not None and record.trace is not None:
             content = io.BytesIO()
             trace_file.write_trace(content, window, readings)
-            self._replace(self.directory / record.trace, content.getvalue())
+            _replace(self.directory / record.trace, content.getvalue())
         length = os.fstat(self._trials.fileno()).st_size
         line = dump_trial(record)
         try:
@@ -163,11 +149,6 @@ class RunStore:
         with contextlib.suppress(OSError):
             (self.directory / _RESERVE).unlink()
 
-    @staticmethod
-    def _replace(path: Path, content: bytes) -> None:
-        replace_file(path, content, path.with_name(f"{path.name}.part"))
-        _sync_directory(path.parent)
-
 
 def _refuse_strangers(directory: Path) -> None:
     """Refuse a directory without ``run.json`` unless it is empty or the empty shell of a start that was killed."""
@@ -185,8 +166,9 @@ def _refuse_strangers(directory: Path) -> None:
         raise UserError(f"{directory} is not empty and holds no run (it has {strangers[0]}); choose another directory")
 
 
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
+def _replace(path: Path, content: bytes) -> None:
+    replace_file(path, content, path.with_name(f"{path.name}.part"))
+    descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

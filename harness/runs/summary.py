@@ -89,9 +89,9 @@ def idle_drift(session: Session) -> list[IdleDrift]:
     """Per domain, for a session with idle power read before and after; empty without."""
     before, after = (session.idle[when].domains if when in session.idle else {} for when in ("before", "after"))
     drifts = []
-    for name in (name for name in before if name in after):
-        then, now = before[name], after[name]
-        if then.power_w is not None and now.power_w is not None:
+    for name, then in before.items():
+        now = after.get(name)
+        if now is not None and then.power_w is not None and now.power_w is not None:
             drifts.append(IdleDrift(name, Estimate(then.power_w, then.ci95_w), Estimate(now.power_w, now.ci95_w)))
     return drifts
 
@@ -134,8 +134,6 @@ def _energy(counted: Sequence[Trial]) -> tuple[Estimate | None, str | None]:
     """Mean energy over trials. Its interval adds the sensor's own uncertainty, which repetition can't remove."""
     figures = [record.energy.total for record in counted if record.energy]
     known = [(f.request_j, f.request_ci95_j or 0.0) for f in figures if f.request_j is not None]
-    if not known:
-        return None, None
     # One trial does not show its scatter: without that the sensors' part would pass for the whole.
     sensors_j = statistics.fmean(ci95_j for _, ci95_j in known) if len(known) > 1 else None
     energy_j = estimate_of([joules for joules, _ in known], sensors_j)

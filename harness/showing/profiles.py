@@ -171,7 +171,7 @@ def _print_model(console: Console, quantity: str, model: CostModel) -> None:
     form = model.cost_form()
     console.print(
         f"\n{quantity}: {form.describe()}; held-out error {model.held_out.mape:.1%}, worst "
-        f"{_point(model.held_out.worst)}\n  measured {model.function().describe_range()} tokens"
+        f"{_point(model.held_out.worst)}\n  measured {model.function.describe_range()} tokens"
     )
     for line in form.formula(model.unit).splitlines():
         console.print(f"  {line}")

@@ -64,7 +64,7 @@ def fitting(options: Options) -> list[Comparison]:
 
 def predicting(options: Options) -> list[Comparison]:
     """Predictions/s of a fitted runtime against numpy evaluating three products and two sums on the same arrays."""
-    function = Profile.load(SYSTEMS[1]).runtime.function()
+    function = Profile.load(SYSTEMS[1]).runtime.function
     m, n = _requests(PREDICTIONS // (10 if options.short else 1))
     a0, a1, a2 = 1e-3, 1e-2, 1e-6
 

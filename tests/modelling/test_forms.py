@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.modelling import forms
 from harness.modelling.fit import Observations, fit_form
 from harness.modelling.fitting import Power, build_profile, fit_quantities
 from harness.modelling.forms import AUTO, DEFAULT, FORMS, form_named
-from harness.modelling.forms.base import Array, Form, Part, Sizes
+from harness.modelling.forms.base import Form, Part, Sizes
 from harness.modelling.profile import Profile, json_schema
 from harness.modelling.profile_schema import Measurement, Statistic
 from harness.modelling.tables import long_table
@@ -32,7 +33,7 @@ POINTS = [(m, n) for m in (8, 32, 128, 512, 2048) for n in (8, 64, 512)]
 each_candidate = pytest.mark.parametrize("form", list(dict.fromkeys(CANDIDATES)), ids=str)
 
 
-def machine(form: Form, seed: int) -> Array:
+def machine(form: Form, seed: int) -> Floats:
     """Positive coefficients as real machines have them."""
     rng = np.random.default_rng(seed)
     return np.array([TYPICAL[unit] * np.exp(rng.uniform(-1, 1)) for _, unit in form.coefficients("s")])
@@ -48,7 +49,7 @@ def as_floats(m: np.ndarray, n: np.ndarray) -> Sizes:
     return Sizes(m.astype(float), n.astype(float))
 
 
-def by_formula(form: Form, theta: Array, folder: Path) -> Callable[[int, int], float]:
+def by_formula(form: Form, theta: Floats, folder: Path) -> Callable[[int, int], float]:
     """The cost as its printed formula says, decode step after decode step."""
     text = form.formula("s").replace("Σ D(m + k), k = 1 … n − 1", "sum(D(m + k) for k in range(1, n))")
     for printed, python in (("·", "*"), ("^", "**"), ("²", "**2")):
@@ -187,7 +188,7 @@ class Toy(Form):
     def coefficients(self, unit: str) -> list[tuple[str, str]]:
         return [("toy_in", f"{unit}/token"), ("toy_out", f"{unit}/token"), ("toy_out2", f"{unit}/token²")]
 
-    def design(self, theta: Array, sizes: Sizes, part: Part = "request") -> Array:
+    def design(self, theta: Floats, sizes: Sizes, part: Part = "request") -> Floats:
         return np.stack([sizes.m, sizes.n, sizes.n**2], axis=1)
 
     def formula(self, unit: str) -> str:

@@ -101,8 +101,11 @@ def test_a_session_that_lost_a_meter_counts_for_no_total(metered: Callable[..., 
             assert point.energy_j.mean == pytest.approx(120 * point.runtime_s.mean, rel=0.1)
             assert point.energy_j.trials < gpu.trials
     assert any(point.energy_j for point in source.measurements)
-    assert source.power.idle["total"].power_w == pytest.approx(120)
-    assert source.power.idle["gpu"].power_w == pytest.approx(100)
+    total, gpu_alone = (source.power.idle_w[what] for what in ("total", "gpu"))
+    assert total is not None
+    assert gpu_alone is not None
+    assert total.mean == pytest.approx(120)
+    assert gpu_alone.mean == pytest.approx(100)
 
 
 def test_a_meter_of_the_whole_system_is_no_part_of_the_sum(metered: Callable[..., Path]) -> None:
@@ -118,9 +121,10 @@ def test_a_meter_of_the_whole_system_is_no_part_of_the_sum(metered: Callable[...
 def test_idle_power_is_as_uncertain_as_two_baselines_leave_it(metered: Callable[..., Path]) -> None:
     """Student's factor for two values is 12.7; the sensors' part does not average out."""
     run = metered("idle", {"gpu": (100.0, "counter")}, {"gpu": (102.0, "counter")})
-    idle = pooled([run]).power.idle["gpu"]
-    assert idle.power_w == pytest.approx(101)
-    assert idle.ci95_w == pytest.approx(np.hypot(12.706 * np.sqrt(2) / np.sqrt(2), 1.01), rel=1e-3)
+    idle_w = pooled([run]).power.idle_w["gpu"]
+    assert idle_w is not None
+    assert idle_w.mean == pytest.approx(101)
+    assert idle_w.half_width == pytest.approx(np.hypot(12.706 * np.sqrt(2) / np.sqrt(2), 1.01), rel=1e-3)
 
 
 def test_repeating_trials_does_not_lessen_what_the_sensors_leave(metered: Callable[..., Path]) -> None:

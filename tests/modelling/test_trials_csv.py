@@ -47,6 +47,7 @@ def test_trials_that_stopped_early_stay_with_their_point(tmp_path: Path) -> None
         (["input_tokens,output_tokens,runtime_s,energy_j", "8,8,1,1e-200"], "energy_j is 1e-200"),
         (["input_tokens,output_tokens,runtime_s,energy_j", "8,8,1,inf"], "energy_j is inf"),
         (["input_tokens,output_tokens,runtime_s,prefill_s", "8,8,1,soon"], "prefill_s is soon"),
+        (["input_tokens,output_tokens,runtime_s,gpu_prefill_energy_j", "8,8,1,few"], "gpu_prefill_energy_j is few"),
         (["input_tokens,output_tokens,runtime_s,energy_ci95_j", "8,8,1,-1"], "must not be negative"),
         (["input_tokens,output_tokens,runtime_s", "0.4,8,1"], "1 to 20000000"),
         (["input_tokens,output_tokens,runtime_s", "99999999999999999999,8,1"], "1 to 20000000"),

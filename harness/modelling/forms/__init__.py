@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from harness.core.errors import UserError
@@ -25,6 +25,5 @@ def form_named(name: str) -> type[Form]:
     """The class of the form. Raises UserError for a name that isn't one."""
     if name not in FORMS:
         raise UserError(f"no form '{name}': choose one of {', '.join(FORMS)}")
-    module, _, form = FORMS[name].rpartition(".")
-    found: type[Form] = getattr(import_module(module), form)
+    found: type[Form] = resolve_name(FORMS[name])
     return found

@@ -23,12 +23,10 @@ class Bilinear(Form):
 
     @classmethod
     def candidates(cls, kv_cache: bool) -> Sequence[Self]:
-        """Itself, whatever the cache mode."""
         return [cls()]
 
     @classmethod
     def restore(cls, kv_cache: bool, parameters: Mapping[str, float | None]) -> Self:
-        """Needs no parameter."""
         return cls()
 
     def coefficients(self, unit: str) -> list[tuple[str, str]]:
@@ -41,12 +39,10 @@ class Bilinear(Form):
         ]
 
     def design(self, theta: Floats, sizes: Sizes, part: Part = "request") -> Floats:
-        """See ``Form.design``."""
         if part != "request":
             raise UserError(f"the {self.name} form does not tell prefill from decode: fit another form")
         return np.stack([sizes.m, sizes.n, sizes.m * sizes.n], axis=1)
 
     def formula(self, unit: str) -> str:
-        """See ``Form.formula``."""
         a0, a1, a2 = (name for name, _ in self.coefficients(unit))
         return f"cost(m, n) = {a0}·m + {a1}·n + {a2}·m·n"

@@ -45,7 +45,6 @@ class Phase(Form):
 
     @classmethod
     def restore(cls, kv_cache: bool, parameters: Mapping[str, float | None]) -> Self:
-        """See ``Form.restore``."""
         roofline = parameters.get("roofline_exponent")
         if roofline is None:
             raise ValueError(f"the {cls.name} form needs a roofline_exponent")
@@ -63,7 +62,6 @@ class Phase(Form):
 
     @property
     def parameters(self) -> dict[str, float | None]:
-        """The roofline exponent."""
         return {"roofline_exponent": self.roofline}
 
     @property
@@ -88,7 +86,6 @@ class Phase(Form):
         return names
 
     def design(self, theta: Floats, sizes: Sizes, part: Part = "request") -> Floats:
-        """See ``Form.design``."""
         prefill = self._prefill(theta, sizes.m)
         if part == "prefill":
             return prefill
@@ -103,7 +100,7 @@ class Phase(Form):
         return decode if part == "decode" else prefill + decode
 
     def evaluator(self, theta: Floats, directions: Floats, longest: int, part: Part = "request") -> Evaluator:
-        """See ``Form.evaluator``: two look-ups, since a sum over decode steps is a difference of sums from 0.
+        """Two look-ups, since a sum over decode steps is a difference of sums from 0.
 
         The tables behind it have ``longest`` + 1 rows, whatever p is.
         """
@@ -111,7 +108,6 @@ class Phase(Form):
         return lambda m, n: before.take(m, axis=0) + after.take(m + n, axis=0)
 
     def formula(self, unit: str) -> str:
-        """See ``Form.formula``."""
         c0, c1, c2, *decode = (name for name, _ in self.coefficients(unit))
         work, p = f"{c1}·x + {c2}·x²", f"{self.roofline:g}"
         joined = f"{c0} + {work}" if self.roofline == 1 else f"({c0}^{p} + ({work})^{p})^(1/{p})"
