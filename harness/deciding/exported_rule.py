@@ -51,10 +51,7 @@ def _routing_rule(answer: RoutingAnswer) -> dict[str, Any]:
     costs, workload, decision = answer.costs, answer.workload, answer.decision
     rule = {
         **_head("least_cost", costs),
-        "cost": {
-            "energy_per_j": decision.scales.energy_weight,
-            "runtime_per_s": decision.scales.runtime_weight,
-        },
+        "cost": {"energy_per_j": decision.scales.energy_weight, "runtime_per_s": decision.scales.runtime_weight},
         "latency_limit_s": answer.slo_s,
         "prices": [
             {

@@ -21,10 +21,7 @@ from harness.core.errors import UserError
 from harness.deciding.threshold import Curve
 from harness.deciding.workload import Workload, marginal
 
-THRESHOLDS = {
-    "input": (8, 16, 32, 64, 128, 256, 512, 1024, 2048),
-    "output": (8, 16, 32, 64, 128, 256, 512),
-}
+THRESHOLDS = {"input": (8, 16, 32, 64, 128, 256, 512, 1024, 2048), "output": (8, 16, 32, 64, 128, 256, 512)}
 """Thresholds at which the published figures have points."""
 
 LEAVES_OUT = (

@@ -48,11 +48,7 @@ def build_workload(
         raise UserError(f"{pattern} holds no row with input and output tokens")
     source = f"{pattern}, tokens counted with {tokenizer}"
     workload = from_pairs(
-        Path(pattern).name,
-        source,
-        [m for m, _ in usable],
-        [n for _, n in usable],
-        [pairs[pair] for pair in usable],
+        Path(pattern).name, source, [m for m, _ in usable], [n for _, n in usable], [pairs[pair] for pair in usable]
     )
     return replace(workload, dropped_rows=len(broken))
 

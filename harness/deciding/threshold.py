@@ -192,11 +192,7 @@ def estimated_evenly(value: float, draws: Floats) -> Interval:
 
 
 def draw_totals(
-    totals: KeyTotals,
-    energy_shift: Floats,
-    runtime_shift: Floats,
-    second_moments: Floats,
-    rng: np.random.Generator,
+    totals: KeyTotals, energy_shift: Floats, runtime_shift: Floats, second_moments: Floats, rng: np.random.Generator
 ) -> KeyTotals:
     """Draws of the totals under both uncertainties, shape (draws, 2, keys).
 

@@ -134,12 +134,7 @@ def _aligned_root(covariance: Floats, direction: Floats) -> Floats:
 
 
 def threshold_draws(
-    costs: Costs,
-    workload: Workload,
-    key: NDArray[np.int64],
-    exact: threshold.KeyTotals,
-    chosen: int,
-    seed: int = 0,
+    costs: Costs, workload: Workload, key: NDArray[np.int64], exact: threshold.KeyTotals, chosen: int, seed: int = 0
 ) -> tuple[threshold.KeyTotals, threshold.KeyTotals]:
     """The totals ``exact`` of ``key``, coarsened to about ``GROUPS`` keys on either side of the threshold
     ``chosen``, and draws of them. System 0 is the small, 1 the large one."""
