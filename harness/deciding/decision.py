@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.deciding import routing, threshold
-from harness.deciding.assignment import Assignment, Infeasible, Limit, assign
+from harness.deciding.assignment import Assignment, Limit, assign
 from harness.deciding.costs import Costs, expected_by_input
 from harness.deciding.scales import Scales, price_scales, raw_scales, reference_scales
 from harness.deciding.threshold import Curve, Interval, KeyTotals, Uncertainty
@@ -117,21 +117,18 @@ def make_scales(
     """
     if name not in ("reference", "price", "none"):
         raise UserError(f"unknown scale {name}; use reference, price or none")
-    if name == "price" and weight is not None:
-        raise UserError("prices already weigh energy against time: leave out --weight or --scale price")
-    if name == "price" and prices is None:
-        raise UserError("--scale price needs --price-per-kwh, --price-per-hour or both")
-    if name != "price" and prices is not None:
+    if name == "price":
+        if weight is not None:
+            raise UserError("prices already weigh energy against time: leave out --weight or --scale price")
+        if prices is None:
+            raise UserError("--scale price needs --price-per-kwh, --price-per-hour or both")
+        return price_scales(*prices)
+    if prices is not None:
         raise UserError("--price-per-kwh and --price-per-hour need --scale price")
     energy_weight = 1.0 if weight is None else weight
-    try:
-        if prices is not None:
-            return price_scales(*prices)
-        if name == "none":
-            return raw_scales(energy_weight)
-        return reference_scales(energy_weight, costs.energy_j[reference], costs.runtime_s[reference], workload.count)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    if name == "none":
+        return raw_scales(energy_weight)
+    return reference_scales(energy_weight, costs.energy_j[reference], costs.runtime_s[reference], workload.count)
 
 
 def best_thresholds(costs: Costs, workload: Workload, key: str, scales: Sequence[Scales]) -> list[BestThreshold]:
@@ -140,10 +137,7 @@ def best_thresholds(costs: Costs, workload: Workload, key: str, scales: Sequence
     The scales share their draws, which differ only where neighbouring keys are merged around the threshold. Raises
     UserError for an unknown key.
     """
-    try:
-        values = threshold.request_key(key, workload.input_tokens, workload.output_tokens)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    values = threshold.request_key(key, workload.input_tokens, workload.output_tokens)
     totals = threshold.totals_by_key(values, workload.count, costs.energy_j, costs.runtime_s)
     curve = totals.curve
     draws: dict[int | None, tuple[KeyTotals, KeyTotals]] = {}
@@ -257,10 +251,7 @@ def _assigned(
     """The cheapest assignment of the served requests within the limits. Raises UserError where there is none."""
     present = np.flatnonzero(served)
     masked = np.where(allowed, cost, np.inf)[:, present]
-    try:
-        assignment = assign(masked, costs.runtime_s[:, present], served[present], list(limits))
-    except Infeasible as error:
-        raise UserError(str(error)) from None
+    assignment = assign(masked, costs.runtime_s[:, present], served[present], list(limits))
     requests = np.zeros(cost.shape)
     requests[:, present] = assignment.requests
     return replace(assignment, requests=requests)

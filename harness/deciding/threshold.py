@@ -18,20 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
+from harness.core.errors import UserError
 from harness.deciding.scales import Scales
 
 
 def request_key(name: str, input_tokens: NDArray[np.int64], output_tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The number that a threshold is compared with. Raises ValueError for an unknown name."""
-    if name == "input":
-        return input_tokens
-    if name == "output":
-        return output_tokens
-    if name == "total":
-        return input_tokens + output_tokens
-    if name == "product":
-        return input_tokens * output_tokens
-    raise ValueError(f"unknown key {name}; use input, output, total or product")
+    """The number that a threshold is compared with. Raises UserError for an unknown name."""
+    total, product = input_tokens + output_tokens, input_tokens * output_tokens
+    keys = {"input": input_tokens, "output": output_tokens, "total": total, "product": product}
+    if name not in keys:
+        raise UserError(f"unknown key {name}; use input, output, total or product")
+    return keys[name]
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,13 @@ class KeyTotals:
 
     @cached_property
     def curve(self) -> Curve:
-        """Totals at every threshold; kept, since each of several scales asks for them."""
-        return threshold_curve(self)
+        """Totals at every threshold, from one prefix sum over the sorted keys: exact, O(keys).
+
+        Kept, since each of several scales asks for them.
+        """
+        thresholds = np.append(0, self.key)
+        small_share = np.append(0.0, np.cumsum(self.count)) / self.count.sum()
+        return Curve(thresholds, _split_totals(self.energy_j), _split_totals(self.runtime_s), small_share)
 
 
 def totals_by_key(key: NDArray[np.int64], count: Floats, energy_j: Floats, runtime_s: Floats) -> KeyTotals:
@@ -80,18 +82,10 @@ class Curve:
         return int(np.argmin(scales.cost(self.energy_j, self.runtime_s)))
 
 
-def threshold_curve(totals: KeyTotals) -> Curve:
-    """Totals at every threshold, from one prefix sum over the sorted keys: exact, O(keys)."""
-    thresholds = np.concatenate([[0], totals.key])
-    small_share = np.concatenate([[0.0], np.cumsum(totals.count)]) / totals.count.sum()
-    return Curve(thresholds, _split_totals(totals.energy_j), _split_totals(totals.runtime_s), small_share)
-
-
 def _split_totals(by_key: Floats) -> Floats:
     """Small system's prefix plus large system's remainder: (…, 2, keys) → (…, keys + 1)."""
     small, large = by_key[..., 0, :], by_key[..., 1, :]
-    start = np.zeros((*small.shape[:-1], 1))
-    moved = np.concatenate([start, np.cumsum(small - large, axis=-1)], axis=-1)
+    moved = np.insert(np.cumsum(small - large, axis=-1), 0, 0.0, axis=-1)
     return large.sum(axis=-1, keepdims=True) + moved
 
 
@@ -157,26 +151,23 @@ def uncertainty(totals: KeyTotals, draws: KeyTotals, chosen: int, scales: Scales
     at = int(np.searchsorted(curve.threshold, chosen))
     best = np.percentile(curve.threshold[np.argmin(cost, axis=-1)], [2.5, 97.5], method="nearest")
     equal = np.percentile(cost - cost[:, [at]], 2.5, axis=0) <= 0
-    low, high = _run_around(equal, at)
+    unequal = np.flatnonzero(~equal)
+    # The unbroken run of equal ones around the chosen one lies between the nearest two that aren't.
+    before, after = unequal[unequal < at], unequal[unequal > at]
+    low, high = before[-1] + 1 if before.size else 0, after[0] - 1 if after.size else equal.size - 1
+    totals_and_draws = (estimate.energy_j, curve.energy_j), (exact_cost, cost), (estimate.runtime_s, curve.runtime_s)
+    energy, relative_cost, runtime = (
+        (float(exact[at] / exact[0]), drawn[:, at] / drawn[:, 0]) for exact, drawn in totals_and_draws
+    )
     return Uncertainty(
         int(best[0]),
         int(best[1]),
         int(curve.threshold[low]),
         int(curve.threshold[high]),
-        estimated_evenly(
-            1 - float(estimate.energy_j[at] / estimate.energy_j[0]), 1 - curve.energy_j[:, at] / curve.energy_j[:, 0]
-        ),
-        estimated_evenly(1 - float(exact_cost[at] / exact_cost[0]), 1 - cost[:, at] / cost[:, 0]),
-        estimated(
-            float(estimate.runtime_s[at] / estimate.runtime_s[0]), curve.runtime_s[:, at] / curve.runtime_s[:, 0]
-        ),
+        estimated_evenly(1 - energy[0], 1 - energy[1]),
+        estimated_evenly(1 - relative_cost[0], 1 - relative_cost[1]),
+        estimated(*runtime),
     )
-
-
-def _run_around(flags: NDArray[np.bool_], at: int) -> tuple[int, int]:
-    """First and last index of the unbroken run of True around ``at``."""
-    before, after = np.flatnonzero(~flags[:at]), np.flatnonzero(~flags[at:])
-    return (int(before[-1]) + 1 if before.size else 0), (at + int(after[0]) - 1 if after.size else flags.size - 1)
 
 
 def estimated(value: float, draws: Floats) -> Interval:
