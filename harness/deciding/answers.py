@@ -21,6 +21,7 @@ from harness.deciding.decision import (
     threshold_decision,
 )
 from harness.deciding.routing import TradeOff
+from harness.deciding.scales import Prices
 from harness.deciding.trace_files import load_workload
 from harness.deciding.workload import Workload
 from harness.modelling.profile import Profile, as_profile
@@ -62,7 +63,7 @@ def decide_threshold(
     weight: float | None = None,
     scale: str = "reference",
     reference: str | None = None,
-    prices: tuple[float, float] | None = None,
+    prices: Prices | None = None,
     boundary: str | None = None,
     idle: str = "included",
     allow_mixed: bool = False,
@@ -98,7 +99,7 @@ def decide_routing(
     weight: float | None = None,
     scale: str = "reference",
     reference: str | None = None,
-    prices: tuple[float, float] | None = None,
+    prices: Prices | None = None,
     boundary: str | None = None,
     idle: str = "included",
     allow_mixed: bool = False,
@@ -124,7 +125,7 @@ def decide_routing(
     return RoutingAnswer(costs, requests, decision, unit, slo_s)
 
 
-def _check_numbers(weight: float | None, prices: tuple[float, float] | None, horizon_s: float | None) -> None:
+def _check_numbers(weight: float | None, prices: Prices | None, horizon_s: float | None) -> None:
     per_kwh, per_hour = prices or (None, None)
     options = {"--weight": weight, "--price-per-kwh": per_kwh, "--price-per-hour": per_hour, "--horizon": horizon_s}
     for option, value in options.items():

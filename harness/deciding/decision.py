@@ -13,7 +13,7 @@ from harness.core.errors import UserError
 from harness.deciding import routing, threshold
 from harness.deciding.assignment import Assignment, Limit, assign
 from harness.deciding.costs import Costs, expected_by_input
-from harness.deciding.scales import Scales, price_scales, raw_scales, reference_scales
+from harness.deciding.scales import Prices, Scales, price_scales, raw_scales, reference_scales
 from harness.deciding.threshold import Curve, Interval, KeyTotals, Uncertainty
 from harness.deciding.uncertainty import GROUPS, half_widths, routing_draws, threshold_draws
 from harness.deciding.workload import Workload
@@ -104,12 +104,7 @@ class RoutingDecision:
 
 
 def make_scales(
-    name: str,
-    weight: float | None,
-    costs: Costs,
-    workload: Workload,
-    reference: int,
-    prices: tuple[float, float] | None = None,
+    name: str, weight: float | None, costs: Costs, workload: Workload, reference: int, prices: Prices | None = None
 ) -> Scales:
     """The scales ``reference``, ``price`` or ``none``; ``weight`` is λ, 1 where None; prices are per kWh and per hour.
 
@@ -158,8 +153,7 @@ def threshold_plans(
 ) -> tuple[ServingPlan, dict[str, ServingPlan]]:
     """The plan that a threshold makes, and its baselines by name. Raises UserError for a horizon too short for it."""
     values = threshold.request_key(found.key, workload.input_tokens, workload.output_tokens)
-    small = values <= found.threshold
-    requests = np.stack([np.where(small, workload.count, 0.0), np.where(small, 0.0, workload.count)])
+    requests = routing.served_by((values > found.threshold).astype(np.intp), workload.count, 2)
     plan, baselines, _ = _plans(costs, workload, found.scales, requests, workload.count, horizon_s)
     return plan, baselines
 
@@ -205,9 +199,9 @@ def routing_decision(
         requests = assignment.requests
     else:
         requests = routing.served_by(routing.cheapest(cost, allowed), served, len(costs.labels))
-    totals = [(cost[s] @ served, s) for s in range(len(costs.labels))]
-    capable = [pair for pair in totals if allowed[pair[1], served > 0].all()]
-    alone = min(capable or totals)[1]
+    systems = range(len(costs.labels))
+    capable = [s for s in systems if allowed[s, served > 0].all()]
+    alone = min(capable or systems, key=lambda s: float(cost[s] @ served))
     in_time = None if latency_limit_s is None else allowed
     plan, baselines, own = _plans(costs, workload, scales, requests, served, horizon_s, in_time)
     draws = routing_draws(costs, workload, requests, alone)
@@ -239,10 +233,10 @@ def served_requests(costs: Costs, workload: Workload, latency_limit_s: float | N
 
 def sweep_weights(costs: Costs, workload: Workload, reference: int) -> routing.TradeOff:
     """Least-cost routing for ``SWEEP_POINTS`` weights from 0 to 1, relative to a reference system, no limits."""
-    means = [np.average(c[reference], weights=workload.count) for c in (costs.energy_j, costs.runtime_s)]
-    references = (float(means[0]), float(means[1]))
+    quantities = costs.energy_j, costs.runtime_s
+    energy_j, runtime_s = (float(np.average(each[reference], weights=workload.count)) for each in quantities)
     weights = np.linspace(0, 1, SWEEP_POINTS)
-    return routing.weight_sweep(costs.energy_j, costs.runtime_s, workload.count, weights, references)
+    return routing.weight_sweep(*quantities, workload.count, weights, (energy_j, runtime_s))
 
 
 def _assigned(
@@ -346,14 +340,7 @@ def _plan(
         marginal = float(np.sum(gross - idle * busy_s, where=on))
         if busy_s.max() <= horizon_s:
             fleet = routing.fleet_energy_j(gross, busy_s, idle, on, horizon_s)
-    return ServingPlan(
-        energy,
-        float(half_widths[0]),
-        runtime,
-        float(half_widths[1]),
-        float(scales.cost(np.array(energy), np.array(runtime))),
-        marginal,
-        fleet,
-        horizon_s,
-        None if allowed is None else bool(allowed[requests > 0].all()),
-    )
+    cost = float(scales.cost(np.array(energy), np.array(runtime)))
+    in_time = None if allowed is None else bool(allowed[requests > 0].all())
+    energy_ci95_j, runtime_ci95_s = map(float, half_widths)
+    return ServingPlan(energy, energy_ci95_j, runtime, runtime_ci95_s, cost, marginal, fleet, horizon_s, in_time)

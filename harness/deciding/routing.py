@@ -35,9 +35,7 @@ def served_by(choice: NDArray[np.intp], count: Floats, systems: int) -> Floats:
 
 def serviceable(runtime_s: Floats, latency_limit_s: float | None) -> NDArray[np.bool_]:
     """Which system serves which pair within the latency objective; all of them without one."""
-    if latency_limit_s is None:
-        return np.ones(runtime_s.shape, dtype=np.bool_)
-    return np.asarray(runtime_s <= latency_limit_s)
+    return np.asarray(runtime_s <= (np.inf if latency_limit_s is None else latency_limit_s))
 
 
 @dataclass(frozen=True)

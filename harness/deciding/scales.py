@@ -12,6 +12,9 @@ from harness.core.errors import UserError
 JOULES_PER_KWH = 3.6e6
 SECONDS_PER_HOUR = 3600.0
 
+Prices = tuple[float, float]
+"""Per kWh and per machine-hour."""
+
 
 @dataclass(frozen=True)
 class Scales:

@@ -142,9 +142,9 @@ def threshold_draws(
     totals, group_of_key = threshold.coarsen(exact, GROUPS, chosen)
     group = group_of_key[np.searchsorted(exact.key, key)]
     groups = totals.key.size
-    shifts = [SystemDraws(costs, s, workload, rng).shifts(workload.count, group, groups) for s in (0, 1)]
+    shifts = np.array([SystemDraws(costs, s, workload, rng).shifts(workload.count, group, groups) for s in (0, 1)])
     moments = threshold.second_moments(group, groups, workload.count, np.vstack([costs.energy_j, costs.runtime_s]))
-    energy_shift, runtime_shift = (np.stack(parts, axis=1) for parts in zip(*shifts, strict=True))
+    energy_shift, runtime_shift = shifts.transpose(1, 2, 0, 3)
     return totals, threshold.draw_totals(totals, energy_shift, runtime_shift, moments, rng)
 
 
@@ -157,23 +157,18 @@ def routing_draws(
     """
     rng = np.random.default_rng(seed)
     alone = np.zeros_like(requests)
-    alone[baseline] = requests.sum(axis=0)
-    served = alone[baseline]
-    one_group = np.zeros(workload.count.size, dtype=np.intp)
-    shifts = np.zeros((2, 2, DRAWS))
+    alone[baseline] = served = requests.sum(axis=0)
+    one_group = np.zeros(workload.count.size, dtype=np.int64)
+    shifts = np.zeros((2, 2, DRAWS, 1))
     for s in range(len(costs.profiles)):
         draws = SystemDraws(costs, s, workload, rng)
-        for i, weight in enumerate((requests[s], alone[s])):
-            energy, runtime = draws.shifts(weight, one_group, 1)
-            shifts[:, i] += energy[:, 0], runtime[:, 0]
+        shifts += [draws.shifts(weight, one_group, 1) for weight in (requests[s], alone[s])]
     per_request = [
         np.divide((x * c).sum(axis=0), served, out=np.zeros(served.shape), where=served > 0)
         for c in (costs.energy_j, costs.runtime_s)
         for x in (requests, alone)
     ]
-    totals = threshold.totals_by_key(
-        one_group.astype(np.int64), served, np.stack(per_request[:2]), np.stack(per_request[2:])
-    )
+    totals = threshold.totals_by_key(one_group, served, np.stack(per_request[:2]), np.stack(per_request[2:]))
     moments = threshold.second_moments(one_group, 1, served, np.stack(per_request))
-    energy_shift, runtime_shift = (np.moveaxis(s, 0, 1)[:, :, None] for s in shifts)
+    energy_shift, runtime_shift = shifts.transpose(1, 2, 0, 3)
     return threshold.draw_totals(totals, energy_shift, runtime_shift, moments, rng)
