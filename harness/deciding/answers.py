@@ -81,7 +81,7 @@ def decide_threshold(
     long machines stay on (default: the longest busy time). Raises UserError.
     """
     _check_numbers(weight, prices, horizon_s)
-    requests = _requests(workload)
+    requests = workload if isinstance(workload, Workload) else load_workload(workload)
     costs = cost_table(_distinct([small, large]), requests, boundary, idle, allow_mixed)
     unit = 1 if reference is None else costs.system(reference)
     scales = make_scales(scale, weight, costs, requests, unit, prices)
@@ -116,7 +116,7 @@ def decide_routing(
     check_number("--slo", slo_s)
     if len(profiles) < 2:
         raise UserError("routing needs at least two profiles: give --profile twice or more")
-    requests = _requests(workload)
+    requests = workload if isinstance(workload, Workload) else load_workload(workload)
     costs = cost_table(_distinct(profiles), requests, boundary, idle, allow_mixed)
     unit = 0 if reference is None else costs.system(reference)
     scales = make_scales(scale, weight, costs, requests, unit, prices)
@@ -130,10 +130,6 @@ def _check_numbers(weight: float | None, prices: Prices | None, horizon_s: float
     options = {"--weight": weight, "--price-per-kwh": per_kwh, "--price-per-hour": per_hour, "--horizon": horizon_s}
     for option, value in options.items():
         check_number(option, value)
-
-
-def _requests(workload: Workload | str | os.PathLike[str]) -> Workload:
-    return workload if isinstance(workload, Workload) else load_workload(workload)
 
 
 def _distinct(given: Sequence[Profile | str | os.PathLike[str]]) -> list[Profile]:

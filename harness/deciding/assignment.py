@@ -1,8 +1,7 @@
 """Assign requests to systems under shares or capacities: linear programmes solved by HiGHS.
 
-Pure. ``cost`` and ``runtime_s`` have shape (systems, pairs), per request; ``count`` has shape (pairs,), the
-number of requests of each size. An assignment has shape (systems, pairs): how many of a pair's requests each
-system serves.
+Pure. ``cost`` and ``runtime_s`` have shape (systems, pairs), per request; ``count`` has shape (pairs,), the number of
+requests of each size. An assignment has shape (systems, pairs): how many of a pair's requests each system serves.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from scipy.sparse import csr_array, hstack, identity, vstack
 
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
-from harness.deciding.routing import cheapest, served_by
+from harness.deciding.routing import Choice, Mask, cheapest, served_by
 
 DIRECT_PAIRS = 2000
 """Up to this many pairs go to the solver in one piece. Its time grows faster than they do: 300,000 pairs on three
@@ -75,7 +74,7 @@ class _Problem:
     count: Floats
     systems: NDArray[np.intp]
     """The limited system of each limit."""
-    exact: NDArray[np.bool_]
+    exact: Mask
     """Whether a limit is a share."""
     usage: Floats
     """Per request, shape (limits, pairs)."""
@@ -86,10 +85,6 @@ class _Problem:
         """What all requests together would use of each limit; never 0, since it divides."""
         return np.maximum(self.usage @ self.count, 1e-300)
 
-    def part(self, pairs: NDArray[np.intp], amounts: Floats) -> _Problem:
-        """The same programme for some of the pairs."""
-        return _Problem(self.cost[:, pairs], self.count[pairs], self.systems, self.exact, self.usage[:, pairs], amounts)
-
     def used(self, requests: Floats) -> Floats:
         """What an assignment uses of each limit."""
         return np.array([requests[s] @ u for s, u in zip(self.systems, self.usage, strict=True)])
@@ -97,7 +92,7 @@ class _Problem:
     def keeps_limits(self, requests: Floats) -> bool:
         """Whether shares are met, to the nearest whole request, and capacities not exceeded."""
         excess = self.used(requests) - self.amounts
-        allowed = np.where(self.exact, 0.5, FEASIBILITY * (self.usage @ self.count))
+        allowed = np.where(self.exact, 0.5, FEASIBILITY * self.units)
         return bool((np.where(self.exact, np.abs(excess), excess) <= allowed).all())
 
     def priced(self, prices: Floats) -> Floats:
@@ -111,11 +106,10 @@ class _Problem:
 def assign(cost: Floats, runtime_s: Floats, count: Floats, limits: list[Limit]) -> Assignment:
     """The cheapest assignment of all requests within the limits.
 
-    Shares give a transportation problem, whose vertices are integral. A capacity splits at most one pair, whose
-    parts are then rounded to whole requests when all counts are whole. Where several limits leave no room for
-    that, the split solution is returned as it is and ``rounded`` is False. ``cost`` is infinite where a system
-    may not serve a pair; every pair needs one that may. Raises Infeasible when the limits can't be met, RuntimeError
-    when the solver fails.
+    Shares give a transportation problem, whose vertices are integral. A capacity splits at most one pair, whose parts
+    are then rounded to whole requests when all counts are whole. Where several limits leave no room for that, the split
+    solution is returned as it is and ``rounded`` is False. ``cost`` is infinite where a system may not serve a pair;
+    every pair needs one that may. Raises Infeasible when the limits can't be met, RuntimeError when the solver fails.
     """
     scale = float(np.abs(cost[np.isfinite(cost)]).mean()) or 1.0
     problem = _Problem(
@@ -133,7 +127,9 @@ def assign(cost: Floats, runtime_s: Floats, count: Floats, limits: list[Limit]) 
         fixed, prices = _agreed(problem)
         requests, free = served_by(fixed, count, cost.shape[0]), np.flatnonzero(fixed < 0)
         if free.size:
-            part = problem.part(free, problem.amounts - problem.used(requests))
+            left = problem.amounts - problem.used(requests)
+            cost, usage = problem.cost[:, free], problem.usage[:, free]
+            part = replace(problem, cost=cost, count=count[free], usage=usage, amounts=left)
             # The prices stay those of the whole: a part may leave them undetermined.
             requests[:, free], _ = _solve_directly(part)
     rounded = bool(np.all(count == np.floor(count)))
@@ -187,7 +183,7 @@ def _solve_directly(problem: _Problem) -> tuple[Floats, Floats]:
     return result.x.reshape(systems, pairs) * problem.count, prices
 
 
-def _agreed(problem: _Problem) -> tuple[NDArray[np.intp], Floats]:
+def _agreed(problem: _Problem) -> tuple[Choice, Floats]:
     """The system of every pair on which the optimal patterns agree, −1 for the few that are split; the prices.
 
     Dantzig–Wolfe decomposition: for given prices the cheapest pattern is an argmin per pair; a small master
@@ -224,18 +220,19 @@ class _Patterns:
         self.costs: list[float] = []
         self.usages: list[Floats] = []
 
-    def add(self, choice: NDArray[np.intp]) -> bool:
+    def add(self, choice: Choice) -> bool:
         """Take up a pattern; False when it is known already."""
         small = choice.astype(np.int8)
         if any(np.array_equal(small, known) for known in self.choices):
             return False
         if len(self.choices) == MAX_PATTERNS:
             raise RuntimeError("the assignment did not converge")
-        count = self.problem.count
-        chosen_cost = np.take_along_axis(self.problem.cost, choice[None], axis=0)[0]
+        cost, count = self.problem.cost, self.problem.count
+        chosen_cost = np.take_along_axis(cost, choice[None], axis=0)[0] @ count / count.sum()
+        used = self.problem.used(served_by(choice, count, len(cost))) / self.problem.units
         self.choices.append(small)
-        self.costs.append(float(chosen_cost @ count) / float(count.sum()))
-        self.usages.append(self.problem.used(served_by(choice, count, len(self.problem.cost))) / self.problem.units)
+        self.costs.append(float(chosen_cost))
+        self.usages.append(used)
         return True
 
     def best_mixture(self, first_phase: bool) -> tuple[Floats, Floats, float, float]:
@@ -244,14 +241,13 @@ class _Patterns:
         Returns the part of each pattern, the limits' prices, the bound that a new pattern's priced cost per request
         must undercut to help, and the violation.
         """
-        known, limits = len(self.costs), self.problem.exact.size
+        known, limits = len(self.choices), self.problem.exact.size
         # In the first phase each limit may be exceeded or missed, at cost 1.
         slack = np.eye(limits)[:, : limits if first_phase else 0]
-        columns = np.hstack([np.array(self.usages).T, -slack, slack])
-        costs = np.zeros(known) if first_phase else np.array(self.costs)
+        columns = np.hstack([np.transpose(self.usages), -slack, slack])
         others = columns.shape[1] - known
-        everyone = csr_array(np.append(np.ones(known), np.zeros(others))[None])
-        objective = np.append(costs, np.ones(others))
+        objective = np.append(np.zeros(known) if first_phase else self.costs, np.ones(others))
+        everyone = csr_array([np.append(np.ones(known), np.zeros(others))])
         result, prices = _linear_programme(self.problem, objective, everyone, csr_array(columns))
         return result.x[:known], prices, float(result.eqlin.marginals[0]), float(result.x[known:].sum())
 

@@ -63,12 +63,11 @@ def _routing_rule(answer: RoutingAnswer) -> dict[str, Any]:
         m, n, grid = _choices(answer)
         row = np.searchsorted(m, workload.input_tokens, side="right") - 1
         chosen = grid[row, np.searchsorted(n, workload.output_tokens, side="right") - 1]
-        routes = {
-            "boundary": [
-                {"input_tokens": int(length), "routes": _runs("from_output_tokens", n, row, costs)}
-                for length, row in zip(m, grid, strict=True)
-            ]
-        }
+        boundary = [
+            {"input_tokens": int(length), "routes": _runs("from_output_tokens", n, row, costs)}
+            for length, row in zip(m, grid, strict=True)
+        ]
+        routes = {"boundary": boundary}
     same = np.arange(len(costs.labels))[:, None] == chosen
     planned = {"requests": decision.requests, "energy": decision.requests * costs.energy_j}
     agreement = {name: float(amount[same].sum() / amount.sum()) for name, amount in planned.items()}

@@ -43,10 +43,7 @@ class KeyTotals:
 
     @cached_property
     def curve(self) -> Curve:
-        """Totals at every threshold, from one prefix sum over the sorted keys: exact, O(keys).
-
-        Kept, since each of several scales asks for them.
-        """
+        """Totals at every threshold, by one prefix sum over the sorted keys: exact, O(keys). Kept for more scales."""
         thresholds = np.append(0, self.key)
         small_share = np.append(0.0, np.cumsum(self.count)) / self.count.sum()
         return Curve(thresholds, _split_totals(self.energy_j), _split_totals(self.runtime_s), small_share)
@@ -55,12 +52,9 @@ class KeyTotals:
 def totals_by_key(key: NDArray[np.int64], count: Floats, energy_j: Floats, runtime_s: Floats) -> KeyTotals:
     """Sum weighted per-request costs of shape (2, pairs) over pairs with equal keys."""
     distinct, group = np.unique(key, return_inverse=True)
-
-    def total(values: Floats) -> Floats:
-        return np.bincount(group, values, distinct.size).astype(np.float64)
-
-    energy, runtime = (np.stack([total(count * row) for row in costs]) for costs in (energy_j, runtime_s))
-    return KeyTotals(distinct, total(count), energy, runtime)
+    per_request = (1.0, *energy_j, *runtime_s)
+    totals = np.array([np.bincount(group, count * each, distinct.size) for each in per_request], dtype=np.float64)
+    return KeyTotals(distinct, totals[0], totals[1:3], totals[3:])
 
 
 @dataclass(frozen=True)
@@ -141,33 +135,27 @@ class Uncertainty:
 def uncertainty(totals: KeyTotals, draws: KeyTotals, chosen: int, scales: Scales) -> Uncertainty:
     """Intervals of what the threshold ``chosen`` does, from draws of the totals, shape (draws, 2, keys).
 
-    A threshold belongs to the plateau while the 95 % interval of its cost minus the chosen one's reaches 0. The
-    saving is that of ``chosen`` on the workload it was chosen on, so it is a little optimistic: one number was
-    fitted. Check a narrow saving on another trace.
-    ``chosen`` must be 0 or one of the keys.
+    A threshold belongs to the plateau while the 95 % interval of its cost minus the chosen one's reaches 0. The saving
+    is that of ``chosen`` on the workload it was chosen on, so it is a little optimistic: one number was fitted. Check a
+    narrow saving on another trace. ``chosen`` must be 0 or one of the keys.
     """
     estimate, curve = totals.curve, draws.curve
     exact_cost, cost = (scales.cost(c.energy_j, c.runtime_s) for c in (estimate, curve))
     at = int(np.searchsorted(curve.threshold, chosen))
-    best = np.percentile(curve.threshold[np.argmin(cost, axis=-1)], [2.5, 97.5], method="nearest")
+    drawn_best = curve.threshold[np.argmin(cost, axis=-1)]
+    best_low, best_high = np.percentile(drawn_best, [2.5, 97.5], method="nearest").astype(int).tolist()
     equal = np.percentile(cost - cost[:, [at]], 2.5, axis=0) <= 0
     unequal = np.flatnonzero(~equal)
     # The unbroken run of equal ones around the chosen one lies between the nearest two that aren't.
     before, after = unequal[unequal < at], unequal[unequal > at]
-    low, high = before[-1] + 1 if before.size else 0, after[0] - 1 if after.size else equal.size - 1
+    run = [before[-1] + 1 if before.size else 0, after[0] - 1 if after.size else equal.size - 1]
+    plateau_low, plateau_high = curve.threshold[run].tolist()
     totals_and_draws = (estimate.energy_j, curve.energy_j), (exact_cost, cost), (estimate.runtime_s, curve.runtime_s)
     energy, relative_cost, runtime = (
         (float(exact[at] / exact[0]), drawn[:, at] / drawn[:, 0]) for exact, drawn in totals_and_draws
     )
-    return Uncertainty(
-        int(best[0]),
-        int(best[1]),
-        int(curve.threshold[low]),
-        int(curve.threshold[high]),
-        estimated_evenly(1 - energy[0], 1 - energy[1]),
-        estimated_evenly(1 - relative_cost[0], 1 - relative_cost[1]),
-        estimated(*runtime),
-    )
+    saving, cost_saving = (estimated_evenly(1 - ratio, 1 - drawn) for ratio, drawn in (energy, relative_cost))
+    return Uncertainty(best_low, best_high, plateau_low, plateau_high, saving, cost_saving, estimated(*runtime))
 
 
 def estimated(value: float, draws: Floats) -> Interval:
@@ -206,7 +194,6 @@ def draw_totals(
 def second_moments(group: NDArray[np.int64], groups: int, count: Floats, costs: Floats) -> Floats:
     """Σ count·c·cᵀ by group for per-request costs of shape (4, pairs): shape (groups, 4, 4)."""
     moments = np.empty((groups, 4, 4))
-    for i in range(4):
-        for j in range(i, 4):
-            moments[:, i, j] = moments[:, j, i] = np.bincount(group, count * costs[i] * costs[j], groups)
+    for i, j in zip(*np.triu_indices(4), strict=True):
+        moments[:, i, j] = moments[:, j, i] = np.bincount(group, count * costs[i] * costs[j], groups)
     return moments
