@@ -21,6 +21,7 @@ from harness.deciding.decision import (
     threshold_decision,
 )
 from harness.deciding.routing import TradeOff
+from harness.deciding.scales import Prices
 from harness.deciding.trace_files import load_workload
 from harness.deciding.workload import Workload
 from harness.modelling.profile import Profile, as_profile
@@ -62,7 +63,7 @@ def decide_threshold(
     weight: float | None = None,
     scale: str = "reference",
     reference: str | None = None,
-    prices: tuple[float, float] | None = None,
+    prices: Prices | None = None,
     boundary: str | None = None,
     idle: str = "included",
     allow_mixed: bool = False,
@@ -80,7 +81,7 @@ def decide_threshold(
     long machines stay on (default: the longest busy time). Raises UserError.
     """
     _check_numbers(weight, prices, horizon_s)
-    requests = _requests(workload)
+    requests = workload if isinstance(workload, Workload) else load_workload(workload)
     costs = cost_table(_distinct([small, large]), requests, boundary, idle, allow_mixed)
     unit = 1 if reference is None else costs.system(reference)
     scales = make_scales(scale, weight, costs, requests, unit, prices)
@@ -98,7 +99,7 @@ def decide_routing(
     weight: float | None = None,
     scale: str = "reference",
     reference: str | None = None,
-    prices: tuple[float, float] | None = None,
+    prices: Prices | None = None,
     boundary: str | None = None,
     idle: str = "included",
     allow_mixed: bool = False,
@@ -115,7 +116,7 @@ def decide_routing(
     check_number("--slo", slo_s)
     if len(profiles) < 2:
         raise UserError("routing needs at least two profiles: give --profile twice or more")
-    requests = _requests(workload)
+    requests = workload if isinstance(workload, Workload) else load_workload(workload)
     costs = cost_table(_distinct(profiles), requests, boundary, idle, allow_mixed)
     unit = 0 if reference is None else costs.system(reference)
     scales = make_scales(scale, weight, costs, requests, unit, prices)
@@ -124,15 +125,11 @@ def decide_routing(
     return RoutingAnswer(costs, requests, decision, unit, slo_s)
 
 
-def _check_numbers(weight: float | None, prices: tuple[float, float] | None, horizon_s: float | None) -> None:
+def _check_numbers(weight: float | None, prices: Prices | None, horizon_s: float | None) -> None:
     per_kwh, per_hour = prices or (None, None)
     options = {"--weight": weight, "--price-per-kwh": per_kwh, "--price-per-hour": per_hour, "--horizon": horizon_s}
     for option, value in options.items():
         check_number(option, value)
-
-
-def _requests(workload: Workload | str | os.PathLike[str]) -> Workload:
-    return workload if isinstance(workload, Workload) else load_workload(workload)
 
 
 def _distinct(given: Sequence[Profile | str | os.PathLike[str]]) -> list[Profile]:

@@ -1,13 +1,13 @@
 """Assign requests to systems under shares or capacities: linear programmes solved by HiGHS.
 
-Pure. ``cost`` and ``runtime_s`` have shape (systems, pairs), per request; ``count`` has shape (pairs,), the
-number of requests of each size. An assignment has shape (systems, pairs): how many of a pair's requests each
-system serves.
+Pure. ``cost`` and ``runtime_s`` have shape (systems, pairs), per request; ``count`` has shape (pairs,), the number of
+requests of each size. An assignment has shape (systems, pairs): how many of a pair's requests each system serves.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +16,8 @@ from scipy.optimize import OptimizeResult, linprog
 from scipy.sparse import csr_array, hstack, identity, vstack
 
 from harness.core.arrays import Floats
-from harness.deciding.routing import cheapest, served_by
+from harness.core.errors import UserError
+from harness.deciding.routing import Choice, Mask, cheapest, served_by
 
 DIRECT_PAIRS = 2000
 """Up to this many pairs go to the solver in one piece. Its time grows faster than they do: 300,000 pairs on three
@@ -28,7 +29,7 @@ FEASIBILITY = 1e-7
 """Violation of a limit, relative to its largest possible usage, that counts as none: HiGHS's own tolerance."""
 
 
-class Infeasible(ValueError):
+class Infeasible(UserError):
     """No assignment meets the shares or capacities asked for."""
 
     def __init__(self) -> None:
@@ -71,17 +72,18 @@ class _Problem:
     cost: Floats
     """Relative to the mean cost; infinite where a system may not serve a pair."""
     count: Floats
-    systems: list[int]
+    systems: NDArray[np.intp]
     """The limited system of each limit."""
-    exact: NDArray[np.bool_]
+    exact: Mask
     """Whether a limit is a share."""
     usage: Floats
     """Per request, shape (limits, pairs)."""
     amounts: Floats
 
-    def part(self, pairs: NDArray[np.intp], amounts: Floats) -> _Problem:
-        """The same programme for some of the pairs."""
-        return _Problem(self.cost[:, pairs], self.count[pairs], self.systems, self.exact, self.usage[:, pairs], amounts)
+    @cached_property
+    def units(self) -> Floats:
+        """What all requests together would use of each limit; never 0, since it divides."""
+        return np.maximum(self.usage @ self.count, 1e-300)
 
     def used(self, requests: Floats) -> Floats:
         """What an assignment uses of each limit."""
@@ -90,7 +92,7 @@ class _Problem:
     def keeps_limits(self, requests: Floats) -> bool:
         """Whether shares are met, to the nearest whole request, and capacities not exceeded."""
         excess = self.used(requests) - self.amounts
-        allowed = np.where(self.exact, 0.5, FEASIBILITY * (self.usage @ self.count))
+        allowed = np.where(self.exact, 0.5, FEASIBILITY * self.units)
         return bool((np.where(self.exact, np.abs(excess), excess) <= allowed).all())
 
     def priced(self, prices: Floats) -> Floats:
@@ -104,17 +106,16 @@ class _Problem:
 def assign(cost: Floats, runtime_s: Floats, count: Floats, limits: list[Limit]) -> Assignment:
     """The cheapest assignment of all requests within the limits.
 
-    Shares give a transportation problem, whose vertices are integral. A capacity splits at most one pair, whose
-    parts are then rounded to whole requests when all counts are whole. Where several limits leave no room for
-    that, the split solution is returned as it is and ``rounded`` is False. ``cost`` is infinite where a system
-    may not serve a pair; every pair needs one that may. Raises Infeasible when the limits can't be met, RuntimeError
-    when the solver fails.
+    Shares give a transportation problem, whose vertices are integral. A capacity splits at most one pair, whose parts
+    are then rounded to whole requests when all counts are whole. Where several limits leave no room for that, the split
+    solution is returned as it is and ``rounded`` is False. ``cost`` is infinite where a system may not serve a pair;
+    every pair needs one that may. Raises Infeasible when the limits can't be met, RuntimeError when the solver fails.
     """
     scale = float(np.abs(cost[np.isfinite(cost)]).mean()) or 1.0
     problem = _Problem(
         cost / scale,
         count,
-        [limit.system for limit in limits],
+        np.array([limit.system for limit in limits], dtype=np.intp),
         np.array([limit.kind == "share" for limit in limits]),
         np.array([limit.usage(runtime_s) for limit in limits]),
         np.array([limit.amount for limit in limits]),
@@ -126,7 +127,9 @@ def assign(cost: Floats, runtime_s: Floats, count: Floats, limits: list[Limit]) 
         fixed, prices = _agreed(problem)
         requests, free = served_by(fixed, count, cost.shape[0]), np.flatnonzero(fixed < 0)
         if free.size:
-            part = problem.part(free, problem.amounts - problem.used(requests))
+            left = problem.amounts - problem.used(requests)
+            cost, usage = problem.cost[:, free], problem.usage[:, free]
+            part = replace(problem, cost=cost, count=count[free], usage=usage, amounts=left)
             # The prices stay those of the whole: a part may leave them undetermined.
             requests[:, free], _ = _solve_directly(part)
     rounded = bool(np.all(count == np.floor(count)))
@@ -134,56 +137,53 @@ def assign(cost: Floats, runtime_s: Floats, count: Floats, limits: list[Limit]) 
         whole = _rounded(problem, requests, free)
         rounded = problem.keeps_limits(whole)
         requests = whole if rounded else requests
-    used = tuple(float(u) for u in problem.used(requests))
-    return Assignment(requests, tuple(float(price * scale) for price in prices), used, rounded)
+    return Assignment(requests, tuple((prices * scale).tolist()), tuple(problem.used(requests).tolist()), rounded)
 
 
-def _linear_programme(objective: Floats, **constraints: Any) -> OptimizeResult:
-    result: OptimizeResult = linprog(objective, method="highs-ds", **constraints)
+def _linear_programme(
+    problem: _Problem, objective: Floats, everyone: Any, limits: Any, bounds: Any = (0, None)
+) -> tuple[OptimizeResult, Floats]:
+    """Minimise where the variables of each row of ``everyone`` add up to 1, within the limits of the problem.
+
+    ``limits`` is what the variables use of each, relative to ``units``. Returns the result and the limits' prices.
+    """
+    exact, amounts = problem.exact, problem.amounts / problem.units
+    rows = everyone.shape[0]
+    equalities: Any = vstack([everyone, limits[exact]], format="csr")
+    result: OptimizeResult = linprog(
+        objective,
+        A_eq=equalities,
+        b_eq=np.append(np.ones(rows), amounts[exact]),
+        A_ub=limits[~exact],
+        b_ub=amounts[~exact],
+        bounds=bounds,
+        method="highs-ds",
+    )
     if result.status == 2:
         raise Infeasible
     if result.status != 0:
         raise RuntimeError(f"the linear programme was not solved: {result.message}")
-    return result
-
-
-def _prices(result: OptimizeResult, exact: NDArray[np.bool_], units: Floats) -> Floats:
-    """Dual prices of the limits, whose rows end the equalities (shares) and are the inequalities (capacities)."""
-    prices = np.zeros(exact.size)
-    if exact.any():
-        prices[exact] = -result.eqlin.marginals[-int(exact.sum()) :]
-    if not exact.all():
-        prices[~exact] = -result.ineqlin.marginals
-    return prices / units
+    prices = np.empty(exact.size)
+    prices[exact], prices[~exact] = -result.eqlin.marginals[rows:], -result.ineqlin.marginals
+    return result, prices / problem.units * problem.count.sum()
 
 
 def _solve_directly(problem: _Problem) -> tuple[Floats, Floats]:
     """One programme over all pairs; its variables are the shares of each pair's requests. (requests, prices)."""
     systems, pairs = problem.cost.shape
-    size = float(problem.count.sum())
-    units = np.maximum(problem.usage @ problem.count, 1e-300)
-    weights = problem.usage * problem.count / units[:, None]
-    rows = [
-        csr_array((row, (np.zeros(pairs, int), s * pairs + np.arange(pairs))), shape=(1, systems * pairs))
-        for row, s in zip(weights, problem.systems, strict=True)
-    ]
+    weights = problem.usage * problem.count / problem.units[:, None]
+    limit, pair = np.indices(weights.shape).reshape(2, -1)
+    variable = problem.systems[limit] * pairs + pair
+    limits = csr_array((weights.ravel(), (limit, variable)), shape=(len(weights), systems * pairs))
     usable = np.isfinite(problem.cost)
-    exact, amounts = problem.exact, problem.amounts / units
+    objective = np.where(usable, problem.cost, 0.0) * problem.count / problem.count.sum()
     everyone = hstack([identity(pairs, format="csr")] * systems, format="csr")
-    equalities = [everyone, *(row for row, is_share in zip(rows, exact, strict=True) if is_share)]
-    inequalities = [row for row, is_share in zip(rows, exact, strict=True) if not is_share]
-    result = _linear_programme(
-        (np.where(usable, problem.cost, 0.0) * problem.count / size).ravel(),
-        A_eq=vstack(equalities, format="csr"),
-        b_eq=np.concatenate([np.ones(pairs), amounts[exact]]),
-        A_ub=vstack(inequalities, format="csr") if inequalities else None,
-        b_ub=amounts[~exact] if inequalities else None,
-        bounds=np.stack([np.zeros(usable.size), usable.ravel().astype(float)], axis=1),
-    )
-    return result.x.reshape(systems, pairs) * problem.count, _prices(result, exact, units) * size
+    bounds = np.stack([np.zeros(usable.size), usable.ravel().astype(float)], axis=1)
+    result, prices = _linear_programme(problem, objective.ravel(), everyone, limits, bounds)
+    return result.x.reshape(systems, pairs) * problem.count, prices
 
 
-def _agreed(problem: _Problem) -> tuple[NDArray[np.intp], Floats]:
+def _agreed(problem: _Problem) -> tuple[Choice, Floats]:
     """The system of every pair on which the optimal patterns agree, −1 for the few that are split; the prices.
 
     Dantzig–Wolfe decomposition: for given prices the cheapest pattern is an argmin per pair; a small master
@@ -196,27 +196,19 @@ def _agreed(problem: _Problem) -> tuple[NDArray[np.intp], Floats]:
     for first_phase in (True, False):
         phase = without_cost if first_phase else problem
         while True:
-            master = patterns.best_mixture(first_phase)
-            if first_phase and master.violation <= GAP:
+            mixture, prices, bound, violation = patterns.best_mixture(first_phase)
+            if first_phase and violation <= GAP:
                 break
-            priced = phase.priced(master.prices)
-            undercut = master.bound - float(priced.min(axis=0) @ problem.count) / problem.count.sum()
+            priced = phase.priced(prices)
+            undercut = bound - float(priced.min(axis=0) @ problem.count) / problem.count.sum()
             # A repeated pattern improves by less than the solver's tolerance.
             if undercut <= GAP or not patterns.add(cheapest(priced)):
                 break
-        if first_phase and master.violation > FEASIBILITY:
+        if first_phase and violation > FEASIBILITY:
             raise Infeasible
-    return patterns.agreement(master.mixture), master.prices
-
-
-@dataclass(frozen=True)
-class _Master:
-    mixture: Floats
-    prices: Floats
-    """One per limit, in relative cost per unit of usage."""
-    bound: float
-    """What a new pattern's priced cost per request must undercut to help."""
-    violation: float
+    mixed = [patterns.choices[i] for i in np.flatnonzero(mixture > GAP)]
+    agree = np.logical_and.reduce([choice == mixed[0] for choice in mixed])
+    return np.where(agree, mixed[0], -1).astype(np.intp), prices
 
 
 class _Patterns:
@@ -227,55 +219,37 @@ class _Patterns:
         self.choices: list[NDArray[np.int8]] = []
         self.costs: list[float] = []
         self.usages: list[Floats] = []
-        self.units = np.maximum(problem.usage @ problem.count, 1e-300)
 
-    def add(self, choice: NDArray[np.intp]) -> bool:
+    def add(self, choice: Choice) -> bool:
         """Take up a pattern; False when it is known already."""
         small = choice.astype(np.int8)
         if any(np.array_equal(small, known) for known in self.choices):
             return False
         if len(self.choices) == MAX_PATTERNS:
             raise RuntimeError("the assignment did not converge")
-        count = self.problem.count
-        chosen_cost = np.take_along_axis(self.problem.cost, choice[None], axis=0)[0]
-        used = [
-            float(usage @ (count * (choice == system)))
-            for system, usage in zip(self.problem.systems, self.problem.usage, strict=True)
-        ]
+        cost, count = self.problem.cost, self.problem.count
+        chosen_cost = np.take_along_axis(cost, choice[None], axis=0)[0] @ count / count.sum()
+        used = self.problem.used(served_by(choice, count, len(cost))) / self.problem.units
         self.choices.append(small)
-        self.costs.append(float(chosen_cost @ count) / float(count.sum()))
-        self.usages.append(np.array(used) / self.units)
+        self.costs.append(float(chosen_cost))
+        self.usages.append(used)
         return True
 
-    def best_mixture(self, first_phase: bool) -> _Master:
-        """The cheapest mixture within the limits; in the first phase the one that violates them least."""
-        exact, known = self.problem.exact, len(self.costs)
-        amounts = self.problem.amounts / self.units
-        # In the first phase each limit may be exceeded or missed, at cost 1.
-        slack = np.eye(exact.size)[:, : exact.size if first_phase else 0]
-        columns = np.hstack([np.array(self.usages).T, -slack, slack])
-        costs = np.zeros(known) if first_phase else np.array(self.costs)
-        everyone = np.append(np.ones(known), np.zeros(columns.shape[1] - known))
-        result = _linear_programme(
-            np.append(costs, np.ones(columns.shape[1] - known)),
-            A_eq=np.vstack([everyone, columns[exact]]),
-            b_eq=np.append(1.0, amounts[exact]),
-            A_ub=columns[~exact] if not exact.all() else None,
-            b_ub=amounts[~exact] if not exact.all() else None,
-        )
-        size = float(self.problem.count.sum())
-        return _Master(
-            result.x[:known],
-            _prices(result, exact, self.units) * size,
-            float(result.eqlin.marginals[0]),
-            float(result.x[known:].sum()),
-        )
+    def best_mixture(self, first_phase: bool) -> tuple[Floats, Floats, float, float]:
+        """The cheapest mixture within the limits; in the first phase the one that violates them least.
 
-    def agreement(self, mixture: Floats) -> NDArray[np.intp]:
-        """The system of every pair on which all patterns of a mixture agree, −1 elsewhere."""
-        mixed = [self.choices[i].astype(np.intp) for i in np.flatnonzero(mixture > GAP)]
-        agree = np.logical_and.reduce([choice == mixed[0] for choice in mixed])
-        return np.where(agree, mixed[0], -1)
+        Returns the part of each pattern, the limits' prices, the bound that a new pattern's priced cost per request
+        must undercut to help, and the violation.
+        """
+        known, limits = len(self.choices), self.problem.exact.size
+        # In the first phase each limit may be exceeded or missed, at cost 1.
+        slack = np.eye(limits)[:, : limits if first_phase else 0]
+        columns = np.hstack([np.transpose(self.usages), -slack, slack])
+        others = columns.shape[1] - known
+        objective = np.append(np.zeros(known) if first_phase else self.costs, np.ones(others))
+        everyone = csr_array([np.append(np.ones(known), np.zeros(others))])
+        result, prices = _linear_programme(self.problem, objective, everyone, csr_array(columns))
+        return result.x[:known], prices, float(result.eqlin.marginals[0]), float(result.x[known:].sum())
 
 
 def _rounded(problem: _Problem, requests: Floats, free: NDArray[np.intp]) -> Floats:
@@ -287,8 +261,7 @@ def _rounded(problem: _Problem, requests: Floats, free: NDArray[np.intp]) -> Flo
     whole = requests.copy()
     whole[:, free] = np.floor(requests[:, free] + 1e-6)
     left = np.round(problem.count - whole.sum(axis=0))
-    systems = np.array(problem.systems, dtype=np.intp)
-    missing = np.round(problem.amounts - problem.used(whole))
+    systems, missing = problem.systems, np.round(problem.amounts - problem.used(whole))
     for limit in np.flatnonzero(problem.exact):
         system = systems[limit]
         remainder = np.where(left[free] > 0, requests[system, free] - whole[system, free], 0.0)

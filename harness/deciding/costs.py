@@ -23,7 +23,7 @@ class Costs:
 
     profiles: tuple[Profile, ...]
     labels: tuple[str, ...]
-    """Short names of the systems, distinct."""
+    """Short names of the systems, distinct: those of the machines, or of the profiles where machines repeat."""
     energy_j: Floats
     """Per request, within the boundary; idle power subtracted when ``idle`` says so."""
     runtime_s: Floats
@@ -79,25 +79,18 @@ def cost_table(
     warnings = [*comparison.warnings, *_range_warnings(profiles, workload)]
     powers = tuple(_idle_power_w(p, comparison.boundary) for p in profiles)
     if idle == "subtracted":
-        unknown = [p.name for p, power in zip(profiles, powers, strict=True) if power is None]
-        if unknown:
-            raise UserError(f"the idle power of {', '.join(unknown)} was not measured: use --idle included")
+        unmeasured = [p.name for p, power in zip(profiles, powers, strict=True) if power is None]
+        if unmeasured:
+            raise UserError(f"the idle power of {', '.join(unmeasured)} was not measured: use --idle included")
         unsure = [p.name for p in profiles if None in p.idle_power_ci95_w(comparison.boundary)]
         warnings += [f"the idle power subtracted for {name} has no stated uncertainty" for name in unsure]
-    nothing = np.empty((len(profiles), 0))
-    systems = Costs(
-        tuple(profiles),
-        _labels(profiles),
-        nothing,
-        nothing,
-        "+".join(comparison.boundary) if comparison.boundary else "sum",
-        idle,
-        comparison.mixed,
-        tuple(warnings),
-        powers,
-    )
-    energy_j, runtime_s = systems.at(workload.input_tokens, workload.output_tokens)
-    return replace(systems, energy_j=energy_j, runtime_s=runtime_s)
+    names = [p.identity.system for p in profiles]
+    labels = tuple(names if len(set(names)) == len(names) else [p.name for p in profiles])
+    within = "+".join(comparison.boundary or ["sum"])
+    unknown = np.empty((len(profiles), 0))
+    costs = Costs(tuple(profiles), labels, unknown, unknown, within, idle, comparison.mixed, tuple(warnings), powers)
+    energy_j, runtime_s = costs.at(workload.input_tokens, workload.output_tokens)
+    return replace(costs, energy_j=energy_j, runtime_s=runtime_s)
 
 
 def _idle_power_w(profile: Profile, boundary: Sequence[str] | None) -> float | None:
@@ -105,12 +98,6 @@ def _idle_power_w(profile: Profile, boundary: Sequence[str] | None) -> float | N
         return profile.idle_power_w(boundary)
     except UserError:
         return None
-
-
-def _labels(profiles: Sequence[Profile]) -> tuple[str, ...]:
-    """The systems' names, or the profiles' where systems repeat."""
-    systems = [p.identity.system for p in profiles]
-    return tuple(systems if len(set(systems)) == len(systems) else [p.name for p in profiles])
 
 
 def _range_warnings(profiles: Sequence[Profile], workload: Workload) -> list[str]:

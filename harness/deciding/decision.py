@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.deciding import routing, threshold
-from harness.deciding.assignment import Assignment, Infeasible, Limit, assign
+from harness.deciding.assignment import Assignment, Limit, assign
 from harness.deciding.costs import Costs, expected_by_input
-from harness.deciding.scales import Scales, price_scales, raw_scales, reference_scales
+from harness.deciding.routing import Choice, Mask
+from harness.deciding.scales import Prices, Scales, price_scales, raw_scales, reference_scales
 from harness.deciding.threshold import Curve, Interval, KeyTotals, Uncertainty
-from harness.deciding.uncertainty import GROUPS, half_widths, routing_draws, threshold_draws
-from harness.deciding.workload import Workload
+from harness.deciding.uncertainty import GROUPS, SEED, half_widths, routing_draws, threshold_draws
+from harness.deciding.workload import Tokens, Workload
 
 SWEEP_POINTS = 1001
 """Weights λ at which the trade-off between energy and runtime is worked out."""
@@ -98,18 +98,13 @@ class RoutingDecision:
     limits: tuple[Limit, ...]
     assignment: Assignment | None
     """How the limits were met; None without any."""
-    input_rule: tuple[NDArray[np.int64], NDArray[np.intp]] | None
+    input_rule: tuple[Tokens, Choice] | None
     """Where requests are routed on their input length alone: ascending lengths and the system of each. ``requests``
     then holds requests that the rule was not learned from."""
 
 
 def make_scales(
-    name: str,
-    weight: float | None,
-    costs: Costs,
-    workload: Workload,
-    reference: int,
-    prices: tuple[float, float] | None = None,
+    name: str, weight: float | None, costs: Costs, workload: Workload, reference: int, prices: Prices | None = None
 ) -> Scales:
     """The scales ``reference``, ``price`` or ``none``; ``weight`` is λ, 1 where None; prices are per kWh and per hour.
 
@@ -117,21 +112,18 @@ def make_scales(
     """
     if name not in ("reference", "price", "none"):
         raise UserError(f"unknown scale {name}; use reference, price or none")
-    if name == "price" and weight is not None:
-        raise UserError("prices already weigh energy against time: leave out --weight or --scale price")
-    if name == "price" and prices is None:
-        raise UserError("--scale price needs --price-per-kwh, --price-per-hour or both")
-    if name != "price" and prices is not None:
+    if name == "price":
+        if weight is not None:
+            raise UserError("prices already weigh energy against time: leave out --weight or --scale price")
+        if prices is None:
+            raise UserError("--scale price needs --price-per-kwh, --price-per-hour or both")
+        return price_scales(*prices)
+    if prices is not None:
         raise UserError("--price-per-kwh and --price-per-hour need --scale price")
     energy_weight = 1.0 if weight is None else weight
-    try:
-        if prices is not None:
-            return price_scales(*prices)
-        if name == "none":
-            return raw_scales(energy_weight)
-        return reference_scales(energy_weight, costs.energy_j[reference], costs.runtime_s[reference], workload.count)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    if name == "none":
+        return raw_scales(energy_weight)
+    return reference_scales(energy_weight, costs.energy_j[reference], costs.runtime_s[reference], workload.count)
 
 
 def best_thresholds(costs: Costs, workload: Workload, key: str, scales: Sequence[Scales]) -> list[BestThreshold]:
@@ -140,10 +132,7 @@ def best_thresholds(costs: Costs, workload: Workload, key: str, scales: Sequence
     The scales share their draws, which differ only where neighbouring keys are merged around the threshold. Raises
     UserError for an unknown key.
     """
-    try:
-        values = threshold.request_key(key, workload.input_tokens, workload.output_tokens)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    values = threshold.request_key(key, workload.input_tokens, workload.output_tokens)
     totals = threshold.totals_by_key(values, workload.count, costs.energy_j, costs.runtime_s)
     curve = totals.curve
     draws: dict[int | None, tuple[KeyTotals, KeyTotals]] = {}
@@ -164,9 +153,8 @@ def threshold_plans(
 ) -> tuple[ServingPlan, dict[str, ServingPlan]]:
     """The plan that a threshold makes, and its baselines by name. Raises UserError for a horizon too short for it."""
     values = threshold.request_key(found.key, workload.input_tokens, workload.output_tokens)
-    small = values <= found.threshold
-    requests = np.stack([np.where(small, workload.count, 0.0), np.where(small, 0.0, workload.count)])
-    plan, baselines, _ = _plans(costs, workload, found.scales, requests, workload.count, horizon_s)
+    requests = routing.served_by((values > found.threshold).astype(np.intp), workload.count, 2)
+    plan, baselines, _ = _plans(costs, workload, found.scales, requests, horizon_s, None)
     return plan, baselines
 
 
@@ -211,29 +199,23 @@ def routing_decision(
         requests = assignment.requests
     else:
         requests = routing.served_by(routing.cheapest(cost, allowed), served, len(costs.labels))
-    totals = [(cost[s] @ served, s) for s in range(len(costs.labels))]
-    capable = [pair for pair in totals if allowed[pair[1], served > 0].all()]
-    alone = min(capable or totals)[1]
+    systems = range(len(costs.labels))
+    capable = [s for s in systems if allowed[s, served > 0].all()]
+    alone = min(capable or systems, key=lambda s: float(cost[s] @ served))
     in_time = None if latency_limit_s is None else allowed
-    plan, baselines, own = _plans(costs, workload, scales, requests, served, horizon_s, in_time)
+    plan, baselines, own = _plans(costs, workload, scales, requests, horizon_s, in_time)
     draws = routing_draws(costs, workload, requests, alone)
     energy, runtime = draws.energy_j[:, :, 0], draws.runtime_s[:, :, 0]
     drawn_cost = scales.cost(energy, runtime)
     base = baselines[costs.labels[alone]]
-    return RoutingDecision(
-        scales,
-        requests,
-        *own,
-        plan,
-        baselines,
-        alone,
+    effects = (
         threshold.estimated_evenly(1 - plan.energy_j / base.energy_j, 1 - energy[:, 0] / energy[:, 1]),
         threshold.estimated_evenly(1 - plan.cost / base.cost, 1 - drawn_cost[:, 0] / drawn_cost[:, 1]),
         threshold.estimated(plan.runtime_s / base.runtime_s, runtime[:, 0] / runtime[:, 1]),
-        float(workload.count.sum() - served.sum()),
-        limits,
-        assignment,
-        input_rule,
+    )
+    unserved = float(workload.count.sum() - served.sum())
+    return RoutingDecision(
+        scales, requests, *own, plan, baselines, alone, *effects, unserved, limits, assignment, input_rule
     )
 
 
@@ -245,30 +227,23 @@ def served_requests(costs: Costs, workload: Workload, latency_limit_s: float | N
 
 def sweep_weights(costs: Costs, workload: Workload, reference: int) -> routing.TradeOff:
     """Least-cost routing for ``SWEEP_POINTS`` weights from 0 to 1, relative to a reference system, no limits."""
-    means = [np.average(c[reference], weights=workload.count) for c in (costs.energy_j, costs.runtime_s)]
-    references = (float(means[0]), float(means[1]))
+    quantities = costs.energy_j, costs.runtime_s
+    energy_j, runtime_s = (float(np.average(each[reference], weights=workload.count)) for each in quantities)
     weights = np.linspace(0, 1, SWEEP_POINTS)
-    return routing.weight_sweep(costs.energy_j, costs.runtime_s, workload.count, weights, references)
+    return routing.weight_sweep(*quantities, workload.count, weights, (energy_j, runtime_s))
 
 
-def _assigned(
-    costs: Costs, cost: Floats, allowed: NDArray[np.bool_], served: Floats, limits: tuple[Limit, ...]
-) -> Assignment:
+def _assigned(costs: Costs, cost: Floats, allowed: Mask, served: Floats, limits: tuple[Limit, ...]) -> Assignment:
     """The cheapest assignment of the served requests within the limits. Raises UserError where there is none."""
     present = np.flatnonzero(served)
     masked = np.where(allowed, cost, np.inf)[:, present]
-    try:
-        assignment = assign(masked, costs.runtime_s[:, present], served[present], list(limits))
-    except Infeasible as error:
-        raise UserError(str(error)) from None
+    assignment = assign(masked, costs.runtime_s[:, present], served[present], list(limits))
     requests = np.zeros(cost.shape)
     requests[:, present] = assignment.requests
     return replace(assignment, requests=requests)
 
 
-def _by_input(
-    costs: Costs, workload: Workload, scales: Scales, seed: int = 0
-) -> tuple[Floats, tuple[NDArray[np.int64], NDArray[np.intp]]]:
+def _by_input(costs: Costs, workload: Workload, scales: Scales) -> tuple[Floats, tuple[Tokens, Choice]]:
     """Output lengths unknown on arrival: one system per input length, by E[cost(m, N) | m].
 
     Returns (requests, the rule). The rule is learned from all requests. What it is worth is seen on requests it
@@ -277,7 +252,7 @@ def _by_input(
     """
     lengths, of_length = np.unique(workload.input_tokens, return_inverse=True)
     whole = np.floor(workload.count)
-    half = np.random.default_rng(seed).binomial(whole.astype(np.int64), 0.5) + (workload.count - whole) / 2
+    half = np.random.default_rng(SEED).binomial(whole.astype(np.int64), 0.5) + (workload.count - whole) / 2
     requests = np.zeros(costs.energy_j.shape)
     for tested in (half, workload.count - half):
         learned = workload.count - tested if (workload.count > tested).any() else tested
@@ -288,22 +263,17 @@ def _by_input(
 
 
 def _plans(
-    costs: Costs,
-    workload: Workload,
-    scales: Scales,
-    requests: Floats,
-    count: Floats,
-    horizon_s: float | None,
-    allowed: NDArray[np.bool_] | None = None,
+    costs: Costs, workload: Workload, scales: Scales, requests: Floats, horizon_s: float | None, allowed: Mask | None
 ) -> tuple[ServingPlan, dict[str, ServingPlan], tuple[Floats, Floats]]:
     """The plan that ``requests`` is, and its baselines: each system alone by its label, then ``round_robin``,
     ``random`` and ``oracle`` (least cost per request). Last the half-widths of the 95 % intervals of the plan's
     energy in J and runtime in s by system.
 
-    ``allowed`` marks which system serves which pair in time; None without a latency objective. Only the oracle
-    heeds it. Raises UserError when the plan doesn't fit into ``horizon_s``.
+    ``allowed`` marks which system serves which pair in time; None without a latency objective. What none serves in
+    time is left out; else only the oracle heeds it. Raises UserError when the plan doesn't fit into ``horizon_s``.
     """
     systems = len(costs.labels)
+    count = workload.count if allowed is None else np.where(allowed.any(axis=0), workload.count, 0.0)
     cost = scales.cost(costs.energy_j, costs.runtime_s)
     alone = [np.outer(np.arange(systems) == s, count) for s in range(systems)]
     even = np.broadcast_to(count / systems, cost.shape)
@@ -320,11 +290,10 @@ def _plans(
     by_system = half_widths(costs, workload, plans)
     # Systems err independently of each other.
     totals = (np.linalg.norm(widths, axis=1) for widths in by_system)
-    plan, *baselines = (
+    plan, *alone_plans, round_robin, oracle_plan = (
         _plan(costs, scales, x, (energy, runtime), horizon, allowed)
         for x, energy, runtime in zip(plans, *totals, strict=True)
     )
-    *alone_plans, round_robin, oracle_plan = baselines
     # On average a random choice is the even split; it scatters around it.
     spread = float(np.sqrt(count @ costs.energy_j.var(axis=0)))
     named = dict(zip(costs.labels, alone_plans, strict=True))
@@ -333,16 +302,11 @@ def _plans(
 
 
 def _plan(
-    costs: Costs,
-    scales: Scales,
-    requests: Floats,
-    half_widths: tuple[float, float],
-    horizon_s: float,
-    allowed: NDArray[np.bool_] | None,
+    costs: Costs, scales: Scales, requests: Floats, ci95: tuple[float, float], horizon_s: float, allowed: Mask | None
 ) -> ServingPlan:
     """Totals of an assignment; systems that serve nothing are switched off only when one serves all.
 
-    ``half_widths`` are those of energy in J and of runtime in s.
+    ``ci95`` are the half-widths of energy in J and of runtime in s.
     """
     energy_j, busy_s = (requests * costs.energy_j).sum(axis=1), (requests * costs.runtime_s).sum(axis=1)
     used = requests.sum(axis=1) > 0
@@ -355,14 +319,7 @@ def _plan(
         marginal = float(np.sum(gross - idle * busy_s, where=on))
         if busy_s.max() <= horizon_s:
             fleet = routing.fleet_energy_j(gross, busy_s, idle, on, horizon_s)
-    return ServingPlan(
-        energy,
-        float(half_widths[0]),
-        runtime,
-        float(half_widths[1]),
-        float(scales.cost(np.array(energy), np.array(runtime))),
-        marginal,
-        fleet,
-        horizon_s,
-        None if allowed is None else bool(allowed[requests > 0].all()),
-    )
+    cost = float(scales.cost(np.array(energy), np.array(runtime)))
+    in_time = None if allowed is None else bool(allowed[requests > 0].all())
+    energy_ci95_j, runtime_ci95_s = map(float, ci95)
+    return ServingPlan(energy, energy_ci95_j, runtime, runtime_ci95_s, cost, marginal, fleet, horizon_s, in_time)

@@ -37,31 +37,20 @@ def save_rule(answer: ThresholdAnswer | RoutingAnswer, path: str | os.PathLike[s
 
 
 def _threshold_rule(answer: ThresholdAnswer) -> dict[str, Any]:
-    costs, decision = answer.costs, answer.decision
-    return {
-        **_head("threshold", costs),
-        "key": decision.key,
-        "threshold": decision.threshold,
-        "at_most": costs.labels[0],
-        "above": costs.labels[1],
-    }
+    decision, (small, large) = answer.decision, answer.costs.labels
+    rule = {"key": decision.key, "threshold": decision.threshold, "at_most": small, "above": large}
+    return {**_head("threshold", answer.costs), **rule}
 
 
 def _routing_rule(answer: RoutingAnswer) -> dict[str, Any]:
     costs, workload, decision = answer.costs, answer.workload, answer.decision
+    per = {"share": "request", "capacity": "second"}
     rule = {
         **_head("least_cost", costs),
-        "cost": {
-            "energy_per_j": decision.scales.energy_weight,
-            "runtime_per_s": decision.scales.runtime_weight,
-        },
+        "cost": {"energy_per_j": decision.scales.energy_weight, "runtime_per_s": decision.scales.runtime_weight},
         "latency_limit_s": answer.slo_s,
         "prices": [
-            {
-                "system": costs.labels[limit.system],
-                "per": "request" if limit.kind == "share" else "second",
-                "price": price,
-            }
+            {"system": costs.labels[limit.system], "per": per[limit.kind], "price": price}
             for limit, price in zip(decision.limits, _prices(decision), strict=True)
         ],
     }
@@ -74,19 +63,15 @@ def _routing_rule(answer: RoutingAnswer) -> dict[str, Any]:
         m, n, grid = _choices(answer)
         row = np.searchsorted(m, workload.input_tokens, side="right") - 1
         chosen = grid[row, np.searchsorted(n, workload.output_tokens, side="right") - 1]
-        routes = {
-            "boundary": [
-                {"input_tokens": int(length), "routes": _runs("from_output_tokens", n, row, costs)}
-                for length, row in zip(m, grid, strict=True)
-            ]
-        }
-    return {**rule, "agreement": _agreement(chosen, decision, costs), **routes}
-
-
-def _agreement(chosen: NDArray[np.intp], decision: RoutingDecision, costs: Costs) -> dict[str, float]:
+        boundary = [
+            {"input_tokens": int(length), "routes": _runs("from_output_tokens", n, row, costs)}
+            for length, row in zip(m, grid, strict=True)
+        ]
+        routes = {"boundary": boundary}
     same = np.arange(len(costs.labels))[:, None] == chosen
     planned = {"requests": decision.requests, "energy": decision.requests * costs.energy_j}
-    return {name: float(amount[same].sum() / amount.sum()) for name, amount in planned.items()}
+    agreement = {name: float(amount[same].sum() / amount.sum()) for name, amount in planned.items()}
+    return {**rule, "agreement": agreement, **routes}
 
 
 def _head(kind: str, costs: Costs) -> dict[str, Any]:

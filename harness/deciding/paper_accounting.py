@@ -14,17 +14,12 @@ from dataclasses import dataclass
 from importlib import resources
 
 import numpy as np
-from numpy.typing import NDArray
 
-from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.deciding.threshold import Curve
 from harness.deciding.workload import Workload, marginal
 
-THRESHOLDS = {
-    "input": (8, 16, 32, 64, 128, 256, 512, 1024, 2048),
-    "output": (8, 16, 32, 64, 128, 256, 512),
-}
+THRESHOLDS = {"input": (8, 16, 32, 64, 128, 256, 512, 1024, 2048), "output": (8, 16, 32, 64, 128, 256, 512)}
 """Thresholds at which the published figures have points."""
 
 LEAVES_OUT = (
@@ -66,24 +61,25 @@ def paper_curve(workload: Workload, small: str, large: str, key: str) -> PaperCu
     if key not in THRESHOLDS:
         raise UserError("the published accounting knows the keys input and output only")
     lengths, frequency = marginal(workload.input_tokens, workload.count)
+    powers = (2 ** np.round(np.log2(lengths)).astype(np.int64)).tolist()
     means = published_means(key)
-    energy, runtime = np.empty((2, lengths.size)), np.empty((2, lengths.size))
-    for i, system in enumerate((small, large)):
+    by_length = []
+    for system in (small, large):
         if system not in means:
             raise UserError(f"the published accounting knows the systems {' and '.join(means)} only, not {system}")
-        per_token, seconds = _at_nearest_power(means[system], lengths, system)
-        energy[i] = per_token * frequency * lengths
-        runtime[i] = seconds * frequency * lengths
+        absent = sorted(set(powers) - set(means[system]))
+        if absent:
+            raise UserError(
+                f"the published sweep on {system} has no point at {absent[0]} tokens, so the published accounting "
+                "can't count this workload; joulebench threshold counts its whole requests"
+            )
+        by_length.append(np.array([means[system][power] for power in powers]).T * frequency * lengths)
     thresholds = np.array(THRESHOLDS[key])
     to_small = lengths <= thresholds[:, None]
-    curve = Curve(
-        thresholds,
-        np.where(to_small, energy[0], energy[1]).sum(axis=1),
-        np.where(to_small, runtime[0], runtime[1]).sum(axis=1),
-        (to_small * frequency).sum(axis=1) / frequency.sum(),
-    )
-    alone = [(float(energy[i].sum()), float(runtime[i].sum())) for i in (0, 1)]
-    return PaperCurve(small, large, curve, alone[0], alone[1])
+    energy, runtime = (np.where(to_small, *systems).sum(axis=1) for systems in zip(*by_length, strict=True))
+    curve = Curve(thresholds, energy, runtime, (to_small * frequency).sum(axis=1) / frequency.sum())
+    small_only, large_only = ((float(energy.sum()), float(runtime.sum())) for energy, runtime in by_length)
+    return PaperCurve(small, large, curve, small_only, large_only)
 
 
 def published_means(key: str) -> dict[str, dict[int, tuple[float, float]]]:
@@ -93,16 +89,3 @@ def published_means(key: str) -> dict[str, dict[int, tuple[float, float]]]:
         system: {int(length): (m["energy_per_token_j"], m["runtime_s"]) for length, m in points.items()}
         for system, points in json.loads(text)["sweeps"][key].items()
     }
-
-
-def _at_nearest_power(
-    means: dict[int, tuple[float, float]], lengths: NDArray[np.int64], system: str
-) -> tuple[Floats, Floats]:
-    powers = 2 ** np.round(np.log2(lengths)).astype(np.int64)
-    absent = sorted({int(p) for p in powers} - set(means))
-    if absent:
-        raise UserError(
-            f"the published sweep on {system} has no point at {absent[0]} tokens, so the published accounting "
-            "can't count this workload; joulebench threshold counts its whole requests"
-        )
-    return np.array([means[int(p)][0] for p in powers]), np.array([means[int(p)][1] for p in powers])

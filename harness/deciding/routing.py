@@ -13,11 +13,15 @@ from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
 
+Choice = NDArray[np.intp]
+"""The position of a system for each pair."""
+Mask = NDArray[np.bool_]
+
 MIN_POOL = 200
 """Fewest requests from which the costs at an input length are learned when output lengths are unknown."""
 
 
-def cheapest(cost: Floats, allowed: NDArray[np.bool_] | None = None) -> NDArray[np.intp]:
+def cheapest(cost: Floats, allowed: Mask | None = None) -> Choice:
     """The system of least cost for each pair; −1 where no system is allowed. Of equal ones the first."""
     if allowed is None:
         return np.argmin(cost, axis=0)
@@ -25,7 +29,7 @@ def cheapest(cost: Floats, allowed: NDArray[np.bool_] | None = None) -> NDArray[
     return np.where(allowed.any(axis=0), choice, -1)
 
 
-def served_by(choice: NDArray[np.intp], count: Floats, systems: int) -> Floats:
+def served_by(choice: Choice, count: Floats, systems: int) -> Floats:
     """Assignment that gives every request of a pair to its chosen system; −1 is left unserved."""
     requests = np.zeros((systems, count.size))
     served = np.flatnonzero(choice >= 0)
@@ -33,11 +37,9 @@ def served_by(choice: NDArray[np.intp], count: Floats, systems: int) -> Floats:
     return requests
 
 
-def serviceable(runtime_s: Floats, latency_limit_s: float | None) -> NDArray[np.bool_]:
+def serviceable(runtime_s: Floats, latency_limit_s: float | None) -> Mask:
     """Which system serves which pair within the latency objective; all of them without one."""
-    if latency_limit_s is None:
-        return np.ones(runtime_s.shape, dtype=np.bool_)
-    return np.asarray(runtime_s <= latency_limit_s)
+    return np.asarray(runtime_s <= (np.inf if latency_limit_s is None else latency_limit_s))
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,19 @@ def weight_sweep(
     then a look-up. ``weight`` must ascend within [0, 1]. Where two lines cross, the system listed first serves; the
     totals carry the rounding of sums over all requests.
     """
-    systems, points, pair = energy_j.shape[0], weight.size, np.arange(count.size)
+    systems, places, pair = energy_j.shape[0], weight.size + 1, np.arange(count.size)
     start = runtime_s / references[1]
     slope = energy_j / references[0] - start
     values = np.stack([energy_j, runtime_s, np.ones_like(energy_j)])
-    change = np.zeros((systems, 3, points + 1))
+    change = np.zeros((systems, 3, places))
+
+    def add(requests: Floats, system: Choice, at: NDArray[np.intp]) -> None:
+        """Let each pair's system serve so many more of its requests from the weight ``at`` on."""
+        for quantity, amounts in enumerate(requests * values[:, system, pair]):
+            change[:, quantity] += np.bincount(system * places + at, amounts, systems * places).reshape(systems, -1)
+
     serving, at = np.argmin(start, axis=0), np.zeros_like(pair)
-    _add(change, at, serving, count * values[:, serving, pair])
+    add(count, serving, at)
     crossing = np.zeros(count.size)
     for _ in range(systems - 1):
         follower, crossing = _next_change(start, slope, serving, crossing)
@@ -75,26 +83,16 @@ def weight_sweep(
         # rounded, every request is served exactly once.
         keeps = np.searchsorted(weight, crossing, side="right")
         at = np.maximum(at, np.where(serving < follower, keeps, np.searchsorted(weight, crossing, side="left")))
-        _add(change, at, serving, -count * values[:, serving, pair])
-        _add(change, at, follower, count * values[:, follower, pair])
+        add(-count, serving, at)
+        add(count, follower, at)
         serving = follower
-    by_weight = np.cumsum(change[:, :, :points], axis=2)
+    by_weight = np.cumsum(change[:, :, :-1], axis=2)
     totals = by_weight.sum(axis=0)
     # What fractional counts leave after all of a system's requests have gone may lie a rounding below zero.
     return TradeOff(weight, totals[0], totals[1], np.maximum(by_weight[:, 2], 0) / count.sum())
 
 
-def _add(change: Floats, at: NDArray[np.intp], system: NDArray[np.intp], amounts: Floats) -> None:
-    """Add ``amounts`` (quantities, pairs) to ``change`` (systems, quantities, weights) at each pair's own place."""
-    systems, quantities, points = change.shape
-    for quantity in range(quantities):
-        place = system * points + at
-        change[:, quantity] += np.bincount(place, amounts[quantity], systems * points).reshape(systems, points)
-
-
-def _next_change(
-    start: Floats, slope: Floats, serving: NDArray[np.intp], since: Floats
-) -> tuple[NDArray[np.intp], Floats]:
+def _next_change(start: Floats, slope: Floats, serving: Choice, since: Floats) -> tuple[Choice, Floats]:
     """Which system takes over from ``serving`` as λ grows beyond ``since``, and at which λ.
 
     Where none does, the serving one stays and λ is infinite.
@@ -131,9 +129,7 @@ def pools(requests: Floats) -> NDArray[np.intp]:
     return pool
 
 
-def fleet_energy_j(
-    energy_j: Floats, busy_s: Floats, idle_power_w: Floats, on: NDArray[np.bool_], horizon_s: float
-) -> float:
+def fleet_energy_j(energy_j: Floats, busy_s: Floats, idle_power_w: Floats, on: Mask, horizon_s: float) -> float:
     """Energy of machines that stay on for ``horizon_s``: marginal energy of the work plus idle power throughout.
 
     ``energy_j`` (gross, idle included) and ``busy_s`` are totals per system; a system counts while ``on``.

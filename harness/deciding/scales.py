@@ -1,4 +1,4 @@
-"""What makes joules and seconds one cost, U = λE + (1 − λ)R. Pure."""
+"""What makes joules and seconds one cost, U = λE + (1 − λ)R. What can't raises UserError. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.core.arrays import Floats
+from harness.core.errors import UserError
 
 JOULES_PER_KWH = 3.6e6
-
-
 SECONDS_PER_HOUR = 3600.0
+
+Prices = tuple[float, float]
+"""Per kWh and per machine-hour."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,18 @@ def reference_scales(weight: float, energy_j: Floats, runtime_s: Floats, count: 
     energy = float(np.average(energy_j, weights=count))
     runtime = float(np.average(runtime_s, weights=count))
     if not (energy > 0 and runtime > 0):
-        raise ValueError("the reference system must have positive mean energy and runtime")
+        raise UserError("the reference system must have positive mean energy and runtime")
     return Scales("reference", _checked_weight(weight) / energy, (1 - weight) / runtime, energy, runtime)
 
 
 def price_scales(price_per_kwh: float, price_per_hour: float) -> Scales:
     """Money or carbon: the prices weigh energy against time, so there is no λ."""
     if min(price_per_kwh, price_per_hour) < 0 or price_per_kwh + price_per_hour <= 0:
-        raise ValueError("prices must be at least 0 and not both 0")
+        raise UserError("prices must be at least 0 and not both 0")
     return Scales("price", price_per_kwh / JOULES_PER_KWH, price_per_hour / SECONDS_PER_HOUR)
 
 
 def _checked_weight(weight: float) -> float:
     if not 0 <= weight <= 1:
-        raise ValueError("the weight of energy must lie between 0 and 1")
+        raise UserError("the weight of energy must lie between 0 and 1")
     return weight

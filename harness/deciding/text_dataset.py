@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from harness.core.errors import MissingDependency, UserError
 from harness.deciding.trace_files import EXAMPLES, describe, matching_files, rows_of
 from harness.deciding.workload import Workload, from_pairs
@@ -33,28 +35,23 @@ def build_workload(
         row = 0
         for rows in rows_of(describe(path), [*input_fields, *output_fields], BATCH):
             texts = list(zip(*rows, strict=True))
-            m = _tokens(count_tokens, texts[: len(input_fields)], True)
-            n = _tokens(count_tokens, texts[len(input_fields) :], False)
-            for pair in zip(m, n, strict=True):
+            inputs = _tokens(count_tokens, texts[: len(input_fields)], True)
+            outputs = _tokens(count_tokens, texts[len(input_fields) :], False)
+            for pair in zip(inputs, outputs, strict=True):
                 row += 1
                 if min(pair) < 1:
                     broken.append(f"{path.name} row {row} has {pair[0]} in, {pair[1]} out")
-                pairs[pair] += 1
+                else:
+                    pairs[pair] += 1
     if broken and not skip_bad:
         examples = "; ".join(broken[:EXAMPLES]) + (" …" if len(broken) > EXAMPLES else "")
         raise UserError(f"{pattern}: {len(broken):,} rows without tokens: {examples}. Leave them out with --skip-bad")
-    usable = sorted(pair for pair in pairs if min(pair) >= 1)
-    if not usable:
+    if not pairs:
         raise UserError(f"{pattern} holds no row with input and output tokens")
     source = f"{pattern}, tokens counted with {tokenizer}"
-    workload = from_pairs(
-        Path(pattern).name,
-        source,
-        [m for m, _ in usable],
-        [n for _, n in usable],
-        [pairs[pair] for pair in usable],
-    )
-    return replace(workload, dropped_rows=len(broken))
+    m, n = np.array(sorted(pairs)).T
+    counts = [pairs[pair] for pair in sorted(pairs)]
+    return replace(from_pairs(Path(pattern).name, source, m, n, counts), dropped_rows=len(broken))
 
 
 def _tokens(count_tokens: TokenCounter, columns: Sequence[Sequence[object]], special: bool) -> list[int]:

@@ -18,20 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
+from harness.core.errors import UserError
 from harness.deciding.scales import Scales
 
 
 def request_key(name: str, input_tokens: NDArray[np.int64], output_tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The number that a threshold is compared with. Raises ValueError for an unknown name."""
-    if name == "input":
-        return input_tokens
-    if name == "output":
-        return output_tokens
-    if name == "total":
-        return input_tokens + output_tokens
-    if name == "product":
-        return input_tokens * output_tokens
-    raise ValueError(f"unknown key {name}; use input, output, total or product")
+    """The number that a threshold is compared with. Raises UserError for an unknown name."""
+    total, product = input_tokens + output_tokens, input_tokens * output_tokens
+    keys = {"input": input_tokens, "output": output_tokens, "total": total, "product": product}
+    if name not in keys:
+        raise UserError(f"unknown key {name}; use input, output, total or product")
+    return keys[name]
 
 
 @dataclass(frozen=True)
@@ -46,19 +43,18 @@ class KeyTotals:
 
     @cached_property
     def curve(self) -> Curve:
-        """Totals at every threshold; kept, since each of several scales asks for them."""
-        return threshold_curve(self)
+        """Totals at every threshold, by one prefix sum over the sorted keys: exact, O(keys). Kept for more scales."""
+        thresholds = np.append(0, self.key)
+        small_share = np.append(0.0, np.cumsum(self.count)) / self.count.sum()
+        return Curve(thresholds, _split_totals(self.energy_j), _split_totals(self.runtime_s), small_share)
 
 
 def totals_by_key(key: NDArray[np.int64], count: Floats, energy_j: Floats, runtime_s: Floats) -> KeyTotals:
     """Sum weighted per-request costs of shape (2, pairs) over pairs with equal keys."""
     distinct, group = np.unique(key, return_inverse=True)
-
-    def total(values: Floats) -> Floats:
-        return np.bincount(group, values, distinct.size).astype(np.float64)
-
-    energy, runtime = (np.stack([total(count * row) for row in costs]) for costs in (energy_j, runtime_s))
-    return KeyTotals(distinct, total(count), energy, runtime)
+    per_request = (1.0, *energy_j, *runtime_s)
+    totals = np.array([np.bincount(group, count * each, distinct.size) for each in per_request], dtype=np.float64)
+    return KeyTotals(distinct, totals[0], totals[1:3], totals[3:])
 
 
 @dataclass(frozen=True)
@@ -80,18 +76,10 @@ class Curve:
         return int(np.argmin(scales.cost(self.energy_j, self.runtime_s)))
 
 
-def threshold_curve(totals: KeyTotals) -> Curve:
-    """Totals at every threshold, from one prefix sum over the sorted keys: exact, O(keys)."""
-    thresholds = np.concatenate([[0], totals.key])
-    small_share = np.concatenate([[0.0], np.cumsum(totals.count)]) / totals.count.sum()
-    return Curve(thresholds, _split_totals(totals.energy_j), _split_totals(totals.runtime_s), small_share)
-
-
 def _split_totals(by_key: Floats) -> Floats:
     """Small system's prefix plus large system's remainder: (…, 2, keys) → (…, keys + 1)."""
     small, large = by_key[..., 0, :], by_key[..., 1, :]
-    start = np.zeros((*small.shape[:-1], 1))
-    moved = np.concatenate([start, np.cumsum(small - large, axis=-1)], axis=-1)
+    moved = np.insert(np.cumsum(small - large, axis=-1), 0, 0.0, axis=-1)
     return large.sum(axis=-1, keepdims=True) + moved
 
 
@@ -147,36 +135,27 @@ class Uncertainty:
 def uncertainty(totals: KeyTotals, draws: KeyTotals, chosen: int, scales: Scales) -> Uncertainty:
     """Intervals of what the threshold ``chosen`` does, from draws of the totals, shape (draws, 2, keys).
 
-    A threshold belongs to the plateau while the 95 % interval of its cost minus the chosen one's reaches 0. The
-    saving is that of ``chosen`` on the workload it was chosen on, so it is a little optimistic: one number was
-    fitted. Check a narrow saving on another trace.
-    ``chosen`` must be 0 or one of the keys.
+    A threshold belongs to the plateau while the 95 % interval of its cost minus the chosen one's reaches 0. The saving
+    is that of ``chosen`` on the workload it was chosen on, so it is a little optimistic: one number was fitted. Check a
+    narrow saving on another trace. ``chosen`` must be 0 or one of the keys.
     """
     estimate, curve = totals.curve, draws.curve
     exact_cost, cost = (scales.cost(c.energy_j, c.runtime_s) for c in (estimate, curve))
     at = int(np.searchsorted(curve.threshold, chosen))
-    best = np.percentile(curve.threshold[np.argmin(cost, axis=-1)], [2.5, 97.5], method="nearest")
+    drawn_best = curve.threshold[np.argmin(cost, axis=-1)]
+    best_low, best_high = np.percentile(drawn_best, [2.5, 97.5], method="nearest").astype(int).tolist()
     equal = np.percentile(cost - cost[:, [at]], 2.5, axis=0) <= 0
-    low, high = _run_around(equal, at)
-    return Uncertainty(
-        int(best[0]),
-        int(best[1]),
-        int(curve.threshold[low]),
-        int(curve.threshold[high]),
-        estimated_evenly(
-            1 - float(estimate.energy_j[at] / estimate.energy_j[0]), 1 - curve.energy_j[:, at] / curve.energy_j[:, 0]
-        ),
-        estimated_evenly(1 - float(exact_cost[at] / exact_cost[0]), 1 - cost[:, at] / cost[:, 0]),
-        estimated(
-            float(estimate.runtime_s[at] / estimate.runtime_s[0]), curve.runtime_s[:, at] / curve.runtime_s[:, 0]
-        ),
+    unequal = np.flatnonzero(~equal)
+    # The unbroken run of equal ones around the chosen one lies between the nearest two that aren't.
+    before, after = unequal[unequal < at], unequal[unequal > at]
+    run = [before[-1] + 1 if before.size else 0, after[0] - 1 if after.size else equal.size - 1]
+    plateau_low, plateau_high = curve.threshold[run].tolist()
+    totals_and_draws = (estimate.energy_j, curve.energy_j), (exact_cost, cost), (estimate.runtime_s, curve.runtime_s)
+    energy, relative_cost, runtime = (
+        (float(exact[at] / exact[0]), drawn[:, at] / drawn[:, 0]) for exact, drawn in totals_and_draws
     )
-
-
-def _run_around(flags: NDArray[np.bool_], at: int) -> tuple[int, int]:
-    """First and last index of the unbroken run of True around ``at``."""
-    before, after = np.flatnonzero(~flags[:at]), np.flatnonzero(~flags[at:])
-    return (int(before[-1]) + 1 if before.size else 0), (at + int(after[0]) - 1 if after.size else flags.size - 1)
+    saving, cost_saving = (estimated_evenly(1 - ratio, 1 - drawn) for ratio, drawn in (energy, relative_cost))
+    return Uncertainty(best_low, best_high, plateau_low, plateau_high, saving, cost_saving, estimated(*runtime))
 
 
 def estimated(value: float, draws: Floats) -> Interval:
@@ -192,11 +171,7 @@ def estimated_evenly(value: float, draws: Floats) -> Interval:
 
 
 def draw_totals(
-    totals: KeyTotals,
-    energy_shift: Floats,
-    runtime_shift: Floats,
-    second_moments: Floats,
-    rng: np.random.Generator,
+    totals: KeyTotals, energy_shift: Floats, runtime_shift: Floats, second_moments: Floats, rng: np.random.Generator
 ) -> KeyTotals:
     """Draws of the totals under both uncertainties, shape (draws, 2, keys).
 
@@ -219,7 +194,6 @@ def draw_totals(
 def second_moments(group: NDArray[np.int64], groups: int, count: Floats, costs: Floats) -> Floats:
     """Σ count·c·cᵀ by group for per-request costs of shape (4, pairs): shape (groups, 4, 4)."""
     moments = np.empty((groups, 4, 4))
-    for i in range(4):
-        for j in range(i, 4):
-            moments[:, i, j] = moments[:, j, i] = np.bincount(group, count * costs[i] * costs[j], groups)
+    for i, j in zip(*np.triu_indices(4), strict=True):
+        moments[:, i, j] = moments[:, j, i] = np.bincount(group, count * costs[i] * costs[j], groups)
     return moments

@@ -41,6 +41,16 @@ EXAMPLES = 5
 """Broken rows named in an error."""
 MEMORY_LIMIT = "2GB"
 """DuckDB spills to disk beyond this, so that reading stays well under 4 GiB in all."""
+# Without hive_partitioning=false a folder named like a Hive partition would add a column. DuckDB's own default for
+# buffer_size is as large; a multiple of the longest line would take most of the memory.
+READERS = {
+    "parquet": "read_parquet(?, hive_partitioning=false)",
+    "csv": "read_csv(?, hive_partitioning=false, columns=?, delim=?, header=true, auto_detect=false, quote='\"', "
+    f"escape='\"', store_rejects=true, max_line_size={MAX_LINE_BYTES}, buffer_size={MAX_LINE_BYTES})",
+    "jsonl": "read_json(?, hive_partitioning=false, columns=?, format='newline_delimited', ignore_errors=true)",
+    "json": "read_json(?, hive_partitioning=false, columns=?, format='array')",
+}
+"""DuckDB's table function for one file of each format; the parameters are path, types by column and delimiter."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +65,9 @@ class Table:
 
     def scan(self) -> tuple[str, list[Any]]:
         """The SQL table function that yields the rows, and its parameters."""
-        path = _literal(self.path)
-        if self.format == "parquet":
-            return _reader("parquet"), [path]
-        # DuckDB's own default buffer is as large; a multiple of the longest line would take most of the memory.
-        types = dict.fromkeys(self.columns, "VARCHAR")
-        if self.format == "csv":
-            options = "header=true, auto_detect=false, quote='\"', escape='\"', store_rejects=true"
-            options += f", max_line_size={MAX_LINE_BYTES}, buffer_size={MAX_LINE_BYTES}"
-            return _reader("csv", "columns=?, delim=?", options), [path, types, self.delimiter]
-        if self.format == "jsonl":
-            return _reader("json", "columns=?, format='newline_delimited', ignore_errors=true"), [path, types]
-        return _reader("json", "columns=?, format='array'"), [path, types]
-
-
-def _reader(kind: str, *options: str) -> str:
-    """The SQL table function for one file; a folder named like a Hive partition adds no column."""
-    return f"read_{kind}({', '.join(('?', 'hive_partitioning=false', *options))})"
+        parameters = [_literal(self.path), dict.fromkeys(self.columns, "VARCHAR"), self.delimiter]
+        reader = READERS[self.format]
+        return reader, parameters[: reader.count("?")]
 
 
 def _literal(path: Path) -> str:
@@ -92,9 +88,8 @@ def read_request_log(
 ) -> Workload:
     """Count the (m, n) pairs of one file, or of all files that a glob matches.
 
-    Columns are found by their usual names unless both are given. Rows whose token counts are missing, not
-    whole, below 1 or together above MAX_TOTAL_TOKENS are refused with their line numbers, or left out with
-    ``skip_bad``.
+    Columns are found by their usual names unless both are given. Rows whose token counts are missing, not whole, below
+    1 or together above MAX_TOTAL_TOKENS are refused with their line numbers, or left out with ``skip_bad``.
     Raises UserError for missing files, unknown columns and broken rows; MissingDependency without duckdb.
     """
     chunks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
@@ -106,10 +101,13 @@ def read_request_log(
         chunk, bad_here = _count_pairs(table, *columns)
         chunks.append(chunk)
         bad_rows += bad_here
-        if bad_here and not skip_bad and len(examples) < EXAMPLES:
+        if bad_here and not skip_bad:
             examples += islice(_broken_rows(table, *columns), EXAMPLES - len(examples))
     if bad_rows and not skip_bad:
-        raise UserError(_broken_message(pattern, bad_rows, examples))
+        more = " …" if bad_rows > len(examples) else ""
+        rows = "1 broken row" if bad_rows == 1 else f"{bad_rows:,} broken rows"
+        remedy = "Mend the file or leave them out with --skip-bad"
+        raise UserError(f"{pattern}: {rows}: {'; '.join(examples)}{more}. {remedy}")
     m, n, requests = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
     if m.size == 0:
         left_out = f": all {bad_rows:,} rows are broken" if bad_rows else ""
@@ -143,10 +141,9 @@ def connect() -> DuckDBPyConnection:
 
 def describe(path: Path) -> Table:
     """Find a file's format by its suffix and its column names by its beginning. Raises UserError."""
-    suffixes = [s.lower() for s in path.suffixes if s.lower() != ".gz"]
-    suffix = suffixes[-1] if suffixes else ""
+    suffix = next((s for s in map(str.lower, reversed(path.suffixes)) if s != ".gz"), "")
     if suffix == ".parquet":
-        return Table(path, "parquet", _duckdb_columns(path, _reader("parquet")))
+        return Table(path, "parquet", _duckdb_columns(path, READERS["parquet"]))
     if suffix in (".csv", ".tsv", ".txt"):
         return _describe_csv(path)
     if suffix in (".jsonl", ".ndjson", ".json"):
@@ -172,7 +169,8 @@ def _describe_json(path: Path) -> Table:
         if not first:
             raise UserError(f"{path} is empty")
         if first.lstrip().startswith("["):
-            return Table(path, "json", _duckdb_columns(path, _reader("json", "format='array'")))
+            without_columns = "read_json(?, hive_partitioning=false, format='array')"
+            return Table(path, "json", _duckdb_columns(path, without_columns))
         for line in chain([first], file):
             if (record := _json_object(line)) is not None:
                 return Table(path, "jsonl", tuple(record))
@@ -214,9 +212,9 @@ def token_columns(table: Table, input_column: str | None, output_column: str | N
     """Names of the input and output token columns. Raises UserError when they can't be found."""
     if (input_column is None) != (output_column is None):
         raise UserError("name both token columns: --input-column and --output-column")
-    if input_column is not None and output_column is not None and input_column.lower() == output_column.lower():
-        raise UserError("--input-column and --output-column name the same column")
     pairs = COLUMN_PAIRS if input_column is None or output_column is None else ((input_column, output_column),)
+    if any(m.lower() == n.lower() for m, n in pairs):
+        raise UserError("--input-column and --output-column name the same column")
     present = {name.strip().lower(): name for name in table.columns}
     for names in pairs:
         if all(name.lower() in present for name in names):
@@ -242,16 +240,12 @@ def _checked_rows(table: Table, m_column: str, n_column: str) -> tuple[str, list
 def _count_pairs(table: Table, m_column: str, n_column: str) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], int]:
     """((m, n, requests) of the valid rows, number of broken rows)."""
     rows, parameters = _checked_rows(table, m_column, n_column)
-    query = (
-        "SELECT if(valid, m, 0)::INTEGER AS m, if(valid, n, 0)::INTEGER AS n, count(*) AS requests "
-        f"FROM ({rows}) GROUP BY ALL"
-    )
+    sizes = "if(valid, m, 0)::INTEGER AS m, if(valid, n, 0)::INTEGER AS n"
+    query = f"SELECT {sizes}, count(*) AS requests FROM ({rows}) GROUP BY ALL"
     with connect() as database:
         result = _run(database, table.path, query, parameters).fetchnumpy()
-        rejected = 0
-        if table.format == "csv":
-            row = database.execute("SELECT count(DISTINCT line) FROM reject_errors").fetchone()
-            rejected = row[0] if row else 0
+        rejects = "SELECT count(DISTINCT line) FROM reject_errors" if table.format == "csv" else "SELECT 0"
+        ((rejected,),) = database.execute(rejects).fetchall()
     m, n, requests = (np.asarray(result[key]) for key in ("m", "n", "requests"))
     valid = m > 0
     return (m[valid], n[valid], requests[valid]), int(requests[~valid].sum()) + rejected
@@ -275,11 +269,8 @@ def rows_of(table: Table, columns: Sequence[str], batch: int) -> Iterator[list[t
 # again takes about twice as long as counting them (5 s and 3 s), and only before a refusal.
 def _broken_rows(table: Table, m_column: str, n_column: str) -> Iterator[str]:
     """Where the broken rows are and what stands there, in file order."""
-    if table.format == "csv":
-        return _broken_csv_lines(table, m_column, n_column)
-    if table.format == "jsonl":
-        return _broken_json_lines(table, m_column, n_column)
-    return _broken_table_rows(table, m_column, n_column)
+    by_line = {"csv": _broken_csv_lines, "jsonl": _broken_json_lines}
+    return by_line.get(table.format, _broken_table_rows)(table, m_column, n_column)
 
 
 def _broken_csv_lines(table: Table, m_column: str, n_column: str) -> Iterator[str]:
@@ -338,12 +329,6 @@ def _broken(table: Table, place: str, m: Any, n: Any) -> str:
     return f"{table.path.name} {place} has {m} in, {n} out"
 
 
-def _broken_message(pattern: str, bad_rows: int, examples: list[str]) -> str:
-    more = " …" if bad_rows > len(examples) else ""
-    rows = "1 broken row" if bad_rows == 1 else f"{bad_rows:,} broken rows"
-    return f"{pattern}: {rows}: {'; '.join(examples)}{more}. Mend the file or leave them out with --skip-bad"
-
-
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
@@ -370,16 +355,13 @@ def load_workload(
     ``skip_bad`` leaves broken rows out instead of refusing; ``output_tokens`` sets every output length to this many.
     Raises UserError when there is no such workload or its content can't be used.
     """
-    loaded = _load(os.fspath(spec), input_column, output_column, skip_bad)
-    return loaded if output_tokens is None else with_output_tokens(loaded, output_tokens)
-
-
-def _load(spec: str, input_column: str | None, output_column: str | None, skip_bad: bool) -> Workload:
-    path = Path(spec)
-    built_in = spec in builtin_names()
+    name, path = os.fspath(spec), Path(spec)
+    built_in = name in builtin_names()
     if built_in or (path.suffix == ".json" and path.is_file() and is_saved_workload(path)):
         if input_column is not None or output_column is not None:
-            raise UserError(f"{spec} is a workload, not a trace: leave out --input-column and --output-column")
-        file = resources.files("profiles") / f"{spec}.json" if built_in else path
-        return parse(file.read_text("utf-8"), spec)
-    return read_request_log(spec, input_column, output_column, skip_bad)
+            raise UserError(f"{name} is a workload, not a trace: leave out --input-column and --output-column")
+        file = resources.files("profiles") / f"{name}.json" if built_in else path
+        loaded = parse(file.read_text("utf-8"), name)
+    else:
+        loaded = read_request_log(name, input_column, output_column, skip_bad)
+    return loaded if output_tokens is None else with_output_tokens(loaded, output_tokens)

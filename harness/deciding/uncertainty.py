@@ -16,6 +16,7 @@ Indices = NDArray[np.intp]
 
 DRAWS = 400
 """Drawn coefficients and workloads behind each 95 % interval."""
+SEED = 0
 Z95 = 1.959964
 """Half-width of a normal 95 % interval in standard deviations."""
 GROUPS = 1000
@@ -43,8 +44,7 @@ class SystemDraws:
         self.runtime = profile.runtime_function
         self.energy = profile.energy_functions(costs.components)
         self.runtime_s = costs.runtime_s[system]
-        self.idle_power_w = costs.idle_power_w[system] if costs.idle == "subtracted" else None
-        self.idle_sd_w = _idle_sd_w(costs, system)
+        self.idle_power_w, self.idle_sd_w = _subtracted_w(costs, system)
         coefficients = max(function.coefficients.size for function in (self.runtime, *self.energy))
         self.runtime_normals, self.energy_normals = rng.standard_normal((2, DRAWS, self.cells + coefficients))
         self.idle_normals = rng.standard_normal((DRAWS, 1))
@@ -53,10 +53,8 @@ class SystemDraws:
         """What the draws add to Σ weight·cost by group of pairs: energy in J, runtime in s, (draws, groups)."""
         runtime = self._drawn(self.runtime_normals, self.runtime, weight, group, groups)
         parts = [self._drawn(self.energy_normals, function, weight, group, groups) for function in self.energy]
-        energy = np.add.reduce(parts)
-        if self.idle_power_w is not None:
-            busy_s = np.bincount(group, weight * self.runtime_s, groups)
-            energy = energy - self.idle_power_w * runtime - self.idle_sd_w * self.idle_normals * busy_s
+        busy_s = np.bincount(group, weight * self.runtime_s, groups)
+        energy = np.add.reduce(parts) - self.idle_power_w * runtime - self.idle_sd_w * self.idle_normals * busy_s
         return energy, runtime
 
     def _drawn(self, normals: Floats, function: CostFunction, weight: Floats, group: Indices, groups: int) -> Floats:
@@ -76,8 +74,7 @@ def _cells(workload: Workload) -> Indices:
     octaves = [np.frexp(tokens.astype(float))[1] for tokens in (workload.input_tokens, workload.output_tokens)]
     code = octaves[0] * 64 + octaves[1]
     # There are few codes and many pairs: to count them is faster than to sort them.
-    present = np.bincount(code) > 0
-    number: Indices = np.cumsum(present) - 1
+    number: Indices = np.cumsum(np.bincount(code) > 0) - 1
     return number[code]
 
 
@@ -94,10 +91,9 @@ def half_widths(costs: Costs, workload: Workload, plans: Sequence[Floats]) -> tu
         served = [plan[s] for plan in plans]
         runtime_variance[:, s] = _variance([profile.runtime_function], served, workload, cell)
         energy_variance[:, s] = _variance(profile.energy_functions(costs.components), served, workload, cell)
-        idle_w = costs.idle_power_w[s]
-        if costs.idle == "subtracted" and idle_w is not None:
-            busy_s = np.array([costs.runtime_s[s] @ x for x in served])
-            energy_variance[:, s] += idle_w**2 * runtime_variance[:, s] + (_idle_sd_w(costs, s) * busy_s) ** 2
+        idle_w, idle_sd_w = _subtracted_w(costs, s)
+        busy_s = np.array([costs.runtime_s[s] @ x for x in served])
+        energy_variance[:, s] += idle_w**2 * runtime_variance[:, s] + (idle_sd_w * busy_s) ** 2
     return Z95 * np.sqrt(energy_variance), Z95 * np.sqrt(runtime_variance)
 
 
@@ -115,8 +111,12 @@ def _variance(functions: Sequence[CostFunction], served: Sequence[Floats], workl
     return np.asarray(coefficient_sd**2 + (by_cell**2).sum(axis=1))
 
 
-def _idle_sd_w(costs: Costs, system: int) -> float:
-    return sum(half or 0.0 for half in costs.profiles[system].idle_power_ci95_w(costs.components)) / Z95
+def _subtracted_w(costs: Costs, system: int) -> tuple[float, float]:
+    """Idle power that is subtracted and its standard deviation; 0 both where none is."""
+    if costs.idle == "included":
+        return 0.0, 0.0
+    half_widths_w = costs.profiles[system].idle_power_ci95_w(costs.components)
+    return costs.idle_power_w[system] or 0.0, sum(half or 0.0 for half in half_widths_w) / Z95
 
 
 def _aligned_root(covariance: Floats, direction: Floats) -> Floats:
@@ -134,51 +134,39 @@ def _aligned_root(covariance: Floats, direction: Floats) -> Floats:
 
 
 def threshold_draws(
-    costs: Costs,
-    workload: Workload,
-    key: NDArray[np.int64],
-    exact: threshold.KeyTotals,
-    chosen: int,
-    seed: int = 0,
+    costs: Costs, workload: Workload, key: NDArray[np.int64], exact: threshold.KeyTotals, chosen: int
 ) -> tuple[threshold.KeyTotals, threshold.KeyTotals]:
     """The totals ``exact`` of ``key``, coarsened to about ``GROUPS`` keys on either side of the threshold
     ``chosen``, and draws of them. System 0 is the small, 1 the large one."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     totals, group_of_key = threshold.coarsen(exact, GROUPS, chosen)
     group = group_of_key[np.searchsorted(exact.key, key)]
     groups = totals.key.size
-    shifts = [SystemDraws(costs, s, workload, rng).shifts(workload.count, group, groups) for s in (0, 1)]
+    shifts = np.array([SystemDraws(costs, s, workload, rng).shifts(workload.count, group, groups) for s in (0, 1)])
     moments = threshold.second_moments(group, groups, workload.count, np.vstack([costs.energy_j, costs.runtime_s]))
-    energy_shift, runtime_shift = (np.stack(parts, axis=1) for parts in zip(*shifts, strict=True))
+    energy_shift, runtime_shift = shifts.transpose(1, 2, 0, 3)
     return totals, threshold.draw_totals(totals, energy_shift, runtime_shift, moments, rng)
 
 
-def routing_draws(
-    costs: Costs, workload: Workload, requests: Floats, baseline: int, seed: int = 0
-) -> threshold.KeyTotals:
+def routing_draws(costs: Costs, workload: Workload, requests: Floats, baseline: int) -> threshold.KeyTotals:
     """Draws of the totals of an assignment (index 0) and of one system serving the same requests (index 1).
 
     ``requests`` has shape (systems, pairs). The result has one key.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     alone = np.zeros_like(requests)
-    alone[baseline] = requests.sum(axis=0)
-    served = alone[baseline]
-    one_group = np.zeros(workload.count.size, dtype=np.intp)
-    shifts = np.zeros((2, 2, DRAWS))
+    alone[baseline] = served = requests.sum(axis=0)
+    one_group = np.zeros(workload.count.size, dtype=np.int64)
+    shifts = np.zeros((2, 2, DRAWS, 1))
     for s in range(len(costs.profiles)):
         draws = SystemDraws(costs, s, workload, rng)
-        for i, weight in enumerate((requests[s], alone[s])):
-            energy, runtime = draws.shifts(weight, one_group, 1)
-            shifts[:, i] += energy[:, 0], runtime[:, 0]
+        shifts += [draws.shifts(weight, one_group, 1) for weight in (requests[s], alone[s])]
     per_request = [
         np.divide((x * c).sum(axis=0), served, out=np.zeros(served.shape), where=served > 0)
         for c in (costs.energy_j, costs.runtime_s)
         for x in (requests, alone)
     ]
-    totals = threshold.totals_by_key(
-        one_group.astype(np.int64), served, np.stack(per_request[:2]), np.stack(per_request[2:])
-    )
+    totals = threshold.totals_by_key(one_group, served, np.stack(per_request[:2]), np.stack(per_request[2:]))
     moments = threshold.second_moments(one_group, 1, served, np.stack(per_request))
-    energy_shift, runtime_shift = (np.moveaxis(s, 0, 1)[:, :, None] for s in shifts)
+    energy_shift, runtime_shift = shifts.transpose(1, 2, 0, 3)
     return threshold.draw_totals(totals, energy_shift, runtime_shift, moments, rng)

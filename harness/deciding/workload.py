@@ -12,19 +12,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
 
+from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.files import write_atomically
 from harness.modelling.cost_function import MAX_TOTAL_TOKENS
 
 KIND = "joulebench-workload"
 WORKLOAD_VERSION = 1
+COLUMNS = ("input_tokens", "output_tokens", "count")
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+
+Tokens = NDArray[np.int64]
+Histogram = tuple[Sequence[float], Sequence[float]]
+"""Bin edges in tokens, and the requests of each bin."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,9 @@ class Workload:
     name: str
     source: str
     """Where the counts come from."""
-    input_tokens: NDArray[np.int64]
-    output_tokens: NDArray[np.int64]
-    count: NDArray[np.float64]
+    input_tokens: Tokens
+    output_tokens: Tokens
+    count: Floats
     """Requests of this size; fractional where a histogram was spread over the integers of its bins."""
     pairs_known: bool = True
     """False when only the two marginal distributions are known and the pairs assume independence."""
@@ -84,16 +89,8 @@ def from_pairs(
     return Workload(name, source, merged // span, merged % span, requests.astype(np.float64))
 
 
-def from_histograms(
-    name: str,
-    source: str,
-    input_histogram: tuple[Sequence[float], Sequence[float]],
-    output_histogram: tuple[Sequence[float], Sequence[float]],
-) -> Workload:
-    """Make a workload of two marginal histograms, each (bin edges in tokens, requests per bin).
-
-    The pairs are the product of the marginals. Raises UserError for histograms that don't fit each other.
-    """
+def from_histograms(name: str, source: str, input_histogram: Histogram, output_histogram: Histogram) -> Workload:
+    """Make a workload of two marginal histograms, whose product the pairs are. Raises UserError where they disagree."""
     m, m_count = spread_over_integers(*input_histogram)
     n, n_count = spread_over_integers(*output_histogram)
     requests = m_count.sum()
@@ -103,17 +100,14 @@ def from_histograms(
     return Workload(name, source, np.repeat(m, n.size), np.tile(n, m.size), pairs, pairs_known=False)
 
 
-def spread_over_integers(
-    edges: Sequence[float], counts: Sequence[float]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def spread_over_integers(edges: Sequence[float], counts: Sequence[float]) -> tuple[Tokens, Floats]:
     """Spread a histogram of integer lengths over the integers of its bins.
 
     Bins hold their left edge and not their right one, the last bin both (numpy's rule). The cumulative count,
     known exactly at the bins' ends, is joined by a monotone cubic, so that every bin keeps its count and no
     length gets a negative one. Returns the lengths with a positive count and those counts.
     """
-    bounds = np.asarray(edges, dtype=np.float64)
-    known = np.asarray(counts, dtype=np.float64)
+    bounds, known = np.asarray(edges, dtype=np.float64), np.asarray(counts, dtype=np.float64)
     if bounds.size != known.size + 1 or (np.diff(bounds) <= 0).any() or (known < 0).any() or known.sum() <= 0:
         raise UserError("a histogram needs ascending edges, one more than counts, and counts of at least 0")
     if not bounds[-1] <= MAX_TOTAL_TOKENS:
@@ -134,18 +128,17 @@ def with_output_tokens(workload: Workload, output_tokens: int) -> Workload:
     if not 1 <= output_tokens <= MAX_TOTAL_TOKENS:
         raise UserError(f"the output length must be 1 to {MAX_TOTAL_TOKENS} tokens, not {output_tokens}")
     m, count = marginal(workload.input_tokens, workload.count)
-    frozen = np.full(m.shape, output_tokens, dtype=np.int64)
     name = f"{workload.name}, every output {output_tokens} tokens"
-    return replace(workload, name=name, input_tokens=m, output_tokens=frozen, count=count, pairs_known=True)
+    return Workload(name, workload.source, m, np.full_like(m, output_tokens), count, dropped_rows=workload.dropped_rows)
 
 
-def marginal(tokens: NDArray[np.int64], count: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def marginal(tokens: Tokens, count: Floats) -> tuple[Tokens, Floats]:
     """Distinct lengths in ascending order and the requests of each."""
     lengths, inverse = np.unique(tokens, return_inverse=True)
     return lengths, np.bincount(inverse, count).astype(np.float64)
 
 
-def quantiles(tokens: NDArray[np.int64], count: NDArray[np.float64], levels: Sequence[float] = QUANTILES) -> list[int]:
+def quantiles(tokens: Tokens, count: Floats, levels: Sequence[float] = QUANTILES) -> list[int]:
     """The smallest length that at least each level's share of requests does not exceed."""
     lengths, weights = marginal(tokens, count)
     cumulative = np.cumsum(weights)
@@ -181,37 +174,22 @@ def parse(text: str, origin: str) -> Workload:
             f"reads {WORKLOAD_VERSION}"
         )
     try:
-        return _from_fields(data)
+        name, source = str(data["name"]), str(data["source"])
+        if "pairs" in data:
+            columns = (data["pairs"][axis] for axis in COLUMNS)
+            return replace(from_pairs(name, source, *columns), dropped_rows=int(data.get("dropped_rows", 0)))
+        histograms = [data["histograms"][axis] for axis in COLUMNS[:2]]
+        return from_histograms(name, source, *((h["edges"], h["counts"]) for h in histograms))
     except UserError as error:
         raise UserError(f"{origin}: {error}") from None
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{origin} is not a usable workload: {type(error).__name__}: {error}") from None
 
 
-def _from_fields(data: dict[str, Any]) -> Workload:
-    name, source = str(data["name"]), str(data["source"])
-    if "pairs" in data:
-        pairs = data["pairs"]
-        workload = from_pairs(name, source, pairs["input_tokens"], pairs["output_tokens"], pairs["count"])
-        return replace(workload, dropped_rows=int(data.get("dropped_rows", 0)))
-    histograms = [data["histograms"][axis] for axis in ("input_tokens", "output_tokens")]
-    return from_histograms(name, source, *((h["edges"], h["counts"]) for h in histograms))
-
-
 def save(workload: Workload, path: Path) -> None:
     """Write a workload with known pairs as JSON. Raises UserError when the file can't be written."""
     if not workload.pairs_known:
         raise UserError(f"workload {workload.name} has no known pairs to save")
-    data = {
-        "kind": KIND,
-        "schema_version": WORKLOAD_VERSION,
-        "name": workload.name,
-        "source": workload.source,
-        "dropped_rows": workload.dropped_rows,
-        "pairs": {
-            "input_tokens": workload.input_tokens.tolist(),
-            "output_tokens": workload.output_tokens.tolist(),
-            "count": workload.count.tolist(),
-        },
-    }
-    write_atomically(path, json.dumps(data) + "\n")
+    pairs = {axis: getattr(workload, axis).tolist() for axis in COLUMNS}
+    facts = {"name": workload.name, "source": workload.source, "dropped_rows": workload.dropped_rows, "pairs": pairs}
+    write_atomically(path, json.dumps({"kind": KIND, "schema_version": WORKLOAD_VERSION, **facts}) + "\n")

@@ -28,7 +28,7 @@ def test_argmin_is_never_worse_than_any_threshold(costs: tuple[np.ndarray, np.nd
     m, n = rng.integers(1, 9, (2, energy.shape[1]))
     count = rng.integers(1, 100, energy.shape[1]).astype(float)
     values = threshold.request_key(key, m, n)
-    curve = threshold.threshold_curve(threshold.totals_by_key(values, count, energy, runtime))
+    curve = threshold.totals_by_key(values, count, energy, runtime).curve
     requests = routing.served_by(routing.cheapest(energy), count, 2)
     assert (requests * energy).sum() <= curve.energy_j.min() * (1 + 1e-11)
     assert (requests.sum(axis=0) == count).all()

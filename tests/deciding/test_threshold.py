@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from harness.core.errors import UserError
 from harness.deciding import threshold
 from harness.deciding.scales import price_scales, raw_scales, reference_scales
 from harness.deciding.threshold import KeyTotals
@@ -30,7 +31,7 @@ def brute_force(limit: int, key: np.ndarray, count: np.ndarray, costs: np.ndarra
 def test_the_exact_threshold_equals_brute_force_over_all_keys(problem: tuple, weight: float) -> None:
     key, count, energy, runtime = problem
     scales = raw_scales(weight)
-    curve = threshold.threshold_curve(threshold.totals_by_key(key, count, energy, runtime))
+    curve = threshold.totals_by_key(key, count, energy, runtime).curve
     candidates = [0, *sorted(set(key.tolist()))]
     assert curve.threshold.tolist() == candidates
     size = 1e-9 * (1 + count @ (energy + runtime).sum(axis=0))
@@ -61,7 +62,7 @@ def test_keys_of_a_request() -> None:
     m, n = np.array([3, 5]), np.array([7, 2])
     keys = {name: threshold.request_key(name, m, n).tolist() for name in ("input", "output", "total", "product")}
     assert keys == {"input": [3, 5], "output": [7, 2], "total": [10, 7], "product": [21, 10]}
-    with pytest.raises(ValueError, match="length"):
+    with pytest.raises(UserError, match="length"):
         threshold.request_key("length", m, n)
 
 
@@ -87,7 +88,7 @@ def test_scales() -> None:
     ],
 )
 def test_senseless_scales_are_refused(make) -> None:
-    with pytest.raises(ValueError, match=r"weight|price|positive"):
+    with pytest.raises(UserError, match=r"weight|price|positive"):
         make()
 
 
@@ -148,7 +149,7 @@ def test_the_bootstrap_has_the_spread_of_resampled_workloads() -> None:
     totals = threshold.totals_by_key(key, count, energy, runtime)
     moments = threshold.second_moments(key - 1, 2, count, np.vstack([energy, runtime]))
     zero = np.zeros((4000, 2, 2))
-    drawn = threshold.threshold_curve(threshold.draw_totals(totals, zero, zero, moments, rng))
+    drawn = threshold.draw_totals(totals, zero, zero, moments, rng).curve
     saving = 1 - drawn.energy_j[:, 1] / drawn.energy_j[:, 0]
     resampled = rng.multinomial(300, count / 300, 4000)
     small, large = resampled @ np.where(key == 1, energy[0], energy[1]), resampled @ energy[1]
