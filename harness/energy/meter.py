@@ -259,7 +259,7 @@ class Meter:
         seen: dict[str, Any] = {}
         for name, probe in self._probes.items():
             inside = self._sampler.conditions(probe, start_ns, end_ns)
-            reasons += [conditions["discard"] for conditions in inside if conditions.get("discard")]
+            reasons += [str(conditions["discard"]) for conditions in inside if conditions.get("discard")]
             inside = inside or self._sampler.conditions(probe, 0, start_ns)[-1:]
             facts = [{key: value for key, value in conditions.items() if key != "discard"} for conditions in inside]
             seen[name] = _range(facts)

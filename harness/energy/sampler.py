@@ -6,11 +6,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from harness.core.errors import ProbeFailed
+from harness.core.quantities import Facts
 from harness.energy.probes.base import Probe
 from harness.energy.readings import Trace
 
@@ -32,7 +32,7 @@ class Sampler:
         self._each_second = each_second
         self._lock = threading.Lock()
         self._readings: dict[str, deque[tuple[int, float]]] = {domain.name: deque() for domain in self.domains}
-        self._conditions: deque[tuple[int, int, dict[str, Any]]] = deque()
+        self._conditions: deque[tuple[int, int, Facts]] = deque()
         self._held_ns: int | None = None
         self._failures: dict[str, str] = {}
         self._dead: set[int] = set()
@@ -79,7 +79,7 @@ class Sampler:
             readings = self._readings[domain]
             return readings[-1][0] if readings else None
 
-    def conditions(self, probe: Probe, start_ns: int, end_ns: int) -> list[dict[str, Any]]:
+    def conditions(self, probe: Probe, start_ns: int, end_ns: int) -> list[Facts]:
         """What a probe saw of its device between two times, oldest first."""
         with self._lock:
             seen = [item for item in self._conditions if start_ns <= item[0] <= end_ns]

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,7 +27,7 @@ from pydantic import Field, ValidationError, model_validator
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.files import write_atomically
-from harness.core.quantities import Component, Method, parse_boundary, weakest
+from harness.core.quantities import Component, Facts, Method, parse_boundary, weakest
 from harness.modelling.cost_function import CostFunction, Prediction
 from harness.modelling.forms import form_named
 from harness.modelling.forms.base import Part
@@ -207,7 +207,7 @@ def shipped_names() -> list[str]:
     return sorted(file.name.removesuffix(".json") for file in files if "kind" not in json.loads(file.read_bytes()))
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> Facts:
     """The JSON schema of a profile file."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Profile.model_json_schema()}
 

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
+from harness.core.quantities import Facts
 from harness.energy.readings import Domain, Reading
 
 _POLL_PAUSE_S = 0.001
@@ -59,7 +60,7 @@ class Probe(Protocol):
     def read(self) -> Sequence[Reading]:
         """New readings, without blocking; none when nothing is new. Raises ProbeFailed."""
 
-    def conditions(self) -> dict[str, Any]:
+    def conditions(self) -> Facts:
         """Temperature, clocks, thermal state, foreign processes; None for what can't be read.
 
         The key ``discard`` holds a reason when what is seen spoils a measurement made now, else None.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.core.errors import ProbeUnavailable
+from harness.core.quantities import Facts
 from harness.energy.foreign_load import process_cpu_s
 from harness.energy.probes import refuse_option
 from harness.energy.probes.base import Probe, ProbeContext, Role
@@ -63,7 +64,7 @@ class CpuTimeEstimate(Probe):
         seconds = self._earlier_s + (self._current_s - self._start_s)
         return [Reading("cpu-time", now_ns, seconds * self.watts_per_processor)]
 
-    def conditions(self) -> dict[str, Any]:
+    def conditions(self) -> Facts:
         return {"watts_per_processor": self.watts_per_processor, "discard": None}
 
     def close(self) -> None:

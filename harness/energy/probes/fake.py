@@ -11,9 +11,9 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from harness.core.errors import ProbeFailed, ProbeUnavailable, UserError
+from harness.core.quantities import Facts
 from harness.energy.probes.base import Probe, ProbeContext, Role
 from harness.energy.readings import Domain, Reading
 
@@ -77,7 +77,7 @@ class Fake(Probe):
         """True energy between two CLOCK_MONOTONIC times in seconds."""
         return self._cumulative_j(end_s) - self._cumulative_j(start_s)
 
-    def conditions(self) -> dict[str, Any]:
+    def conditions(self) -> Facts:
         return {"temperature_c": 40.0, "discard": None}
 
     def _cumulative_j(self, time_s: float) -> float:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.core.errors import ProbeFailed, ProbeUnavailable
+from harness.core.quantities import Facts
 from harness.energy.probes import refuse_option
 from harness.energy.probes.base import Probe, ProbeContext, Role, update_periods
 from harness.energy.readings import Domain, Reading
@@ -103,7 +104,7 @@ class Nvml(Probe):
                 raise ProbeFailed(f"{gpu.label}: {error}", tuple(domain.name for domain, _ in gpu.readers)) from None
         return readings
 
-    def conditions(self) -> dict[str, Any]:
+    def conditions(self) -> Facts:
         gpus = {gpu.uuid: self._conditions(gpu) for gpu in self._gpus}
         reasons = []
         for gpu in self._gpus:

@@ -21,7 +21,7 @@ from typing import IO, Any
 from xml.parsers.expat import ExpatError
 
 from harness.core.errors import ProbeFailed, ProbeUnavailable
-from harness.core.quantities import Component
+from harness.core.quantities import Component, Facts
 from harness.energy.document_stream import DocumentStream, IntervalEnds
 from harness.energy.probes import refuse_option
 from harness.energy.probes.base import Probe, ProbeContext, Role
@@ -91,7 +91,7 @@ class Powermetrics(Probe):
             raise ProbeFailed(f"powermetrics ended: {self._last_words()}")
         return readings
 
-    def conditions(self) -> dict[str, Any]:
+    def conditions(self) -> Facts:
         pressure = self._last.get("thermal_pressure")
         gpu = self._last.get("gpu", {})
         return {

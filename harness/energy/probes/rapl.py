@@ -10,10 +10,9 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from harness.core.errors import ProbeFailed, ProbeUnavailable
-from harness.core.quantities import Component
+from harness.core.quantities import Component, Facts
 from harness.energy.probes.base import Probe, ProbeContext, Role
 from harness.energy.readings import Domain, Reading
 
@@ -80,7 +79,7 @@ class Rapl(Probe):
             readings.append(Reading(name, now_ns, microjoules * _MICRO))
         return readings
 
-    def conditions(self) -> dict[str, Any]:
+    def conditions(self) -> Facts:
         counts = [count for file in self._throttle_counts if (count := _number(file)) is not None]
         throttled = sum(counts) if counts else None
         before, self._throttled = self._throttled, throttled
