@@ -9,13 +9,13 @@ import numpy as np
 
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
-from harness.deciding import routing, threshold
+from harness.deciding import routing, threshold, uncertainty
 from harness.deciding.assignment import Assignment, Limit, assign
 from harness.deciding.costs import Costs, expected_by_input
 from harness.deciding.routing import Choice, Mask
 from harness.deciding.scales import Prices, Scales, price_scales, raw_scales, reference_scales
-from harness.deciding.threshold import Curve, Interval, KeyTotals, Uncertainty
-from harness.deciding.uncertainty import GROUPS, SEED, half_widths, routing_draws, threshold_draws
+from harness.deciding.threshold import Curve, KeyTotals
+from harness.deciding.uncertainty import Interval, Uncertainty
 from harness.deciding.workload import Tokens, Workload
 
 SWEEP_POINTS = 1001
@@ -140,10 +140,10 @@ def best_thresholds(costs: Costs, workload: Workload, key: str, scales: Sequence
     for each in scales:
         best = curve.best(each)
         chosen = int(curve.threshold[best])
-        merged_around = chosen if totals.key.size > GROUPS else None
+        merged_around = chosen if totals.key.size > uncertainty.GROUPS else None
         if merged_around not in draws:
-            draws[merged_around] = threshold_draws(costs, workload, values, totals, chosen)
-        uncertain = threshold.uncertainty(*draws[merged_around], chosen, each)
+            draws[merged_around] = uncertainty.threshold_draws(costs, workload, values, totals, chosen)
+        uncertain = uncertainty.threshold_uncertainty(*draws[merged_around], chosen, each)
         found.append(BestThreshold(key, each, curve, best, uncertain))
     return found
 
@@ -204,14 +204,14 @@ def routing_decision(
     alone = min(capable or systems, key=lambda s: float(cost[s] @ served))
     in_time = None if latency_limit_s is None else allowed
     plan, baselines, own = _plans(costs, workload, scales, requests, horizon_s, in_time)
-    draws = routing_draws(costs, workload, requests, alone)
+    draws = uncertainty.routing_draws(costs, workload, requests, alone)
     energy, runtime = draws.energy_j[:, :, 0], draws.runtime_s[:, :, 0]
     drawn_cost = scales.cost(energy, runtime)
     base = baselines[costs.labels[alone]]
     effects = (
-        threshold.estimated_evenly(1 - plan.energy_j / base.energy_j, 1 - energy[:, 0] / energy[:, 1]),
-        threshold.estimated_evenly(1 - plan.cost / base.cost, 1 - drawn_cost[:, 0] / drawn_cost[:, 1]),
-        threshold.estimated(plan.runtime_s / base.runtime_s, runtime[:, 0] / runtime[:, 1]),
+        uncertainty.estimated_evenly(1 - plan.energy_j / base.energy_j, 1 - energy[:, 0] / energy[:, 1]),
+        uncertainty.estimated_evenly(1 - plan.cost / base.cost, 1 - drawn_cost[:, 0] / drawn_cost[:, 1]),
+        uncertainty.estimated(plan.runtime_s / base.runtime_s, runtime[:, 0] / runtime[:, 1]),
     )
     unserved = float(workload.count.sum() - served.sum())
     return RoutingDecision(
@@ -252,7 +252,7 @@ def _by_input(costs: Costs, workload: Workload, scales: Scales) -> tuple[Floats,
     """
     lengths, of_length = np.unique(workload.input_tokens, return_inverse=True)
     whole = np.floor(workload.count)
-    half = np.random.default_rng(SEED).binomial(whole.astype(np.int64), 0.5) + (workload.count - whole) / 2
+    half = np.random.default_rng(uncertainty.SEED).binomial(whole.astype(np.int64), 0.5) + (workload.count - whole) / 2
     requests = np.zeros(costs.energy_j.shape)
     for tested in (half, workload.count - half):
         learned = workload.count - tested if (workload.count > tested).any() else tested
@@ -287,7 +287,7 @@ def _plans(
             f"--horizon {horizon:g} s is too short: {costs.labels[slowest]} is busy for {busy_s[0][slowest]:,.0f} s "
             "when each system serves one request at a time"
         )
-    by_system = half_widths(costs, workload, plans)
+    by_system = uncertainty.half_widths(costs, workload, plans)
     # Systems err independently of each other.
     totals = (np.linalg.norm(widths, axis=1) for widths in by_system)
     plan, *alone_plans, round_robin, oracle_plan = (

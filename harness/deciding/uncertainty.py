@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.deciding import threshold
-from harness.deciding.costs import Costs, Floats
+from harness.core.arrays import Floats
+from harness.deciding.costs import Costs
+from harness.deciding.scales import Scales
+from harness.deciding.threshold import KeyTotals, coarsen, totals_by_key
 from harness.deciding.workload import Workload
 from harness.modelling.cost_function import CostFunction
 
@@ -21,6 +24,38 @@ Z95 = 1.959964
 """Half-width of a normal 95 % interval in standard deviations."""
 GROUPS = 1000
 """Distinct keys kept apart when drawing; beyond it neighbours are merged."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with a 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """What the draws say about one chosen threshold."""
+
+    threshold_low: int
+    threshold_high: int
+    """95 % interval of the best threshold."""
+    plateau_low: int
+    plateau_high: int
+    """Thresholds around the chosen one whose cost can't be told from its cost."""
+    saving: Interval
+    """Energy saved against the large system alone, as a fraction of it."""
+    cost_saving: Interval
+    """The same of the cost, which is what the threshold minimises."""
+    runtime_ratio: Interval
+    """Total runtime divided by that of the large system alone."""
 
 
 class SystemDraws:
@@ -134,21 +169,21 @@ def _aligned_root(covariance: Floats, direction: Floats) -> Floats:
 
 
 def threshold_draws(
-    costs: Costs, workload: Workload, key: NDArray[np.int64], exact: threshold.KeyTotals, chosen: int
-) -> tuple[threshold.KeyTotals, threshold.KeyTotals]:
+    costs: Costs, workload: Workload, key: NDArray[np.int64], exact: KeyTotals, chosen: int
+) -> tuple[KeyTotals, KeyTotals]:
     """The totals ``exact`` of ``key``, coarsened to about ``GROUPS`` keys on either side of the threshold
     ``chosen``, and draws of them. System 0 is the small, 1 the large one."""
     rng = np.random.default_rng(SEED)
-    totals, group_of_key = threshold.coarsen(exact, GROUPS, chosen)
+    totals, group_of_key = coarsen(exact, GROUPS, chosen)
     group = group_of_key[np.searchsorted(exact.key, key)]
     groups = totals.key.size
     shifts = np.array([SystemDraws(costs, s, workload, rng).shifts(workload.count, group, groups) for s in (0, 1)])
-    moments = threshold.second_moments(group, groups, workload.count, np.vstack([costs.energy_j, costs.runtime_s]))
+    moments = second_moments(group, groups, workload.count, np.vstack([costs.energy_j, costs.runtime_s]))
     energy_shift, runtime_shift = shifts.transpose(1, 2, 0, 3)
-    return totals, threshold.draw_totals(totals, energy_shift, runtime_shift, moments, rng)
+    return totals, draw_totals(totals, energy_shift, runtime_shift, moments, rng)
 
 
-def routing_draws(costs: Costs, workload: Workload, requests: Floats, baseline: int) -> threshold.KeyTotals:
+def routing_draws(costs: Costs, workload: Workload, requests: Floats, baseline: int) -> KeyTotals:
     """Draws of the totals of an assignment (index 0) and of one system serving the same requests (index 1).
 
     ``requests`` has shape (systems, pairs). The result has one key.
@@ -166,7 +201,74 @@ def routing_draws(costs: Costs, workload: Workload, requests: Floats, baseline: 
         for c in (costs.energy_j, costs.runtime_s)
         for x in (requests, alone)
     ]
-    totals = threshold.totals_by_key(one_group, served, np.stack(per_request[:2]), np.stack(per_request[2:]))
-    moments = threshold.second_moments(one_group, 1, served, np.stack(per_request))
+    totals = totals_by_key(one_group, served, np.stack(per_request[:2]), np.stack(per_request[2:]))
+    moments = second_moments(one_group, 1, served, np.stack(per_request))
     energy_shift, runtime_shift = shifts.transpose(1, 2, 0, 3)
-    return threshold.draw_totals(totals, energy_shift, runtime_shift, moments, rng)
+    return draw_totals(totals, energy_shift, runtime_shift, moments, rng)
+
+
+def threshold_uncertainty(totals: KeyTotals, draws: KeyTotals, chosen: int, scales: Scales) -> Uncertainty:
+    """Intervals of what the threshold ``chosen`` does, from draws of the totals, shape (draws, 2, keys).
+
+    A threshold belongs to the plateau while the 95 % interval of its cost minus the chosen one's reaches 0. The saving
+    is that of ``chosen`` on the workload it was chosen on, so it is a little optimistic: one number was fitted. Check a
+    narrow saving on another trace. ``chosen`` must be 0 or one of the keys.
+    """
+    estimate, curve = totals.curve, draws.curve
+    exact_cost, cost = (scales.cost(c.energy_j, c.runtime_s) for c in (estimate, curve))
+    at = int(np.searchsorted(curve.threshold, chosen))
+    drawn_best = curve.threshold[np.argmin(cost, axis=-1)]
+    best_low, best_high = np.percentile(drawn_best, [2.5, 97.5], method="nearest").astype(int).tolist()
+    equal = np.percentile(cost - cost[:, [at]], 2.5, axis=0) <= 0
+    unequal = np.flatnonzero(~equal)
+    # The unbroken run of equal ones around the chosen one lies between the nearest two that aren't.
+    before, after = unequal[unequal < at], unequal[unequal > at]
+    run = [before[-1] + 1 if before.size else 0, after[0] - 1 if after.size else equal.size - 1]
+    plateau_low, plateau_high = curve.threshold[run].tolist()
+    totals_and_draws = (estimate.energy_j, curve.energy_j), (exact_cost, cost), (estimate.runtime_s, curve.runtime_s)
+    energy, relative_cost, runtime = (
+        (float(exact[at] / exact[0]), drawn[:, at] / drawn[:, 0]) for exact, drawn in totals_and_draws
+    )
+    saving, cost_saving = (estimated_evenly(1 - ratio, 1 - drawn) for ratio, drawn in (energy, relative_cost))
+    return Uncertainty(best_low, best_high, plateau_low, plateau_high, saving, cost_saving, estimated(*runtime))
+
+
+def estimated(value: float, draws: Floats) -> Interval:
+    """A value with the 2.5 % and 97.5 % quantiles of its draws."""
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Interval(value, min(float(low), value), max(float(high), value))
+
+
+def estimated_evenly(value: float, draws: Floats) -> Interval:
+    """A value ± the distance from it that 95 % of its draws keep within."""
+    half = float(np.percentile(np.abs(draws - value), 95))
+    return Interval(value, value - half, value + half)
+
+
+def draw_totals(
+    totals: KeyTotals, energy_shift: Floats, runtime_shift: Floats, second_moments: Floats, rng: np.random.Generator
+) -> KeyTotals:
+    """Draws of the totals under both uncertainties, shape (draws, 2, keys).
+
+    ``energy_shift`` and ``runtime_shift``, shape (draws, 2, keys), are what drawn model coefficients add to the
+    totals. Resampling the workload is a Poisson bootstrap: the number of requests of each size varies as a
+    Poisson count, so that the four totals of a key (energy and runtime, small and large) vary with covariance
+    Σ count·c·cᵀ over its pairs, which is ``second_moments``, shape (keys, 4, 4); drawn as a normal variate.
+    """
+    values, vectors = np.linalg.eigh(second_moments)
+    root = vectors * np.sqrt(np.clip(values, 0, None))[:, None, :]
+    noise = np.einsum("kij,dkj->dik", root, rng.standard_normal((energy_shift.shape[0], totals.key.size, 4)))
+    return KeyTotals(
+        totals.key,
+        totals.count,
+        totals.energy_j + energy_shift + noise[:, :2],
+        totals.runtime_s + runtime_shift + noise[:, 2:],
+    )
+
+
+def second_moments(group: NDArray[np.int64], groups: int, count: Floats, costs: Floats) -> Floats:
+    """Σ count·c·cᵀ by group for per-request costs of shape (4, pairs): shape (groups, 4, 4)."""
+    moments = np.empty((groups, 4, 4))
+    for i, j in zip(*np.triu_indices(4), strict=True):
+        moments[:, i, j] = moments[:, j, i] = np.bincount(group, count * costs[i] * costs[j], groups)
+    return moments

@@ -15,7 +15,7 @@ from harness.deciding.answers import RoutingAnswer, ThresholdAnswer
 from harness.deciding.costs import Costs
 from harness.deciding.decision import BestThreshold, RoutingDecision, ServingPlan, ThresholdDecision
 from harness.deciding.scales import JOULES_PER_KWH, SECONDS_PER_HOUR, Scales
-from harness.deciding.threshold import Interval
+from harness.deciding.uncertainty import Interval
 from harness.deciding.workload import Workload
 from harness.showing.terminal import print_all, print_json, records_of, table_of
 

@@ -37,10 +37,14 @@ def satisfied(requirement: Requirement) -> bool:
 
 
 def from_this_checkout() -> bool:
-    """Whether ``import harness`` would take this checkout's package, not another one's."""
+    """Whether ``import harness`` would take this checkout's package, not another one's, and ``joulebench`` is there.
+
+    An environment made before that module existed must be brought up to date.
+    """
     # The folder of this file comes first on the path and holds no package.
     spec = importlib.util.find_spec("harness")
-    return spec is not None and spec.origin is not None and CHECKOUT in Path(spec.origin).resolve().parents
+    ours = spec is not None and spec.origin is not None and CHECKOUT in Path(spec.origin).resolve().parents
+    return ours and importlib.util.find_spec("joulebench") is not None
 
 
 def main() -> None:

@@ -1,0 +1,31 @@
+"""An option of ``joulebench measure`` and the argument of ``jb.measure`` of that name have one default."""
+
+from dataclasses import fields
+from enum import Enum
+from typing import Any
+
+from backends.base import Config
+from harness.cli.options import MeasureOptions
+from harness.energy.config import EnergyConfig
+from harness.measuring.plan import PlanOptions
+from harness.measuring.planned_run import DEFAULT_MODEL, prepare
+
+OF_THE_COMMAND_ALONE = {"output", "dry_run", "pictures"}
+
+
+def plain(value: Any) -> Any:
+    """Typer takes choices as enumerations and writes no values of a repeatable option as None."""
+    return value.value if isinstance(value, Enum) else () if value is None else value
+
+
+def test_the_command_and_the_call_have_the_same_options_with_the_same_defaults() -> None:
+    planned = prepare()
+    arguments = {field.name: field.default for kind in (PlanOptions, Config, EnergyConfig) for field in fields(kind)}
+    # The two that are worked out where they are left out: the model, and the KV cache, which is the protocol's.
+    arguments |= {"backend": planned.backend, "model": DEFAULT_MODEL, "kv_cache": None}
+    options = {name: getattr(MeasureOptions, name) for name in MeasureOptions.__annotations__}
+    assert options.keys() == arguments.keys() | OF_THE_COMMAND_ALONE
+    assert {name: plain(value) for name, value in options.items() if name not in OF_THE_COMMAND_ALONE} == {
+        name: plain(value) for name, value in arguments.items()
+    }
+    assert planned.config.model == DEFAULT_MODEL
