@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from annotated_types import Ge, Le
 
 MEMORY_WORDS = re.compile(
     r"out[ _]?of[ _]?memory|(not enough|insufficient) memory|(failed|unable) to allocate"
@@ -45,15 +47,15 @@ class Config:
     dtype: str = "auto"
     """Weight precision: a torch dtype (``bfloat16``) or a GGUF quantisation (``Q8_0``)."""
     kv_cache: bool = True
-    batch_size: int = 1
+    batch_size: Annotated[int, Ge(1)] = 1
     compile: str = "none"
     """How decode steps are launched: ``none``, one operation after the other; ``graph``, captured and replayed;
     ``inductor``, compiled, and captured where the device can."""
-    prefill_chunk: int | None = None
+    prefill_chunk: Annotated[int, Ge(1)] | None = None
     """Most input tokens that one forward pass of the prefill takes; None for one pass over all."""
-    threads: int | None = None
+    threads: Annotated[int, Ge(1)] | None = None
     """CPU threads; None lets the backend choose, and what it chose is reported in ``Loaded.settings``."""
-    seed: int = 0
+    seed: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
     """Of random weights. A preset's GGUF file holds them, so that another seed writes another file of full size."""
 
 

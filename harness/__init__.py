@@ -6,6 +6,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from harness.core.version import __version__
+
 if TYPE_CHECKING:
     from harness.core.errors import UserError
     from harness.deciding.answers import RoutingAnswer, ThresholdAnswer, decide_routing, decide_threshold
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from harness.modelling.profile_fit import fit
     from harness.runs.records import RecordedRun, load_run, load_trials
 
-__version__ = "0.1.0"
 __all__ = [
     "EnergyConfig",
     "Meter",

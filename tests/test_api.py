@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -125,6 +126,49 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "form": (lambda: jb.fit("runs/first", form="cubic"), "no form 'cubic'"),
     "name": (lambda: jb.fit("runs/first", name="a b"), "can't name a profile"),
 }
+
+
+WRONG |= {
+    f"{option}={value}": (partial(jb.measure, "own", backend="fake", **{option: value}), f"{option} can't be ")
+    for option, value in [
+        ("attribution", "x"),
+        ("max_foreign_load", float("nan")),
+        ("rate_hz", 0),
+        ("cpu_watts", -5.0),
+        ("probes", None),
+        ("max_trials", 0),
+        ("max_trials", "2"),
+        ("max_trials", True),
+        ("precision", float("inf")),
+        ("timeout_s", None),
+        ("fixed_output", -4),
+        ("input_tokens", 8),
+        ("points", "8,8"),
+        ("seed", 2**40),
+        ("batch_size", 0),
+        ("kv_cache", "yes"),
+        ("model", object()),
+    ]
+}
+WRONG["meter"] = lambda: jb.Meter.open(jb.EnergyConfig(rate_hz=0.0)), "rate_hz can't be 0.0"
+
+
+def test_numbers_of_numpy_and_paths_are_taken(place: Path) -> None:
+    one = np.int64(1)
+    run = jb.measure(
+        place / "own",
+        backend="fake",
+        model=Path("fake"),
+        probes="none",
+        points=["8,8"],
+        max_trials=one,
+        seed=one,
+        precision=np.float32(0.5),
+        kv_cache=np.True_,
+        max_foreign_load=1,
+    )
+    assert run.facts.config.seed == 1
+    assert sum(trial.counts for trial in run.trials) >= 1
 
 
 @pytest.mark.parametrize("wrong", WRONG)

@@ -99,7 +99,7 @@ def wings_of(modules: Iterable[str]) -> set[str]:
     for module in modules:
         top, *inner = module.split(".")
         if top == "harness":
-            found |= {inner[0]} - {"__version__", "__all__", "__dir__", "__getattr__", "*"}
+            found |= {inner[0]} - {"__all__", "__dir__", "__getattr__", "*"}
         elif top in MAY_IMPORT:
             found.add(top)
     return found

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from backends.base import InvalidConfig
-from harness import __version__
 from harness.cli import (
     compare,
     doctor,
@@ -27,6 +26,7 @@ from harness.cli import (
     workload,
 )
 from harness.core.errors import INTERRUPTED, DiskFull, UserError
+from harness.core.version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 for command in (

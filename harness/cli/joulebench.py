@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from harness import __all__, __dir__, __getattr__, __version__  # noqa: F401
+from harness import __all__, __dir__, __getattr__  # noqa: F401
+from harness.core.version import __version__  # noqa: F401
 
 if TYPE_CHECKING:
     from harness import *  # noqa: F403

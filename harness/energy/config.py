@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import asdict, dataclass
+from typing import Annotated, ClassVar, Literal
 
-from harness.core.errors import UserError
+from annotated_types import Ge, Le
+
+from harness.core.validation import validated
 from harness.energy.calibration import parse_calibration
 from harness.energy.probes import create
 from harness.energy.readings import Calibration
@@ -22,21 +23,20 @@ class EnergyConfig:
 
     probes: str = "auto"
     """``auto``, ``none``, or names of probes joined by commas."""
-    rate_hz: float = 20.0
+    rate_hz: Annotated[float, Ge(0.1), Le(1000.0)] = 20.0
     """Readings per second and power source."""
-    cpu_watts: float | None = None
+    cpu_watts: Annotated[float, Ge(0.001)] | None = None
     """Declared power of the whole CPU under full load, in W, for the estimate; None for an assumption."""
     attribution: Attribution = "system"
     """Whether CPU energy is the worker's share or the whole machine's, where the source can tell."""
     calibration: tuple[str, ...] = ()
     """``DOMAIN=gain,offset_w`` entries and names of TOML files."""
-    max_foreign_load: float | None = 0.1
+    max_foreign_load: Annotated[float, Ge(0.0), Le(1.0)] | None = 0.1
     """Share of all processors that other programs may take during a trial; None for any."""
 
     def checked(self) -> dict[str, Calibration]:
         """The calibrations, if all that can be refused before a power source is opened is right. Raises UserError."""
-        if self.cpu_watts is not None and not math.isfinite(self.cpu_watts):
-            raise UserError(f"--cpu-watts must be a number of watts, not {self.cpu_watts}")
+        validated(EnergyConfig, asdict(self))
         if self.probes not in ("auto", "none"):
             for name in self.probes.split(","):
                 create(name.strip())

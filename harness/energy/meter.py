@@ -136,6 +136,7 @@ class Meter:
 
         Raises UserError for an unknown probe, a wrong option, or a named probe that does not work here.
         """
+        config.checked()
         context = context or ProbeContext(worker_pid=os.getpid())
         context.rate_hz, context.cpu_watts = config.rate_hz, config.cpu_watts
         context.attribution = config.attribution

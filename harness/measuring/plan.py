@@ -6,6 +6,9 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
+
+from annotated_types import Ge, Le
 
 from harness.core.errors import UserError
 from harness.core.sizes import Point, parse_point, parse_tokens
@@ -43,8 +46,8 @@ class Protocol:
     min_window_s: float
     max_window_s: float
     off_axis: tuple[Point, ...] = ()
-    fixed_input: int = 32
-    fixed_output: int = 32
+    fixed_input: Annotated[int, Ge(1)] = 32
+    fixed_output: Annotated[int, Ge(1)] = 32
 
 
 PROTOCOLS = {
@@ -135,19 +138,19 @@ class PlanOptions:
     input_tokens: str | None = None
     """Of the input sweep, such as ``8-2048*2``; see ``parse_tokens``."""
     output_tokens: str | None = None
-    fixed_input: int = 32
+    fixed_input: Annotated[int, Ge(1)] = 32
     """Input tokens of the output sweep."""
-    fixed_output: int = 32
+    fixed_output: Annotated[int, Ge(1)] = 32
     """Output tokens of the input sweep."""
     grid: bool = False
     """Whether the full product of inputs and outputs is measured instead of two sweeps."""
     points: tuple[str, ...] = ()
     """Further sizes, each as ``m,n``."""
-    timeout_s: float = 600.0
-    min_window_s: float | None = None
-    max_window_s: float | None = None
-    max_trials: int | None = None
-    precision: float | None = None
+    timeout_s: Annotated[float, Ge(0.001)] = 600.0
+    min_window_s: Annotated[float, Ge(0.0)] | None = None
+    max_window_s: Annotated[float, Ge(0.001)] | None = None
+    max_trials: Annotated[int, Ge(1)] | None = None
+    precision: Annotated[float, Ge(1e-6), Le(1.0)] | None = None
     """Relative 95 % half-width at which a point is done."""
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ import backends
 from backends.base import Config, Model
 from harness.core.errors import UserError
 from harness.core.sizes import Point
+from harness.core.validation import validated
 from harness.energy.config import EnergyConfig
 from harness.measuring import time_guess
 from harness.measuring.plan import Plan, PlanOptions, make_plan
@@ -72,14 +73,16 @@ def prepare(backend: str = "transformers", **options: Any) -> PlannedRun:
     unknown = options.keys() - {field.name for kind in (PlanOptions, Config, EnergyConfig) for field in fields(kind)}
     if unknown:
         raise TypeError(f"no option {', '.join(sorted(unknown))}")
-    plan, kv_cache = make_plan(_chosen(PlanOptions, options), options.get("seed", 0))
     given = {"model": DEFAULT_MODEL} | options
-    if given.get("kv_cache") is None:
-        given["kv_cache"] = kv_cache
+    kv_cache = given.pop("kv_cache", None)
+    config = _chosen(Config, given if kv_cache is None else given | {"kv_cache": kv_cache})
+    plan, kv_cache_of_protocol = make_plan(_chosen(PlanOptions, options), config.seed)
+    if kv_cache is None:
+        config = replace(config, kv_cache=kv_cache_of_protocol)
     energy = _chosen(EnergyConfig, options)
     energy.checked()
-    return PlannedRun(plan, backend, _chosen(Config, given), energy)
+    return PlannedRun(plan, backend, config, energy)
 
 
 def _chosen(kind: type[_Options], options: Mapping[str, Any]) -> _Options:
-    return kind(**{field.name: options[field.name] for field in fields(kind) if field.name in options})
+    return validated(kind, {field.name: options[field.name] for field in fields(kind) if field.name in options})

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from backends.base import Loaded
-from harness import __version__
 from harness.core.errors import UserError
+from harness.core.version import __version__
 from harness.energy.config import EnergyConfig
 from harness.energy.meter import Meter, MeterDescription, MeteredWindow
 from harness.energy.probes.base import ProbeContext

@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from harness import __version__
 from harness.core.errors import UserError
 from harness.core.quantities import COMPONENTS, Method, weakest
 from harness.core.statistics import Estimate, estimate_of
+from harness.core.version import __version__
 from harness.energy.attribution import IdleBaseline
 from harness.modelling.fitting import Power
 from harness.modelling.measurements import SuspectTrial, Trials, aggregate, pool_runs, suspect_trials

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from harness.core.errors import UserError
 from harness.core.files import make_directory
 from harness.core.statistics import Estimate
+from harness.showing.drawn_systems import compare_drawn, distinct, load_drawn, published_sources
 from harness.showing.figures import CsvRow, new_figure, write_figure
 from harness.showing.panels import (
     AXES,
@@ -27,7 +28,6 @@ from harness.showing.panels import (
     sweep,
     tokens_along,
 )
-from harness.showing.sources import compare_drawn, distinct, load_drawn, published_sources
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -152,8 +152,8 @@ def test_tokens_of_every_sequence_of_a_batch_count(tmp_path: Path) -> None:
 
 
 def test_models_pass_through_the_points_of_a_batch(tmp_path: Path) -> None:
+    from harness.showing.drawn_systems import load_drawn
     from harness.showing.panels import Options
-    from harness.showing.sources import load_drawn
     from harness.showing.sweep_figures import sweep_figure
 
     run = tmp_path / "run"
@@ -197,7 +197,7 @@ def test_phases_of_a_part_of_the_components_are_left_out(tmp_path: Path) -> None
 
 def test_size_of_which_only_the_warm_up_ran_is_a_failure(tmp_path: Path) -> None:
     from harness.runs.records import load_run
-    from harness.showing.sources import failed_sizes
+    from harness.showing.drawn_systems import failed_sizes
 
     run = tmp_path / "run"
     assert joulebench(*FAKE, "-m", "fake", "--point", "64,32", "-o", run).returncode == 0

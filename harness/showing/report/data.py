@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import __version__
+from harness.core.version import __version__
 from harness.runs.records import RecordedRun, load_run
 from harness.runs.summary import drift, idle_drift, idle_power_w
+from harness.showing.drawn_systems import compare_drawn, distinct, load_drawn, published_sources
 from harness.showing.panels import DrawnSystem, Options
 from harness.showing.report import charts, explorer
-from harness.showing.sources import compare_drawn, distinct, load_drawn, published_sources
 
 TRIAL_COLUMNS = (
     *("trial_id", "purpose", "status", "input_tokens", "output_tokens", "repeats"),

@@ -1,0 +1,48 @@
+"""Options that a caller gives, checked against the types and limits of the fields that they fill."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from pathlib import PurePath
+from typing import TypeVar
+
+from harness.core.errors import UserError
+from harness.core.quantities import Facts
+
+_Kind = TypeVar("_Kind")
+
+
+def validated(kind: type[_Kind], values: Facts) -> _Kind:
+    """The dataclass ``kind`` made of ``values``, of which NumPy's numbers and paths may be.
+
+    Raises UserError, in one line that names the field, for a value of another type or outside the field's limits.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    for name, value in values.items():
+        try:
+            json.dumps(value, default=_plain, allow_nan=False)
+        except (TypeError, ValueError):
+            raise UserError(f"{name} can't be {_shown(value)}") from None
+    try:
+        # By way of text: only there a list may stand for a tuple where types are strict. What passes can be recorded.
+        return TypeAdapter(kind).validate_json(json.dumps(values, default=_plain), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        said = first["msg"].removeprefix("Input ").replace("should be", "must be")
+        raise UserError(f"{name} can't be {_shown(values.get(name))}: it {said}") from None
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, PurePath):
+        return str(value)
+    item = getattr(value, "item", None)
+    if item is None:
+        raise TypeError(value)
+    return item()
+
+
+def _shown(value: object) -> str:
+    return " ".join(reprlib.repr(value).split())
