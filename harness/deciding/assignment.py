@@ -229,10 +229,11 @@ class _Patterns:
             raise RuntimeError("the assignment did not converge")
         cost, count = self.problem.cost, self.problem.count
         chosen_cost = np.take_along_axis(cost, choice[None], axis=0)[0] @ count / count.sum()
-        used = self.problem.used(served_by(choice, count, len(cost))) / self.problem.units
+        systems_and_usage = zip(self.problem.systems, self.problem.usage, strict=True)
+        used = np.array([usage @ (count * (choice == system)) for system, usage in systems_and_usage])
         self.choices.append(small)
         self.costs.append(float(chosen_cost))
-        self.usages.append(used)
+        self.usages.append(used / self.problem.units)
         return True
 
     def best_mixture(self, first_phase: bool) -> tuple[Floats, Floats, float, float]:
