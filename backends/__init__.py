@@ -27,9 +27,14 @@ def names() -> list[str]:
 
 
 def create(name: str) -> Backend:
-    """A fresh backend. Raises InvalidConfig for a name that isn't one."""
+    """A fresh backend. Raises InvalidConfig for a name that isn't one, or whose package can't be loaded."""
     if name in BACKENDS:
         return import_module(BACKENDS[name]).create()
     for entry in entry_points(group=GROUP, name=name):
-        return entry.load()()
+        try:
+            guest: Backend = entry.load()()
+            return guest
+        except Exception as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InvalidConfig(f"the package of the backend '{name}' can't be loaded: {said}; mend it") from error
     raise InvalidConfig(f"unknown backend '{name}'; choose one of {', '.join(names())}")

@@ -129,7 +129,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
 
 
 WRONG |= {
-    f"{option}={value}": (partial(jb.measure, "own", backend="fake", **{option: value}), f"{option} can't be ")
+    f"{option}={value}": (partial(jb.measure, "own", backend="fake", **{option: value}), f"{option} (--")
     for option, value in [
         ("attribution", "x"),
         ("max_foreign_load", float("nan")),
@@ -150,7 +150,7 @@ WRONG |= {
         ("model", object()),
     ]
 }
-WRONG["meter"] = lambda: jb.Meter.open(jb.EnergyConfig(rate_hz=0.0)), "rate_hz can't be 0.0"
+WRONG["meter"] = lambda: jb.Meter.open(jb.EnergyConfig(rate_hz=0.0)), "rate_hz (--rate) can't be 0.0"
 
 
 def test_numbers_of_numpy_and_paths_are_taken(place: Path) -> None:
@@ -167,7 +167,7 @@ def test_numbers_of_numpy_and_paths_are_taken(place: Path) -> None:
         kv_cache=np.True_,
         max_foreign_load=1,
     )
-    assert run.facts.config.seed == 1
+    assert run.facts.plan.seed == 1
     assert sum(trial.counts for trial in run.trials) >= 1
 
 

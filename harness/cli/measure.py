@@ -26,7 +26,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def measure(output: Path | None, dry_run: bool, pictures: bool, **options: Any) -> None:
     """Measure this machine: sweeps of real inference, recorded trial by trial."""
     from harness.measuring.planned_run import prepare
-    from harness.showing.plans import print_plan
+    from harness.showing.progress import print_plan
 
     given = {name: value.value if isinstance(value, StrEnum) else value for name, value in options.items()}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}

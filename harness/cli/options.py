@@ -37,6 +37,7 @@ OutputTokens = Annotated[str, Option("--output-tokens", "-n", help="Output token
 FixedInput = Annotated[int, Option(min=1, help="Input tokens of the output sweep.")]
 FixedOutput = Annotated[int, Option(min=1, help="Output tokens of the input sweep.")]
 
+PROTOCOLS = "the protocol's"
 WORKLOAD = "Built-in name (alpaca), workload file, trace file or glob."
 WorkloadOption = Annotated[str, Option("--workload", "-w", help=WORKLOAD)]
 InputColumn = Annotated[str | None, Option(help="Column of input tokens in a trace.")]
@@ -148,15 +149,11 @@ class MeasureOptions:
     input_tokens: Annotated[
         str | None,
         Option(
-            "--input-tokens",
-            "-p",
-            help="Input sweep: 8,64,512 or 8-2048*2 or 128-1024+128.",
-            show_default="the protocol's",
+            "--input-tokens", "-p", help="Input sweep: 8,64,512 or 8-2048*2 or 128-1024+128.", show_default=PROTOCOLS
         ),
     ] = None
     output_tokens: Annotated[
-        str | None,
-        Option("--output-tokens", "-n", help="Output sweep, same syntax as -p.", show_default="the protocol's"),
+        str | None, Option("--output-tokens", "-n", help="Output sweep, same syntax as -p.", show_default=PROTOCOLS)
     ] = None
     fixed_input: FixedInput = 32
     fixed_output: FixedOutput = 32
@@ -185,7 +182,7 @@ class MeasureOptions:
             "--min-window",
             min=0.0,
             help="Shortest trial in seconds: requests repeat to fill it.",
-            show_default="the protocol's",
+            show_default=PROTOCOLS,
         ),
     ] = None
     max_window_s: Annotated[
@@ -194,16 +191,16 @@ class MeasureOptions:
             "--max-window",
             min=0.001,
             help="Longest trial in seconds, even if a sensor needs longer.",
-            show_default="the protocol's",
+            show_default=PROTOCOLS,
         ),
     ] = None
     max_trials: Annotated[
         int | None,
-        Option(min=1, help="Maximum number of trials per point, warm-up not included.", show_default="the protocol's"),
+        Option(min=1, help="Maximum number of trials per point, warm-up not included.", show_default=PROTOCOLS),
     ] = None
     precision: Annotated[
         float | None,
-        Option(min=1e-6, max=1.0, help="Stop a point at this relative 95 % half-width.", show_default="the protocol's"),
+        Option(min=1e-6, max=1.0, help="Stop a point at this relative 95 % half-width.", show_default=PROTOCOLS),
     ] = None
     probes: Annotated[str, Option(help="Power sources: auto, none, or names joined by commas.")] = "auto"
     rate_hz: Annotated[float, Option("--rate", min=0.1, max=1000.0, help="Samples per second and power source.")] = 20.0

@@ -24,7 +24,7 @@ def validated(kind: type[_Kind], values: Facts) -> _Kind:
         try:
             json.dumps(value, default=_plain, allow_nan=False)
         except (TypeError, ValueError):
-            raise UserError(f"{name} can't be {_shown(value)}") from None
+            raise UserError(f"{_spelled(name)} can't be {_shown(value)}") from None
     try:
         # By way of text: only there a list may stand for a tuple where types are strict. What passes can be recorded.
         return TypeAdapter(kind).validate_json(json.dumps(values, default=_plain), strict=True)
@@ -32,7 +32,12 @@ def validated(kind: type[_Kind], values: Facts) -> _Kind:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
         said = first["msg"].removeprefix("Input ").replace("should be", "must be")
-        raise UserError(f"{name} can't be {_shown(values.get(name))}: it {said}") from None
+        raise UserError(f"{_spelled(name)} can't be {_shown(values.get(name))}: it {said}") from None
+
+
+def _spelled(name: str) -> str:
+    """The field with the option of the command that fills it, which leaves the unit out."""
+    return f"{name} (--{name.removesuffix('_s').removesuffix('_hz').replace('_', '-')})"
 
 
 def _plain(value: object) -> object:

@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Le
 
 from harness.core.validation import validated
+from harness.energy import probes
 from harness.energy.calibration import parse_calibration
-from harness.energy.probes import create
 from harness.energy.readings import Calibration
 
 Attribution = Literal["system", "process"]
@@ -39,5 +39,5 @@ class EnergyConfig:
         validated(EnergyConfig, asdict(self))
         if self.probes not in ("auto", "none"):
             for name in self.probes.split(","):
-                create(name.strip())
+                probes.create(name.strip())
         return parse_calibration(self.calibration)

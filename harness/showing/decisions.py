@@ -90,13 +90,8 @@ def context(costs: Costs, workload: Workload, scales: Scales) -> dict[str, Any]:
 
 def workload_summary(workload: Workload) -> dict[str, Any]:
     """Name, source and size of a workload."""
-    return {
-        "name": workload.name,
-        "source": workload.source,
-        "requests": workload.requests,
-        "pairs_known": workload.pairs_known,
-        "dropped_rows": workload.dropped_rows,
-    }
+    fields = ("name", "source", "requests", "pairs_known", "dropped_rows")
+    return {field: getattr(workload, field) for field in fields}
 
 
 def _threshold_json(answer: ThresholdAnswer) -> dict[str, Any]:

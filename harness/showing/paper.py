@@ -82,10 +82,12 @@ def regenerate(workload: Workload, key: str) -> Regenerated:
     if key == "input":
         frozen = with_output_tokens(workload, FROZEN_OUTPUT_TOKENS)
         settings["query_output_32"] = (frozen, f"whole requests, every output {FROZEN_OUTPUT_TOKENS} tokens")
-    answers = {name: decide_threshold(small, large, setting[0], key=key) for name, setting in settings.items()}
-    panels = [decision_figures.threshold_panel(answer, name, settings[name][1]) for name, answer in answers.items()]
-    decisions = [answer.decision for answer in answers.values()]
-    return Regenerated(key, workload, published, decisions, [decision_figures.paper_panel(published), *panels])
+    decisions, panels = [], [decision_figures.paper_panel(published)]
+    for accounting, (requests, title) in settings.items():
+        answer = decide_threshold(small, large, requests, key=key)
+        decisions.append(answer.decision)
+        panels.append(decision_figures.threshold_panel(answer, accounting, title))
+    return Regenerated(key, workload, published, decisions, panels)
 
 
 def _at_published(key: str, panel: ThresholdPanel) -> ThresholdPanel:

@@ -1,4 +1,4 @@
-"""What the person at the terminal sees of a run: progress while it measures, tables at the end."""
+"""What the person at the terminal sees of a run: its plan, progress while it measures, tables at the end."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from harness.core.sizes import Point
 from harness.measuring import time_guess
 from harness.measuring.observer import Observer
 from harness.measuring.plan import Plan
+from harness.measuring.planned_run import PlannedRun
 from harness.measuring.schedule import Schedule, TrialSpec
 from harness.runs.records import RecordedRun
 from harness.runs.schema import Trial
@@ -21,13 +22,34 @@ from harness.showing.terminal import open_console, plus_minus
 from harness.showing.trials import print_results
 
 
+def print_plan(planned: PlannedRun) -> None:
+    """Every point in its order, with the guessed time of a request and of the point. Raises UserError."""
+    plan, seen = planned.plan, planned.foreseen()
+    model = seen.model
+    print(f"{planned.backend}, {model.name} ({model.parameters:,} parameters, {model.dtype}) on {seen.device}")
+    points = f"{len(plan.points)} points" if len(plan.points) > 1 else "1 point"
+    print(f"{points} in this order, guessed at {seen.trials} trials each after one warm-up:")
+    total_s = 0.0
+    for point in plan.points:
+        size = f"  m = {point.input_tokens:5}  n = {point.output_tokens:5}"
+        request_s = seen.request_s.get(point)
+        if request_s is None:
+            print(f"{size}  skipped: beyond the model's context")
+            continue
+        point_s = time_guess.point_s(plan, request_s, seen.trials)
+        total_s += point_s
+        print(f"{size}  {request_s:9.3g} s a request  {point_s:9.3g} s")
+    print(
+        f"about {time_guess.spell(total_s)} in all; a guess from typical rates of a {seen.device}, "
+        "good to a factor of three"
+    )
+
+
 class Display(Observer):
     """Shows a running sweep: a live line in a terminal, one plain line a trial elsewhere. To be closed."""
 
     def __init__(self, plan: Plan, config: Config, store: RunStore) -> None:
-        self._plan = plan
-        self._config = config
-        self._store = store
+        self._plan, self._config, self._store = plan, config, store
         self._console = open_console()
         self._progress: Progress | None = None
         self._model: Model | None = None
@@ -66,7 +88,8 @@ class Display(Observer):
         self._left = f"about {time_guess.spell(self._remaining_s(remaining))} left" if remaining else "nearly done"
         if self._progress:
             done = len(self._plan.points) - len(remaining)
-            self._progress.update(self._task, completed=done, description=self._point_text(spec), left=self._left)
+            text = f"m={spec.point.input_tokens} n={spec.point.output_tokens} {spec.purpose}{self._so_far(spec.point)}"
+            self._progress.update(self._task, completed=done, description=text, left=self._left)
 
     def trial_ended(self, record: Trial) -> None:
         """Take the trial into account; without a terminal, print it."""
@@ -101,10 +124,6 @@ class Display(Observer):
             self._console.quiet = True
             print(f"output can't be written any more ({error.strerror}); measuring goes on", file=sys.stderr)
 
-    def _point_text(self, spec: TrialSpec) -> str:
-        m, n = spec.point.input_tokens, spec.point.output_tokens
-        return f"m={m} n={n} {spec.purpose}{self._so_far(spec.point)}"
-
     def _so_far(self, point: Point) -> str:
         records = [record for record in self._store.records if record.point == point]
         summaries = summarise(records, self._config.batch_size)
@@ -124,7 +143,7 @@ class Display(Observer):
         if total and total.request_j is not None:
             text += f", {total.request_j:.4g} ± {total.request_ci95_j:.2g} J ({total.method})"
         mean = self._so_far(record.point)
-        return "; ".join([text, *([f"mean{mean}"] if mean else []), self._left])
+        return f"{text}; mean{mean}; {self._left}" if mean else f"{text}; {self._left}"
 
     def _guess_s(self, point: Point) -> float:
         assert self._model

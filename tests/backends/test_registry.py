@@ -43,6 +43,13 @@ def test_backend_of_another_package_runs_requests(guest):
     backend.close()
 
 
+def test_backend_whose_package_is_broken_is_refused_in_one_line(tmp_path, monkeypatch):
+    install_guest(tmp_path, backends.GROUP, "broken_runtime", "import a_module_that_nobody_has")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InvalidConfig, match="a_module_that_nobody_has"):
+        backends.create("guest")
+
+
 def test_refusal_names_backends_of_other_packages_too(guest):
     with pytest.raises(InvalidConfig, match="choose one of fake, guest, llama-cpp, transformers"):
         backends.create("tensorflow")

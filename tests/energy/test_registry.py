@@ -40,6 +40,16 @@ def test_a_probe_of_another_package_is_read_by_the_meter(guest: str) -> None:
         assert meter.describe().components
 
 
+def test_a_probe_whose_package_is_broken_takes_no_other_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_guest(tmp_path, probes.GROUP, "broken_sensor", "import a_module_that_nobody_has")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with Meter.open(EnergyConfig("auto")) as meter:
+        reasons = {left.probe: left.reason for left in meter.describe().left_out}
+    assert "a_module_that_nobody_has" in reasons["guest"]
+    with pytest.raises(UserError, match=r"probe guest does not work here: .*a_module_that_nobody_has.*uninstall"):
+        Meter.open(EnergyConfig("guest"))
+
+
 def test_a_probe_of_another_package_takes_its_option(guest: str) -> None:
     probes.create(f"{guest}:120")
     with pytest.raises(UserError, match="many"):

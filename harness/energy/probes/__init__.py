@@ -6,11 +6,13 @@ and whose object is a function like ``create`` in ``harness.energy.probes.base``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 
-from harness.core.errors import UserError
-from harness.energy.probes.base import Probe
+from harness.core.errors import ProbeUnavailable, UserError
+from harness.energy.probes.base import Probe, ProbeContext, Role
+from harness.energy.readings import Domain, Reading
 
 GROUP = "joulebench.probes"
 
@@ -40,8 +42,32 @@ def create(name: str) -> Probe:
     if base in PROBES:
         return import_module(PROBES[base]).create(option or None)
     for entry in entry_points(group=GROUP, name=base):
-        return entry.load()(option or None)
+        try:
+            return entry.load()(option or None)
+        except UserError:
+            raise
+        except Exception as error:  # a broken package must not take the other power sources along
+            return _Broken(f"its package can't be loaded: {type(error).__name__}: {error}")
     raise UserError(f"unknown probe {base!r}: choose from {', '.join(names())}, or auto or none")
+
+
+class _Broken(Probe):
+    """Stands for a probe of another package that can't be loaded."""
+
+    role: Role = "meter"
+    note = ""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = " ".join(reason.split())
+
+    def open(self, context: ProbeContext) -> None:
+        raise ProbeUnavailable(self._reason, "mend that package or uninstall it")
+
+    def domains(self) -> Sequence[Domain]:
+        return ()
+
+    def read(self) -> Sequence[Reading]:
+        return ()
 
 
 def refuse_option(name: str, option: str | None) -> None:

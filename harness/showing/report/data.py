@@ -42,18 +42,16 @@ def page_data(
     offered = distinct([*sources, *map(load_drawn, profiles), *published])
     fitted = [(source.name, source.profile) for source in offered if source.profile]
     own = len(fitted) - len(published)
+    warnings = [
+        f"{run.directory}: {line}" if len(runs) > 1 else line
+        for run, source in zip(runs, sources, strict=True)
+        for line in _warnings(run, source)
+    ]
     return {
         "title": "joulebench: " + ", ".join(dict.fromkeys(run.facts.model.name for run in runs)),
         "subtitle": ", ".join(dict.fromkeys(_machine(run) for run in runs)),
         "footer": f"made by joulebench {__version__}",
-        "warnings": [
-            *comparison.warnings,
-            *(
-                f"{run.directory}: {line}" if len(runs) > 1 else line
-                for run, source in zip(runs, sources, strict=True)
-                for line in _warnings(run, source)
-            ),
-        ],
+        "warnings": [*comparison.warnings, *warnings],
         "facts": [_facts(run) for run in runs],
         "energy": [_energy(run) for run in runs],
         "charts": charts.charts(sources, options),

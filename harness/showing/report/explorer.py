@@ -78,12 +78,10 @@ def _pair(
     labels, profiles = (small[0], large[0]), (small[1], large[1])
     try:
         comparison = check(profiles, allow_mixed=allow_mixed)
-    except NotComparable as refusal:
-        *reasons, _ = refusal.reasons
-        remedy = "joulebench threshold --allow-mixed goes on all the same and marks the output"
-        return {"refusal": f"not comparable: {'; '.join([*reasons, remedy])}", "warnings": ()}
     except UserError as refusal:
-        return {"refusal": f"not comparable: {refusal}", "warnings": ()}
+        remedy = "joulebench threshold --allow-mixed goes on all the same and marks the output"
+        reasons = [*refusal.reasons[:-1], remedy] if isinstance(refusal, NotComparable) else [str(refusal)]
+        return {"refusal": f"not comparable: {'; '.join(reasons)}", "warnings": ()}
     if profiles[0] is profiles[1]:
         return {"refusal": "small and large are the same system: choose two", "warnings": comparison.warnings}
     answers = []

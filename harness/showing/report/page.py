@@ -28,8 +28,7 @@ def write_report(
     """
     if output.is_dir():
         raise UserError(f"{output} is a directory: name a file in it, such as {output / 'report.html'}")
-    page = render(page_data(runs, profiles, workloads, options, allow_mixed))
-    write_atomically(output, page)
+    write_atomically(output, render(page_data(runs, profiles, workloads, options, allow_mixed)))
     return output
 
 
@@ -43,14 +42,9 @@ def render(content: Mapping[str, Any]) -> str:
     # Inside a script element only "<" could end it or begin a comment.
     data = data.replace("<", "\\u003c")
     folder = resources.files(__package__)
-    page = (folder / "page.html").read_text("utf-8")
+    page, css, script = ((folder / name).read_text("utf-8") for name in ("page.html", "page.css", "page.js"))
     # One pass over the template alone: no inserted text is looked at again.
-    parts = {
-        "/*CSS*/": (folder / "page.css").read_text("utf-8"),
-        "/*DATA*/": data,
-        "/*PLOTLY*/": get_plotlyjs(),
-        "/*SCRIPT*/": (folder / "page.js").read_text("utf-8"),
-    }
+    parts = {"/*CSS*/": css, "/*DATA*/": data, "/*PLOTLY*/": get_plotlyjs(), "/*SCRIPT*/": script}
     pieces = []
     for mark, text in parts.items():
         before, _, page = page.partition(mark)
