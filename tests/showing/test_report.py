@@ -355,7 +355,7 @@ def test_a_workload_of_too_many_sizes_is_refused(monkeypatch: pytest.MonkeyPatch
 def test_a_long_curve_keeps_its_best_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
     offered = [(name, Profile.load(name)) for name in (explorer.SMALL, explorer.LARGE)]
     (_, whole), _ = explorer.explorer(offered, 0, [], allow_mixed=False)["pairs"]
-    monkeypatch.setattr(explorer, "CURVE_POINTS", 10)
+    monkeypatch.setattr(explorer, "KEPT_THRESHOLDS", 10)
     (_, thin), _ = explorer.explorer(offered, 0, [], allow_mixed=False)["pairs"]
     for all_points, kept in zip(whole["answers"], thin["answers"], strict=True):
         assert 10 <= len(kept["threshold"]) <= 10 + len(explorer.WEIGHTS)
