@@ -16,18 +16,24 @@ if TYPE_CHECKING:
     from harness.deciding.workload import Workload
     from harness.energy.config import EnergyConfig
     from harness.energy.meter import Meter
+    from harness.measuring.model_host import SweepStopped
+    from harness.measuring.observer import Observer
     from harness.measuring.sweep import measure
     from harness.modelling.contrast import compare
     from harness.modelling.profile import Profile
     from harness.modelling.profile_fit import fit
     from harness.runs.records import RecordedRun, load_run, load_trials
+    from harness.runs.store import StorageError
 
 __all__ = [
     "EnergyConfig",
     "Meter",
+    "Observer",
     "Profile",
     "RecordedRun",
     "RoutingAnswer",
+    "StorageError",
+    "SweepStopped",
     "ThresholdAnswer",
     "UserError",
     "Workload",
@@ -46,9 +52,12 @@ __all__ = [
 _MODULES = {
     "EnergyConfig": "harness.energy.config",
     "Meter": "harness.energy.meter",
+    "Observer": "harness.measuring.observer",
     "Profile": "harness.modelling.profile",
     "RecordedRun": "harness.runs.records",
     "RoutingAnswer": "harness.deciding.answers",
+    "StorageError": "harness.runs.store",
+    "SweepStopped": "harness.measuring.model_host",
     "ThresholdAnswer": "harness.deciding.answers",
     "UserError": "harness.core.errors",
     "Workload": "harness.deciding.workload",

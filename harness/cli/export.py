@@ -16,7 +16,7 @@ FileFormat = StrEnum("FileFormat", "JSON CSV PARQUET")
 
 def export(
     profile: options.ProfileArgument,
-    output: Annotated[Path, Option("--output", "-o", help="File to write_table.")],
+    output: Annotated[Path, Option("--output", "-o", help="File to write.")],
     format: Annotated[FileFormat, Option("--format", help="json, csv or parquet.")] = FileFormat.JSON,
 ) -> None:
     """Write models, measurements and a grid of predictions as one table, a row per number."""

@@ -173,9 +173,9 @@ class MeasureOptions:
     seed: Annotated[
         int, Option(min=0, max=2**31 - 1, help="Seed for random weights, input tokens and the order of points.")
     ] = 0
-    timeout_s: Annotated[float, Option("--timeout", min=0.001, help="Give up on a trial after this many seconds.")] = (
-        600.0
-    )
+    timeout_s: Annotated[
+        float, Option("--timeout", min=0.001, max=1e6, help="Give up on a trial after this many seconds.")
+    ] = 600.0
     min_window_s: Annotated[
         float | None,
         Option(

@@ -25,9 +25,15 @@ def replace_file(path: Path, content: bytes, part: Path) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace ``path`` by ``content``, text in UTF-8, in one step. Raises UserError."""
+    """Replace ``path`` by ``content``, text in UTF-8, in one step. Raises UserError.
+
+    A device or a pipe is written into; to replace it would destroy it.
+    """
     data = content.encode() if isinstance(content, str) else content
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(data)
+            return
         replace_file(path, data, path.with_name(f".{path.name}.{os.getpid()}.part"))
     except OSError as error:
         raise cant_write(path, error) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class ForeignLoad:
             return
         busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
         try:
-            ours += 0.0 if worker_pid is None else process_cpu_s(psutil.Process(worker_pid))
+            ours += 0.0 if worker_pid in (None, os.getpid()) else process_cpu_s(psutil.Process(worker_pid))
         except (psutil.Error, OSError):
             worker_pid = None
         self._samples.append(_Sample(time.monotonic_ns(), busy, ours, worker_pid))

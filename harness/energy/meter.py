@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
@@ -69,8 +69,13 @@ class MeteredWindow:
     """Why the window should be measured again; None where nothing disturbed it."""
 
     def mark(self, marks: Window) -> None:
-        """Say when the requests inside the block began and ended."""
+        """Say when the requests inside the block began and ended. Raises UserError for marks that make no sense."""
+        marks.check()
         self.marks = marks
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Only what is not known yet comes here."""
+        raise AttributeError(f"window.{name} is known once its block has ended, and only if nothing was raised in it")
 
     @property
     def energy_j(self) -> float | None:
@@ -111,6 +116,16 @@ class Meter:
         self._probes = dict(opened)
         self._left_out = tuple(left_out)
         self._foreign = ForeignLoad()
+        try:
+            self._begin()
+        except BaseException:
+            for probe in opened.values():
+                probe.close()
+            raise
+
+    def _begin(self) -> None:
+        """Check what the probes read, and start to sample. Raises UserError."""
+        config = self._config
         self._sampler = Sampler(list(self._probes.values()), config.rate_hz, each_second=self._note_load)
         domains = self._sampler.domains
         self._rank = [name.partition(":")[0] for name in self._probes]
@@ -118,12 +133,8 @@ class Meter:
         poll_s = 1.0 / config.rate_hz
         self._margins_ns = {domain.name: int(integrate.margin_s(domain, poll_s) * _NS) for domain in domains}
         self._widest_margin_ns = max(self._margins_ns.values(), default=0)
-        try:
-            self._calibration = config.checked()
-            _check_domains(domains, self._calibration)
-        except UserError:
-            self.close()
-            raise
+        self._calibration = config.checked()
+        _check_domains(domains, self._calibration)
         self._unmetered = self._unmetered_device()
         self.notices = [probe.note for probe in self._probes.values() if probe.role == "fallback"]
         self.notices += [self._unmetered] if self._unmetered else []
@@ -186,9 +197,10 @@ class Meter:
     def window(self) -> Iterator[MeteredWindow]:
         """Meter what happens inside the ``with`` block.
 
-        At its end it waits for the sensors' next updates, or a bounded time for those that are late or dead. A block
-        that raises is not metered.
+        Before it begins it waits for the sensors' first readings, at its end for their next updates: a bounded time for
+        those that are late or dead. A block that raises is not metered.
         """
+        self._wait_while(self._is_new, time.monotonic_ns())
         window = MeteredWindow()
         self._note_load()
         self._sampler.hold(time.monotonic_ns() - self._widest_margin_ns)
@@ -226,12 +238,19 @@ class Meter:
         """
         self._note_load()
         widest_ns = self._widest_margin_ns
-        deadline_ns = end_ns + widest_ns + int(_PATIENCE_S * _NS)
+        # Marks of the future would be waited for that long.
+        end_ns = min(end_ns, time.monotonic_ns())
+        self._wait_while(lambda domain, margin_ns: self._is_awaited(domain, end_ns + margin_ns), end_ns)
+        return self._sampler.traces(start_ns - widest_ns, end_ns + widest_ns)
+
+    def _wait_while(self, lacking: Callable[[str, int], bool], since_ns: int) -> None:
+        """Wait while a living domain, called with its margin, lacks readings; a bounded time from ``since_ns`` on."""
+        deadline_ns = since_ns + self._widest_margin_ns + int(_PATIENCE_S * _NS)
         while time.monotonic_ns() < deadline_ns and any(
-            self._is_awaited(domain, end_ns + margin_ns) for domain, margin_ns in self._margins_ns.items()
+            lacking(domain, margin_ns) and domain not in self._sampler.failures()
+            for domain, margin_ns in self._margins_ns.items()
         ):
             time.sleep(0.5 / self._config.rate_hz)
-        return self._sampler.traces(start_ns - widest_ns, end_ns + widest_ns)
 
     def _attribute(self, traces: Sequence[Trace], window: Window) -> EnergyReport:
         """Energy per request after calibration; its warnings also say when nothing meters the device that computes."""
@@ -282,9 +301,14 @@ class Meter:
         device = "CPU" if self._context.device == "cpu" else "GPU"
         return f"the {device} that computes is not metered: energies hold only {', '.join(self._chosen)}"
 
+    def _is_new(self, domain: str, margin_ns: int) -> bool:
+        """Whether the readings don't yet reach back as far as the beginning of a window needs."""
+        first_ns = self._sampler.first_reading_ns(domain)
+        return first_ns is None or first_ns > time.monotonic_ns() - margin_ns
+
     def _is_awaited(self, domain: str, until_ns: int) -> bool:
         last_ns = self._sampler.last_reading_ns(domain)
-        return (last_ns is None or last_ns < until_ns) and domain not in self._sampler.failures()
+        return last_ns is None or last_ns < until_ns
 
 
 def _check_domains(domains: Sequence[Domain], calibration: Mapping[str, Calibration]) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.core.errors import UserError
 from harness.core.quantities import Component, Method
 
 Scope = Literal["machine", "module", "package", "core", "process", "dram", "gpu", "ane"]
@@ -97,3 +98,13 @@ class Window:
     start_ns: NDArray[np.int64]
     prefill_end_ns: NDArray[np.int64]
     end_ns: NDArray[np.int64]
+
+    def check(self) -> None:
+        """Raises UserError unless these are whole nanoseconds of at least one request, in order."""
+        marks = [np.asarray(each) for each in (self.start_ns, self.prefill_end_ns, self.end_ns)]
+        alike = all(each.ndim == 1 and each.dtype.kind in "iu" and each.size == marks[0].size for each in marks)
+        if not alike or marks[0].size == 0 or (np.diff(np.column_stack(marks).ravel()) < 0).any():
+            raise UserError(
+                "marks of requests must be three arrays of whole nanoseconds, of one length and at least one request, "
+                "each request's start, end of prefill and end in this order and after the request before"
+            )

@@ -73,6 +73,12 @@ class Sampler:
             traces.append(Trace(domain, times, values, failures.get(domain.name)))
         return traces
 
+    def first_reading_ns(self, domain: str) -> int | None:
+        """Time of a domain's oldest reading that is kept."""
+        with self._lock:
+            readings = self._readings[domain]
+            return readings[0][0] if readings else None
+
     def last_reading_ns(self, domain: str) -> int | None:
         """Time of a domain's newest reading."""
         with self._lock:

@@ -38,7 +38,7 @@ def load_trace(path: Path) -> tuple[Window, list[Trace]]:
             for index, fields in enumerate(json.loads(str(arrays["domains"]))):
                 failure = fields.pop("failure")
                 traces.append(Trace(_domain(fields), arrays[f"times_ns_{index}"], arrays[f"values_{index}"], failure))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not the trace of a trial: {error}") from None
     return window, traces
 

@@ -146,7 +146,7 @@ class PlanOptions:
     """Whether the full product of inputs and outputs is measured instead of two sweeps."""
     points: tuple[str, ...] = ()
     """Further sizes, each as ``m,n``."""
-    timeout_s: Annotated[float, Ge(0.001)] = 600.0
+    timeout_s: Annotated[float, Ge(0.001), Le(1e6)] = 600.0
     min_window_s: Annotated[float, Ge(0.0)] | None = None
     max_window_s: Annotated[float, Ge(0.001)] | None = None
     max_trials: Annotated[int, Ge(1)] | None = None

@@ -23,7 +23,6 @@ _SPELLED = {"rate_hz": "--rate", "calibration": "--calibrate"}
 def refuse_other_run(directory: Path, held: Run, asked: PlannedRun, machine: Machine) -> None:
     """Compare what is known before a model is loaded. Raises UserError naming the first difference."""
     _refuse(directory, "--backend", held.backend.name, asked.backend)
-    _refuse(directory, "--seed", held.plan.seed, asked.plan.seed)
     # An option that the earlier program did not have was at its default.
     defaults = {option.name: option.default for option in fields(Config) if option.default is not MISSING}
     _refuse_options(directory, defaults | held.backend.config.model_dump(), asdict(asked.config))
@@ -56,8 +55,8 @@ def refuse_other_hardware(
 
 
 def _refuse_options(directory: Path, held: Mapping[str, object], now: Mapping[str, object]) -> None:
-    for key in now:
-        _refuse(directory, _SPELLED.get(key, f"--{key.replace('_', '-')}"), held.get(key), now[key])
+    for key in dict.fromkeys([*now, *held]):
+        _refuse(directory, _SPELLED.get(key, f"--{key.replace('_', '-')}"), held.get(key), now.get(key))
 
 
 def _refuse(directory: Path, what: str, held: object, now: object) -> None:

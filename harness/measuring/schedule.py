@@ -44,6 +44,7 @@ class Schedule:
         self._kv_cache = kv_cache
         self._states = {point: _State() for point in plan.points}
         self._drift = _State()
+        self._first: Point | None = None
         self._warm: tuple[Point, int, int] | None = None
         for point, state in self._states.items():
             tokens = point.input_tokens + point.output_tokens
@@ -60,6 +61,7 @@ class Schedule:
         if record.status == "ok":
             self._warm = (point, record.session, record.worker)
             if record.purpose != "warmup":
+                self._first = self._first or point
                 _add_sample(state, record)
         elif record.status == "error":
             state.errors += 1
@@ -99,8 +101,8 @@ class Schedule:
         return TrialSpec(point, purpose if warm or state.skip_reason else "warmup", state.skip_reason)
 
     def first_measured(self) -> Point | None:
-        """The first point with a counted trial: the one that is repeated at the end to show drift."""
-        return next((point for point in self._plan.points if self._states[point].samples["runtime_s"]), None)
+        """The point of the first counted trial: the one that is repeated at the end to show drift."""
+        return self._first
 
     def remaining(self) -> list[tuple[Point, int]]:
         """Points not yet done, each with the counted trials it has so far."""

@@ -121,8 +121,22 @@ def _schedule(planned: PlannedRun, store: RunStore, context_length: int) -> Sche
             raise UserError(
                 f"{store.directory} is damaged: the size of trial {trial.id} is not in its plan; use another directory"
             )
-        schedule.add(trial)
+        sessions = store.run.sessions if store.run else ()
+        if not (trial.session < len(sessions) and _was_limited(trial, sessions[trial.session], planned)):
+            schedule.add(trial)
     return schedule
+
+
+def _was_limited(trial: Trial, session: Session, planned: PlannedRun) -> bool:
+    """Whether a trial failed at a limit that has been raised since, so that it is worth another try."""
+    if trial.status == "timeout":
+        return session.plan is not None and session.plan.timeout_s < planned.plan.timeout_s
+    limit = planned.energy.max_foreign_load
+    return (
+        trial.status == "discarded"
+        and session.max_foreign_load is not None
+        and (limit is None or session.max_foreign_load < limit)
+    )
 
 
 def _begin_session(
@@ -153,9 +167,16 @@ def _begin_session(
             energy=planned.energy,
             sessions=(),
         )
-    session = Session(started_at=_now(), software=machine.software() | versions, energy=measured, idle={})
-    changes = {"plan": planned.plan.record(held.plan), "sessions": (*held.sessions, session)}
-    store.write_run(held.model_copy(update=changes))
+    plan = planned.plan.record(held.plan)
+    session = Session(
+        started_at=_now(),
+        software=machine.software() | versions,
+        energy=measured,
+        idle={},
+        plan=plan,
+        max_foreign_load=planned.energy.max_foreign_load,
+    )
+    store.write_run(held.model_copy(update={"plan": plan, "sessions": (*held.sessions, session)}))
 
 
 @dataclass

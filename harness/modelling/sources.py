@@ -39,6 +39,8 @@ class Pooled:
 
 def from_runs(runs: Sequence[RecordedRun], system: str | None = None) -> Pooled:
     """Pool the trials of runs of one system. Raises UserError when they differ or hold none."""
+    if not runs:
+        raise UserError("no run to fit: name at least one run directory")
     identities = [identity_of(run.facts, system) for run in runs]
     # Each with each: where one run does not know a setting, the others must still agree in it.
     for (first, one), (second, other) in combinations(zip(runs, identities, strict=True), 2):

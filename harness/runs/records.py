@@ -105,10 +105,10 @@ def read_run(directory: str | os.PathLike[str]) -> Run:
         # As text once more: only there a list may stand for a tuple where types are strict.
         return Run.model_validate_json(json.dumps(run))
     except ValidationError as error:
-        raise UserError(f"{path} is damaged: {_first_fault(error)}") from None
+        raise UserError(f"{path} is damaged: {first_fault(error)}") from None
 
 
-def _first_fault(error: ValidationError) -> str:
+def first_fault(error: ValidationError) -> str:
     """Where the first fault is, if not in the whole, and what is wrong there."""
     first = error.errors(include_url=False)[0]
     said = first["msg"].removeprefix("Value error, ")
@@ -139,7 +139,7 @@ def parse_trials(content: bytes, path: Path) -> list[Trial]:
         try:
             trials.append(_TRIAL.validate_json(line))
         except ValidationError as error:
-            raise UserError(f"{path}, line {number} is not a trial record ({_first_fault(error)})") from None
+            raise UserError(f"{path}, line {number} is not a trial record ({first_fault(error)})") from None
     return trials
 
 

@@ -1,6 +1,7 @@
 """What ``run.json`` says: what was measured, on what, by which meters. No I/O.
 
-What a newer or older program wrote beside these fields is kept as it stands.
+What a newer or older program wrote beside these fields is kept as it stands, but for what it wrote within ``energy``
+and ``idle``, whose values are the meter's own.
 """
 
 from __future__ import annotations
@@ -111,6 +112,10 @@ class Session(_Open):
     """Idle power ``before`` and ``after`` the trials."""
     started_at: str | None = None
     ended_at: str | None = None
+    plan: PlanRecord | None = None
+    """By which plan this session measured; that of the run is the last one."""
+    max_foreign_load: float | None = None
+    """Share of all processors that other programs could take before a trial was discarded; None for any."""
     ended: str | None = None
     """How it ended: ``complete``, ``interrupted`` or ``stopped: …``; None where it was killed."""
 

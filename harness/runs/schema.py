@@ -57,7 +57,7 @@ class Trial:
     trace: str | None = None
     """File with the raw marks and readings, relative to the run directory."""
     energy: EnergyReport | None = None
-    """Joules per request; None when nothing was read."""
+    """Joules per request, with the reasons for those that could not be told; None where no request was measured."""
     conditions: Facts = field(default_factory=dict)
     """Temperature, clocks, throttle reasons, foreign load during the window, as far as they can be read."""
     warnings: tuple[str, ...] = ()

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from harness.core.errors import UserError
 from harness.core.files import cant_write, replace_file
 from harness.energy import trace_file
 from harness.energy.readings import Trace, Window
-from harness.runs.records import RUN_FILE, TRIALS_FILE, dump_trial, parse_trials, read_run, whole_length
+from harness.runs.records import RUN_FILE, TRIALS_FILE, dump_trial, first_fault, parse_trials, read_run, whole_length
 from harness.runs.run_schema import Run
 from harness.runs.schema import Trial
 
@@ -74,7 +76,12 @@ class RunStore(contextlib.AbstractContextManager["RunStore"]):
 
     def write_run(self, run: Run) -> None:
         """Replace ``run.json`` as a whole. Raises StorageError."""
-        content = json.dumps(run.model_dump(mode="json"), indent=1, allow_nan=False).encode()
+        content = json.dumps(run.model_dump(mode="json", warnings=False), indent=1, allow_nan=False).encode()
+        try:
+            Run.model_validate_json(content)
+        except ValidationError as error:
+            # Found out now, nothing is lost: nobody could read what was measured into such a run.
+            raise StorageError(f"{self.directory / RUN_FILE} could not be read again: {first_fault(error)}") from None
         # Set first: an interrupt while the directory is synced finds the file there.
         before, self.run = self.run, run
         try:

@@ -54,7 +54,8 @@ matrix_unit_faults() {
     grep -qw amx_tile "${1:-/proc/cpuinfo}" 2>/dev/null || return
     local folder status=0
     folder=$(mktemp -d)
-    { ${CC:-cc} scripts/setup/matrix_unit.c -o "$folder/try" && "$folder/try"; } >/dev/null 2>&1 || status=$?
+    # Where the try itself can't be compiled nothing is known; what is compiled later is tried in any case.
+    if ${CC:-cc} scripts/setup/matrix_unit.c -o "$folder/try" >/dev/null 2>&1; then { "$folder/try" || status=$?; } >/dev/null 2>&1; fi
     rm -r "$folder"
     [ "$status" -ne 0 ]
 }

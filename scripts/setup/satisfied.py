@@ -1,6 +1,6 @@
 """Exit with 0 when the environment already has joulebench, from this checkout, and all that some extras need.
 
-Usage: python scripts/satisfied.py EXTRA,EXTRA. Asks no network; unlike pip, it is quick and works offline.
+Usage: python scripts/setup/satisfied.py EXTRA,EXTRA. Asks no network; unlike pip, it is quick and works offline.
 """
 
 import importlib.metadata

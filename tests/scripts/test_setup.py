@@ -114,6 +114,7 @@ def environment_of_its_own(copy: Path, without: str = "") -> None:
     (packages,) = (copy / ".venv" / "lib").glob("python*/site-packages")
     ours = Path(pytest.__file__).parents[1]
     (packages / "shared.pth").write_text(f"{copy}\n{ours}\n")
+    (packages / "joulebench.py").write_text("from harness.cli.joulebench import *")
     program = copy / ".venv" / "bin" / "joulebench"
     program.write_text(f'#!/bin/sh\nexec "{copy}/.venv/bin/python" -m harness "$@"\n')
     program.chmod(0o755)
