@@ -147,7 +147,7 @@ WRONG |= {
         ("seed", 2**40),
         ("batch_size", 0),
         ("kv_cache", "yes"),
-        ("model", object()),
+        ("model", b"fake"),
     ]
 }
 WRONG["meter"] = lambda: jb.Meter.open(jb.EnergyConfig(rate_hz=0.0)), "rate_hz (--rate) can't be 0.0"

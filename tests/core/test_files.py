@@ -121,3 +121,12 @@ def test_text_and_bytes_replace_what_was_there(tmp_path: Path) -> None:
     finally:
         os.umask(old)
     assert (tmp_path / "private").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_pipe_is_written_into_and_stays_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE)
+    write_atomically(pipe, "words")
+    assert reader.communicate(timeout=10)[0] == b"words"
+    assert pipe.is_fifo()

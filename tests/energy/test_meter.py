@@ -62,6 +62,54 @@ def test_a_window_recovers_the_known_integral(selection: str) -> None:
     assert hits >= 2
 
 
+@pytest.mark.parametrize("selection", ["fake", "fake:kind=power:period_s=0.02"])
+def test_a_window_may_begin_as_soon_as_the_meter_is_open(selection: str) -> None:
+    for _ in range(5):
+        with Meter.open(EnergyConfig(selection, max_foreign_load=None)) as meter, meter.window() as window:
+            time.sleep(0.3)
+        assert window.energy_j is not None, window.reason
+        # Readings reach back beyond the start, so that the first edge is as well known as the last.
+        assert window.traces[0].times_ns[0] < window.marks.start_ns[0]
+
+
+NOW = time.monotonic_ns()
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        ([NOW], [NOW + 2], [NOW + 1]),
+        ([NOW + 1], [NOW], [NOW]),
+        ([NOW, NOW], [NOW, NOW], [NOW + 1, NOW + 1]),
+        ([NOW], [NOW], [NOW, NOW + 1]),
+        ([], [], []),
+        ([0.5], [1.0], [2.0]),
+        (NOW, NOW, NOW + 1),
+    ],
+)
+def test_marks_that_make_no_sense_are_refused(marks: tuple[Any, Any, Any]) -> None:
+    with Meter({}) as meter, pytest.raises(UserError, match="marks of requests must be"), meter.window() as window:
+        window.mark(Window(*(np.array(each) for each in marks)))
+
+
+def test_marks_of_the_future_are_not_waited_for() -> None:
+    with Meter.open(EnergyConfig("fake", max_foreign_load=None)) as meter:
+        begun = time.monotonic()
+        with meter.window() as window:
+            start, end = np.array([time.monotonic_ns()]), np.array([2**62])
+            window.mark(Window(start, start, end))
+        assert time.monotonic() - begun < 30
+    assert window.energy_j is None
+
+
+def test_a_window_whose_block_raised_says_that_it_knows_nothing() -> None:
+    with Meter({}) as meter:
+        with pytest.raises(ZeroDivisionError), meter.window() as window:
+            raise ZeroDivisionError
+        with pytest.raises(AttributeError, match="known once its block has ended"):
+            _ = window.energy_j
+
+
 def test_calibration_is_applied_and_described() -> None:
     with Meter.open(EnergyConfig("fake:idle_w=100:busy_w=100", calibration=("fake=2,10",))) as meter:
         time.sleep(0.3)
@@ -373,9 +421,12 @@ def busy() -> Iterator[subprocess.Popen[bytes]]:
     child.wait()
 
 
+@pytest.mark.parametrize("context", [ProbeContext(), None], ids=["a worker apart", "this very process"])
 @pytest.mark.parametrize(("limit", "spoilt"), [(0.1 / (psutil.cpu_count() or 1), True), (1.0, False), (None, False)])
-def test_foreign_load_spoils_a_window(busy: subprocess.Popen[bytes], limit: float | None, spoilt: bool) -> None:
-    with Meter.open(EnergyConfig("fake", max_foreign_load=limit), ProbeContext()) as meter:
+def test_foreign_load_spoils_a_window(
+    busy: subprocess.Popen[bytes], limit: float | None, spoilt: bool, context: ProbeContext | None
+) -> None:
+    with Meter.open(EnergyConfig("fake", max_foreign_load=limit), context) as meter:
         window = metered(meter, 1.0)
     share: Any = window.conditions["foreign_cpu_load"]
     assert share > 0.1 / (psutil.cpu_count() or 1)

@@ -234,6 +234,48 @@ def test_more_trials_and_a_tighter_precision_are_measured_where_they_are_missing
     assert [session["ended"] for session in run["sessions"]] == ["complete", "complete"]
 
 
+def test_a_point_that_met_its_time_limit_is_tried_again_with_a_longer_one_only(tmp_path: Path) -> None:
+    def timeouts(limit_s: str) -> int:
+        measure(tmp_path, "fake:hang_at=64x8", "--timeout", limit_s)
+        return sum(trial.status == "timeout" for trial in read_trials(tmp_path))
+
+    assert [timeouts("1"), timeouts("1"), timeouts("2"), timeouts("2"), timeouts("1")] == [1, 1, 2, 2, 2]
+    assert [session["plan"]["timeout_s"] for session in run_file(tmp_path)["sessions"]] == [1.0, 2.0]
+
+
+def test_points_that_were_too_disturbed_are_tried_again_where_more_load_is_let_pass(tmp_path: Path) -> None:
+    assert measure(tmp_path).returncode == 0
+    lines = (tmp_path / "trials.jsonl").read_text().splitlines()
+    spoilt = [json.loads(line) for line in lines if json.loads(line)["purpose"] != "drift"]
+    for trial in spoilt:
+        if trial["purpose"] == "measure" and (trial["input_tokens"], trial["output_tokens"]) == (64, 8):
+            trial |= {"status": "discarded", "reason": "other programs took 30% of the CPU"}
+    (tmp_path / "trials.jsonl").write_text("".join(json.dumps(trial) + "\n" for trial in spoilt))
+    run = run_file(tmp_path)
+    run["energy"]["max_foreign_load"] = run["sessions"][0]["max_foreign_load"] = 0.1
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert (64, 8) not in counted(tmp_path)
+    assert measure(tmp_path, "fake", "--max-foreign-load", "0.1").returncode == 0
+    assert (64, 8) not in counted(tmp_path)
+    assert measure(tmp_path, "fake", "--max-foreign-load", "0.5").returncode == 0
+    assert counted(tmp_path)[64, 8] == 3
+
+
+def test_drift_is_that_of_the_first_point_also_where_the_run_goes_on_without_it(tmp_path: Path) -> None:
+    assert joulebench(*FAKE, "-m", "fake", "-o", tmp_path, "--point", "8,8").returncode == 0
+    assert joulebench(*FAKE, "-m", "fake", "-o", tmp_path, "--point", "24,24").returncode == 0
+    drifts = [trial.point for trial in read_trials(tmp_path) if trial.purpose == "drift" and trial.session == 1]
+    assert {(point.input_tokens, point.output_tokens) for point in drifts} == {(8, 8)}
+
+
+def test_an_option_that_this_program_does_not_know_is_not_passed_over(tmp_path: Path) -> None:
+    assert measure(tmp_path).returncode == 0
+    run = run_file(tmp_path)
+    run["backend"]["config"]["speculative"] = True
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert "--speculative: True there and None now" in refused(measure(tmp_path, "fake", "--point", "9,9"))
+
+
 def test_drift_is_looked_at_again_after_a_run_has_gone_on(tmp_path: Path) -> None:
     measure(tmp_path)
     first = [trial for trial in read_trials(tmp_path) if trial.purpose == "drift"]

@@ -30,10 +30,10 @@ def with_energy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_file = out / "precise" / "run.json"
     content = json.loads(run_file.read_text())
     content["model"]["name"] = "llama-2-7b"
-    domain = {"component": "gpu", "source": "gpu:GPU-1", "period_s": 0.1}
+    domain = {"component": "gpu", "source": "gpu:GPU-1", "period_s": 0.1, "probe": "nvml", "resolution": 0.001}
     content["sessions"][0]["energy"]["domains"] = {
-        "gpu0": {"name": "gpu0", "kind": "counter", "averaging_s": None, **domain},
-        "gpu0-power": {"name": "gpu0-power", "kind": "power", "averaging_s": 0.025, **domain},
+        "gpu0": {"name": "gpu0", "kind": "counter", "method": "counter", "averaging_s": None, **domain},
+        "gpu0-power": {"name": "gpu0-power", "kind": "power", "method": "integrated", "averaging_s": 0.025, **domain},
     }
     run_file.write_text(json.dumps(content))
     trials_file = out / "precise" / "trials.jsonl"
