@@ -198,7 +198,8 @@ measured() {
     fi
     [ $state != unreadable ] || put_aside "$name"
     rm -f "$out/steps/$name.done" "$out/steps/fit-$name.done" "$out/fit-$name.json" "$out/profile-$name.json"
-    rm -f "$out/steps/figures.done" "$out/steps/report.done"
+    rm -f "$out/steps/report.done"
+    case $name in decode-*) ;; *) rm -f "$out/steps/figures.done" ;; esac
     step "$name" - "${measure[@]}" "${@:2}" -o "$out/$name"
     if [ -e "$out/steps/$name.done" ]; then
         # A measurement of which no trial counts has failed.
