@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from harness.core.errors import UserError
@@ -35,13 +36,13 @@ Offered = Sequence[tuple[str, Profile]]
 def explorer(offered: Offered, own: int, workloads: Sequence[str], allow_mixed: bool) -> dict[str, Any]:
     """What the explorer offers and what it answers: ``pairs[small][large]``.
 
-    The first ``own`` of the profiles are the user's. With ``allow_mixed`` their pairs that can't be compared are
-    worked out all the same, marked. ``workloads`` are offered beside alpaca. Raises UserError for one of them that
-    can't be read or has too many sizes.
+    The first ``own`` of the profiles are the user's, the others are shipped. With ``allow_mixed`` the user's pairs that
+    can't be compared are worked out all the same, marked. ``workloads`` are offered beside alpaca. Raises UserError for
+    one of them that can't be read or has too many sizes.
     """
     asked = _workloads(workloads)
     pairs = [
-        [_pair(small, large, asked, allow_mixed and min(i, j) < own) for j, large in enumerate(offered)]
+        [_pair(small, large, asked, allow_mixed, shipped=min(i, j) >= own) for j, large in enumerate(offered)]
         for i, small in enumerate(offered)
     ]
     names = [name for name, _ in offered]
@@ -59,8 +60,13 @@ def explorer(offered: Offered, own: int, workloads: Sequence[str], allow_mixed: 
     }
 
 
-def _workloads(names: Sequence[str]) -> list[Workload]:
+@cache
+def _built_in() -> list[Workload]:
     alpaca = load_workload("alpaca")
+    return [alpaca, with_output_tokens(alpaca, FROZEN_OUTPUT_TOKENS)]
+
+
+def _workloads(names: Sequence[str]) -> list[Workload]:
     given = [load_workload(name) for name in names]
     for workload in given:
         if workload.count.size > MOST_SIZES:
@@ -68,14 +74,20 @@ def _workloads(names: Sequence[str]) -> list[Workload]:
                 f"{workload.name} has {workload.count.size:,} distinct sizes, a page is made of at most "
                 f"{MOST_SIZES:,}: use joulebench threshold for it"
             )
-    return [alpaca, with_output_tokens(alpaca, FROZEN_OUTPUT_TOKENS), *given]
+    return [*_built_in(), *given]
 
 
 def _pair(
-    small: tuple[str, Profile], large: tuple[str, Profile], workloads: Sequence[Workload], allow_mixed: bool
+    small: tuple[str, Profile],
+    large: tuple[str, Profile],
+    workloads: Sequence[Workload],
+    allow_mixed: bool,
+    *,
+    shipped: bool,
 ) -> dict[str, Any]:
     """The answers for two systems, or why there are none."""
     labels, profiles = (small[0], large[0]), (small[1], large[1])
+    allow_mixed = allow_mixed and not shipped
     try:
         comparison = check(profiles, allow_mixed=allow_mixed)
     except UserError as refusal:
@@ -84,25 +96,37 @@ def _pair(
         return {"refusal": f"not comparable: {'; '.join(reasons)}", "warnings": ()}
     if profiles[0] is profiles[1]:
         return {"refusal": "small and large are the same system: choose two", "warnings": comparison.warnings}
+    names = (profiles[0].name, profiles[1].name)
     answers = []
-    for workload in workloads:
+    for number, workload in enumerate(workloads):
         try:
-            costs = cost_table(profiles, workload, allow_mixed=allow_mixed)
-            # The page's names are distinct also where systems and profiles share theirs.
-            answers.append(_answer(replace(costs, labels=labels), workload))
+            if shipped and number < len(_built_in()):
+                answers.append(_shipped_answer(names, labels, number, KEPT_THRESHOLDS))
+            else:
+                costs = cost_table(profiles, workload, allow_mixed=allow_mixed)
+                # The page's names are distinct also where systems and profiles share theirs.
+                answers.append(_answer(replace(costs, labels=labels), workload, KEPT_THRESHOLDS))
         except UserError as refusal:
             answers.append({"refusal": f"no answer: {refusal}", "warnings": comparison.warnings})
     return {"mark": MARK if comparison.mixed else "", "answers": answers}
 
 
-def _answer(costs: Costs, workload: Workload) -> dict[str, Any]:
+@cache
+def _shipped_answer(names: tuple[str, str], labels: tuple[str, str], number: int, kept: int) -> dict[str, Any]:
+    """The answer for two shipped profiles and a built-in workload, the same on every page that a program makes."""
+    workload = _built_in()[number]
+    costs = cost_table([Profile.load(name) for name in names], workload)
+    return _answer(replace(costs, labels=labels), workload, kept)
+
+
+def _answer(costs: Costs, workload: Workload, most: int) -> dict[str, Any]:
     """The totals at every threshold kept and, for each weight, the best one with its 95 % intervals."""
     scales = [make_scales("reference", weight, costs, workload, reference=1) for weight in WEIGHTS]
     found = best_thresholds(costs, workload, KEY, scales)
     curve = found[0].curve
     distinct = {each.best: each for each in found}
     fleet = {best: _fleet_words(each, costs, workload) for best, each in distinct.items()}
-    kept = thinned(curve.threshold.size, KEPT_THRESHOLDS, distinct)
+    kept = thinned(curve.threshold.size, most, distinct)
     return {
         "warnings": context(costs, workload, scales[0])["warnings"],
         "threshold": curve.threshold[kept].tolist(),
