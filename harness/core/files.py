@@ -1,7 +1,5 @@
 """Writing files whole or not at all, and saying why one could not be written."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -1,7 +1,5 @@
 """Child processes that run a module of this very package, whatever the current directory is."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is measured and how: components of a machine, methods of reading energy, boundaries. No I/O."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 

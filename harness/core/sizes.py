@@ -1,7 +1,5 @@
 """Request sizes, and how people write them. Pure."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Means with their 95 % intervals. Pure."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Sequence

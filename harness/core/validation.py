@@ -1,7 +1,5 @@
 """Options that a caller gives, checked against the types and limits of the fields that they fill."""
 
-from __future__ import annotations
-
 import json
 import reprlib
 from pathlib import PurePath

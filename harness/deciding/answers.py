@@ -1,7 +1,5 @@
 """From profiles and a workload to an answer: which requests go where, and what that saves."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

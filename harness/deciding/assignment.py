@@ -4,8 +4,6 @@ Pure. ``cost`` and ``runtime_s`` have shape (systems, pairs), per request; ``cou
 requests of each size. An assignment has shape (systems, pairs): how many of a pair's requests each system serves.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal

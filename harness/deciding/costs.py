@@ -1,7 +1,5 @@
 """What every request of a workload costs on every system."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Answers for the operator: where the threshold is or who serves what, what it saves and what it costs in time."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """The decision as a file that a scheduler can follow with look-ups alone."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -7,8 +7,6 @@ the mean energy per *total* token and r_s the mean runtime of a whole request at
 models run on s. The output figure uses the output sweep's means with the frequencies of the *input* lengths.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from importlib import resources

@@ -1,7 +1,5 @@
 """What makes joules and seconds one cost, U = λE + (1 − λ)R. What can't raises UserError. Pure."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How sure the costs of a workload are: what the models' errors do to sums of many requests."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ only the two marginal histograms are known, the pairs are their product: input a
 to be independent, and ``pairs_known`` is False so that every output can say so.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """What works on this machine, and what to do about the rest."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Who is told what happens in a sweep, to show it."""
 
-from __future__ import annotations
-
 from backends.base import Model
 from harness.measuring.schedule import Schedule, TrialSpec
 from harness.runs.schema import Trial

@@ -3,8 +3,6 @@
 What touches only what is still to be measured may change: points, trials, precision, windows, time limits.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Run a plan: one worker, one trial after the other, each recorded as it ends, whatever happens to it."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """The timed region: one window of back-to-back requests. Prints nothing."""
 
-from __future__ import annotations
-
 import gc
 
 from backends.base import Backend, BackendError, Completion, Request

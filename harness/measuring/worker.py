@@ -9,8 +9,6 @@ Parent and child exchange one JSON object a line, over the child's stdin and std
 messages.
 """
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os

@@ -1,7 +1,5 @@
 """The parent's handle on the worker: start it, ask it, notice how it ends, leave no orphan."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
