@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from backends.base import InvalidConfig
 from harness.cli import (
     compare,
     doctor,
@@ -68,13 +67,18 @@ def main() -> None:
         sys.exit(status)
     except DiskFull as error:
         _fail(str(error), 1)
-    except (UserError, InvalidConfig) as error:
+    except UserError as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", INTERRUPTED)
     except OSError as error:
         _fail(f"{error.filename or 'the output'}: {error.strerror or error}", 1)
     except Exception as error:
+        # Not at the top: most starts need nothing of the backends.
+        from backends.base import InvalidConfig
+
+        if isinstance(error, InvalidConfig):
+            _fail(str(error), 2)
         # typer's own errors (a wrong option, a missing argument) know how to word themselves.
         if not hasattr(error, "format_message"):
             raise

@@ -178,6 +178,7 @@ def test_without_a_gpu_the_default_device_is_refused(tmp_path: Path) -> None:
     assert "torch finds no CUDA GPU" in done.stderr
 
 
+@pytest.mark.slow
 def test_measurement_goes_on_where_the_time_was_up(starts: Starts, tmp_path: Path) -> None:
     """A run that takes longer than the time there is: the second start adds what is missing to what was kept."""
     out = shutil.copytree(starts.out, tmp_path / "out")
@@ -228,6 +229,7 @@ def test_check_that_fails_destroys_nothing(finished: Path, tmp_path: Path) -> No
     assert {path: path.read_bytes() for path in out.glob("*/trials.jsonl")} == before
 
 
+@pytest.mark.slow
 def test_measurement_of_which_nothing_counts_has_failed_and_is_made_anew(finished: Path, tmp_path: Path) -> None:
     """A run whose every trial failed would only end so again: it is kept, and made anew."""
     out = shutil.copytree(finished, tmp_path / "out")

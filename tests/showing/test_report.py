@@ -1,6 +1,7 @@
 """The report page, as text and in a real browser."""
 
 import contextlib
+import functools
 import json
 import re
 import shutil
@@ -38,24 +39,41 @@ def browser_program() -> str | None:
     return found[0] if found else None
 
 
-@contextlib.contextmanager
-def opened(page_file: Path, **options: Any) -> Iterator[Any]:
-    """The page in headless Chromium, from disk; fails on console errors and on any request but for the file."""
+@functools.cache
+def browser() -> Any:
+    """Playwright and one headless Chromium for all tests of this file."""
     sync_api = pytest.importorskip("playwright.sync_api")
     program = browser_program()
     if program is None:
         pytest.skip("no Chromium on this machine (Debian, Ubuntu: apt install chromium)")
+    playwright = sync_api.sync_playwright().start()
+    return playwright, playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def browser_is_closed() -> Iterator[None]:
+    yield
+    if browser.cache_info().currsize:
+        playwright, chromium = browser()
+        chromium.close()
+        playwright.stop()
+
+
+@contextlib.contextmanager
+def opened(page_file: Path, **options: Any) -> Iterator[Any]:
+    """The page in headless Chromium, from disk; fails on console errors and on any request but for the file."""
     troubles: list[str] = []
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        page = browser.new_page(**options)
-        page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("request", lambda request: troubles.append(request.url) if request.url != page_file.as_uri() else None)
-        page.on("dialog", lambda dialog: (troubles.append("a script of the data ran"), dialog.dismiss()))
+    _, chromium = browser()
+    page = chromium.new_page(**options)
+    page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("request", lambda request: troubles.append(request.url) if request.url != page_file.as_uri() else None)
+    page.on("dialog", lambda dialog: (troubles.append("a script of the data ran"), dialog.dismiss()))
+    try:
         page.goto(page_file.as_uri())
         yield page
-        browser.close()
+    finally:
+        page.close()
     assert troubles == []
 
 
