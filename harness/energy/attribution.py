@@ -16,7 +16,7 @@ import numpy as np
 
 from harness.core.quantities import Facts, Method, weakest
 from harness.energy.integrate import Energy, phase_energy, phase_marks, window_energy
-from harness.energy.readings import Domain, Trace, Window
+from harness.energy.readings import AS_IT_STANDS, Domain, Trace, Window
 
 PHASE_LIMIT = 0.10
 """A phase whose 95 % half-width passes this share of its energy is null."""
@@ -27,8 +27,6 @@ DISAGREEMENT_WINDOW_S = 5.0
 
 _PHASES = ("prefill", "decode")
 _METHODS: tuple[str, ...] = get_args(Method)
-_AS_IT_STANDS = {"strict": True, "allow_inf_nan": False}
-"""How files with these values are read: no text for a number, nothing infinite."""
 
 
 def _known_together(value: float | None, half_width: float | None, name: str) -> None:
@@ -45,7 +43,7 @@ class EnergyFigure:
     None is what could not be measured; ``reason`` and ``phase_reason`` say why.
     """
 
-    __pydantic_config__: ClassVar[dict[str, bool]] = _AS_IT_STANDS
+    __pydantic_config__: ClassVar[dict[str, bool]] = AS_IT_STANDS
 
     method: Method | None
     request_j: float | None
@@ -69,7 +67,7 @@ class EnergyFigure:
 class EnergyReport:
     """The energy of a window's requests: by domain, by component, and their sum without counting anything twice."""
 
-    __pydantic_config__: ClassVar[dict[str, bool]] = _AS_IT_STANDS
+    __pydantic_config__: ClassVar[dict[str, bool]] = AS_IT_STANDS
 
     components: dict[str, EnergyFigure]
     total: EnergyFigure
@@ -81,7 +79,7 @@ class EnergyReport:
 class PowerFigure:
     """Mean power of a domain, a component or a sum, in W, with its 95 % half-width; None with the reason."""
 
-    __pydantic_config__: ClassVar[dict[str, bool]] = _AS_IT_STANDS
+    __pydantic_config__: ClassVar[dict[str, bool]] = AS_IT_STANDS
 
     power_w: float | None
     ci95_w: float | None
@@ -96,7 +94,7 @@ class PowerFigure:
 class IdleBaseline:
     """What the machine drew at rest for a while that began at ``start_ns`` (CLOCK_MONOTONIC)."""
 
-    __pydantic_config__: ClassVar[dict[str, bool]] = _AS_IT_STANDS
+    __pydantic_config__: ClassVar[dict[str, bool]] = AS_IT_STANDS
 
     components: dict[str, PowerFigure]
     total: PowerFigure

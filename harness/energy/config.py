@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Annotated, ClassVar, Literal
+from functools import cached_property
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Le
 
 from harness.core.validation import validated
 from harness.energy import probes
 from harness.energy.calibration import parse_calibration
-from harness.energy.readings import Calibration
-
-Attribution = Literal["system", "process"]
+from harness.energy.probes.base import Attribution
+from harness.energy.readings import AS_IT_STANDS, Calibration
 
 
 @dataclass(frozen=True)
 class EnergyConfig:
     """Every field has a default: an option that an earlier program did not have was at it."""
 
-    __pydantic_config__: ClassVar[dict[str, bool]] = {"strict": True, "allow_inf_nan": False}
+    __pydantic_config__: ClassVar[dict[str, bool]] = AS_IT_STANDS
 
     probes: str = "auto"
     """``auto``, ``none``, or names of probes joined by commas."""
@@ -34,8 +34,9 @@ class EnergyConfig:
     max_foreign_load: Annotated[float, Ge(0.0), Le(1.0)] | None = 0.1
     """Share of all processors that other programs may take during a trial; None for any."""
 
-    def checked(self) -> dict[str, Calibration]:
-        """The calibrations, if all that can be refused before a power source is opened is right. Raises UserError."""
+    @cached_property
+    def calibrations(self) -> dict[str, Calibration]:
+        """By domain, read once; if all that can be refused before a power source is opened is right, else UserError."""
         validated(EnergyConfig, asdict(self))
         if self.probes not in ("auto", "none"):
             for name in self.probes.split(","):

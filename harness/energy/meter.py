@@ -133,7 +133,7 @@ class Meter:
         poll_s = 1.0 / config.rate_hz
         self._margins_ns = {domain.name: int(integrate.margin_s(domain, poll_s) * _NS) for domain in domains}
         self._widest_margin_ns = max(self._margins_ns.values(), default=0)
-        self._calibration = config.checked()
+        self._calibration = config.calibrations
         _check_domains(domains, self._calibration)
         self._unmetered = self._unmetered_device()
         self.notices = [probe.note for probe in self._probes.values() if probe.role == "fallback"]
@@ -147,7 +147,7 @@ class Meter:
 
         Raises UserError for an unknown probe, a wrong option, or a named probe that does not work here.
         """
-        config.checked()
+        _ = config.calibrations  # what is wrong is said before anything is opened
         context = context or ProbeContext(worker_pid=os.getpid())
         context.rate_hz, context.cpu_watts = config.rate_hz, config.cpu_watts
         context.attribution = config.attribution

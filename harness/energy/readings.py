@@ -14,6 +14,9 @@ from harness.core.quantities import Component, Method
 Scope = Literal["machine", "module", "package", "core", "process", "dram", "gpu", "ane"]
 """What a domain measures. ``module`` is a board with CPU and GPU, ``process`` the share of a CPU that one has."""
 
+AS_IT_STANDS = {"strict": True, "allow_inf_nan": False}
+"""How files with figures of energy are read: no text for a number, nothing infinite."""
+
 _INSIDE: dict[Scope, tuple[Scope, ...]] = {
     "machine": ("module", "package", "core", "process", "dram", "gpu", "ane"),
     "module": ("package", "core", "process", "gpu"),

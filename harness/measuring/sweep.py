@@ -114,12 +114,12 @@ def _open_meter(energy: EnergyConfig, loaded: Loaded, pid: int) -> Meter:
 def _schedule(planned: PlannedRun, store: RunStore, context_length: int) -> Schedule:
     schedule = Schedule(planned.plan, kv_cache=planned.config.kv_cache, context_length=context_length)
     recorded = set(store.run.plan.points) if store.run else set()
+    sessions = store.run.sessions if store.run else ()
     for trial in store.records:
         if (trial.input_tokens, trial.output_tokens) not in recorded:
             raise UserError(
                 f"{store.directory} is damaged: the size of trial {trial.id} is not in its plan; use another directory"
             )
-        sessions = store.run.sessions if store.run else ()
         if not (trial.session < len(sessions) and _was_limited(trial, sessions[trial.session], planned)):
             schedule.add(trial)
     return schedule

@@ -12,6 +12,7 @@ from harness.core.quantities import Facts
 from harness.core.sizes import Point
 from harness.core.statistics import Estimate
 from harness.energy.attribution import EnergyFigure, EnergyReport
+from harness.energy.readings import AS_IT_STANDS
 
 Purpose = Literal["warmup", "measure", "drift"]
 """Why a trial was run; only ``measure`` enters the statistics of its point."""
@@ -26,7 +27,7 @@ MOST_TOKENS = 10**9
 class Trial:
     """One line of ``trials.jsonl``. Values per request are means over the window's requests."""
 
-    __pydantic_config__: ClassVar[dict[str, bool]] = {"strict": True, "allow_inf_nan": False}
+    __pydantic_config__: ClassVar[dict[str, bool]] = AS_IT_STANDS
 
     id: int
     session: int
@@ -114,14 +115,14 @@ def _as_recorded(name: str, meaning: str) -> Column:
 
 def _tokens_per_s(row: Row) -> float | None:
     runtime_s = row.trial.runtime_s
-    return None if runtime_s is None else _outputs(row) / runtime_s
+    return None if runtime_s is None else tokens_out(row) / runtime_s
 
 
 def _total(field: str) -> Callable[[Row], object]:
     return lambda row: None if row.trial.energy is None else getattr(row.trial.energy.total, field)
 
 
-def _joules(part: str, tokens: Callable[[Row], int] = lambda row: 1) -> Callable[[Row], Sequence[float | None]]:
+def joules_per(part: str, tokens: Callable[[Row], int] = lambda row: 1) -> Callable[[Row], Sequence[float | None]]:
     """Energy of a request or phase, over so many tokens, and its half-width."""
 
     def value(row: Row) -> Sequence[float | None]:
@@ -132,16 +133,18 @@ def _joules(part: str, tokens: Callable[[Row], int] = lambda row: 1) -> Callable
     return value
 
 
-def _outputs(row: Row) -> int:
+def tokens_out(row: Row) -> int:
+    """Output tokens of all sequences of a request."""
     return row.batch_size * row.trial.output_tokens
 
 
-def _tokens(row: Row) -> int:
+def tokens_in_all(row: Row) -> int:
+    """Input and output tokens of all sequences of a request."""
     return row.batch_size * (row.trial.input_tokens + row.trial.output_tokens)
 
 
 def _net(row: Row) -> Sequence[float | None]:
-    energy_j, ci95_j = _joules("request")(row)
+    energy_j, ci95_j = joules_per("request")(row)
     if energy_j is None or row.idle_w is None or row.trial.runtime_s is None:
         return None, None
     return net_energy_j(energy_j, ci95_j or 0.0, row.idle_w.mean, row.idle_w.half_width or 0.0, row.trial.runtime_s)
@@ -172,16 +175,20 @@ COLUMNS = (
     _as_recorded("compile_s", "compiling for this size, before the window and in no other column, s"),
     _as_recorded("capture_s", "capturing the decode step, before the window and in no other column, s"),
     Column("tokens_per_s", "output tokens of all sequences divided by runtime", _tokens_per_s),
-    *_figure("energy_j", "sum over the components measured, J per request", _joules("request")),
+    *_figure("energy_j", "sum over the components measured, J per request", joules_per("request")),
     Column("energy_method", "counter, integrated, modelled or estimated: the weakest of the parts", _total("method")),
     Column("energy_reason", "why energy_j is absent", _total("reason")),
-    *_figure("prefill_energy_j", "energy of the prefill, J per request", _joules("prefill")),
-    *_figure("decode_energy_j", "energy of the decode steps, J per request", _joules("decode")),
+    *_figure("prefill_energy_j", "energy of the prefill, J per request", joules_per("prefill")),
+    *_figure("decode_energy_j", "energy of the decode steps, J per request", joules_per("decode")),
     *_figure(
-        "energy_per_output_token_j", "energy_j over the output tokens of all sequences", _joules("request", _outputs)
+        "energy_per_output_token_j",
+        "energy_j over the output tokens of all sequences",
+        joules_per("request", tokens_out),
     ),
     *_figure(
-        "energy_per_token_j", "energy_j over the input and output tokens of all sequences", _joules("request", _tokens)
+        "energy_per_token_j",
+        "energy_j over the input and output tokens of all sequences",
+        joules_per("request", tokens_in_all),
     ),
     *_figure("net_energy_j", "energy_j less the session's idle power over the runtime, J per request", _net),
 )

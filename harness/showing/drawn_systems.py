@@ -23,7 +23,7 @@ PUBLISHED_SOURCE = "2407.00010"
 def load_drawn(name: str) -> DrawnSystem:
     """A run directory, a profile's path or a shipped profile's name. Raises UserError."""
     path = Path(name)
-    return _run(path) if path.is_dir() else _profile(Profile.load(name), name)
+    return draw_run(load_run(path)) if path.is_dir() else _profile(Profile.load(name), name)
 
 
 def published_sources() -> list[DrawnSystem]:
@@ -58,8 +58,9 @@ def _profile(profile: Profile, given: str) -> DrawnSystem:
     return DrawnSystem(profile.name, given, profile.identity, profile.measurements, method, profile, note)
 
 
-def _run(directory: Path) -> DrawnSystem:
-    run, name = load_run(directory), str(directory)
+def draw_run(run: RecordedRun) -> DrawnSystem:
+    """A run as it is drawn, with its fit or why there is none."""
+    name = str(run.directory)
     failures = failed_sizes(run)
     try:
         found = sources.from_runs([run])

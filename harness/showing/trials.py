@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from harness.core.statistics import Estimate
 from harness.runs.records import RecordedRun
-from harness.runs.schema import Row
+from harness.runs.schema import Row, joules_per, tokens_in_all, tokens_out
 from harness.runs.summary import PointSummary, drift, idle_drift, summarise
 from harness.showing.terminal import narrow_table, open_console, plus_minus
 
@@ -19,15 +19,12 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def _energy(part: str, tokens: Callable[[Row], int] = lambda row: 1) -> Callable[[Row], str]:
-    """Joules of a request or phase, over so many tokens."""
+def _energy(value: Callable[[Row], Sequence[float | None]]) -> Callable[[Row], str]:
+    """Joules with their half-width."""
 
     def cell(row: Row) -> str:
-        total = row.trial.energy.total if row.trial.energy else None
-        joules, ci95_j = getattr(total, f"{part}_j", None), getattr(total, f"{part}_ci95_j", None)
-        if joules is None or ci95_j is None:
-            return "–"
-        return f"{joules / tokens(row):.4g} ± {ci95_j / tokens(row):.2g}"
+        joules, ci95_j = value(row)
+        return "–" if joules is None or ci95_j is None else f"{joules:.4g} ± {ci95_j:.2g}"
 
     return cell
 
@@ -47,11 +44,11 @@ TRIAL_CELLS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("prefill s", lambda row: _number(row.trial.prefill_s)),
     ("decode s", lambda row: _number(row.trial.decode_s)),
     ("runtime s", lambda row: _number(row.trial.runtime_s)),
-    ("J/request", _energy("request")),
-    ("J/prefill", _energy("prefill")),
-    ("J/decode", _energy("decode")),
-    ("J/output token", _energy("request", lambda row: row.batch_size * row.trial.output_tokens)),
-    ("J/token", _energy("request", lambda row: row.batch_size * (row.trial.input_tokens + row.trial.output_tokens))),
+    ("J/request", _energy(joules_per("request"))),
+    ("J/prefill", _energy(joules_per("prefill"))),
+    ("J/decode", _energy(joules_per("decode"))),
+    ("J/output token", _energy(joules_per("request", tokens_out))),
+    ("J/token", _energy(joules_per("request", tokens_in_all))),
     ("method or reason", _words),
 )
 """The table of trials, a line a column: heading and cell."""

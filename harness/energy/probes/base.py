@@ -25,6 +25,9 @@ _PAUSE_S = 0.005
 Role = Literal["meter", "fallback", "synthetic"]
 """``meter``: tried by ``auto``. ``fallback``: used by ``auto`` where no meter works. ``synthetic``: only by name."""
 
+Attribution = Literal["system", "process"]
+"""Whether CPU energy is the whole machine's or the worker's share, where the source can tell."""
+
 
 @dataclass
 class ProbeContext:
@@ -38,7 +41,7 @@ class ProbeContext:
     """Process that runs inference now; changes when the worker is restarted, so probes read it at each use."""
     cpu_watts: float | None = None
     """Declared power of the whole CPU under full load, for the estimate."""
-    attribution: Literal["process", "system"] = "system"
+    attribution: Attribution = "system"
     """Whether CPU energy is the worker's share or the whole machine's, where the source can tell."""
     rate_hz: float = 20.0
     """How often the harness reads."""

@@ -10,7 +10,7 @@ from typing import Any
 from harness.core.version import __version__
 from harness.runs.records import RecordedRun, load_run
 from harness.runs.summary import drift, idle_drift, idle_power_w
-from harness.showing.drawn_systems import compare_drawn, distinct, load_drawn, published_sources
+from harness.showing.drawn_systems import compare_drawn, distinct, draw_run, load_drawn, published_sources
 from harness.showing.panels import DrawnSystem, Options
 from harness.showing.report import charts, explorer
 
@@ -36,7 +36,7 @@ def page_data(
     Raises UserError, also for runs that can't share axes; with ``allow_mixed`` that is the first warning instead.
     """
     runs = [load_run(directory) for directory in directories]
-    sources = distinct([load_drawn(str(directory)) for directory in directories])
+    sources = distinct([draw_run(run) for run in runs])
     comparison = compare_drawn(sources, options.boundary, allow_mixed)
     published = published_sources()
     offered = distinct([*sources, *map(load_drawn, profiles), *published])
