@@ -33,6 +33,7 @@ PURE = (
     "core/quantities",
     "core/sizes",
     "core/statistics",
+    "core/wording",
     "energy/integrate",
     "energy/attribution",
     "runs/summary",
