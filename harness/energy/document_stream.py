@@ -1,4 +1,4 @@
-"""NUL-separated documents from a pipe, each with the time it arrived, and the times of the intervals they tell of."""
+"""Property lists from a pipe, each with the time it arrived, and the times of the intervals they tell of."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from collections import deque
 from typing import IO
 
 _CHECK_S = 0.2
+_END = b"</plist>"
+"""Where a document is complete. The NUL between two documents comes right before the next: whoever waits for it learns
+of every document one interval late."""
 _CHUNK_BYTES = 1 << 16
 _MEMORY_NS = 30_000_000_000
 
@@ -36,7 +39,7 @@ class DocumentStream:
         self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
-        """Collect documents; what follows the last NUL at the end is truncated and dropped."""
+        """Collect documents; what follows the last complete one at the end is truncated and dropped."""
         rest = b""
         with self._pipe:
             while not self._closing.is_set():
@@ -47,8 +50,12 @@ class DocumentStream:
                 if not chunk:
                     break
                 arrived_ns = time.monotonic_ns()
-                *complete, rest = (rest + chunk).split(b"\0")
-                self._documents.extend((arrived_ns, text) for text in complete if text.strip())
+                # The end of a document may lie across two chunks; what was searched before holds none.
+                searched = max(0, len(rest) - len(_END))
+                rest += chunk
+                while (end := rest.find(_END, searched)) >= 0:
+                    document, rest, searched = rest[: end + len(_END)], rest[end + len(_END) :], 0
+                    self._documents.extend((arrived_ns, text) for text in document.split(b"\0") if text.strip())
         self.ended = True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,9 +74,13 @@ class Calibration:
     offset_w: float
 
 
+LOST = math.nan
+"""The value of a reading that came and could not be understood: the energy around its time is unknown."""
+
+
 @dataclass(frozen=True)
 class Reading:
-    """One raw reading. ``value`` is J for counters and W for power."""
+    """One raw reading. ``value`` is J for counters and W for power, or ``LOST``."""
 
     domain: str
     time_ns: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.core.errors import ProbeUnavailable, UserError
+from harness.core.errors import ProbeFailed, ProbeUnavailable, UserError
 from harness.energy.attribution import EnergyReport
 from harness.energy.config import Attribution, EnergyConfig
 from harness.energy.document_stream import IntervalEnds
@@ -97,7 +98,7 @@ def test_tasks_without_impact_are_refused(programs: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     ("scenario", "reason"),
-    [("dies", "something broke"), ("truncated", "exit status 0"), ("garbage", "can't be read")],
+    [("dies", "something broke"), ("truncated", "exit status 0")],
 )
 def test_death_in_mid_stream_is_null_with_the_reason(
     programs: Path, monkeypatch: pytest.MonkeyPatch, scenario: str, reason: str
@@ -106,6 +107,70 @@ def test_death_in_mid_stream_is_null_with_the_reason(
     report, _, _ = measure(1.5)
     assert report.total.request_j is None
     assert reason in report.total.reason
+
+
+def test_one_document_that_cannot_be_read_costs_its_window_alone(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POWERMETRICS_SCENARIO", "garbage")
+    with Meter.open(EnergyConfig("powermetrics", max_foreign_load=None), ProbeContext()) as meter:
+        with meter.window() as hit:
+            time.sleep(1.2)
+        time.sleep(0.6)
+        with meter.window() as after:
+            time.sleep(1.2)
+    assert hit.energy_j is None
+    assert "soc-cpu: powermetrics sent a reading in or near the window that can't be understood" in (hit.reason or "")
+    length_s = (after.marks.end_ns[0] - after.marks.start_ns[0]) / 1e9
+    assert after.energy_j == pytest.approx(14.0 * length_s, rel=0.05)
+    assert after.conditions["powermetrics"]["unreadable_documents"] == {"min": 1, "max": 1}
+
+
+RECORDED = ROOT.parent / "shared" / "data" / "powermetrics" / "m4-max.plist"
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="needs the recorded document")
+def test_recorded_document_at_true_pace_loses_no_energy_and_is_dated_when_its_interval_ended(
+    programs: Path, tmp_path: Path
+) -> None:
+    """A hundred documents of true size, their lengths and loads varied."""
+    write(
+        programs / "powermetrics", f"#!/bin/sh\nexec {sys.executable} {tmp_path}/stream.py {RECORDED} {tmp_path}/told\n"
+    )
+    (tmp_path / "stream.py").write_text(STREAM_OF_RECORDED)
+    probe = powermetrics.create()
+    probe.open(ProbeContext())
+    readings = []
+    with contextlib.closing(probe), contextlib.suppress(ProbeFailed):
+        while True:
+            readings += [reading for reading in probe.read() if reading.domain == "soc-cpu"]
+            time.sleep(0.05)
+    # The first document only shows that it works: what it tells of lies before the first window.
+    times_ns, joules = np.loadtxt(tmp_path / "told", dtype=np.float64)[1:].T
+    assert len(readings) == joules.size == 99
+    assert readings[-1].value == pytest.approx(joules.sum(), rel=0.001)
+    late_ms = np.abs([reading.time_ns for reading in readings] - times_ns) / 1e6
+    assert np.quantile(late_ms, 0.9) < 5
+
+
+STREAM_OF_RECORDED = r"""
+import random, re, sys, time
+text, random = open(sys.argv[1], "rb").read(), random.Random(1)
+with open(sys.argv[2], "w") as told:
+    last = time.monotonic_ns()
+    for number in range(100):
+        time.sleep(random.uniform(0.06, 0.14))
+        now = time.monotonic_ns()
+        joules = random.uniform(0.5, 40.0) * (now - last) / 1e9
+        milliwatts = joules * 1e12 / (now - last)
+        changed = re.sub(rb"(<key>elapsed_ns</key><integer>)\d+", rb"\g<1>%d" % (now - last), text)
+        changed = re.sub(rb"(<key>cpu_power</key>\s*<real>)[\d.e+]+", rb"\g<1>%.3f" % milliwatts, changed)
+        last = now
+        sys.stdout.buffer.write((b"\0" if number else b"") + changed)
+        sys.stdout.buffer.flush()
+        told.write(f"{now} {joules!r}\n")
+    told.flush()
+"""
 
 
 def test_refusal_by_sudo_names_the_sudoers_line(programs: Path) -> None:
