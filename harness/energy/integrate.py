@@ -45,8 +45,8 @@ class _Nodes:
     origin_ns: int
     times_s: Floats
     joules: Floats
-    lag_s: float
-    """Longest time by which a node's true time may differ from its stated one, both ways together."""
+    lag_s: Floats
+    """Longest time by which each node's true time may differ from its stated one, both ways together."""
 
 
 def window_energy(trace: Trace, start_ns: int, end_ns: int) -> Energy:
@@ -110,7 +110,7 @@ def edge_uncertainty_s(domain: Domain, poll_s: float) -> float:
     A power reading's averaging window adds nothing: ``margin_s`` leaves twice its length of rest on either side of a
     window, and what is smeared into a rest of steady power is taken back from there.
     """
-    update = max(domain.period_s or 0.0, poll_s)
+    update = max(domain.period_s or 0.0, 0.0 if domain.fresh else poll_s)
     return _Z95 * math.hypot(update, min(domain.age_s, poll_s)) * math.sqrt(2.0 / 12.0)
 
 
@@ -203,15 +203,20 @@ def _nodes(trace: Trace) -> _Nodes:
     if domain.kind == "power":
         centres = times - (period + (domain.averaging_s or 0.0)) / 2.0
         steps = np.diff(centres) * (trace.values[1:] + trace.values[:-1]) / 2.0
-        return _Nodes(origin, centres, np.concatenate(([0.0], np.cumsum(steps))), period)
+        return _Nodes(origin, centres, np.concatenate(([0.0], np.cumsum(steps))), np.full(times.size, period))
     joules = _unwrap(trace)
     if period == 0.0:
         apart = np.append(np.diff(times) > 0.0, True)  # two readings of one time tell no power
-        return _Nodes(origin, times[apart], joules[apart], 0.0)
+        return _Nodes(origin, times[apart], joules[apart], np.zeros(int(apart.sum())))
     # An update lies between the poll that first shows it and the one before, at most one period back.
     lags = np.minimum(np.diff(times, prepend=times[0] - period), period)
     new = np.concatenate(([True], np.diff(joules) > 0.0))
-    return _Nodes(origin, (times - lags / 2.0)[new], joules[new], float(np.median(lags)))
+    shown, counts, lags = (times - lags / 2.0)[new], joules[new], lags[new]
+    if domain.echo_s > 0.0:
+        # Of an update in two parts the later one has all; polls may show the parts a poll apart.
+        whole = np.append(np.diff(shown) > domain.echo_s + float(np.median(np.diff(times))), True)
+        shown, counts, lags = shown[whole], counts[whole], lags[whole]
+    return _Nodes(origin, shown, counts, lags)
 
 
 def _interpolate(nodes: _Nodes, times_s: Floats) -> Floats:
@@ -242,25 +247,27 @@ def _counter_edge(nodes: _Nodes, time_s: float) -> tuple[float, float]:
 
     The load usually steps at an edge, so that straight interpolation would be off by up to ΔP·T/4: the mean
     power of the updates before and of those after is carried to the edge instead, and both must agree with the
-    counts around it.
+    counts around it. Each counts by how near its update is: a counter that is read right at the edge says all.
     """
     t, e = nodes.times_s, nodes.joules
     right = int(np.clip(np.searchsorted(t, time_s), 1, t.size - 1))
     left = right - 1
     before, after = max(left - _SLOPE_UPDATES, 0), min(right + _SLOPE_UPDATES, t.size - 1)
-    estimates = []
-    if before < left:
-        power = (e[left] - e[before]) / (t[left] - t[before])
-        estimates.append(e[left] + power * (time_s - t[left]))
-    if after > right:
-        power = (e[after] - e[right]) / (t[after] - t[right])
-        estimates.append(e[right] - power * (t[right] - time_s))
+    local_power = float(np.max(np.diff(e[before : after + 1]) / np.diff(t[before : after + 1])))
+    estimates, sds = [], []
+    for near, far in ((left, before), (right, after)):
+        if near != far:
+            power = (e[near] - e[far]) / (t[near] - t[far])
+            away_s = abs(time_s - t[near])
+            estimates.append(e[near] + power * (time_s - t[near]))
+            # In the middle of an update both together are as sure as a time that lies anywhere in it, P·T/√12.
+            sds.append(local_power * math.hypot(away_s * math.sqrt(2.0 / 3.0), nodes.lag_s[near] / math.sqrt(6.0)))
     if not estimates:
-        estimates.append(float(_interpolate(nodes, np.array([time_s]))[0]))
-    value = float(np.mean(np.clip(estimates, e[left], e[right])))
-    local_power = np.max(np.diff(e[before : after + 1]) / np.diff(t[before : after + 1]))
-    update_s = t[right] - t[left]
-    return value, float(local_power * math.hypot(update_s, nodes.lag_s) / math.sqrt(12.0))
+        value = float(_interpolate(nodes, np.array([time_s]))[0])
+        return value, local_power * math.hypot(t[right] - t[left], nodes.lag_s[left]) / math.sqrt(12.0)
+    weights = np.array([1.0 / max(sd, 1e-12) ** 2 for sd in sds])
+    value = float(np.average(np.clip(estimates, e[left], e[right]), weights=weights))
+    return value, float(1.0 / math.sqrt(weights.sum()))
 
 
 def _power_window(trace: Trace, start_ns: int, end_ns: int) -> tuple[float, float]:
@@ -319,9 +326,11 @@ def _sampling_sd(trace: Trace, start_ns: int, end_ns: int) -> float:
 
 def _misplaced_s(starts_s: Floats, ends_s: Floats, domain: Domain, nodes: _Nodes) -> float:
     """Most time, summed over all edges, whose energy may have been given to the wrong side."""
-    spacing = float(np.median(np.diff(nodes.times_s)))
+    gaps_s = np.diff(nodes.times_s)
+    # The gap that an inner edge is likely to fall into: readings may stand closer at the window's own edges.
+    spacing = float(np.sum(gaps_s**2) / np.sum(gaps_s))
     # Time around an inner edge within which energy can't be told apart.
-    edge_s = max(spacing, domain.period_s or 0.0) + nodes.lag_s / 2.0 + (domain.averaging_s or 0.0)
+    edge_s = max(spacing, domain.period_s or 0.0) + float(np.median(nodes.lag_s)) / 2.0 + (domain.averaging_s or 0.0)
     own = ends_s - starts_s
     gaps = starts_s[1:] - ends_s[:-1]
     far = np.array([math.inf])

@@ -205,10 +205,13 @@ class Meter:
         self._note_load()
         self._sampler.hold(time.monotonic_ns() - self._widest_margin_ns)
         try:
+            self.read_edge()
             start_ns = time.monotonic_ns()
             yield window
+            end_ns = time.monotonic_ns()
+            self.read_edge()
             if not hasattr(window, "marks"):
-                start, end = np.array([[start_ns], [time.monotonic_ns()]], dtype=np.int64)
+                start, end = np.array([[start_ns], [end_ns]], dtype=np.int64)
                 window.marks = Window(start, end, end)
             start_ns, end_ns = int(window.marks.start_ns[0]), int(window.marks.end_ns[-1])
             window.traces = self.traces(start_ns, end_ns)
@@ -216,6 +219,14 @@ class Meter:
             window.conditions, window.discard = self._conditions(start_ns, end_ns)
         finally:
             self._sampler.hold(None)
+
+    def read_edge(self) -> None:
+        """Read the meters whose reads are quick, now: right before what a window is about begins, and right after it.
+
+        ``window`` does so at the edges of its block. Where requests begin and end in another process, later and
+        earlier than the block, that is for the caller to do too.
+        """
+        self._sampler.read_edge()
 
     def idle(self, duration_s: float, settle_s: float = SETTLE_S) -> IdleBaseline:
         """Mean power over ``duration_s`` seconds, during which nothing should run. Blocks.

@@ -18,6 +18,8 @@ Scope = Literal["machine", "module", "package", "core", "process", "dram", "gpu"
 AS_IT_STANDS = {"strict": True, "allow_inf_nan": False}
 """How files with figures of energy are read: no text for a number, nothing infinite."""
 
+_FRESH_S = 0.005
+
 _INSIDE: dict[Scope, tuple[Scope, ...]] = {
     "machine": ("module", "package", "core", "process", "dram", "gpu", "ane"),
     "module": ("package", "core", "process", "gpu"),
@@ -52,6 +54,9 @@ class Domain:
     stamped: bool = False
     """Whether a reading's time is that of the sensor's update; otherwise the update is up to a period older."""
 
+    echo_s: float = 0.0
+    """A counter that moves twice within so short a time shows one update in two parts."""
+
     def contains(self, other: Domain) -> bool:
         """Whether this energy includes that of ``other``, going by what they measure: then they are not added up."""
         return other._extent in _INSIDE.get(self._extent, ())
@@ -60,6 +65,11 @@ class Domain:
     def age_s(self) -> float:
         """How much older than a reading's time the sensor's update may be, in s."""
         return 0.0 if self.stamped else (self.period_s or 0.0)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether this is a counter that moves so often that a window's edge can wait for its next update."""
+        return self.kind == "counter" and not self.stamped and 0.0 < (self.period_s or 0.0) <= _FRESH_S
 
     @property
     def _extent(self) -> Scope:

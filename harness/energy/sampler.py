@@ -17,6 +17,10 @@ from harness.energy.readings import Trace
 _KEEP_S = 3600.0
 """Readings older than this are forgotten, unless they are held for a trial."""
 _CONDITIONS_EVERY_S = 1.0
+_QUICK_S = 0.002
+"""A probe whose reads take less is read at the edges of windows too."""
+_EDGE_PATIENCE = 3.0
+"""How many of its periods a counter gets to move at an edge."""
 _NS = 1e9
 
 
@@ -31,6 +35,10 @@ class Sampler:
         self._period_s = 1.0 / rate_hz
         self._each_second = each_second
         self._lock = threading.Lock()
+        self._reading = threading.Lock()
+        """Held while probes are read: two threads do."""
+        self._read_s = [0.0] * len(self._probes)
+        """How long each probe's latest read took."""
         self._readings: dict[str, deque[tuple[int, float]]] = {domain.name: deque() for domain in self.domains}
         self._conditions: deque[tuple[int, int, Facts]] = deque()
         self._held_ns: int | None = None
@@ -50,6 +58,32 @@ class Sampler:
         if self._thread is not None:
             self._thread.join(timeout=10.0)
             self._thread = None
+
+    def read_edge(self) -> None:
+        """Read every quick probe now, and one whose counter moves every few ms until it has moved.
+
+        For the edges of a window, outside what is timed: the counter's move dates it to the time of one read.
+        """
+        with self._reading:
+            for at, domains in enumerate(self._domains):
+                if at in self._dead or self._read_s[at] > _QUICK_S:
+                    continue
+                self._poll(at, with_conditions=False)
+                if fresh := [domain for domain in domains if domain.fresh]:
+                    self._await_moves(at, [domain.name for domain in fresh], max(d.period_s or 0.0 for d in fresh))
+
+    def _await_moves(self, at: int, names: Sequence[str], period_s: float) -> None:
+        """Read a probe until each of these domains has moved, or had the time for it."""
+        before = self._latest(names)
+        deadline = time.monotonic() + _EDGE_PATIENCE * period_s
+        while time.monotonic() < deadline and at not in self._dead:
+            self._poll(at, with_conditions=False)
+            if all(value != before[name] for name, value in self._latest(names).items()):
+                return
+
+    def _latest(self, names: Sequence[str]) -> dict[str, float | None]:
+        with self._lock:
+            return {name: self._readings[name][-1][1] if self._readings[name] else None for name in names}
 
     def hold(self, since_ns: int | None) -> None:
         """Keep every reading from a time on, however long the trial lasts; None lets them go again."""
@@ -112,8 +146,9 @@ class Sampler:
                     pass  # what is noted beside the sensors must not end them; its own reader sees that it is missing
                 self._forget()
             for at in range(len(self._probes)):
-                if at not in self._dead:
-                    self._poll(at, with_conditions)
+                with self._reading:
+                    if at not in self._dead:
+                        self._poll(at, with_conditions)
             due = max(due + self._period_s, time.monotonic())
             self._stopping.wait(due - time.monotonic())
 
@@ -133,7 +168,9 @@ class Sampler:
         """Read one probe. Whatever goes wrong inside it ends its own domains only."""
         probe = self._probes[at]
         try:
+            began = time.monotonic()
             readings = probe.read()
+            self._read_s[at] = time.monotonic() - began
             conditions = probe.conditions() if with_conditions else None
         except Exception as error:
             failed = error.domains if isinstance(error, ProbeFailed) else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,12 @@ class ModelHost:
         except LoadRefused as refusal:
             raise SweepStopped(f"the model can't be loaded any more: {refusal}") from None
 
-    def run(self, timeout_s: float, **request: Any) -> dict[str, Any]:
-        """Run one window; returns its marks. Raises TrialFailed; the model is gone then, see ``reload``."""
-        return self._worker.run(timeout_s, **request)
+    def run(self, timeout_s: float, at_edge: Callable[[], None], **request: Any) -> dict[str, Any]:
+        """Run one window; returns its marks. Raises TrialFailed; the model is gone then, see ``reload``.
+
+        ``at_edge`` is called right before its first request begins and right after its last has ended.
+        """
+        return self._worker.run(timeout_s, at_edge, **request)
 
     def _load(self) -> tuple[Loaded, dict[str, str]]:
         for attempt in range(1, LOAD_ATTEMPTS + 1):

@@ -228,7 +228,7 @@ class _Session:
             return self.store.append(Trial(**facts, status="skipped", reason=spec.skip_reason))
         try:
             with self.meter.window() as window:
-                answer = self.host.run(self.plan.timeout_s, **self._request(spec))
+                answer = self.host.run(self.plan.timeout_s, self.meter.read_edge, **self._request(spec))
                 window.mark(_marks(answer))
         except TrialFailed as failure:
             trial = self.store.append(Trial(**facts, status=failure.status, reason=failure.reason))

@@ -1,15 +1,25 @@
 """The timed region: one window of back-to-back requests. Prints nothing."""
 
 import gc
+from collections.abc import Callable
 
 from backends.base import Backend, BackendError, Completion, Request
 
 
-def run_window(backend: Backend, request: Request, repeats: int, min_window_s: float) -> list[Completion]:
+def run_window(
+    backend: Backend,
+    request: Request,
+    repeats: int,
+    min_window_s: float,
+    begins: Callable[[], None] = lambda: None,
+    ended: Callable[[], None] = lambda: None,
+) -> list[Completion]:
     """Run the same request back to back, at least ``repeats`` times and for at least ``min_window_s``.
 
-    Raises BackendError when the backend did not process exactly the tokens that were asked for, and whatever
-    the backend raises.
+    ``begins`` is called right before the first and ``ended`` right after the last of them.
+
+    Raises BackendError when the backend did not process exactly the tokens that were asked for, and whatever the
+    backend raises.
     """
     completions: list[Completion] = []
     collected = gc.isenabled()
@@ -17,11 +27,13 @@ def run_window(backend: Backend, request: Request, repeats: int, min_window_s: f
     # A collection inside the window would be charged to the request that it happens to interrupt.
     gc.disable()
     try:
+        begins()
         while True:
             completions.append(backend.run(request))
             elapsed_s = (completions[-1].end_ns - completions[0].start_ns) / 1e9
             if len(completions) >= repeats and elapsed_s >= min_window_s:
                 break
+        ended()
     finally:
         if collected:
             gc.enable()

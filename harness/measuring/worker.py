@@ -2,7 +2,9 @@
 
 Parent and child exchange one JSON object a line, over the child's stdin and stdout. The parent asks
 ``{"do": "resolve", "config": {…}}`` and ``{"do": "load", "config": {…}}``, then ``{"do": "run", "input_tokens",
-"output_tokens", "seed", "repeats", "min_window_s"}`` as often as it likes. The child answers each with
+"output_tokens", "seed", "repeats", "min_window_s"}`` as often as it likes. Before the first request of a window and
+after its last the child says ``{"edge": "begins"}`` and ``{"edge": "ended"}``, so that the parent can read its meters
+there; it begins when the parent says ``{"do": "go"}``. The child answers each with
 ``{"model": {…}}``, ``{"loaded": {…}, "versions": {…}}``,
 ``{"window": {"start_ns": […], "prefill_end_ns": […], "end_ns": […], "output_tokens": n, "prepared": {…}}}`` or
 ``{"failed": "invalid" | "oom" | "error", "reason": …}``. Whatever libraries print goes to stderr, never between the
@@ -25,11 +27,38 @@ from backends.base import Backend, BackendError, Config, InvalidConfig, OutOfMem
 from harness.measuring.window import run_window
 
 
+class _Parent:
+    """The two pipes to the parent."""
+
+    def __init__(self) -> None:
+        self._out = _private_stdout()
+        self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        threading.Thread(target=_read_messages, args=(self._inbox,), daemon=True).start()
+
+    def hear(self) -> dict[str, Any]:
+        """The next message; waits for it."""
+        return self._inbox.get()
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Send one message."""
+        self._out.write(json.dumps(message).encode() + b"\n")
+
+    def begins(self) -> None:
+        """Say that a window is about to begin, and wait until it may."""
+        self.say({"edge": "begins"})
+        self.hear()
+
+    def ended(self) -> None:
+        """Say that a window's last request has ended."""
+        self.say({"edge": "ended"})
+
+
 class _Worker:
     """Answers requests with one backend."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, parent: _Parent) -> None:
         self._backend = backend
+        self._parent = parent
         self._prepared: Request | None = None
         self._answers = {"resolve": self._resolve, "load": self._load, "run": self._run}
 
@@ -65,7 +94,14 @@ class _Worker:
             self._prepared = None
             prepared = self._backend.prepare(request)
             self._prepared = request
-        completions = run_window(self._backend, request, message["repeats"], message["min_window_s"])
+        completions = run_window(
+            self._backend,
+            request,
+            message["repeats"],
+            message["min_window_s"],
+            self._parent.begins,
+            self._parent.ended,
+        )
         return {
             "window": {
                 "start_ns": [completion.start_ns for completion in completions],
@@ -103,13 +139,10 @@ def _read_messages(inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
 def main() -> None:
     """Serve one parent until its end of the pipe closes."""
     _die_with_parent()
-    parent = _private_stdout()
-    worker = _Worker(backends.create(sys.argv[1]))
-    inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_read_messages, args=(inbox,), daemon=True).start()
+    parent = _Parent()
+    worker = _Worker(backends.create(sys.argv[1]), parent)
     while True:
-        answer = worker.answer(inbox.get())
-        parent.write(json.dumps(answer).encode() + b"\n")
+        parent.say(worker.answer(parent.hear()))
 
 
 if __name__ == "__main__":

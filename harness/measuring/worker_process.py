@@ -7,6 +7,7 @@ import selectors
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -71,10 +72,13 @@ class WorkerProcess:
         loaded = answer["loaded"]
         return Loaded(**{**loaded, "model": Model(**loaded["model"])}), answer["versions"]
 
-    def run(self, timeout_s: float, **request: Any) -> dict[str, Any]:
-        """Run one window; returns its marks. Raises TrialFailed; after a timeout the child is dead."""
+    def run(self, timeout_s: float, at_edge: Callable[[], None] = lambda: None, **request: Any) -> dict[str, Any]:
+        """Run one window; returns its marks. Raises TrialFailed; after a timeout the child is dead.
+
+        ``at_edge`` is called right before the window's first request begins and right after its last has ended.
+        """
         try:
-            window: dict[str, Any] = self._ask({"do": "run", **request}, timeout_s)["window"]
+            window: dict[str, Any] = self._ask({"do": "run", **request}, timeout_s, at_edge)["window"]
         except LoadRefused as refusal:
             raise TrialFailed("error", str(refusal)) from None
         return window
@@ -92,22 +96,32 @@ class WorkerProcess:
         self._process.wait()
         self._process.stdout.close()
 
-    def _ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        assert self._process.stdin
-        try:
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
-        except BrokenPipeError:
-            raise self._death() from None
-        answer: dict[str, Any] = json.loads(self._read_line(timeout_s))
+    def _ask(
+        self, message: dict[str, Any], timeout_s: float, at_edge: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout_s
+        self._say(message)
+        answer: dict[str, Any] = json.loads(self._read_line(deadline, timeout_s))
+        while edge := answer.get("edge"):
+            at_edge()
+            if edge == "begins":
+                self._say({"do": "go"})
+            answer = json.loads(self._read_line(deadline, timeout_s))
         if "failed" not in answer:
             return answer
         if answer["failed"] == "invalid":
             raise LoadRefused(answer["reason"])
         raise TrialFailed(answer["failed"], answer["reason"])
 
-    def _read_line(self, timeout_s: float) -> bytes:
+    def _say(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        except BrokenPipeError:
+            raise self._death() from None
+
+    def _read_line(self, deadline: float, timeout_s: float) -> bytes:
         assert self._process.stdout
-        deadline = time.monotonic() + timeout_s
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._buffer:

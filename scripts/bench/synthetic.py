@@ -81,6 +81,8 @@ class Sensor:
     stamped: bool = False
     """Readings are delivered once per update and carry its time."""
     method: Method = "counter"
+    echo_s: tuple[float, float] | None = None
+    """How long after an update what was counted since is published too: shortest and longest."""
 
     def domain(self) -> Domain:
         return Domain(
@@ -95,6 +97,7 @@ class Sensor:
             wrap_j=self.wrap_j,
             source=self.name,
             stamped=self.stamped,
+            echo_s=0.05 if self.echo_s else 0.0,
         )
 
     def observe(
@@ -118,7 +121,10 @@ class Sensor:
         first = start_s - 2 * self.period_s + rng.uniform(0.0, self.period_s)
         count = int((end_s - first) / self.period_s) + 2
         steps = self.period_s * np.maximum(rng.normal(1.0, self.jitter, count), 0.2)
-        return first + np.concatenate(([0.0], np.cumsum(steps)))
+        updates = first + np.concatenate(([0.0], np.cumsum(steps)))
+        if self.echo_s is None:
+            return updates
+        return np.sort(np.concatenate((updates, updates + rng.uniform(*self.echo_s, updates.size))))
 
     def _shown(self, load: Load, updates: Floats, rng: np.random.Generator) -> Floats:
         if not self.counter:
@@ -141,6 +147,7 @@ SENSORS: tuple[Sensor, ...] = (
     Sensor("NVML counter 100 ms", True, 0.100, jitter=0.02),
     Sensor("RAPL with wrap", True, 0.001, resolution=61e-6, wrap_j=300.0),
     Sensor("powermetrics", True, 0.108, resolution=1e-4, jitter=0.05, stamped=True, method="modelled"),
+    Sensor("IOReport batches", True, 2.1, jitter=0.03, echo_s=(0.009, 0.029), method="modelled"),
     Sensor("100 ms counter, 10 % dropped", True, 0.100, dropped=0.10),
     Sensor("100 ms power, 10 % dropped", False, 0.100, averaging_s=0.100, dropped=0.10, method="integrated"),
 )

@@ -223,9 +223,14 @@ def test_the_planned_edge_uncertainty_matches_the_stated_one() -> None:
     domain = Domain("c", "gpu", "counter", "counter", "test", 0.001, period_s=0.1, source="s")
     polls = np.arange(0.0, 20.0, 0.05)
     joules = np.floor(polls / 0.1 + 1e-9) * 0.1 * 200.0
-    energy = window_energy(Trace(domain, (polls * S).astype(np.int64), joules), 5 * S, 15 * S)
-    assert energy.ci95_j is not None
-    assert energy.ci95_j / 200.0 == pytest.approx(edge_uncertainty_s(domain, 0.05), rel=0.1)
+    trace = Trace(domain, (polls * S).astype(np.int64), joules)
+    # Each update is dated half a poll before the one that shows it: these edges lie half-way between two.
+    middle = window_energy(trace, 5 * S + S // 40, 15 * S + S // 40)
+    nearer = window_energy(trace, 5 * S, 15 * S)
+    assert middle.ci95_j is not None
+    assert nearer.ci95_j is not None
+    assert middle.ci95_j / 200.0 == pytest.approx(edge_uncertainty_s(domain, 0.05), rel=0.1)
+    assert nearer.ci95_j < middle.ci95_j
 
 
 def test_a_long_averaging_window_costs_no_more_at_rest_than_planned() -> None:

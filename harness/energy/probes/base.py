@@ -7,9 +7,12 @@ belong to the harness.
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Literal, NamedTuple, Protocol
 
@@ -19,6 +22,7 @@ from harness.energy.readings import Domain, Reading
 _POLL_PAUSE_S = 0.001
 _FEWEST_CHANGES = 3
 _QUANTILE = 0.2
+_IRREGULAR = 1.5
 _PAUSE_S = 0.005
 """A change found longer than this after the look before could have come at any time between."""
 
@@ -76,7 +80,7 @@ class Probe(Protocol):
 
 
 def update_periods(
-    readers: Mapping[str, Callable[[], float]], duration_s: float
+    readers: Mapping[str, Callable[[], float]], duration_s: float, echo_s: float | None = None
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """Time between updates of each reading, in s, found by reading all in turn for ``duration_s``.
 
@@ -84,6 +88,9 @@ def update_periods(
     of them is taken. A change found after a pause in looking has no known time; gaps beside it are passed over, unless
     hardly any others are left. Second come the names that changed too rarely to tell; they get the longest period that
     was found for another, or else half of ``duration_s``.
+
+    ``echo_s`` is for counters that are published in batches, some of them in two parts at most so far from each other:
+    the parts are one update, and the largest regular gap is the period.
     """
     changes: dict[str, list[_Change]] = {name: [] for name in readers}
     last = {name: reader() for name, reader in readers.items()}
@@ -97,7 +104,8 @@ def update_periods(
                 last[name] = value
             looked_s[name] = now_s
         time.sleep(_POLL_PAUSE_S)
-    found = {name: _low_gap(seen) for name, seen in changes.items() if len(seen) >= _FEWEST_CHANGES}
+    gap = _low_gap if echo_s is None else partial(_batch_gap, echo_s=echo_s)
+    found = {name: gap(seen) for name, seen in changes.items() if len(seen) >= _FEWEST_CHANGES}
     cautious_s = max(found.values(), default=duration_s / 2.0)
     return {name: found.get(name, cautious_s) for name in readers}, tuple(name for name in readers if name not in found)
 
@@ -112,3 +120,14 @@ def _low_gap(changes: Sequence[_Change]) -> float:
     dated = [(before, after) for before, after in pairs if not before.late and not after.late]
     gaps = sorted(after.seen_s - before.seen_s for before, after in (dated if len(dated) >= _FEWEST_CHANGES else pairs))
     return gaps[int(_QUANTILE * len(gaps))]
+
+
+def _batch_gap(changes: Sequence[_Change], echo_s: float) -> float:
+    """The largest gap between batches that is no more than half as large again as the usual one."""
+    gaps = [after.seen_s - before.seen_s for before, after in pairwise(changes)]
+    # The last change of each batch.
+    ends = [change.seen_s for change, gap in zip(changes, [*gaps, math.inf], strict=True) if gap > echo_s]
+    if len(ends) > 1:
+        gaps = [after - before for before, after in pairwise(ends)]
+    usual = statistics.median(gaps)
+    return max(gap for gap in gaps if gap <= _IRREGULAR * usual)

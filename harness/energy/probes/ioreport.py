@@ -17,8 +17,10 @@ from harness.energy.probes import refuse_option
 from harness.energy.probes.base import Probe, ProbeContext, Role, update_periods
 from harness.energy.readings import Domain, Reading
 
-_POLL_S = 3.0
-"""How long updates are watched at the start: some chips update the counters in batches."""
+_POLL_S = 8.0
+"""How long updates are watched at the start: CPU, DRAM and ANE are published in batches about every 2.1 s."""
+_ECHO_S = 0.05
+"""A batch has a second part 9 to 29 ms after the first (lablup/all-smi, issues 410 and 415)."""
 _RAILS: tuple[tuple[str, Component, str], ...] = (
     ("soc-cpu", "cpu", "cpu_total_mj"),
     ("soc-gpu", "gpu", "gpu_mj"),
@@ -57,9 +59,19 @@ class IoReport(Probe):
         present = [rail for rail in _RAILS if getattr(energies, rail[2], None) is not None]
         if not present:
             raise ProbeUnavailable("IOReport lists no energy channel that is known for this chip")
-        periods, _ = update_periods({source: self._reader(field) for source, _, field in present}, _POLL_S)
+        periods, _ = update_periods({source: self._reader(field) for source, _, field in present}, _POLL_S, _ECHO_S)
         self._domains = [
-            Domain(name + "-ioreport", part, "counter", "modelled", "ioreport", _MILLI, periods[name], source=name)
+            Domain(
+                name + "-ioreport",
+                part,
+                "counter",
+                "modelled",
+                "ioreport",
+                _MILLI,
+                periods[name],
+                source=name,
+                echo_s=_ECHO_S if periods[name] > 2 * _ECHO_S else 0.0,
+            )
             for name, part, _ in present
         ]
 
