@@ -20,6 +20,8 @@ from harness.energy.readings import Calibration, Domain, Trace, Window
 _NS = 1e9
 _SLOPE_UPDATES = 3
 """Updates on either side of an edge whose mean power is carried up to the edge."""
+_BESIDE_PERIODS = 20.0
+"""How near, in periods, a move of unsure time stands to one that was seen at once and says more."""
 _Z95 = 1.959964
 _QUIET_COUNTS = 3.0
 """Counts in a window up to which a modelled rail is taken to be all but off."""
@@ -216,7 +218,21 @@ def _nodes(trace: Trace) -> _Nodes:
         # Of an update in two parts the later one has all; polls may show the parts a poll apart.
         whole = np.append(np.diff(shown) > domain.echo_s + float(np.median(np.diff(times))), True)
         shown, counts, lags = shown[whole], counts[whole], lags[whole]
+    if domain.fresh:
+        certain = _certain_moves(shown, lags, period)
+        shown, counts, lags = shown[certain], counts[certain], lags[certain]
     return _Nodes(origin, shown, counts, lags)
+
+
+def _certain_moves(times_s: Floats, lags_s: Floats, period_s: float) -> NDArray[np.bool_]:
+    """Which moves of a counter to keep: not those of unsure time beside one that was waited for and seen at once."""
+    seen = lags_s < period_s / 4.0
+    if not seen.any():
+        return np.ones(times_s.size, dtype=np.bool_)
+    at = np.searchsorted(times_s[seen], times_s)
+    around = np.concatenate(([-np.inf], times_s[seen], [np.inf]))
+    away_s = np.minimum(times_s - around[at], around[at + 1] - times_s)
+    return np.asarray(seen | (away_s > _BESIDE_PERIODS * period_s), dtype=np.bool_)
 
 
 def _interpolate(nodes: _Nodes, times_s: Floats) -> Floats:

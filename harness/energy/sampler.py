@@ -19,8 +19,8 @@ _KEEP_S = 3600.0
 _CONDITIONS_EVERY_S = 1.0
 _QUICK_S = 0.002
 """A probe whose reads take less is read at the edges of windows too."""
-_EDGE_PATIENCE = 3.0
-"""How many of its periods a counter gets to move at an edge."""
+_EDGE_PATIENCE = 20.0
+"""How many of its periods, a few ms each, a counter gets to move at an edge."""
 _NS = 1e9
 
 
