@@ -20,6 +20,7 @@ import energy_rows
 import harness_rows
 import llama_rows
 import model_rows
+import rapl_tree
 import startup_rows
 import transformers_rows
 from comparison import Benchmark, Comparison, OneLineParser, Options, Unavailable
@@ -48,6 +49,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 REPORTS: dict[str, Callable[[], list[str]]] = {
     "sensors": energy_rows.sensors,
     "sampler": energy_rows.sampler,
+    "rapl": lambda: rapl_tree.table(*rapl_tree.results()),
     "decide": lambda: decide_rows.table(REPORTED_REQUESTS),
 }
 """Tables of their own, as lines; ``--only`` takes their names too."""

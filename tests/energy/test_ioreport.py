@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 import sys
 import time
+from importlib import metadata
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -60,6 +62,54 @@ def test_rails_that_the_chip_lists(monitor: type[Monitor]) -> None:
         name = domains[component].name
         seconds = (second[name].time_ns - first[name].time_ns) / 1e9
         assert second[name].value - first[name].value == pytest.approx(watts * seconds, rel=0.05)
+
+
+class Batches(Monitor):
+    """The CPU's count is published every 0.5 s and again 20 ms later, the GPU's at once."""
+
+    def get_cumulative_energy(self) -> Any:
+        now_s = time.monotonic()
+        batch_s = now_s // 0.5 * 0.5
+        published_s = batch_s + 0.02 if now_s >= batch_s + 0.02 else batch_s
+        return SimpleNamespace(
+            cpu_total_mj=int(4000 * published_s), gpu_mj=int(10_000 * now_s), ane_mj=None, dram_mj=None
+        )
+
+
+def test_batches_with_an_echo_have_the_period_of_the_batches(
+    monitor: type[Monitor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["zeus_apple_silicon"], "AppleEnergyMonitor", Batches)
+    monkeypatch.setattr(ioreport, "_POLL_S", 3.0)
+    probe = ioreport.create()
+    probe.open(ProbeContext())
+    domains = {domain.component: domain for domain in probe.domains()}
+    assert domains["cpu"].period_s == pytest.approx(0.5, abs=0.1)
+    assert domains["cpu"].echo_s > 0.02
+    assert domains["gpu"].period_s < 0.1
+    assert domains["gpu"].echo_s == 0.0
+
+
+@pytest.mark.parametrize(("brand", "version", "left_out"), [
+    ("Apple M2 Ultra", "1.1.0", True),
+    ("Apple M2 Ultra", "1.2.0", False),
+    ("Apple M4 Max", "1.1.0", False),
+])  # fmt: skip
+def test_cpu_of_two_dies_is_refused_with_the_version_that_reads_one(
+    monitor: type[Monitor], monkeypatch: pytest.MonkeyPatch, brand: str, version: str, left_out: bool
+) -> None:
+    run = subprocess.run
+
+    def sysctl(command: list[str], **options: Any) -> Any:
+        assert command == ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        return run([sys.executable, "-c", f"print({brand!r})"], **options)
+
+    monkeypatch.setattr(subprocess, "run", sysctl)
+    monkeypatch.setattr(metadata, "version", lambda package: version)
+    probe = ioreport.create()
+    probe.open(ProbeContext())
+    assert ("cpu" in {domain.component for domain in probe.domains()}) != left_out
+    assert ("reads one of the two dies" in probe.note) == left_out
 
 
 def test_a_lost_subscription_is_a_failure(monitor: type[Monitor]) -> None:

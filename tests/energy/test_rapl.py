@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harness.core.errors import ProbeFailed, ProbeUnavailable
-from harness.energy.attribution import EnergyReport
+from harness.energy.attribution import EnergyReport, choose
 from harness.energy.config import EnergyConfig
 from harness.energy.integrate import window_energy
 from harness.energy.meter import Meter
@@ -64,6 +64,35 @@ def test_two_packages_with_dram_psys_and_the_mmio_twin(tree: Tree) -> None:
     values = {reading.domain: reading.value for reading in probe.read()}
     assert values["cpu-package-0"] == pytest.approx(5.0)
     assert values["dram-0"] == pytest.approx(0.7)
+
+
+def test_two_sockets_with_two_platform_zones_count_both(tree: Tree) -> None:
+    tree.zone("intel-rapl:0", "package-0")
+    tree.zone("intel-rapl:1", "psys")
+    tree.zone("intel-rapl:2", "package-1")
+    tree.zone("intel-rapl:3", "psys-1")
+    domains = tree.probe().domains()
+    assert {domain.name: domain.component for domain in domains} == {
+        "cpu-package-0": "cpu", "cpu-package-1": "cpu", "psys": "system", "psys-1": "system"
+    }  # fmt: skip
+    assert set(choose(domains)["system"]) == {"psys", "psys-1"}
+    assert set(choose(domains)["cpu"]) == {"cpu-package-0", "cpu-package-1"}
+
+
+def test_packages_of_several_dies_and_their_dram_are_added_up(tree: Tree) -> None:
+    for number in (0, 1):
+        tree.zone(f"intel-rapl:{number}", f"package-0-die-{number}")
+        tree.zone(f"intel-rapl:{number}:0", "dram")
+    domains = tree.probe().domains()
+    assert set(choose(domains)["cpu"]) == {"cpu-package-0-die-0", "cpu-package-0-die-1"}
+    assert set(choose(domains)["dram"]) == {"dram-0-die-0", "dram-0-die-1"}
+
+
+def test_mmio_zone_counts_where_the_package_has_no_other(tree: Tree) -> None:
+    tree.zone("intel-rapl-mmio:0", "package-0", 7_000_000)
+    probe = tree.probe()
+    assert [domain.name for domain in probe.domains()] == ["cpu-package-0"]
+    assert probe.read()[0].value == pytest.approx(7.0)
 
 
 def test_amd_has_a_package_and_no_dram(tree: Tree) -> None:

@@ -121,6 +121,17 @@ def test_rounds_are_as_many_as_asked() -> None:
     assert len(row["ours"]) == len(row["reference"]) == 3
 
 
+def test_energies_from_a_simulated_rapl_tree_are_true() -> None:
+    done = script("rapl_tree.py", "--windows", "0.3", "--repeats", "6", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for row in (found["windows"]["0.3"], found["wrapping"]):
+        assert row["median_error"] < 0.01, "far more than a loaded machine needs; half of what 50 ms samples would give"
+        assert row["median_error"] <= row["worst_error"]
+        assert row["coverage"] >= 0.5
+        assert 0 < row["ci95"] < 0.1
+
+
 @pytest.mark.parametrize(
     "options", [("--only", "nothing"), ("--rounds", "1"), ("--threads", "0")], ids=lambda options: options[0]
 )

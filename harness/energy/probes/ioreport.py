@@ -6,9 +6,12 @@ Apple's figures are estimates by a model of the chip, not measurements: method `
 from __future__ import annotations
 
 import platform
+import re
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Any
 
 from harness.core.errors import ProbeFailed, ProbeUnavailable
@@ -21,6 +24,8 @@ _POLL_S = 8.0
 """How long updates are watched at the start: CPU, DRAM and ANE are published in batches about every 2.1 s."""
 _ECHO_S = 0.05
 """A batch has a second part 9 to 29 ms after the first (lablup/all-smi, issues 410 and 415)."""
+_LAST_FAULTY = (1, 1, 0)
+"""The last version of zeus-apple-silicon that overwrites the first die's CPU energy with the second's."""
 _RAILS: tuple[tuple[str, Component, str], ...] = (
     ("soc-cpu", "cpu", "cpu_total_mj"),
     ("soc-gpu", "gpu", "gpu_mj"),
@@ -59,6 +64,11 @@ class IoReport(Probe):
         present = [rail for rail in _RAILS if getattr(energies, rail[2], None) is not None]
         if not present:
             raise ProbeUnavailable("IOReport lists no energy channel that is known for this chip")
+        if fault := _faulty_cpu_sum():
+            present = [rail for rail in present if rail[1] != "cpu"]
+            self.note += f"; {fault}"
+        if not present:
+            raise ProbeUnavailable(fault or "nothing is left to read")
         periods, _ = update_periods({source: self._reader(field) for source, _, field in present}, _POLL_S, _ECHO_S)
         self._domains = [
             Domain(
@@ -95,6 +105,34 @@ class IoReport(Probe):
 
     def _reader(self, field: str) -> Any:
         return lambda: getattr(self._monitor.get_cumulative_energy(), field)
+
+
+def _faulty_cpu_sum() -> str | None:
+    """Why the CPU's energy can't be trusted here: of a chip of two dies the package gives that of the last alone."""
+    brand = _brand()
+    if "Ultra" not in brand:
+        return None
+    try:
+        version = metadata.version("zeus-apple-silicon")
+    except metadata.PackageNotFoundError:
+        version = "unknown"
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    if numbers > _LAST_FAULTY:
+        return None
+    return (
+        f"the CPU is left out: zeus-apple-silicon {version} reads one of the two dies of an {brand}; "
+        "powermetrics reads both"
+    )
+
+
+def _brand() -> str:
+    """The chip's name, such as ``Apple M2 Ultra``; empty where it can't be read."""
+    command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
 
 
 create = IoReport

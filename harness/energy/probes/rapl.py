@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.core.errors import ProbeFailed, ProbeUnavailable
@@ -30,7 +30,7 @@ class Rapl(Probe):
     """Packages, their DRAM, and psys. Core and uncore lie inside the package and are left out."""
 
     role: Role = "meter"
-    note = "CPU package counters; cores, uncore and the mmio twin are inside the package"
+    note = "CPU package counters; cores, uncore and mmio twins are inside the packages"
 
     def __init__(self, option: str | None = None) -> None:
         """``option`` is where sysfs is mounted."""
@@ -42,7 +42,7 @@ class Rapl(Probe):
         self._temperatures: list[Path] = []
 
     def open(self, context: ProbeContext) -> None:
-        zones = list(_zones(self._sysfs / "class" / "powercap"))
+        zones = list(_zones(self._sysfs / "class" / "powercap").items())
         if not zones:
             raise ProbeUnavailable(
                 f"{self._sysfs}/class/powercap has no RAPL zones: this kernel, virtual machine or container has none",
@@ -106,17 +106,24 @@ class Rapl(Probe):
                 self._temperatures.append(kind.with_name("temp"))
 
 
-def _zones(root: Path) -> Iterator[tuple[str, Path]]:
-    """Source name and energy file of every zone that counts: ``package-0``, ``dram-0``, ``psys``."""
-    for zone in sorted(root.glob("intel-rapl:*")):
-        name, file = _text(zone / "name"), zone / "energy_uj"
-        if name is None or not file.exists():
-            continue
-        if name == "psys" or re.fullmatch(r"package-\d+(-die-\d+)?", name):
-            yield name, file
-        elif name == "dram":
-            parent = _text(root / zone.name.rpartition(":")[0] / "name") or zone.name
-            yield parent.replace("package", "dram"), file
+def _zones(root: Path) -> dict[str, Path]:
+    """Energy file of every zone that counts, by source: ``package-0``, ``package-0-die-1``, ``dram-0``, ``psys-1``.
+
+    The mmio zones read the same packages through other registers: they count where the package has no zone of its own.
+    """
+    found: dict[str, Path] = {}
+    for kind in ("intel-rapl", "intel-rapl-mmio"):
+        for zone in sorted(root.glob(f"{kind}:*")):
+            name, file = _text(zone / "name"), zone / "energy_uj"
+            if name is None or not file.exists():
+                continue
+            if name == "dram":
+                parent = _text(root / zone.name.rpartition(":")[0] / "name") or zone.name
+                name = parent.replace("package", "dram")
+            elif not re.fullmatch(r"psys(-\d+)?|package-\d+(-die-\d+)?", name):
+                continue  # cores and uncore lie inside their package
+            found.setdefault(name, file)
+    return found
 
 
 def _is_dead(file: Path) -> bool:
