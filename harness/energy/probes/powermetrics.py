@@ -20,6 +20,8 @@ from dataclasses import replace
 from typing import IO, Any
 from xml.parsers.expat import ExpatError
 
+import numpy as np
+
 from harness.core.errors import ProbeFailed, ProbeUnavailable
 from harness.core.quantities import Component, Facts
 from harness.energy.document_stream import DocumentStream, IntervalEnds
@@ -31,6 +33,9 @@ _INTERVAL_MS = 100
 _TASKS_INTERVAL_MS = 500
 """With a line for every task a document is large and dear to parse."""
 _PATIENCE_S = 10.0
+_FEWEST_BATCHES, _REGULAR = 2, 1.5
+_WATCH_S, _FEW_DOCUMENTS = 8.0, 5
+"""How long rails are watched for batches, and how many documents show that there are none."""
 _RAILS: tuple[Component, ...] = ("cpu", "gpu", "ane", "dram")
 _UNREAD = (b"dvfm_states", b"timer_wakeups", b"sw_requested_state", b"sw_state", b"cpus", b"clusters")
 """Arrays that make up nine tenths of a document and that nobody reads here, inner ones before those that hold them."""
@@ -68,16 +73,19 @@ class Powermetrics(Probe):
         self._context = context
         self._by_process = context.attribution == "process"
         self._start(program)
-        arrived_ns, document = self._first_document(program)
-        self._last = document
-        self._ends.add(arrived_ns, document["elapsed_ns"])
+        document = self._first_document(program)
+        watched = self._watch(document)
         interval_s = document["elapsed_ns"] * _NANO
         for rail in _RAILS:
             if _rail_j(document, rail) is not None:
                 shared = self._by_process and rail == "cpu"
                 name = f"soc-{rail}-process" if shared else f"soc-{rail}"
-                domain = Domain(name, rail, "counter", "modelled", "powermetrics", _MILLI, interval_s, source=name)
-                self._rails[rail] = replace(domain, scope="process" if shared else None, stamped=True)
+                batch_s = _batch_s(watched, rail)
+                domain = Domain(
+                    name, rail, "counter", "modelled", "powermetrics", _MILLI, batch_s or interval_s, source=name
+                )
+                # What comes in batches was used at any time since the batch before.
+                self._rails[rail] = replace(domain, scope="process" if shared else None, stamped=batch_s is None)
         self._joules = dict.fromkeys(self._rails, 0.0)
         if not self._rails:
             raise ProbeUnavailable("powermetrics lists no power rail: this Mac has no Apple Silicon")
@@ -148,7 +156,26 @@ class Powermetrics(Probe):
         assert self._process.stdout is not None
         self._stream = DocumentStream(self._process.stdout)
 
-    def _first_document(self, program: str) -> tuple[int, Mapping[str, Any]]:
+    def _watch(self, first: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """Documents enough to tell whether the chip publishes a rail's energy in batches longer than an interval."""
+        assert self._stream is not None
+        self._last, watched = first, [first]
+        deadline = time.monotonic() + _WATCH_S
+        while time.monotonic() < deadline and not self._stream.ended:
+            if len(watched) > _FEW_DOCUMENTS and not any(_comes_and_goes(watched, rail) for rail in _RAILS):
+                break
+            for arrived_ns, text in self._stream.take():
+                try:
+                    document = _parse(text)
+                except _Unreadable:
+                    continue
+                self._ends.add(arrived_ns, document["elapsed_ns"])
+                watched.append(document)
+            time.sleep(0.02)
+        self._last = watched[-1]
+        return watched
+
+    def _first_document(self, program: str) -> Mapping[str, Any]:
         """Wait for the first document, the proof that root was granted. Raises ProbeUnavailable."""
         assert self._stream is not None
         deadline = time.monotonic() + _PATIENCE_S
@@ -158,7 +185,9 @@ class Powermetrics(Probe):
             if documents:
                 arrived_ns, text = documents[-1]
                 try:
-                    return arrived_ns, _parse(text)
+                    document = _parse(text)
+                    self._ends.add(arrived_ns, document["elapsed_ns"])
+                    return document
                 except _Unreadable as error:
                     raise ProbeUnavailable(str(error)) from None
             if ended:
@@ -261,6 +290,29 @@ def _rail_j(document: Mapping[str, Any], rail: str) -> float | None:
         return float(power_mw) * _MILLI * document["elapsed_ns"] * _NANO
     energy_mj = processor.get(f"{rail}_energy", document.get(rail, {}).get(f"{rail}_energy"))
     return None if energy_mj is None else float(energy_mj) * _MILLI
+
+
+def _comes_and_goes(documents: Sequence[Mapping[str, Any]], rail: str) -> bool:
+    """Whether a rail that is at work shows nothing in half of the intervals or more."""
+    moved = sum(bool(_rail_j(document, rail)) for document in documents)
+    return 0 < moved <= len(documents) / 2
+
+
+def _batch_s(documents: Sequence[Mapping[str, Any]], rail: str) -> float | None:
+    """Longest time between two batches of a rail, in s; None where it doesn't come in regular batches.
+
+    Counters that powermetrics reads may be published about every 2.1 s, in two parts (lablup/all-smi, issues 410 and
+    415). A rail that is off most of the time shows no such rule.
+    """
+    if not _comes_and_goes(documents, rail):
+        return None
+    moved = np.array([bool(_rail_j(document, rail)) for document in documents])
+    ends_s = np.cumsum([document["elapsed_ns"] * _NANO for document in documents])
+    begins = ends_s[moved & ~np.concatenate(([False], moved[:-1]))]
+    gaps_s = np.diff(begins)
+    if gaps_s.size < _FEWEST_BATCHES or gaps_s.max() > _REGULAR * gaps_s.min():
+        return None
+    return float(gaps_s.max())
 
 
 def _impacts(document: Mapping[str, Any]) -> dict[int, float] | None:
