@@ -26,11 +26,13 @@ from backends.base import (
     OutOfMemory,
     Prepared,
     Request,
+    gpu_indices,
     refuse_request,
     refuse_unused,
 )
 from backends.llama_cpp import gguf_file, library
 from backends.llama_cpp.gguf_header import read_header
+from backends.llama_cpp.threads import default_threads
 from backends.presets import PRESETS, classify
 
 if TYPE_CHECKING:
@@ -90,8 +92,7 @@ class LlamaCpp(Backend):
         model = self.resolve(config)
         is_preset = model.source == "preset"
         path = gguf_file.preset_file(config.model, model.dtype, config.seed) if is_preset else Path(config.model)
-        device = self._device(config)
-        used = [gpu for gpu in library.gpus() if gpu.kind == device]
+        device, used = self._device(config)
         library.clear_log()
         self._load_model(path, used)
         offloaded = _offloaded_layers()
@@ -99,7 +100,7 @@ class LlamaCpp(Backend):
             self.close()
             raise BackendError(f"no layer of {config.model} was offloaded to {device}; use --device cpu")
         self._config = config
-        self._threads = config.threads or _physical_cores()
+        self._threads = config.threads or default_threads()
         self._context_length, self._vocabulary_size = model.context_length, model.vocabulary_size
         return Loaded(
             model=model,
@@ -114,6 +115,7 @@ class LlamaCpp(Backend):
                 "gpu_layers_offloaded": offloaded,
                 "flash_attention": self._flash_attention(),
                 "cache_type": "f16",
+                **({"library": str(own)} if (own := library.own_build()) else {}),
                 "instructions": library.library().llama_print_system_info().decode().strip(),
             },
         )
@@ -167,19 +169,22 @@ class LlamaCpp(Backend):
             library.library().llama_model_free(self._model)
             self._model = None
 
-    def _device(self, config: Config) -> str:
-        devices = self.capabilities().devices
-        if config.device == "auto":
-            return devices[0]
-        if config.device in devices:
-            return config.device
-        if config.device in ("cuda", "metal"):
+    def _device(self, config: Config) -> tuple[str, list[GpuDevice]]:
+        """The device's kind and exactly the GPUs that ``config.device`` names. Raises InvalidConfig."""
+        kinds = self.capabilities().devices
+        name = kinds[0] if config.device == "auto" else config.device
+        kind, colon, _ = name.partition(":")
+        here = [gpu for gpu in library.gpus() if gpu.kind == kind]
+        if kind in ("cuda", "metal") and not here:
             raise InvalidConfig(
-                f"this build of llama-cpp-python sees no {config.device} device; check the driver and rebuild it with: "
-                f'CMAKE_ARGS="-DGGML_{config.device.upper()}=on" '
+                f"this build of llama-cpp-python sees no {kind} device; check the driver and rebuild it with: "
+                f'CMAKE_ARGS="-DGGML_{kind.upper()}=on" '
                 "pip install --force-reinstall --no-cache-dir llama-cpp-python"
             )
-        raise InvalidConfig(f"llama-cpp has no device '{config.device}' here; choose {' or '.join(devices)}")
+        if kind not in kinds or (colon and kind != "cuda"):
+            raise InvalidConfig(f"llama-cpp has no device '{name}' here; choose {' or '.join(kinds)}")
+        indices = gpu_indices(name, len(here)) if colon else (0,)
+        return kind, [here[index] for index in indices if here]
 
     def _load_model(self, path: Path, gpus: list[GpuDevice]) -> None:
         llama = library.library()
@@ -288,13 +293,6 @@ def _failure(what: str) -> BackendError:
 def _offloaded_layers() -> int:
     match = library.search_log(r"offloaded (\d+)/\d+ layers to GPU")
     return int(match[1]) if match else 0
-
-
-def _physical_cores() -> int:
-    import psutil
-
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(psutil.cpu_count(logical=False) or 1, usable or 1)
 
 
 def _uuids(gpus: list[GpuDevice]) -> tuple[str, ...]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import re
 import sys
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from backends.base import MEMORY_WORDS, NotInstalled
@@ -43,9 +45,25 @@ class _Properties(ctypes.Structure):
     )
 
 
+def own_build() -> Path | None:
+    """The folder of a llama.cpp that the user built, which is used in place of the one in llama-cpp-python.
+
+    ``LLAMA_CPP_LIB_PATH`` names it, or the libllama in it.
+    """
+    named = os.environ.get("LLAMA_CPP_LIB_PATH")
+    if not named:
+        return None
+    path = Path(named)
+    return path.parent if path.is_file() else path
+
+
 @functools.cache
 def library() -> Any:
     """The module ``llama_cpp``, its log kept in memory and errors written to stderr. Raises NotInstalled."""
+    if own := own_build():
+        os.environ["LLAMA_CPP_LIB_PATH"] = str(own)  # llama_cpp takes folders alone
+        if not list(own.glob("libllama.*")):
+            raise NotInstalled(f"LLAMA_CPP_LIB_PATH: no libllama in {own}; name the folder of your build, or unset it")
     try:
         import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:
@@ -120,7 +138,11 @@ def pci_bus_id(device: GpuDevice) -> str | None:
 def _ggml() -> Any:
     """The ggml library that llama_cpp has loaded, with the signatures of the functions used here."""
     library()
-    from llama_cpp._ggml import libggml
+    if own := own_build():
+        # llama_cpp._ggml loads the one in the package: another library, which knows nothing of this one's devices.
+        libggml = ctypes.CDLL(str(next(own.glob("libggml.*"))))
+    else:
+        from llama_cpp._ggml import libggml
 
     pointer = ctypes.c_void_p
     signatures: dict[str, tuple[Any, list[Any]]] = {

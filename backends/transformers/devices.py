@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from backends.base import InvalidConfig
+from backends.base import InvalidConfig, gpu_indices
 
 if TYPE_CHECKING:
     import torch
@@ -38,21 +38,6 @@ def chosen(name: str) -> tuple[torch.device, ...]:
     if not colon:
         return (torch.device(kind, torch.cuda.current_device()),)
     return tuple(torch.device(kind, index) for index in gpu_indices(name, torch.cuda.device_count()))
-
-
-def gpu_indices(name: str, count: int) -> tuple[int, ...]:
-    """Indices in ``cuda:0,1``, ascending; ``count`` is the number of GPUs here. Raises InvalidConfig."""
-    kind, _, listed = name.partition(":")
-    parts = listed.split(",")
-    if kind != "cuda" or not all(part.isascii() and part.isdecimal() for part in parts):
-        raise InvalidConfig(f"'{name}' doesn't name GPUs; write their numbers as in cuda:0,1")
-    indices = [int(part) for part in parts]
-    for index in indices:
-        if index >= count:
-            raise InvalidConfig(f"there is no device 'cuda:{index}'; the last one is cuda:{count - 1}")
-        if indices.count(index) > 1:
-            raise InvalidConfig(f"'{name}' names GPU {index} more than once; name each GPU once")
-    return tuple(sorted(indices))
 
 
 def default_dtype(device: torch.device) -> str:
