@@ -234,6 +234,7 @@ def _plan(config: Config, source: ModelSource, model_config: PreTrainedConfig) -
     if config.threads is not None and config.threads < 1:
         raise InvalidConfig(f"the number of threads must be at least 1, not {config.threads}")
     decode.refuse(config, chosen[0].type)
+    decode.refuse_architecture(config, model_config.model_type)
     if config.compile != "none":
         decode.static_cache(model_config, 1)  # refuses models that can't have one
     placement.refuse(config, tuple(device.index or 0 for device in chosen))

@@ -10,12 +10,14 @@ import gc
 import inspect
 import os
 import shutil
+import sysconfig
 import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends.base import Config, InvalidConfig, Prepared
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from transformers import Cache, PreTrainedConfig, PreTrainedModel
 
 MODES = ("none", "graph", "inductor")
+
+_UNCAPTURABLE = {"falcon"}
+"""Types of models that index with lists, such as ``[-2]``: torch makes a tensor of them on the host and copies it."""
 
 WARMUP_STEPS = 3
 """Decode steps before a capture: libraries allocate and choose their kernels in the first ones."""
@@ -52,6 +57,15 @@ def refuse(config: Config, device: str) -> None:
         _refuse_without_compiler(device)
 
 
+def refuse_architecture(config: Config, model_type: str) -> None:
+    """Refuse models whose step can't be captured. Raises InvalidConfig, before any weights are made."""
+    if config.compile == "graph" and model_type in _UNCAPTURABLE:
+        raise InvalidConfig(
+            f"--compile graph can't capture {model_type}: its attention copies indices from the host in every step, "
+            "which a CUDA graph may not do; use --compile inductor or none"
+        )
+
+
 def _refuse_without_cache_directory() -> None:
     try:
         # The import makes the directory too, the first time.
@@ -72,6 +86,12 @@ def _refuse_without_compiler(device: str) -> None:
     if device == "cuda":
         if find_spec("triton") is None:
             raise InvalidConfig("--compile inductor needs Triton on CUDA; install it with: pip install triton")
+        header = Path(sysconfig.get_path("include")) / "Python.h"
+        if not header.is_file():
+            raise InvalidConfig(
+                f"--compile inductor needs Python's headers on CUDA (for Triton), and {header} is missing; "
+                "install them (Debian, Ubuntu: apt install python3-dev)"
+            )
         # Triton compiles what launches its kernels; these are the compilers it looks for.
         if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
             raise InvalidConfig(

@@ -263,7 +263,25 @@ def test_model_with_another_state_than_a_cache_is_refused(backend, tmp_path):
             action(config)
 
 
-def test_triton_without_a_c_compiler_is_refused(monkeypatch):
+def test_triton_without_the_headers_of_python_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(decode, "find_spec", lambda package: object())
+    monkeypatch.setattr(decode.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setenv("CC", "/opt/cc")
+    with pytest.raises(InvalidConfig, match=r"Python\.h is missing.*apt install python3-dev"):
+        decode.refuse(Config("tiny-test", compile="inductor"), "cuda")
+
+
+def test_models_that_index_with_lists_can_not_be_captured():
+    for mode in ("none", "inductor"):
+        decode.refuse_architecture(Config("falcon-7b", compile=mode), "falcon")
+    decode.refuse_architecture(Config("llama-2-7b", compile="graph"), "llama")
+    with pytest.raises(InvalidConfig, match=r"can't capture falcon.*use --compile inductor or none"):
+        decode.refuse_architecture(Config("falcon-7b", compile="graph"), "falcon")
+
+
+def test_triton_without_a_c_compiler_is_refused(monkeypatch, tmp_path):
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(decode.sysconfig, "get_path", lambda name: str(tmp_path))
     monkeypatch.setattr(decode, "find_spec", lambda package: object())
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CC", raising=False)
