@@ -255,3 +255,27 @@ def test_counter_and_power_that_disagree_raise_a_warning(run: Any) -> None:
     report = run("disagreement")["report"]
     assert len(report["warnings"]) == 1
     assert report["warnings"][0].startswith("gpu0-power integrates to -")
+
+
+def test_old_package_of_the_same_name_is_told_from_a_missing_driver(tmp_path: Path) -> None:
+    (tmp_path / "pynvml").mkdir()
+    (tmp_path / "pynvml" / "__init__.py").write_text("class NVMLError(Exception): pass\n")
+    code = """
+from harness.core.errors import ProbeUnavailable
+from harness.energy.probes import nvml
+from harness.energy.probes.base import ProbeContext
+try:
+    nvml.create().open(ProbeContext())
+except ProbeUnavailable as unavailable:
+    print(unavailable.reason, unavailable.remedy, sep="\\n")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    reason, remedy = done.stdout.splitlines()
+    assert reason == f"the old package pynvml hides nvidia-ml-py ({tmp_path / 'pynvml' / '__init__.py'})"
+    assert remedy.startswith("pip uninstall --yes pynvml && ")

@@ -252,6 +252,12 @@ def _load() -> Any:
         import pynvml
     except ImportError:
         raise ProbeUnavailable("the package nvidia-ml-py is missing", "pip install nvidia-ml-py") from None
+    if hasattr(pynvml, "__path__"):
+        # nvidia-ml-py is one file; the package of the same name that came before it is a folder, which Python prefers.
+        raise ProbeUnavailable(
+            f"the old package pynvml hides nvidia-ml-py ({pynvml.__file__})",
+            "pip uninstall --yes pynvml && pip install --force-reinstall nvidia-ml-py",
+        )
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError_LibraryNotFound:
