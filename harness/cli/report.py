@@ -20,7 +20,10 @@ def report(
     workload: Annotated[
         list[str] | None,
         Option(
-            "--workload", "-w", help="Also offer this workload there: a file or trace. Repeatable.", show_default="alpaca"
+            "--workload",
+            "-w",
+            help="Also offer this workload there: a file or trace. Repeatable.",
+            show_default="alpaca",
         ),
     ] = None,
     fixed_input: options.FixedInput = 32,

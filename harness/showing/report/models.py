@@ -20,19 +20,15 @@ def models(sources: Sequence[DrawnSystem]) -> dict[str, Any]:
         series = [one for source, look in looks if (one := _fitted(source, quantity, unit, look))]
         if series:
             charts.append({"title": quantity.capitalize(), "unit": unit, "series": series})
-    columns = [
-        "system",
-        "quantity",
-        "method",
-        "form",
-        "error at fitted points",
-        "held-out error",
-        "worst held-out point",
-    ]
+    named = len(sources) > 1
+    columns = ["quantity", "method", "form", "error at fitted points", "held-out error", "furthest off"]
     return {
         "charts": charts,
         "sentences": [_sentence(source, named) for source in sources],
-        "table": {"columns": columns, "rows": [row for source in sources for row in _rows(source, named)]},
+        "table": {
+            "columns": ["system", *columns] if named else columns,
+            "rows": [row for source in sources for row in _rows(source, named)],
+        },
     }
 
 

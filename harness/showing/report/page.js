@@ -127,11 +127,13 @@ function costAt(table, m, n) {
   return { value, half: value * mix(table.share, (share) => share), measured };
 }
 
-// A value with its interval, as its card has it: what stands large, and what follows.
-function withInterval({ value, half }, unit, estimated) {
-  if (estimated) return [guessed(value), unit];
+// A value with its interval on a card, which holds both in full for programs that read the page.
+function costCard(label, { value, half }, unit, estimated, ...notes) {
   const places = half > 0 ? Math.min(decimals(half, 2), decimals(value, 6)) : decimals(value, 4);
-  return [rounded(value, places), `± ${rounded(half, places)} ${unit}`];
+  const said = estimated ? [guessed(value), unit] : [rounded(value, places), `± ${rounded(half, places)} ${unit}`];
+  const box = card(label, ...said, ...notes);
+  Object.assign(box.dataset, { value, half });
+  return box;
 }
 
 function showRequests() {
@@ -168,14 +170,14 @@ function requestCards(system, m, n, [price, carbon], named) {
   const { sequences, runtime, energy, estimated } = system, size = `${number(m)} in, ${number(n)} out`;
   const time = costAt(runtime, m, n), cards = element("div", null, "cards");
   const who = sequences > 1 ? `A request of ${sequences} sequences of ${size}` : `A request of ${size}`;
-  cards.append(card(`${who} takes`, ...withInterval(time, "s", false)));
+  cards.append(costCard(`${who} takes`, time, "s", false));
   let measured = time.measured;
   if (energy) {
     const joules = costAt(energy, m, n), perToken = joules.value / (sequences * n), kwh = perToken / 3.6;  // of a million tokens
     const about = estimated ? guessed : plain;
     measured = measured && joules.measured;
     const money = price === null ? null : `${about(kwh * price)} in your currency`, grams = carbon === null ? null : `${about(kwh * carbon)} g of CO₂`;
-    cards.append(card(`and uses${estimated ? " (estimated)" : ""}`, ...withInterval(joules, "J", estimated), `${about(perToken)} J per output token`));
+    cards.append(costCard(`and uses${estimated ? " (estimated)" : ""}`, joules, "J", estimated, `${about(perToken)} J per output token`));
     const million = card("A million output tokens in such requests use", about(kwh), "kWh", money, grams);
     if (money === null && grams === null) million.append(element("p", "Enter your price and grams of CO₂ to see what that costs.", "note hint"));
     cards.append(million);
