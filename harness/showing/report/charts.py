@@ -111,14 +111,14 @@ def _series(source: DrawnSystem, axis: Axis, options: Options, column: str, look
     guess = energy and source.method == "estimated"
     points = [point for point in sweep(source, axis, options) if getattr(point, column) is not None]
     failed = [] if energy else failures_on(source, axis, options)
-    drawn = []
+    drawn: list[tuple[float, float, float | None, str]] = []
     for point in points:
         value: Estimate = getattr(point, column)
         # An estimate has no interval that looks like a measurement's.
         width = None if guess else value.half_width
         words = said(value, "J per token" if energy else "s", guess)
         size = f"{point.input_tokens:,.4g} in, {point.output_tokens:,.4g} out"
-        drawn.append([tokens_along(axis, point), value.mean, width, f"{size}: {words}"])
+        drawn.append((tokens_along(axis, point), value.mean, width, f"{size}: {words}"))
     return {
         **look,
         "name": f"{_system_words(source.pair[0])}, {model_words(source.pair[1])}",

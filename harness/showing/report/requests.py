@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
-from harness.modelling.cost_function import Prediction
+from harness.modelling.cost_function import Prediction, Range
 from harness.showing.panels import DrawnSystem, Options
 from harness.showing.report.charts import six_digits
 
@@ -21,7 +22,8 @@ CLOSENESS = 0.002
 LEAST_REACH, MOST_REACH = 4096, 131_072
 """The longest sizes offered: four times the longest measured, but between these."""
 
-Predict = Callable[[NDArray[np.int64], NDArray[np.int64]], Prediction]
+Sizes = NDArray[np.int64]
+Predict = Callable[[Sizes, Sizes], Prediction]
 
 
 def requests(sources: Sequence[DrawnSystem], options: Options) -> list[dict[str, Any]]:
@@ -54,7 +56,7 @@ def _request_costs(source: DrawnSystem, options: Options) -> dict[str, Any]:
     }
 
 
-def _range(measured: Any) -> dict[str, Any]:
+def _range(measured: Range) -> dict[str, Any]:
     return {
         "min": [measured.min_input_tokens, measured.min_output_tokens],
         "corners": [list(corner) for corner in measured.corners],
@@ -69,8 +71,8 @@ def _table(predict: Predict, reach: int) -> dict[str, Any]:
     """
     m = n = 2 ** np.arange(int(math.log2(reach)) + 1)
     while True:
-        more_m = _too_far(m, lambda sizes, others=n: predict(sizes[:, None], others[None, :]))
-        more_n = _too_far(n, lambda sizes, others=m: predict(others[None, :], sizes[:, None]))
+        more_m = _too_far(m, partial(_by_input, predict, n))
+        more_n = _too_far(n, partial(_by_output, predict, m))
         if not more_m.size + more_n.size:
             break
         m, n = np.union1d(m, more_m), np.union1d(n, more_n)
@@ -83,7 +85,15 @@ def _table(predict: Predict, reach: int) -> dict[str, Any]:
     }
 
 
-def _too_far(axis: NDArray[np.int64], predict: Callable[[NDArray[np.int64]], Prediction]) -> NDArray[np.int64]:
+def _by_input(predict: Predict, outputs: Sizes, inputs: Sizes) -> Prediction:
+    return predict(inputs[:, None], outputs[None, :])
+
+
+def _by_output(predict: Predict, inputs: Sizes, outputs: Sizes) -> Prediction:
+    return predict(inputs[None, :], outputs[:, None])
+
+
+def _too_far(axis: Sizes, predict: Callable[[Sizes], Prediction]) -> Sizes:
     """The sizes between those of an axis at which a straight line, in logarithms, isn't close enough.
 
     ``predict`` has the axis's sizes along its first dimension, for all sizes of the other axis.
