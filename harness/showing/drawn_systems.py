@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from harness.core.errors import UserError
 from harness.core.quantities import Method
@@ -14,6 +15,7 @@ from harness.modelling.comparable import Comparison, check_drawn
 from harness.modelling.profile import Profile, shipped_names
 from harness.modelling.profile_fit import fit_pooled
 from harness.runs.records import RecordedRun, load_run
+from harness.showing.colours import written
 from harness.showing.panels import DrawnSystem, Failure
 
 PUBLISHED_SOURCE = "2407.00010"
@@ -52,6 +54,31 @@ def distinct(sources: Sequence[DrawnSystem]) -> list[DrawnSystem]:
     return told
 
 
+def differences(source: DrawnSystem, others: Sequence[DrawnSystem]) -> DrawnSystem:
+    """The source with what keeps it from being compared with the others, which may be none of it."""
+    mine, said = source.identity, []
+    theirs = [other.identity for other in others]
+    if mine.model not in {identity.model for identity in theirs}:
+        said.append(written(mine.model))
+    alike = [identity for identity in theirs if identity.model == mine.model] or theirs
+    for field, words in _WORDS.items():
+        value = getattr(mine, field)
+        known = {getattr(identity, field) for identity in alike} - {None}
+        if value is not None and known - {value}:
+            said.append(words(value))
+    held = {other.components for other in others if other.components}
+    boundary = () if not source.components or held <= {source.components} else tuple(sorted(source.components))
+    return replace(source, differs=tuple(said), differing_boundary=boundary)
+
+
+_WORDS: dict[str, Callable[[Any], str]] = {
+    "kv_cache": lambda value: f"KV cache {'on' if value else 'off'}",
+    "batch_size": lambda value: f"batch of {value}",
+    "dtype": str,
+}
+"""Fields of an identity that must agree, and how a value that differs is written."""
+
+
 def _profile(profile: Profile, given: str) -> DrawnSystem:
     method = profile.energy.method if profile.energy else None
     note = _estimated(method, profile.name)
@@ -67,14 +94,14 @@ def draw_run(run: RecordedRun) -> DrawnSystem:
     except UserError as nothing:
         # Failures are results too.
         identity = sources.identity_of(run.facts, None)
-        return DrawnSystem(name, name, identity, (), None, None, f"{name}: {nothing}", failures)
+        return DrawnSystem(name, name, identity, (), None, None, f"{name}: {nothing}", failures, own=True)
     method = found.power.methods.get("total")
     profile, note = None, _estimated(method, name)
     try:
         profile = fit_pooled(found).profile
     except UserError as refusal:
         note = f"{name}: no model is drawn: {refusal}"
-    return DrawnSystem(name, name, found.identity, found.measurements, method, profile, note, failures)
+    return DrawnSystem(name, name, found.identity, found.measurements, method, profile, note, failures, own=True)
 
 
 def failed_sizes(run: RecordedRun) -> list[Failure]:

@@ -13,10 +13,10 @@ from harness.modelling.comparable import NotComparable
 from harness.modelling.profile_fit import fit
 from harness.showing import decision_figures
 from harness.showing.decisions import threshold_words
+from harness.showing.figure_set import write_figures
 from harness.showing.panels import Options
 from harness.showing.paper import LARGE, regenerate
 from harness.showing.report.page import write_report
-from harness.showing.sweep_figures import write_figures
 
 FOLDER = "pictures"
 
