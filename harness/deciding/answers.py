@@ -16,11 +16,13 @@ from harness.deciding.decision import (
     routing_decision,
     served_requests,
     sweep_weights,
+    threshold_band,
     threshold_decision,
 )
 from harness.deciding.routing import TradeOff
 from harness.deciding.scales import Prices
 from harness.deciding.trace_files import load_workload
+from harness.deciding.uncertainty import SavingBand
 from harness.deciding.workload import Workload
 from harness.modelling.profile import Profile, as_profile
 
@@ -32,6 +34,11 @@ class ThresholdAnswer:
     costs: Costs
     workload: Workload
     decision: ThresholdDecision
+
+    @cached_property
+    def band(self) -> SavingBand:
+        """Saving and runtime ratio at every threshold, with their 95 % intervals."""
+        return threshold_band(self.costs, self.workload, self.decision)
 
 
 @dataclass(frozen=True)
