@@ -15,12 +15,14 @@ from harness.deciding.decision import (
     make_scales,
     routing_decision,
     served_requests,
-    sweep_weights,
+    threshold_band,
     threshold_decision,
 )
 from harness.deciding.routing import TradeOff
 from harness.deciding.scales import Prices
 from harness.deciding.trace_files import load_workload
+from harness.deciding.trade_off import sweep_weights
+from harness.deciding.uncertainty import SavingBand
 from harness.deciding.workload import Workload
 from harness.modelling.profile import Profile, as_profile
 
@@ -32,6 +34,11 @@ class ThresholdAnswer:
     costs: Costs
     workload: Workload
     decision: ThresholdDecision
+
+    @cached_property
+    def band(self) -> SavingBand:
+        """Saving and runtime ratio at every threshold, with their 95 % intervals."""
+        return threshold_band(self.costs, self.workload, self.decision)
 
 
 @dataclass(frozen=True)
@@ -48,8 +55,9 @@ class RoutingAnswer:
 
     @cached_property
     def trade_off(self) -> TradeOff:
-        """Least-cost routing for all weights λ from 0 to 1, relative to the reference system and without limits."""
-        return sweep_weights(self.costs, self.workload, self.reference)
+        """The plan for weights λ from 0 to 1, relative to the reference system and within the limits of this one."""
+        by_input = self.decision.input_rule is not None
+        return sweep_weights(self.costs, self.workload, self.reference, self.slo_s, self.decision.limits, by_input)
 
 
 def decide_threshold(

@@ -282,7 +282,7 @@ def _limit_lines(facts: dict[str, Any]) -> list[str]:
 
 
 def _trade_off_json(answer: RoutingAnswer) -> list[dict[str, Any]]:
-    """The trade-off at 101 weights."""
+    """The trade-off at 101 weights, or under limits at all that were worked out."""
     sweep, labels = answer.trade_off, answer.costs.labels
     return [
         {
@@ -291,7 +291,7 @@ def _trade_off_json(answer: RoutingAnswer) -> list[dict[str, Any]]:
             "runtime_s": float(sweep.runtime_s[i]),
             "shares": {label: float(sweep.share[s, i]) for s, label in enumerate(labels)},
         }
-        for i in range(0, sweep.weight.size, 10)
+        for i in range(0, sweep.weight.size, max(1, sweep.weight.size // 100))
     ]
 
 
@@ -300,7 +300,7 @@ def _trade_off_table(answer: RoutingAnswer) -> Table:
     sweep = answer.trade_off
     table = table_of("λ", "energy kWh", "runtime h", *(f"{label} %" for label in answer.costs.labels))
     table.columns[0].justify = "right"
-    for i in range(0, sweep.weight.size, 100):
+    for i in range(0, sweep.weight.size, sweep.weight.size // 10):
         energy, runtime = sweep.energy_j[i] / JOULES_PER_KWH, sweep.runtime_s[i] / SECONDS_PER_HOUR
         shares = [f"{100 * share:.1f}" for share in sweep.share[:, i]]
         table.add_row(f"{sweep.weight[i]:.1f}", f"{energy:.4f}", f"{runtime:.3f}", *shares)
