@@ -100,6 +100,7 @@ def _threshold_json(answer: ThresholdAnswer) -> dict[str, Any]:
     kept = thinned(curve.threshold.size, CURVE_POINTS, [decision.best])
     return {
         **context(costs, answer.workload, decision.scales),
+        "fitted": list(answer.fitted),
         "key": decision.key,
         "small": costs.labels[0],
         "large": costs.labels[1],
@@ -126,6 +127,7 @@ def _routing_json(answer: RoutingAnswer) -> dict[str, Any]:
     requests = decision.requests
     return {
         **context(costs, answer.workload, decision.scales),
+        "fitted": list(answer.fitted),
         "decided_on": "input tokens" if decision.input_rule else "input and output tokens",
         "plan": _plan_json(decision.plan, costs),
         "routes": [
@@ -343,7 +345,9 @@ def _kwh(energy_j: float | None) -> str:
 def _footnotes(facts: dict[str, Any]) -> Sequence[str]:
     """Boundary, idle rule, mark and warnings: what every output must say."""
     mark = [MARK] if facts["mixed"] else []
-    base = f"boundary {facts['boundary']}, idle power {facts['idle']}, accounting {facts['accounting']}"
+    workload = facts["workload"]
+    base = f"workload {workload['name']}, {workload['requests']:,.0f} requests"
+    base += f"; boundary {facts['boundary']}, idle power {facts['idle']}, accounting {facts['accounting']}"
     reasons = {plan["reason"] for plan in facts["baselines"].values() if "reason" in plan}
     unknown = [f"energy with machines left on is unknown where {reason}" for reason in sorted(reasons)]
     return [*mark, base, *(f"warning: {warning}" for warning in facts["warnings"]), *unknown]

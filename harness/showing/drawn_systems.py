@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from harness.modelling import sources
 from harness.modelling.comparable import Comparison, check_drawn
 from harness.modelling.profile import Profile, shipped_names
 from harness.modelling.profile_fit import fit_pooled
+from harness.modelling.system_names import told_apart
 from harness.runs.records import RecordedRun, load_run
 from harness.showing.colours import written
 from harness.showing.panels import DrawnSystem, Failure
@@ -43,13 +45,15 @@ def compare_drawn(
 
 
 def distinct(sources: Sequence[DrawnSystem]) -> list[DrawnSystem]:
-    """The sources, those that share a name or system and model told apart by how they were asked for."""
+    """The sources, those that share system and model told apart by what differs, else by how they were asked for."""
     names = Counter(source.name for source in sources)
-    shared = Counter(source.pair for source in sources)
+    identities = [source.identity for source in sources]
+    systems = told_apart([identity.system for identity in identities], identities, per_model=True)
     told = []
-    for source in sources:
+    for source, system in zip(sources, systems, strict=True):
         name = source.given if names[source.name] > 1 else source.name
-        named = {"system": name} if shared[source.pair] > 1 else {}
+        # A number says less than a file's name.
+        named = {"system": source.given if re.search(r" #\d+$", system) else system}
         told.append(replace(source, name=name, identity=source.identity.model_copy(update=named)))
     return told
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.core.errors import UserError
 from harness.core.files import make_directory
 from harness.showing.drawn_systems import compare_drawn, differences, distinct, load_drawn, published_sources
-from harness.showing.figures import MARK, write_figure
+from harness.showing.figures import write_figure
 from harness.showing.fit_figures import FIT_HEADER, fit_figure, fit_rows
 from harness.showing.panels import AXES, DrawnSystem, Options, boundary_words
 from harness.showing.phase_figures import PHASE_HEADER, phase_figure, phase_rows
@@ -43,10 +43,10 @@ def write_figures(
         named = [differences(source, others) for source in named]
         notes += [note for source in named if (note := _differing(source))]
     elif comparison.mixed:
-        mark = f"{MARK}: {'; '.join(warning.removeprefix('mixed: ') for warning in comparison.warnings)}"
+        mark = comparison.mark
         notes.append(mark)
-    else:
-        notes += comparison.warnings
+    if not published:
+        notes += [warning.removeprefix("mixed: ") for warning in comparison.warnings]
     notes += [source.note for source in sources if source.note]
     make_directory(directory)
     paths: list[Path] = []

@@ -28,9 +28,6 @@ CsvRow = Sequence[object]
 
 SUFFIXES = (".pdf", ".svg", ".png", ".csv")
 
-MARK = "NOT COMPARABLE"
-"""What every figure says that --allow-mixed let through."""
-
 LINE_HEIGHT = 1.25
 """Of a label, in sizes of its text."""
 TITLE_PT, TEXT_PT, SMALL_PT = 9.5, 8.0, 7.0

@@ -64,9 +64,8 @@ def _growth(line: Line, axis: str) -> str:
     if len(known) == 1:
         return f"Runtime is {_seconds(low)} at {first:,.0f} {axis} tokens"
     change = "grows" if high > (1 + NOTABLE) * low else "falls" if high < (1 - NOTABLE) * low else "hardly changes:"
-    return (
-        f"Runtime {change} from {_seconds(low)} at {number(first)} to {_seconds(high)} at {number(last)} {axis} tokens"
-    )
+    start, end = f"{_seconds(low)} at {first:,.0f}", f"{_seconds(high)} at {last:,.0f}"
+    return f"Runtime {change} from {start} to {end} {axis} tokens"
 
 
 def _seconds(value: float) -> str:
