@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -80,6 +81,8 @@ def foot(figure: Figure, notes: Iterable[str]) -> None:
 
 def _wrapped(figure: Figure, text: str, size_pt: float, em: float) -> str:
     """In as few lines as fit, which are then made about equally long."""
+    # A number stays with its unit.
+    text = re.sub(r"(?<=\d) (?=(s|J|ms|kWh|h)\b|%)", "\u00a0", text)
     width = max(int(0.98 * 72 * figure.get_figwidth() / (size_pt * em)), 20)
     lines = textwrap.wrap(text, width)
     while len(lines) > 1 and len(narrower := textwrap.wrap(text, width - 1)) == len(lines):

@@ -143,15 +143,12 @@ def sweep_figure(sources: Sequence[DrawnSystem], axis: Axis, options: Options, m
 
 
 def title(drawing: Drawing) -> str:
-    """The finding among what may be compared; beside it, how the own run grows where it may not."""
+    """The finding among what may be compared; where nothing may be, how the runtime of one system grows."""
     comparable = [source for source in drawing.sources if not source.differs]
-    said = finding([_line(drawing, source) for source in comparable], drawing.axis)
-    fallback = f"Costs against {drawing.axis} tokens"
-    own = drawing.own
-    if not own or not own.differs:
-        return said or fallback
-    alone = finding([_line(drawing, own)], drawing.axis)
-    return said or alone or fallback
+    if drawing.mark or not comparable:
+        comparable = [drawing.own or drawing.sources[0]]
+    lines = [_line(drawing, source) for source in comparable]
+    return finding(lines, drawing.axis) or f"Runtime and energy against {drawing.axis} tokens"
 
 
 def _line(drawing: Drawing, source: DrawnSystem) -> Line:
