@@ -22,8 +22,10 @@ def export(
     ] = None,
 ) -> None:
     """Write models, measurements and a grid of predictions as one table, a row per number."""
-    from harness.modelling.profile import Profile
+    from harness.modelling.profile_fit import load_or_fit
     from harness.modelling.tables import write_table
 
-    write_table(Profile.load(profile), output, format and format.value)
+    loaded = load_or_fit(profile)
+    options.print_notes([loaded.fitted] if loaded.fitted else [])
+    write_table(loaded.profile, output, format and format.value)
     print(f"wrote {output}")

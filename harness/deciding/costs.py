@@ -14,6 +14,7 @@ from harness.deciding import routing, threshold
 from harness.deciding.workload import Workload, marginal
 from harness.modelling import comparable
 from harness.modelling.profile import Profile
+from harness.modelling.system_names import told_apart
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Costs:
 
     profiles: tuple[Profile, ...]
     labels: tuple[str, ...]
-    """Short names of the systems, distinct: those of the machines, or of the profiles where machines repeat."""
+    """Names of the systems: those of the machines, told apart by what differs where machines repeat."""
     energy_j: Floats
     """Per request, within the boundary; idle power subtracted when ``idle`` says so."""
     runtime_s: Floats
@@ -85,8 +86,7 @@ def cost_table(
             raise UserError(f"the idle power of {', '.join(unmeasured)} was not measured: use --idle included")
         unsure = [p.name for p in profiles if None in p.idle_power_ci95_w(comparison.boundary)]
         warnings += [f"the idle power subtracted for {name} has no stated uncertainty" for name in unsure]
-    names = [p.identity.system for p in profiles]
-    labels = tuple(names if len(set(names)) == len(names) else [p.name for p in profiles])
+    labels = tuple(told_apart([p.identity.system for p in profiles], [p.identity for p in profiles]))
     within = "+".join(comparison.boundary or ["sum"])
     unknown = np.empty((len(profiles), 0))
     costs = Costs(tuple(profiles), labels, unknown, unknown, within, idle, comparison.mixed, tuple(warnings), powers)

@@ -201,11 +201,6 @@ def check_name(name: str) -> None:
         )
 
 
-def as_profile(given: Profile | str | os.PathLike[str]) -> Profile:
-    """The profile given as itself, by its name or by its path. Raises UserError."""
-    return given if isinstance(given, Profile) else Profile.load(given)
-
-
 def shipped_names() -> list[str]:
     """Names of the profiles shipped with the package."""
     files = [file for file in resources.files("profiles").iterdir() if file.name.endswith(".json")]
@@ -225,7 +220,7 @@ def _read(name_or_path: str | os.PathLike[str]) -> tuple[bytes, str]:
     if not name:
         raise UserError("a profile's name is empty: name a file or one of those shipped (see joulebench profiles list)")
     if path.is_dir():
-        raise UserError(f"{name} is a directory; of a run make a profile first: joulebench fit {name} -o profile.json")
+        raise UserError(f"{name} is a directory, not a profile. To fit a run: joulebench fit {name} -o profile.json")
     if not path.exists() and re.fullmatch(_NAME, name):
         shipped = resources.files("profiles") / f"{name}.json"
         if shipped.is_file():

@@ -104,6 +104,7 @@ def _threshold_json(answer: ThresholdAnswer) -> dict[str, Any]:
     kept = thinned(curve.threshold.size, CURVE_POINTS, [decision.best])
     return {
         **context(costs, answer.workload, decision.scales),
+        "fitted": list(answer.fitted),
         "key": decision.key,
         "small": costs.labels[0],
         "large": costs.labels[1],
@@ -130,6 +131,7 @@ def _routing_json(answer: RoutingAnswer) -> dict[str, Any]:
     requests = decision.requests
     return {
         **context(costs, answer.workload, decision.scales),
+        "fitted": list(answer.fitted),
         "decided_on": "input tokens" if decision.input_rule else "input and output tokens",
         "plan": _plan_json(decision.plan, costs),
         "routes": [
@@ -350,6 +352,7 @@ def _kwh(energy_j: float | None) -> str:
 def _footnotes(facts: dict[str, Any]) -> Sequence[str]:
     """Boundary, idle rule and warnings: what every output must say."""
     counted = "all measured components" if facts["boundary"] == "sum" else facts["boundary"]
-    base = f"energy of {counted}, idle power {facts['idle']}"
+    workload = facts["workload"]
+    base = f"workload {workload['name']}, {workload['requests']:,.0f} requests; energy of {counted}, idle power {facts['idle']}"
     reasons = {plan["reason"] for plan in facts["baselines"].values() if "reason" in plan}
     return [base, *(f"warning: {warning}" for warning in facts["warnings"]), *sorted(reasons)]
