@@ -16,8 +16,10 @@ FileFormat = StrEnum("FileFormat", "JSON CSV PARQUET")
 
 def export(
     profile: options.ProfileArgument,
-    output: Annotated[Path, Option("--output", "-o", help="File to write.")],
-    format: Annotated[FileFormat, Option("--format", help="json, csv or parquet.")] = FileFormat.JSON,
+    output: Annotated[Path, Option("--output", "-o", help="File to write: .csv, .json or .parquet.")],
+    format: Annotated[
+        FileFormat | None, Option("--format", help="Only for a name without such an ending.", show_default=False)
+    ] = None,
 ) -> None:
     """Write models, measurements and a grid of predictions as one table, a row per number."""
     from harness.modelling.profile_fit import load_or_fit
@@ -25,5 +27,5 @@ def export(
 
     loaded = load_or_fit(profile)
     options.print_notes([loaded.fitted] if loaded.fitted else [])
-    write_table(loaded.profile, output, format.value)
+    write_table(loaded.profile, output, format and format.value)
     print(f"wrote {output}")

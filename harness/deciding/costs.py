@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.quantities import Method
+from harness.core.wording import percent
 from harness.deciding import routing, threshold
 from harness.deciding.workload import Workload, marginal
 from harness.modelling import comparable
@@ -33,6 +34,8 @@ class Costs:
     warnings: tuple[str, ...]
     idle_power_w: tuple[float | None, ...]
     """None where it was not measured."""
+    mark: str = ""
+    """What every result must begin with where systems that aren't comparable were compared; else empty."""
 
     @property
     def components(self) -> list[str] | None:
@@ -88,7 +91,7 @@ def cost_table(
     unknown = np.empty((len(profiles), 0))
     costs = Costs(tuple(profiles), labels, unknown, unknown, within, idle, comparison.mixed, tuple(warnings), powers)
     energy_j, runtime_s = costs.at(workload.input_tokens, workload.output_tokens)
-    return replace(costs, energy_j=energy_j, runtime_s=runtime_s)
+    return replace(costs, energy_j=energy_j, runtime_s=runtime_s, mark=comparison.mark)
 
 
 def _idle_power_w(profile: Profile, boundary: Sequence[str] | None) -> float | None:
@@ -99,14 +102,15 @@ def _idle_power_w(profile: Profile, boundary: Sequence[str] | None) -> float | N
 
 
 def _range_warnings(profiles: Sequence[Profile], workload: Workload) -> list[str]:
-    warnings = []
+    """How much of the workload is extrapolated, in one line; nothing where all of it was measured."""
+    parts = []
     for profile in profiles:
         inside = profile.runtime_function.range.covers(workload.input_tokens, workload.output_tokens)
         outside = float(workload.count[~inside].sum()) / workload.requests
         if outside > 0:
-            share = f"{100 * outside:.1f} %" if outside >= 0.001 else "less than 0.1 %"
-            warnings.append(f"{share} of the requests lie outside the range measured on {profile.name}")
-    return warnings
+            share = percent(outside) if outside >= 0.001 else "less than 0.1 %"
+            parts.append(f"{share} of the requests on {profile.name}")
+    return [f"outside the measured range, so extrapolated: {', '.join(parts)}"] if parts else []
 
 
 def expected_by_input(costs: Costs, scales: threshold.Scales, workload: Workload, count: Floats) -> Floats:

@@ -45,15 +45,21 @@ class Profile(Strict):
     """One system with one model: schema version 1."""
 
     schema_version: Literal[1]
+    """Of this file."""
     name: str = Field(pattern=f"^{_NAME}$", max_length=_LONGEST_NAME)
+    """Distinct from other profiles that it is compared with."""
     identity: Identity
+    """What was measured, where and how."""
     runtime: CostModel
+    """Seconds of a request."""
     energy: EnergyModel | None
     """Gross energy of the sum of all components measured; null where energy was not measured."""
     components: dict[Component, EnergyModel]
     """Gross energy of each component; empty where only the sum, or nothing, was measured."""
     measurements: list[Measurement] = Field(min_length=1)
+    """The points behind the models."""
     provenance: Provenance
+    """The files and programs behind the measurements."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
