@@ -23,7 +23,7 @@ from harness.modelling.profile import Profile
 from harness.showing import decision_figures
 from harness.showing.decision_figures import ThresholdPanel
 from harness.showing.decisions import interval_json
-from harness.showing.sweep_figures import write_figures
+from harness.showing.figure_set import write_figures
 from harness.showing.terminal import print_all, print_json, table_of
 
 SMALL, LARGE = "m1-pro-llama-2-7b", "swing-a100-llama-2-7b"
