@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +13,11 @@ from harness.core.errors import UserError
 from harness.core.statistics import Estimate
 from harness.core.wording import estimated, plus_minus
 from harness.modelling.cost_function import Prediction
-from harness.showing.colours import MARKERS, PALETTE, places
+from harness.showing.colours import MARKERS, PALETTE, places, written
+from harness.showing.drawn_systems import differences
 from harness.showing.names import model_words, processor_words
-from harness.showing.panels import AXES, Axis, DrawnSystem, Options, failures_on, sweep, tokens_along
+from harness.showing.panels import AXES, Axis, DrawnSystem, Options, boundary_words, failures_on, sweep, tokens_along
+from harness.showing.sweep_figures import Drawing, title
 
 QUANTITIES = {"runtime_s": ("Runtime", "s"), "energy_per_token_j": ("Energy per token, input and output", "J")}
 """By the field of a point that a chart shows, its title and unit."""
@@ -24,46 +26,62 @@ REACH = 2
 """A model is drawn up to so many times the range of its own sweep."""
 
 
-def sweeps(sources: Sequence[DrawnSystem], published: Sequence[DrawnSystem], options: Options) -> dict[str, Any]:
-    """The charts of each sweep with the systems that they show; the sources' systems are distinct.
+def sweeps(
+    sources: Sequence[DrawnSystem], published: Sequence[DrawnSystem], options: Options, mark: str
+) -> dict[str, Any]:
+    """The charts of each sweep with what they show in a sentence; the sources' systems are distinct.
 
+    With a ``mark``, because the sources can't be compared, the sentence is about the first one alone.
     Each chart has the series of the sources first, then those of the published systems, faint and off at first.
     """
     looks = system_looks(sources, published)
     found: dict[str, Any] = {}
     for axis in AXES:
-        charts = []
-        for column, (title, unit) in QUANTITIES.items():
-            series = [
-                _series(s, axis, options, column, look) for s, look in zip(sources, looks[: len(sources)], strict=True)
-            ]
-            series = [one for one in series if one["points"] or one["failures"]]
-            if series:
-                behind = zip(published, looks[len(sources) :], strict=True)
-                faint = [_published(s, axis, options, column, look) for s, look in behind]
-                charts.append(
-                    {"title": title, "unit": unit, "series": [*series, *(one for one in faint if one["points"])]}
-                )
+        charts = [_chart(sources, published, axis, options, column, looks) for column in QUANTITIES]
+        charts = [chart for chart in charts if chart["series"]]
+        measured = [source for source in sources if sweep(source, axis, options)]
         other = "output" if axis == "input" else "input"
         found[axis] = {
+            "finding": title(Drawing(measured, axis, options, mark)) if measured else "",
             "label": f"{axis} tokens ({options.fixed(axis).split()[-2]} {other} tokens each)",
             "charts": charts,
         }
     return found
 
 
+def _chart(
+    sources: Sequence[DrawnSystem],
+    published: Sequence[DrawnSystem],
+    axis: Axis,
+    options: Options,
+    column: str,
+    looks: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """One quantity along a sweep. It has no series where none of the sources has any of it."""
+    heading, unit = QUANTITIES[column]
+    series = [
+        *(_series(s, axis, options, column, look) for s, look in zip(sources, looks, strict=False)),
+        *(_behind(s, axis, options, column, look) for s, look in zip(published, looks[len(sources) :], strict=True)),
+    ]
+    series = [one for one in series if one["points"] or one["failures"]]
+    own = any("of" not in one for one in series)
+    return {"title": heading, "unit": unit, "series": series if own else []}
+
+
 def system_looks(sources: Sequence[DrawnSystem], published: Sequence[DrawnSystem] = ()) -> list[dict[str, Any]]:
-    """Colour and marker of each source, then of each published system: those that figures have.
+    """Name, colour and marker of each source, then of each published system: those that figures have.
 
     A colour of None is the page's text colour, which the only run has for its own.
     """
     at = places([source.pair[0] for source in (*published, *sources)])
     looks = []
     for source in (*sources, *published):
+        system, model = source.pair
         alone = len(sources) == 1 and source is sources[0]
-        place = at[source.pair[0]]
-        colour = None if alone else PALETTE[place % len(PALETTE)]
-        looks.append({"colour": colour, "marker": "o" if alone else MARKERS[place % len(MARKERS)]})
+        name = processor_words(system) if alone else written(system)
+        colour = None if alone else PALETTE[at[system] % len(PALETTE)]
+        marker = "o" if alone else MARKERS[at[system] % len(MARKERS)]
+        looks.append({"name": f"{name}, {model_words(model)}", "colour": colour, "marker": marker})
     return looks
 
 
@@ -80,24 +98,14 @@ def absent(sources: Sequence[DrawnSystem], options: Options) -> list[str]:
     ]
 
 
-def differences(sources: Sequence[DrawnSystem], published: Sequence[DrawnSystem]) -> str:
-    """In what the published systems differ from the runs, as far as that is known; empty where in nothing."""
-    properties: dict[str, Callable[[DrawnSystem], str | None]] = {
-        "KV cache": lambda source: "on" if source.identity.kv_cache else "off",
-        "precision": lambda source: source.identity.dtype,
-        "energy of": lambda source: " + ".join(part.upper() for part in sorted(source.components)) or None,
-        "energy": lambda source: None if source.method is None else _guessed(source),
-    }
-    found = []
-    for label, value in properties.items():
-        here, there = (sorted({known for one in group if (known := value(one))}) for group in (sources, published))
-        if here and there and here != there:
-            found.append(f"{label} {' or '.join(there)} (here {' or '.join(here)})")
+def differing(sources: Sequence[DrawnSystem], published: Sequence[DrawnSystem]) -> str:
+    """What keeps the runs from being compared with the published systems; empty where nothing does."""
+    found: dict[str, None] = {}
+    for source in (differences(source, published) for source in sources):
+        found |= dict.fromkeys(source.differs)
+        if source.differing_boundary:
+            found[f"energy of {boundary_words(source.differing_boundary)} only"] = None
     return ", ".join(found)
-
-
-def _guessed(source: DrawnSystem) -> str:
-    return "estimated" if source.method == "estimated" else "measured"
 
 
 def said(value: Estimate, unit: str, is_estimate: bool) -> str:
@@ -121,7 +129,6 @@ def _series(source: DrawnSystem, axis: Axis, options: Options, column: str, look
         drawn.append((tokens_along(axis, point), value.mean, width, f"{size}: {words}"))
     return {
         **look,
-        "name": f"{_system_words(source.pair[0])}, {model_words(source.pair[1])}",
         "points": drawn,
         "hollow": guess,
         "failures": [
@@ -132,12 +139,7 @@ def _series(source: DrawnSystem, axis: Axis, options: Options, column: str, look
     }
 
 
-def _system_words(system: str) -> str:
-    """A processor's name without its trade marks; any other name as it is."""
-    return processor_words(system) if "(R)" in system else system
-
-
-def _published(source: DrawnSystem, axis: Axis, options: Options, column: str, look: dict[str, Any]) -> dict[str, Any]:
+def _behind(source: DrawnSystem, axis: Axis, options: Options, column: str, look: dict[str, Any]) -> dict[str, Any]:
     """A published system's points alone: a background needs no model and no intervals."""
     series = _series(replace(source, profile=None), axis, replace(options, boundary=None), column, look)
     return series | {"of": model_words(source.pair[1])}

@@ -17,7 +17,7 @@ from harness.runs.summary import idle_power_w
 from harness.showing.drawn_systems import compare_drawn, distinct, draw_run, load_drawn, published_sources
 from harness.showing.names import model_words
 from harness.showing.panels import DrawnSystem, Options
-from harness.showing.report.charts import absent, differences, sweeps
+from harness.showing.report.charts import absent, differing, sweeps
 from harness.showing.report.explorer import explorer
 from harness.showing.report.head import run_head
 from harness.showing.report.models import models
@@ -52,11 +52,12 @@ def page_data(
     return {
         "title": heads[0]["title"] if len(heads) == 1 else _title(runs),
         "footer": f"made by joulebench {__version__}",
-        "cautions": [*comparison.warnings, *_cautions(heads)],
+        "mark": comparison.mark,
+        "cautions": [*(warning.removeprefix("mixed: ") for warning in comparison.warnings), *_cautions(heads)],
         "heads": heads,
         "absent": absent(sources, options),
-        "sweeps": sweeps(sources, published, options),
-        "differences": differences(sources, published),
+        "sweeps": sweeps(sources, published, options, comparison.mark),
+        "differing": differing(sources, published),
         "models": models(sources),
         "requests": requests(sources, options),
         "typical": _typical(heads, options),

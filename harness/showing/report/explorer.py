@@ -16,7 +16,7 @@ from harness.deciding.trace_files import load_workload
 from harness.deciding.workload import Workload, with_output_tokens
 from harness.modelling.comparable import check
 from harness.modelling.profile import Profile
-from harness.showing.decisions import KEY_WORDS, MARK, best_words, context, fleet_words, thinned
+from harness.showing.decisions import KEY_WORDS, best_words, context, fleet_words, thinned
 from harness.showing.paper import FROZEN_OUTPUT_TOKENS
 
 WEIGHTS = tuple(step / 10 for step in range(11))
@@ -109,7 +109,7 @@ def _pair(
         "small": labels[0],
         "large": labels[1],
         "estimated": estimated,
-        "mark": MARK if comparison.mixed else "",
+        "mark": comparison.mark,
         "answers": answers,
     }
 

@@ -47,7 +47,7 @@ def _fitted(source: DrawnSystem, quantity: str, unit: str, look: dict[str, Any])
         value = said(mean_95(measured), unit, guess)
         words = f"{request_words(m, n)}: {value}, predicted {number(predicted)} {unit} ({off})"
         points.append([measured.mean, six_digits(predicted), None, words])
-    return {**look, "name": source.name, "hollow": guess, "points": points}
+    return {**look, "hollow": guess, "points": points}
 
 
 def _measured(source: DrawnSystem, quantity: str) -> Iterator[tuple[Measurement, Statistic]]:

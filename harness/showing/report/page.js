@@ -47,8 +47,9 @@ function showHeads() {
     if (head.cards.length) article.append(cards);
     at("heads").append(article);
   }
-  at("cautions").hidden = !data.cautions.length;
-  at("cautions").append(...data.cautions.map((text) => element("li", kept(text), /^(NOT COMPARABLE|MIXED|mixed)/.test(text) ? "first" : "")));
+  at("cautions").hidden = !data.cautions.length && !data.mark;
+  if (data.mark) at("cautions").append(element("li", data.mark, "mark"));
+  at("cautions").append(...data.cautions.map((text) => element("li", kept(text))));
   at("footer").textContent = data.footer;
 }
 
@@ -82,7 +83,8 @@ function showSweeps() {
   at("figures").querySelector("form").hidden = !names.length;
   function show() {
     const chosen = at("axes").querySelector("input:checked"), model = at("published").value;
-    const { label, charts } = chosen ? data.sweeps[chosen.value] : { label: "", charts: [] };
+    const { finding, label, charts } = chosen ? data.sweeps[chosen.value] : { finding: "", label: "", charts: [] };
+    at("finding").textContent = finding && `${finding}.`;
     const specs = charts.map((chart) => ({
       title: `${chart.title}, ${chart.unit}`, xLabel: label,
       series: chart.series.filter((series) => !series.of || series.of === model).map((series) => ({ ...series, faint: Boolean(series.of) })),
@@ -96,7 +98,7 @@ function showSweeps() {
       ["Dotted: the model beyond the sizes measured.", all.some((one) => one.model)],
       ["Hollow: energy is estimated, not measured.", all.some((one) => one.hollow)],
       ["Crosses: sizes that failed.", all.some((one) => one.failures.length)],
-      [`The published systems differ: ${data.differences}.`, model && data.differences],
+      [`Not comparable with the published systems: ${data.differing}.`, model && data.differing],
     ];
     at("figure-note").textContent = [...kinds.filter(([, holds]) => holds).map(([text]) => text), ...data.absent].join(" ");
   }
