@@ -16,10 +16,11 @@ _PUBLISHED = {"m1-pro": 0, "palmetto-v100": 1, "palmetto-a100": 2, "swing-a100":
 """Places in the palette of the paper's systems, so that each keeps its colour whatever else is drawn."""
 
 _WRITTEN = {
-    "m1-pro": "M1 Pro",
-    "palmetto-v100": "V100 (Palmetto)",
-    "palmetto-a100": "A100 (Palmetto)",
-    "swing-a100": "A100 (Swing)",
+    # No line ends within a name.
+    "m1-pro": "M1\u00a0Pro",
+    "palmetto-v100": "V100\u00a0(Palmetto)",
+    "palmetto-a100": "A100\u00a0(Palmetto)",
+    "swing-a100": "A100\u00a0(Swing)",
     "llama-2-7b": "Llama-2-7B",
     "mistral-7b": "Mistral-7B",
     "falcon-7b": "Falcon-7B",

@@ -78,7 +78,7 @@ def regenerate(workload: Workload, key: str) -> Regenerated:
     """The curves of Figure 4 (``input``) or 5 (``output``)."""
     small, large = Profile.load(SMALL), Profile.load(LARGE)
     published = paper_curve(workload, small.identity.system, large.identity.system, key)
-    settings = {"query": (workload, "whole requests, real output lengths")}
+    settings = {"query": (workload, "whole requests")}
     if key == "input":
         frozen = with_output_tokens(workload, FROZEN_OUTPUT_TOKENS)
         settings["query_output_32"] = (frozen, f"whole requests, every output {FROZEN_OUTPUT_TOKENS} tokens")
