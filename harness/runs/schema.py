@@ -113,9 +113,26 @@ def _as_recorded(name: str, meaning: str) -> Column:
     return Column(name, meaning, attrgetter(f"trial.{name}"))
 
 
-def _tokens_per_s(row: Row) -> float | None:
-    runtime_s = row.trial.runtime_s
-    return None if runtime_s is None else tokens_out(row) / runtime_s
+def prefill_tokens_per_s(row: Row) -> float | None:
+    """Input tokens of all sequences over the time to the first output token."""
+    return _speed(row.batch_size * row.trial.input_tokens, row.trial.prefill_s)
+
+
+def decode_tokens_per_s(row: Row) -> float | None:
+    """The n − 1 output tokens that decode steps produce, of all sequences, over their time; None for n = 1."""
+    return _speed(row.batch_size * (row.trial.output_tokens - 1), row.trial.decode_s)
+
+
+def total_tokens_per_s(row: Row) -> float | None:
+    """Input and output tokens of all sequences over the runtime.
+
+    The throughput of Wilkins, Keshav, Mortier (2024), section 5.
+    """
+    return _speed(tokens_in_all(row), row.trial.runtime_s)
+
+
+def _speed(tokens: int, seconds: float | None) -> float | None:
+    return tokens / seconds if tokens and seconds else None
 
 
 def _total(field: str) -> Callable[[Row], object]:
@@ -174,7 +191,9 @@ COLUMNS = (
     _as_recorded("decode_s", "first to last output token, mean per request, s"),
     _as_recorded("compile_s", "compiling for this size, before the window and in no other column, s"),
     _as_recorded("capture_s", "capturing the decode step, before the window and in no other column, s"),
-    Column("tokens_per_s", "output tokens of all sequences divided by runtime", _tokens_per_s),
+    Column("prefill_tokens_per_s", "input tokens of all sequences over prefill_s", prefill_tokens_per_s),
+    Column("decode_tokens_per_s", "(n − 1) output tokens of all sequences over decode_s", decode_tokens_per_s),
+    Column("total_tokens_per_s", "(m + n) tokens of all sequences over runtime_s", total_tokens_per_s),
     *_figure("energy_j", "sum over the components measured, J per request", joules_per("request")),
     Column("energy_method", "counter, integrated, modelled or estimated: the weakest of the parts", _total("method")),
     Column("energy_reason", "why energy_j is absent", _total("reason")),

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.core.quantities import weakest
+from harness.core.quantities import Method, weakest
 from harness.core.sizes import Point
 from harness.core.statistics import Estimate, estimate_of
-from harness.runs.run_schema import Session
-from harness.runs.schema import Trial
+from harness.runs.run_schema import Run, Session
+from harness.runs.schema import Row, Trial, decode_tokens_per_s, prefill_tokens_per_s, total_tokens_per_s
+
+TYPICAL = Point(32, 32)
+"""The request that a run's headline is about where its sweeps don't say another: where the protocols' sweeps cross."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +28,43 @@ class PointSummary:
     runtime_s: Estimate | None
     prefill_s: Estimate | None
     decode_s: Estimate | None
-    tokens_per_s: Estimate | None
+    prefill_tokens_per_s: Estimate | None
+    decode_tokens_per_s: Estimate | None
+    """None where a request has a single output token, which comes out of prefill."""
+    total_tokens_per_s: Estimate | None
     energy_j: Estimate | None
-    energy_method: str | None
+    energy_method: Method | None
+    energy_reason: str | None
+    """Why the energy of trials that count is not known; None where it is, or where no trial counts."""
     trouble: str | None
     """The last failure of the point, as ``status: reason``."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The numbers of a run that matter most: those of one typical request of it, with their 95 % intervals.
+
+    Each is None where it was not measured. An energy whose method is ``estimated`` is a guess: show it by
+    ``wording.estimated``, without its half-width, beside ``estimated_from``.
+    """
+
+    point: Point
+    """Size of the typical request: where the sweeps cross, or the measured point nearest to that."""
+    trials: int
+    """How many trials count at that point."""
+    runtime_s: Estimate
+    first_token_s: Estimate | None
+    """Start of the request to its first output token."""
+    decode_tokens_per_s: Estimate | None
+    """Output tokens a second of all sequences once the first token is out; None where n = 1."""
+    energy_j: Estimate | None
+    energy_per_output_token_j: Estimate | None
+    """Energy of the request over the output tokens of all its sequences."""
+    energy_method: Method | None
+    estimated_from: str | None
+    """What an estimated energy was worked out from, such as "5 W per busy core"; None for other methods."""
+    energy_reason: str | None
+    """Why there is no energy, in words for people; None where there is one."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +99,84 @@ def summarise(records: Iterable[Trial], batch_size: int) -> list[PointSummary]:
     for record in records:
         by_point.setdefault(record.point, []).append(record)
     return [_summary(point, trials, batch_size) for point, trials in by_point.items()]
+
+
+def headline(facts: Run, trials: Sequence[Trial]) -> Headline | None:
+    """The numbers of a run that matter most; None where no trial counts.
+
+    They are of the request of the size where the run's sweeps cross. Where that was not measured they are of the
+    measured point nearest to it, by the logarithms of both sizes.
+    """
+    measured = {summary.point: summary for summary in summarise(trials, facts.backend.config.batch_size)}
+    known = {point: summary for point, summary in measured.items() if summary.runtime_s is not None}
+    if not known:
+        return None
+    wanted = _crossing([Point(*size) for size in facts.plan.points])
+    point = min(known, key=lambda point: (_log_distance(point, wanted), point))
+    chosen = known[point]
+    assert chosen.runtime_s is not None
+    tokens = facts.backend.config.batch_size * point.output_tokens
+    counted = [trial for trial in trials if trial.counts and trial.point == point]
+    estimated = chosen.energy_method == "estimated"
+    return Headline(
+        point=point,
+        trials=chosen.trials,
+        runtime_s=chosen.runtime_s,
+        first_token_s=chosen.prefill_s,
+        decode_tokens_per_s=chosen.decode_tokens_per_s,
+        energy_j=chosen.energy_j,
+        energy_per_output_token_j=_over(chosen.energy_j, tokens),
+        energy_method=chosen.energy_method,
+        estimated_from=_price(facts, counted) if estimated else None,
+        energy_reason=_no_energy(facts, counted, chosen) if chosen.energy_j is None else None,
+    )
+
+
+def _crossing(points: Sequence[Point]) -> Point:
+    """Where two sweeps cross: the input and the output size that most points share; that of TYPICAL where none does."""
+
+    def shared(sizes: Iterable[int], otherwise: int) -> int:
+        (size, most), (_, next_most), *_ = [*Counter(sizes).most_common(2), (0, 0), (0, 0)]
+        return size if most > max(1, next_most) else otherwise
+
+    return Point(
+        shared((point.input_tokens for point in points), TYPICAL.input_tokens),
+        shared((point.output_tokens for point in points), TYPICAL.output_tokens),
+    )
+
+
+def _log_distance(point: Point, other: Point) -> float:
+    return math.hypot(
+        math.log(point.input_tokens / other.input_tokens), math.log(point.output_tokens / other.output_tokens)
+    )
+
+
+def _over(value: Estimate | None, tokens: int) -> Estimate | None:
+    if value is None:
+        return None
+    return Estimate(value.mean / tokens, None if value.half_width is None else value.half_width / tokens)
+
+
+def _price(facts: Run, counted: Sequence[Trial]) -> str:
+    """At what power the estimate has priced CPU time."""
+    if facts.energy.cpu_watts is not None:
+        return f"{facts.energy.cpu_watts:g} W for the whole CPU (--cpu-watts)"
+    seen = [trial.conditions.get("estimate") for trial in counted]
+    watts = [part.get("watts_per_processor") for part in seen if isinstance(part, Mapping)]
+    priced = {part["min"] for part in watts if isinstance(part, Mapping) and isinstance(part.get("min"), int | float)}
+    return f"{priced.pop():g} W per busy core" if len(priced) == 1 else "CPU time"
+
+
+def _no_energy(facts: Run, counted: Sequence[Trial], chosen: PointSummary) -> str:
+    if facts.energy.probes == "none":
+        return "no power meter was asked for (--probes none)"
+    if facts.backend.settings.get("virtual_clock"):
+        return "this backend's clock is virtual, and power is read in real time"
+    sessions = {trial.session for trial in counted}
+    metered = any(session.energy.domains for number, session in enumerate(facts.sessions) if number in sessions)
+    if not metered:
+        return "no power meter works here; joulebench doctor says what to do"
+    return chosen.energy_reason or "the power meters gave no reading"
 
 
 def drift(records: Iterable[Trial]) -> Drift | None:
@@ -114,23 +228,36 @@ def _summary(point: Point, trials: Sequence[Trial], batch_size: int) -> PointSum
     counted = [record for record in trials if record.counts]
     # Discarded trials were measured again; they explain a point only if nothing came of that.
     failures = [record for record in trials if record.status != "ok" and not (counted and record.status == "discarded")]
-    runtimes = _runtimes(counted)
     energy_j, method = _energy(counted)
+    rows = [Row(trial, batch_size, None) for trial in counted]
     return PointSummary(
         point=point,
         trials=len(counted),
         repeats=counted[-1].repeats if counted else None,
-        runtime_s=estimate_of(runtimes),
+        runtime_s=estimate_of(_runtimes(counted)),
         prefill_s=estimate_of([record.prefill_s for record in counted if record.prefill_s is not None]),
         decode_s=estimate_of([record.decode_s for record in counted if record.decode_s is not None]),
-        tokens_per_s=estimate_of([batch_size * point.output_tokens / runtime_s for runtime_s in runtimes]),
+        prefill_tokens_per_s=_speed_of(rows, prefill_tokens_per_s),
+        decode_tokens_per_s=_speed_of(rows, decode_tokens_per_s),
+        total_tokens_per_s=_speed_of(rows, total_tokens_per_s),
         energy_j=energy_j,
         energy_method=method,
+        energy_reason=_energy_reason(counted) if energy_j is None else None,
         trouble=f"{failures[-1].status}: {failures[-1].reason}" if failures else None,
     )
 
 
-def _energy(counted: Sequence[Trial]) -> tuple[Estimate | None, str | None]:
+def _speed_of(rows: Sequence[Row], speed: Callable[[Row], float | None]) -> Estimate | None:
+    return estimate_of([value for value in map(speed, rows) if value is not None])
+
+
+def _energy_reason(counted: Sequence[Trial]) -> str | None:
+    """Why the energy of the last of these trials is not known."""
+    figures = [record.energy.total for record in counted if record.energy]
+    return next((figure.reason for figure in reversed(figures) if figure.reason), None)
+
+
+def _energy(counted: Sequence[Trial]) -> tuple[Estimate | None, Method | None]:
     """Mean energy over trials. Its interval adds the sensor's own uncertainty, which repetition can't remove."""
     figures = [record.energy.total for record in counted if record.energy]
     known = [(f.request_j, f.request_ci95_j or 0.0) for f in figures if f.request_j is not None]

@@ -65,7 +65,7 @@ POINT_CELLS: tuple[tuple[str, Callable[[PointSummary], str]], ...] = (
     ("trials", lambda point: str(point.trials)),
     ("prefill\ns", lambda point: _mean(point.prefill_s, 3)),
     ("decode\ns", lambda point: _mean(point.decode_s, 3)),
-    ("tokens\n/s", lambda point: _mean(point.tokens_per_s, 4)),
+    ("decode\ntokens/s", lambda point: _mean(point.decode_tokens_per_s, 4)),
     ("runtime\ns", lambda point: plus_minus(point.runtime_s)),
     ("energy\nJ", lambda point: plus_minus(point.energy_j)),
 )

@@ -16,7 +16,7 @@ from harness.showing.report import charts, explorer
 
 TRIAL_COLUMNS = (
     *("trial_id", "purpose", "status", "input_tokens", "output_tokens", "repeats"),
-    *("runtime_s", "prefill_s", "decode_s", "tokens_per_s"),
+    *("runtime_s", "prefill_s", "decode_s", "decode_tokens_per_s"),
     *("energy_j", "energy_ci95_j", "energy_method", "energy_per_output_token_j"),
     *("started_at", "reason"),
 )
