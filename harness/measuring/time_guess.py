@@ -52,9 +52,7 @@ class RequestGuess:
     def _forward_s(self, tokens: float) -> float:
         rates = _RATES.get(self.device.split(":")[0], _RATES["cpu"])
         operations = 2 * self.model.parameters * tokens * self.batch_size
-        return rates.launch_s + max(
-            self.model.weight_bytes / rates.bytes_per_s, operations / rates.operations_per_s
-        )
+        return rates.launch_s + max(self.model.weight_bytes / rates.bytes_per_s, operations / rates.operations_per_s)
 
 
 def mean_length(point: Point) -> float:

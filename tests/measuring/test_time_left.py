@@ -111,7 +111,9 @@ def test_time_left_is_true_within_30_percent_from_the_third_point_on(shape: str,
     assert max(errors) <= 0.3, errors
 
 
-@pytest.mark.parametrize(("protocol", "shape"), [("precise", "slow CPU"), ("precise", "flat"), ("paper", "decode-heavy")])
+@pytest.mark.parametrize(
+    ("protocol", "shape"), [("precise", "slow CPU"), ("precise", "flat"), ("paper", "decode-heavy")]
+)
 def test_time_left_of_long_protocols_is_true_within_30_percent(protocol: str, shape: str) -> None:
     """How often the few longest points are repeated is chance: single runs may miss by more."""
     machine = replace(SHAPES[shape], **METER)
