@@ -1,4 +1,4 @@
-"""The end of a run in sentences: its numbers with their intervals, what was measured and what wasn't, what to type next."""
+"""The end of a run in sentences: its numbers with their intervals, what was measured, what to type next."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def drift_text(moved: Drift) -> str:
     share = plus_minus_percent(abs(moved.change), moved.half_width)
     seen = moved.half_width is None or abs(moved.change) > moved.half_width
     return (
-        f"{'Drift' if seen else 'No drift'}: the first point ({size_text(moved.point)}) was {share} {way} "
+        f"{'Drift' if seen else 'No drift seen'}: the first point ({size_text(moved.point)}) was {share} {way} "
         "at the end of the run."
     )
 
@@ -108,12 +108,10 @@ def _coverage(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterator[s
     """How many points and trials were measured; what was not, by its reason."""
     measured = [summary for summary in summaries if summary.trials]
     trials = sum(summary.trials for summary in measured)
-    points = len(run.facts.plan.points)
-    counts = f"{len(measured)} of {points} {'point' if points == 1 else 'points'}, {trials} trials"
+    planned = len(run.facts.plan.points)
+    counts = f"{len(measured)} of {planned} {'point' if planned == 1 else 'points'}, {trials} trials"
     yield f"Measured: {counts}; ± is the 95 % interval." if measured else f"Measured: {counts}."
-    disturbed = [
-        trial for trial in run.trials if trial.purpose == "measure" and trial.status in ("discarded", "disturbed")
-    ]
+    disturbed = [t for t in run.trials if t.purpose == "measure" and t.status in ("discarded", "disturbed")]
     if disturbed:
         yield f"Disturbed: {len(disturbed)} trials, the last because {disturbed[-1].reason}."
     lost: dict[str, list[Point]] = {}
