@@ -59,7 +59,7 @@ class Powermetrics(Probe):
     def open(self, context: ProbeContext) -> None:
         program = shutil.which("powermetrics")
         if program is None:
-            raise ProbeUnavailable("powermetrics is a program of macOS, and is not here")
+            raise ProbeUnavailable("powermetrics exists only on macOS")
         self._context = context
         self._by_process = context.attribution == "process"
         self._start(program)
