@@ -76,7 +76,7 @@ def _run(planned: PlannedRun, directory: Path) -> bool:
             print(f"joulebench: stopped: {error}; {kept}; {resume}", file=sys.stderr)
             raise typer.Exit(1) from None
         display.results()
-        return any(trial.counts for trial in store.records)
+        return any(trial.usable for trial in store.records)
 
 
 def _program() -> list[str]:

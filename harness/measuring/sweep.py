@@ -120,21 +120,19 @@ def _schedule(planned: PlannedRun, store: RunStore, context_length: int) -> Sche
             raise UserError(
                 f"{store.directory} is damaged: the size of trial {trial.id} is not in its plan; use another directory"
             )
-        if not (trial.session < len(sessions) and _was_limited(trial, sessions[trial.session], planned)):
+        if not (trial.session < len(sessions) and _may_end_otherwise(trial, sessions[trial.session], planned)):
             schedule.add(trial)
     return schedule
 
 
-def _was_limited(trial: Trial, session: Session, planned: PlannedRun) -> bool:
-    """Whether a trial failed at a limit that has been raised since, so that it is worth another try."""
+def _may_end_otherwise(trial: Trial, session: Session, planned: PlannedRun) -> bool:
+    """Whether its end was one of the moment: it was disturbed, or took longer than a limit that has been raised since.
+
+    Such a trial is measured again, as if it weren't there.
+    """
     if trial.status == "timeout":
         return session.plan is not None and session.plan.timeout_s < planned.plan.timeout_s
-    limit = planned.energy.max_foreign_load
-    return (
-        trial.status == "discarded"
-        and session.max_foreign_load is not None
-        and (limit is None or session.max_foreign_load < limit)
-    )
+    return trial.status == "disturbed"
 
 
 def _begin_session(
@@ -261,14 +259,14 @@ class _Session:
         marks = window.marks
         single_s = (marks.end_ns - marks.start_ns) / 1e9
         window_s = float(marks.end_ns[-1] - marks.start_ns[0]) / 1e9
-        discard = window.discard
+        disturbed = window.disturbed
         if facts["purpose"] == "warmup":
             self.request_s = float(single_s.min())
-            discard = None
+            disturbed = None
         return Trial(
             **facts,
-            status="discarded" if discard else "ok",
-            reason=discard,
+            status="disturbed" if disturbed else "ok",
+            reason=disturbed,
             repeats=len(single_s),
             window_s=window_s,
             runtime_s=window_s / len(single_s),

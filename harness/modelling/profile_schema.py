@@ -237,6 +237,13 @@ class Measurement(Strict):
     component_energy_j: dict[Component, Statistic]
     component_prefill_energy_j: dict[Component, Statistic]
     component_decode_energy_j: dict[Component, Statistic]
+    disturbed_trials: NonNegativeInt = 0
+    """Of the trials, those during which others used the machine: all of them, or none. Absent from the file if 0."""
+
+    @model_serializer(mode="wrap")
+    def _without_no_disturbance(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        return {key: value for key, value in content.items() if value or key != "disturbed_trials"}
 
 
 class Record(Strict):

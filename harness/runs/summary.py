@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -16,10 +17,12 @@ from harness.runs.schema import Trial
 
 @dataclass(frozen=True)
 class PointSummary:
-    """What the counted trials of one point say; estimates are per request and None when not measured."""
+    """What the ``used_trials`` of one point say; estimates are per request and None when not measured."""
 
     point: Point
     trials: int
+    disturbed: int
+    """Of the trials, those during which others used the machine: all of them, or none."""
     repeats: int | None
     runtime_s: Estimate | None
     prefill_s: Estimate | None
@@ -28,7 +31,24 @@ class PointSummary:
     energy_j: Estimate | None
     energy_method: str | None
     trouble: str | None
-    """The last failure of the point, as ``status: reason``."""
+    """The last failure of the point, or why its trials are disturbed, as ``status: reason``."""
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """How far others used the machine during the measured trials of a run."""
+
+    trials: int
+    """Disturbed ones, of …"""
+    of_trials: int
+    points: int
+    """Points of which there are disturbed trials only, of …"""
+    of_points: int
+    cpu_shares: tuple[float, float] | None
+    """Smallest and largest share of the processors that other programs took during a disturbed trial; None where that
+    is not what disturbed them, or unknown."""
+    programs: tuple[str, ...]
+    """Those that took most of it, as ``name (pid 12)``, the most frequent first; at most three."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +83,37 @@ def summarise(records: Iterable[Trial], batch_size: int) -> list[PointSummary]:
     for record in records:
         by_point.setdefault(record.point, []).append(record)
     return [_summary(point, trials, batch_size) for point, trials in by_point.items()]
+
+
+def used_trials(records: Iterable[Trial]) -> list[Trial]:
+    """Those trials of one point that statistics use: its undisturbed ones, or else its disturbed ones."""
+    usable = [record for record in records if record.usable]
+    return [record for record in usable if record.counts] or usable
+
+
+def disturbance(records: Iterable[Trial]) -> Disturbance | None:
+    """How disturbed a run was; None where no measured trial was."""
+    usable = [record for record in records if record.usable]
+    disturbed = [record for record in usable if not record.counts]
+    if not disturbed:
+        return None
+    points = {record.point for record in usable}
+    loads = [record.conditions.get("foreign_cpu_load") for record in disturbed if "CPU" in (record.reason or "")]
+    shares = [load for load in loads if isinstance(load, float)]
+    named = Counter(name for record in disturbed for name in names_of(record.conditions.get("foreign_programs")))
+    return Disturbance(
+        trials=len(disturbed),
+        of_trials=len(usable),
+        points=len(points - {record.point for record in usable if record.counts}),
+        of_points=len(points),
+        cpu_shares=(min(shares), max(shares)) if shares else None,
+        programs=tuple(name for name, _ in named.most_common(3)),
+    )
+
+
+def names_of(listed: object) -> list[str]:
+    """The programs of a trial's ``conditions["foreign_programs"]``; none for what an older version recorded."""
+    return [name for name in listed if isinstance(name, str)] if isinstance(listed, list | tuple) else []
 
 
 def drift(records: Iterable[Trial]) -> Drift | None:
@@ -111,18 +162,21 @@ def _runtimes(records: Sequence[Trial]) -> list[float]:
 
 
 def _summary(point: Point, trials: Sequence[Trial], batch_size: int) -> PointSummary:
-    counted = [record for record in trials if record.counts]
-    # Discarded trials were measured again; they explain a point only if nothing came of that.
-    failures = [record for record in trials if record.status != "ok" and not (counted and record.status == "discarded")]
-    runtimes = _runtimes(counted)
-    energy_j, method = _energy(counted)
+    used = used_trials(trials)
+    disturbed = sum(record.status == "disturbed" for record in used)
+    # Where undisturbed trials are used, the disturbed ones explain nothing.
+    explained = ("ok",) if disturbed or not used else ("ok", "disturbed")
+    failures = [record for record in trials if record.status not in explained]
+    runtimes = _runtimes(used)
+    energy_j, method = _energy(used)
     return PointSummary(
         point=point,
-        trials=len(counted),
-        repeats=counted[-1].repeats if counted else None,
+        trials=len(used),
+        disturbed=disturbed,
+        repeats=used[-1].repeats if used else None,
         runtime_s=estimate_of(runtimes),
-        prefill_s=estimate_of([record.prefill_s for record in counted if record.prefill_s is not None]),
-        decode_s=estimate_of([record.decode_s for record in counted if record.decode_s is not None]),
+        prefill_s=estimate_of([record.prefill_s for record in used if record.prefill_s is not None]),
+        decode_s=estimate_of([record.decode_s for record in used if record.decode_s is not None]),
         tokens_per_s=estimate_of([batch_size * point.output_tokens / runtime_s for runtime_s in runtimes]),
         energy_j=energy_j,
         energy_method=method,
@@ -130,9 +184,9 @@ def _summary(point: Point, trials: Sequence[Trial], batch_size: int) -> PointSum
     )
 
 
-def _energy(counted: Sequence[Trial]) -> tuple[Estimate | None, str | None]:
+def _energy(used: Sequence[Trial]) -> tuple[Estimate | None, str | None]:
     """Mean energy over trials. Its interval adds the sensor's own uncertainty, which repetition can't remove."""
-    figures = [record.energy.total for record in counted if record.energy]
+    figures = [record.energy.total for record in used if record.energy]
     known = [(f.request_j, f.request_ci95_j or 0.0) for f in figures if f.request_j is not None]
     # One trial does not show its scatter: without that the sensors' part would pass for the whole.
     sensors_j = statistics.fmean(ci95_j for _, ci95_j in known) if len(known) > 1 else None

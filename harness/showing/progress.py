@@ -17,7 +17,7 @@ from harness.measuring.schedule import Schedule, TrialSpec
 from harness.runs.records import RecordedRun
 from harness.runs.schema import Trial
 from harness.runs.store import RunStore
-from harness.runs.summary import summarise
+from harness.runs.summary import names_of, summarise
 from harness.showing.terminal import open_console, plus_minus
 from harness.showing.trials import print_results
 
@@ -98,11 +98,11 @@ class Display(Observer):
         if self._progress and record.status == "ok":
             return
         self.notice(self._trial_text(record))
-        if record.status == "discarded" and not self._remedy_told:
+        if record.status == "disturbed" and not self._remedy_told:
             self._remedy_told = True
             self.notice(
-                "a disturbed trial is measured again; where other programs are to blame stop them, or let more pass "
-                "with --max-foreign-load"
+                "Disturbed trials are kept and marked, and measured again up to 3 times a point. Close other programs, "
+                "or raise --max-foreign-load."
             )
 
     def results(self) -> None:
@@ -133,6 +133,9 @@ class Display(Observer):
 
     def _trial_text(self, record: Trial) -> str:
         text = f"m={record.input_tokens} n={record.output_tokens} {record.purpose}: "
+        if record.status == "disturbed":
+            named = ", ".join(names_of(record.conditions.get("foreign_programs")))
+            return f"{text}disturbed: {record.reason}{f': {named}' if named else ''}"
         if record.status != "ok":
             return f"{text}{record.status}: {record.reason}"
         for what, spent_s in (("compiled", record.compile_s), ("captured", record.capture_s)):

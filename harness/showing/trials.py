@@ -118,8 +118,8 @@ def _print_trouble(summaries: Sequence[PointSummary], console: Console) -> None:
         if summary.trouble:
             m, n = summary.point.input_tokens, summary.point.output_tokens
             console.print(f"m = {m}, n = {n}: {summary.trouble}", markup=False)
-    if discarded := [summary for summary in summaries if (summary.trouble or "").startswith("discarded")]:
+    if disturbed := sum(summary.disturbed > 0 for summary in summaries):
         console.print(
-            f"{len(discarded)} of {len(summaries)} points were not measured, because every trial was disturbed: stop "
-            "other programs and measure into a new directory, or let more pass with --max-foreign-load"
+            f"{disturbed} of {len(summaries)} points have disturbed trials only: their runtimes are probably too long. "
+            "Run the same command again when the machine is idle, or raise --max-foreign-load."
         )

@@ -334,7 +334,7 @@ class Watched(Fake):
             "reasons": ["hot"] if self.bad else [],
             "state": "bad" if self.bad else "good",
             "unknown": None,
-            "discard": "it was throttled" if self.bad else None,
+            "disturbed": "it was throttled" if self.bad else None,
         }
 
 
@@ -352,7 +352,7 @@ def test_conditions_are_those_of_the_window_and_its_worst(monkeypatch: pytest.Mo
             probe.bad = True
             time.sleep(0.2)
         seen: Any = window.conditions
-        assert window.discard is None
+        assert window.disturbed is None
         inside = [at for at, time_ns in enumerate(probe.looks) if calm.start_ns[0] <= time_ns <= calm.end_ns[0]]
         assert seen["watched"]["temperature_c"]["min"] == pytest.approx(41.0 + inside[0], abs=1)
         assert seen["watched"]["temperature_c"]["max"] == pytest.approx(41.0 + inside[-1], abs=1)
@@ -367,14 +367,14 @@ def test_conditions_are_those_of_the_window_and_its_worst(monkeypatch: pytest.Mo
             probe.bad = False
             time.sleep(0.3)
         seen = window.conditions
-        assert window.discard == "it was throttled"
+        assert window.disturbed == "it was throttled"
         assert seen["watched"]["reasons"] == ["hot"]
         assert set(seen["watched"]["state"]) == {"good", "bad"}
         with meter.window() as window:
             moment = np.array([time.monotonic_ns()])
             window.mark(Window(moment, moment, moment))
         assert window.conditions["watched"]["state"] == ["good"]  # type: ignore[index]
-        assert window.discard is None
+        assert window.disturbed is None
 
 
 def test_a_named_probe_that_does_not_work_is_an_error_with_the_remedy() -> None:
@@ -430,7 +430,7 @@ def test_foreign_load_spoils_a_window(
         window = metered(meter, 1.0)
     share: Any = window.conditions["foreign_cpu_load"]
     assert share > 0.1 / (psutil.cpu_count() or 1)
-    assert window.discard == (f"other programs took {share:.0%} of the CPU" if spoilt else None)
+    assert window.disturbed == (f"other programs took {share:.0%} of the CPU" if spoilt else None)
 
 
 def test_a_load_that_the_system_hides_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from harness.core.sizes import Point
 from harness.measuring.plan import Plan, PlanOptions, make_plan
-from harness.measuring.schedule import DRIFT_TRIALS, MAX_DISCARDED, MAX_ERRORS, Schedule, TrialSpec, needs_at_least
+from harness.measuring.schedule import DRIFT_TRIALS, MAX_DISTURBED, MAX_ERRORS, Schedule, TrialSpec, needs_at_least
 from harness.runs.schema import Trial
 
 POINTS = ["8,8", "64,8", "8,64", "64,64"]
@@ -43,7 +43,7 @@ def play(plan: Plan, outcome=lambda spec: {}, kv_cache: bool = True, context: in
         assert len(records) < 500, "the run never ends"
         records.append(record(spec, len(records), worker=worker, **({} if spec.skip_reason else outcome(spec))))
         schedule.add(records[-1])
-        if records[-1].status not in ("ok", "discarded", "skipped"):
+        if records[-1].status not in ("ok", "disturbed", "skipped"):
             worker += 1
     return records
 
@@ -118,11 +118,11 @@ def test_timeout_ends_its_point_alone() -> None:
     assert not [entry for entry in records if entry.status == "skipped"]
 
 
-def test_discarded_trials_are_measured_again_a_set_number_of_times() -> None:
-    records = play(make(["8,8"]), lambda spec: {} if spec.purpose == "warmup" else {"status": "discarded"})
-    assert sum(entry.status == "discarded" for entry in records) == MAX_DISCARDED
+def test_disturbed_trials_are_measured_again_a_set_number_of_times() -> None:
+    records = play(make(["8,8"]), lambda spec: {} if spec.purpose == "warmup" else {"status": "disturbed"})
+    assert sum(entry.status == "disturbed" for entry in records) == MAX_DISTURBED
     twice = iter([False, True, True] + [False] * 100)
-    records = play(make(["8,8"]), lambda spec: {"status": "discarded"} if next(twice) else {})
+    records = play(make(["8,8"]), lambda spec: {"status": "disturbed"} if next(twice) else {})
     assert sum(entry.status == "ok" and entry.purpose == "measure" for entry in records) == 3
 
 
@@ -139,7 +139,7 @@ def test_memory_order() -> None:
     assert needs_at_least(Point(8, 120), Point(64, 8), kv_cache=False)
 
 
-OUTCOMES = st.sampled_from(["ok"] * 6 + ["error", "discarded", "timeout", "oom"])
+OUTCOMES = st.sampled_from(["ok"] * 6 + ["error", "disturbed", "timeout", "oom"])
 
 
 @settings(max_examples=60)
