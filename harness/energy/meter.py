@@ -293,10 +293,8 @@ class Meter:
                 shared |= {domain.probe: "; ".join(dict.fromkeys(others)) for domain in probe.domains()}
             inside = inside or self._sampler.conditions(probe, 0, start_ns)[-1:]
             seen[name] = _range([{k: v for k, v in conditions.items() if k not in VERDICTS} for conditions in inside])
-        foreign = {
-            "foreign_cpu_load": load and load.share,
-            "foreign_programs": [*map(str, load.programs if load else ())],
-        }
+        programs = [str(program) for program in load.programs] if load else []
+        foreign = {"foreign_cpu_load": load.share if load else None, "foreign_programs": programs}
         return {**foreign, **seen}, "; ".join(dict.fromkeys(reasons)) or None, shared
 
     def _note_load(self) -> None:

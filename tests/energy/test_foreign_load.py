@@ -1,4 +1,4 @@
-"""The CPU time that other programs take."""
+"""The CPU time that other programs take, and who they are."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from harness.energy.foreign_load import ForeignLoad, process_cpu_s
+from harness.energy import foreign_load
+from harness.energy.foreign_load import CpuLoad, ForeignLoad, clean_name, look, process_cpu_s
+from tests.helpers import others_computing
 
 
 @pytest.fixture
-def busy() -> Iterator[subprocess.Popen[bytes]]:
-    """A child that computes."""
-    child = subprocess.Popen([sys.executable, "-c", "while True: sum(range(10000))"])
-    yield child
-    child.kill()
-    child.wait()
+def busy() -> Iterator[int]:
+    """The id of a child that computes."""
+    with others_computing() as (pid,):
+        yield pid
 
 
-def test_foreign_load_counts_everybody_but_us_and_the_worker(busy: subprocess.Popen[bytes]) -> None:
+def test_foreign_load_counts_everybody_but_us_and_the_worker(busy: int) -> None:
     """Watched at the same time, the shares with and without a worker differ by what the worker spent."""
     theirs, ours = ForeignLoad(), ForeignLoad()
-    child = psutil.Process(busy.pid)
+    child = psutil.Process(busy)
 
     def sample() -> tuple[int, float]:
         theirs.sample(None)
-        ours.sample(busy.pid)
+        ours.sample(busy)
         return time.monotonic_ns(), process_cpu_s(child)
 
     def watch() -> tuple[float, float]:
@@ -40,16 +40,86 @@ def test_foreign_load_counts_everybody_but_us_and_the_worker(busy: subprocess.Po
         time.sleep(1.5)
         end_ns = time.monotonic_ns()
         after_ns, last_s = sample()
-        foreign, without_worker = theirs.share(start_ns, end_ns), ours.share(start_ns, end_ns)
+        foreign, without_worker = theirs.over(start_ns, end_ns), ours.over(start_ns, end_ns)
         assert foreign is not None
         assert without_worker is not None
+        assert busy not in [program.pid for program in without_worker.programs]
         spent = (last_s - first_s) / ((after_ns - start_ns) / 1e9 * (psutil.cpu_count() or 1))
         assert spent > 0.05 / (psutil.cpu_count() or 1)
-        return foreign - without_worker, spent
+        return foreign.share - without_worker.share, spent
 
     # A pause between the two samples of one moment spoils a try.
     tries = [watch() for _ in range(3)]
     assert sum(difference == pytest.approx(spent, rel=0.3) for difference, spent in tries) >= 2, tries
+
+
+def test_what_the_worker_starts_is_ours_too() -> None:
+    """Such as the processes that torch compiles in, while they live and once they are waited for."""
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
+    worker = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        children: list[psutil.Process] = []
+        while not children:
+            time.sleep(0.05)
+            children = psutil.Process(worker.pid).children()
+        theirs, ours = ForeignLoad(), ForeignLoad()
+        for load in (theirs, ours):
+            load.sample(worker.pid if load is ours else None)
+        start_ns = time.monotonic_ns()
+        time.sleep(1.5)
+        end_ns = time.monotonic_ns()
+        for load in (theirs, ours):
+            load.sample(worker.pid if load is ours else None)
+        with_it, without_it = theirs.over(start_ns, end_ns), ours.over(start_ns, end_ns)
+    finally:
+        for process in (*children, worker):
+            process.kill()
+        worker.wait()
+    assert with_it is not None
+    assert without_it is not None
+    assert with_it.share - without_it.share > 0.05 / (psutil.cpu_count() or 1)
+    assert not {children[0].pid, worker.pid} & {program.pid for program in without_it.programs}
+
+
+def test_a_look_names_those_who_take_most() -> None:
+    count = max(3, psutil.cpu_count() or 1)
+    with others_computing(count) as pids:
+        load = look(1.0)
+    assert load is not None
+    assert load.share > 0.3
+    assert len(load.programs) == 3
+    assert set(pids) & {program.pid for program in load.programs}
+    assert os.getpid() not in [program.pid for program in load.programs]
+    shares = [program.share for program in load.programs]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) <= load.share * 1.2
+
+
+@pytest.mark.parametrize(
+    ("share", "limit", "said"),
+    [
+        (0.63, 0.1, "other programs used 63 % of the CPU (limit 10 %)"),
+        (0.1, 0.1, None),
+        (0.9, None, None),
+    ],
+)
+def test_an_excess_says_how_much_and_what_is_let_pass(share: float, limit: float | None, said: str | None) -> None:
+    assert CpuLoad(share).excess(limit) == said
+
+
+def test_names_are_text_whatever_their_owner_wrote_into_them() -> None:
+    assert clean_name("\x1b[31mred\n<b>") == "??31mred??b?"
+    assert clean_name("[bold]x" * 20) == ("?bold?x" * 20)[:40]
+    assert clean_name(" ") == "unnamed"
+    assert clean_name("kworker/0:1") == "kworker/0:1"
+
+
+def test_a_load_that_is_hidden_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise PermissionError("/proc/stat")
+
+    monkeypatch.setattr(psutil, "cpu_times", refuse)
+    assert foreign_load.look(0.3) is None
 
 
 def test_foreign_load_of_a_moment_or_across_a_restart_is_unknown() -> None:
@@ -57,7 +127,7 @@ def test_foreign_load_of_a_moment_or_across_a_restart_is_unknown() -> None:
     load.sample(None)
     now = time.monotonic_ns()
     load.sample(None)
-    assert load.share(now, now) is None
+    assert load.over(now, now) is None
     time.sleep(0.3)
     load.sample(os.getpid())
-    assert load.share(now, time.monotonic_ns() - 1) is None
+    assert load.over(now, time.monotonic_ns() - 1) is None

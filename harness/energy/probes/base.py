@@ -69,9 +69,9 @@ class Probe(Protocol):
     def conditions(self) -> Facts:
         """Temperature, clocks, thermal state, foreign processes; None for what can't be read.
 
-        Two keys have a meaning, ``VERDICTS``. ``disturbed`` holds the reason when what is seen spoils a measurement made
-        now. ``energy_of_others`` holds the reason when the readings hold energy that others spend: the measurement is
-        disturbed then too, and has no energy. Both are None or absent otherwise.
+        Two keys have a meaning, ``VERDICTS``. ``disturbed`` holds the reason when what is seen spoils a measurement
+        made now. ``energy_of_others`` holds the reason when the readings hold energy that others spend: the
+        measurement is disturbed then too, and has no energy. Both are None or absent otherwise.
         """
         return {"disturbed": None}
 

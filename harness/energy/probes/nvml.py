@@ -113,10 +113,7 @@ class Nvml(Probe):
             if slowed:
                 slowdowns.append(f"{gpu.label} was throttled ({', '.join(slowed)})")
             if pids := gpus[gpu.uuid]["foreign_processes"]:
-                who = (
-                    f"another process (pid {pids[0]})" if len(pids) == 1 else f"other processes (pids {_listed(pids)})"
-                )
-                sharers.append(f"{who} used {gpu.label}")
+                sharers.append(f"{_others(pids)} used {gpu.label}")
         return {
             "gpus": gpus,
             "disturbed": "; ".join(slowdowns) or None,
@@ -242,8 +239,10 @@ class Nvml(Probe):
             return None
 
 
-def _listed(pids: list[int]) -> str:
-    return ", ".join(map(str, pids[:3])) + (", …" if len(pids) > 3 else "")
+def _others(pids: list[int]) -> str:
+    if len(pids) == 1:
+        return f"another process (pid {pids[0]})"
+    return f"other processes (pids {', '.join(map(str, pids[:3]))}{', …' if len(pids) > 3 else ''})"
 
 
 _REASONS = (
