@@ -103,9 +103,9 @@ def _look_for_others(limit: float | None, observer: Observer) -> CpuLoad | None:
         named = ", ".join(map(str, load.programs))
         observer.notice(
             f"{excess[0].upper()}{excess[1:]}{f': {named}' if named else ''}. Trials will be marked as disturbed: "
-            "runtimes come out too long, and measured energy includes theirs. You can stop them; or run the same command "
-            "again later, which measures the disturbed points again; or accept any load with --max-foreign-load 1. "
-            "Measuring goes on."
+            "runtimes come out too long, and measured energy includes theirs. You can stop them; or run the same "
+            "command again later, which measures the disturbed points again; or accept any load with "
+            "--max-foreign-load 1. Measuring goes on."
         )
     return load
 

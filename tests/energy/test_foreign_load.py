@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -81,18 +84,38 @@ def test_what_the_worker_starts_is_ours_too() -> None:
     assert not {children[0].pid, worker.pid} & {program.pid for program in without_it.programs}
 
 
-def test_a_look_names_those_who_take_most() -> None:
-    count = max(3, psutil.cpu_count() or 1)
-    with others_computing(count) as pids:
-        load = look(1.0)
+class Machine:
+    """Processes on four processors, by what they take of one: their CPU times grow with real time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **takes: tuple[int, float]) -> None:
+        self.takes, self.begun_s = takes, time.monotonic()
+        monkeypatch.setattr(psutil, "process_iter", lambda: [self.process(name) for name in takes])
+        monkeypatch.setattr(psutil, "cpu_times", lambda: SimpleNamespace(user=sum(map(self.cpu_s, takes)), idle=1e6))
+        monkeypatch.setattr(psutil, "cpu_count", lambda: 4)
+
+    def cpu_s(self, name: str) -> float:
+        return self.takes[name][1] * (time.monotonic() - self.begun_s)
+
+    def process(self, name: str) -> Any:
+        times = SimpleNamespace(user=self.cpu_s(name), system=0.0)
+        return SimpleNamespace(
+            pid=self.takes[name][0],
+            oneshot=contextlib.nullcontext,
+            name=lambda: name,
+            ppid=lambda: 1,
+            create_time=lambda: 0.0,
+            cpu_times=lambda: times,
+        )
+
+
+def test_a_look_names_the_three_that_take_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = os.getpid()
+    Machine(monkeypatch, cc1=(21, 0.2), ours=(own, 1.0), ffmpeg=(22, 0.8), ld=(23, 0.4), sh=(24, 0.1), idle=(25, 0.0))
+    load = look(0.5)
     assert load is not None
-    assert load.share > 0.3
-    assert len(load.programs) == 3
-    assert set(pids) & {program.pid for program in load.programs}
-    assert os.getpid() not in [program.pid for program in load.programs]
-    shares = [program.share for program in load.programs]
-    assert shares == sorted(shares, reverse=True)
-    assert sum(shares) <= load.share * 1.2
+    assert load.share == pytest.approx(1.5 / 4, rel=0.05)
+    assert [str(program) for program in load.programs] == ["ffmpeg (pid 22)", "ld (pid 23)", "cc1 (pid 21)"]
+    assert [program.share for program in load.programs] == pytest.approx([0.2, 0.1, 0.05], rel=0.05)
 
 
 @pytest.mark.parametrize(
