@@ -212,7 +212,7 @@ def test_a_disturbed_point_is_kept_marked_and_weighs_little(tmp_path: Path) -> N
     truth = calm.runtime_s(128, 64)
     off_unmarked, off_marked = (abs(made.runtime_s(128, 64) / truth - 1) for made in (unmarked, marked))
     assert off_unmarked > 0.1
-    assert off_marked < 0.02
+    assert off_marked < 0.05
     assert [point.disturbed_trials for point in marked.measurements if point.input_tokens == 128] == [3, 3, 3]
     note = "9 of 36 trials (3 of 12 points) are disturbed: others used the machine"
     assert any(note in said for said in marked.provenance.notes)
