@@ -51,7 +51,7 @@ def _finish(directory: Path, drawn: tuple[int, int] | None) -> None:
         for text in draw_all(directory, *drawn):
             print(text, flush=True)
     run = load_run(directory)
-    if not any(trial.counts for trial in run.trials):
+    if not any(trial.usable for trial in run.trials):
         print(f"joulebench: {nothing_measured(run)}", file=sys.stderr)
         raise typer.Exit(1)
     print_next(run, open_console())

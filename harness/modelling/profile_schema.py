@@ -141,7 +141,8 @@ class CostModel(Strict):
     predict: for errors of predictions, fᵀ·covariance·f with f the derivatives of the cost."""
     misfit: NonNegativeFloat
     """Relative standard deviation of new measurements about the model: the root mean square of the held-out errors
-    joined to what the meters leave in one trial (median over the points)."""
+    joined to what the meters leave in one trial (median over the points) and, where most points are disturbed, to what
+    that may have done to them."""
     interval_factor_95: PositiveFloat
     """Student's factor: inside ``range``, a new measurement by the same meters is stated to lie within this many
     sqrt(fᵀ·covariance·f + (misfit·value)²) of the prediction in 95 % of cases."""
@@ -237,6 +238,13 @@ class Measurement(Strict):
     component_energy_j: dict[Component, Statistic]
     component_prefill_energy_j: dict[Component, Statistic]
     component_decode_energy_j: dict[Component, Statistic]
+    disturbed_trials: NonNegativeInt = 0
+    """Of the trials, those during which others used the machine: all of them, or none. Absent from the file if 0."""
+
+    @model_serializer(mode="wrap")
+    def _without_no_disturbance(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        return {key: value for key, value in content.items() if value or key != "disturbed_trials"}
 
 
 class Record(Strict):

@@ -65,7 +65,7 @@ class CpuTimeEstimate(Probe):
         return [Reading("cpu-time", now_ns, seconds * self.watts_per_processor)]
 
     def conditions(self) -> Facts:
-        return {"watts_per_processor": self.watts_per_processor, "discard": None}
+        return {"watts_per_processor": self.watts_per_processor, "disturbed": None}
 
     def close(self) -> None:
         self._process = None

@@ -98,7 +98,7 @@ class Powermetrics(Probe):
             "thermal_pressure": pressure,
             "gpu_clock_mhz": gpu.get("freq_hz"),  # the key says Hz, the value is in MHz
             "gpu_idle_ratio": gpu.get("idle_ratio"),
-            "discard": f"thermal pressure was {pressure}" if pressure in _THROTTLED else None,
+            "disturbed": f"thermal pressure was {pressure}" if pressure in _THROTTLED else None,
         }
 
     def close(self) -> None:

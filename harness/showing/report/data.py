@@ -70,9 +70,9 @@ def _machine(run: RecordedRun) -> str:
 def _warnings(run: RecordedRun, source: DrawnSystem) -> list[str]:
     """What puts the numbers in doubt, the gravest first."""
     trials, sessions = run.trials, run.facts.sessions
-    failed = Counter(f"ended as {t.status}: {t.reason}" for t in trials if t.status not in ("ok", "discarded"))
-    discarded = Counter(f"discarded and measured again: {t.reason}" for t in trials if t.status == "discarded")
-    lines = [f"{_trials_of(count)} {end}" for ends in (failed, discarded) for end, count in ends.most_common()]
+    failed = Counter(f"ended as {t.status}: {t.reason}" for t in trials if t.status not in ("ok", "disturbed"))
+    disturbed = Counter(f"disturbed: {t.reason}" for t in trials if t.status == "disturbed")
+    lines = [f"{_trials_of(count)} {end}" for ends in (failed, disturbed) for end, count in ends.most_common()]
     said = Counter(warning for trial in trials for warning in trial.warnings)
     lines += [f"{_trials_of(count)}: {warning}" for warning, count in said.most_common()]
     moved = drift(trials)
