@@ -183,5 +183,5 @@ def test_closing_ends_the_program(programs: Path) -> None:
 
 def test_other_systems_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ProbeUnavailable, match="a program of macOS"):
+    with pytest.raises(ProbeUnavailable, match="exists only on macOS"):
         powermetrics.create().open(ProbeContext())
