@@ -227,7 +227,8 @@ class MeasureOptions:
         Option("--calibrate", help="DOMAIN=gain,offset or a TOML file. Repeatable.", show_default="none"),
     ] = None
     max_foreign_load: Annotated[
-        float, Option(min=0.0, max=1.0, help="Share of the CPU other programs may take before a trial is discarded.")
+        float,
+        Option(min=0.0, max=1.0, help="Mark trials during which other programs used more of the CPU."),
     ] = 0.1
     dry_run: Annotated[bool, Option("--dry-run", help="Print the plan and a guess of its time; measure nothing.")] = (
         False

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.core.errors import MissingDependency, UserError
+from harness.core.errors import MissingDependency, UserError, pip_install
 from harness.core.files import write_atomically
 from harness.core.wording import number
 from harness.showing.labels import push_apart
@@ -50,7 +50,7 @@ def new_figure(
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise MissingDependency("drawing needs matplotlib: install it with pip install 'joulebench[figures]'") from None
+        raise MissingDependency(f"drawing needs matplotlib: install it with {pip_install('matplotlib>=3.9')}") from None
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     axes = np.array([[None] * columns] * rows, dtype=object)
     for i, ax in enumerate(np.ravel(figure.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y))):
