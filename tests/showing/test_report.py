@@ -643,7 +643,7 @@ def test_a_run_in_which_everything_failed_has_a_page(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     with opened(tmp_path / "report.html") as page:
         first, *others = page.locator("#cautions li").all_inner_texts()
-        assert first == "Nothing was measured: no trial of this run counts."
+        assert first == "Nothing was measured: no trial of this run came to its end."
         assert any("out of memory" in line for line in others)
         for part in ("#request", "#quality", "#thresholds", "header .cards"):
             assert page.locator(part).count() == 0 or page.locator(part).is_hidden()
@@ -654,11 +654,16 @@ def test_a_run_in_which_everything_failed_has_a_page(tmp_path: Path) -> None:
 def test_disturbed_trials_are_a_caution(tmp_path: Path) -> None:
     shutil.copytree(RUN, tmp_path / "run")
     records = [json.loads(line) for line in (tmp_path / "run" / "trials.jsonl").read_text().splitlines()]
-    records[3] |= {"status": "discarded", "reason": "other programs used 63 % of the CPU"}
+    for record in records:
+        record["status"] = "disturbed"
+        record["reason"] = "other programs used 63 % of the CPU"
+        record["conditions"]["foreign_cpu_load"] = 0.63
     (tmp_path / "run" / "trials.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     assert joulebench("report", tmp_path / "run", "-o", tmp_path / "a.html").returncode == 0
-    said = "1 of 50 trials were disturbed: other programs used 63 % of the CPU."
-    assert said in data_of(tmp_path / "a.html")["cautions"]
+    data = data_of(tmp_path / "a.html")
+    assert any(line.startswith("DISTURBED: 35 of 35 trials") for line in data["cautions"])
+    assert "11 request sizes, 35 trials" in data["heads"][0]["subtitle"], "they are kept"
+    assert len(data["heads"][0]["cards"]) == 3
 
 
 def with_idle_power(name: str, power_w: float) -> Profile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +30,9 @@ TRIAL_COLUMNS = (
     *("energy_j", "energy_ci95_j", "energy_method", "energy_per_output_token_j"),
     *("started_at", "reason"),
 )
+
+
+PURPOSES = {"warmup": "warm-ups", "measure": "measurements", "drift": "checks of drift"}
 
 
 def page_data(
@@ -123,6 +127,7 @@ def _facts(run: RecordedRun) -> dict[str, Any]:
     backend, model, machine, sessions = run.facts.backend, run.facts.model, run.facts.machine, run.facts.sessions
     settings = {**backend.config.model_dump(), **backend.settings}
     gpus = [gpu.name for gpu in machine.gpus if gpu.name]
+    purposes = Counter(trial.purpose for trial in run.trials)
     rows = {
         "CPU": machine.cpu_model,
         "GPU": " + ".join(gpus),
@@ -135,7 +140,7 @@ def _facts(run: RecordedRun) -> dict[str, Any]:
         "backend": f"{backend.name} on {', '.join((backend.device, *backend.device_names))}",
         "settings": ", ".join(f"{key}: {value}" for key, value in settings.items() if value not in (None, "auto", "")),
         "protocol": f"{run.facts.plan.protocol}, seed {run.facts.plan.seed}",
-        "trials": f"{len(run.trials)}, of which {sum(trial.counts for trial in run.trials)} count",
+        "trials": ", ".join(f"{count} {PURPOSES[purpose]}" for purpose, count in purposes.items()),
         "measured": sessions[0].started_at if sessions else None,
         "versions": ", ".join(f"{k} {v}" for session in sessions[-1:] for k, v in session.software.items()),
         "directory": str(run.directory),

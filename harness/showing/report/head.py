@@ -11,12 +11,10 @@ from harness.core.statistics import Estimate
 from harness.core.wording import estimated, number, percent, plus_minus, plus_minus_percent
 from harness.modelling.profile_schema import CostModel
 from harness.runs.records import RecordedRun
-from harness.runs.summary import Headline, drift, headline, idle_drift
+from harness.runs.summary import Headline, disturbance, drift, headline, idle_drift, summarise
 from harness.showing.names import machine_words, model_words
 from harness.showing.panels import DrawnSystem
-
-DISTURBED = ("disturbed", "discarded")
-"""How trials end beside which other programs worked: kept and marked, or in older runs measured again."""
+from harness.showing.run_results import STATUS_WORDS, disturbance_text
 
 
 def run_head(run: RecordedRun, source: DrawnSystem) -> dict[str, Any]:
@@ -60,8 +58,8 @@ def _subtitle(run: RecordedRun) -> str:
         f"KV cache {'on' if backend.config.kv_cache else 'off'}",
         f"batch {run.batch_size}",
     ]
-    counted = sum(trial.counts for trial in run.trials)
-    sizes = len({trial.point for trial in run.trials if trial.counts})
+    used = [summary for summary in summarise(run.trials, run.batch_size) if summary.trials]
+    counted, sizes = sum(summary.trials for summary in used), len(used)
     of = "" if sizes == len(plan.points) else f" of {len(plan.points)}"
     parts = [
         ", ".join(settings),
@@ -136,7 +134,7 @@ def _cautions(run: RecordedRun, source: DrawnSystem, found: Headline | None) -> 
     sessions = run.facts.sessions
     lines = []
     if found is None:
-        lines.append("Nothing was measured: no trial of this run counts.")
+        lines.append("Nothing was measured: no trial of this run came to its end.")
     elif found.energy_method == "estimated":
         lines.append(f"Energy is estimated at {found.estimated_from}, not measured.")
     elif found.energy_j is None:
@@ -170,17 +168,16 @@ def _spoilt(run: RecordedRun) -> list[str]:
     """Trials that were disturbed, failed or came with a warning."""
     total = len(run.trials)
     lines = []
-    disturbed = Counter(t.reason or "other programs worked" for t in run.trials if t.status in DISTURBED)
-    for reason, count in disturbed.most_common():
-        lines.append(f"{count} of {total} trials were disturbed: {reason}.")
+    if others := disturbance(run.trials):
+        lines.append(disturbance_text(others))
     failed: dict[tuple[str, str], dict[str, None]] = {}
     for trial in run.trials:
-        if trial.status not in ("ok", *DISTURBED):
+        if trial.status not in ("ok", "disturbed"):
             sizes = failed.setdefault((trial.status, trial.reason or ""), {})
             sizes[request_words(trial.input_tokens, trial.output_tokens)] = None
     for (status, reason), sizes in failed.items():
         shown = " and ".join(list(sizes)[:2]) + (f" and {len(sizes) - 2} more" if len(sizes) > 2 else "")
-        how = {"oom": "out of memory", "timeout": "timed out"}.get(status, status)
+        how = STATUS_WORDS.get(status, status)
         lines.append(f"{shown}: {how}{f' ({reason})' if reason else ''}.")
     said = Counter(warning for trial in run.trials for warning in trial.warnings)
     return lines + [f"{count} of {total} trials: {warning}." for warning, count in said.most_common()]
