@@ -26,7 +26,7 @@ REACH = 2
 """A model is drawn up to so many times the range of its own sweep."""
 
 
-def sweeps(
+def sweep_charts(
     sources: Sequence[DrawnSystem], published: Sequence[DrawnSystem], options: Options, mark: str
 ) -> dict[str, Any]:
     """The charts of each sweep with what they show in a sentence; the sources' systems are distinct.

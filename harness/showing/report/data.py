@@ -18,7 +18,7 @@ from harness.runs.summary import idle_power_w
 from harness.showing.drawn_systems import compare_drawn, distinct, draw_run, load_drawn, published_sources
 from harness.showing.names import model_words
 from harness.showing.panels import DrawnSystem, Options
-from harness.showing.report.charts import absent, differing, sweeps
+from harness.showing.report.charts import absent, differing, sweep_charts
 from harness.showing.report.explorer import explorer
 from harness.showing.report.head import run_head
 from harness.showing.report.models import models
@@ -60,7 +60,7 @@ def page_data(
         "cautions": [*(warning.removeprefix("mixed: ") for warning in comparison.warnings), *_cautions(heads)],
         "heads": heads,
         "absent": absent(sources, options),
-        "sweeps": sweeps(sources, published, options, comparison.mark),
+        "sweeps": sweep_charts(sources, published, options, comparison.mark),
         "differing": differing(sources, published),
         "models": models(sources),
         "requests": requests(sources, options),
