@@ -20,6 +20,7 @@ from harness.cli import (
     profiles,
     report,
     route,
+    rule,
     threshold,
     trials,
     workload,
@@ -35,6 +36,7 @@ for command in (
     app.command()(command)
 app.add_typer(profiles.app, name="profiles")
 app.add_typer(workload.app, name="workload")
+app.add_typer(rule.app, name="rule")
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import signal
 import sys
 from contextlib import closing
@@ -35,30 +34,42 @@ def measure(output: Path | None, dry_run: bool, pictures: bool, **options: Any) 
         print_plan(planned)
         return
     directory = output or planned.directory
-    counts = _run(planned, directory)
-    if pictures:
+    _run(planned, directory)
+    _finish(directory, (options["fixed_input"], options["fixed_output"]) if pictures else None)
+
+
+def _finish(directory: Path, drawn: tuple[int, int] | None) -> None:
+    """Draw a run, with its sweeps at the ``drawn`` lengths, and say what to type next, or why nothing was measured."""
+    from harness.runs.records import load_run
+    from harness.showing.run_results import nothing_measured
+    from harness.showing.terminal import open_console
+    from harness.showing.trials import print_next
+
+    if drawn is not None:
         from harness.showing.pictures import draw_all
 
-        for text in draw_all(directory, options["fixed_input"], options["fixed_output"]):
+        for text in draw_all(directory, *drawn):
             print(text, flush=True)
-    if not counts:
-        listing = shlex.join([*_program(), "trials", str(directory)])
-        print(f"joulebench: no trial of this run counts; to see why: {listing}", file=sys.stderr)
+    run = load_run(directory)
+    if not any(trial.usable for trial in run.trials):
+        print(f"joulebench: {nothing_measured(run)}", file=sys.stderr)
         raise typer.Exit(1)
+    print_next(run, open_console())
 
 
-def _run(planned: PlannedRun, directory: Path) -> bool:
-    """Measure, show it, and end every way it can end in one clear line. Returns whether any trial counts."""
+def _run(planned: PlannedRun, directory: Path) -> None:
+    """Measure, show it, and end every way it can end in one clear line."""
     from harness.measuring.model_host import SweepStopped
     from harness.measuring.sweep import run_sweep
     from harness.runs.store import RunStore, StorageError
     from harness.showing.progress import Display
+    from harness.showing.terminal import program
 
     for number in _SIGNALS:
         # nohup has hang-ups ignored, and means it.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
-    resume = f"resume with: {shlex.join([*_program(), *sys.argv[1:]])}"
+    resume = f"resume with: {shlex.join([*program(), *sys.argv[1:]])}"
     with RunStore(directory) as store, closing(Display(planned.plan, planned.config, store)) as display:
         for notice in store.notices:
             display.notice(notice)
@@ -76,12 +87,6 @@ def _run(planned: PlannedRun, directory: Path) -> bool:
             print(f"joulebench: stopped: {error}; {kept}; {resume}", file=sys.stderr)
             raise typer.Exit(1) from None
         display.results()
-        return any(trial.counts for trial in store.records)
-
-
-def _program() -> list[str]:
-    """How this program is called; in an environment that is not activated the command is not on the path."""
-    return ["joulebench"] if shutil.which("joulebench") else [sys.executable, "-m", "harness"]
 
 
 def _interrupt(number: int, _frame: object) -> NoReturn:

@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator
 
 from harness.core.quantities import Facts
 from harness.core.sizes import Point
@@ -17,7 +19,17 @@ from harness.energy.readings import AS_IT_STANDS
 Purpose = Literal["warmup", "measure", "drift"]
 """Why a trial was run; only ``measure`` enters the statistics of its point."""
 
-Status = Literal["ok", "oom", "timeout", "error", "discarded", "skipped"]
+
+def _as_named_now(status: object) -> object:
+    return "disturbed" if status == "discarded" else status
+
+
+Status = Annotated[
+    Literal["ok", "oom", "timeout", "error", "disturbed", "skipped"],
+    BeforeValidator(_as_named_now, json_schema_input_type=str),
+]
+"""How a trial ended. ``disturbed``: it came to its end, but others used the machine meanwhile, or it was throttled.
+Earlier versions wrote ``discarded`` for it, which is read as ``disturbed``."""
 
 MOST_TOKENS = 10**9
 """What is larger is damage, and no table could hold it."""
@@ -65,8 +77,8 @@ class Trial:
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no trial can be."""
-        if self.status == "ok" and not (self.runtime_s and self.runtime_s > 0):
-            raise ValueError("a trial that is ok needs a runtime above 0")
+        if self.status in ("ok", "disturbed") and not (self.runtime_s and self.runtime_s > 0):
+            raise ValueError(f"a trial that is {self.status} needs a runtime above 0")
         for tokens in (self.input_tokens, self.output_tokens):
             if not 1 <= tokens <= MOST_TOKENS:
                 raise ValueError(f"{tokens} tokens are no size of a request")
@@ -78,8 +90,13 @@ class Trial:
 
     @property
     def counts(self) -> bool:
-        """Whether statistics use it: a measurement that came to its end undisturbed."""
+        """Whether it is a measurement that came to its end undisturbed."""
         return self.purpose == "measure" and self.status == "ok"
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is a measurement that came to its end, disturbed or not; see ``runs.summary.used_trials``."""
+        return self.purpose == "measure" and self.status in ("ok", "disturbed")
 
 
 @dataclass(frozen=True)
@@ -113,9 +130,26 @@ def _as_recorded(name: str, meaning: str) -> Column:
     return Column(name, meaning, attrgetter(f"trial.{name}"))
 
 
-def _tokens_per_s(row: Row) -> float | None:
-    runtime_s = row.trial.runtime_s
-    return None if runtime_s is None else tokens_out(row) / runtime_s
+def prefill_tokens_per_s(row: Row) -> float | None:
+    """Input tokens of all sequences over the time to the first output token."""
+    return _speed(row.batch_size * row.trial.input_tokens, row.trial.prefill_s)
+
+
+def decode_tokens_per_s(row: Row) -> float | None:
+    """The n − 1 output tokens that decode steps produce, of all sequences, over their time; None for n = 1."""
+    return _speed(row.batch_size * (row.trial.output_tokens - 1), row.trial.decode_s)
+
+
+def total_tokens_per_s(row: Row) -> float | None:
+    """Input and output tokens of all sequences over the runtime.
+
+    The throughput of Wilkins, Keshav, Mortier (2024), section 5.
+    """
+    return _speed(tokens_in_all(row), row.trial.runtime_s)
+
+
+def _speed(tokens: int, seconds: float | None) -> float | None:
+    return tokens / seconds if tokens and seconds else None
 
 
 def _total(field: str) -> Callable[[Row], object]:
@@ -160,7 +194,7 @@ COLUMNS = (
     _as_recorded("session", "which start of the program measured it"),
     _as_recorded("worker", "which child process of the session measured it"),
     _as_recorded("purpose", "warmup, measure or drift; statistics use measure alone"),
-    _as_recorded("status", "ok, oom, timeout, error, discarded or skipped"),
+    _as_recorded("status", "ok, oom, timeout, error, disturbed (measured while others used the machine) or skipped"),
     _as_recorded("reason", "why the status is not ok"),
     _as_recorded("started_at", "UTC, ISO 8601"),
     _as_recorded("input_tokens", "m, tokens per sequence"),
@@ -174,7 +208,9 @@ COLUMNS = (
     _as_recorded("decode_s", "first to last output token, mean per request, s"),
     _as_recorded("compile_s", "compiling for this size, before the window and in no other column, s"),
     _as_recorded("capture_s", "capturing the decode step, before the window and in no other column, s"),
-    Column("tokens_per_s", "output tokens of all sequences divided by runtime", _tokens_per_s),
+    Column("prefill_tokens_per_s", "input tokens of all sequences over prefill_s", prefill_tokens_per_s),
+    Column("decode_tokens_per_s", "(n − 1) output tokens of all sequences over decode_s", decode_tokens_per_s),
+    Column("total_tokens_per_s", "(m + n) tokens of all sequences over runtime_s", total_tokens_per_s),
     *_figure("energy_j", "sum over the components measured, J per request", joules_per("request")),
     Column("energy_method", "counter, integrated, modelled or estimated: the weakest of the parts", _total("method")),
     Column("energy_reason", "why energy_j is absent", _total("reason")),

@@ -4,31 +4,88 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.core.quantities import weakest
+from harness.core.quantities import Method, weakest
 from harness.core.sizes import Point
 from harness.core.statistics import Estimate, estimate_of
-from harness.runs.run_schema import Session
-from harness.runs.schema import Trial
+from harness.runs.run_schema import Run, Session
+from harness.runs.schema import Row, Trial, decode_tokens_per_s, prefill_tokens_per_s, total_tokens_per_s
+
+TYPICAL = Point(32, 32)
+"""The request that a run's headline is about where its sweeps don't say another: where the protocols' sweeps cross."""
 
 
 @dataclass(frozen=True)
 class PointSummary:
-    """What the counted trials of one point say; estimates are per request and None when not measured."""
+    """What the ``used_trials`` of one point say; estimates are per request and None when not measured."""
 
     point: Point
     trials: int
+    disturbed: int
+    """Of the trials, those during which others used the machine: all of them, or none."""
     repeats: int | None
     runtime_s: Estimate | None
     prefill_s: Estimate | None
     decode_s: Estimate | None
-    tokens_per_s: Estimate | None
+    prefill_tokens_per_s: Estimate | None
+    decode_tokens_per_s: Estimate | None
+    """None where a request has a single output token, which comes out of prefill."""
+    total_tokens_per_s: Estimate | None
     energy_j: Estimate | None
-    energy_method: str | None
+    energy_method: Method | None
+    energy_reason: str | None
+    """Why the energy of the trials used is not known; None where it is, or where none is used."""
     trouble: str | None
-    """The last failure of the point, as ``status: reason``."""
+    """The last failure of the point, or why its trials are disturbed, as ``status: reason``."""
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """How far others used the machine during the measured trials of a run."""
+
+    trials: int
+    """Disturbed ones, of …"""
+    of_trials: int
+    points: int
+    """Points of which there are disturbed trials only, of …"""
+    of_points: int
+    cpu_shares: tuple[float, float] | None
+    """Smallest and largest share of the processors that other programs took during a disturbed trial; None where that
+    is not what disturbed them, or unknown."""
+    programs: tuple[str, ...]
+    """Those that took most of it, as ``name (pid 12)``, the most frequent first; at most three."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The numbers of a run that matter most: those of one typical request of it, with their 95 % intervals.
+
+    Each is None where it was not measured. An energy whose method is ``estimated`` is a guess: show it by
+    ``wording.estimated``, without its half-width, beside ``estimated_from``.
+    """
+
+    point: Point
+    """Size of the typical request: where the sweeps cross, or the measured point nearest to that."""
+    trials: int
+    """How many trials are used at that point."""
+    disturbed: int
+    """Of them, those during which others used the machine: all of them, or none."""
+    runtime_s: Estimate
+    first_token_s: Estimate | None
+    """Start of the request to its first output token."""
+    decode_tokens_per_s: Estimate | None
+    """Output tokens a second of all sequences once the first token is out; None where n = 1."""
+    energy_j: Estimate | None
+    energy_per_output_token_j: Estimate | None
+    """Energy of the request over the output tokens of all its sequences."""
+    energy_method: Method | None
+    estimated_from: str | None
+    """What an estimated energy was worked out from, such as "5 W per busy core"; None for other methods."""
+    energy_reason: str | None
+    """Why there is no energy, in words for people; None where there is one."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +120,116 @@ def summarise(records: Iterable[Trial], batch_size: int) -> list[PointSummary]:
     for record in records:
         by_point.setdefault(record.point, []).append(record)
     return [_summary(point, trials, batch_size) for point, trials in by_point.items()]
+
+
+def headline(facts: Run, trials: Sequence[Trial]) -> Headline | None:
+    """The numbers of a run that matter most; None where no trial came to its end.
+
+    They are of the request of the size where the run's sweeps cross. Where that was not measured they are of the
+    measured point nearest to it, by the logarithms of both sizes.
+    """
+    measured = {summary.point: summary for summary in summarise(trials, facts.backend.config.batch_size)}
+    known = {point: summary for point, summary in measured.items() if summary.runtime_s is not None}
+    if not known:
+        return None
+    wanted = _crossing([Point(*size) for size in facts.plan.points])
+    point = min(known, key=lambda point: (_log_distance(point, wanted), point))
+    chosen = known[point]
+    assert chosen.runtime_s is not None
+    tokens = facts.backend.config.batch_size * point.output_tokens
+    used = used_trials(trial for trial in trials if trial.point == point)
+    estimated = chosen.energy_method == "estimated"
+    return Headline(
+        point=point,
+        trials=chosen.trials,
+        disturbed=chosen.disturbed,
+        runtime_s=chosen.runtime_s,
+        first_token_s=chosen.prefill_s,
+        decode_tokens_per_s=chosen.decode_tokens_per_s,
+        energy_j=chosen.energy_j,
+        energy_per_output_token_j=_over(chosen.energy_j, tokens),
+        energy_method=chosen.energy_method,
+        estimated_from=_price(facts, used) if estimated else None,
+        energy_reason=_no_energy(facts, used, chosen) if chosen.energy_j is None else None,
+    )
+
+
+def _crossing(points: Sequence[Point]) -> Point:
+    """Where two sweeps cross: the input and the output size that most points share; that of TYPICAL where none does."""
+
+    def shared(sizes: Iterable[int], otherwise: int) -> int:
+        (size, most), (_, next_most), *_ = [*Counter(sizes).most_common(2), (0, 0), (0, 0)]
+        return size if most > max(1, next_most) else otherwise
+
+    return Point(
+        shared((point.input_tokens for point in points), TYPICAL.input_tokens),
+        shared((point.output_tokens for point in points), TYPICAL.output_tokens),
+    )
+
+
+def _log_distance(point: Point, other: Point) -> float:
+    return math.hypot(
+        math.log(point.input_tokens / other.input_tokens), math.log(point.output_tokens / other.output_tokens)
+    )
+
+
+def _over(value: Estimate | None, tokens: int) -> Estimate | None:
+    if value is None:
+        return None
+    return Estimate(value.mean / tokens, None if value.half_width is None else value.half_width / tokens)
+
+
+def _price(facts: Run, used: Sequence[Trial]) -> str:
+    """At what power the estimate has priced CPU time."""
+    if facts.energy.cpu_watts is not None:
+        return f"{facts.energy.cpu_watts:g} W for the whole CPU (--cpu-watts)"
+    seen = [trial.conditions.get("estimate") for trial in used]
+    watts = [part.get("watts_per_processor") for part in seen if isinstance(part, Mapping)]
+    priced = {part["min"] for part in watts if isinstance(part, Mapping) and isinstance(part.get("min"), int | float)}
+    return f"{priced.pop():g} W per busy core" if len(priced) == 1 else "CPU time"
+
+
+def _no_energy(facts: Run, used: Sequence[Trial], chosen: PointSummary) -> str:
+    if facts.energy.probes == "none":
+        return "no power meter was asked for (--probes none)"
+    if facts.backend.settings.get("virtual_clock"):
+        return "this backend's clock is virtual, and power is read in real time"
+    sessions = {trial.session for trial in used}
+    metered = any(session.energy.domains for number, session in enumerate(facts.sessions) if number in sessions)
+    if not metered:
+        return "no power meter works here; joulebench doctor says what to do"
+    return chosen.energy_reason or "the power meters gave no reading"
+
+
+def used_trials(records: Iterable[Trial]) -> list[Trial]:
+    """Those trials of one point that statistics use: its undisturbed ones, or else its disturbed ones."""
+    usable = [record for record in records if record.usable]
+    return [record for record in usable if record.counts] or usable
+
+
+def disturbance(records: Iterable[Trial]) -> Disturbance | None:
+    """How disturbed a run was; None where no measured trial was."""
+    usable = [record for record in records if record.usable]
+    disturbed = [record for record in usable if not record.counts]
+    if not disturbed:
+        return None
+    points = {record.point for record in usable}
+    loads = [record.conditions.get("foreign_cpu_load") for record in disturbed if "CPU" in (record.reason or "")]
+    shares = [load for load in loads if isinstance(load, float)]
+    named = Counter(name for record in disturbed for name in names_of(record.conditions.get("foreign_programs")))
+    return Disturbance(
+        trials=len(disturbed),
+        of_trials=len(usable),
+        points=len(points - {record.point for record in usable if record.counts}),
+        of_points=len(points),
+        cpu_shares=(min(shares), max(shares)) if shares else None,
+        programs=tuple(name for name, _ in named.most_common(3)),
+    )
+
+
+def names_of(listed: object) -> list[str]:
+    """The programs of a trial's ``conditions["foreign_programs"]``; none for what an older version recorded."""
+    return [name for name in listed if isinstance(name, str)] if isinstance(listed, list | tuple) else []
 
 
 def drift(records: Iterable[Trial]) -> Drift | None:
@@ -111,28 +278,44 @@ def _runtimes(records: Sequence[Trial]) -> list[float]:
 
 
 def _summary(point: Point, trials: Sequence[Trial], batch_size: int) -> PointSummary:
-    counted = [record for record in trials if record.counts]
-    # Discarded trials were measured again; they explain a point only if nothing came of that.
-    failures = [record for record in trials if record.status != "ok" and not (counted and record.status == "discarded")]
-    runtimes = _runtimes(counted)
-    energy_j, method = _energy(counted)
+    used = used_trials(trials)
+    disturbed = sum(record.status == "disturbed" for record in used)
+    # Where undisturbed trials are used, the disturbed ones explain nothing.
+    explained = ("ok",) if disturbed or not used else ("ok", "disturbed")
+    failures = [record for record in trials if record.status not in explained]
+    energy_j, method = _energy(used)
+    rows = [Row(trial, batch_size, None) for trial in used]
     return PointSummary(
         point=point,
-        trials=len(counted),
-        repeats=counted[-1].repeats if counted else None,
-        runtime_s=estimate_of(runtimes),
-        prefill_s=estimate_of([record.prefill_s for record in counted if record.prefill_s is not None]),
-        decode_s=estimate_of([record.decode_s for record in counted if record.decode_s is not None]),
-        tokens_per_s=estimate_of([batch_size * point.output_tokens / runtime_s for runtime_s in runtimes]),
+        trials=len(used),
+        disturbed=disturbed,
+        repeats=used[-1].repeats if used else None,
+        runtime_s=estimate_of(_runtimes(used)),
+        prefill_s=estimate_of([record.prefill_s for record in used if record.prefill_s is not None]),
+        decode_s=estimate_of([record.decode_s for record in used if record.decode_s is not None]),
+        prefill_tokens_per_s=_speed_of(rows, prefill_tokens_per_s),
+        decode_tokens_per_s=_speed_of(rows, decode_tokens_per_s),
+        total_tokens_per_s=_speed_of(rows, total_tokens_per_s),
         energy_j=energy_j,
         energy_method=method,
+        energy_reason=_energy_reason(used) if energy_j is None else None,
         trouble=f"{failures[-1].status}: {failures[-1].reason}" if failures else None,
     )
 
 
-def _energy(counted: Sequence[Trial]) -> tuple[Estimate | None, str | None]:
+def _speed_of(rows: Sequence[Row], speed: Callable[[Row], float | None]) -> Estimate | None:
+    return estimate_of([value for value in map(speed, rows) if value is not None])
+
+
+def _energy_reason(used: Sequence[Trial]) -> str | None:
+    """Why the energy of the last of these trials is not known."""
+    figures = [record.energy.total for record in used if record.energy]
+    return next((figure.reason for figure in reversed(figures) if figure.reason), None)
+
+
+def _energy(used: Sequence[Trial]) -> tuple[Estimate | None, Method | None]:
     """Mean energy over trials. Its interval adds the sensor's own uncertainty, which repetition can't remove."""
-    figures = [record.energy.total for record in counted if record.energy]
+    figures = [record.energy.total for record in used if record.energy]
     known = [(f.request_j, f.request_ci95_j or 0.0) for f in figures if f.request_j is not None]
     # One trial does not show its scatter: without that the sensors' part would pass for the whole.
     sensors_j = statistics.fmean(ci95_j for _, ci95_j in known) if len(known) > 1 else None

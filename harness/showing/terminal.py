@@ -1,16 +1,16 @@
-"""The terminal: consoles, tables, numbers with their intervals, JSON."""
+"""The terminal: consoles, tables, JSON, and how this program is called."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
-
-from harness.core.statistics import Estimate
 
 
 class _Console(Console):
@@ -27,8 +27,10 @@ def open_console() -> Console:
 
 
 def print_all(shown: Iterable[RenderableType]) -> None:
-    """Print lines as they are, without wrapping, and tables."""
+    """Print lines as they are, without wrapping, and tables: whole where nobody's terminal says how wide it is."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 200
     for one in shown:
         console.print(one)
 
@@ -49,10 +51,9 @@ def narrow_table(*headings: str) -> Table:
     return table
 
 
-def plus_minus(value: Estimate | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value.mean:.4g} ± {'?' if value.half_width is None else format(value.half_width, '.2g')}"
+def program() -> list[str]:
+    """How this program is called; in an environment that is not activated the command is not on the path."""
+    return ["joulebench"] if shutil.which("joulebench") else [sys.executable, "-m", "harness"]
 
 
 def print_json(value: Any) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
-from harness.core.errors import ProbeFailed, ProbeUnavailable
+from harness.core.errors import ProbeFailed, ProbeUnavailable, pip_install
 from harness.core.quantities import Component
 from harness.energy.probes import refuse_option
 from harness.energy.probes.base import Probe, ProbeContext, Role, update_periods
@@ -54,7 +54,7 @@ class IoReport(Probe):
         try:
             from zeus_apple_silicon import AppleEnergyMonitor
         except ImportError:
-            remedy = "pip install 'joulebench[apple]'"
+            remedy = pip_install("zeus-apple-silicon>=1.0.4")
             raise ProbeUnavailable("the package zeus-apple-silicon is missing", remedy) from None
         try:
             self._monitor = AppleEnergyMonitor()

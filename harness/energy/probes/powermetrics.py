@@ -69,7 +69,7 @@ class Powermetrics(Probe):
     def open(self, context: ProbeContext) -> None:
         program = shutil.which("powermetrics")
         if program is None:
-            raise ProbeUnavailable("powermetrics is a program of macOS, and is not here")
+            raise ProbeUnavailable("powermetrics exists only on macOS")
         self._context = context
         self._by_process = context.attribution == "process"
         self._start(program)
@@ -115,7 +115,7 @@ class Powermetrics(Probe):
             "gpu_clock_mhz": gpu.get("freq_hz"),  # the key says Hz, the value is in MHz
             "gpu_idle_ratio": gpu.get("idle_ratio"),
             "unreadable_documents": self._lost,
-            "discard": f"thermal pressure was {pressure}" if pressure in _THROTTLED else None,
+            "disturbed": f"thermal pressure was {pressure}" if pressure in _THROTTLED else None,
         }
 
     def close(self) -> None:
