@@ -8,6 +8,7 @@ from pathlib import Path
 from harness.core.errors import DiskFull, MissingDependency, UserError
 from harness.core.wording import percent
 from harness.deciding.trace_files import load_workload
+from harness.modelling.measurements import disturbance_words
 from harness.modelling.profile_fit import fit
 from harness.showing import decision_figures
 from harness.showing.figure_set import write_figures
@@ -57,7 +58,8 @@ def _fit(run: Path, path: Path) -> str:
     if profile.energy is not None:
         method = profile.energy.method or "unknown method"
         errors.append(f"energy ({method}) {percent(profile.energy.model.held_out.mape)}")
-    return f"held-out error: {', '.join(errors)}; {path}"
+    text = f"held-out error: {', '.join(errors)}; {path}"
+    return "\n  ".join(filter(None, [text, disturbance_words(profile.measurements)]))
 
 
 def _sweeps(run: Path, folder: Path, options: Options) -> str:
