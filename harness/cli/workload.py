@@ -8,11 +8,12 @@ from typing import Annotated
 from typer import Argument, Option, Typer
 
 from harness.cli import options
+from harness.cli.help import Command, Group
 
-app = Typer(no_args_is_help=True, help="Look at a workload, or make one of a text dataset.")
+app = Typer(cls=Group, no_args_is_help=True, help="Look at a workload, or make one of a text dataset.")
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
     workload: Annotated[str, Argument(help=options.WORKLOAD)],
     input_column: options.InputColumn = None,
@@ -31,7 +32,7 @@ def show(
     print_workload(loaded, files, as_json)
 
 
-@app.command()
+@app.command(cls=Command)
 def build(
     text: Annotated[str, Option(help="Text dataset: CSV, Parquet, JSON or JSON lines; a file or glob.")],
     input_field: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+from dataclasses import asdict
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -18,13 +19,18 @@ from harness.runs.records import RecordedRun
 from harness.runs.schema import Trial
 from harness.runs.store import RunStore
 from harness.runs.summary import summarise
-from harness.showing.terminal import open_console, plus_minus
+from harness.showing.terminal import open_console, plus_minus, print_json
 from harness.showing.trials import print_results
 
 
-def print_plan(planned: PlannedRun) -> None:
+def print_plan(planned: PlannedRun, as_json: bool = False) -> None:
     """Every point in its order, with the guessed time of a request and of the point. Raises UserError."""
     plan, seen = planned.plan, planned.foreseen()
+    if as_json:
+        options = {"config": asdict(planned.config), "energy": asdict(planned.energy)}
+        record = plan.record(None).model_dump(mode="json")
+        print_json({"backend": planned.backend, "device": seen.device, **options, "plan": record})
+        return
     model = seen.model
     print(f"{planned.backend}, {model.name} ({model.parameters:,} parameters, {model.dtype}) on {seen.device}")
     points = f"{len(plan.points)} points" if len(plan.points) > 1 else "1 point"
