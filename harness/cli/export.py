@@ -17,11 +17,13 @@ FileFormat = StrEnum("FileFormat", "JSON CSV PARQUET")
 def export(
     profile: options.ProfileArgument,
     output: Annotated[Path, Option("--output", "-o", help="File to write.")],
-    format: Annotated[FileFormat, Option("--format", help="json, csv or parquet.")] = FileFormat.JSON,
+    format: Annotated[FileFormat, Option("--format", help="How the table is written.")] = FileFormat.JSON,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write models, measurements and a grid of predictions as one table, a row per number."""
     from harness.modelling.profile import Profile
     from harness.modelling.tables import write_table
+    from harness.showing.terminal import print_written
 
     write_table(Profile.load(profile), output, format.value)
-    print(f"wrote {output}")
+    print_written([output], as_json)

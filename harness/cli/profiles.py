@@ -36,13 +36,21 @@ def show(profile: options.ProfileArgument, as_json: options.AsJson = False) -> N
 
 
 @app.command("validate", cls=Command)
-def validate(files: Annotated[list[Path], Argument(metavar="FILE...", help="Profile files.")]) -> None:
+def validate(
+    files: Annotated[list[Path], Argument(metavar="FILE...", help="Profile files.")], as_json: options.AsJson = False
+) -> None:
     """Check profile files; stop at the first invalid file with exit code 2."""
     from harness.modelling.profile import Profile
+    from harness.showing.terminal import print_json
 
+    found = []
     for file in files:
         profile = Profile.load(file)
-        print(f"{file}: valid, schema version {profile.schema_version}, {profile.name}")
+        found.append({"file": str(file), "schema_version": profile.schema_version, "name": profile.name})
+        if not as_json:
+            print(f"{file}: valid, schema version {profile.schema_version}, {profile.name}")
+    if as_json:
+        print_json(found)
 
 
 @app.command("schema", cls=Command)

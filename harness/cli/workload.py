@@ -42,6 +42,7 @@ def build(
     tokenizer: Annotated[str, Option(help="Hugging Face id, folder or tokenizer.json.")],
     output: Annotated[Path, Option("--output", "-o", help="Workload file to write (JSON).")],
     skip_bad: options.SkipBad = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Count the tokens of a text dataset and keep the counts as a workload."""
     from harness.deciding.text_dataset import build_workload
@@ -50,4 +51,4 @@ def build(
 
     built = build_workload(text, input_field, output_field, tokenizer, skip_bad)
     save(built, output)
-    print_workload(built, [output])
+    print_workload(built, [output], as_json)

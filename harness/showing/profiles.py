@@ -18,7 +18,7 @@ from harness.modelling.measurements import SuspectTrial
 from harness.modelling.profile import Profile
 from harness.modelling.profile_fit import ProfileFit
 from harness.modelling.profile_schema import CostModel, PointError
-from harness.showing.terminal import print_json, records_of
+from harness.showing.terminal import print_json, print_whole, records_of
 
 SHOWN_TRIALS = 5
 """Suspect trials of a quantity that are printed one by one."""
@@ -133,14 +133,14 @@ def print_list(profiles: Sequence[Profile], as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = _table("name", "KV cache", "boundary", "points", "runtime error", "energy error")
+    table = _table("name", "KV\ncache", "boundary", "points", "runtime\nerror", "energy\nerror")
     for p in profiles:
         energy = "not measured" if p.energy is None else f"{p.energy.model.held_out.mape:.1%}"
         energy += " (estimated)" if p.energy_method() == "estimated" else ""
         boundary = "+".join(p.components) or "–"
         cache = "on" if p.identity.kv_cache else "off"
         table.add_row(p.name, cache, boundary, str(len(p.measurements)), f"{p.runtime.held_out.mape:.1%}", energy)
-    _console().print(table)
+    print_whole(table, _console())
     _console().print("errors: mean absolute relative error at points left out of the fit")
 
 

@@ -12,7 +12,7 @@ from harness.core.statistics import Estimate
 from harness.runs.records import RecordedRun
 from harness.runs.schema import Row, joules_per, tokens_in_all, tokens_out
 from harness.runs.summary import PointSummary, drift, idle_drift, summarise
-from harness.showing.terminal import narrow_table, open_console, plus_minus
+from harness.showing.terminal import narrow_table, open_console, plus_minus, print_fitting
 
 
 def _number(value: float | None) -> str:
@@ -53,6 +53,9 @@ TRIAL_CELLS: tuple[tuple[str, Callable[[Row], str]], ...] = (
 )
 """The table of trials, a line a column: heading and cell."""
 
+DISPENSABLE = ("J/token", "J/decode", "J/prefill", "J/output token", "repeats", "prefill s", "decode s")
+"""Columns that a narrow terminal does without, the first of them first."""
+
 
 def _mean(value: Estimate | None, digits: int) -> str:
     return "–" if value is None else f"{value.mean:.{digits}g}"
@@ -83,11 +86,12 @@ def print_trials(run: RecordedRun, format: str) -> None:
         return
     run.table()  # refuses files that don't belong together
     console = open_console()
-    table = narrow_table(*(heading for heading, _ in TRIAL_CELLS))
-    table.columns[-1].justify, table.columns[-1].no_wrap, table.columns[-1].overflow = "left", False, "fold"
-    for trial in run.trials:
-        table.add_row(*(cell(Row(trial, run.batch_size, None)) for _, cell in TRIAL_CELLS))
-    console.print(table)
+    columns = {
+        heading: [cell(Row(trial, run.batch_size, None)) for trial in run.trials] for heading, cell in TRIAL_CELLS
+    }
+    left_out = print_fitting(columns, DISPENSABLE, console)
+    if left_out:
+        console.print(f"not shown on so narrow a terminal: {', '.join(left_out)}; --format csv has every column")
     print_results(run, console)
 
 
