@@ -33,9 +33,9 @@ EXAMPLES = """
 Examples:
 
 \b
-  joulebench measure --pictures                 measure, fit, draw, report
+  joulebench measure --pictures
   joulebench predict m1-pro-llama-2-7b -p 128 -n 256
-  joulebench threshold --small m1-pro-llama-2-7b --large swing-a100-llama-2-7b -w alpaca
+  joulebench compare m1-pro-llama-2-7b swing-a100-llama-2-7b
 """
 
 app = typer.Typer(

@@ -12,7 +12,7 @@ from harness.core.statistics import Estimate
 from harness.runs.records import RecordedRun
 from harness.runs.schema import Row, joules_per, tokens_in_all, tokens_out
 from harness.runs.summary import PointSummary, drift, idle_drift, summarise
-from harness.showing.terminal import narrow_table, open_console, plus_minus, print_fitting
+from harness.showing.terminal import narrow_table, open_console, plus_minus, print_fitting, print_whole
 
 
 def _number(value: float | None) -> str:
@@ -101,7 +101,7 @@ def print_results(run: RecordedRun, console: Console) -> None:
     table = narrow_table(*(heading for heading, _ in POINT_CELLS))
     for summary in summaries:
         table.add_row(*(cell(summary) for _, cell in POINT_CELLS))
-    console.print(table)
+    print_whole(table, console)
     if any(summary.trials == 1 for summary in summaries):
         console.print("± ?: a single trial says nothing about its own spread")
     methods = {summary.energy_method for summary in summaries if summary.energy_method}
