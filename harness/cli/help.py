@@ -18,8 +18,10 @@ class Command(TyperCommand):
     """A command whose options stand under the headings that their ``rich_help_panel`` names."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """The pieces of the line ``Usage:``; typer puts braces around what must be given."""
-        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+        """The pieces of the line ``Usage:``, without the braces and second dots that typer puts around arguments."""
+        pieces = [re.sub(r"[{}]", "", piece) for piece in super().collect_usage_pieces(ctx)]
+        pieces = [re.sub(r"^\[(\[.*\]\.\.\.)\]\.\.\.$", r"\1", piece) for piece in pieces]
+        return [re.sub(r"\.\.\.(\]?)\.\.\.$", r"...\1", piece) for piece in pieces]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Arguments, then options under their headings, those without one last."""

@@ -15,7 +15,7 @@ app = Typer(cls=Group, no_args_is_help=True, help="Look at a workload, or make o
 
 @app.command(cls=Command)
 def show(
-    workload: Annotated[str, Argument(help=options.WORKLOAD)],
+    workload: Annotated[str, Argument(metavar="WORKLOAD", help=options.WORKLOAD)],
     input_column: options.InputColumn = None,
     output_column: options.OutputColumn = None,
     skip_bad: options.SkipBad = False,
