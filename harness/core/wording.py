@@ -1,7 +1,6 @@
 """How numbers are written for people: values with their intervals, shares in per cent, estimates. Pure."""
 
 import math
-from decimal import Decimal
 
 
 def plus_minus(value: float, half_width: float | None, unit: str = "") -> str:
@@ -43,7 +42,7 @@ def _decimals(value: float, digits: int) -> int:
     if value == 0 or not math.isfinite(value):
         return 0
     # Of the value as it is written: 0.0997 to two digits is 0.10.
-    return digits - 1 - Decimal(f"{abs(value):.{digits - 1}e}").adjusted()
+    return digits - 1 - int(f"{value:.{digits - 1}e}".partition("e")[2])
 
 
 def _rounded(value: float, decimals: int) -> str:
