@@ -8,6 +8,7 @@ requests of exactly ``input_tokens`` in and ``output_tokens`` out, and say when 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Protocol
@@ -32,6 +33,11 @@ class OutOfMemory(BackendError):
 
 class InvalidConfig(BackendError):
     """The configuration can't work here (unknown model, …); the message is one line and says how to mend it."""
+
+
+def pip_install(*requirements: str) -> str:
+    """The command that installs packages, as a shell takes it."""
+    return shlex.join(["pip", "install", *requirements])
 
 
 class NotInstalled(InvalidConfig):

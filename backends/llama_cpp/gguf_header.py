@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from backends.base import InvalidConfig, NotInstalled
+from backends.base import InvalidConfig, NotInstalled, pip_install
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -70,7 +70,7 @@ class Header:
 def require_gguf() -> None:
     """Raises NotInstalled without the package ``gguf``."""
     if find_spec("gguf") is None:
-        raise NotInstalled("the package gguf is not installed; install with: pip install 'joulebench[llama-cpp]'")
+        raise NotInstalled(f"the package gguf is not installed; install with: {pip_install('gguf>=0.17')}")
 
 
 def read_header(path: Path) -> Header:

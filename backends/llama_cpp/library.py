@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from backends.base import MEMORY_WORDS, NotInstalled
+from backends.base import MEMORY_WORDS, NotInstalled, pip_install
 
 _INFO, _WARNING, _ERROR = 2, 3, 4
 _lines: deque[tuple[int, str]] = deque(maxlen=400)
@@ -49,8 +49,8 @@ def library() -> Any:
     try:
         import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:
-        remedy = "install with: pip install 'joulebench[llama-cpp]'"
-        raise NotInstalled(f"llama-cpp-python can't be used ({error}); {remedy}") from error
+        remedy = pip_install("llama-cpp-python>=0.3.30", "gguf>=0.17")
+        raise NotInstalled(f"llama-cpp-python can't be used ({error}); install with: {remedy}") from error
     llama_cpp.llama_log_set(_callback(), ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     return llama_cpp

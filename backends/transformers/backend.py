@@ -29,6 +29,7 @@ from backends.base import (
     OutOfMemory,
     Prepared,
     Request,
+    pip_install,
     refuse_request,
 )
 from backends.transformers import decode, devices, models, placement, quantizers
@@ -211,8 +212,8 @@ def _require_packages() -> None:
         from huggingface_hub.utils import logging as hub_logging
         from packaging.version import Version
     except (ImportError, OSError) as error:  # OSError: torch without a library that it was built against
-        reason, remedy = " ".join(str(error).split()), "install with: pip install 'joulebench[transformers]'"
-        raise NotInstalled(f"the transformers backend can't be used ({reason}); {remedy}") from error
+        reason, remedy = " ".join(str(error).split()), pip_install("torch>=2.6", f"transformers>={OLDEST_TRANSFORMERS}")
+        raise NotInstalled(f"the transformers backend can't be used ({reason}); install with: {remedy}") from error
     if Version(transformers.__version__).release < Version(OLDEST_TRANSFORMERS).release:
         raise NotInstalled(
             f"transformers {transformers.__version__} is too old for this backend; install with: "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import signal
 import sys
 from contextlib import closing, nullcontext, redirect_stdout
@@ -20,6 +19,7 @@ from harness.core.files import refuse_unwritable, write_atomically
 
 if TYPE_CHECKING:
     from harness.measuring.planned_run import PlannedRun
+    from harness.runs.records import RecordedRun
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -39,27 +39,25 @@ def measure(
     directory = output or planned.directory
     if export_json is not None:
         refuse_unwritable(export_json)
-    # Whatever is shown on the way: with --json, stdout has the result alone.
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        counts = _run(planned, directory)
+    # With --json, stdout has the result alone.
+    aside = redirect_stdout(sys.stderr) if as_json else nullcontext()
+    with aside:
+        _run(planned, directory)
         if pictures:
             from harness.showing.pictures import draw_all
 
             for text in draw_all(directory, options["fixed_input"], options["fixed_output"]):
                 print(text, flush=True)
-    if as_json or export_json is not None:
-        from harness.runs.records import load_run
-        from harness.showing.run_summary import run_summary
+    from harness.runs.records import load_run
+    from harness.showing.run_summary import run_summary
 
-        summary = run_summary(load_run(directory))
-        if export_json is not None:
-            write_atomically(export_json, summary)
-        if as_json:
-            print(summary, end="")
-    if not counts:
-        listing = shlex.join([*_program(), "trials", str(directory)])
-        print(f"joulebench: no trial of this run counts; to see why: {listing}", file=sys.stderr)
-        raise typer.Exit(1)
+    run = load_run(directory)
+    if export_json is not None:
+        write_atomically(export_json, run_summary(run))
+    if as_json:
+        print(run_summary(run), end="")
+    with aside:
+        _say_next(run)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -78,18 +76,31 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if value is not None}
 
 
-def _run(planned: PlannedRun, directory: Path) -> bool:
-    """Measure, show it, and end every way it can end in one clear line. Returns whether any trial counts."""
+def _say_next(run: RecordedRun) -> None:
+    """What to type next; where nothing was measured why, and exit code 1."""
+    from harness.showing.run_results import nothing_measured
+    from harness.showing.terminal import open_console
+    from harness.showing.trials import print_next
+
+    if not any(trial.counts for trial in run.trials):
+        print(f"joulebench: {nothing_measured(run)}", file=sys.stderr)
+        raise typer.Exit(1)
+    print_next(run, open_console())
+
+
+def _run(planned: PlannedRun, directory: Path) -> None:
+    """Measure, show it, and end every way it can end in one clear line."""
     from harness.measuring.model_host import SweepStopped
     from harness.measuring.sweep import run_sweep
     from harness.runs.store import RunStore, StorageError
     from harness.showing.progress import Display
+    from harness.showing.terminal import program
 
     for number in _SIGNALS:
         # nohup has hang-ups ignored, and means it.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
-    resume = f"resume with: {shlex.join([*_program(), *sys.argv[1:]])}"
+    resume = f"resume with: {shlex.join([*program(), *sys.argv[1:]])}"
     with RunStore(directory) as store, closing(Display(planned.plan, planned.config, store)) as display:
         for notice in store.notices:
             display.notice(notice)
@@ -107,12 +118,6 @@ def _run(planned: PlannedRun, directory: Path) -> bool:
             print(f"joulebench: stopped: {error}; {kept}; {resume}", file=sys.stderr)
             raise typer.Exit(1) from None
         display.results()
-        return any(trial.counts for trial in store.records)
-
-
-def _program() -> list[str]:
-    """How this program is called; in an environment that is not activated the command is not on the path."""
-    return ["joulebench"] if shutil.which("joulebench") else [sys.executable, "-m", "harness"]
 
 
 def _interrupt(number: int, _frame: object) -> NoReturn:

@@ -1,7 +1,16 @@
 """Errors that end in one clear line for the person at the terminal."""
 
+import shlex
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+
+
+def pip_install(*requirements: str) -> str:
+    """The command that installs packages, as a shell takes it: true in a checkout and beside an installed joulebench,
+    of which no index has the extras.
+    """
+    return shlex.join(["pip", "install", *requirements])
 
 
 class UserError(Exception):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.core.errors import MissingDependency, UserError
+from harness.core.errors import MissingDependency, UserError, pip_install
 from harness.deciding.trace_files import EXAMPLES, describe, matching_files, rows_of
 from harness.deciding.workload import Workload, from_pairs
 
@@ -70,7 +70,7 @@ def load_tokenizer(name_or_path: str) -> TokenCounter:
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
     except ImportError:
         raise MissingDependency(
-            "counting tokens needs transformers: install it with pip install 'joulebench[transformers]'"
+            f"counting tokens needs transformers: install it with {pip_install('transformers>=5.6')}"
         ) from None
     # Its warnings about retries would stand before the one line that says what went wrong.
     hub_logging.set_verbosity_error()

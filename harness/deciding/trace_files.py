@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from harness.core.errors import MissingDependency, UserError
+from harness.core.errors import MissingDependency, UserError, pip_install
 from harness.deciding.workload import Workload, builtin_names, from_pairs, is_saved_workload, parse, with_output_tokens
 from harness.modelling.cost_function import MAX_TOTAL_TOKENS
 
@@ -132,9 +132,7 @@ def connect() -> DuckDBPyConnection:
     try:
         import duckdb
     except ImportError:
-        raise MissingDependency(
-            "reading traces needs duckdb: install it with pip install 'joulebench[workloads]'"
-        ) from None
+        raise MissingDependency(f"reading traces needs duckdb: install it with {pip_install('duckdb>=1.1')}") from None
     spill = str(Path(tempfile.gettempdir()) / "joulebench-duckdb")
     return duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": spill})
 

@@ -15,6 +15,9 @@ from harness.core.sizes import Point, parse_point, parse_tokens
 from harness.measuring.stopping import FixedTrials, RelativePrecision, RuntimeHalfWidth, StoppingRule
 from harness.runs.run_schema import PlanRecord
 
+WARMUP_S = 1.0
+"""Shortest warm-up window."""
+
 
 def sweeps(inputs: Iterable[int], outputs: Iterable[int], fixed_input: int, fixed_output: int) -> list[Point]:
     """The input sweep at a fixed output and the output sweep at a fixed input, each point once."""

@@ -13,8 +13,8 @@ from harness.core.errors import UserError
 from harness.core.sizes import Point
 from harness.core.validation import validated
 from harness.energy.config import EnergyConfig
-from harness.measuring import time_guess
 from harness.measuring.plan import Plan, PlanOptions, make_plan
+from harness.measuring.time_guess import RequestGuess
 
 DEFAULT_MODEL = "smollm2-135m"
 
@@ -41,13 +41,7 @@ class PlannedRun:
         model = runtime.resolve(self.config)
         device = self.config.device if self.config.device != "auto" else runtime.capabilities().devices[0]
         self.plan.refuse_beyond(model.context_length)
-        kv_cache, batch_size = self.config.kv_cache, self.config.batch_size
-        guesses = {
-            point: time_guess.request_s(model, device, point, kv_cache=kv_cache, batch_size=batch_size)
-            for point in self.plan.points
-            if point.input_tokens + point.output_tokens <= model.context_length
-        }
-        return Foreseen(model, device, time_guess.expected_trials(self.plan), guesses)
+        return Foreseen(model, device, RequestGuess(model, device, self.config.kv_cache, self.config.batch_size))
 
 
 @dataclass(frozen=True)
@@ -56,10 +50,12 @@ class Foreseen:
 
     model: Model
     device: str
-    trials: int
-    """Counted trials that a point is likely to take."""
-    request_s: dict[Point, float]
-    """Guessed seconds of a request at each point of the plan that is not beyond the model's context."""
+    guess: RequestGuess
+    """Guesses the seconds of requests."""
+
+    def holds(self, point: Point) -> bool:
+        """Whether requests of this size are within the model's context."""
+        return point.input_tokens + point.output_tokens <= self.model.context_length
 
 
 def prepare(backend: str = "transformers", **options: Any) -> PlannedRun:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from harness.core.sizes import Point
 from harness.measuring.plan import Plan
+from harness.measuring.stopping import Samples
 from harness.runs.schema import Purpose, Trial
 
 MAX_ERRORS = 3
@@ -105,10 +106,16 @@ class Schedule:
         return self._first
 
     def remaining(self) -> list[tuple[Point, int]]:
-        """Points not yet done, each with the counted trials it has so far."""
+        """Points still to be measured, each with the counted trials it has so far."""
         return [
-            (point, len(state.samples["runtime_s"])) for point, state in self._states.items() if not self._done(state)
+            (point, len(state.samples["runtime_s"]))
+            for point, state in self._states.items()
+            if not self._done(state) and state.skip_reason is None
         ]
+
+    def samples(self, point: Point) -> Samples:
+        """What the counted trials of a point of the plan have measured so far."""
+        return self._states[point].samples
 
     def _done(self, state: _State) -> bool:
         return state.ended or self._plan.stopping.done(state.samples)

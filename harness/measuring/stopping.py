@@ -31,9 +31,23 @@ class StoppingRule(Protocol):
         """Whether no further trial is needed. ``samples`` always has ``runtime_s``."""
         ...
 
+    def width(self, samples: Samples) -> Width | None:
+        """How wide the widest interval that the rule looks at is after these samples; None where none is known yet."""
+        ...
+
     def describe(self) -> Facts:
         """The rule as it is stored with the run."""
         ...
+
+
+@dataclass(frozen=True)
+class Width:
+    """The 95 % half-width of a quantity, and that at which it is precise enough: both relative to the mean, or in s."""
+
+    quantity: str
+    half_width: float
+    wanted: float
+    relative: bool
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,15 @@ class RelativePrecision:
             return count >= self.max_trials
         judged = self.quantities or samples
         return all(self._precise(samples[name]) for name in judged if samples.get(name))
+
+    def width(self, samples: Samples) -> Width | None:
+        judged = {name: samples[name] for name in self.quantities or samples if samples.get(name)}
+        half_widths = {name: (half_width_95(values), abs(statistics.fmean(values))) for name, values in judged.items()}
+        known = {name: half_width / mean for name, (half_width, mean) in half_widths.items() if half_width and mean}
+        if not known:
+            return None
+        widest = max(known, key=lambda name: known[name])
+        return Width(widest, known[widest], self.relative, relative=True)
 
     def _precise(self, values: Sequence[float]) -> bool:
         half_width = half_width_95(values)
@@ -99,6 +122,10 @@ class RuntimeHalfWidth:
             return True
         half_width_s = half_width_95(runtimes_s)
         return half_width_s is not None and half_width_s < self.half_width_s
+
+    def width(self, samples: Samples) -> Width | None:
+        half_width_s = half_width_95(samples["runtime_s"])
+        return None if half_width_s is None else Width("runtime_s", half_width_s, self.half_width_s, relative=False)
 
     def with_max_trials(self, max_trials: int) -> RuntimeHalfWidth:
         return replace(self, max_trials=max_trials)

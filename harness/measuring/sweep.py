@@ -1,6 +1,5 @@
 """Run a plan: one worker, one trial after the other, each recorded as it ends, whatever happens to it."""
 
-import math
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,9 +17,10 @@ from harness.energy.readings import Window
 from harness.measuring import machine, same_run
 from harness.measuring.model_host import ModelHost, SweepStopped
 from harness.measuring.observer import Observer
-from harness.measuring.plan import Plan
+from harness.measuring.plan import WARMUP_S, Plan
 from harness.measuring.planned_run import PlannedRun, prepare
 from harness.measuring.schedule import Schedule, TrialSpec
+from harness.measuring.time_left import repeats
 from harness.measuring.worker_process import TrialFailed
 from harness.runs.records import RecordedRun, load_run
 from harness.runs.run_schema import BackendOptions, BackendRecord, ModelRecord, Run, Session
@@ -29,9 +29,6 @@ from harness.runs.store import LOG_FILE, RunStore
 
 IDLE_S = 10.0
 """How long the idle baseline is read before and after the sweep."""
-
-WARMUP_S = 1.0
-"""Shortest warm-up window."""
 
 
 def measure(
@@ -254,8 +251,7 @@ class _Session:
 
     def _repeats(self) -> int:
         """Requests that fill a window, from the fastest request of the point's warm-up."""
-        fitting = math.floor(self.plan.max_window_s / self.request_s)
-        return max(1, min(math.ceil(self._window_s() / self.request_s), fitting))
+        return repeats(self._window_s(), self.request_s, self.plan.max_window_s)
 
     def _measured(self, facts: dict[str, Any], answer: dict[str, Any], window: MeteredWindow) -> Trial:
         marks = window.marks

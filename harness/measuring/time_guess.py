@@ -1,8 +1,8 @@
 """A rough guess of how long requests take before anything is measured, for plans and time left. Pure.
 
 The guess is a roofline: a forward pass reads every weight once or does two operations per weight and token,
-whichever takes longer. The rates are typical of a device's kind, not of this machine; a live run corrects the
-guess by what it has measured. Nothing here ever enters a result.
+whichever takes longer. The rates are typical of a device's kind, not of this machine; ``time_left`` corrects the
+guess by what a run has measured. Nothing here ever enters a result.
 """
 
 from __future__ import annotations
@@ -11,10 +11,6 @@ from dataclasses import dataclass
 
 from backends.base import Model
 from harness.core.sizes import Point
-from harness.measuring.plan import Plan
-
-EXPECTED_TRIALS = 4
-"""Counted trials that a point typically takes; used until the stopping rule decides."""
 
 
 @dataclass(frozen=True)
@@ -32,28 +28,36 @@ _RATES = {
 }
 
 
-def request_s(model: Model, device: str, point: Point, *, kv_cache: bool, batch_size: int) -> float:
-    """Guessed seconds of one request."""
-    rates = _RATES.get(device.split(":")[0], _RATES["cpu"])
+@dataclass(frozen=True)
+class RequestGuess:
+    """Guesses how long the phases of a request take with one model on one kind of device."""
 
-    def forward_s(tokens: float) -> float:
-        operations = 2 * model.parameters * tokens * batch_size
-        return rates.launch_s + max(model.weight_bytes / rates.bytes_per_s, operations / rates.operations_per_s)
+    model: Model
+    device: str
+    kv_cache: bool
+    batch_size: int
 
-    steps = point.output_tokens - 1
-    mean_length = point.input_tokens + steps / 2
-    return forward_s(point.input_tokens) + steps * forward_s(1 if kv_cache else mean_length)
+    def prefill_s(self, input_tokens: float) -> float:
+        """Guessed seconds of the forward pass over so many input tokens a sequence."""
+        return self._forward_s(input_tokens)
+
+    def step_s(self, length: float) -> float:
+        """Guessed seconds of one decode step of sequences that are so many tokens long."""
+        return self._forward_s(1 if self.kv_cache else length)
+
+    def request_s(self, point: Point) -> float:
+        """Guessed seconds of one request."""
+        return self.prefill_s(point.input_tokens) + (point.output_tokens - 1) * self.step_s(mean_length(point))
+
+    def _forward_s(self, tokens: float) -> float:
+        rates = _RATES.get(self.device.split(":")[0], _RATES["cpu"])
+        operations = 2 * self.model.parameters * tokens * self.batch_size
+        return rates.launch_s + max(self.model.weight_bytes / rates.bytes_per_s, operations / rates.operations_per_s)
 
 
-def point_s(plan: Plan, one_request_s: float, trials: int) -> float:
-    """Guessed seconds to measure a point with that many counted trials and its warm-up."""
-    window_s = max(plan.min_window_s, one_request_s)
-    return trials * window_s + max(one_request_s, min(1.0, plan.min_window_s))
-
-
-def expected_trials(plan: Plan) -> int:
-    """Counted trials a point is likely to take."""
-    return min(plan.stopping.max_trials, EXPECTED_TRIALS)
+def mean_length(point: Point) -> float:
+    """How long a sequence is in the middle of its decode, in tokens."""
+    return point.input_tokens + (point.output_tokens - 1) / 2
 
 
 def spell(duration_s: float) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.core.errors import MissingDependency
+from harness.core.errors import MissingDependency, pip_install
 from harness.core.files import write_atomically
 from harness.modelling.profile import Profile
 from harness.modelling.profile_schema import CostModel
@@ -88,4 +88,4 @@ def write_table(profile: Profile, path: Path, format: str) -> None:
         try:
             write_atomically(path, table.to_parquet(index=False, engine="pyarrow"))
         except ImportError:
-            raise MissingDependency("Parquet needs pyarrow: install it with pip install pyarrow") from None
+            raise MissingDependency(f"Parquet needs pyarrow: install it with {pip_install('pyarrow>=15')}") from None

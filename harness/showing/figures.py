@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.core.errors import MissingDependency, UserError
+from harness.core.errors import MissingDependency, UserError, pip_install
 from harness.core.files import write_atomically
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def new_figure(rows: int, columns: int, width_in: float, height_in: float) -> tu
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise MissingDependency("drawing needs matplotlib: install it with pip install 'joulebench[figures]'") from None
+        raise MissingDependency(f"drawing needs matplotlib: install it with {pip_install('matplotlib>=3.9')}") from None
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     axes = np.array([[None] * columns] * rows, dtype=object)
     for i, ax in enumerate(np.ravel(figure.subplots(rows, columns, squeeze=False))):

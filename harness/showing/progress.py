@@ -1,26 +1,41 @@
-"""What the person at the terminal sees of a run: its plan, progress while it measures, tables at the end."""
+"""What the person at the terminal sees of a run: its plan, progress while it measures, its results at the end."""
 
 from __future__ import annotations
 
-import statistics
 import sys
+import time
 from dataclasses import asdict
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from backends.base import Config, Model
 from harness.core.sizes import Point
-from harness.measuring import time_guess
+from harness.core.wording import estimated, number, percent, plus_minus
+from harness.energy.meter import SETTLE_S
 from harness.measuring.observer import Observer
 from harness.measuring.plan import Plan
 from harness.measuring.planned_run import PlannedRun
 from harness.measuring.schedule import Schedule, TrialSpec
+from harness.measuring.time_guess import RequestGuess, spell
+from harness.measuring.time_left import TimeLeft
 from harness.runs.records import RecordedRun
 from harness.runs.schema import Trial
 from harness.runs.store import RunStore
-from harness.runs.summary import summarise
-from harness.showing.terminal import open_console, plus_minus, print_json
+from harness.showing.run_results import failure_text, size_text
+from harness.showing.terminal import open_console, print_json
 from harness.showing.trials import print_results
+
+_IDLE_S = 10.0 + SETTLE_S
+"""What reading the idle power once takes, until a run shows it."""
+_QUANTITIES = {
+    "runtime_s": "runtime",
+    "prefill_s": "prefill time",
+    "decode_s": "decode time",
+    "energy_j": "energy",
+    "prefill_energy_j": "prefill energy",
+    "decode_energy_j": "decode energy",
+}
 
 
 def print_plan(planned: PlannedRun, as_json: bool = False) -> None:
@@ -34,21 +49,28 @@ def print_plan(planned: PlannedRun, as_json: bool = False) -> None:
     model = seen.model
     print(f"{planned.backend}, {model.name} ({model.parameters:,} parameters, {model.dtype}) on {seen.device}")
     points = f"{len(plan.points)} points" if len(plan.points) > 1 else "1 point"
-    print(f"{points} in this order, guessed at {seen.trials} trials each after one warm-up:")
-    total_s = 0.0
+    print(f"{points} in this order, each with a warm-up and at most {plan.stopping.max_trials} trials:")
+    left = TimeLeft(plan, seen.guess, plan.min_window_s)
     for point in plan.points:
-        size = f"  m = {point.input_tokens:5}  n = {point.output_tokens:5}"
-        request_s = seen.request_s.get(point)
-        if request_s is None:
+        size = f"  {point.input_tokens:5} in  {point.output_tokens:5} out"
+        if not seen.holds(point):
             print(f"{size}  skipped: beyond the model's context")
             continue
-        point_s = time_guess.point_s(plan, request_s, seen.trials)
-        total_s += point_s
-        print(f"{size}  {request_s:9.3g} s a request  {point_s:9.3g} s")
+        print(f"{size}  ≈ {number(seen.guess.request_s(point), 2):>7} s per request  ≈ {spell(left.point_s(point)):>7}")
+    idle_s = 0.0 if planned.energy.probes == "none" else 2 * _IDLE_S
+    whole_s = left.left_s([(point, 0) for point in plan.points if seen.holds(point)], idle_s)
     print(
-        f"about {time_guess.spell(total_s)} in all; a guess from typical rates of a {seen.device}, "
+        f"about {spell(whole_s)} in all, plus loading the model; guessed from typical rates of a {seen.device}, "
         "good to a factor of three"
     )
+
+
+class _Countdown(ProgressColumn):
+    """The time left, counted down while a trial runs."""
+
+    def render(self, task: Task) -> Text:
+        end_s = task.fields["end_s"]
+        return Text("" if end_s is None else _left_text(end_s - time.monotonic()))
 
 
 class Display(Observer):
@@ -59,9 +81,11 @@ class Display(Observer):
         self._console = open_console()
         self._progress: Progress | None = None
         self._model: Model | None = None
-        self._left = ""
-        self._speed: list[float] = []
-        self._remedy_told = False
+        self._time: TimeLeft | None = None
+        self._schedule: Schedule | None = None
+        self._since_s = 0.0
+        self._number = 0  # of the point, from 1; 0 in the drift check
+        self._disturbance_told = False
         if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"),
@@ -69,12 +93,12 @@ class Display(Observer):
                 MofNCompleteColumn(),
                 TextColumn("points"),
                 TimeElapsedColumn(),
-                TextColumn("{task.fields[left]}"),
+                _Countdown(),
                 console=self._console,
                 # Drawing takes CPU time from what is measured.
                 refresh_per_second=1,
             )
-            self._task = self._progress.add_task("loading", total=len(plan.points), left="")
+            self._task = self._progress.add_task("loading", total=len(plan.points), end_s=None)
             self._progress.start()
 
     def close(self) -> None:
@@ -90,29 +114,34 @@ class Display(Observer):
 
     def trial_starts(self, spec: TrialSpec, schedule: Schedule) -> None:
         """Show which point is measured and how long the rest may take."""
-        remaining = schedule.remaining()
-        self._left = f"about {time_guess.spell(self._remaining_s(remaining))} left" if remaining else "nearly done"
+        self._schedule = schedule
+        if self._time is None:
+            self._time = self._begin()
+            self._since_s = time.monotonic()
+        remaining = len(schedule.remaining())
+        self._number = len(self._plan.points) - remaining + 1 if remaining else 0
         if self._progress:
-            done = len(self._plan.points) - len(remaining)
-            text = f"m={spec.point.input_tokens} n={spec.point.output_tokens} {spec.purpose}{self._so_far(spec.point)}"
-            self._progress.update(self._task, completed=done, description=text, left=self._left)
+            text = ": ".join(
+                filter(None, (self._label(spec.purpose, spec.point, ended=False), self._width(spec.point)))
+            )
+            end_s = time.monotonic() + self._left_s()
+            done = len(self._plan.points) - remaining
+            self._progress.update(self._task, completed=done, description=text, end_s=end_s)
 
     def trial_ended(self, record: Trial) -> None:
         """Take the trial into account; without a terminal, print it."""
-        if record.status == "ok" and record.runtime_s and self._model:
-            self._speed.append(record.runtime_s / self._guess_s(record.point))
-        if self._progress and record.status == "ok":
+        now_s = time.monotonic()
+        if self._time is not None:
+            self._time.add(record, now_s - self._since_s)
+        self._since_s = now_s
+        disturbed = record.status != "ok" and record.runtime_s is not None
+        if self._progress and (record.status == "ok" or (disturbed and self._disturbance_told)):
             return
+        self._disturbance_told = self._disturbance_told or disturbed
         self.notice(self._trial_text(record))
-        if record.status == "discarded" and not self._remedy_told:
-            self._remedy_told = True
-            self.notice(
-                "a disturbed trial is measured again; where other programs are to blame stop them, or let more pass "
-                "with --max-foreign-load"
-            )
 
     def results(self) -> None:
-        """The table of every point, drift and where the records are."""
+        """The numbers that matter, the table of every point, and where the records are."""
         self.close()
         if self._store.run:
             run = RecordedRun(self._store.directory, self._store.run, tuple(self._store.records))
@@ -128,39 +157,69 @@ class Display(Observer):
         except OSError as error:
             # A full disk under the log, or a reader that has gone, must not cost a measurement.
             self._console.quiet = True
-            print(f"output can't be written any more ({error.strerror}); measuring goes on", file=sys.stderr)
+            print(f"Output closed ({error.strerror}); measuring continues.", file=sys.stderr)
 
-    def _so_far(self, point: Point) -> str:
-        records = [record for record in self._store.records if record.point == point]
-        summaries = summarise(records, self._config.batch_size)
-        if not summaries or summaries[0].runtime_s is None:
+    def _begin(self) -> TimeLeft:
+        """What earlier sessions teach of the time that trials take."""
+        assert self._model
+        assert self._store.run
+        session = self._store.run.sessions[-1]
+        window_s = max(self._plan.min_window_s, session.energy.needed_window_s)
+        window_s = min(window_s, self._plan.max_window_s, self._plan.timeout_s / 2)
+        config = self._config
+        guess = RequestGuess(self._model, self._store.run.backend.device, config.kv_cache, config.batch_size)
+        left = TimeLeft(self._plan, guess, window_s)
+        for trial in self._store.records:
+            left.add(trial, None)
+        return left
+
+    def _left_s(self) -> float:
+        assert self._time
+        assert self._schedule
+        assert self._store.run
+        idle = self._store.run.sessions[-1].idle.get("before")
+        idle_s = 0.0 if idle is None else (idle.duration_s or 0.0) + SETTLE_S
+        return self._time.left_s(self._schedule.remaining(), idle_s)
+
+    def _label(self, purpose: str, point: Point, ended: bool) -> str:
+        """Which trial of which point this is, one that has ended or the next."""
+        trials = [trial for trial in self._store.records if (trial.point, trial.purpose) == (point, purpose)]
+        count = "" if purpose == "warmup" else f" {len(trials) + (not ended)}"
+        place = f"{self._number}/{len(self._plan.points)}" if self._number else "drift check"
+        return f"{place}  {size_text(point)}, {'warm-up' if purpose == 'warmup' else 'trial'}{count}"
+
+    def _width(self, point: Point) -> str:
+        """How wide the interval of a point still is, and how wide it may be."""
+        assert self._schedule
+        width = self._plan.stopping.width(self._schedule.samples(point))
+        if width is None:
             return ""
-        return f": {plus_minus(summaries[0].runtime_s)} s after {summaries[0].trials}"
+        if width.relative:
+            quantity = _QUANTITIES[width.quantity]
+            return f"{quantity} ± {percent(width.half_width)} (wanted: ± {100 * width.wanted:g} %)"
+        return f"runtime ± {number(width.half_width, 2)} s (wanted: ± {width.wanted:g} s)"
 
     def _trial_text(self, record: Trial) -> str:
-        text = f"m={record.input_tokens} n={record.output_tokens} {record.purpose}: "
-        if record.status != "ok":
-            return f"{text}{record.status}: {record.reason}"
+        label = self._label(record.purpose, record.point, ended=True)
+        if record.runtime_s is None:
+            return f"{label}: {failure_text(record)}; {self._left_text()}"
+        text = ""
         for what, spent_s in (("compiled", record.compile_s), ("captured", record.capture_s)):
             if spent_s is not None:
-                text += f"{what} in {spent_s:.3g} s, "
-        text += f"{record.runtime_s:.4g} s a request, {record.repeats} in {record.window_s:.3g} s"
+                text += f"{what} in {number(spent_s, 3)} s, "
+        text += f"{number(record.runtime_s)} s per request"
         total = record.energy.total if record.energy else None
         if total and total.request_j is not None:
-            text += f", {total.request_j:.4g} ± {total.request_ci95_j:.2g} J ({total.method})"
-        mean = self._so_far(record.point)
-        return f"{text}; mean{mean}; {self._left}" if mean else f"{text}; {self._left}"
+            shown = plus_minus(total.request_j, total.request_ci95_j, "J")
+            text += f", {estimated(total.request_j, 'J') if total.method == 'estimated' else shown}"
+        parts = [text, self._width(record.point) if record.purpose == "measure" else "", self._left_text()]
+        if record.status != "ok":
+            parts.insert(1, failure_text(record))
+        return f"{label}: {'; '.join(filter(None, parts))}"
 
-    def _guess_s(self, point: Point) -> float:
-        assert self._model
-        return time_guess.request_s(
-            self._model, self._config.device, point, kv_cache=self._config.kv_cache, batch_size=self._config.batch_size
-        )
+    def _left_text(self) -> str:
+        return _left_text(self._left_s())
 
-    def _remaining_s(self, remaining: list[tuple[Point, int]]) -> float:
-        correction = statistics.median(self._speed) if self._speed else 1.0
-        trials = time_guess.expected_trials(self._plan)
-        return sum(
-            time_guess.point_s(self._plan, correction * self._guess_s(point), max(1, trials - done))
-            for point, done in remaining
-        )
+
+def _left_text(left_s: float) -> str:
+    return f"about {spell(left_s)} left" if left_s >= 1 else "nearly done"

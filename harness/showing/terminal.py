@@ -1,8 +1,10 @@
-"""The terminal: consoles, tables, numbers with their intervals, JSON."""
+"""The terminal: consoles, tables, JSON, and how this program is called."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,6 @@ from typing import Any
 from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
-
-from harness.core.statistics import Estimate
 
 _UNBOUNDED = 10_000
 """Columns of a terminal that no table fills."""
@@ -94,10 +94,9 @@ def narrow_table(*headings: str) -> Table:
     return table
 
 
-def plus_minus(value: Estimate | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value.mean:.4g} ± {'?' if value.half_width is None else format(value.half_width, '.2g')}"
+def program() -> list[str]:
+    """How this program is called; in an environment that is not activated the command is not on the path."""
+    return ["joulebench"] if shutil.which("joulebench") else [sys.executable, "-m", "harness"]
 
 
 def print_json(value: Any) -> None:

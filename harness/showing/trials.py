@@ -9,14 +9,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from harness.core.statistics import Estimate
+from harness.core.wording import estimated, number, plus_minus
 from harness.runs.records import RecordedRun
 from harness.runs.schema import Row, joules_per, tokens_in_all, tokens_out
-from harness.runs.summary import PointSummary, drift, idle_drift, summarise
-from harness.showing.terminal import narrow_table, open_console, plus_minus, print_fitting, print_whole
+from harness.runs.summary import PointSummary, summarise
+from harness.showing.run_results import STATUS_WORDS, next_commands, result_lines
+from harness.showing.terminal import narrow_table, open_console, print_fitting, print_whole
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+    return "–" if value is None else number(value)
 
 
 def _energy(value: Callable[[Row], Sequence[float | None]]) -> Callable[[Row], str]:
@@ -24,7 +26,10 @@ def _energy(value: Callable[[Row], Sequence[float | None]]) -> Callable[[Row], s
 
     def cell(row: Row) -> str:
         joules, ci95_j = value(row)
-        return "–" if joules is None or ci95_j is None else f"{joules:.4g} ± {ci95_j:.2g}"
+        if joules is None or ci95_j is None:
+            return "–"
+        total = row.trial.energy.total if row.trial.energy else None
+        return estimated(joules) if total and total.method == "estimated" else plus_minus(joules, ci95_j)
 
     return cell
 
@@ -57,20 +62,73 @@ DISPENSABLE = ("J/token", "J/decode", "J/prefill", "J/output token", "repeats", 
 """Columns that a narrow terminal does without, the first of them first."""
 
 
-def _mean(value: Estimate | None, digits: int) -> str:
-    return "–" if value is None else f"{value.mean:.{digits}g}"
+NO_DECODE = "1 token"
+NO_METER = "no meter"
+
+_EXPLAINED = {
+    "out of memory": "the request needed more memory than there is",
+    "timed out": "a trial took longer than --timeout",
+    "failed": "the backend failed; joulebench trials lists every error",
+    "disturbed": "other programs took too much of the machine in every trial",
+    "skipped": "not tried: it needs more memory or a longer context than there is",
+    NO_DECODE: "a single output token comes out of prefill, so nothing is decoded",
+    NO_METER: "no power meter saw the device that computes; joulebench doctor says what to do",
+    "too short": "too short for the power meter; lengthen trials with --min-window",
+    "no reading": "the power meter gave no usable reading",
+}
+"""The short words of the table, explained below it where they occur."""
 
 
-# Narrow enough for a terminal of 80 columns.
+def _short_status(point: PointSummary) -> str:
+    status = (point.trouble or "skipped").partition(":")[0]
+    return STATUS_WORDS.get(status, status)
+
+
+def _short_energy(point: PointSummary) -> str:
+    """Why a point that was measured has no energy, in two words."""
+    reason = point.energy_reason
+    if reason is None or "no power source" in reason:
+        return NO_METER
+    return "too short" if "too short" in reason or "fewer than two" in reason else "no reading"
+
+
+def _mean(value: Callable[[PointSummary], Estimate | None], digits: int) -> Callable[[PointSummary], str]:
+    """A mean; nothing for a point without trials, whose runtime says why."""
+
+    def cell(point: PointSummary) -> str:
+        estimate = value(point)
+        if estimate is not None:
+            return number(estimate.mean, digits)
+        return NO_DECODE if point.trials and point.point.output_tokens == 1 else ""
+
+    return cell
+
+
+def _runtime(point: PointSummary) -> str:
+    runtime_s = point.runtime_s
+    return _short_status(point) if runtime_s is None else plus_minus(runtime_s.mean, runtime_s.half_width)
+
+
+def _joules(point: PointSummary) -> str:
+    """Energy with its interval, or why there is none."""
+    if point.energy_j is None:
+        return _short_energy(point) if point.trials else ""
+    if point.energy_method == "estimated":
+        return estimated(point.energy_j.mean)
+    return plus_minus(point.energy_j.mean, point.energy_j.half_width)
+
+
+# Narrow enough for a terminal of 100 columns.
 POINT_CELLS: tuple[tuple[str, Callable[[PointSummary], str]], ...] = (
     ("input", lambda point: str(point.point.input_tokens)),
     ("output", lambda point: str(point.point.output_tokens)),
     ("trials", lambda point: str(point.trials)),
-    ("prefill\ns", lambda point: _mean(point.prefill_s, 3)),
-    ("decode\ns", lambda point: _mean(point.decode_s, 3)),
-    ("decode\ntokens/s", lambda point: _mean(point.decode_tokens_per_s, 4)),
-    ("runtime\ns", lambda point: plus_minus(point.runtime_s)),
-    ("energy\nJ", lambda point: plus_minus(point.energy_j)),
+    ("prefill\ns", _mean(lambda point: point.prefill_s, 3)),
+    ("decode\ns", _mean(lambda point: point.decode_s, 3)),
+    ("prefill\ntokens/s", _mean(lambda point: point.prefill_tokens_per_s, 4)),
+    ("decode\ntokens/s", _mean(lambda point: point.decode_tokens_per_s, 4)),
+    ("runtime\ns", _runtime),
+    ("energy\nJ", _joules),
 )
 """The table of points, a line a column."""
 
@@ -93,37 +151,27 @@ def print_trials(run: RecordedRun, format: str) -> None:
     if left_out:
         console.print(f"not shown on so narrow a terminal: {', '.join(left_out)}; --format csv has every column")
     print_results(run, console)
+    print_next(run, console)
 
 
 def print_results(run: RecordedRun, console: Console) -> None:
-    """Every point as a table row, what went wrong, drift and idle power."""
+    """The numbers that matter, what was measured and what wasn't, then every point as a table row."""
     summaries = sorted(summarise(run.trials, run.batch_size), key=lambda summary: summary.point)
+    for line in result_lines(run, summaries):
+        console.print(line, markup=False, soft_wrap=True)
     table = narrow_table(*(heading for heading, _ in POINT_CELLS))
-    for summary in summaries:
-        table.add_row(*(cell(summary) for _, cell in POINT_CELLS))
+    rows = [[cell(summary) for _, cell in POINT_CELLS] for summary in summaries]
+    for row in rows:
+        table.add_row(*row)
     print_whole(table, console)
-    if any(summary.trials == 1 for summary in summaries):
-        console.print("± ?: a single trial says nothing about its own spread")
-    methods = {summary.energy_method for summary in summaries if summary.energy_method}
-    console.print(f"energy: {', '.join(sorted(methods)) or 'not measured'}")
-    _print_trouble(summaries, console)
-    if shift := drift(run.trials):
-        interval = " ± ?" if shift.half_width is None else f" ± {shift.half_width:.1%}"
-        point_text = f"m = {shift.point.input_tokens}, n = {shift.point.output_tokens}"
-        console.print(f"drift: the first point ({point_text}) took {shift.change:+.1%}{interval} at the end")
-    for session in run.facts.sessions:
-        for idle in idle_drift(session):
-            watts = f"{plus_minus(idle.before_w)} W before, {plus_minus(idle.after_w)} W after"
-            console.print(f"idle power of {idle.domain}: {watts}, change {plus_minus(idle.change_w)} W")
+    shown = {cell for row in rows for cell in row}
+    for word, meaning in _EXPLAINED.items():
+        if word in shown:
+            console.print(f"{word}: {meaning}", markup=False, soft_wrap=True)
 
 
-def _print_trouble(summaries: Sequence[PointSummary], console: Console) -> None:
-    for summary in summaries:
-        if summary.trouble:
-            m, n = summary.point.input_tokens, summary.point.output_tokens
-            console.print(f"m = {m}, n = {n}: {summary.trouble}", markup=False)
-    if discarded := [summary for summary in summaries if (summary.trouble or "").startswith("discarded")]:
-        console.print(
-            f"{len(discarded)} of {len(summaries)} points were not measured, because every trial was disturbed: stop "
-            "other programs and measure into a new directory, or let more pass with --max-foreign-load"
-        )
+def print_next(run: RecordedRun, console: Console) -> None:
+    """What to type to go on; nothing where nothing was measured."""
+    if any(trial.counts for trial in run.trials):
+        for line in next_commands(run.directory, fitted=(run.directory / "profile.json").exists()):
+            console.print(line, markup=False, soft_wrap=True)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from harness.core.errors import ProbeFailed, ProbeUnavailable
+from harness.core.errors import ProbeFailed, ProbeUnavailable, pip_install
 from harness.core.quantities import Component
 from harness.energy.probes import refuse_option
 from harness.energy.probes.base import Probe, ProbeContext, Role, update_periods
@@ -47,7 +47,7 @@ class IoReport(Probe):
         try:
             from zeus_apple_silicon import AppleEnergyMonitor
         except ImportError:
-            remedy = "pip install 'joulebench[apple]'"
+            remedy = pip_install("zeus-apple-silicon>=1.0.4")
             raise ProbeUnavailable("the package zeus-apple-silicon is missing", remedy) from None
         try:
             self._monitor = AppleEnergyMonitor()

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from harness.core.errors import MissingDependency, UserError
+from harness.core.errors import MissingDependency, UserError, pip_install
 from harness.core.files import write_atomically
 from harness.showing.panels import Options
 from harness.showing.report.data import page_data
@@ -37,7 +37,7 @@ def render(content: Mapping[str, Any]) -> str:
     try:
         from plotly.offline import get_plotlyjs
     except ImportError:
-        raise MissingDependency("the report needs plotly: install it with pip install 'joulebench[report]'") from None
+        raise MissingDependency(f"the report needs plotly: install it with {pip_install('plotly>=6')}") from None
     data = json.dumps(content, allow_nan=False, separators=(",", ":"))
     # Inside a script element only "<" could end it or begin a comment.
     data = data.replace("<", "\\u003c")

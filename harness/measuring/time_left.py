@@ -1,0 +1,185 @@
+"""How long the rest of a run takes, learned from what its trials have taken so far. Pure.
+
+A trial takes its window and what lies around it: starting, waiting for the last readings, writing. Windows follow from
+the seconds of a request, and those of sizes not measured yet from the phases of those measured: a constant and a part
+that grows with the tokens, held to the shape of the guess where too little is measured to tell.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from bisect import bisect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from harness.core.sizes import Point
+from harness.measuring.plan import WARMUP_S, Plan
+from harness.measuring.schedule import DRIFT_TRIALS
+from harness.measuring.time_guess import RequestGuess, mean_length
+from harness.runs.schema import Trial
+
+_USUAL_SPREAD = 0.025
+"""Relative standard deviation of a point's trials, until there are any."""
+_WEIGHT_OF_GUESS = 0.07
+"""The guess may be wrong by a factor of two, a mean of trials by 5 %."""
+
+
+def repeats(window_s: float, request_s: float, max_window_s: float = math.inf) -> int:
+    """How many requests of so many seconds fill a window of that length and fit into the longest one; at least 1."""
+    return max(1, min(math.ceil(window_s / request_s), math.floor(min(max_window_s / request_s, 1e9))))
+
+
+@dataclass
+class TimeLeft:
+    """Feed it every trial, ask it how long the rest takes."""
+
+    plan: Plan
+    guess: RequestGuess
+    window_s: float
+    """What a trial's window should reach; see ``needed_window_s`` of the meter."""
+    _trials: dict[Point, list[Trial]] = field(default_factory=dict)
+    _around_s: dict[bool, list[tuple[float, float]]] = field(default_factory=lambda: {True: [], False: []})
+    """Of this session's trials, warm-ups apart: seconds of the window, and seconds spent in all."""
+    _last: Point | None = None
+    _first: Point | None = None
+    _drifts: int = 0
+
+    def add(self, trial: Trial, spent_s: float | None) -> None:
+        """Learn from a trial that took ``spent_s`` in all; None for one of an earlier session."""
+        if trial.runtime_s is not None and trial.window_s is not None:
+            self._trials.setdefault(trial.point, []).append(trial)
+            if spent_s is not None:
+                self._around_s[trial.purpose == "warmup"].append((trial.window_s, spent_s))
+        if trial.purpose == "drift":
+            self._drifts += 1
+        elif trial.counts:
+            self._drifts = 0
+            self._first = self._first or trial.point
+        self._last = trial.point if spent_s is not None else None
+
+    def left_s(self, remaining: Sequence[tuple[Point, int]], idle_s: float = 0.0) -> float:
+        """Seconds until the run is complete: the remaining points, each with the trials that it has, the repeated first
+        point, and ``idle_s`` for reading the idle power.
+        """
+        request_s = self._requests_s([point for point, _ in remaining])
+        trials = self._trials_needed({point for point, _ in remaining})
+        left_s = idle_s
+        for point, done in remaining:
+            more = max(1, trials(request_s[point]) - done)
+            left_s += self._trials_s(request_s[point], more, warm=point == self._last)
+        first = self._first or (remaining[0][0] if remaining else None)
+        if first is not None and self._drifts < DRIFT_TRIALS:
+            warm = not remaining and first == self._last
+            left_s += self._trials_s(self._known_s(first) or request_s[first], DRIFT_TRIALS - self._drifts, warm)
+        return left_s
+
+    def point_s(self, point: Point) -> float:
+        """Seconds of the trials of a point of which none is done yet."""
+        request_s = self._requests_s([point])[point]
+        return self._trials_s(request_s, self._trials_needed({point})(request_s), warm=False)
+
+    def _trials_s(self, request_s: float, trials: int, warm: bool) -> float:
+        window_s = request_s * repeats(self.window_s, request_s, self.plan.max_window_s)
+        spent_s = trials * self._spent_s(window_s, warmup=False)
+        if not warm:
+            shortest_s = min(WARMUP_S, self.window_s)
+            spent_s += self._spent_s(request_s * repeats(shortest_s, request_s), warmup=True)
+        return spent_s
+
+    def _spent_s(self, window_s: float, warmup: bool) -> float:
+        """Seconds of a trial with such a window."""
+        both = self._around_s[True] + self._around_s[False]
+        # On a virtual clock windows take no time; on a real one no trial takes less than its window.
+        pace = min(1.0, sum(spent for _, spent in both) / sum(window for window, _ in both)) if both else 1.0
+        seen = self._around_s[warmup] or both
+        around_s = statistics.median(spent - pace * window for window, spent in seen) if seen else 0.0
+        return pace * window_s + max(around_s, 0.0)
+
+    def _known_s(self, point: Point) -> float | None:
+        """Mean seconds of a request at a point that has been measured."""
+        trials = self._trials.get(point, [])
+        counted = [trial for trial in trials if trial.purpose != "warmup"] or trials
+        runtimes_s = [trial.runtime_s for trial in counted if trial.runtime_s is not None]
+        return statistics.fmean(runtimes_s) if runtimes_s else None
+
+    def _requests_s(self, points: Sequence[Point]) -> dict[Point, float]:
+        """Seconds of a request at each point: as measured, or from the phases measured at others."""
+        prefills: dict[float, list[float]] = {}
+        steps: dict[float, list[float]] = {}
+        for point, trials in self._trials.items():
+            for trial in trials:
+                if trial.prefill_s:
+                    prefills.setdefault(point.input_tokens, []).append(trial.prefill_s)
+                if trial.decode_s and point.output_tokens > 1:
+                    steps.setdefault(mean_length(point), []).append(trial.decode_s / (point.output_tokens - 1))
+        unknown = [point for point in points if point not in self._trials]
+        prefill_s = _curve(prefills, self.guess.prefill_s, [point.input_tokens for point in unknown])
+        step_s = _curve(steps, self.guess.step_s, [mean_length(point) for point in unknown])
+        return {
+            point: self._known_s(point)
+            or prefill_s(point.input_tokens) + (point.output_tokens - 1) * step_s(mean_length(point))
+            for point in points
+        }
+
+    def _trials_needed(self, remaining: set[Point]) -> Callable[[float], int]:
+        """By the seconds of a request, the counted trials until a point is done: from the spread of those measured, and
+        from how many those that are done have taken.
+        """
+        counted = {p: [t.runtime_s for t in ts if t.counts and t.runtime_s] for p, ts in self._trials.items()}
+        spreads = [statistics.stdev(s) / statistics.fmean(s) for s in counted.values() if len(s) > 1]
+        squares = [_USUAL_SPREAD**2, *(spread**2 for spread in spreads)]
+        spread = math.sqrt(statistics.fmean(squares[1:] or squares))
+
+        def by_rule(request_s: float) -> int:
+            return _trials_by_rule(self.plan, request_s, spread)
+
+        taken = [(len(s), by_rule(statistics.fmean(s))) for p, s in counted.items() if s and p not in remaining]
+        ratio = (1 + sum(real for real, _ in taken)) / (1 + sum(ruled for _, ruled in taken))
+        return lambda request_s: max(1, min(round(ratio * by_rule(request_s)), self.plan.stopping.max_trials))
+
+
+def _trials_by_rule(plan: Plan, request_s: float, spread: float) -> int:
+    """After how many trials the stopping rule is satisfied by runtimes of that mean and relative spread."""
+    most = plan.stopping.max_trials
+    # Alternating by the spread gives that standard deviation, apart from the last of an odd number.
+    runtimes_s = [request_s * (1 + (spread if number % 2 else -spread)) for number in range(most)]
+    return 1 + bisect(range(1, most), False, key=lambda count: plan.stopping.done({"runtime_s": runtimes_s[:count]}))
+
+
+def _curve(
+    measured: Mapping[float, Sequence[float]], guess: Callable[[float], float], asked: Sequence[float]
+) -> Callable[[float], float]:
+    """Seconds by tokens: a + b · tokens near what was measured and, weakly, the scaled guess at the sizes asked for.
+
+    Between sizes measured the curve passes through them; beyond them it keeps the last one's ratio to the line.
+    """
+    if not measured:
+        return guess
+    sizes = np.array(sorted(measured))
+    seconds = np.array([statistics.fmean(measured[size]) for size in sizes])
+    scale = float(np.median(seconds / [guess(size) for size in sizes]))
+    hinted = np.array(asked, dtype=float)
+    hints = scale * np.array([guess(size) for size in hinted])
+    weights = np.concatenate([1 / seconds, _WEIGHT_OF_GUESS / hints])
+    constant, slope = _line(np.concatenate([sizes, hinted]), np.concatenate([seconds, hints]), weights)
+    ratios = np.log(seconds / (constant + slope * sizes))
+
+    def at(size: float) -> float:
+        ratio = math.exp(float(np.interp(math.log(size), np.log(sizes), ratios)))
+        return ratio * (constant + slope * size)
+
+    return at
+
+
+def _line(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """The a, b ≥ 0 of the a + b · x with the smallest weighted squares."""
+    rows, wanted = np.column_stack([weights, weights * x]), weights * y
+    (a, b), *_ = np.linalg.lstsq(rows, wanted, rcond=None)
+    if a >= 0 and b >= 0:
+        return float(a), float(b)
+    column = rows[:, 1] if a < 0 else rows[:, 0]
+    alone = float(column @ wanted / (column @ column))
+    return (0.0, alone) if a < 0 else (alone, 0.0)

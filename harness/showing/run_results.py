@@ -1,0 +1,140 @@
+"""The end of a run in sentences: its numbers with their intervals, what was measured, what to type next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.core.sizes import Point
+from harness.core.statistics import Estimate
+from harness.core.wording import estimated, plus_minus, plus_minus_percent
+from harness.runs.records import RecordedRun
+from harness.runs.schema import Trial
+from harness.runs.summary import Drift, Headline, PointSummary, drift, headline, idle_drift, idle_power_w
+from harness.showing.terminal import program
+
+_MOST_REASONS = 3
+STATUS_WORDS = {"oom": "out of memory", "timeout": "timed out", "error": "failed", "discarded": "disturbed"}
+"""By status of a trial, how people say it; other statuses are words themselves."""
+
+
+def result_lines(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterator[str]:
+    """What a person wants to know of a run before they look at its table, at most ten lines."""
+    found = headline(run.facts, run.trials)
+    yield from headline_lines(found, run.batch_size) if found else ("Nothing was measured.",)
+    moved = drift(run.trials)
+    if moved:
+        yield drift_text(moved)
+    yield from _coverage(run, summaries)
+    yield from _idle(run)
+
+
+def headline_lines(found: Headline, batch_size: int) -> Iterator[str]:
+    """The numbers that matter, one sentence each."""
+    size = f" for {size_text(found.point, batch_size)}"
+    if found.decode_tokens_per_s is not None:
+        yield f"{_with_interval(found.decode_tokens_per_s, 'decode tokens/s')}{size}."
+        size = ""
+    first = f"; the first token comes after {_with_interval(found.first_token_s, 's')}" if found.first_token_s else ""
+    yield f"{_with_interval(found.runtime_s, 's')} per request{size}{first}."
+    yield f"{energy_text(found)}."
+    if found.trials == 1:
+        yield "± ?: only one trial, so no interval."
+
+
+def energy_text(found: Headline) -> str:
+    """Joules of the typical request and of each output token, or why there are none; without the full stop."""
+    whole, each = found.energy_j, found.energy_per_output_token_j
+    if whole is None or each is None:
+        return f"Energy not measured: {found.energy_reason}"
+    if found.estimated_from is not None:
+        origin = f"estimated at {found.estimated_from}: no power meter"
+        return f"{estimated(whole.mean, 'J')} per request, {estimated(each.mean, 'J')} per output token, {origin}"
+    return f"{_with_interval(whole, 'J')} per request, {_with_interval(each, 'J')} per output token"
+
+
+def drift_text(moved: Drift) -> str:
+    """How the first point differed at the end of the run, or that it didn't beyond its interval."""
+    way = "slower" if moved.change > 0 else "faster"
+    share = plus_minus_percent(abs(moved.change), moved.half_width)
+    seen = moved.half_width is None or abs(moved.change) > moved.half_width
+    return (
+        f"{'Drift' if seen else 'No drift seen'}: the first point ({size_text(moved.point)}) was {share} {way} "
+        "at the end of the run."
+    )
+
+
+def size_text(point: Point, batch_size: int = 1) -> str:
+    """``32 in, 16 out``, and how many sequences where that is more than one."""
+    sequences = f"{batch_size} sequences of " if batch_size > 1 else ""
+    return f"{sequences}{point.input_tokens} in, {point.output_tokens} out"
+
+
+def failure_text(trial: Trial) -> str:
+    """What became of a trial that is not ok, and why."""
+    return f"{STATUS_WORDS.get(trial.status, trial.status)}: {trial.reason or 'no reason is known'}"
+
+
+def next_commands(directory: Path, fitted: bool = False) -> Iterator[str]:
+    """What to type to go on with a run, as this program is called here; ``fitted`` where its fit is written already."""
+    profile = str(directory / "profile.json")
+    commands = [
+        ("fit a model of it", ["fit", str(directory), "-o", profile]),
+        ("Figures 1–2", ["figures", str(directory)]),
+        ("a page of it all", ["report", str(directory)]),
+    ]
+    if fitted:
+        commands = [("what a request costs", ["predict", profile, "-p", "256", "-n", "64"])]
+    yield "Next:"
+    texts = [(shlex.join([*program(), *arguments]), what) for what, arguments in commands]
+    width = max(len(command) for command, _ in texts)
+    yield from (f"  {command:{width}}  {what}" for command, what in texts)
+
+
+def nothing_measured(run: RecordedRun) -> str:
+    """Why no trial of a run counts, and where to read more."""
+    failed = [trial for trial in run.trials if trial.status != "ok"]
+    why = failure_text(failed[-1]) if failed else "no trial came to its end"
+    listing = shlex.join([*program(), "trials", str(run.directory)])
+    return f"Nothing was measured: {why}. Every trial: {listing}"
+
+
+def _with_interval(value: Estimate, unit: str) -> str:
+    return plus_minus(value.mean, value.half_width, unit)
+
+
+def _coverage(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterator[str]:
+    """How many points and trials were measured; what was not, by its reason."""
+    measured = [summary for summary in summaries if summary.trials]
+    trials = sum(summary.trials for summary in measured)
+    planned = len(run.facts.plan.points)
+    counts = f"{len(measured)} of {planned} {'point' if planned == 1 else 'points'}, {trials} trials"
+    yield f"Measured: {counts}; ± is the 95 % interval." if measured else f"Measured: {counts}."
+    disturbed = [t for t in run.trials if t.purpose == "measure" and t.status in ("discarded", "disturbed")]
+    if disturbed:
+        yield f"Disturbed: {len(disturbed)} trials, the last because {disturbed[-1].reason}."
+    lost: dict[str, list[Point]] = {}
+    for summary in summaries:
+        if not summary.trials and summary.trouble:
+            status, _, reason = summary.trouble.partition(":")
+            lost.setdefault(f"{STATUS_WORDS.get(status, status)}:{reason}", []).append(summary.point)
+    for reason, points in list(lost.items())[:_MOST_REASONS]:
+        others = f" and {len(points) - 1} more" if len(points) > 1 else ""
+        yield f"Not measured: {size_text(points[0])}{others}: {reason}."
+    if len(lost) > _MOST_REASONS:
+        yield f"Not measured: {sum(map(len, list(lost.values())[_MOST_REASONS:]))} more points, for other reasons."
+
+
+def _idle(run: RecordedRun) -> Iterator[str]:
+    """Idle power of the last session, before and after where both are known."""
+    for session in run.facts.sessions[-1:]:
+        moved = idle_drift(session)
+        for idle in moved:
+            before, after, change = (_with_interval(w, "W") for w in (idle.before_w, idle.after_w, idle.change_w))
+            yield f"Idle power of {idle.domain}: {before} before, {after} after, change {change}."
+        if not moved and session.energy.domains:
+            known = idle_power_w(session)
+            estimate = all(domain.method == "estimated" for domain in session.energy.domains.values())
+            reason = "an estimate has no sensor" if estimate else "its reading is missing or incomplete"
+            yield f"Idle power: {_with_interval(known, 'W')}." if known else f"Idle power not measured: {reason}."
