@@ -20,6 +20,7 @@ from harness.cli import (
     profiles,
     report,
     route,
+    rule,
     threshold,
     trials,
     workload,
@@ -35,7 +36,7 @@ Examples:
 \b
   joulebench measure --pictures
   joulebench predict m1-pro-llama-2-7b -p 128 -n 256
-  joulebench compare m1-pro-llama-2-7b swing-a100-llama-2-7b
+  joulebench threshold m1-pro-llama-2-7b swing-a100-llama-2-7b
 """
 
 app = typer.Typer(
@@ -60,6 +61,7 @@ for heading, commands in SECTIONS.items():
         app.command(cls=Command, rich_help_panel=heading)(command)
 app.add_typer(profiles.app, name="profiles", rich_help_panel="Model")
 app.add_typer(workload.app, name="workload", rich_help_panel="Decide")
+app.add_typer(rule.app, name="rule", rich_help_panel="Decide")
 
 
 def _print_version(wanted: bool) -> None:

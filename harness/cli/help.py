@@ -20,7 +20,7 @@ class Command(TyperCommand):
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The pieces of the line ``Usage:``, without the braces and second dots that typer puts around arguments."""
         pieces = [re.sub(r"[{}]", "", piece) for piece in super().collect_usage_pieces(ctx)]
-        pieces = [re.sub(r"^\[(\[.*\]\.\.\.)\]\.\.\.$", r"\1", piece) for piece in pieces]
+        pieces = [re.sub(r"^\[(\[.*\]\.\.\.|\S+ .*)\]\.\.\.$", r"\1", piece) for piece in pieces]
         return [re.sub(r"\.\.\.(\]?)\.\.\.$", r"...\1", piece) for piece in pieces]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -60,7 +60,7 @@ def _write_options(parameters: Iterable[Any], ctx: Any, formatter: Any) -> None:
             names, said = _plain(*record)
             heading = getattr(parameter, "rich_help_panel", None)
             if parameter.param_type_name == "argument":
-                heading, names = "Arguments", names.partition(" ")[0]
+                heading, names = "Arguments", parameter.metavar or parameter.name.upper()
             sections.setdefault(heading if isinstance(heading, str) else "Options", []).append((names, said))
     for heading in [name for name in sections if name != "Options"] + ["Options"] * ("Options" in sections):
         with formatter.section(heading):

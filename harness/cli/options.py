@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from inspect import Parameter, Signature
@@ -29,15 +30,15 @@ def finite(option: CallbackParam, value: float | None) -> float | None:
     return value
 
 
-ProfileArgument = Annotated[
-    str, Argument(metavar="PROFILE", help="Name of a shipped profile, or a profile file.", show_default=False)
-]
+SYSTEM = "Run directory, profile file or name of a shipped profile."
+ProfileArgument = Annotated[str, Argument(metavar="PROFILE|RUN", help=SYSTEM, show_default=False)]
 InputTokens = Annotated[str, Option("--input-tokens", "-p", help="Input tokens: 8,64,512 or 8-2048*2 or 128-1024+128.")]
 OutputTokens = Annotated[str, Option("--output-tokens", "-n", help="Output tokens, same syntax as -p.")]
 FixedInput = Annotated[int, Option(min=1, help="Input tokens of the output sweep.")]
 FixedOutput = Annotated[int, Option(min=1, help="Output tokens of the input sweep.")]
 
 PROTOCOLS = "the protocol's"
+DEFAULT_WORKLOAD = "alpaca"
 WORKLOAD = "Built-in name (alpaca), workload file, trace file or glob."
 WorkloadOption = Annotated[str, Option("--workload", "-w", help=WORKLOAD)]
 InputColumn = Annotated[str | None, Option(help="Column of input tokens in a trace.")]
@@ -91,6 +92,12 @@ FigurePath = Annotated[
     Path | None, Option("--output", "-o", help="Write the figure as PDF, SVG, PNG and CSV under this name.")
 ]
 Export = Annotated[Path | None, Option(help="Write the decision rule as JSON for a scheduler.")]
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """What happened on the way to an answer, on stderr: the answer itself is what a pipe takes."""
+    for note in notes:
+        print(note, file=sys.stderr)
 
 
 def prices(per_kwh: float | None, per_hour: float | None) -> tuple[float, float] | None:

@@ -19,8 +19,10 @@ def predict(
 ) -> None:
     """Predict runtime and energy of requests, each with the 95 % interval of a new measurement."""
     from harness.core.sizes import parse_tokens
-    from harness.modelling.profile import Profile
+    from harness.modelling.profile_fit import load_or_fit
     from harness.showing.profiles import print_predictions
 
     sizes = parse_tokens(input_tokens), parse_tokens(output_tokens)
-    print_predictions(Profile.load(profile), sizes, boundary, strict, as_json)
+    loaded = load_or_fit(profile)
+    options.print_notes([loaded.fitted] if loaded.fitted else [])
+    print_predictions(loaded, sizes, boundary, strict, as_json)

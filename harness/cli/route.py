@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from typer import Option
+from typer import Argument, Option
 
 from harness.cli import options
 from harness.core.errors import UserError
 
-Profiles = Annotated[list[str], Option(help="Profile of a system: a name or file. Repeat for each.")]
-Shares = Annotated[list[str] | None, Option(help="P=0.05: this share of the served requests goes to P. Repeatable.")]
+Systems = Annotated[
+    list[str] | None,
+    Argument(metavar="SYSTEM...", help=f"Two systems or more. {options.SYSTEM}", show_default=False),
+]
+Shares = Annotated[list[str] | None, Option(help="S=0.05: this share of the served requests goes to S. Repeatable.")]
 Capacities = Annotated[
-    list[str] | None, Option(help="P=3600: system P is busy for at most so many seconds. Repeatable.")
+    list[str] | None, Option(help="S=3600: system S is busy for at most so many seconds. Repeatable.")
 ]
 Slo = Annotated[
     float | None,
@@ -23,8 +26,9 @@ WeightSweep = Annotated[bool, Option("--weight-sweep", help="Show the trade-off 
 
 
 def route(
-    profile: Profiles,
-    workload: options.WorkloadOption,
+    systems: Systems = None,
+    profile: Annotated[list[str] | None, Option(hidden=True)] = None,
+    workload: options.WorkloadOption = options.DEFAULT_WORKLOAD,
     share: Shares = None,
     capacity: Capacities = None,
     slo: Slo = None,
@@ -58,7 +62,7 @@ def route(
         raise UserError("--weight-sweep weighs energy and runtime relative to --reference: leave out --scale")
     shares, capacities = options.named_numbers("--share", share), options.named_numbers("--capacity", capacity)
     answer = decide_routing(
-        profile,
+        [*(systems or []), *(profile or [])],
         load_workload(workload, input_column, output_column, skip_bad, output_tokens),
         shares=shares,
         capacities=capacities,
@@ -77,4 +81,5 @@ def route(
     if export is not None:
         save_rule(answer, export)
         files.append(export)
+    options.print_notes(answer.fitted)
     print_routing(answer, files, as_json, weight_sweep)

@@ -5,18 +5,25 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from typer import Option
+from typer import Argument, Option
 
 from harness.cli import options
+from harness.core.errors import UserError
+
+Systems = Annotated[
+    list[str] | None,
+    Argument(metavar="SMALL LARGE", help=f"The two systems, the small one first. {options.SYSTEM}", show_default=False),
+]
 
 Key = StrEnum("Key", "INPUT OUTPUT TOTAL PRODUCT")
 """What the threshold is compared with."""
 
 
 def threshold(
-    small: Annotated[str, Option(help="Profile of the small system: a name or file.")],
-    large: Annotated[str, Option(help="Profile of the large system.")],
-    workload: options.WorkloadOption,
+    systems: Systems = None,
+    small: Annotated[str | None, Option(hidden=True)] = None,
+    large: Annotated[str | None, Option(hidden=True)] = None,
+    workload: options.WorkloadOption = options.DEFAULT_WORKLOAD,
     key: Annotated[Key, Option(help="What decides: input, output, total or product of tokens.")] = Key.INPUT,
     weight: options.Weight = None,
     scale: options.ScaleOption = options.Scale.REFERENCE,
@@ -43,8 +50,7 @@ def threshold(
     from harness.showing.decisions import print_threshold
 
     answer = decide_threshold(
-        small,
-        large,
+        *_pair(systems or [], small, large),
         load_workload(workload, input_column, output_column, skip_bad, output_tokens),
         key=key,
         weight=weight,
@@ -60,4 +66,15 @@ def threshold(
     if export is not None:
         save_rule(answer, export)
         files.append(export)
+    options.print_notes(answer.fitted)
     print_threshold(answer, files, as_json)
+
+
+def _pair(systems: list[str], small: str | None, large: str | None) -> tuple[str, str]:
+    """The small and the large system, as plain arguments or by the options of earlier releases. Raises UserError."""
+    given = systems or [system for system in (small, large) if system is not None]
+    if len(given) > 2:
+        raise UserError(f"a threshold parts two systems, not {len(given)}; for more: joulebench route A B C …")
+    if len(given) < 2 or (systems and (small or large)):
+        raise UserError("name two systems, the small one first: joulebench threshold SMALL LARGE")
+    return given[0], given[1]

@@ -1,9 +1,9 @@
 """From profiles and a workload to an answer: which requests go where, and what that saves."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from harness.core.errors import UserError
 from harness.core.quantities import check_number
@@ -15,14 +15,16 @@ from harness.deciding.decision import (
     make_scales,
     routing_decision,
     served_requests,
-    sweep_weights,
+    threshold_band,
     threshold_decision,
 )
 from harness.deciding.routing import TradeOff
 from harness.deciding.scales import Prices
 from harness.deciding.trace_files import load_workload
+from harness.deciding.trade_off import sweep_weights
+from harness.deciding.uncertainty import SavingBand
 from harness.deciding.workload import Workload
-from harness.modelling.profile import Profile, as_profile
+from harness.modelling.profile_fit import Loaded, ProfileLike, load_or_fit
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,13 @@ class ThresholdAnswer:
     costs: Costs
     workload: Workload
     decision: ThresholdDecision
+    fitted: tuple[str, ...] = ()
+    """What to say of runs that were fitted on the way."""
+
+    @cached_property
+    def band(self) -> SavingBand:
+        """Saving and runtime ratio at every threshold, with their 95 % intervals."""
+        return threshold_band(self.costs, self.workload, self.decision)
 
 
 @dataclass(frozen=True)
@@ -45,16 +54,19 @@ class RoutingAnswer:
     """The system whose mean request is the unit of cost."""
     slo_s: float | None
     """The latency objective; None without one."""
+    fitted: tuple[str, ...] = ()
+    """What to say of runs that were fitted on the way."""
 
     @cached_property
     def trade_off(self) -> TradeOff:
-        """Least-cost routing for all weights λ from 0 to 1, relative to the reference system and without limits."""
-        return sweep_weights(self.costs, self.workload, self.reference)
+        """The plan for weights λ from 0 to 1, relative to the reference system and within the limits of this one."""
+        by_input = self.decision.input_rule is not None
+        return sweep_weights(self.costs, self.workload, self.reference, self.slo_s, self.decision.limits, by_input)
 
 
 def decide_threshold(
-    small: Profile | str | os.PathLike[str],
-    large: Profile | str | os.PathLike[str],
+    small: ProfileLike,
+    large: ProfileLike,
     workload: Workload | str | os.PathLike[str],
     *,
     key: str = "input",
@@ -69,9 +81,9 @@ def decide_threshold(
 ) -> ThresholdAnswer:
     """Find the size up to which requests should go to the small system, and what that saves.
 
-    Profiles are given as such, by name or by path; the workload as such or as ``load_workload`` takes it. ``key`` is
-    what the threshold is compared with: ``input``, ``output``, ``total`` or ``product`` of tokens. ``scale``,
-    ``weight``, ``reference`` and ``prices`` make energy and runtime one cost: relative to the mean request of the
+    Profiles are given as such, by name or by path; runs, as such or by their directory, are fitted on the way. The
+    workload is given as such or as ``load_workload`` takes it. ``key`` is what the threshold is compared with:
+    ``input``, ``output``, ``total`` or ``product`` of tokens. ``scale``, ``weight``, ``reference`` and ``prices`` make energy and runtime one cost: relative to the mean request of the
     system ``reference`` (default: the large one), λ being ``weight`` (default 1), or with ``scale="price"`` by
     ``prices`` per kWh and per machine-hour, or with ``"none"`` as λ joules + (1 − λ) seconds. ``boundary`` are the
     components whose energy counts, such as ``cpu+gpu``. ``idle`` says whether idle power is ``included`` or
@@ -80,14 +92,16 @@ def decide_threshold(
     """
     _check_numbers(weight, prices, horizon_s)
     requests = workload if isinstance(workload, Workload) else load_workload(workload)
-    costs = cost_table(_distinct([small, large]), requests, boundary, idle, allow_mixed)
-    unit = 1 if reference is None else costs.system(reference)
+    loaded = _load_distinct([small, large])
+    costs = cost_table([one.profile for one in loaded], requests, boundary, idle, allow_mixed)
+    unit = 1 if reference is None else _system(costs, loaded, reference)
     scales = make_scales(scale, weight, costs, requests, unit, prices)
-    return ThresholdAnswer(costs, requests, threshold_decision(costs, requests, key, scales, horizon_s))
+    decision = threshold_decision(costs, requests, key, scales, horizon_s)
+    return ThresholdAnswer(costs, requests, decision, _fitted(loaded))
 
 
 def decide_routing(
-    profiles: Sequence[Profile | str | os.PathLike[str]],
+    profiles: Sequence[ProfileLike],
     workload: Workload | str | os.PathLike[str],
     *,
     shares: Mapping[str, float] | None = None,
@@ -113,14 +127,15 @@ def decide_routing(
     _check_numbers(weight, prices, horizon_s)
     check_number("--slo", slo_s)
     if len(profiles) < 2:
-        raise UserError("routing needs at least two profiles: give --profile twice or more")
+        raise UserError("routing needs at least two profiles or runs: joulebench route A B …")
     requests = workload if isinstance(workload, Workload) else load_workload(workload)
-    costs = cost_table(_distinct(profiles), requests, boundary, idle, allow_mixed)
-    unit = 0 if reference is None else costs.system(reference)
+    loaded = _load_distinct(profiles)
+    costs = cost_table([one.profile for one in loaded], requests, boundary, idle, allow_mixed)
+    unit = 0 if reference is None else _system(costs, loaded, reference)
     scales = make_scales(scale, weight, costs, requests, unit, prices)
-    limits = _limits(costs, requests, slo_s, shares or {}, capacities or {})
+    limits = _limits(costs, requests, slo_s, partial(_system, costs, loaded), shares or {}, capacities or {})
     decision = routing_decision(costs, requests, scales, limits, slo_s, output_unknown, horizon_s)
-    return RoutingAnswer(costs, requests, decision, unit, slo_s)
+    return RoutingAnswer(costs, requests, decision, unit, slo_s, _fitted(loaded))
 
 
 def _check_numbers(weight: float | None, prices: Prices | None, horizon_s: float | None) -> None:
@@ -130,23 +145,37 @@ def _check_numbers(weight: float | None, prices: Prices | None, horizon_s: float
         check_number(option, value)
 
 
-def _distinct(given: Sequence[Profile | str | os.PathLike[str]]) -> list[Profile]:
-    """The profiles. Raises UserError where two have one name: answers and options tell them by it."""
-    found: dict[str, tuple[object, Profile]] = {}
-    for one in given:
-        profile = as_profile(one)
-        called = profile.name if isinstance(one, Profile) else os.fspath(one)
-        if profile.name in found:
-            raise UserError(
-                f"{found[profile.name][0]} and {called} are both the profile {profile.name}: name different ones, "
-                "or give a fit another name with joulebench fit --name"
-            )
-        found[profile.name] = (called, profile)
-    return [profile for _, profile in found.values()]
+def _load_distinct(given: Sequence[ProfileLike]) -> list[Loaded]:
+    """The profiles. Raises UserError where two are one and the same: nothing can be decided between them."""
+    found: list[Loaded] = []
+    for one in map(load_or_fit, given):
+        for other in found:
+            if one.profile == other.profile:
+                raise UserError(
+                    f"{other.given} and {one.given} are both the profile {one.profile.name}: name two systems "
+                    "(joulebench profiles list shows the shipped ones)"
+                )
+        found.append(one)
+    return found
+
+
+def _fitted(loaded: Sequence[Loaded]) -> tuple[str, ...]:
+    return tuple(one.fitted for one in loaded if one.fitted)
+
+
+def _system(costs: Costs, loaded: Sequence[Loaded], name: str) -> int:
+    """Position of the system with this label or profile name, or given by this path. Raises UserError."""
+    given = [one.given for one in loaded]
+    return given.index(name) if name in given else costs.system(name)
 
 
 def _limits(
-    costs: Costs, workload: Workload, slo_s: float | None, shares: Mapping[str, float], capacities: Mapping[str, float]
+    costs: Costs,
+    workload: Workload,
+    slo_s: float | None,
+    system: Callable[[str], int],
+    shares: Mapping[str, float],
+    capacities: Mapping[str, float],
 ) -> tuple[Limit, ...]:
     """Shares of the served requests, in whole ones where these are; capacities in seconds. Raises UserError."""
     served, whole = served_requests(costs, workload, slo_s), bool((workload.count % 1 == 0).all())
@@ -155,11 +184,11 @@ def _limits(
         if not 0 <= share <= 1:
             raise UserError(f"--share {name}={share:g}: a share lies between 0 and 1")
         amount = share * served
-        limits.append(Limit(costs.system(name), "share", float(round(amount)) if whole else amount))
+        limits.append(Limit(system(name), "share", float(round(amount)) if whole else amount))
     for name, busy_s in capacities.items():
         if not 0 <= busy_s < float("inf"):
             raise UserError(f"--capacity {name}={busy_s:g}: a capacity is a number of seconds, at least 0")
-        limits.append(Limit(costs.system(name), "capacity", busy_s))
+        limits.append(Limit(system(name), "capacity", busy_s))
     if len({(limit.system, limit.kind) for limit in limits}) < len(limits):
         raise UserError("a system can have one --share and one --capacity")
     return tuple(limits)

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.quantities import Method
+from harness.core.wording import percent
 from harness.deciding import routing, threshold
 from harness.deciding.workload import Workload, marginal
 from harness.modelling import comparable
 from harness.modelling.profile import Profile
+from harness.modelling.system_names import told_apart
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Costs:
 
     profiles: tuple[Profile, ...]
     labels: tuple[str, ...]
-    """Short names of the systems, distinct: those of the machines, or of the profiles where machines repeat."""
+    """Names of the systems: those of the machines, told apart by what differs where machines repeat."""
     energy_j: Floats
     """Per request, within the boundary; idle power subtracted when ``idle`` says so."""
     runtime_s: Floats
@@ -32,6 +34,8 @@ class Costs:
     warnings: tuple[str, ...]
     idle_power_w: tuple[float | None, ...]
     """None where it was not measured."""
+    mark: str = ""
+    """What every result must begin with where systems that aren't comparable were compared; else empty."""
 
     @property
     def components(self) -> list[str] | None:
@@ -82,13 +86,12 @@ def cost_table(
             raise UserError(f"the idle power of {', '.join(unmeasured)} was not measured: use --idle included")
         unsure = [p.name for p in profiles if None in p.idle_power_ci95_w(comparison.boundary)]
         warnings += [f"the idle power subtracted for {name} has no stated uncertainty" for name in unsure]
-    names = [p.identity.system for p in profiles]
-    labels = tuple(names if len(set(names)) == len(names) else [p.name for p in profiles])
+    labels = tuple(told_apart([p.identity.system for p in profiles], [p.identity for p in profiles]))
     within = "+".join(comparison.boundary or ["sum"])
     unknown = np.empty((len(profiles), 0))
     costs = Costs(tuple(profiles), labels, unknown, unknown, within, idle, comparison.mixed, tuple(warnings), powers)
     energy_j, runtime_s = costs.at(workload.input_tokens, workload.output_tokens)
-    return replace(costs, energy_j=energy_j, runtime_s=runtime_s)
+    return replace(costs, energy_j=energy_j, runtime_s=runtime_s, mark=comparison.mark)
 
 
 def _idle_power_w(profile: Profile, boundary: Sequence[str] | None) -> float | None:
@@ -99,14 +102,15 @@ def _idle_power_w(profile: Profile, boundary: Sequence[str] | None) -> float | N
 
 
 def _range_warnings(profiles: Sequence[Profile], workload: Workload) -> list[str]:
-    warnings = []
+    """How much of the workload is extrapolated, in one line; nothing where all of it was measured."""
+    parts = []
     for profile in profiles:
         inside = profile.runtime_function.range.covers(workload.input_tokens, workload.output_tokens)
         outside = float(workload.count[~inside].sum()) / workload.requests
         if outside > 0:
-            share = f"{100 * outside:.1f} %" if outside >= 0.001 else "less than 0.1 %"
-            warnings.append(f"{share} of the requests lie outside the range measured on {profile.name}")
-    return warnings
+            share = percent(outside) if outside >= 0.001 else "less than 0.1 %"
+            parts.append(f"{share} of the requests on {profile.name}")
+    return [f"outside the measured range, so extrapolated: {', '.join(parts)}"] if parts else []
 
 
 def expected_by_input(costs: Costs, scales: threshold.Scales, workload: Workload, count: Floats) -> Floats:

@@ -1,6 +1,6 @@
 """Answers for the operator: where the threshold is or who serves what, what it saves and what it costs in time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,11 +13,8 @@ from harness.deciding.costs import Costs, expected_by_input
 from harness.deciding.routing import Choice, Mask
 from harness.deciding.scales import Prices, Scales, price_scales, raw_scales, reference_scales
 from harness.deciding.threshold import Curve, KeyTotals
-from harness.deciding.uncertainty import Interval, Uncertainty
+from harness.deciding.uncertainty import Interval, SavingBand, Uncertainty
 from harness.deciding.workload import Tokens, Workload
-
-SWEEP_POINTS = 1001
-"""Weights λ at which the trade-off between energy and runtime is worked out."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +143,13 @@ def best_thresholds(costs: Costs, workload: Workload, key: str, scales: Sequence
     return found
 
 
+def threshold_band(costs: Costs, workload: Workload, found: BestThreshold) -> SavingBand:
+    """What every threshold saves, with 95 % intervals from the draws behind those of the best one."""
+    values = threshold.request_key(found.key, workload.input_tokens, workload.output_tokens)
+    totals = threshold.totals_by_key(values, workload.count, costs.energy_j, costs.runtime_s)
+    return uncertainty.saving_band(*uncertainty.threshold_draws(costs, workload, values, totals, found.threshold))
+
+
 def threshold_plans(
     costs: Costs, workload: Workload, found: BestThreshold, horizon_s: float | None = None
 ) -> tuple[ServingPlan, dict[str, ServingPlan]]:
@@ -193,7 +197,7 @@ def routing_decision(
     if by_input:
         requests, input_rule = _by_input(costs, workload, scales)
     elif limits:
-        assignment = _assigned(costs, cost, allowed, served, limits)
+        assignment = assigned(costs, cost, allowed, served, limits)
         requests = assignment.requests
     else:
         requests = routing.served_by(routing.cheapest(cost, allowed), served, len(costs.labels))
@@ -209,7 +213,7 @@ def routing_decision(
     effects = (
         uncertainty.estimated_evenly(1 - plan.energy_j / base.energy_j, 1 - energy[:, 0] / energy[:, 1]),
         uncertainty.estimated_evenly(1 - plan.cost / base.cost, 1 - drawn_cost[:, 0] / drawn_cost[:, 1]),
-        uncertainty.estimated(plan.runtime_s / base.runtime_s, runtime[:, 0] / runtime[:, 1]),
+        uncertainty.estimated_ratio(np.array([plan.runtime_s, base.runtime_s]), runtime),
     )
     unserved = float(workload.count.sum() - served.sum())
     return RoutingDecision(
@@ -223,15 +227,7 @@ def served_requests(costs: Costs, workload: Workload, latency_limit_s: float | N
     return float(workload.count[in_time].sum())
 
 
-def sweep_weights(costs: Costs, workload: Workload, reference: int) -> routing.TradeOff:
-    """Least-cost routing for ``SWEEP_POINTS`` weights from 0 to 1, relative to a reference system, no limits."""
-    quantities = costs.energy_j, costs.runtime_s
-    energy_j, runtime_s = (float(np.average(each[reference], weights=workload.count)) for each in quantities)
-    weights = np.linspace(0, 1, SWEEP_POINTS)
-    return routing.weight_sweep(*quantities, workload.count, weights, (energy_j, runtime_s))
-
-
-def _assigned(costs: Costs, cost: Floats, allowed: Mask, served: Floats, limits: tuple[Limit, ...]) -> Assignment:
+def assigned(costs: Costs, cost: Floats, allowed: Mask, served: Floats, limits: tuple[Limit, ...]) -> Assignment:
     """The cheapest assignment of the served requests within the limits. Raises UserError where there is none."""
     present = np.flatnonzero(served)
     masked = np.where(allowed, cost, np.inf)[:, present]
@@ -239,6 +235,17 @@ def _assigned(costs: Costs, cost: Floats, allowed: Mask, served: Floats, limits:
     requests = np.zeros(cost.shape)
     requests[:, present] = assignment.requests
     return replace(assignment, requests=requests)
+
+
+def tested_halves(workload: Workload) -> Iterator[tuple[Floats, Floats]]:
+    """Requests by pair to test a rule on, and the others to learn it from: two random halves, each tested once.
+
+    A single request, whose other half is empty, is learned from too.
+    """
+    whole = np.floor(workload.count)
+    half = np.random.default_rng(uncertainty.SEED).binomial(whole.astype(np.int64), 0.5) + (workload.count - whole) / 2
+    for tested in (half, workload.count - half):
+        yield tested, workload.count - tested if (workload.count > tested).any() else tested
 
 
 def _by_input(costs: Costs, workload: Workload, scales: Scales) -> tuple[Floats, tuple[Tokens, Choice]]:
@@ -249,11 +256,8 @@ def _by_input(costs: Costs, workload: Workload, scales: Scales) -> tuple[Floats,
     the rule learned on the other.
     """
     lengths, of_length = np.unique(workload.input_tokens, return_inverse=True)
-    whole = np.floor(workload.count)
-    half = np.random.default_rng(uncertainty.SEED).binomial(whole.astype(np.int64), 0.5) + (workload.count - whole) / 2
     requests = np.zeros(costs.energy_j.shape)
-    for tested in (half, workload.count - half):
-        learned = workload.count - tested if (workload.count > tested).any() else tested
+    for tested, learned in tested_halves(workload):
         choice = routing.cheapest(expected_by_input(costs, scales, workload, learned))
         requests += routing.served_by(choice[of_length], tested, len(costs.labels))
     rule = routing.cheapest(expected_by_input(costs, scales, workload, workload.count))

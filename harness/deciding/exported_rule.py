@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,76 +14,133 @@ from harness.deciding import routing
 from harness.deciding.answers import RoutingAnswer, ThresholdAnswer
 from harness.deciding.costs import Costs
 from harness.deciding.decision import RoutingDecision
+from harness.deciding.routing import Choice
+from harness.deciding.rule_schema import (
+    RULE_VERSION,
+    InputRoute,
+    LeastCostRule,
+    OutputRoute,
+    Region,
+    RuleAgreement,
+    RuleCost,
+    RuleInterval,
+    RulePrice,
+    RuleSaving,
+    RuleSystem,
+    RuleWorkload,
+    ThresholdRule,
+)
+from harness.deciding.uncertainty import Interval
 
-RULE_VERSION = 1
 INPUT_POINTS, OUTPUT_POINTS = 256, 2000
-"""Most input and output lengths at which the boundary between systems is worked out."""
+"""Most input and output lengths at which the borders between systems are worked out."""
 
 
 def save_rule(answer: ThresholdAnswer | RoutingAnswer, path: str | os.PathLike[str]) -> None:
-    """Write the rule of an answer as JSON. Raises UserError.
+    """Write the rule of an answer as JSON: what its fields mean is said in ``rule_schema``. Raises UserError.
 
     A threshold: ``key`` at most ``threshold`` goes to ``at_most``, the rest to ``above``.
 
     Routes: least cost as regions of request sizes, with the prices of shares and capacities already in them. Where
-    output lengths are unknown, ``by_input`` lists input lengths. Else ``boundary`` lists, for some input lengths, from
+    output lengths are unknown, ``by_input`` lists input lengths. Else ``regions`` lists, for some input lengths, from
     which output length on each system is the cheapest (``system`` null where none meets the latency limit). Between
     two listed input lengths the lower one holds; the first is 1. ``agreement`` is the share of the plan's requests,
     and of its energy, that the rule routes as the plan does.
     """
     rule = _threshold_rule(answer) if isinstance(answer, ThresholdAnswer) else _routing_rule(answer)
-    write_atomically(Path(path), json.dumps(rule, indent=1) + "\n")
+    write_atomically(Path(path), json.dumps(rule.model_dump(mode="json"), indent=1, allow_nan=False) + "\n")
 
 
-def _threshold_rule(answer: ThresholdAnswer) -> dict[str, Any]:
+def _threshold_rule(answer: ThresholdAnswer) -> ThresholdRule:
     decision, (small, large) = answer.decision, answer.costs.labels
-    rule = {"key": decision.key, "threshold": decision.threshold, "at_most": small, "above": large}
-    return {**_head("threshold", answer.costs), **rule}
+    u = decision.uncertainty
+    saving = _saving(large, u.saving, u.cost_saving, u.runtime_ratio)
+    intervals = {name: getattr(u, name) for name in _INTERVALS}
+    rule = {"key": decision.key, "threshold": decision.threshold, "at_most": small, "above": large, **intervals}
+    return ThresholdRule(rule="threshold", **_head(answer, saving), **rule)
 
 
-def _routing_rule(answer: RoutingAnswer) -> dict[str, Any]:
+_INTERVALS = ("threshold_low", "threshold_high", "plateau_low", "plateau_high")
+
+
+def _routing_rule(answer: RoutingAnswer) -> LeastCostRule:
     costs, workload, decision = answer.costs, answer.workload, answer.decision
-    per = {"share": "request", "capacity": "second"}
-    rule = {
-        **_head("least_cost", costs),
-        "cost": {"energy_per_j": decision.scales.energy_weight, "runtime_per_s": decision.scales.runtime_weight},
-        "latency_limit_s": answer.slo_s,
-        "prices": [
-            {"system": costs.labels[limit.system], "per": per[limit.kind], "price": price}
-            for limit, price in zip(decision.limits, _prices(decision), strict=True)
-        ],
-    }
+    regions = by_input = None
     if decision.input_rule is not None:
         lengths, choice = decision.input_rule
         lengths = np.append(1, lengths[1:])
         chosen = choice[np.searchsorted(lengths, workload.input_tokens, side="right") - 1]
-        routes = {"by_input": _runs("from_input_tokens", lengths, choice, costs)}
+        by_input = [InputRoute(from_input_tokens=m, system=costs.labels[s]) for m, s in _runs(lengths, choice)]
     else:
         m, n, grid = _choices(answer)
         row = np.searchsorted(m, workload.input_tokens, side="right") - 1
         chosen = grid[row, np.searchsorted(n, workload.output_tokens, side="right") - 1]
-        boundary = [
-            {"input_tokens": int(length), "routes": _runs("from_output_tokens", n, row, costs)}
-            for length, row in zip(m, grid, strict=True)
+        regions = [
+            Region(from_input_tokens=int(length), routes=_output_routes(n, choice, costs))
+            for length, choice in zip(m, grid, strict=True)
         ]
-        routes = {"boundary": boundary}
     same = np.arange(len(costs.labels))[:, None] == chosen
     planned = {"requests": decision.requests, "energy": decision.requests * costs.energy_j}
-    agreement = {name: float(amount[same].sum() / amount.sum()) for name, amount in planned.items()}
-    return {**rule, "agreement": agreement, **routes}
+    # Sums of the same numbers in another order: a rounding above 1 is 1.
+    agreement = {name: min(1.0, float(amount[same].sum() / amount.sum())) for name, amount in planned.items()}
+    against = costs.labels[decision.alone]
+    return LeastCostRule(
+        rule="least_cost",
+        **_head(answer, _saving(against, decision.saving, decision.cost_saving, decision.runtime_ratio)),
+        latency_limit_s=answer.slo_s,
+        prices=_rule_prices(decision, costs),
+        agreement=RuleAgreement(**agreement),
+        regions=regions,
+        by_input=by_input,
+    )
 
 
-def _head(kind: str, costs: Costs) -> dict[str, Any]:
+def _head(answer: ThresholdAnswer | RoutingAnswer, saving: RuleSaving) -> dict[str, Any]:
+    """What every rule holds."""
+    costs, workload, scales = answer.costs, answer.workload, answer.decision.scales
+    systems = zip(costs.labels, costs.profiles, costs.energy_methods.values(), strict=True)
+    m, n = workload.input_tokens, workload.output_tokens
     return {
         "kind": "joulebench-rule",
         "schema_version": RULE_VERSION,
-        "rule": kind,
-        "systems": {label: profile.name for label, profile in zip(costs.labels, costs.profiles, strict=True)},
-        "boundary_of_energy": costs.boundary,
-        "energy_methods": costs.energy_methods,
+        "systems": {
+            label: RuleSystem(profile=profile.name, energy_method=method, range=profile.runtime.range)
+            for label, profile, method in systems
+        },
+        "energy_boundary": costs.boundary,
         "idle": costs.idle,
         "mixed": costs.mixed,
+        "workload": RuleWorkload(
+            name=workload.name,
+            requests=workload.requests,
+            mean_input_tokens=float(np.average(m, weights=workload.count)),
+            mean_output_tokens=float(np.average(n, weights=workload.count)),
+            longest_input_tokens=int(m.max()),
+            longest_output_tokens=int(n.max()),
+        ),
+        "cost": RuleCost.model_validate(
+            {
+                "scale": scales.name,
+                "weight": scales.weight,
+                "energy_per_j": scales.energy_weight,
+                "runtime_per_s": scales.runtime_weight,
+            }
+        ),
+        "saving": saving,
     }
+
+
+def _saving(against: str, energy: Interval, cost: Interval, runtime_ratio: Interval) -> RuleSaving:
+    found = {"energy": energy, "cost": cost, "runtime_ratio": runtime_ratio}
+    return RuleSaving(against=against, **{name: RuleInterval(**asdict(each)) for name, each in found.items()})
+
+
+def _rule_prices(decision: RoutingDecision, costs: Costs) -> list[RulePrice]:
+    priced = zip(decision.limits, _prices(decision), strict=True)
+    return [
+        RulePrice(system=costs.labels[limit.system], per="request" if limit.kind == "share" else "second", price=price)
+        for limit, price in priced
+    ]
 
 
 def _prices(decision: RoutingDecision) -> tuple[float, ...]:
@@ -106,7 +164,13 @@ def _spaced(tokens: NDArray[np.int64], points: int) -> NDArray[np.int64]:
     return np.unique(np.geomspace(1, int(tokens.max()), points).round().astype(np.int64))
 
 
-def _runs(name: str, lengths: np.ndarray, choice: np.ndarray, costs: Costs) -> list[dict[str, Any]]:
-    """Where the chosen system changes along ascending lengths."""
+def _output_routes(lengths: NDArray[np.int64], choice: Choice, costs: Costs) -> list[OutputRoute]:
+    return [
+        OutputRoute(from_output_tokens=n, system=costs.labels[s] if s >= 0 else None) for n, s in _runs(lengths, choice)
+    ]
+
+
+def _runs(lengths: NDArray[np.int64], choice: Choice) -> list[tuple[int, int]]:
+    """Where the chosen system changes along ascending lengths: (length, system)."""
     starts = np.flatnonzero(np.diff(choice, prepend=-2))
-    return [{name: int(lengths[i]), "system": costs.labels[choice[i]] if choice[i] >= 0 else None} for i in starts]
+    return [(int(lengths[i]), int(choice[i])) for i in starts]

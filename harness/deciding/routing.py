@@ -54,18 +54,26 @@ class TradeOff:
 
 
 def weight_sweep(
-    energy_j: Floats, runtime_s: Floats, count: Floats, weight: Floats, references: tuple[float, float]
+    energy_j: Floats,
+    runtime_s: Floats,
+    count: Floats,
+    weight: Floats,
+    references: tuple[float, float],
+    allowed: Mask | None = None,
 ) -> TradeOff:
     """Route by argmin of λ·E/Ē + (1 − λ)·R/R̄ for many λ at once; ``references`` are (Ē in J, R̄ in s).
 
     As λ grows from 0 to 1 each system's cost is a straight line, so the cheapest one changes at most systems − 1
     times, each time to a line of lower slope. These changes are found once, O(systems² · pairs), and every λ is
     then a look-up. ``weight`` must ascend within [0, 1]. Where two lines cross, the system listed first serves; the
-    totals carry the rounding of sums over all requests.
+    totals carry the rounding of sums over all requests. Systems that aren't ``allowed`` to serve a pair don't; a
+    pair that none may serve is left out, and shares are those of the others.
     """
     systems, places, pair = energy_j.shape[0], weight.size + 1, np.arange(count.size)
     start = runtime_s / references[1]
     slope = energy_j / references[0] - start
+    if allowed is not None:
+        start, count = np.where(allowed, start, np.inf), np.where(allowed.any(axis=0), count, 0.0)
     values = np.stack([energy_j, runtime_s, np.ones_like(energy_j)])
     change = np.zeros((systems, 3, places))
 

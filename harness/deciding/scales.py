@@ -28,6 +28,11 @@ class Scales:
     """Mean energy of a request on the reference system; None for other scales."""
     runtime_reference_s: float | None = None
 
+    @property
+    def weight(self) -> float | None:
+        """λ; None where prices weigh energy against time."""
+        return None if self.name == "price" else round(self.energy_weight * (self.energy_reference_j or 1.0), 12)
+
     def cost(self, energy_j: Floats, runtime_s: Floats) -> Floats:
         """U of arrays of equal shape."""
         return self.energy_weight * energy_j + self.runtime_weight * runtime_s

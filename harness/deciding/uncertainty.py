@@ -56,6 +56,23 @@ class Uncertainty:
     """Total runtime divided by that of the large system alone."""
 
 
+@dataclass(frozen=True)
+class SavingBand:
+    """What every threshold does against the large system alone; arrays have one entry per threshold."""
+
+    threshold: NDArray[np.int64]
+    """Ascending from 0, which sends everything to the large system; at most about ``GROUPS`` of them."""
+    saving: Floats
+    """Energy saved, as a fraction of what the large system alone needs."""
+    saving_ci95: Floats
+    """Half-width of its 95 % interval."""
+    runtime_ratio: Floats
+    """Total runtime divided by that of the large system alone."""
+    runtime_ratio_low: Floats
+    runtime_ratio_high: Floats
+    """Ends of its 95 % interval."""
+
+
 class SystemDraws:
     """Joint draws of one system's energy and runtime errors; sums of them over any set of requests.
 
@@ -223,18 +240,44 @@ def threshold_uncertainty(totals: KeyTotals, draws: KeyTotals, chosen: int, scal
     before, after = unequal[unequal < at], unequal[unequal > at]
     run = [before[-1] + 1 if before.size else 0, after[0] - 1 if after.size else equal.size - 1]
     plateau_low, plateau_high = curve.threshold[run].tolist()
-    totals_and_draws = (estimate.energy_j, curve.energy_j), (exact_cost, cost), (estimate.runtime_s, curve.runtime_s)
-    energy, relative_cost, runtime = (
-        (float(exact[at] / exact[0]), drawn[:, at] / drawn[:, 0]) for exact, drawn in totals_and_draws
+    saving, cost_saving = (
+        estimated_evenly(1 - float(exact[at] / exact[0]), 1 - drawn[:, at] / drawn[:, 0])
+        for exact, drawn in ((estimate.energy_j, curve.energy_j), (exact_cost, cost))
     )
-    saving, cost_saving = (estimated_evenly(1 - ratio, 1 - drawn) for ratio, drawn in (energy, relative_cost))
-    return Uncertainty(best_low, best_high, plateau_low, plateau_high, saving, cost_saving, estimated(*runtime))
+    runtime_ratio = estimated_ratio(estimate.runtime_s[[at, 0]], curve.runtime_s[:, [at, 0]])
+    return Uncertainty(best_low, best_high, plateau_low, plateau_high, saving, cost_saving, runtime_ratio)
 
 
-def estimated(value: float, draws: Floats) -> Interval:
-    """A value with the 2.5 % and 97.5 % quantiles of its draws."""
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Interval(value, min(float(low), value), max(float(high), value))
+def saving_band(totals: KeyTotals, draws: KeyTotals) -> SavingBand:
+    """Saving and runtime ratio at every threshold, from the totals and their draws, shape (draws, 2, keys).
+
+    At the threshold that ``threshold_uncertainty`` is asked about, both say the same.
+    """
+    exact, drawn = totals.curve, draws.curve
+    ratio = exact.energy_j / exact.energy_j[0]
+    half = np.percentile(np.abs(drawn.energy_j / drawn.energy_j[:, :1] - ratio), 95, axis=0)
+    runtimes = exact.runtime_s, exact.runtime_s[:1], drawn.runtime_s, drawn.runtime_s[:, :1]
+    return SavingBand(exact.threshold, 1 - ratio, np.asarray(half), *_ratio_95(*runtimes))
+
+
+def estimated_ratio(values: Floats, draws: Floats) -> Interval:
+    """The first of two positive totals divided by the second; ``draws`` has shape (draws, 2). See ``_ratio_95``."""
+    value, low, high = (float(each) for each in _ratio_95(values[0], values[1], draws[:, 0], draws[:, 1]))
+    return Interval(value, low, high)
+
+
+def _ratio_95(first: Floats, second: Floats, drawn_first: Floats, drawn_second: Floats) -> tuple[Floats, ...]:
+    """A ratio of positive totals with the ends of its 95 % interval, which is one on the logarithmic scale.
+
+    The errors of the models are relative, and runtimes can't be negative: a drawn error of 20 % is taken as the factor
+    exp(0.2). The interval is then positive however large the errors are, and 1/ratio has the inverse interval. For
+    small errors it is the interval of the drawn ratios themselves; these go below 0, or anywhere, as soon as a
+    normal error of more than about 50 % leaves less than nothing of a total. Draws lie along the first axis.
+    """
+    ratio = np.asarray(first / second)
+    errors = drawn_first / first - drawn_second / second
+    low, high = np.percentile(errors, [2.5, 97.5], axis=0)
+    return ratio, ratio * np.exp(np.minimum(low, 0.0)), ratio * np.exp(np.maximum(high, 0.0))
 
 
 def estimated_evenly(value: float, draws: Floats) -> Interval:

@@ -12,21 +12,22 @@ from harness.core.errors import UserError
 from harness.core.quantities import Component, parse_boundary
 from harness.modelling.profile import Boundary, Profile
 from harness.modelling.profile_schema import Identity
+from harness.modelling.system_names import precision, told_apart
 
 _MUST_AGREE = {
-    "model": "ran different models",
-    "kv_cache": "differ in cache mode",
-    "batch_size": "differ in batch size",
-    "dtype": "differ in precision",
+    "model": ("ran different models", "models", "-m"),
+    "kv_cache": ("differ in cache mode", "cache modes", "--kv-cache or --no-kv-cache"),
+    "batch_size": ("differ in batch size", "batch sizes", "--batch-size"),
+    "dtype": ("differ in precision", "precisions", "--dtype"),
 }
-"""Fields of a profile's identity, and what is wrong where they differ."""
+"""Fields of a profile's identity: what is wrong where they differ, what then differs, and which option decides it."""
 
 _SHOULD_AGREE = {
     "compile": "decode steps are launched in different ways",
     "prefill_chunk": "prefills are cut into different chunks",
     "attention": "attention is computed in different ways",
 }
-"""Settings of the runtime, and what to say where they differ: it is compared all the same."""
+"""Settings of the runtime, and what to say where they differ: a warning, no refusal."""
 
 
 class NotComparable(UserError):
@@ -45,8 +46,24 @@ class Comparison:
     """Components that count; None means the sum that each profile holds, or that energy does not count."""
     warnings: tuple[str, ...]
     """What differs and does not forbid the comparison; to be shown with every result."""
-    mixed: bool
-    """Whether something that forbids it was overridden: every result must be marked."""
+    differ: tuple[str, ...] = ()
+    """What forbids the comparison and was overridden, such as ``models``: every result must be marked."""
+
+    @property
+    def mixed(self) -> bool:
+        """Whether something that forbids the comparison was overridden."""
+        return bool(self.differ)
+
+    @property
+    def mark(self) -> str:
+        """What every result must begin with; empty where nothing forbids the comparison."""
+        return not_comparable(self.differ) if self.differ else ""
+
+
+def not_comparable(differ: Sequence[str]) -> str:
+    """``NOT COMPARABLE (--allow-mixed): different models and cache modes``."""
+    listed = " and ".join(filter(None, (", ".join(differ[:-1]), differ[-1])))
+    return f"NOT COMPARABLE (--allow-mixed): different {listed}"
 
 
 def check(
@@ -57,24 +74,27 @@ def check(
     ``allow_mixed`` turns the refusals into warnings, except where a profile lacks what was asked for.
     ``energy=False`` is for runtime alone.
     """
-    faults: list[str] = []
+    identities = [profile.identity for profile in profiles]
+    names = told_apart([profile.name for profile in profiles], identities)
+    named = list(zip(names, identities, strict=True))
+    faults: list[tuple[str, str]] = []
     warnings: list[str] = []
-    named = [(profile.name, profile.identity) for profile in profiles]
     for field, known in _differing(named, *_MUST_AGREE):
+        wrong, what, _ = _MUST_AGREE[field]
         described = ", ".join(f"{name}: {value}" for name, value in known)
-        faults.append(f"{' and '.join(name for name, _ in known)} {_MUST_AGREE[field]} ({described})")
+        faults.append((what, f"{' and '.join(name for name, _ in known)} {wrong} ({described})"))
     components: tuple[Component, ...] | None = None
     if energy:
-        components, boundary_faults = _boundary(profiles, boundary)
-        method_faults, warnings = _methods(profiles, components)
+        components, boundary_faults = _boundary(profiles, names, boundary)
+        method_faults, warnings = _methods(profiles, names, components)
         faults += boundary_faults + method_faults
-    if faults and not allow_mixed:
-        raise NotComparable(*faults, "--allow-mixed goes on all the same and marks the output")
-    weights = {profile.identity.random_weights for profile in profiles}
-    if {True, False} <= weights:
+    if {True, False} <= {identity.random_weights for identity in identities}:
         warnings.append("random weights are compared with trained ones")
-    warnings += _settings(named)
-    return Comparison(components, (*(f"mixed: {fault}" for fault in faults), *warnings), bool(faults))
+    called = [(profile.name, profile.identity) for profile in profiles]
+    alike = [name for name, one in zip(names, called, strict=True) if called.count(one) > 1]
+    if alike:
+        warnings.append(f"{' and '.join(alike)} are alike in everything recorded: the same system, measured twice")
+    return _judged(components, faults, [*warnings, *_settings(named)], allow_mixed, "compares")
 
 
 def check_drawn(
@@ -88,7 +108,8 @@ def check_drawn(
     faults = []
     named = [(name, identity) for name, identity, _ in systems]
     for field, known in _differing(named, *(field for field in _MUST_AGREE if field != "model")):
-        faults.append(f"the systems {_MUST_AGREE[field]} ({_grouped(known)})")
+        wrong, what, _ = _MUST_AGREE[field]
+        faults.append((what, f"the systems {wrong} ({_grouped(known)})"))
     components = parse_boundary(boundary)
     held = [(name, parts) for name, _, parts in systems if parts]
     lacking = [name for name, parts in held if components and set(components) - parts]
@@ -97,11 +118,25 @@ def check_drawn(
     if components is None and len({parts for _, parts in held}) > 1:
         common = frozenset[Component].intersection(*(parts for _, parts in held))
         remedy = f"; --boundary {_join(common)} would work" if common else ""
-        faults.append(f"the boundaries differ ({_grouped([(name, _join(parts)) for name, parts in held])}){remedy}")
-    if faults and not allow_mixed:
-        raise NotComparable(*faults, "--allow-mixed shows them all the same, marked")
-    warnings = _settings(named)
-    return Comparison(components, (*(f"mixed: {fault}" for fault in faults), *warnings), bool(faults))
+        counted = _grouped([(name, _join(parts)) for name, parts in held])
+        faults.append(("boundaries", f"the boundaries differ ({counted}){remedy}"))
+    return _judged(components, faults, _settings(named), allow_mixed, "draws")
+
+
+def _judged(
+    components: tuple[Component, ...] | None,
+    faults: Sequence[tuple[str, str]],
+    warnings: Sequence[str],
+    allow_mixed: bool,
+    does: str,
+) -> Comparison:
+    """A comparison with these faults, each with what differs. Raises NotComparable unless mixing is allowed."""
+    said, differ = [fault for _, fault in faults], tuple(dict.fromkeys(what for what, _ in faults))
+    if said and not allow_mixed:
+        same = [option for _, what, option in _MUST_AGREE.values() if what in differ]
+        again = f"measure one again with the same {', '.join(same)}; " if same else ""
+        raise NotComparable(*said, f"{again}--allow-mixed {does} them anyway and marks the output")
+    return Comparison(components, (*(f"mixed: {fault}" for fault in said), *warnings), differ)
 
 
 def _settings(named: Sequence[tuple[str, Identity]]) -> list[str]:
@@ -134,13 +169,17 @@ def _differing(named: Sequence[tuple[str, Identity]], *fields: str) -> Iterator[
         held = [(name, getattr(identity, field)) for name, identity in named]
         words = {True: "on", False: "off"} if field == "kv_cache" else {}
         known = [(name, words.get(value, str(value))) for name, value in held if value is not None]
-        if len({value for _, value in known}) > 1:
+        # F16 and float16 are one precision.
+        if len({precision(value) for _, value in known}) > 1:
             yield field, known
 
 
-def _boundary(profiles: Sequence[Profile], boundary: Boundary) -> tuple[tuple[Component, ...] | None, list[str]]:
+def _boundary(
+    profiles: Sequence[Profile], names: Sequence[str], boundary: Boundary
+) -> tuple[tuple[Component, ...] | None, list[tuple[str, str]]]:
     """The components that count, and why the profiles' sums can't be set against each other."""
-    silent = [profile.name for profile in profiles if profile.energy is None]
+    named = list(zip(names, profiles, strict=True))
+    silent = [name for name, profile in named if profile.energy is None]
     if silent:
         raise UserError(f"{', '.join(silent)} has no energy: only runtime was measured, so energy can't be compared")
     held = [set(profile.components) for profile in profiles]
@@ -149,33 +188,35 @@ def _boundary(profiles: Sequence[Profile], boundary: Boundary) -> tuple[tuple[Co
     choices = f"--boundary {joined} or part of it would work" if common else "they have no component in common"
     asked = parse_boundary(boundary)
     if asked is not None:
-        for profile in profiles:
+        for name, profile in named:
             absent = set(asked) - set(profile.components)
             if absent:
-                raise UserError(f"{profile.name} has no energy of {_join(absent)}: {choices}")
+                raise UserError(f"{name} has no energy of {_join(absent)}: {choices}")
         return asked, []
     if all(components == held[0] for components in held):
         # A meter of the whole system beside others can't be chosen by name; the sum is what was measured.
-        named = held[0] if held[0] == {"system"} or "system" not in held[0] else None
-        return parse_boundary(sorted(named)) if named else None, []
-    described = ", ".join(f"{p.name} counts {_join(p.components) or 'an undivided sum'}" for p in profiles)
-    return None, [f"the boundaries differ ({described}): {choices}"]
+        single = held[0] if held[0] == {"system"} or "system" not in held[0] else None
+        return parse_boundary(sorted(single)) if single else None, []
+    described = ", ".join(f"{name} counts {_join(p.components) or 'an undivided sum'}" for name, p in named)
+    return None, [("boundaries", f"the boundaries differ ({described}): {choices}")]
 
 
-def _methods(profiles: Sequence[Profile], components: tuple[Component, ...] | None) -> tuple[list[str], list[str]]:
+def _methods(
+    profiles: Sequence[Profile], names: Sequence[str], components: tuple[Component, ...] | None
+) -> tuple[list[tuple[str, str]], list[str]]:
     """Refusals and warnings from how the energies were measured."""
-    faults: list[str] = []
+    faults: list[tuple[str, str]] = []
     warnings: list[str] = []
     for component in components or (None,):
         of = f" of {component}" if component else ""
-        # Pairs, not a dictionary: two fits of one machine have the same name.
-        methods = [(profile.name, profile.energy_method(component)) for profile in profiles]
+        methods = [(name, profile.energy_method(component)) for name, profile in zip(names, profiles, strict=True)]
         kinds = {method for _, method in methods}
         described = ", ".join(f"{name}: {method or 'unknown'}" for name, method in methods)
         if kinds == {"estimated"}:
             warnings.append(f"the energy{of} is estimated, not measured")
         elif "estimated" in kinds:
-            faults.append(f"an estimated energy{of} is set against a measured one ({described})")
+            wrong = f"an estimated energy{of} is set against a measured one ({described})"
+            faults.append(("energy methods", wrong))
         elif len(kinds) > 1:
             warnings.append(f"the energy{of} was measured by different methods ({described})")
     return faults, warnings

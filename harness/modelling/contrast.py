@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,9 @@ from numpy.typing import NDArray
 from harness.core.arrays import Floats
 from harness.modelling import comparable
 from harness.modelling.cost_function import Prediction
-from harness.modelling.profile import Profile, as_profile
+from harness.modelling.profile import Profile
+from harness.modelling.profile_fit import ProfileLike, load_or_fit
+from harness.modelling.system_names import told_apart
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class Contrast:
 
     ratio: Floats
     """First system divided by the second."""
+    ratio_low: Floats
+    ratio_high: Floats
+    """Ends of the ratio's 95 % interval, never below 0; infinite where the second may need next to nothing."""
     difference: Floats
     """First system less the second, in s or J."""
     interval_95: Floats
@@ -35,6 +39,10 @@ class Contrasts:
 
     first: Profile
     second: Profile
+    names: tuple[str, str]
+    """Names of the profiles, told apart where they are the same."""
+    labels: tuple[str, str]
+    """Names of the systems, told apart where they are the same."""
     comparison: comparable.Comparison
     input_tokens: NDArray[np.int64]
     output_tokens: NDArray[np.int64]
@@ -42,12 +50,14 @@ class Contrasts:
     """Whether a size lies outside what was measured on either system."""
     runtime: Contrast
     energy: Contrast | None
-    """None where neither system's energy was measured."""
+    """None where neither system's energy was measured, or it was not asked for."""
+    fitted: tuple[str, ...]
+    """What to say of runs that were fitted on the way."""
 
 
 def compare(
-    a: Profile | str | os.PathLike[str],
-    b: Profile | str | os.PathLike[str],
+    a: ProfileLike,
+    b: ProfileLike,
     input_tokens: Sequence[int],
     output_tokens: Sequence[int],
     *,
@@ -56,22 +66,68 @@ def compare(
 ) -> Contrasts:
     """Compare two systems' energy and runtime at every combination of input and output tokens.
 
-    Profiles are given as such, by name or by path. ``boundary`` are the components whose energy counts, such as
-    ``cpu+gpu``; ``allow_mixed`` goes on with what isn't comparable and marks it. Raises UserError.
+    Profiles are given as such, by name or by path; runs, as such or by their directory, are fitted on the way.
+    ``boundary`` are the components whose energy counts, such as ``cpu+gpu``; ``allow_mixed`` goes on with what isn't
+    comparable and marks it. Raises UserError.
     """
-    first, second = as_profile(a), as_profile(b)
-    metered = boundary is not None or first.energy is not None or second.energy is not None
-    comparison = comparable.check([first, second], boundary, allow_mixed, energy=metered)
+    loaded = [load_or_fit(given) for given in (a, b)]
+    metered = boundary is not None or any(one.profile.energy is not None for one in loaded)
     m, n = (axis.ravel() for axis in np.meshgrid(input_tokens, output_tokens, indexing="ij"))
-    runtimes = [profile.predict_runtime(m, n) for profile in (first, second)]
-    energies = [profile.predict_energy(m, n, comparison.boundary) for profile in (first, second) if metered]
+    fitted = tuple(one.fitted for one in loaded if one.fitted)
+    first, second = (one.profile for one in loaded)
+    return contrast_at(first, second, m, n, boundary, allow_mixed, energy=metered, fitted=fitted)
+
+
+def contrast_at(
+    first: Profile,
+    second: Profile,
+    m: NDArray[np.int64],
+    n: NDArray[np.int64],
+    boundary: str | None = None,
+    allow_mixed: bool = False,
+    *,
+    energy: bool = True,
+    fitted: tuple[str, ...] = (),
+) -> Contrasts:
+    """Two profiles at sizes (m, n), arrays of one length; ``energy=False`` is for runtime alone. Raises UserError."""
+    both = first, second
+    comparison = comparable.check(both, boundary, allow_mixed, energy=energy)
+    identities = [profile.identity for profile in both]
+    names = told_apart([profile.name for profile in both], identities)
+    labels = told_apart([identity.system for identity in identities], identities)
+    runtimes = [profile.predict_runtime(m, n) for profile in both]
+    energies = [profile.predict_energy(m, n, comparison.boundary) for profile in both if energy]
     outside = np.logical_or.reduce([predicted.out_of_range for predicted in (*runtimes, *energies)])
-    runtime = _contrast(first, second, *runtimes)
-    energy = _contrast(first, second, *energies) if energies else None
-    return Contrasts(first, second, comparison, m, n, outside, runtime, energy)
+    return Contrasts(
+        first,
+        second,
+        (names[0], names[1]),
+        (labels[0], labels[1]),
+        comparison,
+        m,
+        n,
+        outside,
+        _contrast(names, *runtimes),
+        _contrast(names, *energies) if energies else None,
+        fitted,
+    )
 
 
-def _contrast(first: Profile, second: Profile, a: Prediction, b: Prediction) -> Contrast:
+def _contrast(names: Sequence[str], a: Prediction, b: Prediction) -> Contrast:
     difference, interval = a.value - b.value, np.hypot(a.interval_95, b.interval_95)
-    cheaper = np.where(difference < 0, first.name, second.name)
-    return Contrast(a.value / b.value, difference, interval, np.where(np.abs(difference) > interval, cheaper, ""))
+    cheaper = np.where(difference < 0, *names)
+    significant = np.where(np.abs(difference) > interval, cheaper, "")
+    return Contrast(a.value / b.value, *_ratio_interval(a, b), difference, interval, significant)
+
+
+def _ratio_interval(a: Prediction, b: Prediction) -> tuple[Floats, Floats]:
+    """Ends of the 95 % interval of a/b by Fieller's theorem: all ratios ρ with (a − ρb)² ≤ A² + ρ²B².
+
+    A and B are the half-widths of a and b. It contains 1 exactly where the difference is not significant. Costs are
+    positive, and so are both ends: where A ≥ a the ratio may be as low as 0, where B ≥ b as high as any.
+    """
+    surplus_a, surplus_b = a.value**2 - a.interval_95**2, b.value**2 - b.interval_95**2
+    product = a.value * b.value
+    reach = product + np.sqrt(np.maximum(product**2 - surplus_a * surplus_b, 0.0))
+    high = np.divide(reach, surplus_b, out=np.full_like(reach, np.inf), where=surplus_b > 0)
+    return np.maximum(surplus_a, 0.0) / reach, high

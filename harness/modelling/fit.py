@@ -234,15 +234,16 @@ def _unidentified(observations: Observations) -> tuple[str, ...]:
         distinct = len(np.unique(sizes))
         if distinct < 3:
             seen = "one size" if distinct == 1 else "two sizes"
+            option = "-p" if axis == "input" else "-n"
             notes.append(
-                f"only {seen} of {axis} tokens measured: how the cost grows with {axis} tokens is not identified; "
-                f"measure at least 3 sizes of {axis} tokens"
+                f"Only {seen} of {axis} tokens measured, so how the cost grows with {axis} tokens is a guess. "
+                f"Measure at least 3 with {option}."
             )
     corner = (m > np.quantile(m, 0.5)) & (n > np.quantile(n, 0.5))
     if not notes and not corner.any():
         notes.append(
-            "the points lie on two crossing sweeps: long inputs with long outputs are extrapolated; "
-            "measure a few points away from both"
+            "Only two sweeps were measured, so requests that are long in both input and output are extrapolated. "
+            f"Add some with --point {m.max():.0f},{n.max():.0f}."
         )
     return tuple(notes)
 

@@ -45,15 +45,21 @@ class Profile(Strict):
     """One system with one model: schema version 1."""
 
     schema_version: Literal[1]
+    """Of this file."""
     name: str = Field(pattern=f"^{_NAME}$", max_length=_LONGEST_NAME)
+    """Distinct from other profiles that it is compared with."""
     identity: Identity
+    """What was measured, where and how."""
     runtime: CostModel
+    """Seconds of a request."""
     energy: EnergyModel | None
     """Gross energy of the sum of all components measured; null where energy was not measured."""
     components: dict[Component, EnergyModel]
     """Gross energy of each component; empty where only the sum, or nothing, was measured."""
     measurements: list[Measurement] = Field(min_length=1)
+    """The points behind the models."""
     provenance: Provenance
+    """The files and programs behind the measurements."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -195,11 +201,6 @@ def check_name(name: str) -> None:
         )
 
 
-def as_profile(given: Profile | str | os.PathLike[str]) -> Profile:
-    """The profile given as itself, by its name or by its path. Raises UserError."""
-    return given if isinstance(given, Profile) else Profile.load(given)
-
-
 def shipped_names() -> list[str]:
     """Names of the profiles shipped with the package."""
     files = [file for file in resources.files("profiles").iterdir() if file.name.endswith(".json")]
@@ -219,7 +220,7 @@ def _read(name_or_path: str | os.PathLike[str]) -> tuple[bytes, str]:
     if not name:
         raise UserError("a profile's name is empty: name a file or one of those shipped (see joulebench profiles list)")
     if path.is_dir():
-        raise UserError(f"{name} is a directory; of a run make a profile first: joulebench fit {name} -o profile.json")
+        raise UserError(f"{name} is a directory, not a profile. To fit a run: joulebench fit {name} -o profile.json")
     if not path.exists() and re.fullmatch(_NAME, name):
         shipped = resources.files("profiles") / f"{name}.json"
         if shipped.is_file():

@@ -1,11 +1,13 @@
-"""From measurements to a profile in one step."""
+"""From measurements, or from the name of a profile or run, to a profile in one step."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from harness.core.wording import percent
 from harness.modelling.fitting import Quantity, build_profile, fit_quantities
 from harness.modelling.forms import DEFAULT
 from harness.modelling.profile import Profile, check_name
@@ -13,6 +15,19 @@ from harness.modelling.sources import Pooled, from_runs
 from harness.runs.records import RecordedRun, load_run
 
 RunLike = RecordedRun | str | os.PathLike[str]
+ProfileLike = Profile | RunLike
+"""A profile, or a run that is fitted when it is needed: as such, by path, or by a shipped profile's name."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A profile and how it was asked for."""
+
+    profile: Profile
+    given: str
+    """The path or name that was given; the profile's name where it was given as such."""
+    fitted: str | None
+    """What to say where a run was fitted on the way; None for a profile."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,27 @@ def fit(
     given = [runs] if isinstance(runs, str | os.PathLike | RecordedRun) else runs
     loaded = [run if isinstance(run, RecordedRun) else load_run(run) for run in given]
     return fit_pooled(from_runs(loaded, system), form, drop_suspects, name).profile
+
+
+def load_or_fit(given: ProfileLike) -> Loaded:
+    """The profile given as such or by name or path, or that of a run, fitted now. Raises UserError."""
+    if isinstance(given, Profile):
+        return Loaded(given, given.name, None)
+    path = given.directory if isinstance(given, RecordedRun) else os.fspath(given)
+    # An empty name is no directory, though its path is the present one.
+    if not isinstance(given, RecordedRun) and not (path and Path(path).is_dir()):
+        return Loaded(Profile.load(path), str(path), None)
+    profile = fit(given)
+    return Loaded(profile, str(path), f"fitted {path}: held-out error {held_out_words(profile)}")
+
+
+def held_out_words(profile: Profile) -> str:
+    """``runtime 3.8 %, energy 5.1 % (estimated)``: the mean errors at points left out of the fit."""
+    errors = [f"runtime {percent(profile.runtime.held_out.mape)}"]
+    if profile.energy is not None:
+        method = " (estimated)" if profile.energy_method() == "estimated" else ""
+        errors.append(f"energy {percent(profile.energy.model.held_out.mape)}{method}")
+    return ", ".join(errors)
 
 
 def fit_pooled(pooled: Pooled, form: str = DEFAULT, drop_suspects: bool = False, name: str | None = None) -> ProfileFit:

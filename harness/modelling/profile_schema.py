@@ -60,9 +60,11 @@ class Identity(Strict):
     batch_size: Count | None
     """Sequences per request; costs are those of the whole request."""
     backend: str | None
+    """The runtime, such as transformers or llama-cpp; null where unknown."""
     device: str | None
     """Where the computation ran: cpu, cuda, mps or metal."""
     device_names: list[str]
+    """As the machine calls its processor or GPUs."""
     dtype: str | None
     """Weight precision or quantisation."""
     random_weights: bool | None
@@ -81,18 +83,23 @@ class Coefficient(Strict):
     """One number of a cost function."""
 
     name: str
+    """Says its place in the formula and its unit."""
     value: float
+    """In the unit."""
     standard_error: NonNegativeFloat
     """Of this coefficient alone, for reading: the uncertainty of the roofline exponent is in it in full, so that it
     is no diagonal entry of ``covariance``."""
     unit: str
+    """Such as s/token."""
 
 
 class MeasuredRange(Strict):
     """The request sizes a model was fitted on: those at or above both minima that some corner exceeds in neither."""
 
     min_input_tokens: PositiveFloat
+    """Fewest input tokens measured."""
     min_output_tokens: PositiveFloat
+    """Fewest output tokens measured."""
     corners: list[tuple[PositiveFloat, PositiveFloat]] = Field(min_length=1)
     """Input and output tokens of the points measured that no other one exceeds in both."""
 
@@ -101,7 +108,9 @@ class PointError(Strict):
     """How far a model is off at one point."""
 
     input_tokens: PositiveFloat
+    """Of the point."""
     output_tokens: PositiveFloat
+    """Of the point."""
     relative_error: float
     """(predicted − measured) / measured."""
 
@@ -110,19 +119,24 @@ class HeldOutError(Strict):
     """Errors at each point of the whole fit, choices included, made without that point."""
 
     points: Count
+    """How many were left out in turn."""
     mape: NonNegativeFloat
     """Mean absolute relative error; 0.05 is 5 %."""
     rms: NonNegativeFloat
     """Root mean square of the relative errors, suspects left out."""
     worst: PointError
+    """The point with the largest error."""
 
 
 class Alternative(Strict):
     """A form that was fitted beside the chosen one."""
 
     form: RegisteredForm
+    """Its name."""
     mape: NonNegativeFloat
+    """Mean absolute relative error at the points fitted."""
     loo_mape: NonNegativeFloat
+    """Mean absolute relative error at points left out of the fit."""
     refusal: str | None
     """Why it can't be used; null where it could."""
 
@@ -131,11 +145,15 @@ class CostModel(Strict):
     """One cost function of a request's size, in seconds or joules, with its uncertainty."""
 
     form: RegisteredForm
+    """Which formula the coefficients belong to."""
     kv_cache: bool
+    """Whether decode steps have coefficients of their own; else each costs what prefill of the same length does."""
     unit: Literal["s", "J"]
+    """Seconds or joules."""
     roofline_exponent: Annotated[float, Field(ge=1, le=64)] | None
     """p of the phase form; null for other forms."""
     coefficients: list[Coefficient]
+    """In the order of the formula."""
     covariance: list[list[float]]
     """Of the coefficients, in their order, given the roofline exponent and enlarged by what another exponent would
     predict: for errors of predictions, fᵀ·covariance·f with f the derivatives of the cost."""
@@ -146,14 +164,17 @@ class CostModel(Strict):
     """Student's factor: inside ``range``, a new measurement by the same meters is stated to lie within this many
     sqrt(fᵀ·covariance·f + (misfit·value)²) of the prediction in 95 % of cases."""
     range: MeasuredRange
+    """Sizes beyond it are extrapolated."""
     mape: NonNegativeFloat
     """Mean absolute relative error at the points fitted."""
     held_out: HeldOutError
+    """How good the model is at points that it has not seen."""
     suspects: list[PointError]
     """Points far outside the scatter of the others, kept in the fit."""
     dropped: list[PointError]
     """Suspects left out of the fit on request."""
     alternatives: list[Alternative]
+    """Every form that was fitted, for comparison."""
     notes: list[str]
     """What the points can't tell and what to measure."""
 
@@ -203,7 +224,9 @@ class EnergyModel(Strict):
     method: Method | None
     """How it was measured, the weakest of its parts; null where unknown."""
     model: CostModel
+    """Joules of a request."""
     idle_power_w: NonNegativeFloat | None
+    """Power while nothing is computed; null where not measured."""
     idle_power_ci95_w: NonNegativeFloat | None
     """Half-width of the 95 % interval of the idle power."""
 
@@ -212,9 +235,11 @@ class Statistic(Strict):
     """A quantity over the trials of one point."""
 
     mean: float
+    """In the unit that the field's name ends in."""
     sd: NonNegativeFloat | None
     """Sample standard deviation; null for a single trial."""
     trials: Count
+    """How many the mean is of."""
     ci95: NonNegativeFloat | None
     """Half-width of the 95 % interval that one trial's own sensors leave; null where unknown."""
 
@@ -223,27 +248,40 @@ class Measurement(Strict):
     """One point: trials of one request size, warm-ups left out."""
 
     input_tokens: PositiveFloat
+    """Of every sequence."""
     output_tokens: PositiveFloat
     """Tokens really produced, mean over the trials."""
     output_tokens_requested: Count
+    """Tokens asked for."""
     trials: Count
+    """How many were counted."""
     runtime_s: Statistic
+    """Of a whole request."""
     prefill_s: Statistic | None
+    """Until the first output token; null where not measured."""
     decode_s: Statistic | None
+    """From the first output token to the last; null where not measured."""
     energy_j: Statistic | None
     """Sum over all components."""
     prefill_energy_j: Statistic | None
+    """Null where the sensors can't tell it."""
     decode_energy_j: Statistic | None
+    """Null where the sensors can't tell it."""
     component_energy_j: dict[Component, Statistic]
+    """Of each component, such as cpu or gpu."""
     component_prefill_energy_j: dict[Component, Statistic]
+    """Of each component whose prefill the sensors can tell."""
     component_decode_energy_j: dict[Component, Statistic]
+    """Of each component whose decoding the sensors can tell."""
 
 
 class Record(Strict):
     """A file the profile was made from."""
 
     name: str
+    """Of the file, without its folder."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Of its content."""
 
 
 class Provenance(Strict):
@@ -252,7 +290,9 @@ class Provenance(Strict):
     source: str
     """Who measured it and where it was published."""
     records: list[Record] = Field(min_length=1)
+    """The files."""
     tool_version: str
+    """Of joulebench."""
     created: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
     """Date of the fit, UTC."""
     excluded_trials: NonNegativeInt
@@ -262,3 +302,4 @@ class Provenance(Strict):
     versions: dict[str, str]
     """Of the packages that decided the result."""
     notes: list[str]
+    """What a reader should know of the data."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,9 +19,16 @@ from harness.energy.attribution import IdleBaseline
 from harness.modelling.fitting import Power
 from harness.modelling.measurements import SuspectTrial, Trials, aggregate, pool_runs, suspect_trials
 from harness.modelling.profile_schema import Identity, Measurement, Provenance, Record
+from harness.modelling.system_names import default_name, plain_name
 from harness.modelling.trials_csv import read_csv
 from harness.runs.records import RUN_FILE, TRIALS_FILE, RecordedRun
 from harness.runs.run_schema import Run, Session
+
+CPU_ENERGY = {
+    "system": "CPU energy includes other processes (--attribution system).",
+    "process": "CPU energy is the inference process's share (--attribution process).",
+}
+"""By ``--attribution``, whose CPU energy counts."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,8 @@ def from_runs(runs: Sequence[RecordedRun], system: str | None = None) -> Pooled:
     attributions = {session.energy.attribution for session in sessions}
     if len(attributions) > 1:
         raise UserError("the runs attribute CPU energy differently (--attribution): fit them apart")
-    metered = "energy_j" in trials.table and trials.table["energy_j"].notna().any()
-    notes = [f"CPU energy is that of the {attribution}" for attribution in attributions if metered]
+    metered = "cpu_energy_j" in trials.table and trials.table["cpu_energy_j"].notna().any()
+    notes = [CPU_ENERGY[attribution] for attribution in attributions if metered]
     settings = {key: value for identity in identities for key, value in identity.settings.items()}
     identity = identities[0].model_copy(update={"settings": settings})
     power = Power(_methods(trials), _idle_w(sessions))
@@ -73,10 +79,9 @@ def from_csv(path: Path, system: str, model: str, kv_cache: bool) -> Pooled:
 
 
 def _pooled(identity: Identity, trials: Trials, power: Power, origin: Provenance) -> Pooled:
-    """The name is made of letters, digits, dots and dashes."""
-    text = f"{identity.system}-{identity.model}".lower()
-    name = re.sub(r"[^a-z0-9.]+", "-", text)[:200].strip("-.") or "profile"
-    return Pooled(name, identity, aggregate(trials.table), power, origin, suspect_trials(trials.table))
+    return Pooled(
+        default_name(identity), identity, aggregate(trials.table), power, origin, suspect_trials(trials.table)
+    )
 
 
 def identity_of(run: Run, system: str | None) -> Identity:
@@ -87,7 +92,7 @@ def identity_of(run: Run, system: str | None) -> Identity:
     # Those that no other field of an identity holds.
     options = {"compile": backend.config.compile, "prefill_chunk": backend.config.prefill_chunk}
     return Identity(
-        system=system or machine or "unnamed machine",
+        system=system or plain_name(machine or "unnamed machine"),
         model=model.name,
         kv_cache=backend.config.kv_cache,
         batch_size=backend.config.batch_size,

@@ -1,4 +1,8 @@
-"""A profile as one long table for other programs: models, measurements and a grid of predictions."""
+"""A profile as one long table for other programs: models, measurements and a grid of predictions.
+
+The rows of ``model``, ``covariance`` and ``range`` are all that a prediction with its interval needs; see
+docs/integrating.md.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.core.errors import MissingDependency, pip_install
+from harness.core.errors import MissingDependency, UserError, pip_install
 from harness.core.files import write_atomically
 from harness.modelling.profile import Profile
 from harness.modelling.profile_schema import CostModel
@@ -18,29 +22,52 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     "table", "quantity", "name", "unit", "input_tokens", "output_tokens", "value", "standard_error",
-    "interval_95", "trials", "out_of_range", "method",
+    "interval_95", "trials", "out_of_range", "method", "form", "kv_cache", "name_2",
 )  # fmt: skip
+FORMATS = ("json", "csv", "parquet")
 
 
 def long_table(profile: Profile) -> pd.DataFrame:
-    """Coefficients, measurements and predictions of a profile, one number a row; absent values are missing.
+    """Models, measurements and predictions of a profile, one number a row; absent values are missing.
 
-    ``method`` is how the energy behind the number was measured.
+    ``table`` is ``model`` (coefficients, ``roofline_exponent``, ``misfit`` and ``interval_factor_95``, each with the
+    ``form`` and ``kv_cache`` of its model), ``covariance`` (of the coefficients ``name`` and ``name_2``), ``range``
+    (``minimum`` and each ``corner``, as input and output tokens), ``measurement`` or ``prediction``. ``quantity`` is
+    ``runtime``, ``energy`` or a component's, such as ``gpu_energy``. ``method`` is how the energy behind the number
+    was measured.
     """
     import pandas as pd
 
     parts = {"energy": profile.energy, **{f"{c}_energy": part for c, part in profile.components.items()}}
     energies = {quantity: part for quantity, part in parts.items() if part is not None}
     models = {"runtime": profile.runtime, **{quantity: part.model for quantity, part in energies.items()}}
-    coefficients = [
-        {"table": "model", "quantity": quantity, **coefficient.model_dump()}
-        for quantity, model in models.items()
-        for coefficient in model.coefficients
-    ]
-    rows = [*coefficients, *_measurement_rows(profile), *_prediction_rows(models)]
+    described = (row for quantity, model in models.items() for row in _model_rows(quantity, model))
+    rows = [*described, *_measurement_rows(profile), *_prediction_rows(models)]
     for row in rows:
         row["method"] = energies[row["quantity"]].method if row["quantity"] in energies else None
     return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+
+def _model_rows(quantity: str, model: CostModel) -> Iterator[dict[str, Any]]:
+    """The model as numbers: coefficients, fixed choices, their covariance and the range of sizes."""
+    of = {"quantity": quantity, "form": model.form, "kv_cache": model.kv_cache}
+    choices = {
+        "roofline_exponent": model.roofline_exponent,
+        "misfit": model.misfit,
+        "interval_factor_95": model.interval_factor_95,
+    }
+    for coefficient in model.coefficients:
+        yield {"table": "model", **of, **coefficient.model_dump()}
+    for name, value in choices.items():
+        if value is not None:
+            yield {"table": "model", **of, "name": name, "value": value}
+    for first, row in zip(model.coefficients, model.covariance, strict=True):
+        for second, value in zip(model.coefficients, row, strict=True):
+            pair = {"name": first.name, "name_2": second.name, "unit": f"{first.unit}·{second.unit}"}
+            yield {"table": "covariance", "quantity": quantity, **pair, "value": value}
+    least = (model.range.min_input_tokens, model.range.min_output_tokens)
+    for name, (m, n) in (("minimum", least), *(("corner", corner) for corner in model.range.corners)):
+        yield {"table": "range", "quantity": quantity, "name": name, "input_tokens": m, "output_tokens": n}
 
 
 def _measurement_rows(profile: Profile) -> Iterator[dict[str, Any]]:
@@ -77,8 +104,12 @@ def _powers_of_two(least: float, most: float) -> list[int]:
     return [1 << k for k in range(25) if least <= 1 << k <= most] or [max(1, round(least))]
 
 
-def write_table(profile: Profile, path: Path, format: str) -> None:
-    """Write the long table as json, csv or parquet. Raises UserError or MissingDependency."""
+def write_table(profile: Profile, path: Path, format: str | None = None) -> None:
+    """Write the long table as json, csv or parquet, which the end of the file's name decides unless it has none.
+
+    Raises UserError where ``format`` and the name contradict each other or neither says, or MissingDependency.
+    """
+    format = _format(path, format)
     table = long_table(profile)
     if format == "csv":
         write_atomically(path, table.to_csv(index=False))
@@ -89,3 +120,12 @@ def write_table(profile: Profile, path: Path, format: str) -> None:
             write_atomically(path, table.to_parquet(index=False, engine="pyarrow"))
         except ImportError:
             raise MissingDependency(f"Parquet needs pyarrow: install it with {pip_install('pyarrow>=15')}") from None
+
+
+def _format(path: Path, asked: str | None) -> str:
+    named = path.suffix.lower().removeprefix(".")
+    if asked and named in FORMATS and asked != named:
+        raise UserError(f"{path} ends in .{named} but --format is {asked}: leave out --format or rename the file")
+    if asked or named in FORMATS:
+        return asked or named
+    raise UserError(f"{path} names no format: end it in .json, .csv or .parquet, or give --format")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from harness.core.wording import number, percent, plus_minus, plus_minus_percent
 from harness.deciding.answers import RoutingAnswer, ThresholdAnswer
 from harness.deciding.costs import Costs
 from harness.deciding.decision import BestThreshold, RoutingDecision, ServingPlan, ThresholdDecision
@@ -23,9 +24,9 @@ CURVE_POINTS = 2000
 """Longer curves are thinned in what is printed; the best threshold always stays."""
 
 INDEPENDENT = (
-    "only the marginal histograms of the workload are known: input and output lengths are taken to be independent"
+    "this workload has separate input and output histograms, so joulebench assumes that the lengths are independent"
 )
-MARK = "MIXED: what is compared here isn't comparable (--allow-mixed)"
+MARK = "NOT COMPARABLE (--allow-mixed)"
 KEY_WORDS = {
     "input": "input tokens",
     "output": "output tokens",
@@ -43,7 +44,7 @@ def print_threshold(answer: ThresholdAnswer, files: Sequence[Path], as_json: boo
         return
     plans = {"with threshold": decision.plan, **decision.baselines}
     table = plans_table(plans, decision.baselines[costs.labels[1]])
-    _print_answer([threshold_words(answer), *_threshold_details(decision)], [table], facts, files)
+    _print_answer(costs, [threshold_words(answer), *_threshold_details(decision)], [table], facts, files)
 
 
 def print_routing(answer: RoutingAnswer, files: Sequence[Path], as_json: bool, with_trade_off: bool = False) -> None:
@@ -59,12 +60,15 @@ def print_routing(answer: RoutingAnswer, files: Sequence[Path], as_json: bool, w
     tables = [_routes_table(facts["routes"]), plans_table(plans, decision.baselines[costs.labels[decision.alone]])]
     if with_trade_off:
         tables.append(_trade_off_table(answer))
-    _print_answer([routing_words(answer), *_limit_lines(facts)], tables, facts, files)
+    _print_answer(costs, [routing_words(answer), *_limit_lines(facts)], tables, facts, files)
 
 
-def _print_answer(lines: Sequence[str], tables: Sequence[Table], facts: dict[str, Any], files: Sequence[Path]) -> None:
-    """The answer in words first, then details and tables, then what it was based on."""
-    print_all([*lines, *tables, *_footnotes(facts), *(f"wrote {path}" for path in files)])
+def _print_answer(
+    costs: Costs, lines: Sequence[str], tables: Sequence[Table], facts: dict[str, Any], files: Sequence[Path]
+) -> None:
+    """What isn't comparable says so first; then the answer in words, details and tables, and what it was based on."""
+    mark = [costs.mark] if costs.mark else []
+    print_all([*mark, *lines, *tables, *_footnotes(facts), *(f"wrote {path}" for path in files)])
 
 
 def context(costs: Costs, workload: Workload, scales: Scales) -> dict[str, Any]:
@@ -100,6 +104,7 @@ def _threshold_json(answer: ThresholdAnswer) -> dict[str, Any]:
     kept = thinned(curve.threshold.size, CURVE_POINTS, [decision.best])
     return {
         **context(costs, answer.workload, decision.scales),
+        "fitted": list(answer.fitted),
         "key": decision.key,
         "small": costs.labels[0],
         "large": costs.labels[1],
@@ -126,6 +131,7 @@ def _routing_json(answer: RoutingAnswer) -> dict[str, Any]:
     requests = decision.requests
     return {
         **context(costs, answer.workload, decision.scales),
+        "fitted": list(answer.fitted),
         "decided_on": "input tokens" if decision.input_rule else "input and output tokens",
         "plan": _plan_json(decision.plan, costs),
         "routes": [
@@ -168,9 +174,10 @@ def _plan_json(plan: ServingPlan, costs: Costs) -> dict[str, Any]:
     fields = asdict(plan)
     if plan.marginal_energy_j is None:
         unknown = [p.name for p, power in zip(costs.profiles, costs.idle_power_w, strict=True) if power is None]
-        fields["reason"] = f"idle power not measured: {', '.join(unknown)}"
+        systems = " and ".join(unknown)
+        fields["reason"] = f"idle power of {systems} was not measured, so energy with the machines left on is unknown"
     elif plan.fleet_energy_j is None:
-        fields["reason"] = "a system would be busy for longer than the horizon"
+        fields["reason"] = "a system would be busy for longer than the horizon, so its plan has no energy over it"
     return fields
 
 
@@ -204,19 +211,30 @@ def best_words(found: BestThreshold, costs: Costs, fleet: str = "") -> str:
 
 
 def effect_words(scales: Scales, cost: Interval, energy: Interval, runtime_ratio: Interval, base: str) -> str:
-    """``14.2 % ± 1.9 % less energy than swing-a100 alone, mean runtime 10.3×``; the cost first when it is another."""
+    """``14.2 % ± 1.9 % less energy than swing-a100 alone, mean runtime 10.3× (9.8–10.9×)``; another cost first."""
     costly = scales.name == "price" or scales.runtime_weight > 0
     energy_words = f"{_size(energy)} {'less' if energy.value >= 0 else 'more'} energy"
     cost_words = f"{_size(cost)} {'lower' if cost.value >= 0 else 'higher'} cost"
     first, rest = (cost_words, f"{energy_words}, ") if costly else (energy_words, "")
-    effect = f"{first} than {base} alone, {rest}mean runtime {runtime_ratio.value:.2f}×"
+    effect = f"{first} than {base} alone, {rest}mean runtime {ratio_words(runtime_ratio)}"
     return effect if (cost if costly else energy).significant else f"no significant saving ({effect})"
 
 
+def ratio_words(ratio: Interval) -> str:
+    """``1.65× (1.55–1.79×)``, all to the decimals of the narrower side; without an interval where there is none."""
+    spread = min(ratio.value - ratio.low, ratio.high - ratio.value)
+    if spread < 1e-9:
+        return f"{number(ratio.value, 3)}×"
+    # Two decimals more than the interval is wide, between none and four.
+    decimals = min(4, max(0, math.ceil(-math.log10(spread)) + 1))
+    value, low, high = (f"{each:,.{decimals}f}" for each in (ratio.value, ratio.low, ratio.high))
+    return f"{value}× ({low}–{high}×)"
+
+
 def _size(estimate: Interval) -> str:
-    half = estimate.high - estimate.value
-    digits = 1 if half >= 0.01 else 2
-    return f"{abs(100 * estimate.value):.{digits}f} % ± {100 * half:.{digits}f} %"
+    """The share without its sign; a rounding is nothing."""
+    value, half = (round(each, 9) for each in (estimate.value, estimate.high - estimate.value))
+    return plus_minus_percent(abs(value), half)
 
 
 def fleet_words(plan: ServingPlan, base: ServingPlan) -> str:
@@ -227,19 +245,20 @@ def fleet_words(plan: ServingPlan, base: ServingPlan) -> str:
     if fleet * (base.energy_j - plan.energy_j) >= 0:
         return ""
     direction = "less" if fleet > 0 else "more"
-    return f", but {100 * abs(fleet):.1f} % {direction} with all its machines left on for {plan.horizon_s:,.0f} s"
+    return f", but {percent(abs(fleet))} {direction} with all its machines left on for {plan.horizon_s:,.0f} s"
 
 
 def routing_words(answer: RoutingAnswer) -> str:
     """The answer in a sentence."""
     costs, decision = answer.costs, answer.decision
-    total = decision.requests.sum()
-    shares = ", ".join(
-        f"{100 * requests.sum() / total:.1f} % to {label}"
-        for label, requests in zip(costs.labels, decision.requests, strict=True)
-    )
+    served = decision.requests.sum(axis=1)
     label = costs.labels[decision.alone]
     base = decision.baselines[label]
+    shares = ", ".join(
+        f"{percent(share)} to {name}" for name, share in zip(costs.labels, served / served.sum(), strict=True)
+    )
+    if np.count_nonzero(served) == 1:
+        shares = f"all requests to {costs.labels[int(served.argmax())]}"
     effect = effect_words(decision.scales, decision.cost_saving, decision.saving, decision.runtime_ratio, label)
     late = f"; {label} alone doesn't serve all of them in time" if base.meets_slo is False else ""
     missed = f"; {decision.unserved:,.0f} requests served by no system in time" if decision.unserved else ""
@@ -252,9 +271,8 @@ def _threshold_details(decision: ThresholdDecision) -> list[str]:
     if u.threshold_high == u.plateau_high == 0:
         return []
     return [
-        f"95 % interval of the best threshold {u.threshold_low:,} to {u.threshold_high:,}; thresholds from "
-        f"{u.plateau_low:,} to {u.plateau_high:,} can't be told from it",
-        f"mean runtime {u.runtime_ratio.low:.2f}× to {u.runtime_ratio.high:.2f}×",
+        f"Best threshold: {decision.threshold:,} (95 % interval {u.threshold_low:,}–{u.threshold_high:,}). "
+        f"Any threshold from {u.plateau_low:,} to {u.plateau_high:,} is about as good."
     ]
 
 
@@ -262,8 +280,8 @@ def _routes_table(routes: Sequence[dict[str, Any]]) -> Table:
     """Who serves how much."""
     table = table_of("system", "requests", "energy kWh", "busy h")
     for row in routes:
-        energy = _plus_minus(row["energy_j"], row["energy_ci95_j"], JOULES_PER_KWH)
-        busy = _plus_minus(row["busy_s"], row["busy_ci95_s"], SECONDS_PER_HOUR)
+        energy = plus_minus(*(row[field] / JOULES_PER_KWH for field in ("energy_j", "energy_ci95_j")))
+        busy = plus_minus(*(row[field] / SECONDS_PER_HOUR for field in ("busy_s", "busy_ci95_s")))
         table.add_row(row["system"], f"{row['requests']:,.0f}", energy, busy)
     return table
 
@@ -272,8 +290,8 @@ def _limit_lines(facts: dict[str, Any]) -> list[str]:
     """How far each limit is used, its price, and the online rule that follows from it."""
     units = {"share": "request", "capacity": "second"}
     lines = [
-        f"{limit['kind']} of {limit['system']}: {limit['used']:,.6g} of {limit['amount']:,.6g} "
-        f"{units[limit['kind']]}s used, price {limit['price']:+.6g} per {units[limit['kind']]}"
+        f"{limit['kind']} of {limit['system']}: {number(limit['used'], 6)} of {number(limit['amount'], 6)} "
+        f"{units[limit['kind']]}s used, price {number(limit['price'])} per {units[limit['kind']]}"
         for limit in facts["limits"]
     ]
     if lines and not facts["whole_requests"]:
@@ -282,7 +300,7 @@ def _limit_lines(facts: dict[str, Any]) -> list[str]:
 
 
 def _trade_off_json(answer: RoutingAnswer) -> list[dict[str, Any]]:
-    """The trade-off at 101 weights."""
+    """The trade-off at 101 weights, or under limits at all that were worked out."""
     sweep, labels = answer.trade_off, answer.costs.labels
     return [
         {
@@ -291,19 +309,19 @@ def _trade_off_json(answer: RoutingAnswer) -> list[dict[str, Any]]:
             "runtime_s": float(sweep.runtime_s[i]),
             "shares": {label: float(sweep.share[s, i]) for s, label in enumerate(labels)},
         }
-        for i in range(0, sweep.weight.size, 10)
+        for i in range(0, sweep.weight.size, max(1, sweep.weight.size // 100))
     ]
 
 
 def _trade_off_table(answer: RoutingAnswer) -> Table:
     """The trade-off at eleven weights."""
     sweep = answer.trade_off
-    table = table_of("λ", "energy kWh", "runtime h", *(f"{label} %" for label in answer.costs.labels))
+    table = table_of("λ", "energy kWh", "runtime h", *answer.costs.labels)
     table.columns[0].justify = "right"
-    for i in range(0, sweep.weight.size, 100):
+    for i in range(0, sweep.weight.size, sweep.weight.size // 10):
         energy, runtime = sweep.energy_j[i] / JOULES_PER_KWH, sweep.runtime_s[i] / SECONDS_PER_HOUR
-        shares = [f"{100 * share:.1f}" for share in sweep.share[:, i]]
-        table.add_row(f"{sweep.weight[i]:.1f}", f"{energy:.4f}", f"{runtime:.3f}", *shares)
+        shares = [percent(share) for share in sweep.share[:, i]]
+        table.add_row(f"{sweep.weight[i]:.1f}", number(energy, 6), number(runtime, 6), *shares)
     return table
 
 
@@ -319,31 +337,22 @@ def plans_table(plans: dict[str, ServingPlan], saving_against: ServingPlan) -> T
             continue
         saving = 1 - plan.energy_j / saving_against.energy_j
         idle = [_kwh(plan.marginal_energy_j), _kwh(plan.fleet_energy_j)] if idle_known else []
-        energy = _plus_minus(plan.energy_j, plan.energy_ci95_j, JOULES_PER_KWH)
-        runtime = _plus_minus(plan.runtime_s, plan.runtime_ci95_s, SECONDS_PER_HOUR)
+        energy = plus_minus(plan.energy_j / JOULES_PER_KWH, plan.energy_ci95_j / JOULES_PER_KWH)
+        runtime = plus_minus(plan.runtime_s / SECONDS_PER_HOUR, plan.runtime_ci95_s / SECONDS_PER_HOUR)
         words = "even split (round robin or random)" if name == "random" else name
         late = " (not all in time)" if plan.meets_slo is False else ""
-        table.add_row(words + late, energy, f"{100 * saving:+.1f} %", runtime, *idle)
+        table.add_row(words + late, energy, percent(round(saving, 9), signed=True), runtime, *idle)
     return table
 
 
-def _plus_minus(value: float, half_width: float, unit: float) -> str:
-    """Both in the unit, to the second digit of the half-width, to six decimals at most and whole numbers at least."""
-    value, half_width = value / unit, half_width / unit
-    if half_width == 0:
-        return f"{value:.4g} ± 0"
-    decimals = min(6, max(0, 1 - math.floor(math.log10(half_width))))
-    return f"{value:,.{decimals}f} ± {half_width:,.{decimals}f}"
-
-
 def _kwh(energy_j: float | None) -> str:
-    return "unknown" if energy_j is None else f"{energy_j / JOULES_PER_KWH:.4f}"
+    return "unknown" if energy_j is None else number(energy_j / JOULES_PER_KWH)
 
 
 def _footnotes(facts: dict[str, Any]) -> Sequence[str]:
-    """Boundary, idle rule, mark and warnings: what every output must say."""
-    mark = [MARK] if facts["mixed"] else []
-    base = f"boundary {facts['boundary']}, idle power {facts['idle']}, accounting {facts['accounting']}"
+    """Boundary, idle rule and warnings: what every output must say."""
+    counted = "all measured components" if facts["boundary"] == "sum" else facts["boundary"]
+    workload = facts["workload"]
+    base = f"workload {workload['name']}, {workload['requests']:,.0f} requests; energy of {counted}, idle power {facts['idle']}"
     reasons = {plan["reason"] for plan in facts["baselines"].values() if "reason" in plan}
-    unknown = [f"energy with machines left on is unknown where {reason}" for reason in sorted(reasons)]
-    return [*mark, base, *(f"warning: {warning}" for warning in facts["warnings"]), *unknown]
+    return [base, *(f"warning: {warning}" for warning in facts["warnings"]), *sorted(reasons)]

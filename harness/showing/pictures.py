@@ -1,20 +1,17 @@
-"""What a measured run looks like: its fit, Figures 1–2 beside the published ones, thresholds and the report page."""
+"""What a measured run looks like: its fit, Figures 1–2 with the published ones, a comparison and the report page."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.core.errors import DiskFull, MissingDependency, UserError
-from harness.deciding.answers import decide_threshold
 from harness.deciding.trace_files import load_workload
-from harness.modelling.comparable import NotComparable
 from harness.modelling.profile_fit import fit
 from harness.showing import decision_figures
-from harness.showing.decisions import threshold_words
+from harness.showing.matches import comparison_lines
 from harness.showing.panels import Options
-from harness.showing.paper import LARGE, regenerate
+from harness.showing.paper import regenerate
 from harness.showing.report.page import write_report
 from harness.showing.sweep_figures import write_figures
 
@@ -35,7 +32,7 @@ def draw_all(run: Path, fixed_input: int = 32, fixed_output: int = 32) -> Iterat
         ("fit", lambda: _fit(run, profile)),
         ("Figures 1–2", lambda: _sweeps(run, folder, options)),
         ("threshold of the published pair", lambda: _published_threshold(folder)),
-        ("this machine's threshold against the published A100", lambda: _own_threshold(profile, folder)),
+        ("comparison", lambda: "\n  ".join(comparison_lines(run))),
         ("report", lambda: f"to open in a browser: {write_report([run], run / 'report.html', options=options)}"),
     )
     for name, step in steps:
@@ -71,16 +68,3 @@ def _published_threshold(folder: Path) -> str:
     result = regenerate(load_workload("alpaca"), "input")
     path, *_ = decision_figures.write_panels(result.panels, result.key, folder / "threshold-published", result.panels)
     return f"in both accountings: {path}"
-
-
-def _own_threshold(path: Path, folder: Path) -> str:
-    if not path.exists():
-        raise UserError("there is no fit of this run")
-    try:
-        answer = decide_threshold(path, LARGE, "alpaca")
-    except NotComparable as refusal:
-        by_hand = ["joulebench", "threshold", "--small", str(path), "--large", LARGE, "--workload", "alpaca"]
-        lines = ["not comparable", *refusal.reasons, f"by hand: {shlex.join([*by_hand, '--allow-mixed'])}"]
-        raise UserError("\n  ".join(lines)) from None
-    written, *_ = decision_figures.write_threshold(answer, folder / "threshold")
-    return f"{threshold_words(answer)}; {written}"

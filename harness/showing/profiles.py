@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
+from rich.console import RenderableType
 from rich.table import Table
 
-from harness.modelling.contrast import Contrast, Contrasts
+from harness.core.quantities import Method
+from harness.core.wording import estimated, number, percent, plus_minus
 from harness.modelling.fitting import Quantity, coefficients, cost_model, point_error
 from harness.modelling.measurements import SuspectTrial
 from harness.modelling.profile import Profile
-from harness.modelling.profile_fit import ProfileFit
+from harness.modelling.profile_fit import Loaded, ProfileFit, held_out_words
 from harness.modelling.profile_schema import CostModel, PointError
-from harness.showing.terminal import print_json, print_whole, records_of
+from harness.showing.terminal import print_all, print_json, records_of, table_of
 
 SHOWN_TRIALS = 5
 """Suspect trials of a quantity that are printed one by one."""
 OUTSIDE = "outside the measured range"
+HELD_OUT = "held-out error: mean relative error at points left out of the fit"
 
 
 def print_fit(made: ProfileFit, output: Path | None, as_json: bool) -> None:
@@ -31,29 +32,54 @@ def print_fit(made: ProfileFit, output: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({quantity.name: _fit_json(quantity, pooled.suspect_trials) for quantity in made.quantities})
         return
-    console = _console()
+    # The energy of a single component is the energy.
+    components = len(made.profile.components)
+    shown = [q for q in made.quantities if q.name in ("runtime", "energy") or components > 1]
     cache = "on" if pooled.identity.kv_cache else "off"
-    console.print(f"{pooled.name}: {len(pooled.measurements)} points, KV cache {cache}")
-    table = _table("quantity", "form", "fitted MAPE", "held-out MAPE", "worst point", "")
-    for quantity in made.quantities:
+    written = f"profile written to {output}" if output else "no profile written; name a file with -o"
+    print_all(
+        [
+            f"{made.profile.name}: held-out error {held_out_words(made.profile)}",
+            f"{len(pooled.measurements)} points, KV cache {cache}",
+            _forms_table(shown),
+            *(line for quantity in shown if (line := _margin(quantity))),
+            *_methods(made, shown),
+            *_doubts_of(shown, pooled.suspect_trials, pooled.identity.kv_cache),
+            *pooled.provenance.notes,
+            written,
+        ]
+    )
+
+
+def _forms_table(quantities: Sequence[Quantity]) -> Table:
+    """Every form of every quantity with its errors."""
+    table = table_of("quantity", "form", "error at fitted points", "held-out error", "worst held-out point", "")
+    for column in (table.columns[1], *table.columns[4:]):
+        column.justify = "left"
+    for quantity in quantities:
         for name, fitted in quantity.fits.items():
             worst = _point(point_error(quantity.used, fitted, fitted.worst))
             said = fitted.refusal or ("chosen" if name == quantity.chosen else "")
-            table.add_row(quantity.name, name, f"{fitted.mape:.1%}", f"{fitted.loo_mape:.1%}", worst, said)
-    console.print(table)
-    for quantity in made.quantities:
-        model = cost_model(quantity, pooled.identity.kv_cache)
-        _print_margin(console, quantity)
+            table.add_row(quantity.name, name, percent(fitted.mape), percent(fitted.loo_mape), worst, said)
+    return table
+
+
+def _methods(made: ProfileFit, quantities: Sequence[Quantity]) -> list[str]:
+    """How each energy was measured; that it is estimated is said with its error."""
+    methods = made.pooled.power.methods
+    named = [(q.name, methods.get("total" if q.name == "energy" else q.name)) for q in quantities if q.unit == "J"]
+    return [f"{name}: {method or 'method unknown'}" for name, method in named if method != "estimated"]
+
+
+def _doubts_of(quantities: Sequence[Quantity], trials: Sequence[SuspectTrial], kv_cache: bool) -> Iterator[str]:
+    """Suspects of each quantity, then what the points can't tell, each thing once."""
+    models = {quantity.name: cost_model(quantity, kv_cache) for quantity in quantities}
+    for quantity in quantities:
         if quantity.dropped:
-            console.print(f"{quantity.name}: held-out error with the dropped points {quantity.mape_with_dropped:.1%}")
-        _print_doubts(console, quantity.name, model)
-        _print_suspect_trials(console, [trial for trial in pooled.suspect_trials if trial.quantity == quantity.name])
-    for name in (quantity.name for quantity in made.quantities if quantity.name != "runtime"):
-        method = pooled.power.methods.get("total" if name == "energy" else name)
-        console.print(f"{name}: {method or 'method unknown'}")
-    for note in pooled.provenance.notes:
-        console.print(f"note: {note}")
-    console.print(f"profile written to {output}" if output else "no profile written; name a file with -o")
+            yield f"{quantity.name}: held-out error with the dropped points {percent(quantity.mape_with_dropped)}"
+        yield from _suspects(quantity.name, models[quantity.name])
+        yield from _suspect_trials([trial for trial in trials if trial.quantity == quantity.name], quantity.unit)
+    yield from dict.fromkeys(note for model in models.values() for note in model.notes)
 
 
 def _fit_json(quantity: Quantity, trials: Sequence[SuspectTrial]) -> dict[str, Any]:
@@ -82,36 +108,40 @@ def _fit_json(quantity: Quantity, trials: Sequence[SuspectTrial]) -> dict[str, A
     }
 
 
-def _print_suspect_trials(console: Console, trials: Sequence[SuspectTrial]) -> None:
+def _suspect_trials(trials: Sequence[SuspectTrial], unit: str) -> Iterator[str]:
     for trial in trials[:SHOWN_TRIALS]:
-        console.print(
-            f"{trial.quantity}: suspect trial at m = {trial.input_tokens:.4g}, n = {trial.output_tokens:.4g}: "
-            f"{trial.value:.4g}, where the median is {trial.median:.4g}; kept, take it out of the data if it is none"
+        yield (
+            f"{trial.quantity}: suspect trial at {_size(trial.input_tokens, trial.output_tokens)}: "
+            f"{number(trial.value)} {unit}, where the median is {number(trial.median)} {unit}; kept; remove it from the "
+            "data if it is wrong"
         )
     if len(trials) > SHOWN_TRIALS:
-        console.print(f"{trials[0].quantity}: {len(trials) - SHOWN_TRIALS} more suspect trials, see --json")
+        yield f"{trials[0].quantity}: {len(trials) - SHOWN_TRIALS} more suspect trials, see --json"
 
 
-def _print_margin(console: Console, quantity: Quantity) -> None:
-    others = [fitted.loo_mape for name, fitted in quantity.fits.items() if name != quantity.chosen]
-    margin = min(others) - quantity.fits[quantity.chosen].loo_mape
-    better = "smaller" if margin >= 0 else "larger"
-    console.print(
-        f"{quantity.name}: the {quantity.chosen} form's held-out error is {abs(margin):.1%} of the cost {better} "
-        f"than that of the {'other' if len(others) == 1 else 'best other'} form"
+def _margin(quantity: Quantity) -> str:
+    """By how much the chosen form is better, or another would be; nothing where no other can be used."""
+    usable = [name for name, fitted in quantity.fits.items() if fitted.refusal is None and name != quantity.chosen]
+    if not usable:
+        return ""
+    errors = {name: fitted.loo_mape for name, fitted in quantity.fits.items()}
+    chosen, other = quantity.chosen, min(usable, key=errors.__getitem__)
+    better, worse = (chosen, other) if errors[chosen] <= errors[other] else (other, chosen)
+    remedy = "" if better == chosen else f"; --form {other} takes it"
+    return (
+        f"{quantity.name}: {better} fits better than {worse} "
+        f"(held-out error {percent(errors[better])} against {percent(errors[worse])}){remedy}"
     )
 
 
-def _print_doubts(console: Console, quantity: str, model: CostModel) -> None:
+def _suspects(quantity: str, model: CostModel) -> Iterator[str]:
     for suspect in model.suspects:
-        console.print(
+        yield (
             f"{quantity}: suspect point {_point(suspect)}, far outside the scatter of the others; "
             "--drop-suspects leaves it out"
         )
     for dropped in model.dropped:
-        console.print(f"{quantity}: dropped point {_point(dropped)}")
-    for note in model.notes:
-        console.print(f"{quantity}: {note}")
+        yield f"{quantity}: dropped point {_point(dropped)}"
 
 
 def print_list(profiles: Sequence[Profile], as_json: bool) -> None:
@@ -133,62 +163,74 @@ def print_list(profiles: Sequence[Profile], as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = _table("name", "KV\ncache", "boundary", "points", "runtime\nerror", "energy\nerror")
+    table = table_of("name", "KV\ncache", "boundary", "points", "held-out error\nruntime", "\nenergy")
+    for column in table.columns[1:3]:
+        column.justify = "left"
     for p in profiles:
-        energy = "not measured" if p.energy is None else f"{p.energy.model.held_out.mape:.1%}"
+        energy = "not measured" if p.energy is None else percent(p.energy.model.held_out.mape)
         energy += " (estimated)" if p.energy_method() == "estimated" else ""
         boundary = "+".join(p.components) or "–"
         cache = "on" if p.identity.kv_cache else "off"
-        table.add_row(p.name, cache, boundary, str(len(p.measurements)), f"{p.runtime.held_out.mape:.1%}", energy)
-    print_whole(table, _console())
-    _console().print("errors: mean absolute relative error at points left out of the fit")
+        table.add_row(p.name, cache, boundary, str(len(p.measurements)), percent(p.runtime.held_out.mape), energy)
+    print_all([table, HELD_OUT])
 
 
 def print_profile(profile: Profile) -> None:
     """Everything a profile says, for reading."""
-    console = _console()
-    console.print(f"{profile.name}")
+    print_all(_profile_lines(profile))
+
+
+def _profile_lines(profile: Profile) -> Iterator[RenderableType]:
+    yield f"{profile.name}: held-out error {held_out_words(profile)}"
     identity = profile.identity.model_dump()
     settings = identity.pop("settings", {})
     for key, value in identity.items():
-        console.print(f"  {key}: {'unknown' if value in (None, []) else value}")
+        yield f"  {key}: {'unknown' if value in (None, []) else value}"
     for key, value in settings.items():
-        console.print(f"  {key}: {'none' if value is None else value}")
-    _print_model(console, "runtime", profile.runtime)
+        yield f"  {key}: {'none' if value is None else value}"
+    yield from _model_lines("runtime", profile.runtime)
     for what, part in [("all components", profile.energy), *profile.components.items()]:
         if part is not None:
-            _print_model(console, f"energy of {what}", part.model)
-            interval = "" if part.idle_power_ci95_w is None else f" ± {part.idle_power_ci95_w:.2g}"
-            idle = "not measured" if part.idle_power_w is None else f"{part.idle_power_w:.3g}{interval} W"
-            console.print(f"energy of {what}: method {part.method or 'unknown'}, idle power {idle}")
+            yield from _model_lines(f"energy of {what}", part.model)
+            idle = "not measured"
+            if part.idle_power_w is not None:
+                idle = plus_minus(part.idle_power_w, part.idle_power_ci95_w, "W")
+            yield f"energy of {what}: method {part.method or 'unknown'}, idle power {idle}"
     origin = profile.provenance
-    console.print(f"source: {origin.source} (fitted {origin.created} by joulebench {origin.tool_version})")
-    for note in origin.notes:
-        console.print(f"note: {note}")
+    yield f"source: {origin.source} (fitted {origin.created} by joulebench {origin.tool_version})"
+    yield from dict.fromkeys(note for model in _models(profile) for note in model.notes)
+    yield from origin.notes
 
 
-def _print_model(console: Console, quantity: str, model: CostModel) -> None:
+def _models(profile: Profile) -> list[CostModel]:
+    parts = [part for part in (profile.energy, *profile.components.values()) if part is not None]
+    return [profile.runtime, *(part.model for part in parts)]
+
+
+def _model_lines(quantity: str, model: CostModel) -> Iterator[RenderableType]:
     form = model.cost_form()
-    console.print(
-        f"\n{quantity}: {form.describe()}; held-out error {model.held_out.mape:.1%}, worst "
+    yield (
+        f"\n{quantity}: {form.describe()}; held-out error {percent(model.held_out.mape)}, worst "
         f"{_point(model.held_out.worst)}\n  measured {model.function.describe_range()} tokens"
     )
     for line in form.formula(model.unit).splitlines():
-        console.print(f"  {line}")
-    table = _table("coefficient", "value", "± standard error", "unit")
+        yield f"  {line}"
+    table = table_of("coefficient", "value", "± standard error", "unit")
+    table.columns[3].justify = "left"
     for c in model.coefficients:
-        table.add_row(c.name, f"{c.value:.4g}", f"{c.standard_error:.2g}", c.unit)
-    console.print(table)
-    _print_doubts(console, quantity, model)
+        table.add_row(c.name, number(c.value), number(c.standard_error, 2), c.unit)
+    yield table
+    yield from _suspects(quantity, model)
 
 
 def print_predictions(
-    profile: Profile, sizes: Sequence[Sequence[int]], boundary: str | None, strict: bool, as_json: bool
+    loaded: Loaded, sizes: Sequence[Sequence[int]], boundary: str | None, strict: bool, as_json: bool
 ) -> None:
     """Runtime and energy at every combination of input and output tokens with 95 % intervals; the energy's method.
 
     ``strict`` refuses sizes outside the measured range. Raises UserError.
     """
+    profile = loaded.profile
     m, n = (axis.ravel() for axis in np.meshgrid(*sizes, indexing="ij"))
     predicted = {("runtime", "s"): profile.predict_runtime(m, n, strict=strict)}
     if profile.energy is not None or boundary is not None:
@@ -201,71 +243,29 @@ def print_predictions(
             said = {"": p.value, "_standard_error": p.standard_error, "_interval_95": p.interval_95}
             columns |= {f"{quantity}{what}_{unit.lower()}": values for what, values in said.items()}
         rows = records_of({**columns, "out_of_range": outside})
-        print_json({"profile": profile.name, "energy_method": method, "predictions": rows})
+        facts = {"profile": profile.name, "fitted": loaded.fitted, "energy_method": method, "predictions": rows}
+        print_json(facts)
         return
-    shown = _table("input", "output", *(" ".join(titled) for titled in predicted), "")
+    table = table_of("input", "output", *(", ".join(titled) for titled in predicted), "")
+    table.columns[0].justify, table.columns[-1].justify = "right", "left"
     for i in range(m.size):
-        cells = [f"{p.value[i]:.4g} ± {p.interval_95[i]:.2g}" for p in predicted.values()]
-        shown.add_row(str(m[i]), str(n[i]), *cells, OUTSIDE if outside[i] else "")
-    console = _console()
-    console.print(shown)
-    console.print("± is the half-width of the 95 % interval for one newly measured point")
-    console.print(f"energy: {method or 'method unknown'}" if len(predicted) > 1 else "energy was not measured")
+        cells = [
+            estimated(p.value[i]) if unit == "J" and method == "estimated" else plus_minus(p.value[i], p.interval_95[i])
+            for (_, unit), p in predicted.items()
+        ]
+        table.add_row(str(m[i]), str(n[i]), *cells, OUTSIDE if outside[i] else "")
+    print_all([table, "±: half-width of the 95 % interval of a new measurement", _energy_words(predicted, method)])
 
 
-def print_comparison(contrasts: Contrasts, as_json: bool) -> None:
-    """Which of two systems is cheaper at each size."""
-    compared = {"runtime": contrasts.runtime} | ({"energy": contrasts.energy} if contrasts.energy else {})
-    if as_json:
-        print_json(_comparison_json(contrasts, compared))
-        return
-    console, comparison = _console(), contrasts.comparison
-    for warning in comparison.warnings:
-        console.print(f"warning: {warning}")
-    if comparison.boundary:
-        console.print(f"energy of {'+'.join(comparison.boundary)}")
-    shown = _table("input", "output", *(title for q in compared for title in (f"{q} A / B", f"less {q}")), "")
-    for i, outside in enumerate(contrasts.out_of_range):
-        pairs = [(f"{c.ratio[i]:.3g}", c.cheaper[i] or "not significant") for c in compared.values()]
-        flags = [*([OUTSIDE] if outside else []), *(["mixed"] if comparison.mixed else [])]
-        size = str(contrasts.input_tokens[i]), str(contrasts.output_tokens[i])
-        shown.add_row(*size, *(cell for pair in pairs for cell in pair), ", ".join(flags))
-    console.print(f"A is {contrasts.first.name}, B is {contrasts.second.name}")
-    console.print(shown)
-
-
-def _comparison_json(contrasts: Contrasts, compared: Mapping[str, Contrast]) -> dict[str, Any]:
-    columns = {name: getattr(contrasts, name) for name in ("input_tokens", "output_tokens", "out_of_range")}
-    for quantity, contrast in compared.items():
-        unit = "s" if quantity == "runtime" else "j"
-        columns[f"{quantity}_ratio"] = contrast.ratio
-        columns[f"{quantity}_difference_{unit}"] = contrast.difference
-        columns[f"{quantity}_difference_interval_95_{unit}"] = contrast.interval_95
-        columns[f"cheaper_{quantity}"] = contrast.cheaper
-    boundary = contrasts.comparison.boundary
-    return {
-        "a": contrasts.first.name,
-        "b": contrasts.second.name,
-        "boundary": boundary and list(boundary),
-        "energy_methods": [profile.energy_method(boundary) for profile in (contrasts.first, contrasts.second)],
-        "mixed": contrasts.comparison.mixed,
-        "warnings": list(contrasts.comparison.warnings),
-        "points": records_of(columns),
-    }
+def _energy_words(predicted: Container[tuple[str, str]], method: Method | None) -> str:
+    if ("energy", "J") not in predicted:
+        return "energy was not measured"
+    return "energy: ≈ estimated, not measured" if method == "estimated" else f"energy: {method or 'method unknown'}"
 
 
 def _point(error: PointError) -> str:
-    return f"m = {error.input_tokens:.4g}, n = {error.output_tokens:.4g} ({error.relative_error:+.0%})"
+    return f"{_size(error.input_tokens, error.output_tokens)} ({percent(error.relative_error, signed=True, digits=0)})"
 
 
-def _table(*titles: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for title in titles:
-        table.add_column(title, overflow="fold")
-    return table
-
-
-def _console() -> Console:
-    # Without colours or wrapping where a program reads.
-    console = Console(highlight=False, markup=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=160)
+def _size(input_tokens: float, output_tokens: float) -> str:
+    return f"{input_tokens:.4g} in, {output_tokens:.4g} out"

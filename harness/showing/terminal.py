@@ -34,8 +34,10 @@ def open_console() -> Console:
 
 
 def print_all(shown: Iterable[RenderableType]) -> None:
-    """Print lines as they are, without wrapping, and tables."""
+    """Print lines as they are, without wrapping, and tables: whole where nobody's terminal says how wide it is."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 200
     for one in shown:
         if isinstance(one, Table):
             print_whole(one, console)

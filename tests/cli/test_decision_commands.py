@@ -244,7 +244,7 @@ def test_requests_that_nobody_serves_in_time_are_counted(answer, run, trace: Pat
 
 def rule_choice(rule: dict, m: int, n: int) -> str | None:
     """What a scheduler does with the exported rule."""
-    row = [r for r in rule["boundary"] if r["input_tokens"] <= m][-1]
+    row = [r for r in rule["regions"] if r["from_input_tokens"] <= m][-1]
     return [r for r in row["routes"] if r["from_output_tokens"] <= n][-1]["system"]
 
 
@@ -273,8 +273,11 @@ def test_an_exported_rule_routes_like_the_command(answer, trace: Path, tmp_path:
     assert w.count[got == wanted].sum() >= 0.98 * w.requests
     assert 0.98 <= rule["agreement"]["requests"] <= 1
     assert 0.98 <= rule["agreement"]["energy"] <= 1
-    assert rule["boundary"][0]["input_tokens"] == 1
-    assert rule["systems"] == {"m1-pro": SMALL, "swing-a100": LARGE}
+    assert rule["regions"][0]["from_input_tokens"] == 1
+    assert {label: system["profile"] for label, system in rule["systems"].items()} == {
+        "m1-pro": SMALL,
+        "swing-a100": LARGE,
+    }
 
 
 def test_a_rule_without_output_lengths(answer, trace: Path, tmp_path: Path) -> None:

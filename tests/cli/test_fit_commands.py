@@ -277,7 +277,7 @@ def test_exports_hold_models_measurements_and_predictions(tmp_path: Path, format
     read = {"json": pd.read_json, "csv": pd.read_csv, "parquet": pd.read_parquet}[format]
     table = read(tmp_path / "out")
     profile = Profile.load("swing-a100-mistral-7b")
-    assert set(table["table"]) == {"model", "measurement", "prediction"}
+    assert set(table["table"]) == {"model", "covariance", "range", "measurement", "prediction"}
     at = table[(table["table"] == "prediction") & (table["quantity"] == "energy")]
     row = at[(at["input_tokens"] == 128) & (at["output_tokens"] == 32)].iloc[0]
     assert row["value"] == pytest.approx(float(profile.energy_j(128, 32)))

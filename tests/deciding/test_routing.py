@@ -62,6 +62,21 @@ def test_all_weights_at_once_equal_an_argmin_for_each(costs: tuple, weights: lis
     assert (sweep.share >= 0).all()
 
 
+@settings(deadline=None)
+@given(st.integers(2, 4).flatmap(lambda s: st.integers(1, 12).flatmap(lambda q: sizes(s, q))), st.data())
+def test_at_no_weight_serves_who_may_not(costs: tuple, data: st.DataObject) -> None:
+    energy, runtime = costs
+    limit = data.draw(st.floats(float(runtime.min()), float(runtime.max())))
+    allowed, count, weights = runtime <= limit, np.arange(1.0, energy.shape[1] + 1), np.linspace(0, 1, 7)
+    sweep = routing.weight_sweep(energy, runtime, count, weights, (3.0, 7.0), allowed)
+    served = np.where(allowed.any(axis=0), count, 0.0)
+    for i, weight in enumerate(weights):
+        cost = weight * energy / 3 + (1 - weight) * runtime / 7
+        least = np.where(served > 0, np.where(allowed, cost, np.inf).min(axis=0), 0.0) @ served
+        assert weight * sweep.energy_j[i] / 3 + (1 - weight) * sweep.runtime_s[i] / 7 == pytest.approx(least, rel=1e-9)
+        assert sweep.share[:, i].sum() == pytest.approx(1)
+
+
 def test_lines_that_cross_in_one_point_leave_no_request_unserved() -> None:
     energy = np.full((4, 2), 2.0)
     runtime = np.array([[2.0, 5.0], [5.0, 5.0], [5.0, 5.0], [1.0, 5.0]])

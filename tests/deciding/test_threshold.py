@@ -163,4 +163,4 @@ def test_even_intervals_hold_the_asked_share_of_draws() -> None:
     estimate = uncertainty.estimated_evenly(1.0, draws)
     assert estimate.high - 1.0 == pytest.approx(1.96 * 2, rel=0.02)
     assert not estimate.significant
-    assert uncertainty.estimated(1.0, draws + 10).significant
+    assert uncertainty.estimated_evenly(11.0, draws + 10).significant

@@ -45,7 +45,8 @@ def test_printed_results_say_it(arguments: list[str], profiles: Path) -> None:
 def test_rules_and_tables_for_other_programs_say_it(profiles: Path) -> None:
     options = ["--profile", "first.json", "--profile", "second.json", "--workload", "alpaca", "--export", "rule.json"]
     assert joulebench("route", *options, cwd=profiles).returncode == 0
-    assert set(json.loads((profiles / "rule.json").read_text())["energy_methods"].values()) == {"estimated"}
+    systems = json.loads((profiles / "rule.json").read_text())["systems"]
+    assert {system["energy_method"] for system in systems.values()} == {"estimated"}
     assert joulebench("export", "first.json", "--format", "csv", "-o", "table.csv", cwd=profiles).returncode == 0
     with (profiles / "table.csv").open() as stream:
         methods = {(row["quantity"], row["method"]) for row in csv.DictReader(stream)}

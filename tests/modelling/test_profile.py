@@ -234,7 +234,7 @@ def test_a_hundred_damaged_profiles_never_end_in_a_traceback() -> None:
 def test_unknown_names_and_directories_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no profile 'nobody': it is neither a file nor one of those shipped"):
         Profile.load("nobody")
-    with pytest.raises(UserError, match="is a directory; of a run make a profile first"):
+    with pytest.raises(UserError, match=r"is a directory, not a profile\. To fit a run: joulebench fit"):
         Profile.load(tmp_path)
     with pytest.raises(UserError, match="can't be read: No such file"):
         Profile.load("../profiles/nobody.json")

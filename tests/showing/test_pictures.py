@@ -1,7 +1,6 @@
 """``measure --pictures``: what the first five minutes end in."""
 
 import csv
-import shlex
 import shutil
 from pathlib import Path
 
@@ -20,20 +19,8 @@ def test_a_run_ends_in_a_fit_figures_thresholds_and_a_report(tmp_path: Path) -> 
     for name in ("profile.json", "report.html", "pictures/figure1.pdf", "pictures/figure2.csv"):
         assert (tmp_path / "run" / name).stat().st_size > 100, name
     assert (tmp_path / "run" / "pictures" / "threshold-published.png").exists()
-    (why_not,) = (line for line in done.stdout.splitlines() if line.startswith("this machine's threshold"))
-    assert "left out" in why_not
-    assert "has no energy" in why_not
-
-
-def test_threshold_that_mixes_is_left_to_be_made_by_hand(run: Path) -> None:
-    _, _, _, threshold, _ = draw_all(run)
-    heading, *reasons, by_hand = threshold.splitlines()
-    assert heading.endswith("left out: not comparable")
-    assert any("ran different models" in reason for reason in reasons)
-    _, _, command = by_hand.partition("by hand: joulebench ")
-    done = joulebench(*shlex.split(command))
-    assert done.returncode == 0, done.stderr
-    assert "MIXED" in done.stdout
+    assert "comparison: No shipped profile ran fake." in done.stdout
+    assert "joulebench measure --protocol paper -m llama-2-7b" in done.stdout
 
 
 def test_run_of_failures_has_its_report_and_its_exit_code(tmp_path: Path) -> None:

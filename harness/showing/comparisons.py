@@ -1,0 +1,114 @@
+"""Two systems set against each other on the terminal: a sentence first, then the table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from harness.core.wording import number
+from harness.modelling.contrast import Contrast, Contrasts
+from harness.showing.terminal import print_all, print_json, records_of, table_of
+
+_VERBS = {"energy": "needs less energy", "runtime": "is faster"}
+
+
+def print_comparison(contrasts: Contrasts, as_json: bool) -> None:
+    """Which of two systems needs less at each size. What isn't comparable says so first; other warnings come last."""
+    compared = {"runtime": contrasts.runtime} | ({"energy": contrasts.energy} if contrasts.energy else {})
+    if as_json:
+        print_json(_comparison_json(contrasts, compared))
+        return
+    comparison = contrasts.comparison
+    table = table_of("input", "output", *(title for q in compared for title in (f"{q} A / B", "less")), "")
+    table.columns[0].justify = "right"
+    letters = {contrasts.names[0]: "A", contrasts.names[1]: "B", "": "–"}
+    for i, outside in enumerate(contrasts.out_of_range):
+        cells = [cell for c in compared.values() for cell in (_ratio(c, i), letters[str(c.cheaper[i])])]
+        sizes = str(contrasts.input_tokens[i]), str(contrasts.output_tokens[i])
+        table.add_row(*sizes, *cells, "extrapolated" if outside else "")
+    within = f"; energy of {'+'.join(comparison.boundary)}" if comparison.boundary else ""
+    legend = (
+        f"A is {contrasts.names[0]}, B is {contrasts.names[1]}{within}",
+        "A / B is given with its 95 % interval; –: not significant; extrapolated: not measured on both",
+    )
+    warnings = [f"warning: {warning.removeprefix('mixed: ')}" for warning in comparison.warnings]
+    print_all([*filter(None, [comparison.mark]), comparison_words(contrasts), table, *legend, *warnings])
+
+
+def comparison_words(contrasts: Contrasts) -> str:
+    """``m1-pro (A) against swing-a100 (B) at 20 request sizes: A needs less energy at 7, B at 9, …; …``."""
+    compared = {"energy": contrasts.energy, "runtime": contrasts.runtime}
+    said = [_who(contrast, q, contrasts.names) for q, contrast in compared.items() if contrast is not None]
+    a, b = contrasts.labels
+    size = contrasts.runtime.ratio.size
+    if size == 1:
+        at = f"at {contrasts.input_tokens[0]} in, {contrasts.output_tokens[0]} out"
+    else:
+        at = f"at {size} request sizes"
+    return f"{a} (A) against {b} (B) {at}: {'; '.join(said)}"
+
+
+def times_words(contrast: Contrast, at: int, quantity: str) -> str:
+    """``10.3× the runtime (9.1–11.7×)``, with what the 95 % interval says of it."""
+    ratio, *ends = _rounded(contrast, at)
+    significant = "" if str(contrast.cheaper[at]) else ", not significant"
+    return f"{ratio}× the {quantity} ({_between(*ends)}×{significant})"
+
+
+def _who(contrast: Contrast, quantity: str, names: tuple[str, str]) -> str:
+    """At how many sizes which system needs less."""
+    verb, size = _VERBS[quantity], contrast.cheaper.size
+    wins = {letter: int(np.sum(contrast.cheaper == name)) for letter, name in zip("AB", names, strict=True)}
+    neither = size - sum(wins.values())
+    if neither == size:
+        return f"no significant difference in {quantity}"
+    for letter, count in wins.items():
+        if count == size:
+            return f"{letter} {verb}" + (" at all of them" if size > 1 else "")
+    first, *rest = [(letter, count) for letter, count in wins.items() if count]
+    parts = [f"{first[0]} {verb} at {first[1]}", *(f"{letter} at {count}" for letter, count in rest)]
+    return ", ".join([*parts, *([f"no significant difference at {neither}"] if neither else [])])
+
+
+def _ratio(contrast: Contrast, at: int) -> str:
+    ratio, *ends = _rounded(contrast, at)
+    return f"{ratio} ({_between(*ends)})"
+
+
+def _rounded(contrast: Contrast, at: int) -> list[str | None]:
+    """A ratio and the ends of its interval, to three digits; None for an end without limit."""
+    ends = (contrast.ratio[at], contrast.ratio_low[at], contrast.ratio_high[at])
+    return [number(float(end), 3) if math.isfinite(end) else None for end in ends]
+
+
+def _between(low: str | None, high: str | None) -> str:
+    return f"at least {low}" if high is None else f"{low}–{high}"
+
+
+def _comparison_json(contrasts: Contrasts, compared: Mapping[str, Contrast]) -> dict[str, Any]:
+    """Ends of intervals without limit are null."""
+    columns = {name: getattr(contrasts, name) for name in ("input_tokens", "output_tokens", "out_of_range")}
+    for quantity, contrast in compared.items():
+        unit = "s" if quantity == "runtime" else "j"
+        columns[f"{quantity}_ratio"] = contrast.ratio
+        columns[f"{quantity}_ratio_low"] = contrast.ratio_low
+        high = contrast.ratio_high
+        columns[f"{quantity}_ratio_high"] = np.where(np.isfinite(high), high.astype(object), None)
+        columns[f"{quantity}_difference_{unit}"] = contrast.difference
+        columns[f"{quantity}_difference_interval_95_{unit}"] = contrast.interval_95
+        columns[f"cheaper_{quantity}"] = contrast.cheaper
+    boundary = contrasts.comparison.boundary
+    return {
+        "a": contrasts.names[0],
+        "b": contrasts.names[1],
+        "systems": list(contrasts.labels),
+        "fitted": list(contrasts.fitted),
+        "boundary": boundary and list(boundary),
+        "energy_methods": [profile.energy_method(boundary) for profile in (contrasts.first, contrasts.second)],
+        "mixed": contrasts.comparison.mixed,
+        "warnings": list(contrasts.comparison.warnings),
+        "points": records_of(columns),
+    }

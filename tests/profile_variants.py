@@ -1,0 +1,61 @@
+"""Profiles of every kind that a reader in another language can meet."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from harness.modelling.profile import Profile, shipped_names
+
+SHIPPED = shipped_names()
+VARIANTS = ("cached", "cached-roofline", "no-work", "bilinear")
+
+
+def variant(name: str) -> Profile:
+    """A shipped profile by its name, or one made up: with the KV cache, without any work, or of the bilinear form."""
+    if name in SHIPPED:
+        return Profile.load(name)
+    facts = json.loads(Profile.load("swing-a100-llama-2-7b").dump())
+    facts["name"] = name
+    facts["identity"]["kv_cache"] = name.startswith("cached")
+    for model in (
+        facts["runtime"],
+        facts["energy"]["model"],
+        *(part["model"] for part in facts["components"].values()),
+    ):
+        _CHANGES[name](model)
+        model["kv_cache"] = facts["identity"]["kv_cache"]
+    return Profile.parse(json.dumps(facts), name)
+
+
+def _with_cache(exponent: float) -> Callable[[dict[str, Any]], None]:
+    def change(model: dict[str, Any]) -> None:
+        unit, floor = model["unit"], model["coefficients"][0]
+        for name, value in (("floor_{}", 0.023), ("linear_{}_per_token", 1.7e-5)):
+            model["coefficients"].append({**floor, "name": f"decode_{name}".format(unit.lower()), "value": value})
+        floor["value"] = 0.4
+        model["covariance"] = [[1e-6 * (i == j) for j in range(5)] for i in range(5)]
+        model["roofline_exponent"] = exponent
+
+    return change
+
+
+def _without_work(model: dict[str, Any]) -> None:
+    """All is 0: nothing may be divided by it."""
+    for coefficient in model["coefficients"]:
+        coefficient["value"] = 0.0
+
+
+def _bilinear(model: dict[str, Any]) -> None:
+    unit = model["unit"].lower()
+    names = (f"input_{unit}_per_token", f"output_{unit}_per_token", f"interaction_{unit}_per_token2")
+    for coefficient, name, value in zip(model["coefficients"], names, (-1e-3, 0.25, 3.1e-4), strict=True):
+        coefficient |= {"name": name, "value": value}
+    model |= {"form": "bilinear", "roofline_exponent": None}
+
+
+_CHANGES = {
+    "cached": _with_cache(1.0),
+    "cached-roofline": _with_cache(3.0),
+    "no-work": _without_work,
+    "bilinear": _bilinear,
+}
