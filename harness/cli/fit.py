@@ -24,7 +24,10 @@ def fit(
     system: Annotated[str | None, Option(help="Name of the machine.", show_default="the device's")] = None,
     model: Annotated[str | None, Option(help="Name of the model; for --measurements.")] = None,
     kv_cache: Annotated[
-        bool, Option("--kv-cache/--no-kv-cache", help="Whether keys and values were kept; for --measurements.")
+        bool,
+        Option(
+            "--kv-cache/--no-kv-cache", help="Whether the KV cache was used; for --measurements.", show_default="on"
+        ),
     ] = True,
     form: Annotated[FormName, Option(help=f"{', '.join(FORMS)} or {AUTO}.")] = FormName(DEFAULT),
     drop_suspects: Annotated[

@@ -117,7 +117,9 @@ def check_drawn(
         raise UserError(f"{lacking[0]} has no energy of {_join(components)}: leave out --boundary or name less")
     if components is None and len({parts for _, parts in held}) > 1:
         common = frozenset[Component].intersection(*(parts for _, parts in held))
-        remedy = f"; --boundary {_join(common)} would work" if common else ""
+        shared = common - {"system"} or common
+        # Where something else differs too, another boundary alone doesn't help.
+        remedy = f"; --boundary {_join(shared)} would work" if shared and not faults else ""
         counted = _grouped([(name, _join(parts)) for name, parts in held])
         faults.append(("boundaries", f"the boundaries differ ({counted}){remedy}"))
     return _judged(components, faults, _settings(named), allow_mixed, "draws")

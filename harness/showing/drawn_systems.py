@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from harness.core.errors import UserError
 from harness.core.quantities import Method
@@ -13,7 +15,9 @@ from harness.modelling import sources
 from harness.modelling.comparable import Comparison, check_drawn
 from harness.modelling.profile import Profile, shipped_names
 from harness.modelling.profile_fit import fit_pooled
+from harness.modelling.system_names import told_apart
 from harness.runs.records import RecordedRun, load_run
+from harness.showing.colours import written
 from harness.showing.panels import DrawnSystem, Failure
 
 PUBLISHED_SOURCE = "2407.00010"
@@ -41,15 +45,42 @@ def compare_drawn(
 
 
 def distinct(sources: Sequence[DrawnSystem]) -> list[DrawnSystem]:
-    """The sources, those that share a name or system and model told apart by how they were asked for."""
+    """The sources, those that share system and model told apart by what differs, else by how they were asked for."""
     names = Counter(source.name for source in sources)
-    shared = Counter(source.pair for source in sources)
+    identities = [source.identity for source in sources]
+    systems = told_apart([identity.system for identity in identities], identities, per_model=True)
     told = []
-    for source in sources:
+    for source, system in zip(sources, systems, strict=True):
         name = source.given if names[source.name] > 1 else source.name
-        named = {"system": name} if shared[source.pair] > 1 else {}
+        # A number says less than a file's name.
+        named = {"system": source.given if re.search(r" #\d+$", system) else system}
         told.append(replace(source, name=name, identity=source.identity.model_copy(update=named)))
     return told
+
+
+def differences(source: DrawnSystem, others: Sequence[DrawnSystem]) -> DrawnSystem:
+    """The source with what keeps it from being compared with the others, which may be none of it."""
+    mine, said = source.identity, []
+    theirs = [other.identity for other in others]
+    if mine.model not in {identity.model for identity in theirs}:
+        said.append(written(mine.model))
+    alike = [identity for identity in theirs if identity.model == mine.model] or theirs
+    for field, words in _WORDS.items():
+        value = getattr(mine, field)
+        known = {getattr(identity, field) for identity in alike} - {None}
+        if value is not None and known - {value}:
+            said.append(words(value))
+    held = {other.components for other in others if other.components}
+    boundary = () if not source.components or held <= {source.components} else tuple(sorted(source.components))
+    return replace(source, differs=tuple(said), differing_boundary=boundary)
+
+
+_WORDS: dict[str, Callable[[Any], str]] = {
+    "kv_cache": lambda value: f"KV cache {'on' if value else 'off'}",
+    "batch_size": lambda value: f"batch of {value}",
+    "dtype": str,
+}
+"""Fields of an identity that must agree, and how a value that differs is written."""
 
 
 def _profile(profile: Profile, given: str) -> DrawnSystem:
@@ -67,14 +98,14 @@ def draw_run(run: RecordedRun) -> DrawnSystem:
     except UserError as nothing:
         # Failures are results too.
         identity = sources.identity_of(run.facts, None)
-        return DrawnSystem(name, name, identity, (), None, None, f"{name}: {nothing}", failures)
+        return DrawnSystem(name, name, identity, (), None, None, f"{name}: {nothing}", failures, own=True)
     method = found.power.methods.get("total")
     profile, note = None, _estimated(method, name)
     try:
         profile = fit_pooled(found).profile
     except UserError as refusal:
         note = f"{name}: no model is drawn: {refusal}"
-    return DrawnSystem(name, name, found.identity, found.measurements, method, profile, note, failures)
+    return DrawnSystem(name, name, found.identity, found.measurements, method, profile, note, failures, own=True)
 
 
 def failed_sizes(run: RecordedRun) -> list[Failure]:

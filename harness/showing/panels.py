@@ -16,12 +16,14 @@ from harness.modelling.profile_schema import Identity, Measurement, Statistic
 Axis = Literal["input", "output"]
 AXES: dict[Axis, str] = {"input": "figure1", "output": "figure2"}
 PANELS = {
-    "runtime_s": "runtime (s)",
-    "throughput_tokens_per_s": "throughput (tokens/s, in + out)",
-    "energy_per_token_j": "energy per token (J, in + out)",
-    "energy_j": "total energy (J)",
+    "runtime_s": "runtime per request, s",
+    "energy_per_token_j": "energy per token, J",
+    "energy_j": "energy per request, J",
+    "total_tokens_per_s": "total tokens/s",
 }
-"""By the field of a point that a panel shows, its label."""
+"""By the field of a point that a panel shows, its label. Tokens are input and output tokens of all sequences."""
+FIRST_PANELS = ("runtime_s", "energy_per_token_j")
+"""What is drawn unless all panels are asked for."""
 
 INPUT_TOLERANCE = 0.25
 """A point belongs to the output sweep when its input is within this share of the fixed one: prompts of a nominal
@@ -35,10 +37,15 @@ class Options:
     fixed_input: int = 32
     fixed_output: int = 32
     boundary: tuple[Component, ...] | None = None
-    models: bool = False
-    """Whether fitted models are drawn as thin lines, dashed outside their range."""
-    mixed: str = ""
-    """What marks the figure: in what the systems differ, above all where that forbids comparing them."""
+    models: bool = True
+    """Whether fitted models are drawn, with their 95 % bands and faint outside their range."""
+    everything: bool = False
+    """Whether energy per request and total tokens/s have panels too."""
+
+    @property
+    def panels(self) -> dict[str, str]:
+        """The panels to draw."""
+        return {column: label for column, label in PANELS.items() if self.everything or column in FIRST_PANELS}
 
     def fixed(self, axis: Axis) -> str:
         """Where the sweep along ``axis`` lies, in words."""
@@ -75,6 +82,12 @@ class DrawnSystem:
     note: str | None = None
     """What the reader of the figure should know."""
     failures: Sequence[Failure] = ()
+    own: bool = False
+    """Whether it is a run, not a profile."""
+    differs: tuple[str, ...] = ()
+    """What it ran otherwise than the systems beside it, in words, so that it can't be compared with them."""
+    differing_boundary: tuple[Component, ...] = ()
+    """The components its energy is of, where that of the systems beside it is of others."""
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -100,7 +113,7 @@ class SweepPoint:
     output_tokens: float
     trials: int
     runtime_s: Estimate
-    throughput_tokens_per_s: Estimate
+    total_tokens_per_s: Estimate
     """Input and output tokens over runtime, as in the paper."""
     energy_per_token_j: Estimate | None
     energy_j: Estimate | None
@@ -142,6 +155,11 @@ def failures_on(source: DrawnSystem, axis: Axis, options: Options) -> list[Failu
 def tokens_along(axis: Axis, size: SweepPoint | Failure) -> float:
     """The size's place on the axis."""
     return size.input_tokens if axis == "input" else size.output_tokens
+
+
+def boundary_words(components: Sequence[Component]) -> str:
+    """The components of a boundary as figures write them."""
+    return " + ".join(name if name == "system" else name.upper() for name in components)
 
 
 def mean_95(statistic: Statistic) -> Estimate:

@@ -23,7 +23,7 @@ from harness.modelling.profile import Profile
 from harness.showing import decision_figures
 from harness.showing.decision_figures import ThresholdPanel
 from harness.showing.decisions import interval_json
-from harness.showing.sweep_figures import write_figures
+from harness.showing.figure_set import write_figures
 from harness.showing.terminal import print_all, print_json, table_of
 
 SMALL, LARGE = "m1-pro-llama-2-7b", "swing-a100-llama-2-7b"
@@ -78,7 +78,7 @@ def regenerate(workload: Workload, key: str) -> Regenerated:
     """The curves of Figure 4 (``input``) or 5 (``output``)."""
     small, large = Profile.load(SMALL), Profile.load(LARGE)
     published = paper_curve(workload, small.identity.system, large.identity.system, key)
-    settings = {"query": (workload, "whole requests, real output lengths")}
+    settings = {"query": (workload, "whole requests")}
     if key == "input":
         frozen = with_output_tokens(workload, FROZEN_OUTPUT_TOKENS)
         settings["query_output_32"] = (frozen, f"whole requests, every output {FROZEN_OUTPUT_TOKENS} tokens")

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.core.errors import DiskFull, MissingDependency, UserError
+from harness.core.wording import percent
 from harness.deciding.trace_files import load_workload
 from harness.modelling.profile_fit import fit
 from harness.showing import decision_figures
+from harness.showing.figure_set import write_figures
 from harness.showing.matches import comparison_lines
 from harness.showing.panels import Options
 from harness.showing.paper import regenerate
 from harness.showing.report.page import write_report
-from harness.showing.sweep_figures import write_figures
 
 FOLDER = "pictures"
 
@@ -27,7 +28,7 @@ def draw_all(run: Path, fixed_input: int = 32, fixed_output: int = 32) -> Iterat
     """
     folder = run / FOLDER
     profile = run / "profile.json"
-    options = Options(fixed_input, fixed_output, models=True)
+    options = Options(fixed_input, fixed_output)
     steps: tuple[tuple[str, Callable[[], str]], ...] = (
         ("fit", lambda: _fit(run, profile)),
         ("Figures 1–2", lambda: _sweeps(run, folder, options)),
@@ -52,16 +53,17 @@ def _fit(run: Path, path: Path) -> str:
     path.unlink(missing_ok=True)
     profile = fit(run)
     profile.save(path)
-    errors = [f"runtime {100 * profile.runtime.held_out.mape:.1f} %"]
+    errors = [f"runtime {percent(profile.runtime.held_out.mape)}"]
     if profile.energy is not None:
         method = profile.energy.method or "unknown method"
-        errors.append(f"energy ({method}) {100 * profile.energy.model.held_out.mape:.1f} %")
-    return f"mean error at held-out points: {', '.join(errors)}; {path}"
+        errors.append(f"energy ({method}) {percent(profile.energy.model.held_out.mape)}")
+    return f"held-out error: {', '.join(errors)}; {path}"
 
 
 def _sweeps(run: Path, folder: Path, options: Options) -> str:
-    paths, notes = write_figures([run], folder, options, published=True, allow_mixed=True)
-    return "\n  ".join([f"this machine beside the published ones: {len(paths)} files in {folder}", *notes])
+    paths, notes = write_figures([run], folder, options, published=True)
+    drawn = ", ".join(sorted({path.stem for path in paths}))
+    return "\n  ".join([f"this machine and the published systems ({drawn}), {len(paths)} files in {folder}", *notes])
 
 
 def _published_threshold(folder: Path) -> str:

@@ -1,30 +1,40 @@
-"""Figures 1 and 2 of the paper for any systems, and energy per token by phase: drawn, and as numbers."""
+"""Figures 1 and 2 of the paper for any systems: a column a model, a row a cost, the finding as the title."""
 
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from harness.core.errors import UserError
-from harness.core.files import make_directory
+from harness.core.arrays import Floats
 from harness.core.statistics import Estimate
-from harness.showing.drawn_systems import compare_drawn, distinct, load_drawn, published_sources
-from harness.showing.figures import CsvRow, new_figure, write_figure
+from harness.showing.colours import MARKERS, OWN, PALETTE, places, written
+from harness.showing.figures import (
+    SMALL_PT,
+    TITLE_PT,
+    CsvRow,
+    EndLabel,
+    cost_axis,
+    foot,
+    head,
+    label_ends,
+    lay_out,
+    new_figure,
+    token_axis,
+)
+from harness.showing.findings import Line, finding
 from harness.showing.panels import (
-    AXES,
     PANELS,
     Axis,
     DrawnSystem,
     Options,
+    SweepPoint,
+    boundary_words,
     failures_on,
-    mean_95,
-    per,
     sweep,
     tokens_along,
 )
@@ -33,59 +43,63 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
-"""Okabe and Ito's palette, which colour-blind readers tell apart; markers tell systems apart in grey."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-BARS = {"elinewidth": 0.8, "capsize": 1.5}
-LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (2, 2)))
 HEADER = (
     *("system", "model", "input_tokens", "output_tokens", "trials"),
     *(part for column in PANELS for part in (column, f"{column}_ci95")),
     "energy_method",
 )
-PHASE_HEADER = ("system", "model", "phase", "input_tokens", "output_tokens", "energy_per_token_j", "ci95_j", "method")
+FAINT = 0.55
+"""Strength of the colour of a system that can't be compared with those beside it."""
+REACH = 2.0
+"""A model is drawn up to this many times the largest size measured."""
 
 
-def write_figures(
-    names: Sequence[str | Path],
-    directory: Path,
-    options: Options = Options(),
-    *,
-    published: bool = False,
-    allow_mixed: bool = False,
-) -> tuple[list[Path], list[str]]:
-    """Write figure1, figure2 and, where phases were metered, phases. Returns the paths and notes for the reader.
+@dataclass(frozen=True)
+class Drawing:
+    """What one figure shows."""
 
-    Raises UserError for what can't be read, compared or written, and MissingDependency without matplotlib.
-    """
-    sources = [*map(load_drawn, map(str, names)), *(published_sources() if published else [])]
-    if not sources:
-        raise UserError("nothing to draw: name runs or profiles, or add --published")
-    sources = distinct(sources)
-    comparison = compare_drawn(sources, options.boundary, allow_mixed)
-    options = replace(options, boundary=comparison.boundary, mixed="; ".join(comparison.warnings))
-    make_directory(directory)
-    notes = [*comparison.warnings, *(source.note for source in sources if source.note)]
-    paths: list[Path] = []
-    for axis, name in AXES.items():
-        if rows := sweep_rows(sources, axis, options):
-            paths += write_figure(sweep_figure(sources, axis, options), directory / name, HEADER, rows)
-        else:
-            at = options.fixed(axis)
-            notes.append(f"no {name}: nothing was measured at {at} tokens (--fixed-input, --fixed-output)")
-    # Phases are known as the sum of all components alone.
-    metered = [source for source in sources if phase_rows([source])]
-    shown = [source for source in metered if options.boundary is None or source.components <= set(options.boundary)]
-    if left_out := ", ".join(source.name for source in metered if source not in shown):
-        notes.append(f"the figure of the phases leaves out {left_out}: energy per phase is that of all its components")
-    if shown:
-        phases = phase_rows(shown)
-        # One system alone is not mixed with anything.
-        figure = phase_figure(phases, options.mixed if len(shown) > 1 else "")
-        paths += write_figure(figure, directory / "phases", PHASE_HEADER, phases)
-    elif not left_out:
-        notes.append("no figure of the phases: none of these has energy per phase")
-    return paths, notes
+    sources: Sequence[DrawnSystem]
+    """Those that have something on the sweep."""
+    axis: Axis
+    options: Options
+    mark: str = ""
+    """Stands above the finding where what is drawn isn't comparable."""
+
+    @property
+    def own(self) -> DrawnSystem | None:
+        """The one run among the sources; None where there are several, which have colours then, or none."""
+        runs = [source for source in self.sources if source.own]
+        return runs[0] if len(runs) == 1 else None
+
+    @property
+    def models(self) -> list[str]:
+        """A column each, that of most systems first; a run that differs has none to itself beside others."""
+        hosts = [source for source in self.sources if not source.differs] or self.sources
+        counted = Counter(source.identity.model for source in hosts)
+        return sorted(counted, key=lambda model: -counted[model])
+
+    def members(self, model: str) -> list[DrawnSystem]:
+        """The systems of a column: those that ran its model, and runs of a model that has no column; the own last."""
+        models = self.models
+        found = [s for s in self.sources if s.identity.model == model or s.identity.model not in models]
+        return sorted(found, key=lambda source: source is self.own)
+
+    def look(self, source: DrawnSystem) -> dict[str, Any]:
+        """Colour, marker and weight of a system's line, the same wherever it is drawn."""
+        if source is self.own:
+            width = 1.6 if source.differs else 2.0
+            return {"color": self._shade(source, OWN), "marker": "o", "markersize": 4, "linewidth": width, "zorder": 5}
+        place = places([s.identity.system for s in self.sources if s is not self.own])[source.identity.system]
+        colour, marker = PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)]
+        colour = self._shade(source, colour)
+        return {"color": colour, "marker": marker, "markersize": 3.2, "linewidth": 1.1, "zorder": 3}
+
+    def _shade(self, source: DrawnSystem, colour: str) -> str:
+        """The colour, mixed with white where the system differs from those beside it."""
+        if not source.differs:
+            return colour
+        parts = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+        return "#" + "".join(f"{round(255 - FAINT * (255 - part)):02x}" for part in parts)
 
 
 def sweep_rows(sources: Sequence[DrawnSystem], axis: Axis, options: Options) -> list[CsvRow]:
@@ -99,176 +113,206 @@ def sweep_rows(sources: Sequence[DrawnSystem], axis: Axis, options: Options) -> 
     return rows
 
 
-def sweep_figure(sources: Sequence[DrawnSystem], axis: Axis, options: Options) -> Figure:
-    """Runtime, throughput, energy per token and total energy against input (Figure 1) or output tokens (Figure 2)."""
-    figure, axes = new_figure(2, 2, 11, 7.2)
-    looks = _looks([source.pair for source in sources])
-    drawn = [source for source in sources if sweep(source, axis, options)]
-    x = _whole_numbers([tokens_along(axis, point) for source in drawn for point in sweep(source, axis, options)])
-    for ax, (column, label) in zip(np.ravel(axes), PANELS.items(), strict=True):
-        for source in drawn:
-            _draw_points(ax, source, axis, column, options, looks[source.pair])
-        if not ax.has_data():
-            ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", fontsize=9)
-        elif options.models:
-            for source in drawn:
-                _draw_model(ax, source, axis, column, x, options, looks[source.pair]["color"])
-        _log_axes(ax, f"{axis} tokens", label)
-        if "energy" not in column:
-            for source in sources:
-                _draw_failures(ax, source, axis, options, looks[source.pair]["color"])
-    title = f"{axis} sweep at {options.fixed(axis).removeprefix('about ')} tokens; bars: 95 % intervals"
-    figure.suptitle("\n".join(filter(None, (title, _wrapped(options.mixed)))), fontsize=9, x=0.01, ha="left")
-    _legend(figure, drawn, looks, options.models)
-    return figure
-
-
-def phase_rows(sources: Sequence[DrawnSystem]) -> list[CsvRow]:
-    """Energy per token of each phase at every point where it was told apart, in the columns of ``PHASE_HEADER``."""
-    rows: list[CsvRow] = []
-    for source in sources:
-        for m in source.measurements:
-            counts = (
-                ("prefill", m.prefill_energy_j, source.sequences * m.input_tokens),
-                ("decode", m.decode_energy_j, source.sequences * (m.output_tokens - 1)),
-            )
-            for phase, energy, tokens in counts:
-                cost = None if energy is None else per(mean_95(energy), tokens)
-                if cost is not None:
-                    size = (m.input_tokens, m.output_tokens)
-                    rows.append((*source.pair, phase, *size, cost.mean, cost.half_width, source.method))
-    return rows
-
-
-def phase_figure(rows: Sequence[CsvRow], mixed: str = "") -> Figure:
-    """Prefill energy per input token against m, and decode energy per further output token against n and m.
-
-    ``mixed`` marks the figure, as in ``Options``.
-    """
-    figure, axes = new_figure(1, 3, 14, 3.9)
-    looks = _looks([(str(row[0]), str(row[1])) for row in rows])
-    for ax, (phase, at) in zip(axes[0], (("prefill", 3), ("decode", 4), ("decode", 3)), strict=True):
-        for pair, look in looks.items():
-            line: list[Any] = sorted(
-                (row for row in rows if row[:3] == (*pair, phase)), key=lambda row: (row[at], row[7 - at])
-            )
-            if line:
-                x, y = [row[at] for row in line], [row[5] for row in line]
-                method: str | None = line[0][7]
-                widths = [np.nan if row[6] is None else row[6] for row in line]
-                style = _marked(look, method) | BARS | {"linestyle": "none"}
-                ax.errorbar(x, y, yerr=widths, label=_label(pair, method), **style)
-        if not ax.has_data():
-            ax.text(0.5, 0.5, "not told apart by these sensors", transform=ax.transAxes, ha="center", fontsize=9)
-        _log_axes(ax, "input tokens" if at == 3 else "output tokens", f"{phase} energy per token (J)")
-    if mixed:
-        figure.suptitle(_wrapped(mixed), fontsize=9, x=0.01, ha="left")
-    handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(handles.values()), list(handles), loc="outside right upper", fontsize=8, frameon=False)
-    return figure
-
-
-def _looks(pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Colour and marker by system, line style by model."""
-    systems, models = (list(dict.fromkeys(pair[at] for pair in pairs)) for at in (0, 1))
-    return {
-        (system, model): {
-            "color": COLOURS[systems.index(system) % len(COLOURS)],
-            "marker": MARKERS[systems.index(system) % len(MARKERS)],
-            "markersize": 4,
-            "linewidth": 1.1,
-            "linestyle": LINES[models.index(model) % len(LINES)],
-        }
-        for system, model in pairs
-    }
-
-
-def _marked(look: dict[str, Any], method: str | None) -> dict[str, Any]:
-    """The look of a line that shows energy: hollow points where that is estimated."""
-    return look | ({"markerfacecolor": "white"} if method == "estimated" else {})
-
-
 def _mean_and_width(value: Estimate | None) -> tuple[float | None, float | None]:
     return (None, None) if value is None else (value.mean, value.half_width)
 
 
-def _draw_points(
-    ax: Axes, source: DrawnSystem, axis: Axis, column: str, options: Options, look: dict[str, Any]
-) -> None:
-    points = [point for point in sweep(source, axis, options) if getattr(point, column) is not None]
+def sweep_figure(sources: Sequence[DrawnSystem], axis: Axis, options: Options, mark: str = "") -> Figure:
+    """Costs against input (Figure 1) or output tokens (Figure 2); ``mark`` stands above the title."""
+    shown = [source for source in sources if sweep(source, axis, options) or failures_on(source, axis, options)]
+    drawing = Drawing(shown, axis, options, mark)
+    models, panels = drawing.models, options.panels
+    width = {1: 4.6, 2: 6.2}.get(len(models), 7.2 + 2 * max(len(models) - 3, 0))
+    figure, axes = new_figure(len(panels), len(models), width, 1.2 + 1.75 * len(panels), share_x="all", share_y="row")
+    for row, column in zip(axes, panels, strict=True):
+        for ax, model in zip(row, models, strict=True):
+            for source in drawing.members(model):
+                _draw(ax, drawing, source, column)
+            if not any(_points(source, drawing, column) for source in drawing.members(model)):
+                ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", fontsize=SMALL_PT)
+    _scale(axes, drawing)
+    for ax, model in zip(axes[0], models, strict=True):
+        system = shown[0].identity.system
+        ax.set_title(f"{written(model)} on {system}" if len(shown) == 1 else written(model), fontsize=TITLE_PT)
+    head(figure, title(drawing), mark)
+    foot(figure, cautions(drawing))
+    lay_out(figure)
+    for row, column in zip(axes, panels, strict=True):
+        _label_lines(row, drawing, column)
+    return figure
+
+
+def title(drawing: Drawing) -> str:
+    """The finding among what may be compared; where nothing may be, how the runtime of one system grows."""
+    comparable = [source for source in drawing.sources if not source.differs]
+    if drawing.mark or not comparable:
+        comparable = [drawing.own or drawing.sources[0]]
+    lines = [_line(drawing, source) for source in comparable]
+    return finding(lines, drawing.axis) or f"Runtime and energy against {drawing.axis} tokens"
+
+
+def _line(drawing: Drawing, source: DrawnSystem) -> Line:
+    points = sweep(source, drawing.axis, drawing.options)
+    own = source is drawing.own and len(drawing.sources) > 1
+    return Line(
+        written(source.identity.system),
+        written(source.identity.model),
+        [tokens_along(drawing.axis, point) for point in points],
+        [point.runtime_s for point in points],
+        # An estimate is drawn, but nothing is claimed of it.
+        [None if source.method == "estimated" or source.differing_boundary else p.energy_per_token_j for p in points],
+        own,
+    )
+
+
+def cautions(drawing: Drawing) -> list[str]:
+    """What the reader must know: how it is drawn, what is estimated, what differs, what failed."""
+    axis, options, sources = drawing.axis, drawing.options, drawing.sources
+    notes = [f"At {options.fixed(axis)} tokens"]
+    fitted = options.models and any(source.profile for source in sources)
+    notes.append("Points: means with 95 % intervals" + ("; lines: fitted models with 95 % bands" if fitted else ""))
+    if fitted:
+        notes[-1] += ", dashed beyond the sizes measured"
+    if any(source.method == "estimated" for source in sources):
+        notes.append("Hollow points: energy estimated, not measured")
+    for source in sources:
+        said = [*source.differs]
+        if source.differing_boundary:
+            said.append(f"energy of {boundary_words(source.differing_boundary)} only")
+        if said:
+            notes.append(f"Not to be compared with the others: {_names(drawing, [source])}: {', '.join(said)}")
+    failed: dict[str, list[str]] = {}
+    for source in sources:
+        for failure in failures_on(source, axis, options):
+            where = f"{tokens_along(axis, failure):,.0f}"
+            failed.setdefault(f"{failure.words} ({_names(drawing, [source])})", []).append(where)
+    notes += [f"× {words} at {', '.join(sizes)} {axis} tokens" for words, sizes in failed.items()]
+    silent = [s for s in sources if not any(p.energy_j for p in sweep(s, axis, options))]
+    if silent and len(silent) < len(sources):
+        notes.append(f"Energy not measured: {_names(drawing, silent)}")
+    return notes
+
+
+def _names(drawing: Drawing, sources: Sequence[DrawnSystem]) -> str:
+    own = drawing.own
+    names = [written(s.identity.system) if s is not own else f"this machine, {s.identity.system}" for s in sources]
+    return ", ".join(dict.fromkeys(names))
+
+
+def _points(source: DrawnSystem, drawing: Drawing, column: str) -> list[SweepPoint]:
+    points = sweep(source, drawing.axis, drawing.options)
+    return [point for point in points if getattr(point, column) is not None]
+
+
+def _draw(ax: Axes, drawing: Drawing, source: DrawnSystem, column: str) -> None:
+    """One system's points with their intervals, its model or a line through them, and where it failed."""
+    look = drawing.look(source)
+    points = _points(source, drawing, column)
     if points:
+        modelled = drawing.options.models and _draw_model(ax, drawing, source, column, look)
         found: list[Estimate] = [getattr(point, column) for point in points]
         # An unknown interval has no bar.
         widths = np.array([np.nan if one.half_width is None else one.half_width for one in found])
         means = np.array([one.mean for one in found])
         # A bar of more than the value has no lower end on a logarithmic axis.
         bars = [np.minimum(widths, 0.999 * means), widths]
-        style = _marked(look, source.method if "energy" in column else None) | BARS
-        ax.errorbar([tokens_along(axis, point) for point in points], means, yerr=bars, **style)
+        hollow = source.method == "estimated" and "energy" in column
+        style = look | {"markerfacecolor": "white" if hollow else look["color"]}
+        style |= {"linestyle": "none" if modelled else "-", "elinewidth": 0.8, "capsize": 1.5}
+        ax.errorbar([tokens_along(drawing.axis, point) for point in points], means, yerr=bars, **style)
+    if "energy" not in column:
+        for failure in failures_on(source, drawing.axis, drawing.options):
+            x = tokens_along(drawing.axis, failure)
+            ax.plot(x, 0.04, "x", color=look["color"], markersize=6, transform=ax.get_xaxis_transform(), clip_on=False)
 
 
-def _draw_model(
-    ax: Axes, source: DrawnSystem, axis: Axis, column: str, x: NDArray[np.int64], options: Options, colour: str
-) -> None:
-    """The fitted model at sizes x of the sweep: a thin line, dashed outside the range it was fitted on."""
-    profile, energy = source.profile, "energy" in column
-    if profile is None or (energy and profile.energy is None):
-        return
-    m, n = (x, np.full_like(x, options.fixed_output)) if axis == "input" else (np.full_like(x, options.fixed_input), x)
+def _draw_model(ax: Axes, drawing: Drawing, source: DrawnSystem, column: str, look: dict[str, Any]) -> bool:
+    """The fitted model and its 95 % band, faint beyond what was measured. Whether there is one."""
+    profile, options = source.profile, drawing.options
+    if profile is None or ("energy" in column and profile.energy is None):
+        return False
+    sizes = [tokens_along(drawing.axis, point) for point in _points(source, drawing, column)]
+    grid = np.append(np.geomspace(min(sizes), REACH * max(sizes), 80), sizes)
+    x = np.unique(grid.round().astype(np.int64))
+    m, n = (
+        (x, np.full_like(x, options.fixed_output))
+        if drawing.axis == "input"
+        else (
+            np.full_like(x, options.fixed_input),
+            x,
+        )
+    )
+    energy = "energy" in column
     predicted = profile.predict_energy(m, n, options.boundary) if energy else profile.predict_runtime(m, n)
-    y, tokens = predicted.value, source.sequences * (m + n)
-    if column == "throughput_tokens_per_s":
-        y = tokens / y
-    elif column == "energy_per_token_j":
-        y = y / tokens
-    for hidden, kind in ((predicted.out_of_range, "-"), (~predicted.out_of_range, "--")):
-        ax.plot(x, np.where(hidden, np.nan, y), kind, color=colour, linewidth=0.6, alpha=0.8, zorder=1)
+    tokens = source.sequences * (m + n)
+    value, half = predicted.value, predicted.interval_95
+    # A band of more than the value has no lower end on a logarithmic axis.
+    ends = np.array([value, np.maximum(value - half, 0.05 * value), value + half])
+    y, low, high = tokens / ends[[0, 2, 1]] if column == "total_tokens_per_s" else ends / _share(column, tokens)
+    inside = x <= round(max(sizes))
+    # Both halves meet at the last size measured.
+    beyond = x >= x[inside].max()
+    line = {"color": look["color"], "zorder": look["zorder"] - 0.5}
+    ax.plot(x[inside], y[inside], linewidth=look["linewidth"], **line)
+    ax.plot(x[beyond], y[beyond], linewidth=0.8, alpha=0.45, linestyle=(0, (3, 2)), **line)
+    ax.fill_between(x[inside], low[inside], high[inside], color=look["color"], alpha=0.13, linewidth=0)
+    return True
 
 
-def _draw_failures(ax: Axes, source: DrawnSystem, axis: Axis, options: Options, colour: str) -> None:
-    below = ax.get_xaxis_transform()
-    for failure in failures_on(source, axis, options):
-        x = tokens_along(axis, failure)
-        ax.plot(x, 0.04, "x", color=colour, markersize=7, transform=below)
-        ax.annotate(failure.words, (x, 0.08), xycoords=below, rotation=90, fontsize=7, ha="center")
+def _share(column: str, tokens: Floats) -> Floats | float:
+    return tokens if column == "energy_per_token_j" else 1.0
 
 
-def _whole_numbers(sizes: Sequence[float]) -> NDArray[np.int64]:
-    """Evenly spread on a logarithmic axis from the smallest to the largest size; empty without any."""
-    if not sizes:
-        return np.array([], dtype=np.int64)
-    return np.unique(np.geomspace(min(sizes), max(sizes), 60).round().astype(np.int64))
-
-
-def _log_axes(ax: Axes, x_label: str, y_label: str) -> None:
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
-    low, high = ax.get_ylim()
-    for which in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-        which(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:.3g}")
-    if high / low > 8:
-        ax.yaxis.set_minor_formatter(lambda value, _: "")
-    ax.set_xlabel(x_label)
-    ax.set_ylabel(y_label)
-
-
-def _legend(figure: Figure, drawn: Sequence[DrawnSystem], looks: dict[Any, dict[str, Any]], models: bool) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], label=_label(source.pair, source.method), **_marked(looks[source.pair], source.method))
-        for source in drawn
+def _scale(axes: Any, drawing: Drawing) -> None:
+    """Logarithmic axes that end shortly beyond the points, whatever the bands and extrapolations reach."""
+    sizes = [tokens_along(drawing.axis, p) for s in drawing.sources for p in sweep(s, drawing.axis, drawing.options)]
+    sizes += [
+        tokens_along(drawing.axis, f) for s in drawing.sources for f in failures_on(s, drawing.axis, drawing.options)
     ]
-    if models:
-        handles.append(Line2D([], [], color="grey", linewidth=0.6, label="fitted model"))
-        handles.append(Line2D([], [], color="grey", linewidth=0.6, linestyle="--", label="beyond its range"))
-    figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False, handlelength=3.2)
+    reach = 1.3 if len(drawing.sources) > 1 else REACH
+    panels = drawing.options.panels
+    for at, (row, (column, label)) in enumerate(zip(axes, panels.items(), strict=True)):
+        found = [getattr(p, column).mean for s in drawing.sources for p in _points(s, drawing, column)]
+        row[0].set_yscale("log")
+        if found:
+            row[0].set_ylim(min(found) / 1.3, max(found) * 1.3)
+        alone = "energy" in column and len(drawing.sources) == 1 and drawing.sources[0].method == "estimated"
+        cost_axis(row[0].yaxis, f"{label} (estimated)" if alone else label)
+        for ax in row:
+            ax.set_xscale("log", base=2)
+            ax.set_xlim(min(sizes) / 1.2, max(sizes) * reach)
+            token_axis(ax.xaxis, f"{drawing.axis} tokens" if at == len(panels) - 1 else "", 5 if len(row) > 1 else 9)
 
 
-def _label(pair: tuple[str, str], method: str | None) -> str:
-    return f"{', '.join(pair)}{' (energy estimated)' if method == 'estimated' else ''}"
+def _label_lines(row: Sequence[Axes], drawing: Drawing, column: str) -> None:
+    """Each system's name beside the first panel that shows it."""
+    named: set[int] = set()
+    for ax, model in zip(row, drawing.models, strict=True):
+        labels = []
+        for source in drawing.members(model):
+            points, text = _points(source, drawing, column), _label(drawing, source, column)
+            if points and text and id(source) not in named:
+                named.add(id(source))
+                end = max(points, key=lambda point: tokens_along(drawing.axis, point))
+                place = tokens_along(drawing.axis, end), getattr(end, column).mean
+                labels.append(EndLabel(text, place, drawing.look(source)["color"], source is drawing.own))
+        label_ends(ax, labels)
 
 
-def _wrapped(text: str) -> str:
-    return "\n".join(textwrap.wrap(textwrap.shorten(text, 300, placeholder=" …"), 95))
+def _label(drawing: Drawing, source: DrawnSystem, column: str) -> str:
+    """The system's name, and what its line must not be taken for; empty for one alone that is as measured."""
+    energy = "energy" in column
+    said = [*source.differs]
+    if energy and source.differing_boundary:
+        said.append(f"{boundary_words(source.differing_boundary)} only")
+    if energy and source.method == "estimated":
+        said.append("estimated")
+    if len(drawing.sources) == 1:
+        return ""
+    name = "this machine" if source is drawing.own else written(source.identity.system)
+    return "\n".join([_folded(name), *said])
+
+
+def _folded(name: str, width: int = 22) -> str:
+    """A long name in lines, cut after the second."""
+    return "\n".join(textwrap.wrap(name, width, max_lines=2, placeholder=" …"))

@@ -1,0 +1,208 @@
+"""What a sweep shows, in one sentence worked out from its numbers: a crossing, a ratio, or how a cost grows. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from harness.core.arrays import Floats
+from harness.core.statistics import Estimate
+from harness.core.wording import number
+
+GRID = 400
+"""Sizes at which lines are compared, evenly spread on the logarithmic axis they share."""
+NOTABLE = 0.05
+"""Smaller relative differences are called the same, whatever their intervals."""
+
+Quantity = Literal["energy_per_token_j", "runtime_s"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One system's costs along a sweep, by ascending size; None where not measured."""
+
+    system: str
+    model: str
+    size: Sequence[float]
+    runtime_s: Sequence[Estimate | None]
+    energy_per_token_j: Sequence[Estimate | None]
+    own: bool = False
+    """Whether this is the reader's own machine, which the sentence is then about."""
+
+
+def finding(lines: Sequence[Line], axis: str) -> str:
+    """The sentence for a sweep along ``axis`` (``input`` or ``output``) of systems that may be compared.
+
+    Only systems with one model are compared: of several models the one that most systems ran, or that the own one
+    ran. Empty where nothing was measured.
+    """
+    lines = [line for line in lines if any(line.runtime_s)]
+    if not lines:
+        return ""
+    groups = {
+        model: [line for line in lines if line.model == model] for model in dict.fromkeys(li.model for li in lines)
+    }
+    own = [group for group in groups.values() if any(line.own for line in group)]
+    group = max(own or groups.values(), key=len)
+    of_model = f" ({group[0].model})" if len(groups) > 1 else ""
+    if len(group) == 1:
+        return _growth(group[0], axis) + of_model
+    for quantity in ("energy_per_token_j", "runtime_s"):
+        if said := _compared(group, quantity, axis):
+            return said + of_model
+    return "The systems were measured at different sizes, so nothing can be compared"
+
+
+def _growth(line: Line, axis: str) -> str:
+    """How the runtime of one system grows along the sweep."""
+    known = [(size, cost.mean) for size, cost in zip(line.size, line.runtime_s, strict=True) if cost is not None]
+    (first, low), (last, high) = known[0], known[-1]
+    if len(known) == 1:
+        return f"Runtime is {_seconds(low)} at {first:,.0f} {axis} tokens"
+    change = "grows" if high > (1 + NOTABLE) * low else "falls" if high < (1 - NOTABLE) * low else "hardly changes:"
+    start, end = f"{_seconds(low)} at {first:,.0f}", f"{_seconds(high)} at {last:,.0f}"
+    return f"Runtime {change} from {start} to {end} {axis} tokens"
+
+
+def _seconds(value: float) -> str:
+    return f"{number(value, 3 if value >= 1 else 2)} s"
+
+
+def _compared(group: Sequence[Line], quantity: Quantity, axis: str) -> str:
+    """Who needs the least along the sweep; empty where fewer than two systems share a range of sizes."""
+    lines = [line for line in group if len(_known(line, quantity)[0]) > 1]
+    if any(line.own for line in lines):
+        lines = _own_and_best(lines, quantity)
+    grid = _shared_sizes(lines, quantity)
+    if len(lines) < 2 or grid is None:
+        return ""
+    values = np.array([_at(line, quantity, grid) for line in lines])
+    winner = values.argmin(axis=0)
+    first, last = lines[winner[0]], lines[winner[-1]]
+    if first is last:
+        return _ratio(lines, values, winner, quantity)
+    return _crossing(lines, values, winner, grid, quantity, axis)
+
+
+def _own_and_best(lines: Sequence[Line], quantity: Quantity) -> list[Line]:
+    """The own system and, of the others, the one that needs least on average over its sweep."""
+    own = [line for line in lines if line.own]
+    others = sorted((line for line in lines if not line.own), key=lambda line: float(_known(line, quantity)[1].mean()))
+    return [*own[:1], *others[:1]]
+
+
+def _ratio(lines: Sequence[Line], values: Floats, winner: Floats, quantity: Quantity) -> str:
+    """One system needs the least at both ends: by how much the next one needs more."""
+    best = int(winner[0])
+    others = [at for at in range(len(lines)) if at != best]
+    second = min(others, key=lambda at: float(values[at].mean()))
+    ratio = values[second] / values[best]
+    if ratio.min() < 1 + NOTABLE:
+        close = min(others, key=lambda at: float((values[at] / values[best]).min()))
+        if (values[close] / values[best]).max() < 1 + 4 * NOTABLE:
+            both = f"{lines[best].system} and {lines[close].system}"
+            return f"{both} {'need' if quantity != 'runtime_s' else 'take'} about the same {_noun(quantity)}"
+        return f"{_subject(lines[best])} {_verb(quantity)} the least {_noun(quantity)} at most sizes"
+    as_much = "needs {} times as much" if quantity != "runtime_s" else "takes {} times as long"
+    said = as_much.format(_span(ratio))
+    least = f"{_subject(lines[best])} {_verb(quantity)} the least {_noun(quantity)}"
+    return f"{least}; {_subject(lines[second], False)} {said}"
+
+
+def _crossing(
+    lines: Sequence[Line], values: Floats, winner: Floats, grid: Floats, quantity: Quantity, axis: str
+) -> str:
+    """The least is another system's at either end: up to where one, and from where the other."""
+    first, last = int(winner[0]), int(winner[-1])
+    left = _about(grid[int(np.argmax(winner != first))])
+    right = _about(grid[len(winner) - int(np.argmax(winner[::-1] != last))])
+    least = f"{_verb(quantity)} the least {_noun(quantity)}"
+    sure_first, sure_last = (_differ(lines[first], lines[last], quantity, float(grid[end])) for end in (0, -1))
+    small, large = _subject(lines[first], False), _subject(lines[last], False)
+    faster = _faster(lines[last], lines[first], grid, quantity)
+    if sure_first and sure_last:
+        which = f", which is {faster}" if faster else ""
+        if left == right:
+            return f"Below about {left} {axis} tokens {small} {least}, above it {large}{which}"
+        return f"Up to about {left} {axis} tokens {small} {least}, from about {right} {large}{which}"
+    if sure_last:
+        which = f" and is {faster} as {small}" if faster else ""
+        return f"From about {right} {axis} tokens {large} {least}{which}"
+    if sure_first:
+        return f"Up to about {left} {axis} tokens {small} {least}"
+    both = f"{lines[first].system} and {lines[last].system}"
+    return f"{both} {'need' if quantity != 'runtime_s' else 'take'} about the same {_noun(quantity)}"
+
+
+def _faster(line: Line, other: Line, grid: Floats, quantity: Quantity) -> str:
+    """Beside a comparison of energies: how much faster one is than the other; empty where it isn't all along."""
+    if quantity == "runtime_s" or any(len(_known(each, "runtime_s")[0]) < 2 for each in (line, other)):
+        return ""
+    ratio = _at(other, "runtime_s", grid) / _at(line, "runtime_s", grid)
+    return f"{_span(ratio)} times as fast" if ratio.min() > 1.2 else ""
+
+
+def _known(line: Line, quantity: Quantity) -> tuple[Floats, Floats]:
+    costs: Sequence[Estimate | None] = getattr(line, quantity)
+    known = [(size, cost.mean) for size, cost in zip(line.size, costs, strict=True) if cost is not None]
+    sizes, values = np.array(known, dtype=float).reshape(-1, 2).T
+    return sizes, values
+
+
+def _shared_sizes(lines: Sequence[Line], quantity: Quantity) -> Floats | None:
+    """Sizes that all lines span; None where there are none."""
+    spans = [(float(sizes[0]), float(sizes[-1])) for sizes, _ in (_known(line, quantity) for line in lines)]
+    if not spans:
+        return None
+    low, high = max(low for low, _ in spans), min(high for _, high in spans)
+    return np.geomspace(low, high, GRID) if high > low else None
+
+
+def _at(line: Line, quantity: Quantity, sizes: Floats) -> Floats:
+    """Costs between the points, straight on logarithmic axes."""
+    x, y = _known(line, quantity)
+    return np.asarray(np.exp(np.interp(np.log(sizes), np.log(x), np.log(y))))
+
+
+def _differ(one: Line, other: Line, quantity: Quantity, size: float) -> bool:
+    """Whether two costs at a size differ notably and beyond their intervals."""
+    (a, a_half), (b, b_half) = (_nearest(line, quantity, size) for line in (one, other))
+    gap = abs(float(_at(one, quantity, np.array([size]))[0] - _at(other, quantity, np.array([size]))[0]))
+    return gap > NOTABLE * min(a, b) and gap > float(np.hypot(a_half, b_half))
+
+
+def _nearest(line: Line, quantity: Quantity, size: float) -> tuple[float, float]:
+    """Mean and half-width, 0 where unknown, of the measured point nearest to a size."""
+    costs: Sequence[Estimate | None] = getattr(line, quantity)
+    known = [(at, cost) for at, cost in zip(line.size, costs, strict=True) if cost is not None]
+    _, cost = min(known, key=lambda pair: abs(np.log(pair[0] / size)))
+    return cost.mean, cost.half_width or 0.0
+
+
+def _subject(line: Line, begins: bool = True) -> str:
+    if line.own:
+        return "This machine" if begins else "this machine"
+    return line.system if begins else f"the {line.system}" if line.system[0].isupper() else line.system
+
+
+def _verb(quantity: Quantity) -> str:
+    return "takes" if quantity == "runtime_s" else "needs"
+
+
+def _noun(quantity: Quantity) -> str:
+    return "time" if quantity == "runtime_s" else "energy per token"
+
+
+def _about(size: float) -> str:
+    """A size of a crossing, which is known no better than to some per cent."""
+    step = 1 if size < 20 else 5 if size < 100 else 10.0 ** (math.floor(math.log10(size)) - 1)
+    return f"{round(size / step) * step:,.0f}"
+
+
+def _span(ratio: Floats) -> str:
+    low, high = number(float(ratio.min()), 2), number(float(ratio.max()), 2)
+    return f"about {low}" if low == high else f"{low} to {high}"
