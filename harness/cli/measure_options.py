@@ -212,7 +212,7 @@ class MeasureOptions:
         Option(
             min=0.0,
             max=1.0,
-            help="Share of the CPU that other programs may take before a trial is marked as disturbed.",
+            help="Mark trials during which other programs used more than this share of the CPU.",
             rich_help_panel=_HOW,
         ),
     ] = 0.1
