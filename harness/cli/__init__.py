@@ -118,7 +118,7 @@ def main() -> None:
             print(context.get_help())
             sys.exit(2)
         command = context.command_path if context else "joulebench"
-        _fail(f"{message} (see {command} --help)", getattr(error, "exit_code", 2))
+        _fail(f"{message.rstrip('.')} (see {command} --help)", getattr(error, "exit_code", 2))
 
 
 def _make_output_safe() -> None:

@@ -151,12 +151,12 @@ def unknown(error: Any) -> str | None:
         if option in FOREIGN and context.info_name == "measure":
             return f"{option}: {FOREIGN[option]}"
         nearest = [str(name) for name in getattr(error, "possibilities", None) or ()]
-        meant = f"; did you mean {' or '.join(nearest[:2])}?" if nearest else "; its options:"
-        return f"no such option: {option}{meant} (see {command} --help)" if nearest else None
+        meant = f"; did you mean {' or '.join(nearest[:2])}?" if nearest else ""
+        return f"no such option: {option}{meant} (see {command} --help)"
     if context.info_name == "measure" and "unexpected extra argument" in error.format_message():
         return (
-            f"{error.format_message()}: measure takes options only; a model is --model NAME, a request size "
-            f"--point INPUT,OUTPUT (see {command} --help)"
+            f"{error.format_message()}: measure takes options only, such as --model NAME --point INPUT,OUTPUT "
+            f"(see {command} --help)"
         )
     return None
 
@@ -195,7 +195,7 @@ def one_size(input_len: int | None, output_len: int | None) -> tuple[str, ...]:
         return ()
     if input_len is None or output_len is None:
         given, missing = ("--input-len", "--output-len") if output_len is None else ("--output-len", "--input-len")
-        raise UserError(f"{given} needs {missing} too: one request size; {_SIZE}")
+        raise UserError(f"{given} needs {missing} too; for a sweep type -p 8-512*2 or -n 8-128*2")
     return (f"{input_len},{output_len}",)
 
 

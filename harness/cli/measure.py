@@ -64,7 +64,9 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     """What was given, by the names of ``prepare``, other programs' ways of saying it included. Raises UserError."""
     from harness.cli.foreign_options import device_of_layers, one_size, refuse_warmups, refuse_zero
 
-    plain = {name: value.value if isinstance(value, StrEnum) else value for name, value in options.items()}
+    plain: dict[str, Any] = {
+        name: value.value if isinstance(value, StrEnum) else value for name, value in options.items()
+    }
     input_len, output_len, layers = (plain.pop(name) for name in ("input_len", "output_len", "gpu_layers"))
     refuse_warmups(plain.pop("warmup"))
     refuse_zero(plain["input_tokens"], plain["output_tokens"])

@@ -17,9 +17,10 @@ _OTHERS = "As in llama-bench, hyperfine and vllm bench"
 def run_directory(text: str) -> Path:
     """The directory of a run. Raises UserError for what other programs take ``-o`` for: a format of output."""
     if text in OUTPUT_FORMATS:
+        form = f" --format {text}" if text in ("csv", "json") else ""
         raise UserError(
-            f"-o {text}: -o names the run directory; type -o ./{text} if you mean a directory of that name, or measure "
-            "and then print the trials with: joulebench trials RUN --format csv (or json)"
+            f"-o {text}: -o names the run directory; type -o ./{text} if it is to be called that; for output in a "
+            f"format measure, then type: joulebench trials RUN{form}"
         )
     return Path(text)
 

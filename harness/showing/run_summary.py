@@ -23,7 +23,7 @@ def run_summary(run: RecordedRun) -> str:
         "directory": str(run.directory),
         "backend": facts.backend.name,
         "device": facts.backend.device,
-        "model": config.model,
+        "model": facts.model.name,
         "dtype": facts.model.dtype,
         "kv_cache": config.kv_cache,
         "batch_size": config.batch_size,
