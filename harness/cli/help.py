@@ -71,6 +71,9 @@ def _plain(names: str, said: str) -> tuple[str, str]:
     """Typer's own words for types, ranges and defaults, as people write them."""
     names = re.sub(r"<(?:list\[)?(int|float|path|str)(?: range)?\]?>", lambda kind: _KINDS[kind[1]], names)
     names = re.sub(r"<([^<>]*\|[^<>]*)>", r"\1", names)
+    # Typer before 0.16 has other names for them and escapes brackets.
+    names = re.sub(r"\b(INTEGER|FLOAT)( RANGE)?$", lambda kind: "N" if kind[1] == "INTEGER" else "X", names)
+    said = said.replace("\\[", "[")
     said = re.sub(r"\[default: \((.*?)\)(?=[;\]])", r"[default: \1", said)
     said = re.sub(r"(\[default: \d+)\.0(?=[;\]])", r"\1", said)
     # That a count or a duration has a least value goes without saying.
