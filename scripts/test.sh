@@ -10,7 +10,7 @@ need_compiler
 install_extras dev
 need_working_llama
 # Without one of these its tests would be skipped, as they are in an environment that was made for less.
-.venv/bin/python -c 'import accelerate, duckdb, gguf, matplotlib, plotly, pyarrow, torch, torchao, transformers' \
+.venv/bin/python -c 'import accelerate, duckdb, gguf, matplotlib, pyarrow, torch, torchao, transformers' \
     >.venv/import.log 2>&1 || die "a package that tests need can't be imported: $(tail -n 1 .venv/import.log)"
 
 .venv/bin/ruff check .

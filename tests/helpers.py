@@ -31,6 +31,18 @@ def environment() -> dict[str, str]:
     return {**inherited, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
 
+@contextlib.contextmanager
+def others_computing(count: int = 1) -> Iterator[list[int]]:
+    """Processes that compute; by their ids."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield [process.pid for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
 def take_interrupts() -> None:
     """For a subprocess that is to be interrupted: tests that run in the background inherit interrupts as ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)

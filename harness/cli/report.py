@@ -15,12 +15,15 @@ def report(
     output: Annotated[Path, Option("--output", "-o", help="The page, an HTML file.")] = Path("report.html"),
     profile: Annotated[
         list[str] | None,
-        Option(help="Profile to choose in the threshold explorer. Repeatable.", show_default="the published"),
+        Option(help="Also offer this profile in the threshold explorer. Repeatable.", show_default="(none)"),
     ] = None,
     workload: Annotated[
         list[str] | None,
         Option(
-            "--workload", "-w", help="Workload to choose there: a file or trace. Repeatable.", show_default="alpaca"
+            "--workload",
+            "-w",
+            help="Also offer this workload there: a file or trace. Repeatable.",
+            show_default="alpaca",
         ),
     ] = None,
     fixed_input: options.FixedInput = 32,
@@ -29,7 +32,7 @@ def report(
     allow_mixed: options.AllowMixed = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write one self-contained page: what was measured, how sure it is, charts, models, trials, thresholds."""
+    """Write one HTML page: speed, energy, how sure they are, what a request costs, thresholds, trials."""
     from harness.core.quantities import parse_boundary
     from harness.showing.panels import Options
     from harness.showing.report.page import write_report

@@ -1,4 +1,8 @@
-"""How much of the machine's CPU other programs take while we measure."""
+"""How much of the machine's CPU other programs take while we measure, and which they are.
+
+Ours are this process, and the worker with all processes that it started. What else this process started is not: a
+program that measures and computes in other processes meanwhile disturbs its own measurement.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,61 @@ import os
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+
+from harness.core.wording import percent
+from harness.energy.readings import AS_IT_STANDS
 
 _SHORTEST_S = 0.25
 """CPU times tick every 10 ms per processor: over less than this, a load can't be told."""
+_TOP = 3
+_LEAST_SHARE = 0.005
+"""A program that takes less of all processors is not worth naming."""
+_LONGEST_NAME = 40
+
+
+@dataclass(frozen=True)
+class ProgramLoad:
+    """What one process of others took."""
+
+    name: str
+    """Free of what a terminal or a page could take for more than text."""
+    pid: int
+    share: float
+    """Of all processors, 0–1."""
+
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid})"
+
+
+@dataclass(frozen=True)
+class CpuLoad:
+    """What other programs took of the processors over a while."""
+
+    __pydantic_config__: ClassVar[dict[str, bool]] = AS_IT_STANDS
+
+    share: float
+    """Of all processors, 0–1."""
+    programs: tuple[ProgramLoad, ...] = ()
+    """At most three, those that took most first; processes that ended meanwhile or that the system hides are absent."""
+
+    def excess(self, limit: float | None) -> str | None:
+        """``other programs used 63 % of the CPU (limit 10 %)``; None where the share is within the limit."""
+        if limit is None or self.share <= limit:
+            return None
+        return f"other programs used {percent(self.share, digits=0)} of the CPU (limit {percent(limit, digits=0)})"
+
+
+@dataclass(frozen=True)
+class _Process:
+    name: str
+    parent: int
+    begun_s: float
+    """When it was started: numbers of processes are used again."""
+    cpu_s: float
+    """CPU time that it spent since then."""
+    reaped_s: float
+    """CPU time of the children that it waited for."""
 
 
 @dataclass(frozen=True)
@@ -18,34 +73,41 @@ class _Sample:
     busy_s: float
     """CPU time spent by everybody since boot, all processors together."""
     ours_s: float
-    """CPU time spent by this process and the worker since their starts."""
+    """CPU time spent by our processes since their starts."""
+    ours: frozenset[int]
+    """Process ids."""
     worker: int | None
+    processes: dict[int, _Process]
 
 
 class ForeignLoad:
-    """Compares the CPU time of the whole machine with that of this process and the worker."""
+    """Compares the CPU time of the whole machine with that of our own processes."""
 
     def __init__(self) -> None:
-        self._samples: deque[_Sample] = deque(maxlen=100_000)
+        self._samples: deque[_Sample] = deque(maxlen=16)
 
     def sample(self, worker_pid: int | None) -> None:
-        """Note the CPU times now. Where the system hides them nothing is noted, and the share is unknown."""
+        """Note the CPU times now; it takes some 50 µs a process of the machine.
+
+        Where the system hides the times nothing is noted, and the load is unknown.
+        """
         import psutil
 
         try:
+            processes = _processes()
             times = psutil.cpu_times()
-            ours = process_cpu_s(psutil.Process())
         except (psutil.Error, OSError):
             return
-        busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
-        try:
-            ours += 0.0 if worker_pid in (None, os.getpid()) else process_cpu_s(psutil.Process(worker_pid))
-        except (psutil.Error, OSError):
-            worker_pid = None
-        self._samples.append(_Sample(time.monotonic_ns(), busy, ours, worker_pid))
+        if os.getpid() not in processes:
+            return
+        busy_s = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
+        worker = worker_pid if worker_pid in processes else None
+        ours = _ours(worker, processes)
+        ours_s = sum(processes[pid].cpu_s + processes[pid].reaped_s for pid in ours)
+        self._samples.append(_Sample(time.monotonic_ns(), busy_s, ours_s, ours, worker, processes))
 
-    def share(self, start_ns: int, end_ns: int) -> float | None:
-        """Foreign share of all processors over the samples around a window, 0–1; None where it can't be told."""
+    def over(self, start_ns: int, end_ns: int) -> CpuLoad | None:
+        """The load over the samples around a window; None where it can't be told."""
         import psutil
 
         samples = list(self._samples)
@@ -56,11 +118,77 @@ class ForeignLoad:
         seconds = (last.time_ns - first.time_ns) / 1e9
         if seconds < _SHORTEST_S:
             return None
+        available_s = seconds * (psutil.cpu_count() or 1)
         foreign_s = (last.busy_s - first.busy_s) - (last.ours_s - first.ours_s)
-        return min(max(foreign_s / (seconds * (psutil.cpu_count() or 1)), 0.0), 1.0)
+        return CpuLoad(min(max(foreign_s / available_s, 0.0), 1.0), _top(first, last, available_s))
+
+
+def look(duration_s: float = 1.0) -> CpuLoad | None:
+    """What other programs take of the processors now, watched for ``duration_s`` seconds; None where it is hidden."""
+    load = ForeignLoad()
+    load.sample(None)
+    start_ns = time.monotonic_ns()
+    time.sleep(duration_s)
+    end_ns = time.monotonic_ns()
+    load.sample(None)
+    return load.over(start_ns, end_ns)
+
+
+def own_pids(worker_pid: int | None) -> frozenset[int]:
+    """This process, and the worker with all processes that it started."""
+    return _ours(worker_pid, _processes())
 
 
 def process_cpu_s(process: Any) -> float:
     """CPU time of a ``psutil.Process``, its threads and the children it waited for, in s. Raises psutil.Error."""
     times = process.cpu_times()
     return float(sum(getattr(times, name, 0.0) for name in ("user", "system", "children_user", "children_system")))
+
+
+def clean_name(name: str) -> str:
+    """A program's name as text: whoever named it may have meant to draw on our terminal or page."""
+    plain = "".join(c if c.isprintable() and c not in "[]<>&\"'`\\" else "?" for c in name)
+    return plain.strip()[:_LONGEST_NAME] or "unnamed"
+
+
+def _processes() -> dict[int, _Process]:
+    """All processes that the system shows."""
+    import psutil
+
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            with process.oneshot():
+                times = process.cpu_times()
+                reaped_s = getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+                found[process.pid] = _Process(
+                    process.name(), process.ppid(), process.create_time(), times.user + times.system, reaped_s
+                )
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def _ours(worker: int | None, processes: dict[int, _Process]) -> frozenset[int]:
+    children: dict[int, list[int]] = {}
+    for pid, process in processes.items():
+        children.setdefault(process.parent, []).append(pid)
+    found, waiting = {os.getpid()}, [] if worker is None else [worker, *children.get(worker, [])]
+    while waiting:
+        pid = waiting.pop()
+        if pid not in found:
+            found.add(pid)
+            waiting += children.get(pid, [])
+    return frozenset(found)
+
+
+def _top(first: _Sample, last: _Sample, available_s: float) -> tuple[ProgramLoad, ...]:
+    spent: list[ProgramLoad] = []
+    for pid, now in last.processes.items():
+        if pid in last.ours or pid in first.ours:
+            continue
+        then = first.processes.get(pid)
+        before_s = then.cpu_s if then and then.begun_s == now.begun_s else 0.0
+        spent.append(ProgramLoad(clean_name(now.name), pid, (now.cpu_s - before_s) / available_s))
+    spent.sort(key=lambda program: -program.share)
+    return tuple(program for program in spent[:_TOP] if program.share >= _LEAST_SHARE)

@@ -24,7 +24,7 @@ from harness.energy.attribution import EnergyReport, IdleBaseline
 from harness.energy.config import EnergyConfig
 from harness.energy.foreign_load import ForeignLoad
 from harness.energy.power_sources import LeftOut, computing_components, open_sources
-from harness.energy.probes.base import Probe, ProbeContext
+from harness.energy.probes.base import VERDICTS, Probe, ProbeContext
 from harness.energy.readings import Calibration, Domain, Trace, Window
 from harness.energy.sampler import Sampler
 
@@ -63,10 +63,11 @@ class MeteredWindow:
     energy: EnergyReport
     """Joules per request, by domain, by component and in all."""
     conditions: Facts
-    """What the machine was like: ``foreign_cpu_load``, the share of all processors that other programs took, and by
-    probe what it saw: numbers as ``{"min", "max"}``, anything else as the list of what was seen."""
-    discard: str | None
-    """Why the window should be measured again; None where nothing disturbed it."""
+    """What the machine was like: ``foreign_cpu_load``, the share of all processors that other programs took,
+    ``foreign_programs``, those that took most, and by probe what it saw: numbers as ``{"min", "max"}``, anything else
+    as the list of what was seen."""
+    disturbed: str | None
+    """What disturbed the window, so that its time or energy is not that of its requests alone; None where nothing."""
 
     def mark(self, marks: Window) -> None:
         """Say when the requests inside the block began and ended. Raises UserError for marks that make no sense."""
@@ -126,7 +127,7 @@ class Meter:
     def _begin(self) -> None:
         """Check what the probes read, and start to sample. Raises UserError."""
         config = self._config
-        self._sampler = Sampler(list(self._probes.values()), config.rate_hz, each_second=self._note_load)
+        self._sampler = Sampler(list(self._probes.values()), config.rate_hz)
         domains = self._sampler.domains
         self._rank = [name.partition(":")[0] for name in self._probes]
         self._chosen = attribution.choose(domains, self._rank)
@@ -211,9 +212,10 @@ class Meter:
                 start, end = np.array([[start_ns], [time.monotonic_ns()]], dtype=np.int64)
                 window.marks = Window(start, end, end)
             start_ns, end_ns = int(window.marks.start_ns[0]), int(window.marks.end_ns[-1])
+            self._note_load()
             window.traces = self.traces(start_ns, end_ns)
-            window.energy = self._attribute(window.traces, window.marks)
-            window.conditions, window.discard = self._conditions(start_ns, end_ns)
+            window.conditions, window.disturbed, shared = self._conditions(start_ns, end_ns)
+            window.energy = self._attribute(window.traces, window.marks, shared)
         finally:
             self._sampler.hold(None)
 
@@ -228,7 +230,7 @@ class Meter:
         start_ns, end_ns = int(window.marks.start_ns[0]), int(window.marks.end_ns[-1])
         seconds = (end_ns - start_ns) / _NS
         domains, components, total = attribution.powers(window.energy, seconds)
-        conditions = {**window.conditions, "discard": window.discard}
+        conditions = {**window.conditions, "disturbed": window.disturbed}
         return IdleBaseline(components, total, domains, conditions, start_ns, seconds)
 
     def traces(self, start_ns: int, end_ns: int) -> list[Trace]:
@@ -236,7 +238,6 @@ class Meter:
 
         Waits for the sensors' next updates after ``end_ns``, or a bounded time for those that are late or dead.
         """
-        self._note_load()
         widest_ns = self._widest_margin_ns
         # Marks of the future would be waited for that long.
         end_ns = min(end_ns, time.monotonic_ns())
@@ -252,38 +253,49 @@ class Meter:
         ):
             time.sleep(0.5 / self._config.rate_hz)
 
-    def _attribute(self, traces: Sequence[Trace], window: Window) -> EnergyReport:
-        """Energy per request after calibration; its warnings also say when nothing meters the device that computes."""
+    def _attribute(self, traces: Sequence[Trace], window: Window, shared: Mapping[str, str]) -> EnergyReport:
+        """Energy per request after calibration; its warnings also say when nothing meters the device that computes.
+
+        ``shared`` has, by probe, why its readings hold energy that others spent: it is nobody's figure then.
+        """
         working = {"cpu", "system", *computing_components(self._context.device)}
         try:
-            calibrated = [self._calibrated(trace) for trace in traces]
+            calibrated = [
+                _without_readings(trace, shared[probe])
+                if (probe := trace.domain.probe) in shared
+                else self._calibrated(trace)
+                for trace in traces
+            ]
             report = attribution.attribute(calibrated, window, self._rank, working)
         except Exception as error:
             # A fault in here must cost this trial's figures, and never the hours of a sweep.
             reason = f"the energy could not be worked out: {type(error).__name__}: {error}"
-            none = [Trace(trace.domain, trace.times_ns[:0], trace.values[:0], reason) for trace in traces]
-            report = attribution.attribute(none, window, self._rank, working)
+            report = attribution.attribute(
+                [_without_readings(trace, reason) for trace in traces], window, self._rank, working
+            )
         return replace(report, warnings=(*report.warnings, self._unmetered)) if self._unmetered else report
 
-    def _conditions(self, start_ns: int, end_ns: int) -> tuple[dict[str, Any], str | None]:
+    def _conditions(self, start_ns: int, end_ns: int) -> tuple[Facts, str | None, dict[str, str]]:
         """What the machine was like between two times, or last before where the probes did not look between.
 
-        Second comes why the time should be measured again, or None.
+        Second comes what disturbed the window, or None; third, by probe, why its readings hold energy of others.
         """
-        self._note_load()
-        share = self._foreign.share(start_ns, end_ns)
-        limit = self._config.max_foreign_load
-        reasons: list[str] = []
-        if share is not None and limit is not None and share > limit:
-            reasons.append(f"other programs took {share:.0%} of the CPU")
-        seen: dict[str, Any] = {}
+        load = self._foreign.over(start_ns, end_ns)
+        excess = load.excess(self._config.max_foreign_load) if load else None
+        reasons = [excess] if excess else []
+        seen: dict[str, object] = {}
+        shared: dict[str, str] = {}
         for name, probe in self._probes.items():
             inside = self._sampler.conditions(probe, start_ns, end_ns)
-            reasons += [str(conditions["discard"]) for conditions in inside if conditions.get("discard")]
+            reasons += [str(found) for conditions in inside if (found := conditions.get("disturbed"))]
+            if others := [str(found) for conditions in inside if (found := conditions.get("energy_of_others"))]:
+                reasons += others
+                shared |= {domain.probe: "; ".join(dict.fromkeys(others)) for domain in probe.domains()}
             inside = inside or self._sampler.conditions(probe, 0, start_ns)[-1:]
-            facts = [{key: value for key, value in conditions.items() if key != "discard"} for conditions in inside]
-            seen[name] = _range(facts)
-        return {"foreign_cpu_load": share, **seen}, "; ".join(dict.fromkeys(reasons)) or None
+            seen[name] = _range([{k: v for k, v in conditions.items() if k not in VERDICTS} for conditions in inside])
+        programs = [str(program) for program in load.programs] if load else []
+        foreign = {"foreign_cpu_load": load.share if load else None, "foreign_programs": programs}
+        return {**foreign, **seen}, "; ".join(dict.fromkeys(reasons)) or None, shared
 
     def _note_load(self) -> None:
         self._foreign.sample(self._context.worker_pid)
@@ -309,6 +321,10 @@ class Meter:
     def _is_awaited(self, domain: str, until_ns: int) -> bool:
         last_ns = self._sampler.last_reading_ns(domain)
         return last_ns is None or last_ns < until_ns
+
+
+def _without_readings(trace: Trace, reason: str) -> Trace:
+    return Trace(trace.domain, trace.times_ns[:0], trace.values[:0], reason)
 
 
 def _check_domains(domains: Sequence[Domain], calibration: Mapping[str, Calibration]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,13 +23,12 @@ _NS = 1e9
 class Sampler:
     """Polls opened probes at ``rate_hz`` from ``start`` to ``stop``; a probe that fails is left alone after that."""
 
-    def __init__(self, probes: Sequence[Probe], rate_hz: float, each_second: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, probes: Sequence[Probe], rate_hz: float) -> None:
         self._probes = list(probes)
         self._domains = [list(probe.domains()) for probe in self._probes]
         self.domains = [domain for domains in self._domains for domain in domains]
         """All domains of all probes, in the probes' order."""
         self._period_s = 1.0 / rate_hz
-        self._each_second = each_second
         self._lock = threading.Lock()
         self._readings: dict[str, deque[tuple[int, float]]] = {domain.name: deque() for domain in self.domains}
         self._conditions: deque[tuple[int, int, Facts]] = deque()
@@ -106,10 +105,6 @@ class Sampler:
             with_conditions = time.monotonic() >= conditions_due
             if with_conditions:
                 conditions_due = time.monotonic() + _CONDITIONS_EVERY_S
-                try:
-                    self._each_second()
-                except Exception:
-                    pass  # what is noted beside the sensors must not end them; its own reader sees that it is missing
                 self._forget()
             for at in range(len(self._probes)):
                 if at not in self._dead:

@@ -15,8 +15,8 @@ from harness.runs.schema import Purpose, Trial
 MAX_ERRORS = 3
 """Trials of one point that may fail one after the other before the point is given up."""
 
-MAX_DISCARDED = 3
-"""Discarded trials of one point that are measured again before the point is given up."""
+MAX_DISTURBED = 3
+"""Disturbed trials of one point after which it is left as it is: they are kept and marked."""
 
 DRIFT_TRIALS = 3
 """Trials of the first point that are repeated at the end."""
@@ -31,7 +31,7 @@ class _State:
     """Whether no further trial follows although the stopping rule is not satisfied."""
     skip_reason: str | None = None
     errors: int = 0
-    discarded: int = 0
+    disturbed: int = 0
 
 
 class Schedule:
@@ -47,6 +47,7 @@ class Schedule:
         self._drift = _State()
         self._first: Point | None = None
         self._warm: tuple[Point, int, int] | None = None
+        self._disturbed_in_a_row = 0
         for point, state in self._states.items():
             tokens = point.input_tokens + point.output_tokens
             if tokens > context_length:
@@ -62,18 +63,29 @@ class Schedule:
         if record.status == "ok":
             self._warm = (point, record.session, record.worker)
             if record.purpose != "warmup":
+                self._disturbed_in_a_row = 0
                 self._first = self._first or point
                 _add_sample(state, record)
         elif record.status == "error":
             state.errors += 1
             state.ended = state.errors >= MAX_ERRORS
-        elif record.status == "discarded":
-            state.discarded += 1
-            state.ended = state.discarded >= MAX_DISCARDED
+        elif record.status == "disturbed":
+            self._warm = (point, record.session, record.worker)
+            self._disturbed_in_a_row += 1
+            state.disturbed += 1
+            state.ended = state.disturbed >= self._most_disturbed()
         else:
             state.ended = True
             if record.status == "oom":
                 self._skip_larger(point)
+
+    def _most_disturbed(self) -> int:
+        """Disturbed trials after which a point is left as it is.
+
+        Where others have come to stay no trial is taken again: a run takes no longer then than on a machine at rest.
+        """
+        they_stay = self._disturbed_in_a_row >= MAX_DISTURBED
+        return min(MAX_DISTURBED, self._plan.stopping.max_trials) if they_stay else MAX_DISTURBED
 
     def _skip_larger(self, failed: Point) -> None:
         for point, state in self._states.items():
@@ -106,9 +118,9 @@ class Schedule:
         return self._first
 
     def remaining(self) -> list[tuple[Point, int]]:
-        """Points still to be measured, each with the counted trials it has so far."""
+        """Points still to be measured, each with the trials it has so far, the disturbed ones included."""
         return [
-            (point, len(state.samples["runtime_s"]))
+            (point, len(state.samples["runtime_s"]) + state.disturbed)
             for point, state in self._states.items()
             if not self._done(state) and state.skip_reason is None
         ]

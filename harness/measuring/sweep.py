@@ -11,6 +11,7 @@ from backends.base import Loaded
 from harness.core.errors import UserError
 from harness.core.version import __version__
 from harness.energy.config import EnergyConfig
+from harness.energy.foreign_load import CpuLoad, look
 from harness.energy.meter import Meter, MeterDescription, MeteredWindow
 from harness.energy.probes.base import ProbeContext
 from harness.energy.readings import Window
@@ -73,6 +74,7 @@ def _run_session(planned: PlannedRun, store: RunStore, observer: Observer) -> No
         if _schedule(planned, store, held.model.context_length).next(len(held.sessions), 0) is None:
             observer.notice("nothing is left to measure: the run is complete")
             return
+    load = _look_for_others(planned.energy.max_foreign_load, observer)
     with ModelHost(planned.backend, planned.config, store.directory / LOG_FILE, observer) as host:
         model = host.resolve()
         planned.plan.refuse_beyond(model.context_length)
@@ -81,10 +83,28 @@ def _run_session(planned: PlannedRun, store: RunStore, observer: Observer) -> No
         with _open_meter(planned.energy, loaded, host.pid) as meter:
             for notice in meter.notices:
                 observer.notice(notice)
-            _begin_session(planned, store, loaded, versions, meter.describe())
+            _begin_session(planned, store, loaded, versions, meter.describe(), load)
             schedule = _schedule(planned, store, loaded.model.context_length)
             _Session(planned.plan, store, host, meter, observer).run(schedule)
     _note(store, ended_at=_now(), ended="complete")
+
+
+def _look_for_others(limit: float | None, observer: Observer) -> CpuLoad | None:
+    """What other programs take of the CPU before ours take any; said at once where it would disturb trials.
+
+    None where any load may pass, and where it is hidden.
+    """
+    load = None if limit is None or limit >= 1.0 else look()
+    excess = load.excess(limit) if load else None
+    if load and excess:
+        named = ", ".join(map(str, load.programs))
+        observer.notice(
+            f"{excess[0].upper()}{excess[1:]}{f': {named}' if named else ''}. Trials will be marked as disturbed: "
+            "runtimes come out too long, and measured energy includes theirs. You can stop them; or run the same "
+            "command again later, which measures the disturbed points again; or accept any load with "
+            "--max-foreign-load 1. Measuring goes on."
+        )
+    return load
 
 
 def _note_end(store: RunStore, begun: int, how: str) -> None:
@@ -117,25 +137,28 @@ def _schedule(planned: PlannedRun, store: RunStore, context_length: int) -> Sche
             raise UserError(
                 f"{store.directory} is damaged: the size of trial {trial.id} is not in its plan; use another directory"
             )
-        if not (trial.session < len(sessions) and _was_limited(trial, sessions[trial.session], planned)):
+        if not (trial.session < len(sessions) and _may_end_otherwise(trial, sessions[trial.session], planned)):
             schedule.add(trial)
     return schedule
 
 
-def _was_limited(trial: Trial, session: Session, planned: PlannedRun) -> bool:
-    """Whether a trial failed at a limit that has been raised since, so that it is worth another try."""
+def _may_end_otherwise(trial: Trial, session: Session, planned: PlannedRun) -> bool:
+    """Whether its end was one of the moment: it was disturbed, or took longer than a limit that has been raised since.
+
+    Such a trial is measured again, as if it weren't there.
+    """
     if trial.status == "timeout":
         return session.plan is not None and session.plan.timeout_s < planned.plan.timeout_s
-    limit = planned.energy.max_foreign_load
-    return (
-        trial.status == "discarded"
-        and session.max_foreign_load is not None
-        and (limit is None or session.max_foreign_load < limit)
-    )
+    return trial.status == "disturbed"
 
 
 def _begin_session(
-    planned: PlannedRun, store: RunStore, loaded: Loaded, versions: dict[str, str], measured: MeterDescription
+    planned: PlannedRun,
+    store: RunStore,
+    loaded: Loaded,
+    versions: dict[str, str],
+    measured: MeterDescription,
+    load: CpuLoad | None,
 ) -> None:
     """Write down what is about to be measured. Raises UserError where that is not what the directory holds."""
     backend = BackendRecord(
@@ -170,6 +193,7 @@ def _begin_session(
         idle={},
         plan=plan,
         max_foreign_load=planned.energy.max_foreign_load,
+        load_at_start=load,
     )
     store.write_run(held.model_copy(update={"plan": plan, "sessions": (*held.sessions, session)}))
 
@@ -257,14 +281,14 @@ class _Session:
         marks = window.marks
         single_s = (marks.end_ns - marks.start_ns) / 1e9
         window_s = float(marks.end_ns[-1] - marks.start_ns[0]) / 1e9
-        discard = window.discard
+        disturbed = window.disturbed
         if facts["purpose"] == "warmup":
             self.request_s = float(single_s.min())
-            discard = None
+            disturbed = None
         return Trial(
             **facts,
-            status="discarded" if discard else "ok",
-            reason=discard,
+            status="disturbed" if disturbed else "ok",
+            reason=disturbed,
             repeats=len(single_s),
             window_s=window_s,
             runtime_s=window_s / len(single_s),

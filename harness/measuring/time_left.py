@@ -55,7 +55,7 @@ class TimeLeft:
                 self._around_s[trial.purpose == "warmup"].append((trial.window_s, spent_s))
         if trial.purpose == "drift":
             self._drifts += 1
-        elif trial.counts:
+        elif trial.usable:
             self._drifts = 0
             self._first = self._first or trial.point
         self._last = trial.point if spent_s is not None else None
@@ -128,7 +128,7 @@ class TimeLeft:
         """By the seconds of a request, the counted trials until a point is done: from the spread of those measured, and
         from how many those that are done have taken.
         """
-        counted = {p: [t.runtime_s for t in ts if t.counts and t.runtime_s] for p, ts in self._trials.items()}
+        counted = {p: [t.runtime_s for t in ts if t.usable and t.runtime_s] for p, ts in self._trials.items()}
         spreads = [statistics.stdev(s) / statistics.fmean(s) for s in counted.values() if len(s) > 1]
         squares = [_USUAL_SPREAD**2, *(spread**2 for spread in spreads)]
         spread = math.sqrt(statistics.fmean(squares[1:] or squares))

@@ -14,7 +14,7 @@ from harness.core.quantities import COMPONENTS, Component, Method
 from harness.core.statistics import Estimate
 from harness.modelling.fit import Fit, Observations, fit_form
 from harness.modelling.forms import AUTO, DEFAULT, FORMS, form_named
-from harness.modelling.measurements import observations, sensor_error
+from harness.modelling.measurements import observations, trial_error
 from harness.modelling.profile import Profile
 from harness.modelling.profile_schema import (
     Alternative,
@@ -48,8 +48,8 @@ class Quantity:
     fits: dict[str, Fit]
     used: Observations
     chosen: str
-    sensor_error: float
-    """Relative standard deviation that the meters leave in a trial."""
+    trial_error: float
+    """Relative standard deviation of a trial that the trials' spread doesn't show: ``measurements.trial_error``."""
     dropped: tuple[PointError, ...]
     """Suspects of the chosen form, left out of the fit, with what it predicts there without them."""
 
@@ -74,16 +74,16 @@ def fit_quantities(
         observed = observations(measurements, name)
         if observed is None:
             continue
-        sensors = sensor_error(measurements, name)
+        unseen = trial_error(measurements, name)
         try:
-            fitted.append(_fit_quantity(name, observed, kv_cache, form, drop_suspects, sensors))
+            fitted.append(_fit_quantity(name, observed, kv_cache, form, drop_suspects, unseen))
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
     return fitted
 
 
 def _fit_quantity(
-    name: str, observed: Observations, kv_cache: bool, form: str, drop_suspects: bool, sensors: float
+    name: str, observed: Observations, kv_cache: bool, form: str, drop_suspects: bool, unseen: float
 ) -> Quantity:
     fits, chosen = _fit_forms(observed, kv_cache, form)
     dropped: tuple[PointError, ...] = ()
@@ -93,7 +93,7 @@ def _fit_quantity(
         fits, chosen = _fit_forms(observed, kv_cache, form)
         fitted = fits[chosen]
         dropped = tuple(_point_errors(lost, fitted.form.cost(fitted.coefficients, lost.sizes) / lost.cost - 1))
-    return Quantity(name, "s" if name == "runtime" else "J", fits, observed, chosen, sensors, dropped)
+    return Quantity(name, "s" if name == "runtime" else "J", fits, observed, chosen, unseen, dropped)
 
 
 def _point_errors(observed: Observations, errors: Floats) -> list[PointError]:
@@ -156,7 +156,7 @@ def cost_model(quantity: Quantity, kv_cache: bool) -> CostModel:
         **fitted.form.parameters,
         coefficients=coefficients(fitted, quantity.unit),
         covariance=fitted.covariance.tolist(),
-        misfit=float(np.hypot(fitted.misfit, quantity.sensor_error)),
+        misfit=float(np.hypot(fitted.misfit, quantity.trial_error)),
         interval_factor_95=fitted.factor_95,
         range=MeasuredRange(**vars(observed.range)),
         mape=fitted.mape,

@@ -24,10 +24,17 @@ CSV_COLUMNS = (
 ENCLOSING_METER = "the meter of the whole system contains the components added up and is left out"
 PRIOR_FREEDOM = 4
 """Degrees of freedom that the typical spread of the other points counts for."""
+DISTURBED_ERROR = 0.5
+"""Relative standard deviation that is joined to the costs of a point of which there are disturbed trials only.
+
+Others who take half of what a request needs double its runtime: the true cost is half of what was measured then, one
+such deviation away. What others took isn't taken off, because how far they slow a request down depends on what both of
+them wait for. A point that was measured to 5 % weighs a hundred times as much as a disturbed one."""
 SUSPECT_TRIAL = 5.0
 LARGEST = 1e100
 """Far beyond every measurement; squares of much larger numbers are infinite."""
 _PARTS = ("", "prefill_", "decode_")
+_POINT = ["input_tokens", "output_tokens"]
 _COMPONENT_ENERGIES = tuple(f"{component}_energy_j" for component in COMPONENTS)
 
 
@@ -58,7 +65,10 @@ def without_negative_energy(table: pd.DataFrame) -> Trials:
 
 
 def pool_runs(runs: Iterable[RecordedRun]) -> Trials:
-    """The measured, undisturbed trials of runs. Raises UserError."""
+    """The measured trials of runs: of each point the undisturbed ones, or where there is none the disturbed ones.
+
+    Those are told by the column ``disturbed``. Raises UserError.
+    """
     import pandas as pd
 
     tables = {run.directory: run.table() for run in runs}
@@ -69,13 +79,33 @@ def pool_runs(runs: Iterable[RecordedRun]) -> Trials:
         raise UserError(f"{said}: fit them apart")
     table = pd.concat(tables.values(), ignore_index=True)
     measured = table[table["purpose"] == "measure"]
-    usable = measured[measured["status"] == "ok"].copy()
+    usable = measured[measured["status"].isin(["ok", "disturbed"])].copy()
     if usable.empty:
         raise UserError("the run holds no usable trial; see joulebench trials for what happened")
+    usable["disturbed"] = usable["status"] == "disturbed"
+    of_point = usable.groupby(_POINT)["disturbed"]
+    usable = usable[~usable["disturbed"] | of_point.transform("all")]
     usable["output_tokens_produced"] = usable["output_tokens_produced"].fillna(usable["output_tokens"])
-    counts = measured.loc[measured["status"] != "ok", "status"].value_counts()
-    notes = [f"{count} trials ended as {status} and are not used" for status, count in counts.items()]
+    counts = measured.drop(index=usable.index)["status"].value_counts()
+    notes = [*_disturbance(usable), *(_unused(str(status), count) for status, count in counts.items())]
     return _without_enclosing_meter(Trials(usable, len(measured) - len(usable), 0, tuple(notes)))
+
+
+def _disturbance(usable: pd.DataFrame) -> list[str]:
+    disturbed = int(usable["disturbed"].sum())
+    if not disturbed:
+        return []
+    points = usable.groupby(_POINT)["disturbed"].all()
+    return [
+        f"{disturbed} of {len(usable)} trials ({points.sum()} of {len(points)} points) are disturbed: others used the "
+        "machine, so their costs are probably too high and they weigh little; run the same measure command again"
+    ]
+
+
+def _unused(status: str, count: int) -> str:
+    if status == "disturbed":
+        return f"{count} disturbed trials are not used: there are undisturbed ones of their points"
+    return f"{count} trials ended as {status} and are not used"
 
 
 def _boundary(table: pd.DataFrame) -> str:
@@ -108,7 +138,7 @@ def aggregate(trials: pd.DataFrame) -> list[Measurement]:
     trials = trials.copy()
     totals = [f"{part}energy_j" for part in _PARTS if f"{part}energy_j" in trials]
     trials.loc[trials[_metered(trials)].isna().any(axis=1), totals] = np.nan
-    return [_measurement(group) for _, group in trials.groupby(["input_tokens", "output_tokens"], sort=True)]
+    return [_measurement(group) for _, group in trials.groupby(_POINT, sort=True)]
 
 
 def _metered(table: pd.DataFrame) -> list[str]:
@@ -135,16 +165,15 @@ def suspect_trials(trials: pd.DataFrame) -> list[SuspectTrial]:
     all points where that is more: few trials agree by chance. Points of under 4 trials can't tell.
     """
     found = []
-    point = ["input_tokens", "output_tokens"]
     for quantity in ("runtime", "energy", *COMPONENTS):
         column = {"runtime": "runtime_s", "energy": "energy_j"}.get(quantity, f"{quantity}_energy_j")
         if column not in trials:
             continue
         judged = trials[trials[column].notna()]
-        judged = judged[judged.groupby(point)[column].transform("size") >= 4].copy()
-        judged["median"] = judged.groupby(point)[column].transform("median")
+        judged = judged[judged.groupby(_POINT)[column].transform("size") >= 4].copy()
+        judged["median"] = judged.groupby(_POINT)[column].transform("median")
         judged["off"] = (judged[column] - judged["median"]).abs() / judged["median"]
-        spread = judged.groupby(point)["off"].transform("median")
+        spread = judged.groupby(_POINT)["off"].transform("median")
         limit = SUSPECT_TRIAL * 1.4826 * spread.clip(lower=max(spread.median(), 1e-6) if len(judged) else None)
         for row in judged[judged["off"] > limit].to_dict("records"):
             sizes = float(row["input_tokens"]), float(row["output_tokens"])
@@ -167,6 +196,7 @@ def _measurement(group: pd.DataFrame) -> Measurement:
         output_tokens=float(group["output_tokens_produced"].mean()),
         output_tokens_requested=requested,
         trials=len(group),
+        disturbed_trials=int(group["disturbed"].sum()) if "disturbed" in group else 0,
         runtime_s=runtime,
         **parts,
     )
@@ -199,15 +229,21 @@ def observations(measurements: Iterable[Measurement], quantity: str) -> Observat
     m, n = np.array([(point.input_tokens, point.output_tokens) for point in points]).T
     limit = np.array([float(point.output_tokens_requested) for point in points])
     parts = zip(*(_parts(point, quantity) for point in points), strict=True)
-    cost, prefill, decode = map(_mean_and_noise, parts)
+    disturbed = np.array([point.disturbed_trials > 0 for point in points])
+    cost, prefill, decode = (_mean_and_noise(part, disturbed) for part in parts)
     return Observations(m, n, *cost, *prefill, *decode, limit)
 
 
-def sensor_error(measurements: Iterable[Measurement], quantity: str) -> float:
-    """Median relative standard deviation that the meters leave in one trial of ``quantity``; 0 where unknown."""
-    costs = [_parts(measurement, quantity)[0] for measurement in measurements]
-    errors = [_sensor_error(cost) for cost in costs if cost is not None and cost.ci95 is not None]
-    return float(np.median(errors)) if errors else 0.0
+def trial_error(measurements: Iterable[Measurement], quantity: str) -> float:
+    """Relative standard deviation of one trial of ``quantity`` that its spread doesn't show; 0 where unknown.
+
+    It joins what the meters leave, the median over the points where that is known, to ``DISTURBED_ERROR`` where most
+    points are disturbed: an error that all points share does not get smaller with their number.
+    """
+    known = [(cost, m) for m in measurements if (cost := _parts(m, quantity)[0]) is not None]
+    meters = [_sensor_error(cost) for cost, _ in known if cost.ci95 is not None]
+    disturbed = 2 * sum(m.disturbed_trials > 0 for _, m in known) > len(known)
+    return float(np.hypot(np.median(meters) if meters else 0.0, DISTURBED_ERROR if disturbed else 0.0))
 
 
 def _parts(measurement: Measurement, quantity: str) -> tuple[Statistic | None, ...]:
@@ -219,21 +255,23 @@ def _parts(measurement: Measurement, quantity: str) -> tuple[Statistic | None, .
     return tuple(getattr(measurement, f"component_{part}energy_j").get(quantity) for part in _PARTS)
 
 
-def _mean_and_noise(given: Sequence[Statistic | None]) -> tuple[np.ndarray, np.ndarray]:
+def _mean_and_noise(given: Sequence[Statistic | None], disturbed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means, NaN where not measured, and the relative standard error of each.
 
     The spread of a few trials is a poor guess of their noise, so each is moderated by the typical spread (as in
     empirical Bayes): three trials that agree by chance must not outweigh everything else. What the sensors leave
-    is joined to it whole: repeating trials doesn't lessen it.
+    is joined to it whole: repeating trials doesn't lessen it; so is what others may have done to disturbed points.
     """
     means = np.array([s.mean if s else np.nan for s in given])
     spread = np.array([s.sd / s.mean if s and s.sd is not None else np.nan for s in given])
     sensors = np.array([_sensor_error(s) if s else 0.0 for s in given])
-    typical = np.nanmedian(spread) if np.isfinite(spread).any() else 0.0
+    # What others do comes and goes: the spread beside them says nothing of that of a machine at rest.
+    told = spread[~disturbed] if np.isfinite(spread[~disturbed]).any() else spread
+    typical = np.nanmedian(told) if np.isfinite(told).any() else 0.0
     trials = np.array([s.trials if s else 1 for s in given])
     freedom = np.where(np.isnan(spread), 0, np.maximum(trials - 1, 1))
     moderated = (PRIOR_FREEDOM * typical**2 + freedom * np.nan_to_num(spread) ** 2) / (PRIOR_FREEDOM + freedom)
-    return means, np.sqrt(moderated / trials + sensors**2)
+    return means, np.sqrt(moderated / trials + sensors**2 + np.where(disturbed, DISTURBED_ERROR, 0.0) ** 2)
 
 
 def _sensor_error(statistic: Statistic) -> float:

@@ -159,7 +159,8 @@ class CostModel(Strict):
     predict: for errors of predictions, fᵀ·covariance·f with f the derivatives of the cost."""
     misfit: NonNegativeFloat
     """Relative standard deviation of new measurements about the model: the root mean square of the held-out errors
-    joined to what the meters leave in one trial (median over the points)."""
+    joined to what the meters leave in one trial (median over the points) and, where most points are disturbed, to what
+    that may have done to them."""
     interval_factor_95: PositiveFloat
     """Student's factor: inside ``range``, a new measurement by the same meters is stated to lie within this many
     sqrt(fᵀ·covariance·f + (misfit·value)²) of the prediction in 95 % of cases."""
@@ -273,6 +274,13 @@ class Measurement(Strict):
     """Of each component whose prefill the sensors can tell."""
     component_decode_energy_j: dict[Component, Statistic]
     """Of each component whose decoding the sensors can tell."""
+    disturbed_trials: NonNegativeInt = 0
+    """Of the trials, those during which others used the machine: all of them, or none. Absent from the file if 0."""
+
+    @model_serializer(mode="wrap")
+    def _without_no_disturbance(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        return {key: value for key, value in content.items() if value or key != "disturbed_trials"}
 
 
 class Record(Strict):

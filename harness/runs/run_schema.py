@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from harness.core.quantities import Facts
 from harness.energy.attribution import IdleBaseline
 from harness.energy.config import EnergyConfig
+from harness.energy.foreign_load import CpuLoad
 from harness.energy.meter import MeterDescription
 from harness.runs.schema import MOST_TOKENS
 
@@ -115,7 +116,9 @@ class Session(_Open):
     plan: PlanRecord | None = None
     """By which plan this session measured; that of the run is the last one."""
     max_foreign_load: float | None = None
-    """Share of all processors that other programs could take before a trial was discarded; None for any."""
+    """Share of all processors that other programs could take before a trial was disturbed; None for any."""
+    load_at_start: CpuLoad | None = None
+    """What other programs took of the processors before the model was loaded; None where nobody looked."""
     ended: str | None = None
     """How it ended: ``complete``, ``interrupted`` or ``stopped: …``; None where it was killed."""
 

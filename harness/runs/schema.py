@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator
 
 from harness.core.quantities import Facts
 from harness.core.sizes import Point
@@ -17,7 +19,17 @@ from harness.energy.readings import AS_IT_STANDS
 Purpose = Literal["warmup", "measure", "drift"]
 """Why a trial was run; only ``measure`` enters the statistics of its point."""
 
-Status = Literal["ok", "oom", "timeout", "error", "discarded", "skipped"]
+
+def _as_named_now(status: object) -> object:
+    return "disturbed" if status == "discarded" else status
+
+
+Status = Annotated[
+    Literal["ok", "oom", "timeout", "error", "disturbed", "skipped"],
+    BeforeValidator(_as_named_now, json_schema_input_type=str),
+]
+"""How a trial ended. ``disturbed``: it came to its end, but others used the machine meanwhile, or it was throttled.
+Earlier versions wrote ``discarded`` for it, which is read as ``disturbed``."""
 
 MOST_TOKENS = 10**9
 """What is larger is damage, and no table could hold it."""
@@ -65,8 +77,8 @@ class Trial:
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no trial can be."""
-        if self.status == "ok" and not (self.runtime_s and self.runtime_s > 0):
-            raise ValueError("a trial that is ok needs a runtime above 0")
+        if self.status in ("ok", "disturbed") and not (self.runtime_s and self.runtime_s > 0):
+            raise ValueError(f"a trial that is {self.status} needs a runtime above 0")
         for tokens in (self.input_tokens, self.output_tokens):
             if not 1 <= tokens <= MOST_TOKENS:
                 raise ValueError(f"{tokens} tokens are no size of a request")
@@ -78,8 +90,13 @@ class Trial:
 
     @property
     def counts(self) -> bool:
-        """Whether statistics use it: a measurement that came to its end undisturbed."""
+        """Whether it is a measurement that came to its end undisturbed."""
         return self.purpose == "measure" and self.status == "ok"
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is a measurement that came to its end, disturbed or not; see ``runs.summary.used_trials``."""
+        return self.purpose == "measure" and self.status in ("ok", "disturbed")
 
 
 @dataclass(frozen=True)
@@ -177,7 +194,7 @@ COLUMNS = (
     _as_recorded("session", "which start of the program measured it"),
     _as_recorded("worker", "which child process of the session measured it"),
     _as_recorded("purpose", "warmup, measure or drift; statistics use measure alone"),
-    _as_recorded("status", "ok, oom, timeout, error, discarded or skipped"),
+    _as_recorded("status", "ok, oom, timeout, error, disturbed (measured while others used the machine) or skipped"),
     _as_recorded("reason", "why the status is not ok"),
     _as_recorded("started_at", "UTC, ISO 8601"),
     _as_recorded("input_tokens", "m, tokens per sequence"),

@@ -20,10 +20,12 @@ TYPICAL = Point(32, 32)
 
 @dataclass(frozen=True)
 class PointSummary:
-    """What the counted trials of one point say; estimates are per request and None when not measured."""
+    """What the ``used_trials`` of one point say; estimates are per request and None when not measured."""
 
     point: Point
     trials: int
+    disturbed: int
+    """Of the trials, those during which others used the machine: all of them, or none."""
     repeats: int | None
     runtime_s: Estimate | None
     prefill_s: Estimate | None
@@ -35,9 +37,26 @@ class PointSummary:
     energy_j: Estimate | None
     energy_method: Method | None
     energy_reason: str | None
-    """Why the energy of trials that count is not known; None where it is, or where no trial counts."""
+    """Why the energy of the trials used is not known; None where it is, or where none is used."""
     trouble: str | None
-    """The last failure of the point, as ``status: reason``."""
+    """The last failure of the point, or why its trials are disturbed, as ``status: reason``."""
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """How far others used the machine during the measured trials of a run."""
+
+    trials: int
+    """Disturbed ones, of …"""
+    of_trials: int
+    points: int
+    """Points of which there are disturbed trials only, of …"""
+    of_points: int
+    cpu_shares: tuple[float, float] | None
+    """Smallest and largest share of the processors that other programs took during a disturbed trial; None where that
+    is not what disturbed them, or unknown."""
+    programs: tuple[str, ...]
+    """Those that took most of it, as ``name (pid 12)``, the most frequent first; at most three."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +70,9 @@ class Headline:
     point: Point
     """Size of the typical request: where the sweeps cross, or the measured point nearest to that."""
     trials: int
-    """How many trials count at that point."""
+    """How many trials are used at that point."""
+    disturbed: int
+    """Of them, those during which others used the machine: all of them, or none."""
     runtime_s: Estimate
     first_token_s: Estimate | None
     """Start of the request to its first output token."""
@@ -102,7 +123,7 @@ def summarise(records: Iterable[Trial], batch_size: int) -> list[PointSummary]:
 
 
 def headline(facts: Run, trials: Sequence[Trial]) -> Headline | None:
-    """The numbers of a run that matter most; None where no trial counts.
+    """The numbers of a run that matter most; None where no trial came to its end.
 
     They are of the request of the size where the run's sweeps cross. Where that was not measured they are of the
     measured point nearest to it, by the logarithms of both sizes.
@@ -116,19 +137,20 @@ def headline(facts: Run, trials: Sequence[Trial]) -> Headline | None:
     chosen = known[point]
     assert chosen.runtime_s is not None
     tokens = facts.backend.config.batch_size * point.output_tokens
-    counted = [trial for trial in trials if trial.counts and trial.point == point]
+    used = used_trials(trial for trial in trials if trial.point == point)
     estimated = chosen.energy_method == "estimated"
     return Headline(
         point=point,
         trials=chosen.trials,
+        disturbed=chosen.disturbed,
         runtime_s=chosen.runtime_s,
         first_token_s=chosen.prefill_s,
         decode_tokens_per_s=chosen.decode_tokens_per_s,
         energy_j=chosen.energy_j,
         energy_per_output_token_j=_over(chosen.energy_j, tokens),
         energy_method=chosen.energy_method,
-        estimated_from=_price(facts, counted) if estimated else None,
-        energy_reason=_no_energy(facts, counted, chosen) if chosen.energy_j is None else None,
+        estimated_from=_price(facts, used) if estimated else None,
+        energy_reason=_no_energy(facts, used, chosen) if chosen.energy_j is None else None,
     )
 
 
@@ -157,26 +179,57 @@ def _over(value: Estimate | None, tokens: int) -> Estimate | None:
     return Estimate(value.mean / tokens, None if value.half_width is None else value.half_width / tokens)
 
 
-def _price(facts: Run, counted: Sequence[Trial]) -> str:
+def _price(facts: Run, used: Sequence[Trial]) -> str:
     """At what power the estimate has priced CPU time."""
     if facts.energy.cpu_watts is not None:
         return f"{facts.energy.cpu_watts:g} W for the whole CPU (--cpu-watts)"
-    seen = [trial.conditions.get("estimate") for trial in counted]
+    seen = [trial.conditions.get("estimate") for trial in used]
     watts = [part.get("watts_per_processor") for part in seen if isinstance(part, Mapping)]
     priced = {part["min"] for part in watts if isinstance(part, Mapping) and isinstance(part.get("min"), int | float)}
     return f"{priced.pop():g} W per busy core" if len(priced) == 1 else "CPU time"
 
 
-def _no_energy(facts: Run, counted: Sequence[Trial], chosen: PointSummary) -> str:
+def _no_energy(facts: Run, used: Sequence[Trial], chosen: PointSummary) -> str:
     if facts.energy.probes == "none":
         return "no power meter was asked for (--probes none)"
     if facts.backend.settings.get("virtual_clock"):
         return "this backend's clock is virtual, and power is read in real time"
-    sessions = {trial.session for trial in counted}
+    sessions = {trial.session for trial in used}
     metered = any(session.energy.domains for number, session in enumerate(facts.sessions) if number in sessions)
     if not metered:
         return "no power meter works here; joulebench doctor says what to do"
     return chosen.energy_reason or "the power meters gave no reading"
+
+
+def used_trials(records: Iterable[Trial]) -> list[Trial]:
+    """Those trials of one point that statistics use: its undisturbed ones, or else its disturbed ones."""
+    usable = [record for record in records if record.usable]
+    return [record for record in usable if record.counts] or usable
+
+
+def disturbance(records: Iterable[Trial]) -> Disturbance | None:
+    """How disturbed a run was; None where no measured trial was."""
+    usable = [record for record in records if record.usable]
+    disturbed = [record for record in usable if not record.counts]
+    if not disturbed:
+        return None
+    points = {record.point for record in usable}
+    loads = [record.conditions.get("foreign_cpu_load") for record in disturbed if "CPU" in (record.reason or "")]
+    shares = [load for load in loads if isinstance(load, float)]
+    named = Counter(name for record in disturbed for name in names_of(record.conditions.get("foreign_programs")))
+    return Disturbance(
+        trials=len(disturbed),
+        of_trials=len(usable),
+        points=len(points - {record.point for record in usable if record.counts}),
+        of_points=len(points),
+        cpu_shares=(min(shares), max(shares)) if shares else None,
+        programs=tuple(name for name, _ in named.most_common(3)),
+    )
+
+
+def names_of(listed: object) -> list[str]:
+    """The programs of a trial's ``conditions["foreign_programs"]``; none for what an older version recorded."""
+    return [name for name in listed if isinstance(name, str)] if isinstance(listed, list | tuple) else []
 
 
 def drift(records: Iterable[Trial]) -> Drift | None:
@@ -225,24 +278,27 @@ def _runtimes(records: Sequence[Trial]) -> list[float]:
 
 
 def _summary(point: Point, trials: Sequence[Trial], batch_size: int) -> PointSummary:
-    counted = [record for record in trials if record.counts]
-    # Discarded trials were measured again; they explain a point only if nothing came of that.
-    failures = [record for record in trials if record.status != "ok" and not (counted and record.status == "discarded")]
-    energy_j, method = _energy(counted)
-    rows = [Row(trial, batch_size, None) for trial in counted]
+    used = used_trials(trials)
+    disturbed = sum(record.status == "disturbed" for record in used)
+    # Where undisturbed trials are used, the disturbed ones explain nothing.
+    explained = ("ok",) if disturbed or not used else ("ok", "disturbed")
+    failures = [record for record in trials if record.status not in explained]
+    energy_j, method = _energy(used)
+    rows = [Row(trial, batch_size, None) for trial in used]
     return PointSummary(
         point=point,
-        trials=len(counted),
-        repeats=counted[-1].repeats if counted else None,
-        runtime_s=estimate_of(_runtimes(counted)),
-        prefill_s=estimate_of([record.prefill_s for record in counted if record.prefill_s is not None]),
-        decode_s=estimate_of([record.decode_s for record in counted if record.decode_s is not None]),
+        trials=len(used),
+        disturbed=disturbed,
+        repeats=used[-1].repeats if used else None,
+        runtime_s=estimate_of(_runtimes(used)),
+        prefill_s=estimate_of([record.prefill_s for record in used if record.prefill_s is not None]),
+        decode_s=estimate_of([record.decode_s for record in used if record.decode_s is not None]),
         prefill_tokens_per_s=_speed_of(rows, prefill_tokens_per_s),
         decode_tokens_per_s=_speed_of(rows, decode_tokens_per_s),
         total_tokens_per_s=_speed_of(rows, total_tokens_per_s),
         energy_j=energy_j,
         energy_method=method,
-        energy_reason=_energy_reason(counted) if energy_j is None else None,
+        energy_reason=_energy_reason(used) if energy_j is None else None,
         trouble=f"{failures[-1].status}: {failures[-1].reason}" if failures else None,
     )
 
@@ -251,15 +307,15 @@ def _speed_of(rows: Sequence[Row], speed: Callable[[Row], float | None]) -> Esti
     return estimate_of([value for value in map(speed, rows) if value is not None])
 
 
-def _energy_reason(counted: Sequence[Trial]) -> str | None:
+def _energy_reason(used: Sequence[Trial]) -> str | None:
     """Why the energy of the last of these trials is not known."""
-    figures = [record.energy.total for record in counted if record.energy]
+    figures = [record.energy.total for record in used if record.energy]
     return next((figure.reason for figure in reversed(figures) if figure.reason), None)
 
 
-def _energy(counted: Sequence[Trial]) -> tuple[Estimate | None, Method | None]:
+def _energy(used: Sequence[Trial]) -> tuple[Estimate | None, Method | None]:
     """Mean energy over trials. Its interval adds the sensor's own uncertainty, which repetition can't remove."""
-    figures = [record.energy.total for record in counted if record.energy]
+    figures = [record.energy.total for record in used if record.energy]
     known = [(f.request_j, f.request_ci95_j or 0.0) for f in figures if f.request_j is not None]
     # One trial does not show its scatter: without that the sensors' part would pass for the whole.
     sensors_j = statistics.fmean(ci95_j for _, ci95_j in known) if len(known) > 1 else None

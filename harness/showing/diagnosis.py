@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from harness.core.wording import percent, plus_minus
 from harness.measuring.doctor import Diagnosis, LoadCheck, ProbeCheck
 from harness.showing.terminal import print_json
 
@@ -38,9 +39,10 @@ def _probe(probe: ProbeCheck) -> list[str]:
     lines = [f"  {probe.name:<14}{probe.note}"]
     for domain in probe.domains:
         period = "at each read" if domain.period_s is None else f"every {1000 * domain.period_s:.0f} ms"
-        idle = f"idle unknown ({domain.idle_reason})"
+        reason = "an estimate has no sensor" if domain.method == "estimated" else domain.idle_reason
+        idle = f"no idle power ({reason})"
         if domain.idle_power_w is not None:
-            idle = f"idle {domain.idle_power_w:.2f} ± {domain.idle_ci95_w:.2f} W"
+            idle = f"idle {plus_minus(domain.idle_power_w, domain.idle_ci95_w, 'W')}"
         step = f"steps of {domain.resolution:.2g} {domain.unit}"
         lines.append(f"{'':16}{domain.name} ({domain.method}): new value {period}, {step}, {idle}")
     return lines
@@ -55,7 +57,7 @@ def _verdict(diagnosis: Diagnosis) -> str:
             "No power meter works here. joulebench measure still runs: energy is estimated from CPU time, "
             "and every number is marked estimated."
         )
-    return "No power meter works here. joulebench measure still runs, without energies."
+    return "No power meter works here. joulebench measure still runs: it measures time, and no energy."
 
 
 def _load(load: LoadCheck) -> list[str]:
@@ -68,11 +70,9 @@ def _load(load: LoadCheck) -> list[str]:
             continue
         verdict = "sees the load" if response.seen else "does not see the load"
         verdict = verdict if response.loaded else "was not loaded"
-        fall = "" if response.fall_w is None else f", fall {response.fall_w:.1f} W"
-        lines.append(
-            f"  {name} {verdict}: {response.idle_w:.1f} W idle, {response.busy_w:.1f} W busy, "
-            f"rise {response.rise_w:.1f} W{fall}"
-        )
+        parts = {"idle": response.idle_w, "busy": response.busy_w, "rise": response.rise_w, "fall": response.fall_w}
+        watts = [f"{what} {power_w:.1f} W" for what, power_w in parts.items() if power_w is not None]
+        lines.append(f"  {name} {verdict}: {', '.join(watts)}")
     for source, ratio in load.ratios.items():
-        lines.append(f"  {source}: integrated power is {ratio:.1%} of the counter")
+        lines.append(f"  {source}: integrated power is {percent(ratio)} of the counter")
     return lines

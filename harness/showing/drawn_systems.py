@@ -111,7 +111,7 @@ def draw_run(run: RecordedRun) -> DrawnSystem:
 def failed_sizes(run: RecordedRun) -> list[Failure]:
     """The sizes of a run at which no trial succeeded, each with how its last trial ended."""
     trials = [trial for trial in run.trials if trial.purpose != "drift"]
-    measured = {trial.point for trial in trials if trial.counts}
+    measured = {trial.point for trial in trials if trial.usable}
     last = {trial.point: trial.status for trial in trials if trial.status != "ok"}
     return [Failure(p.input_tokens, p.output_tokens, status) for p, status in last.items() if p not in measured]
 

@@ -59,12 +59,12 @@ class Failure:
     input_tokens: int
     output_tokens: int
     status: str
-    """oom, timeout, error, discarded or skipped."""
+    """oom, timeout, error or skipped."""
 
     @property
     def words(self) -> str:
         """The status as figures have it."""
-        return {"oom": "out of memory", "discarded": "disturbed"}.get(self.status, self.status)
+        return {"oom": "out of memory"}.get(self.status, self.status)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from harness.measuring.time_left import TimeLeft
 from harness.runs.records import RecordedRun
 from harness.runs.schema import Trial
 from harness.runs.store import RunStore
+from harness.runs.summary import names_of
 from harness.showing.run_results import failure_text, size_text
 from harness.showing.terminal import open_console, print_json
 from harness.showing.trials import print_results
@@ -134,11 +135,16 @@ class Display(Observer):
         if self._time is not None:
             self._time.add(record, now_s - self._since_s)
         self._since_s = now_s
-        disturbed = record.status != "ok" and record.runtime_s is not None
+        disturbed = record.status == "disturbed"
         if self._progress and (record.status == "ok" or (disturbed and self._disturbance_told)):
             return
-        self._disturbance_told = self._disturbance_told or disturbed
         self.notice(self._trial_text(record))
+        if disturbed and not self._disturbance_told:
+            self._disturbance_told = True
+            self.notice(
+                "Disturbed trials are kept and marked, and measured again up to 3 times a point. Close other programs, "
+                "or raise --max-foreign-load."
+            )
 
     def results(self) -> None:
         """The numbers that matter, the table of every point, and where the records are."""
@@ -214,7 +220,8 @@ class Display(Observer):
             text += f", {estimated(total.request_j, 'J') if total.method == 'estimated' else shown}"
         parts = [text, self._width(record.point) if record.purpose == "measure" else "", self._left_text()]
         if record.status != "ok":
-            parts.insert(1, failure_text(record))
+            named = ", ".join(names_of(record.conditions.get("foreign_programs")))
+            parts.insert(1, failure_text(record) + (f" ({named})" if named else ""))
         return f"{label}: {'; '.join(filter(None, parts))}"
 
     def _left_text(self) -> str:

@@ -11,11 +11,21 @@ from harness.core.statistics import Estimate
 from harness.core.wording import estimated, plus_minus, plus_minus_percent
 from harness.runs.records import RecordedRun
 from harness.runs.schema import Trial
-from harness.runs.summary import Drift, Headline, PointSummary, drift, headline, idle_drift, idle_power_w
+from harness.runs.summary import (
+    Disturbance,
+    Drift,
+    Headline,
+    PointSummary,
+    disturbance,
+    drift,
+    headline,
+    idle_drift,
+    idle_power_w,
+)
 from harness.showing.terminal import program
 
 _MOST_REASONS = 3
-STATUS_WORDS = {"oom": "out of memory", "timeout": "timed out", "error": "failed", "discarded": "disturbed"}
+STATUS_WORDS = {"oom": "out of memory", "timeout": "timed out", "error": "failed"}
 """By status of a trial, how people say it; other statuses are words themselves."""
 
 
@@ -65,6 +75,19 @@ def drift_text(moved: Drift) -> str:
     )
 
 
+def disturbance_text(found: Disturbance) -> str:
+    """How many trials others disturbed, who they were, and what to do."""
+    shares = ""
+    if found.cpu_shares:
+        low, high = (f"{100 * share:.0f}" for share in found.cpu_shares)
+        shares = f" (others used {low if low == high else f'{low}–{high}'} % of the CPU)"
+    who = f", most by {', '.join(found.programs)}" if found.programs else ""
+    return (
+        f"DISTURBED: {found.trials} of {found.of_trials} trials{shares}{who}; {found.points} of {found.of_points} "
+        "points have no other. Their times are probably too long. Run the same command again when the machine is idle."
+    )
+
+
 def size_text(point: Point, batch_size: int = 1) -> str:
     """``32 in, 16 out``, and how many sequences where that is more than one."""
     sequences = f"{batch_size} sequences of " if batch_size > 1 else ""
@@ -111,9 +134,8 @@ def _coverage(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterator[s
     planned = len(run.facts.plan.points)
     counts = f"{len(measured)} of {planned} {'point' if planned == 1 else 'points'}, {trials} trials"
     yield f"Measured: {counts}; ± is the 95 % interval." if measured else f"Measured: {counts}."
-    disturbed = [t for t in run.trials if t.purpose == "measure" and t.status in ("discarded", "disturbed")]
-    if disturbed:
-        yield f"Disturbed: {len(disturbed)} trials, the last because {disturbed[-1].reason}."
+    if others := disturbance(run.trials):
+        yield disturbance_text(others)
     lost: dict[str, list[Point]] = {}
     for summary in summaries:
         if not summary.trials and summary.trouble:

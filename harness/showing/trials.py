@@ -64,12 +64,13 @@ DISPENSABLE = ("J/token", "J/decode", "J/prefill", "J/output token", "repeats", 
 
 NO_DECODE = "1 token"
 NO_METER = "no meter"
+DISTURBED = "disturbed"
 
 _EXPLAINED = {
     "out of memory": "the request needed more memory than there is",
     "timed out": "a trial took longer than --timeout",
     "failed": "the backend failed; joulebench trials lists every error",
-    "disturbed": "other programs took too much of the machine in every trial",
+    DISTURBED: "others used the machine during every trial of this point: its numbers are probably too high",
     "skipped": "not tried: it needs more memory or a longer context than there is",
     NO_DECODE: "a single output token comes out of prefill, so nothing is decoded",
     NO_METER: "no power meter saw the device that computes; joulebench doctor says what to do",
@@ -122,7 +123,7 @@ def _joules(point: PointSummary) -> str:
 POINT_CELLS: tuple[tuple[str, Callable[[PointSummary], str]], ...] = (
     ("input", lambda point: str(point.point.input_tokens)),
     ("output", lambda point: str(point.point.output_tokens)),
-    ("trials", lambda point: str(point.trials)),
+    ("trials", lambda point: f"{point.trials} {DISTURBED}" if point.disturbed else str(point.trials)),
     ("prefill\ns", _mean(lambda point: point.prefill_s, 3)),
     ("decode\ns", _mean(lambda point: point.decode_s, 3)),
     ("prefill\ntokens/s", _mean(lambda point: point.prefill_tokens_per_s, 4)),
@@ -166,12 +167,12 @@ def print_results(run: RecordedRun, console: Console) -> None:
     print_whole(table, console)
     shown = {cell for row in rows for cell in row}
     for word, meaning in _EXPLAINED.items():
-        if word in shown:
+        if any(word in cell for cell in shown):
             console.print(f"{word}: {meaning}", markup=False, soft_wrap=True)
 
 
 def print_next(run: RecordedRun, console: Console) -> None:
     """What to type to go on; nothing where nothing was measured."""
-    if any(trial.counts for trial in run.trials):
+    if any(trial.usable for trial in run.trials):
         for line in next_commands(run.directory, fitted=(run.directory / "profile.json").exists()):
             console.print(line, markup=False, soft_wrap=True)

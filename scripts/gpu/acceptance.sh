@@ -77,12 +77,12 @@ export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
 joulebench=("$python" -P -m harness)
 missing=$("$python" -P -c '
 import importlib.util as u
-names = "torch transformers numpy pandas scipy typer rich psutil pydantic pynvml matplotlib plotly".split()
+names = "torch transformers numpy pandas scipy typer rich psutil pydantic pynvml matplotlib".split()
 print(*(name for name in names if u.find_spec(name) is None))')
 needed=() wished=()
 for name in $missing; do
     case $name in
-    matplotlib | plotly) wished+=("$name") ;;
+    matplotlib) wished+=("$name") ;;
     pynvml) needed+=(nvidia-ml-py) ;;
     *) needed+=("$name") ;;
     esac
@@ -260,10 +260,7 @@ if [ ${#sweeps[@]} -gt 0 ]; then
     esac
 fi
 if [ ${#runs[@]} -gt 0 ]; then
-    case " $missing " in *" plotly "*) ;; *)
-        step report - "${joulebench[@]}" report "${runs[@]}" --allow-mixed -o "$out/report.html"
-        ;;
-    esac
+    step report - "${joulebench[@]}" report "${runs[@]}" --allow-mixed -o "$out/report.html"
 fi
 
 "$python" "$repository/scripts/gpu/acceptance_table.py" "$out"

@@ -308,4 +308,4 @@ def test_missing_package_names_the_install_command():
         "except backends.base.NotInstalled as absent: print(absent)"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "pip install 'joulebench[llama-cpp]'" in output
+    assert "pip install 'llama-cpp-python>=" in output

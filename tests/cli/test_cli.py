@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from backends.transformers.backend import OLDEST_TRANSFORMERS
 from tests.helpers import FAKE, FOUR_POINTS, JOULEBENCH, ROOT, environment, joulebench, refused, take_interrupts
 
 HEAVY = ("torch", "transformers", "llama_cpp", "pynvml", "numpy", "pandas", "matplotlib", "scipy", "duckdb")
@@ -86,7 +89,7 @@ def test_backend_that_is_not_installed_names_the_command_that_installs_it(tmp_pa
     """A package that raises ImportError stands first on the path in place of the real one."""
     for package in ("torch", "transformers", "llama_cpp"):
         (tmp_path / f"{package}.py").write_text("raise ImportError('not here')")
-    for backend, extra in (("transformers", "transformers"), ("llama-cpp", "llama-cpp")):
+    for backend, package in (("transformers", "torch"), ("llama-cpp", "llama-cpp-python")):
         done = subprocess.run(
             [sys.executable, "-m", "harness", "measure", "--backend", backend, "-o", str(tmp_path / "run")],
             capture_output=True,
@@ -94,7 +97,21 @@ def test_backend_that_is_not_installed_names_the_command_that_installs_it(tmp_pa
             cwd=ROOT,
             env={**environment(), "PYTHONPATH": f"{tmp_path}:{ROOT}"},
         )
-        assert f"pip install 'joulebench[{extra}]'" in refused(done)
+        assert f"pip install '{package}>=" in refused(done)
+
+
+def test_what_messages_tell_to_install_is_what_the_package_asks_for() -> None:
+    """No index has joulebench, so that its extras can't be installed by name."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = {part.partition(";")[0] for extra in declared.values() for part in extra}
+    told = []
+    for path in (file for folder in ("harness", "backends") for file in (ROOT / folder).rglob("*.py")):
+        text = path.read_text()
+        assert "joulebench[" not in text, path
+        calls = re.findall(r"(?<!def )pip_install\(([^)]*)\)", text)
+        told += [name for call in calls for name in re.findall(r"[\"']([a-z][^\"'{]*)[\"']", call)]
+    assert {"plotly>=6", "llama-cpp-python>=0.3.30"} <= set(told) <= wanted
+    assert f"transformers>={OLDEST_TRANSFORMERS}" in wanted
 
 
 def test_dry_run_shows_the_plan_and_writes_nothing(tmp_path: Path) -> None:

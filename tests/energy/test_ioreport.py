@@ -74,7 +74,7 @@ def test_a_missing_package_names_the_command(monitor: type[Monitor], monkeypatch
     monkeypatch.setitem(sys.modules, "zeus_apple_silicon", None)
     with pytest.raises(ProbeUnavailable) as caught:
         ioreport.create().open(ProbeContext())
-    assert caught.value.remedy == "pip install 'joulebench[apple]'"
+    assert caught.value.remedy == "pip install 'zeus-apple-silicon>=1.0.4'"
 
 
 def test_an_unknown_chip_is_refused(monitor: type[Monitor], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 
 from harness.core.errors import ProbeUnavailable, UserError
 from harness.core.quantities import Component
+from harness.core.wording import percent
 from harness.energy import probes
 from harness.energy.config import EnergyConfig
 from harness.energy.meter import Meter, MeteredWindow
@@ -24,6 +25,7 @@ from harness.energy.probes.base import Probe, ProbeContext
 from harness.energy.probes.fake import Fake
 from harness.energy.readings import Calibration, Domain, Trace, Window
 from harness.energy.sampler import Sampler
+from tests.helpers import others_computing
 
 
 def run(meter: Meter, seconds: float = 1.0, repeats: int = 1) -> Window:
@@ -334,7 +336,7 @@ class Watched(Fake):
             "reasons": ["hot"] if self.bad else [],
             "state": "bad" if self.bad else "good",
             "unknown": None,
-            "discard": "it was throttled" if self.bad else None,
+            "disturbed": "it was throttled" if self.bad else None,
         }
 
 
@@ -352,7 +354,7 @@ def test_conditions_are_those_of_the_window_and_its_worst(monkeypatch: pytest.Mo
             probe.bad = True
             time.sleep(0.2)
         seen: Any = window.conditions
-        assert window.discard is None
+        assert window.disturbed is None
         inside = [at for at, time_ns in enumerate(probe.looks) if calm.start_ns[0] <= time_ns <= calm.end_ns[0]]
         assert seen["watched"]["temperature_c"]["min"] == pytest.approx(41.0 + inside[0], abs=1)
         assert seen["watched"]["temperature_c"]["max"] == pytest.approx(41.0 + inside[-1], abs=1)
@@ -367,14 +369,14 @@ def test_conditions_are_those_of_the_window_and_its_worst(monkeypatch: pytest.Mo
             probe.bad = False
             time.sleep(0.3)
         seen = window.conditions
-        assert window.discard == "it was throttled"
+        assert window.disturbed == "it was throttled"
         assert seen["watched"]["reasons"] == ["hot"]
         assert set(seen["watched"]["state"]) == {"good", "bad"}
         with meter.window() as window:
             moment = np.array([time.monotonic_ns()])
             window.mark(Window(moment, moment, moment))
         assert window.conditions["watched"]["state"] == ["good"]  # type: ignore[index]
-        assert window.discard is None
+        assert window.disturbed is None
 
 
 def test_a_named_probe_that_does_not_work_is_an_error_with_the_remedy() -> None:
@@ -412,25 +414,30 @@ def test_the_estimate_follows_the_worker() -> None:
     assert total.method == "estimated"
 
 
-@pytest.fixture
-def busy() -> Iterator[subprocess.Popen[bytes]]:
-    """A child that computes."""
-    child = subprocess.Popen([sys.executable, "-c", "while True: sum(range(10000))"])
-    yield child
-    child.kill()
-    child.wait()
-
-
-@pytest.mark.parametrize("context", [ProbeContext(), None], ids=["a worker apart", "this very process"])
 @pytest.mark.parametrize(("limit", "spoilt"), [(0.1 / (psutil.cpu_count() or 1), True), (1.0, False), (None, False)])
-def test_foreign_load_spoils_a_window(
-    busy: subprocess.Popen[bytes], limit: float | None, spoilt: bool, context: ProbeContext | None
-) -> None:
-    with Meter.open(EnergyConfig("fake", max_foreign_load=limit), context) as meter:
+def test_foreign_load_disturbs_a_window_and_leaves_its_figures(limit: float | None, spoilt: bool) -> None:
+    with others_computing(), Meter.open(EnergyConfig("fake", max_foreign_load=limit), ProbeContext()) as meter:
         window = metered(meter, 1.0)
     share: Any = window.conditions["foreign_cpu_load"]
     assert share > 0.1 / (psutil.cpu_count() or 1)
-    assert window.discard == (f"other programs took {share:.0%} of the CPU" if spoilt else None)
+    said = f"other programs used {percent(share, digits=0)} of the CPU (limit {percent(limit or 0, digits=0)})"
+    assert window.disturbed == (said if spoilt else None)
+    assert window.energy_j
+    assert window.conditions["foreign_programs"]
+
+
+def test_readings_that_hold_the_energy_of_others_give_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "another process (pid 7) used GPU 0"
+    monkeypatch.setattr(Fake, "conditions", lambda self: {"energy_of_others": reason})
+    with Meter.open(EnergyConfig("fake", max_foreign_load=None)) as meter:
+        time.sleep(0.3)
+        with meter.window() as window:
+            time.sleep(1.5)
+    assert window.disturbed == reason
+    assert window.energy_j is None
+    assert reason in (window.reason or "")
+    assert window.traces[0].values.size, "the raw readings are kept"
+    assert "energy_of_others" not in window.conditions["fake"]  # type: ignore[operator]
 
 
 def test_a_load_that_the_system_hides_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ with meter:
             with open(scenario, "a") as file:
                 file.write(during)
         time.sleep(seconds / 2)
-    conditions = {**window.conditions, "discard": window.discard}
+    conditions = {**window.conditions, "disturbed": window.disturbed}
     length_s = int(window.marks.end_ns[0] - window.marks.start_ns[0]) / 1e9
     tell(seconds=length_s, report=asdict(window.energy), describe=asdict(meter.describe()), conditions=conditions)
 """
@@ -143,7 +143,7 @@ def test_counter_and_instant_power_are_read_side_by_side(run: Any) -> None:
     assert report["total"] == report["domains"]["gpu0-counter"]
     assert report["total"]["method"] == "counter"
     assert answer["conditions"]["nvml"]["gpus"]["GPU-0"]["temperature_c"] == {"min": 55, "max": 55}
-    assert answer["conditions"]["discard"] is None
+    assert answer["conditions"]["disturbed"] is None
 
 
 @pytest.mark.parametrize(("scenario", "period_ms"), [("fast", 20), ("plain", 100)])
@@ -236,15 +236,19 @@ def test_a_gpu_lost_in_mid_trial_turns_its_energies_null_and_spares_the_other(ru
 
 
 def test_throttling_and_foreign_processes_spoil_a_window(run: Any) -> None:
-    assert "throttled (hardware slowdown)" in run("slowed")["conditions"]["discard"]
-    assert run("capped")["conditions"]["discard"] is None
-    assert "another process computed on GPU 0" in run("shared")["conditions"]["discard"]
+    assert "throttled (hardware slowdown)" in run("slowed")["conditions"]["disturbed"]
+    assert run("capped")["conditions"]["disturbed"] is None
+    shared = run("shared")
+    assert shared["conditions"]["disturbed"] == "another process (pid 999998) used GPU 0 (NVIDIA Test Board)"
+    assert shared["report"]["total"]["request_j"] is None
+    assert shared["report"]["total"]["reason"].endswith(shared["conditions"]["disturbed"])
+    assert shared["report"]["components"]["gpu"]["request_j"] is None
 
 
 def test_processes_of_another_namespace_are_unknown_not_foreign(run: Any) -> None:
     gpus = run("other namespace")["conditions"]
     assert gpus["nvml"]["gpus"]["GPU-0"]["foreign_processes"] is None
-    assert gpus["discard"] is None
+    assert gpus["disturbed"] is None
 
 
 def test_a_driver_that_does_not_answer_is_reported(run: Any) -> None:

@@ -51,7 +51,7 @@ def measure(
         with meter.window() as window:
             time.sleep(seconds)
     length_s = (window.marks.end_ns[0] - window.marks.start_ns[0]) / 1e9
-    return window.energy, {**window.conditions, "discard": window.discard}, length_s
+    return window.energy, {**window.conditions, "disturbed": window.disturbed}, length_s
 
 
 def test_rails_are_integrated_over_their_real_intervals(programs: Path) -> None:
@@ -122,7 +122,7 @@ def test_thermal_pressure_spoils_a_window(programs: Path, monkeypatch: pytest.Mo
     # Often enough that one look falls into the window, however late it comes.
     monkeypatch.setattr("harness.energy.sampler._CONDITIONS_EVERY_S", 0.2)
     _, conditions, _ = measure()
-    assert conditions["discard"] == "thermal pressure was Heavy"
+    assert conditions["disturbed"] == "thermal pressure was Heavy"
 
 
 def test_a_megabyte_of_warnings_stops_nothing(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,5 +183,5 @@ def test_closing_ends_the_program(programs: Path) -> None:
 
 def test_other_systems_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ProbeUnavailable, match="a program of macOS"):
+    with pytest.raises(ProbeUnavailable, match="exists only on macOS"):
         powermetrics.create().open(ProbeContext())

@@ -72,7 +72,7 @@ def test_contract(name: str, recording: Path) -> None:
     assert time.monotonic_ns() - started_ns < 1e9
     assert {reading.domain for reading in readings} <= domains.keys()
     assert all(np.isfinite(reading.value) for reading in readings)
-    assert "discard" in probe.conditions()
+    assert "disturbed" in probe.conditions()
     assert probe.note
     probe.close()
     probe.close()

@@ -199,7 +199,7 @@ def test_thermal_throttling_spoils_a_window(tree: Tree) -> None:
     count = cpu / "thermal_throttle" / "package_throttle_count"
     count.write_text("7\n")
     probe = tree.probe()
-    assert probe.conditions()["discard"] is None
+    assert probe.conditions()["disturbed"] is None
     count.write_text("9\n")
-    assert probe.conditions()["discard"] == "the CPU was thermally throttled"
-    assert probe.conditions()["discard"] is None
+    assert probe.conditions()["disturbed"] == "the CPU was thermally throttled"
+    assert probe.conditions()["disturbed"] is None

@@ -117,7 +117,7 @@ def test_what_the_load_does_not_reach_is_not_called_blind(command: Any, monkeypa
     """A GPU without torch gets no load."""
     machine(monkeypatch, fake=Blind("gpu"))
     text = command("--load")
-    assert "fake was not loaded: 4" in text
+    assert "fake was not loaded: idle 4" in text
     assert "does not see" not in text
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from harness.core.sizes import Point
 from harness.measuring.plan import Plan, PlanOptions, make_plan
-from harness.measuring.schedule import DRIFT_TRIALS, MAX_DISCARDED, MAX_ERRORS, Schedule, TrialSpec, needs_at_least
+from harness.measuring.schedule import DRIFT_TRIALS, MAX_DISTURBED, MAX_ERRORS, Schedule, TrialSpec, needs_at_least
 from harness.runs.schema import Trial
 
 POINTS = ["8,8", "64,8", "8,64", "64,64"]
@@ -43,7 +43,7 @@ def play(plan: Plan, outcome=lambda spec: {}, kv_cache: bool = True, context: in
         assert len(records) < 500, "the run never ends"
         records.append(record(spec, len(records), worker=worker, **({} if spec.skip_reason else outcome(spec))))
         schedule.add(records[-1])
-        if records[-1].status not in ("ok", "discarded", "skipped"):
+        if records[-1].status not in ("ok", "disturbed", "skipped"):
             worker += 1
     return records
 
@@ -118,12 +118,32 @@ def test_timeout_ends_its_point_alone() -> None:
     assert not [entry for entry in records if entry.status == "skipped"]
 
 
-def test_discarded_trials_are_measured_again_a_set_number_of_times() -> None:
-    records = play(make(["8,8"]), lambda spec: {} if spec.purpose == "warmup" else {"status": "discarded"})
-    assert sum(entry.status == "discarded" for entry in records) == MAX_DISCARDED
+def disturbed(spec: TrialSpec) -> dict:
+    return {} if spec.purpose == "warmup" else {"status": "disturbed"}
+
+
+def test_disturbed_trials_are_measured_again_a_set_number_of_times() -> None:
+    records = play(make(["8,8"]), disturbed)
+    assert sum(entry.status == "disturbed" for entry in records) == MAX_DISTURBED
     twice = iter([False, True, True] + [False] * 100)
-    records = play(make(["8,8"]), lambda spec: {"status": "discarded"} if next(twice) else {})
+    records = play(make(["8,8"]), lambda spec: {"status": "disturbed"} if next(twice) else {})
     assert sum(entry.status == "ok" and entry.purpose == "measure" for entry in records) == 3
+
+
+def test_where_others_stay_no_trial_is_measured_again() -> None:
+    """Only the first point is, until it is clear that they stay."""
+    for most, expected in ((1, [3, 1, 1, 1]), (2, [3, 2, 2, 2]), (9, [3, 3, 3, 3])):
+        plan = make(max_trials=most)
+        records = play(plan, disturbed)
+        assert [sum(r.point == point and r.purpose == "measure" for r in records) for point in plan.points] == expected
+        assert not [r for r in records if r.purpose == "drift"], "drift can't be told"
+    # Once they have gone, disturbed trials are measured again as before.
+    trials = iter([True] * 3 + [False] * 2 + [True] * 2 + [False] * 100)
+    records = play(
+        make(["8,8", "16,8", "24,8"], max_trials=2),
+        lambda spec: {"status": "disturbed"} if spec.purpose == "measure" and next(trials) else {},
+    )
+    assert sum(entry.status == "ok" and entry.purpose == "measure" for entry in records) == 4
 
 
 def test_points_beyond_the_context_are_skipped_with_the_reason() -> None:
@@ -139,7 +159,7 @@ def test_memory_order() -> None:
     assert needs_at_least(Point(8, 120), Point(64, 8), kv_cache=False)
 
 
-OUTCOMES = st.sampled_from(["ok"] * 6 + ["error", "discarded", "timeout", "oom"])
+OUTCOMES = st.sampled_from(["ok"] * 6 + ["error", "disturbed", "timeout", "oom"])
 
 
 @settings(max_examples=60)

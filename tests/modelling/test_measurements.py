@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 
 from harness.core.errors import UserError
 from harness.modelling.fitting import build_profile, fit_quantities
-from harness.modelling.measurements import aggregate, observations
+from harness.modelling.measurements import DISTURBED_ERROR, aggregate, observations, trial_error
+from harness.modelling.profile import Profile
+from harness.modelling.profile_fit import fit
 from harness.modelling.sources import Pooled, from_runs
 from harness.modelling.trials_csv import read_csv
 from harness.runs.records import load_run
@@ -147,3 +150,84 @@ def test_a_file_with_a_system_meter_beside_components_counts_none_twice(tmp_path
     assert point.energy_j.mean == 5
     assert set(point.component_energy_j) == {"cpu"}
     assert observations([point], "system") is None
+
+
+@pytest.fixture
+def disturbed(bare_run: Path, tmp_path: Path) -> Callable[..., Path]:
+    """The same run with some trials disturbed by others, who made them take longer."""
+
+    def make(name: str, spoil: Callable[[int, dict[str, Any]], bool], factor: float = 2.0) -> Path:
+        """``spoil`` is asked for each measured trial with its number among those of its point, from 0."""
+        run = tmp_path / name
+        shutil.copytree(bare_run, run)
+        lines, seen = [], Counter[tuple[int, int]]()
+        for line in (run / "trials.jsonl").read_text().splitlines():
+            trial = json.loads(line)
+            size = trial["input_tokens"], trial["output_tokens"]
+            if trial["purpose"] == "measure":
+                if spoil(seen[size], trial):
+                    trial |= {"status": "disturbed", "reason": "other programs used 60 % of the CPU (limit 10 %)"}
+                    trial |= {cost: factor * trial[cost] for cost in ("runtime_s", "prefill_s", "decode_s")}
+                seen[size] += 1
+            lines.append(json.dumps(trial))
+        (run / "trials.jsonl").write_text("\n".join(lines) + "\n")
+        return run
+
+    return make
+
+
+def test_disturbed_trials_are_left_out_where_a_point_has_others(bare_run: Path, disturbed: Callable[..., Path]) -> None:
+    calm = pooled([bare_run])
+    partly = pooled([disturbed("partly", lambda at, trial: at == 0 and trial["input_tokens"] == 64)])
+    assert [point.runtime_s.mean for point in partly.measurements] == pytest.approx(
+        [point.runtime_s.mean for point in calm.measurements]
+    )
+    assert [(point.trials, point.disturbed_trials) for point in partly.measurements] == [(3, 0), (3, 0), (2, 0), (2, 0)]
+    assert partly.provenance.excluded_trials == 2
+    assert partly.provenance.notes == ["2 disturbed trials are not used: there are undisturbed ones of their points"]
+    # Undisturbed trials of another run stand for the disturbed ones too.
+    both = pooled([disturbed("wholly", lambda at, trial: True), bare_run])
+    assert [(point.trials, point.disturbed_trials) for point in both.measurements] == [(3, 0)] * 4
+    assert not any("disturbed_trials" in point.model_dump() for point in both.measurements)
+
+
+def test_a_disturbed_point_is_kept_marked_and_weighs_little(tmp_path: Path) -> None:
+    points = [option for m in (8, 32, 64, 128) for n in (8, 32, 64) for option in ("--point", f"{m},{n}")]
+    assert joulebench(*FAKE, "-m", "fake:noise=0.01", "-o", tmp_path / "wide", *points).returncode == 0
+    calm = fit(tmp_path / "wide")
+    lines = [json.loads(line) for line in (tmp_path / "wide" / "trials.jsonl").read_text().splitlines()]
+    for trial in lines:
+        if trial["purpose"] == "measure" and trial["input_tokens"] == 128:
+            trial |= {cost: 1.5 * trial[cost] for cost in ("runtime_s", "prefill_s", "decode_s")}
+
+    def fitted(status: str) -> Profile:
+        marked = [
+            trial | {"status": status} if trial["purpose"] == "measure" and trial["input_tokens"] == 128 else trial
+            for trial in lines
+        ]
+        (tmp_path / "wide" / "trials.jsonl").write_text("".join(json.dumps(trial) + "\n" for trial in marked))
+        return fit(tmp_path / "wide")
+
+    unmarked, marked = fitted("ok"), fitted("disturbed")
+    truth = calm.runtime_s(128, 64)
+    off_unmarked, off_marked = (abs(made.runtime_s(128, 64) / truth - 1) for made in (unmarked, marked))
+    assert off_unmarked > 0.1
+    assert off_marked < 0.05
+    assert [point.disturbed_trials for point in marked.measurements if point.input_tokens == 128] == [3, 3, 3]
+    note = "9 of 36 trials (3 of 12 points) are disturbed: others used the machine"
+    assert any(note in said for said in marked.provenance.notes)
+    assert Profile.model_validate_json(marked.model_dump_json()) == marked
+
+
+def test_where_all_is_disturbed_the_model_is_as_unsure_as_that_makes_it(
+    bare_run: Path, disturbed: Callable[..., Path]
+) -> None:
+    calm = pooled([bare_run]).measurements
+    spoilt = pooled([disturbed("spoilt", lambda at, trial: True, factor=1.0)]).measurements
+    assert trial_error(calm, "runtime") == 0.0
+    assert trial_error(spoilt, "runtime") == DISTURBED_ERROR
+    before, after = observations(calm, "runtime"), observations(spoilt, "runtime")
+    assert before is not None
+    assert after is not None
+    assert after.cost.tolist() == before.cost.tolist()
+    assert after.noise.min() >= DISTURBED_ERROR

@@ -26,7 +26,7 @@ def test_a_run_ends_in_a_fit_figures_thresholds_and_a_report(tmp_path: Path) -> 
 def test_run_of_failures_has_its_report_and_its_exit_code(tmp_path: Path) -> None:
     done = joulebench(*FAKE, "-m", "fake:oom_above=3", "--point", "8,8", "-o", tmp_path / "run", "--pictures")
     assert done.returncode == 1
-    assert "no trial of this run counts" in done.stderr
+    assert "Nothing was measured: out of memory" in done.stderr
     assert (tmp_path / "run" / "report.html").exists()
 
 

@@ -22,6 +22,9 @@ _QUANTILE = 0.2
 _PAUSE_S = 0.005
 """A change found longer than this after the look before could have come at any time between."""
 
+VERDICTS = ("disturbed", "energy_of_others")
+"""Keys of a probe's conditions that judge a measurement; see ``Probe.conditions``."""
+
 Role = Literal["meter", "fallback", "synthetic"]
 """``meter``: tried by ``auto``. ``fallback``: used by ``auto`` where no meter works. ``synthetic``: only by name."""
 
@@ -66,9 +69,11 @@ class Probe(Protocol):
     def conditions(self) -> Facts:
         """Temperature, clocks, thermal state, foreign processes; None for what can't be read.
 
-        The key ``discard`` holds a reason when what is seen spoils a measurement made now, else None.
+        Two keys have a meaning, ``VERDICTS``. ``disturbed`` holds the reason when what is seen spoils a measurement
+        made now. ``energy_of_others`` holds the reason when the readings hold energy that others spend: the
+        measurement is disturbed then too, and has no energy. Both are None or absent otherwise.
         """
-        return {"discard": None}
+        return {"disturbed": None}
 
     def close(self) -> None:
         """Let go of everything. Safe to call twice and after a failed open."""

@@ -42,7 +42,7 @@ class CpuTimeEstimate(Probe):
         processors = os.cpu_count() or 1
         self.watts_per_processor = ASSUMED_WATTS_PER_PROCESSOR if watts is None else watts / processors
         self._context = context
-        origin = "assumed: declare yours with --cpu-watts" if watts is None else f"--cpu-watts {watts:g}"
+        origin = "assumed: set yours with --cpu-watts" if watts is None else f"--cpu-watts {watts:g}"
         price = f"{self.watts_per_processor:g} W per processor ({origin})"
         self.note = f"energy is estimated, not measured: CPU time × {price}"
 
@@ -65,7 +65,7 @@ class CpuTimeEstimate(Probe):
         return [Reading("cpu-time", now_ns, seconds * self.watts_per_processor)]
 
     def conditions(self) -> Facts:
-        return {"watts_per_processor": self.watts_per_processor, "discard": None}
+        return {"watts_per_processor": self.watts_per_processor, "disturbed": None}
 
     def close(self) -> None:
         self._process = None

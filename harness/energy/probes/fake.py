@@ -78,7 +78,7 @@ class Fake(Probe):
         return self._cumulative_j(end_s) - self._cumulative_j(start_s)
 
     def conditions(self) -> Facts:
-        return {"temperature_c": 40.0, "discard": None}
+        return {"temperature_c": 40.0, "disturbed": None}
 
     def _cumulative_j(self, time_s: float) -> float:
         cycles, rest = divmod(time_s, self._cycle_s)

@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.core.errors import ProbeFailed, ProbeUnavailable
 from harness.core.quantities import Facts
+from harness.energy.foreign_load import own_pids
 from harness.energy.probes import refuse_option
 from harness.energy.probes.base import Probe, ProbeContext, Role, update_periods
 from harness.energy.readings import Domain, Reading
@@ -106,14 +107,18 @@ class Nvml(Probe):
 
     def conditions(self) -> Facts:
         gpus = {gpu.uuid: self._conditions(gpu) for gpu in self._gpus}
-        reasons = []
+        slowdowns, sharers = [], []
         for gpu in self._gpus:
             slowed = [name for name in gpus[gpu.uuid]["throttle_reasons"] or () if name in _SLOWDOWNS]
             if slowed:
-                reasons.append(f"{gpu.label} was throttled ({', '.join(slowed)})")
-            if gpus[gpu.uuid]["foreign_processes"]:
-                reasons.append(f"another process computed on {gpu.label}")
-        return {"gpus": gpus, "discard": "; ".join(reasons) or None}
+                slowdowns.append(f"{gpu.label} was throttled ({', '.join(slowed)})")
+            if pids := gpus[gpu.uuid]["foreign_processes"]:
+                sharers.append(f"{_others(pids)} used {gpu.label}")
+        return {
+            "gpus": gpus,
+            "disturbed": "; ".join(slowdowns) or None,
+            "energy_of_others": "; ".join(sharers) or None,
+        }
 
     def close(self) -> None:
         if self._nvml is not None:
@@ -210,8 +215,8 @@ class Nvml(Probe):
             "foreign_processes": self._foreign_processes(handle),
         }
 
-    def _foreign_processes(self, handle: Any) -> int | None:
-        """Other processes that compute on a GPU.
+    def _foreign_processes(self, handle: Any) -> list[int] | None:
+        """Ids of other processes that compute on a GPU.
 
         None where the worker itself is not listed: in a container the driver may list other numbers or none.
         """
@@ -220,7 +225,11 @@ class Nvml(Probe):
         if running is None or worker is None:
             return None
         pids = {process.pid for process in running}
-        return len(pids - {worker, os.getpid()}) if worker in pids else None
+        if worker not in pids:
+            return None
+        others = pids - {worker, os.getpid()}
+        # Who started them is only looked up where there are any: that looks at every process of the machine.
+        return sorted(others - own_pids(worker)) if others else []
 
     def _try(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """What ``call`` returns, or None where the board or driver has no such thing."""
@@ -228,6 +237,12 @@ class Nvml(Probe):
             return call(*arguments)
         except (self._nvml.NVMLError, self._nvml.NVMLLibraryMismatchError):
             return None
+
+
+def _others(pids: list[int]) -> str:
+    if len(pids) == 1:
+        return f"another process (pid {pids[0]})"
+    return f"other processes (pids {', '.join(map(str, pids[:3]))}{', …' if len(pids) > 3 else ''})"
 
 
 _REASONS = (

@@ -59,7 +59,7 @@ class Powermetrics(Probe):
     def open(self, context: ProbeContext) -> None:
         program = shutil.which("powermetrics")
         if program is None:
-            raise ProbeUnavailable("powermetrics is a program of macOS, and is not here")
+            raise ProbeUnavailable("powermetrics exists only on macOS")
         self._context = context
         self._by_process = context.attribution == "process"
         self._start(program)
@@ -98,7 +98,7 @@ class Powermetrics(Probe):
             "thermal_pressure": pressure,
             "gpu_clock_mhz": gpu.get("freq_hz"),  # the key says Hz, the value is in MHz
             "gpu_idle_ratio": gpu.get("idle_ratio"),
-            "discard": f"thermal pressure was {pressure}" if pressure in _THROTTLED else None,
+            "disturbed": f"thermal pressure was {pressure}" if pressure in _THROTTLED else None,
         }
 
     def close(self) -> None:

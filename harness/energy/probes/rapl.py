@@ -88,7 +88,7 @@ class Rapl(Probe):
         return {
             "temperature_c": max(degrees, default=None),
             "thermal_throttle_count": throttled,
-            "discard": "the CPU was thermally throttled" if slowed else None,
+            "disturbed": "the CPU was thermally throttled" if slowed else None,
         }
 
     def close(self) -> None:

@@ -1,18 +1,28 @@
-"""What the report page shows, as plain lists and numbers: facts, warnings, charts, fits, trials, thresholds."""
+"""What the report page shows, as plain lists and numbers: heads, charts, models, requests, thresholds, trials."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from harness.core.errors import UserError
 from harness.core.version import __version__
+from harness.core.wording import number, plus_minus
+from harness.modelling.comparable import check
+from harness.modelling.profile import Profile
 from harness.runs.records import RecordedRun, load_run
-from harness.runs.summary import drift, idle_drift, idle_power_w
+from harness.runs.summary import idle_power_w
 from harness.showing.drawn_systems import compare_drawn, distinct, draw_run, load_drawn, published_sources
+from harness.showing.names import model_words
 from harness.showing.panels import DrawnSystem, Options
-from harness.showing.report import charts, explorer
+from harness.showing.report.charts import absent, differing, sweeps
+from harness.showing.report.explorer import explorer
+from harness.showing.report.head import run_head
+from harness.showing.report.models import models
+from harness.showing.report.requests import requests
 
 TRIAL_COLUMNS = (
     *("trial_id", "purpose", "status", "input_tokens", "output_tokens", "repeats"),
@@ -20,6 +30,9 @@ TRIAL_COLUMNS = (
     *("energy_j", "energy_ci95_j", "energy_method", "energy_per_output_token_j"),
     *("started_at", "reason"),
 )
+
+
+PURPOSES = {"warmup": "warm-ups", "measure": "measurements", "drift": "checks of drift"}
 
 
 def page_data(
@@ -31,90 +44,106 @@ def page_data(
 ) -> dict[str, Any]:
     """Everything that the page shows, ready for JSON; what was not measured is None.
 
-    ``profiles`` and ``workloads`` are offered by the threshold explorer beside the runs and the shipped ones;
-    ``options`` says where the charts' sweeps lie and which components count in them.
-    Raises UserError, also for runs that can't share axes; with ``allow_mixed`` that is the first warning instead.
+    ``profiles`` and ``workloads`` are offered by the threshold explorer beside the runs; ``options`` says where the
+    charts' sweeps lie and which components count in them. Raises UserError, also for runs that can't share axes; with
+    ``allow_mixed`` that is the first caution instead.
     """
     runs = [load_run(directory) for directory in directories]
     sources = distinct([draw_run(run) for run in runs])
     comparison = compare_drawn(sources, options.boundary, allow_mixed)
     published = published_sources()
-    offered = distinct([*sources, *map(load_drawn, profiles), *published])
-    fitted = [(source.name, source.profile) for source in offered if source.profile]
-    own = len(fitted) - len(published)
-    warnings = [
-        f"{run.directory}: {line}" if len(runs) > 1 else line
-        for run, source in zip(runs, sources, strict=True)
-        for line in _warnings(run, source)
-    ]
+    heads = [run_head(run, source) for run, source in zip(runs, sources, strict=True)]
     return {
-        "title": "joulebench: " + ", ".join(dict.fromkeys(run.facts.model.name for run in runs)),
-        "subtitle": ", ".join(dict.fromkeys(_machine(run) for run in runs)),
+        "title": heads[0]["title"] if len(heads) == 1 else _title(runs),
         "footer": f"made by joulebench {__version__}",
-        "warnings": [*comparison.warnings, *warnings],
-        "facts": [_facts(run) for run in runs],
-        "energy": [_energy(run) for run in runs],
-        "charts": charts.charts(sources, options),
-        "absent": charts.absent(sources, options),
-        "fits": _fits(sources),
+        "mark": comparison.mark,
+        "cautions": [*(warning.removeprefix("mixed: ") for warning in comparison.warnings), *_cautions(heads)],
+        "heads": heads,
+        "absent": absent(sources, options),
+        "sweeps": sweeps(sources, published, options, comparison.mark),
+        "differing": differing(sources, published),
+        "models": models(sources),
+        "requests": requests(sources, options),
+        "typical": _typical(heads, options),
+        "explorer": _explorer(sources, profiles, published, workloads, allow_mixed),
         "trials": _trials(runs),
-        "explorer": explorer.explorer(fitted, own, workloads, allow_mixed),
+        "energy": [_energy(run) for run in runs],
+        "facts": [_facts(run) for run in runs],
     }
 
 
-def _machine(run: RecordedRun) -> str:
-    machine = run.facts.machine
-    return " + ".join([machine.cpu_model or "unknown CPU", *(gpu.name for gpu in machine.gpus if gpu.name)])
+def _title(runs: Sequence[RecordedRun]) -> str:
+    names = dict.fromkeys(model_words(run.facts.model.name) for run in runs)
+    return f"{len(runs)} runs of {' and '.join(names)}"
 
 
-def _warnings(run: RecordedRun, source: DrawnSystem) -> list[str]:
-    """What puts the numbers in doubt, the gravest first."""
-    trials, sessions = run.trials, run.facts.sessions
-    failed = Counter(f"ended as {t.status}: {t.reason}" for t in trials if t.status not in ("ok", "discarded"))
-    discarded = Counter(f"discarded and measured again: {t.reason}" for t in trials if t.status == "discarded")
-    lines = [f"{_trials_of(count)} {end}" for ends in (failed, discarded) for end, count in ends.most_common()]
-    said = Counter(warning for trial in trials for warning in trial.warnings)
-    lines += [f"{_trials_of(count)}: {warning}" for warning, count in said.most_common()]
-    moved = drift(trials)
-    if moved is not None and (moved.half_width is None or abs(moved.change) > moved.half_width):
-        width = "" if moved.half_width is None else f" ± {100 * moved.half_width:.1f} %"
-        point = f"m = {moved.point.input_tokens}, n = {moved.point.output_tokens}"
-        lines.append(f"drift: the first point ({point}) took {100 * moved.change:+.1f} %{width} at the end of the run")
-    for session in sessions:
-        for idle in idle_drift(session):
-            if abs(idle.change_w.mean) > (idle.change_w.half_width or 0.0):
-                change = f"{idle.before_w.mean:.1f} W before, {idle.after_w.mean:.1f} W after the sweep"
-                lines.append(f"idle power of {idle.domain} moved: {change}")
-    if source.method == "estimated":
-        lines.append("energy is estimated from CPU time, not measured")
-    elif not any(m.energy_j for m in source.measurements):
-        lines.append("energy was not measured")
-    if source.profile is None and source.note:
-        lines.append(source.note)
-    return lines if sessions and sessions[-1].ended == "complete" else [*lines, "the run is not complete"]
+def _cautions(heads: Sequence[dict[str, Any]]) -> list[str]:
+    """Those of all runs: what holds for all of them once, the others with their run's name."""
+    if len(heads) == 1:
+        return list(heads[0]["cautions"])
+    shared = [line for line in heads[0]["cautions"] if all(line in head["cautions"] for head in heads)]
+    own = [f"{head['name']}: {line}" for head in heads for line in head["cautions"] if line not in shared]
+    return [*shared, *own]
 
 
-def _trials_of(count: int) -> str:
-    return f"{count} trial" if count == 1 else f"{count} trials"
+def _typical(heads: Sequence[dict[str, Any]], options: Options) -> list[int]:
+    """Input and output tokens of the request that the page opens with: that of its first head."""
+    return next((head["point"] for head in heads if head["point"]), [options.fixed_input, options.fixed_output])
+
+
+def _explorer(
+    sources: Sequence[DrawnSystem],
+    profiles: Sequence[str],
+    published: Sequence[DrawnSystem],
+    workloads: Sequence[str],
+    allow_mixed: bool,
+) -> dict[str, Any] | None:
+    """The threshold explorer. Where it was asked for and there is nothing to compare, a sentence that says so."""
+    given = [load_drawn(name) for name in profiles]
+    named = {source.name for source in given}
+    shipped = [source for source in published if source.name not in named]
+    offered = distinct([*sources, *given, *shipped])
+    fitted = [(source.name, source.profile) if source.profile else None for source in offered]
+    ends = (0, len(sources), len(sources) + len(given), len(offered))
+    runs, others, rest = ([one for one in fitted[a:b] if one] for a, b in pairwise(ends))
+    found = explorer(runs, others, rest, workloads, allow_mixed)
+    if found is None and (profiles or workloads):
+        return {"refusal": _refusal([profile for _, profile in [*runs, *others]])}
+    return found
+
+
+def _refusal(profiles: Sequence[Profile]) -> str:
+    """Why no two of the profiles can be compared, and what would work."""
+    if len(profiles) < 2:
+        return "There is one system with a model here; name another with --profile."
+    try:
+        check(profiles[:2])
+    except UserError as refusal:
+        return f"No two of these systems can be compared: {refusal}."
+    return "No two of these systems can be compared."
 
 
 def _facts(run: RecordedRun) -> dict[str, Any]:
     backend, model, machine, sessions = run.facts.backend, run.facts.model, run.facts.machine, run.facts.sessions
     settings = {**backend.config.model_dump(), **backend.settings}
+    gpus = [gpu.name for gpu in machine.gpus if gpu.name]
+    purposes = Counter(trial.purpose for trial in run.trials)
     rows = {
-        "machine": _machine(run),
+        "CPU": machine.cpu_model,
+        "GPU": " + ".join(gpus),
         "cores, memory": f"{machine.usable_cores} cores, {machine.memory_bytes / 2**30:.1f} GiB",
         "system": ", ".join(filter(None, (machine.os, machine.os_version, machine.container))),
         "model": model.name,
-        "weights": "random" if model.random_weights else "real",
+        "weights": "random; speed and energy don't depend on their values" if model.random_weights else "real",
         "parameters": None if model.parameters is None else f"{model.parameters:,}",
         "precision": model.dtype,
         "backend": f"{backend.name} on {', '.join((backend.device, *backend.device_names))}",
         "settings": ", ".join(f"{key}: {value}" for key, value in settings.items() if value not in (None, "auto", "")),
         "protocol": f"{run.facts.plan.protocol}, seed {run.facts.plan.seed}",
-        "trials": f"{len(run.trials)}, of which {sum(trial.counts for trial in run.trials)} count",
+        "trials": ", ".join(f"{count} {PURPOSES[purpose]}" for purpose, count in purposes.items()),
         "measured": sessions[0].started_at if sessions else None,
         "versions": ", ".join(f"{k} {v}" for session in sessions[-1:] for k, v in session.software.items()),
+        "directory": str(run.directory),
     }
     return {"title": str(run.directory), "rows": [[label, str(value)] for label, value in rows.items() if value]}
 
@@ -126,35 +155,17 @@ def _energy(run: RecordedRun) -> dict[str, Any]:
         rows += [[name, note] for name, note in energy.probes.items()]
         for name, domain in energy.domains.items():
             unit = "J" if domain.kind == "counter" else "W"
-            said = [domain.kind, domain.method, f"resolution {domain.resolution:.3g} {unit}"]
+            said = [f"{domain.component} energy", f"method: {domain.method}"]
+            said += [f"resolution {number(domain.resolution, 3)} {unit}"]
             said += [f"new value every {1000 * domain.period_s:.0f} ms"] if domain.period_s else []
-            rows.append([f"domain {name}", ", ".join(said)])
+            rows.append([f"reading {name}", ", ".join(said)])
         idle = idle_power_w(session)
-        width = f" ± {idle.half_width:.2f}" if idle and idle.half_width is not None else ""
-        rows.append(["idle power", f"{idle.mean:.2f}{width} W" if idle else "not measured"])
+        rows.append(["idle power", plus_minus(idle.mean, idle.half_width, "W") if idle else "not measured"])
         if energy.domains:
-            rows.append(["sampled", f"{energy.rate_hz:g} times a second, in the parent process"])
+            rows.append(["sampled", f"{energy.rate_hz:g} times a second"])
         for left in energy.left_out:
-            rows.append([f"without {left.probe}", "; ".join(filter(None, (left.reason, left.remedy)))])
+            rows.append([left.probe, ": ".join(["not available", *filter(None, (left.reason, left.remedy))])])
     return {"title": str(run.directory), "rows": rows or [["energy", "not measured"]]}
-
-
-def _fits(sources: Sequence[DrawnSystem]) -> dict[str, Any]:
-    rows: list[list[Any]] = []
-    for source in sources:
-        profile = source.profile
-        if profile is None:
-            rows.append([source.name, source.note or "no model", *[None] * 5])
-            continue
-        energies = [("energy", profile.energy), *((f"energy of {c}", part) for c, part in profile.components.items())]
-        parts = [("runtime", "measured", profile.runtime)]
-        parts += [(name, part.method or "unknown method", part.model) for name, part in energies if part]
-        for name, method, model in parts:
-            worst = model.held_out.worst
-            where = f"m = {worst.input_tokens:g}, n = {worst.output_tokens:g} ({100 * worst.relative_error:+.0f} %)"
-            rows.append([source.name, name, method, model.form, 100 * model.mape, 100 * model.held_out.mape, where])
-    columns = ["run", "quantity", "read as", "form", "error at fitted points, %", "held-out error, %", "worst point"]
-    return {"columns": columns, "rows": rows}
 
 
 def _trials(runs: Sequence[RecordedRun]) -> dict[str, Any]:

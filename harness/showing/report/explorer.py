@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import permutations
 from typing import Any
 
 from harness.core.errors import UserError
@@ -13,10 +14,10 @@ from harness.deciding.decision import BestThreshold, best_thresholds, make_scale
 from harness.deciding.scales import JOULES_PER_KWH, SECONDS_PER_HOUR
 from harness.deciding.trace_files import load_workload
 from harness.deciding.workload import Workload, with_output_tokens
-from harness.modelling.comparable import NotComparable, check
+from harness.modelling.comparable import check
 from harness.modelling.profile import Profile
-from harness.showing.decisions import KEY_WORDS, MARK, best_words, context, fleet_words, thinned
-from harness.showing.paper import FROZEN_OUTPUT_TOKENS, LARGE, SMALL
+from harness.showing.decisions import KEY_WORDS, best_words, context, fleet_words, thinned
+from harness.showing.paper import FROZEN_OUTPUT_TOKENS
 
 WEIGHTS = tuple(step / 10 for step in range(11))
 """Weights λ of energy that it offers."""
@@ -24,7 +25,7 @@ KEY = "input"
 """What its thresholds are compared with."""
 KEPT_THRESHOLDS = 300
 """Thresholds of a curve that the page keeps, the best ones always among them."""
-INTERVALS = ("cost saved, %", "energy saved, %", "runtime, × that of large", "best T", "T not told from it")
+INTERVALS = ("cost saved, %", "energy saved, %", "runtime, × that of large", "best threshold", "about as good")
 """What is known of the best threshold against the large system alone, each with its 95 % interval."""
 MOST_SIZES = 200_000
 """Distinct request sizes of a workload that all pairs of systems are worked out for in reasonable time."""
@@ -33,31 +34,40 @@ Offered = Sequence[tuple[str, Profile]]
 """Profiles by the distinct names that the page has for them."""
 
 
-def explorer(offered: Offered, own: int, workloads: Sequence[str], allow_mixed: bool) -> dict[str, Any]:
-    """What the explorer offers and what it answers: ``pairs[small][large]``.
+def explorer(
+    runs: Offered, given: Offered, shipped: Offered, workloads: Sequence[str], allow_mixed: bool
+) -> dict[str, Any] | None:
+    """What the explorer offers and what it answers for each pair; None where no two systems can be compared.
 
-    The first ``own`` of the profiles are the user's, the others are shipped. With ``allow_mixed`` the user's pairs that
-    can't be compared are worked out all the same, marked. ``workloads`` are offered beside alpaca. Raises UserError for
-    one of them that can't be read or has too many sizes.
+    Pairs are those of the ``runs`` and the ``given`` profiles, and those of a run and a ``shipped`` profile. With
+    ``allow_mixed`` the former are worked out, marked, even where they can't be compared. ``workloads`` are offered
+    before alpaca. Raises UserError for one of them that can't be read or has too many sizes.
     """
     asked = _workloads(workloads)
-    pairs = [
-        [_pair(small, large, asked, allow_mixed, shipped=min(i, j) >= own) for j, large in enumerate(offered)]
-        for i, small in enumerate(offered)
-    ]
-    names = [name for name, _ in offered]
+    pairs = [(pair, allow_mixed) for pair in permutations([*runs, *given], 2)]
+    pairs += [(pair, False) for run in runs for other in shipped for pair in ((run, other), (other, run))]
+    answered = [found for (small, large), mixed in pairs if (found := _pair(small, large, asked, mixed))]
+    if not answered:
+        return None
     return {
-        "systems": [
-            {"name": name, "estimated": profile.energy is not None and profile.energy.method == "estimated"}
-            for name, profile in offered
-        ],
-        "chosen": [names.index(SMALL), names.index(LARGE)],
         "workloads": [workload.name for workload in asked],
         "key": KEY_WORDS[KEY],
         "weights": WEIGHTS,
         "intervals": INTERVALS,
-        "pairs": pairs,
+        "pairs": sorted(answered, key=lambda pair: -_most_saved(pair)),
     }
+
+
+def _most_saved(pair: dict[str, Any]) -> float:
+    """Energy that its best split saves on the first workload, in %; the page opens with the pair that saves most.
+
+    0 where all requests go to one system: there is no threshold to explore.
+    """
+    answer = pair["answers"][0]
+    if "refusal" in answer:
+        return 0.0
+    best = answer["best"][-1]
+    return float(best["intervals"][1][0]) if 0 < best["at"] < len(answer["threshold"]) - 1 else 0.0
 
 
 @cache
@@ -74,49 +84,34 @@ def _workloads(names: Sequence[str]) -> list[Workload]:
                 f"{workload.name} has {workload.count.size:,} distinct sizes, a page is made of at most "
                 f"{MOST_SIZES:,}: use joulebench threshold for it"
             )
-    return [*_built_in(), *given]
+    return [*given, *_built_in()]
 
 
 def _pair(
-    small: tuple[str, Profile],
-    large: tuple[str, Profile],
-    workloads: Sequence[Workload],
-    allow_mixed: bool,
-    *,
-    shipped: bool,
-) -> dict[str, Any]:
-    """The answers for two systems, or why there are none."""
+    small: tuple[str, Profile], large: tuple[str, Profile], workloads: Sequence[Workload], allow_mixed: bool
+) -> dict[str, Any] | None:
+    """The answers for two systems; None where they can't be compared."""
     labels, profiles = (small[0], large[0]), (small[1], large[1])
-    allow_mixed = allow_mixed and not shipped
     try:
         comparison = check(profiles, allow_mixed=allow_mixed)
-    except UserError as refusal:
-        remedy = "joulebench threshold --allow-mixed goes on all the same and marks the output"
-        reasons = [*refusal.reasons[:-1], remedy] if isinstance(refusal, NotComparable) else [str(refusal)]
-        return {"refusal": f"not comparable: {'; '.join(reasons)}", "warnings": ()}
-    if profiles[0] is profiles[1]:
-        return {"refusal": "small and large are the same system: choose two", "warnings": comparison.warnings}
-    names = (profiles[0].name, profiles[1].name)
+    except UserError:
+        return None
     answers = []
-    for number, workload in enumerate(workloads):
+    for workload in workloads:
         try:
-            if shipped and number < len(_built_in()):
-                answers.append(_shipped_answer(names, labels, number, KEPT_THRESHOLDS))
-            else:
-                costs = cost_table(profiles, workload, allow_mixed=allow_mixed)
-                # The page's names are distinct also where systems and profiles share theirs.
-                answers.append(_answer(replace(costs, labels=labels), workload, KEPT_THRESHOLDS))
+            costs = cost_table(profiles, workload, allow_mixed=allow_mixed)
+            # The page's names are distinct also where systems and profiles share theirs.
+            answers.append(_answer(replace(costs, labels=labels), workload, KEPT_THRESHOLDS))
         except UserError as refusal:
             answers.append({"refusal": f"no answer: {refusal}", "warnings": comparison.warnings})
-    return {"mark": MARK if comparison.mixed else "", "answers": answers}
-
-
-@cache
-def _shipped_answer(names: tuple[str, str], labels: tuple[str, str], number: int, kept: int) -> dict[str, Any]:
-    """The answer for two shipped profiles and a built-in workload, the same on every page that a program makes."""
-    workload = _built_in()[number]
-    costs = cost_table([Profile.load(name) for name in names], workload)
-    return _answer(replace(costs, labels=labels), workload, kept)
+    estimated = any(profile.energy is not None and profile.energy.method == "estimated" for profile in profiles)
+    return {
+        "small": labels[0],
+        "large": labels[1],
+        "estimated": estimated,
+        "mark": comparison.mark,
+        "answers": answers,
+    }
 
 
 def _answer(costs: Costs, workload: Workload, most: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from harness.core.errors import MissingDependency, UserError, pip_install
+from harness.core.errors import UserError
 from harness.core.files import write_atomically
 from harness.showing.panels import Options
 from harness.showing.report.data import page_data
@@ -24,7 +24,7 @@ def write_report(
 ) -> Path:
     """Write the page of one or several runs to ``output``, its path; its explorer offers profiles and workloads too.
 
-    Raises UserError, also for runs that can't share axes unless ``allow_mixed``; MissingDependency without plotly.
+    Raises UserError, also for runs that can't share axes unless ``allow_mixed``.
     """
     if output.is_dir():
         raise UserError(f"{output} is a directory: name a file in it, such as {output / 'report.html'}")
@@ -34,17 +34,14 @@ def write_report(
 
 def render(content: Mapping[str, Any]) -> str:
     """The page of ``page_data``: what comes from records reaches it as JSON alone, and its script shows it as text."""
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise MissingDependency(f"the report needs plotly: install it with {pip_install('plotly>=6')}") from None
     data = json.dumps(content, allow_nan=False, separators=(",", ":"))
     # Inside a script element only "<" could end it or begin a comment.
     data = data.replace("<", "\\u003c")
     folder = resources.files(__package__)
-    page, css, script = ((folder / name).read_text("utf-8") for name in ("page.html", "page.css", "page.js"))
+    names = ("page.html", "page.css", "draw.js", "page.js")
+    page, css, draw, script = ((folder / name).read_text("utf-8") for name in names)
     # One pass over the template alone: no inserted text is looked at again.
-    parts = {"/*CSS*/": css, "/*DATA*/": data, "/*PLOTLY*/": get_plotlyjs(), "/*SCRIPT*/": script}
+    parts = {"/*CSS*/": css, "/*DATA*/": data, "/*DRAW*/": draw, "/*SCRIPT*/": script}
     pieces = []
     for mark, text in parts.items():
         before, _, page = page.partition(mark)

@@ -1,0 +1,100 @@
+"""How good the models are: predicted against measured at every point, and the held-out errors, ready for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from harness.core.wording import number, percent
+from harness.modelling.profile_schema import Measurement, PointError, Statistic
+from harness.showing.panels import DrawnSystem, mean_95
+from harness.showing.report.charts import said, six_digits, system_looks
+from harness.showing.report.head import no_model_words, request_words
+
+
+def models(sources: Sequence[DrawnSystem]) -> dict[str, Any]:
+    """A chart for runtime and one for energy, a sentence a source, and the table of all models."""
+    charts = []
+    for quantity, unit in (("runtime", "s"), ("energy", "J")):
+        looks = zip(sources, system_looks(sources), strict=True)
+        series = [one for source, look in looks if (one := _fitted(source, quantity, unit, look))]
+        if series:
+            charts.append({"title": quantity.capitalize(), "unit": unit, "series": series})
+    named = len(sources) > 1
+    columns = ["quantity", "method", "form", "error at fitted points", "held-out error", "furthest off"]
+    return {
+        "charts": charts,
+        "sentences": [_sentence(source, named) for source in sources],
+        "table": {
+            "columns": ["system", *columns] if named else columns,
+            "rows": [row for source in sources for row in _rows(source, named)],
+        },
+    }
+
+
+def _fitted(source: DrawnSystem, quantity: str, unit: str, look: dict[str, Any]) -> dict[str, Any] | None:
+    """Measured and predicted value of each point of a source; None without a model."""
+    profile = source.profile
+    if profile is None or (quantity == "energy" and profile.energy is None):
+        return None
+    guess = quantity == "energy" and source.method == "estimated"
+    points = []
+    for measurement, measured in _measured(source, quantity):
+        m, n = round(measurement.input_tokens), round(measurement.output_tokens)
+        predict = profile.runtime_s if quantity == "runtime" else profile.energy_j
+        predicted = float(predict(m, n))
+        off = percent(predicted / measured.mean - 1, signed=True)
+        value = said(mean_95(measured), unit, guess)
+        words = f"{request_words(m, n)}: {value}, predicted {number(predicted)} {unit} ({off})"
+        points.append([measured.mean, six_digits(predicted), None, words])
+    return {**look, "hollow": guess, "points": points}
+
+
+def _measured(source: DrawnSystem, quantity: str) -> Iterator[tuple[Measurement, Statistic]]:
+    for measurement in source.measurements:
+        statistic = measurement.runtime_s if quantity == "runtime" else measurement.energy_j
+        if statistic is not None and statistic.mean > 0:
+            yield measurement, statistic
+
+
+def _sentence(source: DrawnSystem, named: bool) -> str:
+    """What a reader may expect of predictions at sizes that weren't measured."""
+    profile = source.profile
+    start = f"{source.name}: " if named else ""
+    if profile is None:
+        return f"{start}{no_model_words(source)}"
+    parts = [f"{percent(profile.runtime.held_out.mape)} for runtime"]
+    if profile.energy:
+        kind = "estimated energy" if profile.energy.method == "estimated" else "energy"
+        parts.append(f"{percent(profile.energy.model.held_out.mape)} for {kind}")
+    worst = profile.runtime.held_out.worst
+    at = request_words(worst.input_tokens, worst.output_tokens)
+    return (
+        f"{start}Held-out error: {' and '.join(parts)}. That is how far predictions were off on average at request "
+        f"sizes left out of the fit; for runtime the furthest was {_off(worst)} at {at}."
+    )
+
+
+def _off(worst: PointError) -> str:
+    return percent(worst.relative_error, signed=True).replace("-", "−")
+
+
+def _rows(source: DrawnSystem, named: bool) -> Iterator[list[Any]]:
+    profile = source.profile
+    if profile is None:
+        return
+    parts = [("runtime", "measured", profile.runtime)]
+    energies = [("energy", profile.energy), *((f"energy of {c}", part) for c, part in profile.components.items())]
+    parts += [(name, part.method or "unknown", part.model) for name, part in energies if part]
+    for name, method, model in parts:
+        worst = model.held_out.worst
+        where = f"{request_words(worst.input_tokens, worst.output_tokens)} ({_off(worst)})"
+        yield [
+            *([source.name] if named else []),
+            name,
+            method,
+            model.form,
+            percent(model.mape),
+            percent(model.held_out.mape),
+            where,
+        ]

@@ -1,0 +1,195 @@
+"""How a run ends: the numbers that matter, what was and wasn't measured, the table with its reasons, what to type next."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.core.sizes import Point
+from harness.core.statistics import Estimate
+from harness.runs.records import RecordedRun, load_run
+from harness.runs.schema import Trial
+from harness.runs.summary import headline, summarise
+from harness.showing.run_results import headline_lines, result_lines
+from tests.helpers import FAKE, ROOT, joulebench
+
+DATA = ROOT / "tests" / "data"
+SIZES = ["-p", "8,32", "-n", "8,32"]
+
+
+def lines_of(run: RecordedRun) -> list[str]:
+    return list(result_lines(run, summarise(run.trials, run.batch_size)))
+
+
+def before_table(output: str) -> list[str]:
+    """The lines of the results that stand before the table of points."""
+    lines = output.splitlines()
+    return lines[: next(number for number, line in enumerate(lines) if "prefill  decode" in line)]
+
+
+def test_headline_is_of_the_request_where_the_sweeps_cross() -> None:
+    run = load_run(DATA / "run-first")
+    found = headline(run.facts, run.trials)
+    assert found
+    assert (found.point, found.trials, found.disturbed) == (Point(32, 32), 3, 0)
+    trials = [trial for trial in run.trials if trial.counts and trial.point == found.point]
+    assert found.decode_tokens_per_s
+    speeds = [31 / trial.decode_s for trial in trials if trial.decode_s]
+    assert found.decode_tokens_per_s.mean == pytest.approx(sum(speeds) / 3)
+    assert found.energy_j
+    assert found.energy_per_output_token_j
+    assert found.energy_per_output_token_j.mean == pytest.approx(found.energy_j.mean / 32)
+    assert found.energy_reason is None
+
+
+@pytest.mark.parametrize(("lost", "nearest"), [({(32, 32)}, Point(16, 32)), ({(32, 32), (16, 32)}, Point(32, 16))])
+def test_headline_is_of_the_nearest_point_where_the_crossing_was_not_measured(
+    lost: set[tuple[int, int]], nearest: Point
+) -> None:
+    run = load_run(DATA / "run-first")
+    kept = [trial for trial in run.trials if (trial.input_tokens, trial.output_tokens) not in lost]
+    found = headline(run.facts, kept)
+    assert found
+    assert found.point == nearest
+
+
+def test_sweeps_that_cross_elsewhere_have_their_headline_there(tmp_path: Path) -> None:
+    sizes = ["-p", "8,16,64", "-n", "2,4", "--fixed-input", "16", "--fixed-output", "4"]
+    assert joulebench(*FAKE, "-m", "fake", *sizes, "-o", tmp_path / "run").returncode == 0
+    run = load_run(tmp_path / "run")
+    found = headline(run.facts, run.trials)
+    assert found
+    assert found.point == Point(16, 4)
+
+
+def test_estimated_energy_has_no_interval_and_says_what_it_is_from() -> None:
+    lines = lines_of(load_run(DATA / "run-first"))
+    assert lines[:3] == [
+        "37.85 ± 0.25 decode tokens/s for 32 in, 32 out.",
+        "0.8778 ± 0.0066 s per request; the first token comes after 0.0585 ± 0.0026 s.",
+        "≈ 8.8 J per request, ≈ 0.27 J per output token, estimated at 5 W per busy core: no power meter.",
+    ]
+    assert "Drift: the first point (32 in, 16 out) was 8.0 % ± 3.5 % slower at the end of the run." in lines
+    assert "Measured: 11 of 11 points, 35 trials; ± is the 95 % interval." in lines
+    assert lines[-1] == "Idle power not measured: an estimate has no sensor."
+
+
+def test_measured_energy_failures_and_idle_power() -> None:
+    lines = lines_of(load_run(DATA / "run-1"))
+    assert lines[2] == "4.00 ± 0.53 J per request, 1.00 ± 0.13 J per output token."
+    assert any(
+        line.startswith("No drift seen: the first point (8 in, 4 out) was 0.6 % ± 2.0 % faster") for line in lines
+    )
+    assert "Measured: 1 of 2 points, 2 trials; ± is the 95 % interval." in lines
+    assert "Not measured: 16 in, 4 out: failed: the worker process was killed by SIGSEGV." in lines
+    assert lines[-1] == "Idle power of fake: 150.0 ± 1.3 W before, 150.0 ± 1.3 W after, change 0.0 ± 1.8 W."
+
+
+def test_several_sequences_and_a_single_output_token_are_said() -> None:
+    run = load_run(DATA / "run-first")
+    found = headline(run.facts, run.trials)
+    assert found
+    first, *_ = headline_lines(replace(found, decode_tokens_per_s=None), 8)
+    assert first.startswith("0.8778 ± 0.0066 s per request for 8 sequences of 32 in, 32 out; ")
+
+
+def test_run_without_a_meter_says_so_in_sentence_and_table(tmp_path: Path) -> None:
+    done = joulebench(*FAKE, "-m", "fake", *SIZES, "-o", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "Energy not measured: no power meter was asked for (--probes none)." in done.stdout
+    assert done.stdout.count("no meter") == 3 + 1, "once a point, and explained once"
+    assert "no meter: no power meter saw the device" in done.stdout
+
+
+def test_single_trials_have_no_interval(tmp_path: Path) -> None:
+    done = joulebench(*FAKE, "-m", "fake", "--point", "8,4", "--max-trials", "1", "-o", tmp_path / "run")
+    assert "s per request; the first token comes after" in done.stdout
+    assert done.stdout.count("only one trial, so no interval") == 1
+
+
+def test_a_request_of_one_output_token_has_no_decode_speed(tmp_path: Path) -> None:
+    done = joulebench(*FAKE, "-m", "fake", "--point", "8,1", "-o", tmp_path / "run")
+    assert "decode tokens/s for" not in done.stdout
+    assert "s per request for 8 in, 1 out" in done.stdout
+    assert "1 token: a single output token comes out of prefill" in done.stdout
+    rows = json.loads(joulebench("trials", tmp_path / "run", "--format", "json").stdout)
+    assert all(row["decode_tokens_per_s"] is None for row in rows)
+    assert all(row["prefill_tokens_per_s"] == pytest.approx(8 / row["prefill_s"]) for row in rows)
+    assert all(row["total_tokens_per_s"] == pytest.approx(9 / row["runtime_s"]) for row in rows)
+
+
+def test_speeds_count_the_tokens_of_all_sequences(tmp_path: Path) -> None:
+    assert joulebench(*FAKE, "-m", "fake", "--point", "8,4", "--batch-size", "2", "-o", tmp_path).returncode == 0
+    row = json.loads(joulebench("trials", tmp_path, "--format", "json").stdout)[-1]
+    assert row["prefill_tokens_per_s"] == pytest.approx(2 * 8 / row["prefill_s"])
+    assert row["decode_tokens_per_s"] == pytest.approx(2 * 3 / row["decode_s"])
+    assert row["total_tokens_per_s"] == pytest.approx(2 * 12 / row["runtime_s"])
+
+
+def test_failed_points_have_their_reason_in_the_table(tmp_path: Path) -> None:
+    options = ["-m", "fake:oom_above=40", "-p", "8,64,128", "-n", "8", "--fixed-input", "8", "--fixed-output", "8"]
+    done = joulebench(*FAKE, *options, "-o", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    shown = joulebench("trials", tmp_path / "run").stdout
+    table = done.stdout[done.stdout.index("prefill  decode") :]
+    assert table in shown, "the same results are shown again later"
+    assert table.count("out of memory") == 2, "in the row, and explained"
+    assert "out of memory: the request needed more memory than there is" in table
+    assert "Not measured: " in done.stdout
+    assert len(before_table(done.stdout[done.stdout.index("± ") :])) <= 10
+
+
+def test_nothing_measured_says_why_and_fails(tmp_path: Path) -> None:
+    done = joulebench(*FAKE, "-m", "fake:oom_above=3", "--point", "8,8", "-o", tmp_path / "run")
+    assert done.returncode == 1
+    assert done.stderr.startswith("joulebench: Nothing was measured: out of memory: ")
+    assert f"trials {tmp_path / 'run'}" in done.stderr
+    assert "Next:" not in done.stdout
+
+
+def too_short(trial: Trial) -> Trial:
+    """The same trial, had the sensor been too slow for it."""
+    reason = "fewer than two sensor updates inside the window: repeat the request more often"
+    if trial.energy is None:
+        return trial
+    unknown = {f"{part}_{end}": None for part in ("request", "prefill", "decode") for end in ("j", "ci95_j")}
+    return replace(trial, energy=replace(trial.energy, total=replace(trial.energy.total, reason=reason, **unknown)))
+
+
+def test_energy_that_a_meter_could_not_tell_has_its_reason() -> None:
+    run = load_run(DATA / "run-1")
+    run = replace(run, trials=tuple(map(too_short, run.trials)))
+    assert "Energy not measured: fewer than two sensor updates inside the window" in lines_of(run)[2]
+
+
+def test_next_commands_are_right_as_they_stand(tmp_path: Path) -> None:
+    run = Path(shutil.copytree(DATA / "run-first", tmp_path / "a run"))
+    shown = joulebench("trials", run).stdout
+    fit, _, _ = shown.splitlines()[-3:]
+    command, _, arguments = fit.partition(" fit ")
+    assert command.split()[-1].endswith(("joulebench", "harness"))
+    *_, profile = shlex.split(arguments.rpartition("  ")[0])
+    done = joulebench("fit", *shlex.split(arguments.partition("  ")[0]))
+    assert done.returncode == 0, done.stderr
+    assert Path(profile).exists()
+    assert " predict " in joulebench("trials", run).stdout.splitlines()[-1], "what is fitted already needs no fit"
+
+
+def test_pictures_are_told_after_the_table(tmp_path: Path) -> None:
+    done = joulebench(*FAKE, "-m", "fake", "-p", "8-64*2", "-n", "8-32*2", "-o", tmp_path / "run", "--pictures")
+    assert done.returncode == 0, done.stderr
+    places = [done.stdout.index(text) for text in ("decode tokens/s for", "prefill  decode", "report: ", "Next:")]
+    assert places == sorted(places)
+
+
+def test_intervals_of_one_trial_are_unknown_not_zero() -> None:
+    run = load_run(DATA / "run-first")
+    first = next(trial for trial in run.trials if trial.counts)
+    found = headline(run.facts, [first])
+    assert found
+    assert found.runtime_s == Estimate(first.runtime_s or 0.0, None)
