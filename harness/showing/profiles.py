@@ -112,8 +112,8 @@ def _suspect_trials(trials: Sequence[SuspectTrial], unit: str) -> Iterator[str]:
     for trial in trials[:SHOWN_TRIALS]:
         yield (
             f"{trial.quantity}: suspect trial at {_size(trial.input_tokens, trial.output_tokens)}: "
-            f"{number(trial.value)} {unit}, where the median is {number(trial.median)} {unit}; kept; remove it from the "
-            "data if it is wrong"
+            f"{number(trial.value)} {unit}, where the median is {number(trial.median)} {unit}; "
+            "kept; remove it from the data if it is wrong"
         )
     if len(trials) > SHOWN_TRIALS:
         yield f"{trials[0].quantity}: {len(trials) - SHOWN_TRIALS} more suspect trials, see --json"
