@@ -153,7 +153,7 @@ def _load_distinct(given: Sequence[ProfileLike]) -> list[Loaded]:
 
 
 def _fitted(loaded: Sequence[Loaded]) -> tuple[str, ...]:
-    return tuple(one.fitted for one in loaded if one.fitted)
+    return tuple(note for one in loaded for note in one.fitted)
 
 
 def _system(costs: Costs, loaded: Sequence[Loaded], name: str) -> int:

@@ -243,7 +243,7 @@ def print_predictions(
             said = {"": p.value, "_standard_error": p.standard_error, "_interval_95": p.interval_95}
             columns |= {f"{quantity}{what}_{unit.lower()}": values for what, values in said.items()}
         rows = records_of({**columns, "out_of_range": outside})
-        facts = {"profile": profile.name, "fitted": loaded.fitted, "energy_method": method, "predictions": rows}
+        facts = {"profile": profile.name, "fitted": list(loaded.fitted), "energy_method": method, "predictions": rows}
         print_json(facts)
         return
     table = table_of("input", "output", *(", ".join(titled) for titled in predicted), "")
