@@ -28,6 +28,6 @@ def export(
     from harness.showing.terminal import print_written
 
     loaded = load_or_fit(profile)
-    options.print_notes([loaded.fitted] if loaded.fitted else [])
+    options.print_notes(loaded.fitted)
     write_table(loaded.profile, output, format and format.value)
     print_written([output], as_json)
