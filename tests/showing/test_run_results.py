@@ -138,7 +138,7 @@ def test_failed_points_have_their_reason_in_the_table(tmp_path: Path) -> None:
     shown = joulebench("trials", tmp_path / "run").stdout
     table = done.stdout[done.stdout.index("prefill  decode") :].partition("trials are in")[0].rpartition("\n")[0]
     assert table in shown, "the same results are shown again later"
-    assert table.count("out of memory") == 2, "in the row, and explained"
+    assert table.count("out of memory") == 3, "in two rows, and explained once"
     assert "out of memory: the request needed more memory than there is" in table
     assert "Not measured: " in done.stdout
     assert len(before_table(done.stdout[done.stdout.index("± ") :])) <= 10
