@@ -45,7 +45,7 @@ TRIAL_CELLS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("status", lambda row: row.trial.status),
     ("input", lambda row: str(row.trial.input_tokens)),
     ("output", lambda row: str(row.trial.output_tokens)),
-    ("repeats", lambda row: _number(row.trial.repeats)),
+    ("repeats", lambda row: "–" if row.trial.repeats is None else str(row.trial.repeats)),
     ("prefill s", lambda row: _number(row.trial.prefill_s)),
     ("decode s", lambda row: _number(row.trial.decode_s)),
     ("runtime s", lambda row: _number(row.trial.runtime_s)),
