@@ -6,7 +6,7 @@ import sys
 import time
 from dataclasses import asdict
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from backends.base import Config, Model
@@ -90,10 +90,7 @@ class Display(Observer):
         if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TextColumn("points"),
-                TimeElapsedColumn(),
+                *([BarColumn(bar_width=20)] if self._console.width >= 100 else []),
                 _Countdown(),
                 console=self._console,
                 # Drawing takes CPU time from what is measured.
@@ -122,9 +119,8 @@ class Display(Observer):
         remaining = len(schedule.remaining())
         self._number = len(self._plan.points) - remaining + 1 if remaining else 0
         if self._progress:
-            text = ": ".join(
-                filter(None, (self._label(spec.purpose, spec.point, ended=False), self._width(spec.point)))
-            )
+            width = self._width(spec.point) if spec.purpose == "measure" else ""
+            text = ": ".join(filter(None, (self._label(spec.purpose, spec.point, ended=False), width)))
             end_s = time.monotonic() + self._left_s()
             done = len(self._plan.points) - remaining
             self._progress.update(self._task, completed=done, description=text, end_s=end_s)

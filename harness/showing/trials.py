@@ -119,7 +119,6 @@ def _joules(point: PointSummary) -> str:
     return plus_minus(point.energy_j.mean, point.energy_j.half_width)
 
 
-# Narrow enough for a terminal of 100 columns.
 POINT_CELLS: tuple[tuple[str, Callable[[PointSummary], str]], ...] = (
     ("input", lambda point: str(point.point.input_tokens)),
     ("output", lambda point: str(point.point.output_tokens)),
@@ -131,7 +130,9 @@ POINT_CELLS: tuple[tuple[str, Callable[[PointSummary], str]], ...] = (
     ("runtime\ns", _runtime),
     ("energy\nJ", _joules),
 )
-"""The table of points, a line a column."""
+"""The table of points, a line a column: narrow enough for a terminal of 100 columns."""
+_WIDE_ONLY = ("decode\ns", "prefill\ntokens/s")
+"""What narrower terminals go without, so that no number is cut."""
 
 
 def print_trials(run: RecordedRun, format: str) -> None:
@@ -160,8 +161,9 @@ def print_results(run: RecordedRun, console: Console) -> None:
     summaries = sorted(summarise(run.trials, run.batch_size), key=lambda summary: summary.point)
     for line in result_lines(run, summaries):
         console.print(line, markup=False, soft_wrap=True)
-    table = narrow_table(*(heading for heading, _ in POINT_CELLS))
-    rows = [[cell(summary) for _, cell in POINT_CELLS] for summary in summaries]
+    columns = [column for column in POINT_CELLS if console.width >= 100 or column[0] not in _WIDE_ONLY]
+    table = narrow_table(*(heading for heading, _ in columns))
+    rows = [[cell(summary) for _, cell in columns] for summary in summaries]
     for row in rows:
         table.add_row(*row)
     print_whole(table, console)
