@@ -109,7 +109,7 @@ def _range_warnings(profiles: Sequence[Profile], workload: Workload) -> list[str
         outside = float(workload.count[~inside].sum()) / workload.requests
         if outside > 0:
             share = percent(outside) if outside >= 0.001 else "less than 0.1 %"
-            parts.append(f"{share} of the requests on {profile.name}")
+            parts.append(f"{share} {'' if parts else 'of the requests '}on {profile.name}")
     return [f"outside the measured range, so extrapolated: {', '.join(parts)}"] if parts else []
 
 

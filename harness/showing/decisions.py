@@ -221,12 +221,12 @@ def effect_words(scales: Scales, cost: Interval, energy: Interval, runtime_ratio
 
 
 def ratio_words(ratio: Interval) -> str:
-    """``1.65× (1.55–1.79×)``, all to the decimals of the narrower side; without an interval where there is none."""
+    """``1.65× (1.55–1.79×)``; without an interval where there is none."""
     spread = min(ratio.value - ratio.low, ratio.high - ratio.value)
     if spread < 1e-9:
         return f"{number(ratio.value, 3)}×"
-    # Two decimals more than the interval is wide, between none and four.
-    decimals = min(4, max(0, math.ceil(-math.log10(spread)) + 1))
+    # One or two digits of the narrower side, four decimals at most.
+    decimals = min(4, max(0, math.ceil(0.5 - math.log10(spread))))
     value, low, high = (f"{each:,.{decimals}f}" for each in (ratio.value, ratio.low, ratio.high))
     return f"{value}× ({low}–{high}×)"
 
@@ -260,6 +260,8 @@ def routing_words(answer: RoutingAnswer) -> str:
     if np.count_nonzero(served) == 1:
         shares = f"all requests to {costs.labels[int(served.argmax())]}"
     effect = effect_words(decision.scales, decision.cost_saving, decision.saving, decision.runtime_ratio, label)
+    if served[decision.alone] == served.sum() and not decision.limits:
+        effect = "no mix of systems costs less"
     late = f"; {label} alone doesn't serve all of them in time" if base.meets_slo is False else ""
     missed = f"; {decision.unserved:,.0f} requests served by no system in time" if decision.unserved else ""
     return f"{shares}: {effect}{fleet_words(decision.plan, base)}{late}{missed}"
@@ -290,7 +292,7 @@ def _limit_lines(facts: dict[str, Any]) -> list[str]:
     """How far each limit is used, its price, and the online rule that follows from it."""
     units = {"share": "request", "capacity": "second"}
     lines = [
-        f"{limit['kind']} of {limit['system']}: {number(limit['used'], 6)} of {number(limit['amount'], 6)} "
+        f"{limit['kind']} of {limit['system']}: {number(limit['used'])} of {number(limit['amount'])} "
         f"{units[limit['kind']]}s used, price {number(limit['price'])} per {units[limit['kind']]}"
         for limit in facts["limits"]
     ]
@@ -353,6 +355,7 @@ def _footnotes(facts: dict[str, Any]) -> Sequence[str]:
     """Boundary, idle rule and warnings: what every output must say."""
     counted = "all measured components" if facts["boundary"] == "sum" else facts["boundary"]
     workload = facts["workload"]
-    base = f"workload {workload['name']}, {workload['requests']:,.0f} requests; energy of {counted}, idle power {facts['idle']}"
+    base = f"workload {workload['name']}, {workload['requests']:,.0f} requests"
+    base += f"; energy of {counted}, idle power {facts['idle']}"
     reasons = {plan["reason"] for plan in facts["baselines"].values() if "reason" in plan}
     return [base, *(f"warning: {warning}" for warning in facts["warnings"]), *sorted(reasons)]
