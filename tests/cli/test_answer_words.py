@@ -91,3 +91,20 @@ def test_numbers_have_no_exponent_and_percentages_a_space(options: tuple[str, ..
 def test_one_system_for_all_is_called_so() -> None:
     lines = said(*COMMANDS["route"](SMALL, LARGE), "--output-unknown")
     assert lines[0] == "all requests to swing-a100: no mix of systems costs less"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_estimated_energy_has_no_interval_of_a_measurement(command: str, tmp_path: Path) -> None:
+    paths = []
+    for name in (SMALL, LARGE):
+        facts = json.loads(Profile.load(name).dump())
+        for part in (facts["energy"], *facts["components"].values()):
+            part["method"] = "estimated"
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_text(json.dumps(facts))
+    option = ("--key", "output") if command == "threshold" else ()
+    lines = said(*COMMANDS[command](*paths), *option)
+    assert re.search(r": ≈ 0\.\d+ % less energy than swing-a100 alone, mean runtime \d", lines[0])
+    (alone,) = [line for line in lines if line.startswith(" swing-a100") and "%" in line]
+    # The runtime was measured.
+    assert re.match(r" swing-a100 +≈ 20 +\+0\.0 % +76\.4 ± 6\.5", alone)
