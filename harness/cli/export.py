@@ -26,6 +26,6 @@ def export(
     from harness.modelling.tables import write_table
 
     loaded = load_or_fit(profile)
-    options.print_notes([loaded.fitted] if loaded.fitted else [])
+    options.print_notes(loaded.fitted)
     write_table(loaded.profile, output, format and format.value)
     print(f"wrote {output}")

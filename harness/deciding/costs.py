@@ -55,6 +55,8 @@ class Costs:
     def system(self, name: str) -> int:
         """Position of the system with this label or profile name. Raises UserError."""
         for names in (self.labels, tuple(profile.name for profile in self.profiles)):
+            if names.count(name) > 1:
+                raise UserError(f"{name} names {names.count(name)} systems: choose among {', '.join(self.labels)}")
             if name in names:
                 return names.index(name)
         raise UserError(f"no system {name} among {', '.join(self.labels)}")

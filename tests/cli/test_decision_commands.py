@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 from harness.cli import main
 from harness.deciding.trace_files import load_workload
 from harness.modelling.profile import Profile
+from tests.helpers import ROOT
 
 SMALL, LARGE = "m1-pro-llama-2-7b", "swing-a100-llama-2-7b"
+RUN = ROOT / "tests" / "data" / "run-first"
 PAIR = ["--small", SMALL, "--large", LARGE]
 BOTH = ["--profile", SMALL, "--profile", LARGE]
 
@@ -345,10 +348,55 @@ def test_two_files_of_one_profile_name_are_ambiguous(run, tmp_path: Path) -> Non
         data = json.loads(Profile.load(SMALL).dump())
         data["identity"]["system"] = system
         path.write_text(json.dumps(data))
-    profiles = [argument for path in paths for argument in ("--profile", path)]
-    code, _, err = run("route", *profiles, "-w", "alpaca", "--share", f"{SMALL}=0.5")
+    code, _, err = run("route", *paths, "-w", "alpaca", "--share", f"{SMALL}=0.5")
     assert code == 2
-    assert f"{paths[0]} and {paths[1]} are both the profile {SMALL}" in err
+    assert f"{SMALL} names 2 systems: choose among one, two" in err
+    assert run("route", *paths, "-w", "alpaca", "--share", f"{paths[0]}=0.5")[0] == 0
+
+
+def test_plain_arguments_say_what_the_options_of_earlier_releases_do(answer, run) -> None:
+    plain, named = answer("threshold", SMALL, LARGE), answer("threshold", *PAIR, "-w", "alpaca")
+    assert plain == named
+    assert plain["small"] == "m1-pro"
+    assert answer("route", SMALL, LARGE) == answer("route", *BOTH, "-w", "alpaca")
+    assert "\nworkload alpaca, 52,002 requests; " in run("threshold", SMALL, LARGE)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["threshold"], "joulebench threshold SMALL LARGE"),
+        (["threshold", SMALL], "joulebench threshold SMALL LARGE"),
+        (["threshold", SMALL, "--large", LARGE], "joulebench threshold SMALL LARGE"),
+        (["threshold", SMALL, LARGE, SMALL], "joulebench route A B C"),
+        (["route"], "joulebench route A B"),
+        (["threshold", "", LARGE], "name is empty"),
+    ],
+)
+def test_missing_systems_say_what_to_type(run, arguments: list[str], expected: str) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert expected in err
+
+
+def test_runs_decide_as_their_profiles_do(answer, run, tmp_path: Path) -> None:
+    first, second = RUN, Path(shutil.copytree(RUN, tmp_path / "second"))
+    facts = json.loads((second / "run.json").read_text())
+    facts["backend"]["name"] = "llama-cpp"
+    (second / "run.json").write_text(json.dumps(facts))
+    decided = answer("threshold", first, second, "--output-tokens", 16)
+    assert [line.split(":")[0] for line in decided["fitted"]] == [f"fitted {first}", f"fitted {second}"]
+    system = "Intel Xeon Processor"
+    assert decided["systems"] == [f"{system} (transformers)", f"{system} (llama-cpp)"]
+    _, out, err = run("threshold", first, second, "--output-tokens", 16)
+    assert err.count("held-out error") == 2
+    assert "held-out error" not in out
+    # One system in two runs: no name can tell them apart, so numbers do, and it is said.
+    facts["backend"]["name"], facts["plan"]["seed"] = "transformers", 1
+    (second / "run.json").write_text(json.dumps(facts))
+    alike = answer("route", first, second, "--output-tokens", 16)
+    assert alike["systems"] == [f"{system} #1", f"{system} #2"]
+    assert any("are alike in everything recorded" in warning for warning in alike["warnings"])
 
 
 def test_showing_a_workload(answer, run, trace: Path) -> None:
