@@ -84,10 +84,10 @@ def test_the_answer_comes_first_in_words(run, trace: Path) -> None:
     assert code == 0
     assert re.match(
         r"requests of at most \d+ input tokens to m1-pro: \d+\.\d % ± \d+\.\d % less energy than swing-a100 alone, "
-        r"mean runtime \d+\.\d\d×\n",
+        r"mean runtime \d+\.\d× \(\d+\.\d–\d+\.\d×\)\n",
         out,
     )
-    assert "boundary cpu+gpu, idle power included, accounting query" in out
+    assert "energy of cpu+gpu, idle power included" in out
     assert "measured by different methods" in out
 
 
@@ -159,7 +159,7 @@ def test_bad_input_ends_in_one_line(run, arguments: list[str], expected: str) ->
 def test_mixed_comparisons_are_marked(run, answer) -> None:
     mixed = ["threshold", "--small", SMALL, "--large", "swing-a100-mistral-7b", "-w", "alpaca", "--allow-mixed"]
     assert answer(*mixed)["mixed"]
-    assert "MIXED" in run(*mixed)[1]
+    assert run(*mixed)[1].startswith("NOT COMPARABLE (--allow-mixed): different models\n")
 
 
 def test_boundary_and_idle_are_said(answer, trace: Path, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_boundary_and_idle_are_said(answer, trace: Path, tmp_path: Path) -> None
 def test_unknown_idle_power_is_null_with_its_reason(answer, trace: Path) -> None:
     plan = answer("route", *BOTH, "-w", trace)["plan"]
     assert plan["fleet_energy_j"] is None
-    assert "idle power not measured" in plan["reason"]
+    assert plan["reason"].startswith(f"idle power of {SMALL} and {LARGE} was not measured, so")
 
 
 def test_weights_and_prices_move_the_answer(answer, trace: Path) -> None:
