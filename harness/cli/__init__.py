@@ -25,18 +25,43 @@ from harness.cli import (
     trials,
     workload,
 )
+from harness.cli.foreign_options import refuse_foreign, unknown
+from harness.cli.help import CONTEXT, Command, Group
 from harness.core.errors import INTERRUPTED, DiskFull, UserError
 from harness.core.version import __version__
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (
-    *(measure.measure, doctor.doctor, trials.trials, fit.fit, predict.predict, export.export, compare.compare),
-    *(figures.figures, report.report, threshold.threshold, route.route, paper.paper),
-):
-    app.command()(command)
-app.add_typer(profiles.app, name="profiles")
-app.add_typer(workload.app, name="workload")
-app.add_typer(rule.app, name="rule")
+EXAMPLES = """
+Examples:
+
+\b
+  joulebench measure --pictures
+  joulebench predict m1-pro-llama-2-7b -p 128 -n 256
+  joulebench threshold m1-pro-llama-2-7b swing-a100-llama-2-7b
+"""
+
+app = typer.Typer(
+    cls=Group,
+    context_settings=CONTEXT,
+    epilog=EXAMPLES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Plain help starts faster than rich's and leaves the sentences twice the width.
+    rich_markup_mode=None,
+)
+SECTIONS = {
+    "Measure": (doctor.doctor, measure.measure, trials.trials),
+    "Model": (fit.fit, predict.predict, compare.compare, export.export),
+    "Decide": (threshold.threshold, route.route),
+    "Draw": (figures.figures, report.report, paper.paper),
+}
+"""The commands as the help lists them, by heading."""
+for heading, commands in SECTIONS.items():
+    for command in commands:
+        app.command(cls=Command, rich_help_panel=heading)(command)
+app.add_typer(profiles.app, name="profiles", rich_help_panel="Model")
+app.add_typer(workload.app, name="workload", rich_help_panel="Decide")
+app.add_typer(rule.app, name="rule", rich_help_panel="Decide")
 
 
 def _print_version(wanted: bool) -> None:
@@ -61,6 +86,7 @@ def main() -> None:
     """
     _make_output_safe()
     try:
+        refuse_foreign(sys.argv[1:])
         status = app(standalone_mode=False, prog_name="joulebench")
         sys.stdout.flush()
         if status == INTERRUPTED:
@@ -84,13 +110,15 @@ def main() -> None:
         # typer's own errors (a wrong option, a missing argument) know how to word themselves.
         if not hasattr(error, "format_message"):
             raise
+        if said := unknown(error):
+            _fail(said, 2)
         message = error.format_message()
         context = getattr(error, "ctx", None)
         if not message and context:
             print(context.get_help())
             sys.exit(2)
         command = context.command_path if context else "joulebench"
-        _fail(f"{message} (see {command} --help)", getattr(error, "exit_code", 2))
+        _fail(f"{message.rstrip('.')} (see {command} --help)", getattr(error, "exit_code", 2))
 
 
 def _make_output_safe() -> None:

@@ -20,12 +20,14 @@ def export(
     format: Annotated[
         FileFormat | None, Option("--format", help="Only for a name without such an ending.", show_default=False)
     ] = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write models, measurements and a grid of predictions as one table, a row per number."""
     from harness.modelling.profile_fit import load_or_fit
     from harness.modelling.tables import write_table
+    from harness.showing.terminal import print_written
 
     loaded = load_or_fit(profile)
-    options.print_notes([loaded.fitted] if loaded.fitted else [])
+    options.print_notes(loaded.fitted)
     write_table(loaded.profile, output, format and format.value)
-    print(f"wrote {output}")
+    print_written([output], as_json)

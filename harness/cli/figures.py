@@ -26,16 +26,21 @@ def figures(
     fixed_output: options.FixedOutput = 32,
     boundary: options.Boundary = None,
     allow_mixed: options.AllowMixed = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Draw runtime and energy against input and output tokens, phases and fits: Figures 1 and 2 of the paper."""
     from harness.core.quantities import parse_boundary
     from harness.showing.figure_set import write_figures
     from harness.showing.panels import Options
+    from harness.showing.terminal import print_json
 
     drawn = Options(fixed_input, fixed_output, parse_boundary(boundary), models, everything)
     paths, notes = write_figures(sources or [], output, drawn, published=published, allow_mixed=allow_mixed)
     if not paths:
         raise UserError(f"nothing could be drawn: {'; '.join(notes)}")
+    if as_json:
+        print_json({"files": list(map(str, paths)), "notes": notes})
+        return
     print(f"wrote {len(paths)} files to {output}")
     for note in notes:
         print(note if note.startswith("NOT COMPARABLE") else f"note: {note}")

@@ -15,26 +15,25 @@ FormName = StrEnum("FormName", [*FORMS, AUTO])  # type: ignore[misc]  # the name
 
 
 def fit(
-    runs: Annotated[
-        list[Path] | None, Argument(metavar="RUN...", help="Run directories of one system and model.")
-    ] = None,
+    runs: Annotated[list[Path] | None, Argument(metavar="RUN", help="Run directories of one system and model.")] = None,
     measurements: Annotated[
         Path | None, Option(help="CSV of trials measured elsewhere: input_tokens, output_tokens, runtime_s, energies.")
     ] = None,
     system: Annotated[str | None, Option(help="Name of the machine.", show_default="the device's")] = None,
     model: Annotated[str | None, Option(help="Name of the model; for --measurements.")] = None,
     kv_cache: Annotated[
-        bool, Option("--kv-cache/--no-kv-cache", help="Whether keys and values were kept; for --measurements.")
+        bool,
+        Option("--kv-cache/--no-kv-cache", help="Whether the KV cache was on; for --measurements.", show_default="on"),
     ] = True,
     form: Annotated[FormName, Option(help=f"{', '.join(FORMS)} or {AUTO}.")] = FormName(DEFAULT),
     drop_suspects: Annotated[
         bool, Option("--drop-suspects", help="Leave out points far outside the scatter of the others.")
     ] = False,
-    name: Annotated[str | None, Option(help="Name of the profile.", show_default="SYSTEM-MODEL")] = None,
+    name: Annotated[str | None, Option(help="Name of the profile.", show_default="SYSTEM-MODEL-BACKEND-DTYPE")] = None,
     output: Annotated[Path | None, Option("--output", "-o", help="Write the profile to this file.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Fit runtime and energy models to a run and say how right they are at points left out of the fit."""
+    """Fit runtime and energy models to runs and report their error at points left out of the fit."""
     from harness.core.errors import UserError
     from harness.modelling.profile import check_name
     from harness.modelling.profile_fit import fit_pooled
@@ -43,7 +42,7 @@ def fit(
     from harness.showing.profiles import print_fit
 
     if bool(runs) == (measurements is not None):
-        raise UserError("name run directories, or a CSV file with --measurements; one of the two")
+        raise UserError("name one of the two: run directories (joulebench fit runs/…), or a CSV with --measurements")
     for option, text in (("--system", system), ("--model", model)):
         if text is not None and not text.strip():
             raise UserError(f"{option} is empty: name it")

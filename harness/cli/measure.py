@@ -5,52 +5,85 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from harness.cli.options import MeasureOptions, takes
+from harness.cli.measure_options import MeasureOptions
+from harness.cli.options import takes
 from harness.core.errors import INTERRUPTED
+from harness.core.files import refuse_unwritable, write_atomically
 
 if TYPE_CHECKING:
     from harness.measuring.planned_run import PlannedRun
+    from harness.runs.records import RecordedRun
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @takes(MeasureOptions)
-def measure(output: Path | None, dry_run: bool, pictures: bool, **options: Any) -> None:
+def measure(
+    output: Path | None, dry_run: bool, pictures: bool, as_json: bool, export_json: Path | None, **options: Any
+) -> None:
     """Measure this machine: sweeps of real inference, recorded trial by trial."""
     from harness.measuring.planned_run import prepare
     from harness.showing.progress import print_plan
 
-    given = {name: value.value if isinstance(value, StrEnum) else value for name, value in options.items()}
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    planned = prepare(**{name: value for name, value in given.items() if value is not None})
+    planned = prepare(**_given(options))
     if dry_run:
-        print_plan(planned)
+        print_plan(planned, as_json)
         return
     directory = output or planned.directory
-    _run(planned, directory)
-    _finish(directory, (options["fixed_input"], options["fixed_output"]) if pictures else None)
+    if export_json is not None:
+        refuse_unwritable(export_json)
+    # With --json, stdout has the result alone.
+    aside = redirect_stdout(sys.stderr) if as_json else nullcontext()
+    with aside:
+        _run(planned, directory)
+        if pictures:
+            from harness.showing.pictures import draw_all
 
-
-def _finish(directory: Path, drawn: tuple[int, int] | None) -> None:
-    """Draw a run, with its sweeps at the ``drawn`` lengths, and say what to type next, or why nothing was measured."""
+            for text in draw_all(directory, options["fixed_input"], options["fixed_output"]):
+                print(text, flush=True)
     from harness.runs.records import load_run
+    from harness.showing.run_summary import run_summary
+
+    run = load_run(directory)
+    if export_json is not None:
+        write_atomically(export_json, run_summary(run))
+    if as_json:
+        print(run_summary(run), end="")
+    with aside:
+        _say_next(run)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """What was given, by the names of ``prepare``, other programs' ways of saying it included. Raises UserError."""
+    from harness.cli.foreign_options import device_of_layers, one_size, refuse_warmups, refuse_zero
+
+    plain: dict[str, Any] = {
+        name: value.value if isinstance(value, StrEnum) else value for name, value in options.items()
+    }
+    input_len, output_len, layers = (plain.pop(name) for name in ("input_len", "output_len", "gpu_layers"))
+    refuse_warmups(plain.pop("warmup"))
+    refuse_zero(plain["input_tokens"], plain["output_tokens"])
+    plain["points"] = (*(plain["points"] or ()), *one_size(input_len, output_len))
+    if plain["calibration"] is not None:
+        plain["calibration"] = tuple(plain["calibration"])
+    if layers is not None:
+        plain["device"] = device_of_layers(layers, plain["device"], plain["backend"])
+    return {name: value for name, value in plain.items() if value is not None}
+
+
+def _say_next(run: RecordedRun) -> None:
+    """What to type next; where nothing was measured why, and exit code 1."""
     from harness.showing.run_results import nothing_measured
     from harness.showing.terminal import open_console
     from harness.showing.trials import print_next
 
-    if drawn is not None:
-        from harness.showing.pictures import draw_all
-
-        for text in draw_all(directory, *drawn):
-            print(text, flush=True)
-    run = load_run(directory)
     if not any(trial.usable for trial in run.trials):
         print(f"joulebench: {nothing_measured(run)}", file=sys.stderr)
         raise typer.Exit(1)

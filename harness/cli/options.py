@@ -87,7 +87,7 @@ Horizon = Annotated[
     ),
 ]
 
-AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
+AsJson = Annotated[bool, Option("--json", help="Print the answer as JSON.")]
 FigurePath = Annotated[
     Path | None, Option("--output", "-o", help="Write the figure as PDF, SVG, PNG and CSV under this name.")
 ]
@@ -120,122 +120,6 @@ def named_numbers(option: str, texts: Sequence[str] | None) -> dict[str, float]:
             raise UserError(f"a system can have one {option}: {name} has two")
         numbers[name] = value
     return numbers
-
-
-class MeasureOptions:
-    """The options of ``measure``, by the names of the fields that ``harness.measuring.planned_run.prepare`` takes.
-
-    Where a default is written here, it is that field's.
-    """
-
-    output: Annotated[
-        Path | None,
-        Option("--output-dir", "-o", help="Run directory; measuring into it again resumes.", show_default="runs/…"),
-    ] = None
-    model: Annotated[str, Option("--model", "-m", help="Preset, Hugging Face id or folder, or .gguf file.")] = (
-        "smollm2-135m"
-    )
-    backend: Annotated[str, Option(help="Runtime: transformers, llama-cpp or fake.")] = "transformers"
-    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, cuda:0,1, mps or metal.")] = "auto"
-    dtype: Annotated[
-        str,
-        Option(
-            "--dtype",
-            "--quant",
-            help="Weights: a torch dtype, bnb-int8, bnb-nf4, torchao-int8 or -int4; for llama-cpp F16, Q8_0, Q4_0.",
-        ),
-    ] = "auto"
-    kv_cache: Annotated[
-        bool | None,
-        Option("--kv-cache/--no-kv-cache", help="Use the KV cache.", show_default="on; off in the protocol paper"),
-    ] = None
-    protocol: Annotated[
-        str,
-        Option(help="quick (5 % precision), precise (2 %, further points) or paper (the paper's sweeps, no KV cache)."),
-    ] = "quick"
-    input_tokens: Annotated[
-        str | None,
-        Option(
-            "--input-tokens", "-p", help="Input sweep: 8,64,512 or 8-2048*2 or 128-1024+128.", show_default=PROTOCOLS
-        ),
-    ] = None
-    output_tokens: Annotated[
-        str | None, Option("--output-tokens", "-n", help="Output sweep, same syntax as -p.", show_default=PROTOCOLS)
-    ] = None
-    fixed_input: FixedInput = 32
-    fixed_output: FixedOutput = 32
-    grid: Annotated[bool, Option("--grid", help="Measure the full product of inputs and outputs.")] = False
-    points: Annotated[
-        list[str] | None,
-        Option("--point", help="Also measure this request size: input,output. Repeatable.", show_default="none"),
-    ] = None
-    threads: Annotated[int | None, Option(min=1, help="CPU threads of the backend.", show_default="its choice")] = None
-    compile: Annotated[
-        Compile, Option("--compile", help="How decode steps are launched: one by one, as a CUDA graph, or compiled.")
-    ] = Compile.NONE
-    prefill_chunk: Annotated[
-        int | None, Option(min=1, help="Maximum input tokens per forward pass.", show_default="all")
-    ] = None
-    batch_size: Annotated[int, Option(min=1, help="Sequences per request.")] = 1
-    seed: Annotated[
-        int, Option(min=0, max=2**31 - 1, help="Seed for random weights, input tokens and the order of points.")
-    ] = 0
-    timeout_s: Annotated[
-        float, Option("--timeout", min=0.001, max=1e6, help="Give up on a trial after this many seconds.")
-    ] = 600.0
-    min_window_s: Annotated[
-        float | None,
-        Option(
-            "--min-window",
-            min=0.0,
-            help="Shortest trial in seconds: requests repeat to fill it.",
-            show_default=PROTOCOLS,
-        ),
-    ] = None
-    max_window_s: Annotated[
-        float | None,
-        Option(
-            "--max-window",
-            min=0.001,
-            help="Longest trial in seconds, even if a sensor needs longer.",
-            show_default=PROTOCOLS,
-        ),
-    ] = None
-    max_trials: Annotated[
-        int | None,
-        Option(min=1, help="Maximum number of trials per point, warm-up not included.", show_default=PROTOCOLS),
-    ] = None
-    precision: Annotated[
-        float | None,
-        Option(min=1e-6, max=1.0, help="Stop a point at this relative 95 % half-width.", show_default=PROTOCOLS),
-    ] = None
-    probes: Annotated[str, Option(help="Power sources: auto, none, or names joined by commas.")] = "auto"
-    rate_hz: Annotated[float, Option("--rate", min=0.1, max=1000.0, help="Samples per second and power source.")] = 20.0
-    cpu_watts: Annotated[
-        float | None,
-        Option(
-            min=0.001,
-            help="Declared power of the whole CPU under full load, W, for the estimate.",
-            show_default="an assumption",
-        ),
-    ] = None
-    attribution: Annotated[
-        Attribution, Option(help="Count the inference process's share of the CPU's energy, or all of it.")
-    ] = Attribution.SYSTEM
-    calibration: Annotated[
-        list[str] | None,
-        Option("--calibrate", help="DOMAIN=gain,offset or a TOML file. Repeatable.", show_default="none"),
-    ] = None
-    max_foreign_load: Annotated[
-        float,
-        Option(min=0.0, max=1.0, help="Mark trials during which other programs used more of the CPU."),
-    ] = 0.1
-    dry_run: Annotated[bool, Option("--dry-run", help="Print the plan and a guess of its time; measure nothing.")] = (
-        False
-    )
-    pictures: Annotated[
-        bool, Option("--pictures", help="Then fit, draw and write the report, into the run directory.")
-    ] = False
 
 
 def takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -24,5 +24,5 @@ def predict(
 
     sizes = parse_tokens(input_tokens), parse_tokens(output_tokens)
     loaded = load_or_fit(profile)
-    options.print_notes([loaded.fitted] if loaded.fitted else [])
+    options.print_notes(loaded.fitted)
     print_predictions(loaded, sizes, boundary, strict, as_json)

@@ -8,11 +8,12 @@ from typing import Annotated
 from typer import Argument, Typer
 
 from harness.cli import options
+from harness.cli.help import Command, Group
 
-app = Typer(no_args_is_help=True, help="List, show and check profiles, and print their JSON schema.")
+app = Typer(cls=Group, no_args_is_help=True, help="List, show and check profiles, and print their JSON schema.")
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_profiles(as_json: options.AsJson = False) -> None:
     """List the profiles shipped with the package, with their held-out errors."""
     from harness.modelling.profile import Profile, shipped_names
@@ -21,7 +22,7 @@ def list_profiles(as_json: options.AsJson = False) -> None:
     print_list([Profile.load(name) for name in shipped_names()], as_json)
 
 
-@app.command("show")
+@app.command("show", cls=Command)
 def show(profile: options.ProfileArgument, as_json: options.AsJson = False) -> None:
     """Show what a profile holds: models with their uncertainty, range, origin; as JSON the profile itself."""
     from harness.modelling.profile import Profile
@@ -34,17 +35,25 @@ def show(profile: options.ProfileArgument, as_json: options.AsJson = False) -> N
         print_profile(loaded)
 
 
-@app.command("validate")
-def validate(files: Annotated[list[Path], Argument(metavar="FILE...", help="Profile files.")]) -> None:
+@app.command("validate", cls=Command)
+def validate(
+    files: Annotated[list[Path], Argument(metavar="FILE...", help="Profile files.")], as_json: options.AsJson = False
+) -> None:
     """Check profile files; stop at the first invalid file with exit code 2."""
     from harness.modelling.profile import Profile
+    from harness.showing.terminal import print_json
 
+    found = []
     for file in files:
         profile = Profile.load(file)
-        print(f"{file}: valid, schema version {profile.schema_version}, {profile.name}")
+        found.append({"file": str(file), "schema_version": profile.schema_version, "name": profile.name})
+        if not as_json:
+            print(f"{file}: valid, schema version {profile.schema_version}, {profile.name}")
+    if as_json:
+        print_json(found)
 
 
-@app.command("schema")
+@app.command("schema", cls=Command)
 def schema() -> None:
     """Print the JSON schema of a profile."""
     from harness.modelling.profile import json_schema

@@ -30,12 +30,14 @@ def report(
     fixed_output: options.FixedOutput = 32,
     boundary: options.Boundary = None,
     allow_mixed: options.AllowMixed = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write one HTML page: speed, energy, how sure they are, what a request costs, thresholds, trials."""
     from harness.core.quantities import parse_boundary
     from harness.showing.panels import Options
     from harness.showing.report.page import write_report
+    from harness.showing.terminal import print_written
 
     drawn = Options(fixed_input, fixed_output, parse_boundary(boundary))
     write_report(runs, output, profile or [], workload or [], drawn, allow_mixed)
-    print(f"wrote {output}")
+    print_written([output], as_json)

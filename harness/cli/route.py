@@ -11,7 +11,7 @@ from harness.core.errors import UserError
 
 Systems = Annotated[
     list[str] | None,
-    Argument(metavar="SYSTEM...", help=f"Two systems or more. {options.SYSTEM}", show_default=False),
+    Argument(metavar="SYSTEM", help=f"Two systems or more. {options.SYSTEM}", show_default=False),
 ]
 Shares = Annotated[list[str] | None, Option(help="S=0.05: this share of the served requests goes to S. Repeatable.")]
 Capacities = Annotated[

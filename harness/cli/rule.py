@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typer import Typer
 
-app = Typer(no_args_is_help=True, help="Print the JSON schema of rules that --export writes.")
+from harness.cli.help import Command, Group
+
+app = Typer(cls=Group, no_args_is_help=True, help="Print the JSON schema of rules that --export writes.")
 
 
 @app.callback()
@@ -12,7 +14,7 @@ def rule() -> None:
     """Print the JSON schema of rules that threshold --export and route --export write."""
 
 
-@app.command("schema")
+@app.command("schema", cls=Command)
 def schema() -> None:
     """Print the JSON schema of a rule."""
     from harness.deciding.rule_schema import rule_schema

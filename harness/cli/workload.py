@@ -8,13 +8,14 @@ from typing import Annotated
 from typer import Argument, Option, Typer
 
 from harness.cli import options
+from harness.cli.help import Command, Group
 
-app = Typer(no_args_is_help=True, help="Look at a workload, or make one of a text dataset.")
+app = Typer(cls=Group, no_args_is_help=True, help="Look at a workload, or make one of a text dataset.")
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
-    workload: Annotated[str, Argument(help=options.WORKLOAD)],
+    workload: Annotated[str, Argument(metavar="WORKLOAD", help=options.WORKLOAD)],
     input_column: options.InputColumn = None,
     output_column: options.OutputColumn = None,
     skip_bad: options.SkipBad = False,
@@ -31,7 +32,7 @@ def show(
     print_workload(loaded, files, as_json)
 
 
-@app.command()
+@app.command(cls=Command)
 def build(
     text: Annotated[str, Option(help="Text dataset: CSV, Parquet, JSON or JSON lines; a file or glob.")],
     input_field: Annotated[
@@ -41,6 +42,7 @@ def build(
     tokenizer: Annotated[str, Option(help="Hugging Face id, folder or tokenizer.json.")],
     output: Annotated[Path, Option("--output", "-o", help="Workload file to write (JSON).")],
     skip_bad: options.SkipBad = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Count the tokens of a text dataset and keep the counts as a workload."""
     from harness.deciding.text_dataset import build_workload
@@ -49,4 +51,4 @@ def build(
 
     built = build_workload(text, input_field, output_field, tokenizer, skip_bad)
     save(built, output)
-    print_workload(built, [output])
+    print_workload(built, [output], as_json)

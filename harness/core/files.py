@@ -45,6 +45,17 @@ def make_directory(path: Path) -> None:
         raise cant_write(path, error) from None
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Raises UserError where ``write_atomically`` could not write: to be asked before long work."""
+    folder = path.parent
+    if path.is_dir():
+        raise UserError(f"can't write {path}: it is a directory")
+    if not folder.is_dir():
+        raise UserError(f"can't write {path}: there is no directory {folder}")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"can't write {path}: {folder} is not writable")
+
+
 def cant_write(path: Path, error: OSError) -> UserError:
     """What to raise where ``path`` could not be written."""
     message = f"can't write {path}: {error.strerror or error}"

@@ -83,10 +83,11 @@ def decide_threshold(
 
     Profiles are given as such, by name or by path; runs, as such or by their directory, are fitted on the way. The
     workload is given as such or as ``load_workload`` takes it. ``key`` is what the threshold is compared with:
-    ``input``, ``output``, ``total`` or ``product`` of tokens. ``scale``, ``weight``, ``reference`` and ``prices`` make energy and runtime one cost: relative to the mean request of the
-    system ``reference`` (default: the large one), λ being ``weight`` (default 1), or with ``scale="price"`` by
-    ``prices`` per kWh and per machine-hour, or with ``"none"`` as λ joules + (1 − λ) seconds. ``boundary`` are the
-    components whose energy counts, such as ``cpu+gpu``. ``idle`` says whether idle power is ``included`` or
+    ``input``, ``output``, ``total`` or ``product`` of tokens. ``scale``, ``weight``, ``reference`` and ``prices``
+    make energy and runtime one cost: relative to the mean request of the system ``reference`` (default: the large
+    one), λ being ``weight`` (default 1), or with ``scale="price"`` by ``prices`` per kWh and per machine-hour, or
+    with ``"none"`` as λ joules + (1 − λ) seconds. ``boundary`` are the components whose energy counts, such as
+    ``cpu+gpu``. ``idle`` says whether idle power is ``included`` or
     ``subtracted``. ``allow_mixed`` goes on with what isn't comparable and marks the answer. ``horizon_s`` is how
     long machines stay on (default: the longest busy time). Raises UserError.
     """
@@ -160,7 +161,7 @@ def _load_distinct(given: Sequence[ProfileLike]) -> list[Loaded]:
 
 
 def _fitted(loaded: Sequence[Loaded]) -> tuple[str, ...]:
-    return tuple(one.fitted for one in loaded if one.fitted)
+    return tuple(note for one in loaded for note in one.fitted)
 
 
 def _system(costs: Costs, loaded: Sequence[Loaded], name: str) -> int:

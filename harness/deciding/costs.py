@@ -47,9 +47,16 @@ class Costs:
         """How the energy of each system, by its label, was measured."""
         return {label: p.energy_method(self.components) for label, p in zip(self.labels, self.profiles, strict=True)}
 
+    @property
+    def estimated(self) -> bool:
+        """Whether the energy of a system is estimated, not measured: then no interval says how sure it is."""
+        return "estimated" in self.energy_methods.values()
+
     def system(self, name: str) -> int:
         """Position of the system with this label or profile name. Raises UserError."""
         for names in (self.labels, tuple(profile.name for profile in self.profiles)):
+            if names.count(name) > 1:
+                raise UserError(f"{name} names {names.count(name)} systems: choose among {', '.join(self.labels)}")
             if name in names:
                 return names.index(name)
         raise UserError(f"no system {name} among {', '.join(self.labels)}")
@@ -103,13 +110,13 @@ def _idle_power_w(profile: Profile, boundary: Sequence[str] | None) -> float | N
 
 def _range_warnings(profiles: Sequence[Profile], workload: Workload) -> list[str]:
     """How much of the workload is extrapolated, in one line; nothing where all of it was measured."""
-    parts = []
+    parts: list[str] = []
     for profile in profiles:
         inside = profile.runtime_function.range.covers(workload.input_tokens, workload.output_tokens)
         outside = float(workload.count[~inside].sum()) / workload.requests
         if outside > 0:
             share = percent(outside) if outside >= 0.001 else "less than 0.1 %"
-            parts.append(f"{share} of the requests on {profile.name}")
+            parts.append(f"{share} {'' if parts else 'of the requests '}on {profile.name}")
     return [f"outside the measured range, so extrapolated: {', '.join(parts)}"] if parts else []
 
 

@@ -76,4 +76,4 @@ def _by_input(costs: Costs, workload: Workload, weights: Floats, references: tup
             chosen = held[:, choice, position]
             totals[:, i] += chosen[:2].sum(axis=1)
             shares[:, i] += np.bincount(choice, chosen[2], systems)
-    return TradeOff(weights, *totals, shares / workload.count.sum())
+    return TradeOff(weights, totals[0], totals[1], shares / workload.count.sum())

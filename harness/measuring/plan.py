@@ -12,7 +12,7 @@ from annotated_types import Ge, Le
 
 from harness.core.errors import UserError
 from harness.core.sizes import Point, parse_point, parse_tokens
-from harness.measuring.stopping import RelativePrecision, RuntimeHalfWidth, StoppingRule
+from harness.measuring.stopping import FixedTrials, RelativePrecision, RuntimeHalfWidth, StoppingRule
 from harness.runs.run_schema import PlanRecord
 
 WARMUP_S = 1.0
@@ -155,6 +155,8 @@ class PlanOptions:
     max_trials: Annotated[int, Ge(1)] | None = None
     precision: Annotated[float, Ge(1e-6), Le(1.0)] | None = None
     """Relative 95 % half-width at which a point is done."""
+    runs: Annotated[int, Ge(1)] | None = None
+    """Exactly so many counted trials of each point, in place of ``precision`` and ``max_trials``."""
 
     @property
     def explicit(self) -> bool:
@@ -184,7 +186,7 @@ def make_plan(options: PlanOptions = PlanOptions(), seed: int = 0) -> tuple[Plan
         points=shuffled(list(dict.fromkeys(_chosen_points(base, options))), seed),
         explicit=options.explicit,
         seed=seed,
-        stopping=_stopping(base.stopping, options.max_trials, options.precision),
+        stopping=_stopping(base.stopping, options),
         min_window_s=min_window_s,
         max_window_s=max_window_s,
         timeout_s=options.timeout_s,
@@ -205,7 +207,11 @@ def _chosen_points(base: Protocol, options: PlanOptions) -> list[Point]:
     return [*swept, *further]
 
 
-def _stopping(rule: StoppingRule, max_trials: int | None, precision: float | None) -> StoppingRule:
-    if precision is not None:
-        rule = RelativePrecision(relative=precision, min_trials=3, max_trials=rule.max_trials)
-    return rule if max_trials is None else rule.with_max_trials(max_trials)
+def _stopping(rule: StoppingRule, options: PlanOptions) -> StoppingRule:
+    if options.runs is not None:
+        if options.max_trials is not None or options.precision is not None:
+            raise UserError("--runs is an exact number of trials: leave out --max-trials and --precision")
+        return FixedTrials(options.runs)
+    if options.precision is not None:
+        rule = RelativePrecision(relative=options.precision, min_trials=3, max_trials=rule.max_trials)
+    return rule if options.max_trials is None else rule.with_max_trials(options.max_trials)

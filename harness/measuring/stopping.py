@@ -88,6 +88,25 @@ class RelativePrecision:
 
 
 @dataclass(frozen=True)
+class FixedTrials:
+    """Stop after exactly so many trials, however far they scatter."""
+
+    max_trials: int
+
+    def done(self, samples: Samples) -> bool:
+        return len(samples["runtime_s"]) >= self.max_trials
+
+    def width(self, samples: Samples) -> None:
+        """No interval decides."""
+
+    def with_max_trials(self, max_trials: int) -> FixedTrials:
+        return replace(self, max_trials=max_trials)
+
+    def describe(self) -> Facts:
+        return {"rule": "fixed-trials", **asdict(self)}
+
+
+@dataclass(frozen=True)
 class RuntimeHalfWidth:
     """The paper's rule: stop when the 95 % half-width of the runtime is below ``half_width_s`` seconds.
 

@@ -73,7 +73,7 @@ def compare(
     loaded = [load_or_fit(given) for given in (a, b)]
     metered = boundary is not None or any(one.profile.energy is not None for one in loaded)
     m, n = (axis.ravel() for axis in np.meshgrid(input_tokens, output_tokens, indexing="ij"))
-    fitted = tuple(one.fitted for one in loaded if one.fitted)
+    fitted = tuple(note for one in loaded for note in one.fitted)
     first, second = (one.profile for one in loaded)
     return contrast_at(first, second, m, n, boundary, allow_mixed, energy=metered, fitted=fitted)
 

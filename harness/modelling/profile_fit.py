@@ -26,8 +26,8 @@ class Loaded:
     profile: Profile
     given: str
     """The path or name that was given; the profile's name where it was given as such."""
-    fitted: str | None
-    """What to say where a run was fitted on the way; None for a profile."""
+    fitted: tuple[str, ...] = ()
+    """What to say where a run was fitted on the way."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ def fit(
 def load_or_fit(given: ProfileLike) -> Loaded:
     """The profile given as such or by name or path, or that of a run, fitted now. Raises UserError."""
     if isinstance(given, Profile):
-        return Loaded(given, given.name, None)
+        return Loaded(given, given.name)
     path = given.directory if isinstance(given, RecordedRun) else os.fspath(given)
     # An empty name is no directory, though its path is the present one.
     if not isinstance(given, RecordedRun) and not (path and Path(path).is_dir()):
-        return Loaded(Profile.load(path), str(path), None)
+        return Loaded(Profile.load(path), str(path))
     profile = fit(given)
-    return Loaded(profile, str(path), f"fitted {path}: held-out error {held_out_words(profile)}")
+    return Loaded(profile, str(path), (f"fitted {path}: held-out error {held_out_words(profile)}",))
 
 
 def held_out_words(profile: Profile) -> str:

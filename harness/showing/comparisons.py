@@ -95,8 +95,8 @@ def _comparison_json(contrasts: Contrasts, compared: Mapping[str, Contrast]) -> 
         unit = "s" if quantity == "runtime" else "j"
         columns[f"{quantity}_ratio"] = contrast.ratio
         columns[f"{quantity}_ratio_low"] = contrast.ratio_low
-        high = contrast.ratio_high
-        columns[f"{quantity}_ratio_high"] = np.where(np.isfinite(high), high.astype(object), None)
+        highs = [high if math.isfinite(high) else None for high in contrast.ratio_high.tolist()]
+        columns[f"{quantity}_ratio_high"] = np.array(highs, dtype=object)
         columns[f"{quantity}_difference_{unit}"] = contrast.difference
         columns[f"{quantity}_difference_interval_95_{unit}"] = contrast.interval_95
         columns[f"cheaper_{quantity}"] = contrast.cheaper

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from harness.core.wording import estimated as about
 from harness.core.wording import number, percent, plus_minus, plus_minus_percent
 from harness.deciding.answers import RoutingAnswer, ThresholdAnswer
 from harness.deciding.costs import Costs
@@ -43,7 +44,7 @@ def print_threshold(answer: ThresholdAnswer, files: Sequence[Path], as_json: boo
         print_json(facts)
         return
     plans = {"with threshold": decision.plan, **decision.baselines}
-    table = plans_table(plans, decision.baselines[costs.labels[1]])
+    table = plans_table(plans, decision.baselines[costs.labels[1]], costs.estimated)
     _print_answer(costs, [threshold_words(answer), *_threshold_details(decision)], [table], facts, files)
 
 
@@ -57,7 +58,8 @@ def print_routing(answer: RoutingAnswer, files: Sequence[Path], as_json: bool, w
         print_json(facts)
         return
     plans = {"routed": decision.plan, **decision.baselines}
-    tables = [_routes_table(facts["routes"]), plans_table(plans, decision.baselines[costs.labels[decision.alone]])]
+    alone = decision.baselines[costs.labels[decision.alone]]
+    tables = [_routes_table(facts["routes"], costs.estimated), plans_table(plans, alone, costs.estimated)]
     if with_trade_off:
         tables.append(_trade_off_table(answer))
     _print_answer(costs, [routing_words(answer), *_limit_lines(facts)], tables, facts, files)
@@ -202,7 +204,7 @@ def best_words(found: BestThreshold, costs: Costs, fleet: str = "") -> str:
     """The same of a threshold whose plans were not worked out; ``fleet`` are the words of ``fleet_words``, if any."""
     small, large = costs.labels
     u = found.uncertainty
-    effect = effect_words(found.scales, u.cost_saving, u.saving, u.runtime_ratio, large) + fleet
+    effect = effect_words(found.scales, u.cost_saving, u.saving, u.runtime_ratio, large, costs.estimated) + fleet
     if found.threshold == 0:
         return f"all requests to {large}: no threshold costs less"
     if found.best == found.curve.threshold.size - 1:
@@ -210,23 +212,31 @@ def best_words(found: BestThreshold, costs: Costs, fleet: str = "") -> str:
     return f"requests of at most {found.threshold:,} {KEY_WORDS[found.key]} to {small}: {effect}"
 
 
-def effect_words(scales: Scales, cost: Interval, energy: Interval, runtime_ratio: Interval, base: str) -> str:
-    """``14.2 % ± 1.9 % less energy than swing-a100 alone, mean runtime 10.3× (9.8–10.9×)``; another cost first."""
+def effect_words(
+    scales: Scales, cost: Interval, energy: Interval, runtime_ratio: Interval, base: str, estimated: bool = False
+) -> str:
+    """``14.2 % ± 1.9 % less energy than swing-a100 alone, mean runtime 10.3× (9.8–10.9×)``; another cost first.
+
+    Of ``estimated`` energy the saving is an estimate too: ``≈ 14 %``.
+    """
     costly = scales.name == "price" or scales.runtime_weight > 0
-    energy_words = f"{_size(energy)} {'less' if energy.value >= 0 else 'more'} energy"
-    cost_words = f"{_size(cost)} {'lower' if cost.value >= 0 else 'higher'} cost"
+    size = _estimated_size if estimated else _size
+    energy_words = f"{size(energy)} {'less' if energy.value >= 0 else 'more'} energy"
+    # Time alone is measured.
+    cost_size = size if scales.energy_weight > 0 else _size
+    cost_words = f"{cost_size(cost)} {'lower' if cost.value >= 0 else 'higher'} cost"
     first, rest = (cost_words, f"{energy_words}, ") if costly else (energy_words, "")
     effect = f"{first} than {base} alone, {rest}mean runtime {ratio_words(runtime_ratio)}"
     return effect if (cost if costly else energy).significant else f"no significant saving ({effect})"
 
 
 def ratio_words(ratio: Interval) -> str:
-    """``1.65× (1.55–1.79×)``, all to the decimals of the narrower side; without an interval where there is none."""
+    """``1.65× (1.55–1.79×)``; without an interval where there is none."""
     spread = min(ratio.value - ratio.low, ratio.high - ratio.value)
     if spread < 1e-9:
         return f"{number(ratio.value, 3)}×"
-    # Two decimals more than the interval is wide, between none and four.
-    decimals = min(4, max(0, math.ceil(-math.log10(spread)) + 1))
+    # One or two digits of the narrower side, four decimals at most.
+    decimals = min(4, max(0, math.ceil(0.5 - math.log10(spread))))
     value, low, high = (f"{each:,.{decimals}f}" for each in (ratio.value, ratio.low, ratio.high))
     return f"{value}× ({low}–{high}×)"
 
@@ -235,6 +245,10 @@ def _size(estimate: Interval) -> str:
     """The share without its sign; a rounding is nothing."""
     value, half = (round(each, 9) for each in (estimate.value, estimate.high - estimate.value))
     return plus_minus_percent(abs(value), half)
+
+
+def _estimated_size(estimate: Interval) -> str:
+    return about(abs(100 * round(estimate.value, 9)), "%")
 
 
 def fleet_words(plan: ServingPlan, base: ServingPlan) -> str:
@@ -259,7 +273,10 @@ def routing_words(answer: RoutingAnswer) -> str:
     )
     if np.count_nonzero(served) == 1:
         shares = f"all requests to {costs.labels[int(served.argmax())]}"
-    effect = effect_words(decision.scales, decision.cost_saving, decision.saving, decision.runtime_ratio, label)
+    found = decision.cost_saving, decision.saving, decision.runtime_ratio
+    effect = effect_words(decision.scales, *found, label, costs.estimated)
+    if served[decision.alone] == served.sum() and not decision.limits:
+        effect = "no mix of systems costs less"
     late = f"; {label} alone doesn't serve all of them in time" if base.meets_slo is False else ""
     missed = f"; {decision.unserved:,.0f} requests served by no system in time" if decision.unserved else ""
     return f"{shares}: {effect}{fleet_words(decision.plan, base)}{late}{missed}"
@@ -276,11 +293,11 @@ def _threshold_details(decision: ThresholdDecision) -> list[str]:
     ]
 
 
-def _routes_table(routes: Sequence[dict[str, Any]]) -> Table:
+def _routes_table(routes: Sequence[dict[str, Any]], estimated: bool) -> Table:
     """Who serves how much."""
     table = table_of("system", "requests", "energy kWh", "busy h")
     for row in routes:
-        energy = plus_minus(*(row[field] / JOULES_PER_KWH for field in ("energy_j", "energy_ci95_j")))
+        energy = _energy_kwh(row["energy_j"], row["energy_ci95_j"], estimated)
         busy = plus_minus(*(row[field] / SECONDS_PER_HOUR for field in ("busy_s", "busy_ci95_s")))
         table.add_row(row["system"], f"{row['requests']:,.0f}", energy, busy)
     return table
@@ -290,7 +307,7 @@ def _limit_lines(facts: dict[str, Any]) -> list[str]:
     """How far each limit is used, its price, and the online rule that follows from it."""
     units = {"share": "request", "capacity": "second"}
     lines = [
-        f"{limit['kind']} of {limit['system']}: {number(limit['used'], 6)} of {number(limit['amount'], 6)} "
+        f"{limit['kind']} of {limit['system']}: {number(limit['used'])} of {number(limit['amount'])} "
         f"{units[limit['kind']]}s used, price {number(limit['price'])} per {units[limit['kind']]}"
         for limit in facts["limits"]
     ]
@@ -325,8 +342,11 @@ def _trade_off_table(answer: RoutingAnswer) -> Table:
     return table
 
 
-def plans_table(plans: dict[str, ServingPlan], saving_against: ServingPlan) -> Table:
-    """Totals of each plan with their 95 % intervals; the saving is energy against one of them."""
+def plans_table(plans: dict[str, ServingPlan], saving_against: ServingPlan, estimated: bool = False) -> Table:
+    """Totals of each plan with their 95 % intervals; the saving is energy against one of them.
+
+    ``estimated`` energy stands without an interval.
+    """
     idle_known = any(plan.fleet_energy_j is not None for plan in plans.values())
     idle_columns = ("above idle kWh", "machines on kWh") if idle_known else ()
     table = table_of("plan", "energy kWh", "saving", "runtime h", *idle_columns, no_wrap=True)
@@ -337,12 +357,17 @@ def plans_table(plans: dict[str, ServingPlan], saving_against: ServingPlan) -> T
             continue
         saving = 1 - plan.energy_j / saving_against.energy_j
         idle = [_kwh(plan.marginal_energy_j), _kwh(plan.fleet_energy_j)] if idle_known else []
-        energy = plus_minus(plan.energy_j / JOULES_PER_KWH, plan.energy_ci95_j / JOULES_PER_KWH)
+        energy = _energy_kwh(plan.energy_j, plan.energy_ci95_j, estimated)
         runtime = plus_minus(plan.runtime_s / SECONDS_PER_HOUR, plan.runtime_ci95_s / SECONDS_PER_HOUR)
         words = "even split (round robin or random)" if name == "random" else name
         late = " (not all in time)" if plan.meets_slo is False else ""
         table.add_row(words + late, energy, percent(round(saving, 9), signed=True), runtime, *idle)
     return table
+
+
+def _energy_kwh(energy_j: float, half_width_j: float, estimated: bool) -> str:
+    value, half_width = energy_j / JOULES_PER_KWH, half_width_j / JOULES_PER_KWH
+    return about(value) if estimated else plus_minus(value, half_width)
 
 
 def _kwh(energy_j: float | None) -> str:
@@ -353,6 +378,7 @@ def _footnotes(facts: dict[str, Any]) -> Sequence[str]:
     """Boundary, idle rule and warnings: what every output must say."""
     counted = "all measured components" if facts["boundary"] == "sum" else facts["boundary"]
     workload = facts["workload"]
-    base = f"workload {workload['name']}, {workload['requests']:,.0f} requests; energy of {counted}, idle power {facts['idle']}"
+    base = f"workload {workload['name']}, {workload['requests']:,.0f} requests"
+    base += f"; energy of {counted}, idle power {facts['idle']}"
     reasons = {plan["reason"] for plan in facts["baselines"].values() if "reason" in plan}
     return [base, *(f"warning: {warning}" for warning in facts["warnings"]), *sorted(reasons)]

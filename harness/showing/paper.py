@@ -69,7 +69,7 @@ def print_paper(directory: Path, results: Sequence[Regenerated], paths: Sequence
     """What was published, the same regenerated, and what whole requests say."""
     summary = _summary(results)
     if as_json:
-        print_json(summary)
+        print_json({**summary, "files": [str(path) for path in paths]})
         return
     print_all([_summary_table(summary), f"note: {LEAVES_OUT}", f"wrote {len(paths)} files to {directory}"])
 

@@ -112,8 +112,8 @@ def _suspect_trials(trials: Sequence[SuspectTrial], unit: str) -> Iterator[str]:
     for trial in trials[:SHOWN_TRIALS]:
         yield (
             f"{trial.quantity}: suspect trial at {_size(trial.input_tokens, trial.output_tokens)}: "
-            f"{number(trial.value)} {unit}, where the median is {number(trial.median)} {unit}; kept; remove it from the "
-            "data if it is wrong"
+            f"{number(trial.value)} {unit}, where the median is {number(trial.median)} {unit}; "
+            "kept; remove it from the data if it is wrong"
         )
     if len(trials) > SHOWN_TRIALS:
         yield f"{trials[0].quantity}: {len(trials) - SHOWN_TRIALS} more suspect trials, see --json"
@@ -163,7 +163,7 @@ def print_list(profiles: Sequence[Profile], as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = table_of("name", "KV cache", "boundary", "points", "held-out error, runtime", "energy")
+    table = table_of("name", "KV\ncache", "boundary", "points", "held-out error\nruntime", "\nenergy")
     for column in table.columns[1:3]:
         column.justify = "left"
     for p in profiles:
@@ -243,7 +243,7 @@ def print_predictions(
             said = {"": p.value, "_standard_error": p.standard_error, "_interval_95": p.interval_95}
             columns |= {f"{quantity}{what}_{unit.lower()}": values for what, values in said.items()}
         rows = records_of({**columns, "out_of_range": outside})
-        facts = {"profile": profile.name, "fitted": loaded.fitted, "energy_method": method, "predictions": rows}
+        facts = {"profile": profile.name, "fitted": list(loaded.fitted), "energy_method": method, "predictions": rows}
         print_json(facts)
         return
     table = table_of("input", "output", *(", ".join(titled) for titled in predicted), "")

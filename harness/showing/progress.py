@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import asdict
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from backends.base import Config, Model
@@ -23,7 +24,7 @@ from harness.runs.schema import Trial
 from harness.runs.store import RunStore
 from harness.runs.summary import names_of
 from harness.showing.run_results import failure_text, size_text
-from harness.showing.terminal import open_console
+from harness.showing.terminal import open_console, print_json
 from harness.showing.trials import print_results
 
 _IDLE_S = 10.0 + SETTLE_S
@@ -38,9 +39,14 @@ _QUANTITIES = {
 }
 
 
-def print_plan(planned: PlannedRun) -> None:
+def print_plan(planned: PlannedRun, as_json: bool = False) -> None:
     """Every point in its order, with the guessed time of a request and of the point. Raises UserError."""
     plan, seen = planned.plan, planned.foreseen()
+    if as_json:
+        options = {"config": asdict(planned.config), "energy": asdict(planned.energy)}
+        record = plan.record(None).model_dump(mode="json")
+        print_json({"backend": planned.backend, "device": seen.device, **options, "plan": record})
+        return
     model = seen.model
     print(f"{planned.backend}, {model.name} ({model.parameters:,} parameters, {model.dtype}) on {seen.device}")
     points = f"{len(plan.points)} points" if len(plan.points) > 1 else "1 point"
@@ -84,10 +90,7 @@ class Display(Observer):
         if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TextColumn("points"),
-                TimeElapsedColumn(),
+                *([BarColumn(bar_width=20)] if self._console.width >= 100 else []),
                 _Countdown(),
                 console=self._console,
                 # Drawing takes CPU time from what is measured.
@@ -116,9 +119,8 @@ class Display(Observer):
         remaining = len(schedule.remaining())
         self._number = len(self._plan.points) - remaining + 1 if remaining else 0
         if self._progress:
-            text = ": ".join(
-                filter(None, (self._label(spec.purpose, spec.point, ended=False), self._width(spec.point)))
-            )
+            width = self._width(spec.point) if spec.purpose == "measure" else ""
+            text = ": ".join(filter(None, (self._label(spec.purpose, spec.point, ended=False), width)))
             end_s = time.monotonic() + self._left_s()
             done = len(self._plan.points) - remaining
             self._progress.update(self._task, completed=done, description=text, end_s=end_s)

@@ -142,8 +142,8 @@ def _coverage(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterator[s
             status, _, reason = summary.trouble.partition(":")
             lost.setdefault(f"{STATUS_WORDS.get(status, status)}:{reason}", []).append(summary.point)
     for reason, points in list(lost.items())[:_MOST_REASONS]:
-        others = f" and {len(points) - 1} more" if len(points) > 1 else ""
-        yield f"Not measured: {size_text(points[0])}{others}: {reason}."
+        more = f" and {len(points) - 1} more" if len(points) > 1 else ""
+        yield f"Not measured: {size_text(points[0])}{more}: {reason}."
     if len(lost) > _MOST_REASONS:
         yield f"Not measured: {sum(map(len, list(lost.values())[_MOST_REASONS:]))} more points, for other reasons."
 

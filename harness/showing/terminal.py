@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
+
+_UNBOUNDED = 10_000
+"""Columns of a terminal that no table fills."""
+
+_ROOM_FOR_WORDS = 15
+"""Columns in which the reasons of a table of numbers still read well."""
 
 
 class _Console(Console):
@@ -32,7 +39,45 @@ def print_all(shown: Iterable[RenderableType]) -> None:
     if not console.is_terminal:
         console.width = 200
     for one in shown:
-        console.print(one)
+        if isinstance(one, Table):
+            print_whole(one, console)
+        else:
+            console.print(one)
+
+
+def print_whole(table: Table, console: Console) -> None:
+    """Print a table with no cell cut short: on a terminal that is too narrow for it, its lines run over the edge."""
+    _print_at_least(console.measure(table, options=console.options.update(width=_UNBOUNDED)).maximum, table, console)
+
+
+def print_fitting(columns: Mapping[str, Sequence[str]], least: Sequence[str], console: Console) -> list[str]:
+    """Print cells by their columns' headings, all numbers whole; the last column has words, which fold.
+
+    Where the terminal is too narrow the columns ``least`` are left out, the first of them first, until the others
+    fit. Returns the headings of those left out.
+    """
+    # Beside a cell are two blanks.
+    widths = {heading: 2 + max(map(len, [heading, *cells])) for heading, cells in columns.items()}
+    words = list(columns)[-1]
+    widths[words] = min(widths[words], _ROOM_FOR_WORDS)
+    left_out = []
+    for heading in least:
+        if sum(widths.values()) > console.width:
+            del widths[heading]
+            left_out.append(heading)
+    table = narrow_table(*widths)
+    table.columns[-1].justify, table.columns[-1].no_wrap, table.columns[-1].overflow = "left", False, "fold"
+    for cells in zip(*(columns[heading] for heading in widths), strict=True):
+        table.add_row(*cells)
+    _print_at_least(sum(widths.values()) + 1, table, console)
+    return left_out
+
+
+def _print_at_least(width: int, table: Table, console: Console) -> None:
+    before = console.width
+    console.width = max(width, before)
+    console.print(table)
+    console.width = before
 
 
 def table_of(*headings: str, no_wrap: bool = False) -> Table:
@@ -59,6 +104,15 @@ def program() -> list[str]:
 def print_json(value: Any) -> None:
     """Print JSON for programs; never NaN."""
     print(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False))
+
+
+def print_written(files: Sequence[Path], as_json: bool) -> None:
+    """Say which files were written."""
+    if as_json:
+        print_json({"files": list(map(str, files))})
+        return
+    for file in files:
+        print(f"wrote {file}")
 
 
 def records_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:

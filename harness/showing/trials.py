@@ -14,7 +14,7 @@ from harness.runs.records import RecordedRun
 from harness.runs.schema import Row, joules_per, tokens_in_all, tokens_out
 from harness.runs.summary import PointSummary, summarise
 from harness.showing.run_results import STATUS_WORDS, next_commands, result_lines
-from harness.showing.terminal import narrow_table, open_console
+from harness.showing.terminal import narrow_table, open_console, print_fitting, print_whole
 
 
 def _number(value: float | None) -> str:
@@ -45,7 +45,7 @@ TRIAL_CELLS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("status", lambda row: row.trial.status),
     ("input", lambda row: str(row.trial.input_tokens)),
     ("output", lambda row: str(row.trial.output_tokens)),
-    ("repeats", lambda row: _number(row.trial.repeats)),
+    ("repeats", lambda row: "–" if row.trial.repeats is None else str(row.trial.repeats)),
     ("prefill s", lambda row: _number(row.trial.prefill_s)),
     ("decode s", lambda row: _number(row.trial.decode_s)),
     ("runtime s", lambda row: _number(row.trial.runtime_s)),
@@ -57,6 +57,9 @@ TRIAL_CELLS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("method or reason", _words),
 )
 """The table of trials, a line a column: heading and cell."""
+
+DISPENSABLE = ("J/token", "J/decode", "J/prefill", "J/output token", "repeats", "prefill s", "decode s")
+"""Columns that a narrow terminal does without, the first of them first."""
 
 
 NO_DECODE = "1 token"
@@ -116,7 +119,6 @@ def _joules(point: PointSummary) -> str:
     return plus_minus(point.energy_j.mean, point.energy_j.half_width)
 
 
-# Narrow enough for a terminal of 100 columns.
 POINT_CELLS: tuple[tuple[str, Callable[[PointSummary], str]], ...] = (
     ("input", lambda point: str(point.point.input_tokens)),
     ("output", lambda point: str(point.point.output_tokens)),
@@ -128,7 +130,9 @@ POINT_CELLS: tuple[tuple[str, Callable[[PointSummary], str]], ...] = (
     ("runtime\ns", _runtime),
     ("energy\nJ", _joules),
 )
-"""The table of points, a line a column."""
+"""The table of points, a line a column: narrow enough for a terminal of 100 columns."""
+_WIDE_ONLY = ("decode\ns", "prefill\ntokens/s")
+"""What narrower terminals go without, so that no number is cut."""
 
 
 def print_trials(run: RecordedRun, format: str) -> None:
@@ -142,11 +146,12 @@ def print_trials(run: RecordedRun, format: str) -> None:
         return
     run.table()  # refuses files that don't belong together
     console = open_console()
-    table = narrow_table(*(heading for heading, _ in TRIAL_CELLS))
-    table.columns[-1].justify, table.columns[-1].no_wrap, table.columns[-1].overflow = "left", False, "fold"
-    for trial in run.trials:
-        table.add_row(*(cell(Row(trial, run.batch_size, None)) for _, cell in TRIAL_CELLS))
-    console.print(table)
+    columns = {
+        heading: [cell(Row(trial, run.batch_size, None)) for trial in run.trials] for heading, cell in TRIAL_CELLS
+    }
+    left_out = print_fitting(columns, DISPENSABLE, console)
+    if left_out:
+        console.print(f"not shown on so narrow a terminal: {', '.join(left_out)}; --format csv has every column")
     print_results(run, console)
     print_next(run, console)
 
@@ -156,11 +161,12 @@ def print_results(run: RecordedRun, console: Console) -> None:
     summaries = sorted(summarise(run.trials, run.batch_size), key=lambda summary: summary.point)
     for line in result_lines(run, summaries):
         console.print(line, markup=False, soft_wrap=True)
-    table = narrow_table(*(heading for heading, _ in POINT_CELLS))
-    rows = [[cell(summary) for _, cell in POINT_CELLS] for summary in summaries]
+    columns = [column for column in POINT_CELLS if console.width >= 100 or column[0] not in _WIDE_ONLY]
+    table = narrow_table(*(heading for heading, _ in columns))
+    rows = [[cell(summary) for _, cell in columns] for summary in summaries]
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    print_whole(table, console)
     shown = {cell for row in rows for cell in row}
     for word, meaning in _EXPLAINED.items():
         if any(word in cell for cell in shown):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from harness.showing.terminal import print_all, print_json, table_of
 
 BARS = 20
 BAR_WIDTH = 40
+_BESIDE_BAR = 29
+"""Characters of a histogram's line beside its bar."""
 
 
 def _as_json(workload: Workload) -> dict[str, Any]:
@@ -34,13 +37,17 @@ def print_workload(workload: Workload, files: Sequence[Path], as_json: bool = Fa
         print_json(_as_json(workload))
         return
     axes = _axes(workload)
-    table = table_of("tokens", "mean", "min", *(f"{100 * level:g} %" for level in QUANTILES[1:-1]), "max")
-    for name, tokens in axes.items():
-        mean = float(np.average(tokens, weights=workload.count))
-        table.add_row(name, f"{mean:,.1f}", *(f"{q:,}" for q in quantiles(tokens, workload.count)))
+    # A column an axis: narrow enough for every terminal.
+    table = table_of("tokens", *axes)
+    table.add_row("mean", *(f"{np.average(tokens, weights=workload.count):,.1f}" for tokens in axes.values()))
+    levels = ("min", *(f"{100 * level:g} %" for level in QUANTILES[1:-1]), "max")
+    found = [quantiles(tokens, workload.count) for tokens in axes.values()]
+    for level, *values in zip(levels, *found, strict=True):
+        table.add_row(level, *(f"{value:,}" for value in values))
     print_all([f"{workload.name}: {workload.requests:,.0f} requests", table])
+    width = max(8, min(BAR_WIDTH, shutil.get_terminal_size().columns - _BESIDE_BAR))
     for name in ("input", "output"):
-        print_all([f"{name} tokens", *histogram_lines(axes[name], workload.count), ""])
+        print_all([f"{name} tokens", *histogram_lines(axes[name], workload.count, width), ""])
     lines = [f"source: {workload.source}"]
     if not workload.pairs_known:
         lines.append(f"note: {INDEPENDENT}")
@@ -49,8 +56,11 @@ def print_workload(workload: Workload, files: Sequence[Path], as_json: bool = Fa
     print_all([*lines, *(f"wrote {path}" for path in files)])
 
 
-def histogram_lines(tokens: np.ndarray, count: np.ndarray) -> list[str]:
-    """Bars of equal width in tokens up to the 99 % quantile; the last line holds the longer requests."""
+def histogram_lines(tokens: np.ndarray, count: np.ndarray, width: int = BAR_WIDTH) -> list[str]:
+    """Bars of equal width in tokens up to the 99 % quantile; the last line holds the longer requests.
+
+    The longest bar has ``width`` characters.
+    """
     lengths, requests = marginal(tokens, count)
     longest = quantiles(tokens, count, [0.99])[0]
     step = max(1, -(-(longest - int(lengths[0]) + 1) // BARS))
@@ -60,9 +70,9 @@ def histogram_lines(tokens: np.ndarray, count: np.ndarray) -> list[str]:
     for i, total in enumerate(totals):
         low = int(lengths[0]) + i * step
         high = int(lengths[-1]) if i == BARS else min(low + step - 1, int(lengths[-1]))
-        bar = "█" * round(BAR_WIDTH * total / totals.max())
+        bar = "█" * round(width * total / totals.max())
         label = f"{low:,}" if high <= low else f"{low:,}–{high:,}"
-        lines.append(f"{label:>15} {bar:<{BAR_WIDTH}} {total:>12,.0f}")
+        lines.append(f"{label:>15} {bar:<{width}} {total:>12,.0f}")
     return lines
 
 

@@ -1,6 +1,7 @@
 """fit, profiles, predict, export and compare, from the command line."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -131,8 +132,12 @@ def test_fit_prints_both_forms_as_json(tmp_path: Path) -> None:
 def test_automatic_choice_takes_the_smaller_held_out_error_and_says_by_how_much(tmp_path: Path) -> None:
     csv = trials(tmp_path / "t.csv", energy=False)
     done = joulebench("fit", "--measurements", csv, *NAMED, "--no-kv-cache", "--form", "auto")
-    assert "the phase form's held-out error is" in done.stdout
-    assert "smaller than that of the other form" in done.stdout
+    errors = r"\(held-out error (\d+\.\d) % against (\d+\.\d) %\)"
+    said = re.search(rf"runtime: phase fits better than bilinear {errors}", done.stdout)
+    assert said, done.stdout
+    assert float(said[1]) < float(said[2])
+    worse = joulebench("fit", "--measurements", csv, *NAMED, "--no-kv-cache", "--form", "bilinear").stdout
+    assert re.search(rf"runtime: phase fits better than bilinear {errors}; --form phase takes it", worse)
 
 
 def test_without_energy_a_runtime_model_alone_is_made(tmp_path: Path) -> None:
@@ -161,7 +166,7 @@ def test_suspects_are_named_and_dropped_on_request(tmp_path: Path) -> None:
     table.loc[table["input_tokens"] == 128, "runtime_s"] *= 5
     table.to_csv(csv, index=False)
     asked = ["fit", "--measurements", csv, *NAMED, "--no-kv-cache"]
-    assert "suspect point m = 128, n = 32" in joulebench(*asked).stdout
+    assert "suspect point 128 in, 32 out (-80 %)" in joulebench(*asked).stdout
     assert joulebench(*asked, "--drop-suspects", "-o", tmp_path / "p.json").returncode == 0
     runtime = Profile.load(tmp_path / "p.json").runtime
     (dropped,) = runtime.dropped
@@ -299,8 +304,69 @@ def test_comparison_says_who_is_cheaper_and_marks_what_is_mixed(tmp_path: Path) 
 
     other = ["compare", "m1-pro-mistral-7b", "swing-a100-llama-2-7b"]
     assert "different models" in refused(joulebench(*other))
-    assert "mixed" in joulebench(*other, "--allow-mixed").stdout
+    mark, *lines = joulebench(*other, "--allow-mixed").stdout.splitlines()
+    assert mark == "NOT COMPARABLE (--allow-mixed): different models"
+    assert any(line.startswith("warning: m1-pro-mistral-7b and swing-a100-llama-2-7b ran different") for line in lines)
     assert "no energy of dram" in refused(joulebench(*pair, "--boundary", "dram"))
+
+
+def test_a_comparison_begins_with_its_sentence_and_ends_with_its_warnings() -> None:
+    done = joulebench("compare", "m1-pro-mistral-7b", "swing-a100-mistral-7b", "-p", "16,512", "-n", "16")
+    first, *_, last = done.stdout.splitlines()
+    assert first == (
+        "m1-pro (A) against swing-a100 (B) at 2 request sizes: A needs less energy at 1, B at 1; B is faster at all of "
+        "them"
+    )
+    assert last.startswith("warning: the energy of gpu was measured by different methods")
+    single = joulebench("compare", "m1-pro-mistral-7b", "swing-a100-mistral-7b", "-p", "16", "-n", "16").stdout
+    assert single.startswith("m1-pro (A) against swing-a100 (B) at 16 in, 16 out: A needs less energy; B is faster\n")
+
+
+def test_runs_are_taken_where_profiles_are_and_fitted_on_the_way(
+    fake_run: Path, fake_profile: Path, tmp_path: Path
+) -> None:
+    sizes = ["-p", "16", "-n", "16", "--json"]
+    by_run, by_profile = (joulebench("predict", given, *sizes) for given in (fake_run, fake_profile))
+    predicted, expected = json.loads(by_run.stdout), json.loads(by_profile.stdout)
+    assert predicted["predictions"] == expected["predictions"]
+    (note,) = predicted["fitted"]
+    assert re.fullmatch(rf"fitted {re.escape(str(fake_run))}: held-out error runtime \d+\.\d %", note)
+    assert by_run.stderr.strip() == note
+    assert (expected["fitted"], by_profile.stderr) == ([], "")
+
+    compared = json.loads(joulebench("compare", fake_run, fake_profile, *sizes).stdout)
+    assert compared["fitted"] == [note]
+    assert compared["points"][0]["runtime_ratio"] == 1
+    assert joulebench("export", fake_run, "-o", tmp_path / "table.json").returncode == 0
+    assert "not a profile. To fit a run: joulebench fit" in refused(joulebench("profiles", "show", fake_run))
+    assert "holds no run" in refused(joulebench("predict", tmp_path, *sizes))
+
+
+def test_two_fits_of_one_machine_have_names_of_their_own(fake_run: Path, fake_profile: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(fake_run, other)
+    run = json.loads((other / "run.json").read_text())
+    run["backend"]["name"], run["model"]["dtype"] = "llama-cpp", "Q4_0"
+    (other / "run.json").write_text(json.dumps(run))
+    assert joulebench("fit", other, "-o", tmp_path / "other.json").returncode == 0
+    name, first = Profile.load(tmp_path / "other.json").name, Profile.load(fake_profile)
+    assert name.endswith("-fake-llama-cpp-q4-0")
+    assert name != first.name
+    pair = ["compare", fake_run, other, "-p", "16", "-n", "16"]
+    assert "measure one again with the same --dtype" in refused(joulebench(*pair))
+    mark, sentence, *_ = joulebench(*pair, "--allow-mixed").stdout.splitlines()
+    machine = first.identity.system
+    assert mark == "NOT COMPARABLE (--allow-mixed): different precisions"
+    assert sentence.startswith(f"{machine} (fake, float32) (A) against {machine} (llama-cpp, Q4_0) (B)")
+
+
+def test_what_a_fit_can_not_tell_is_said_once(tmp_path: Path) -> None:
+    run = ROOT / "tests" / "data" / "run-first"
+    shown = joulebench("fit", run).stdout
+    assert shown.count("Only two sweeps were measured") == 1
+    assert "CPU energy includes other processes (--attribution system)." in shown
+    assert shown.splitlines()[0].endswith(": held-out error runtime 3.8 %, energy 4.1 % (estimated)")
+    assert re.search(r"≈ \d", joulebench("predict", run, "-p", "32", "-n", "32").stdout)
 
 
 @pytest.mark.skipif(not GRID.exists(), reason="the published grid is not here")

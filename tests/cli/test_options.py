@@ -5,12 +5,15 @@ from enum import Enum
 from typing import Any
 
 from backends.base import Config
-from harness.cli.options import MeasureOptions
+from harness.cli.measure_options import MeasureOptions
 from harness.energy.config import EnergyConfig
 from harness.measuring.plan import PlanOptions
 from harness.measuring.planned_run import DEFAULT_MODEL, prepare
 
-OF_THE_COMMAND_ALONE = {"output", "dry_run", "pictures"}
+OF_THE_COMMAND_ALONE = {
+    *("output", "dry_run", "pictures", "as_json", "export_json"),
+    *("gpu_layers", "input_len", "output_len", "warmup"),
+}
 
 
 def plain(value: Any) -> Any:

@@ -6,16 +6,20 @@ import random
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 import pytest
 
 from backends.base import Model
 from harness.core.sizes import Point
+from harness.energy.meter import SETTLE_S
 from harness.measuring.plan import WARMUP_S, PlanOptions, make_plan
 from harness.measuring.schedule import Schedule
 from harness.measuring.time_guess import RequestGuess, spell
 from harness.measuring.time_left import TimeLeft, repeats
+from harness.runs.records import load_run
 from harness.runs.schema import Trial
+from tests.helpers import ROOT
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,31 @@ def test_time_left_of_long_protocols_is_true_within_30_percent(protocol: str, sh
     machine = replace(SHAPES[shape], **METER)
     errors = [median_error(simulated(machine, PlanOptions(protocol=protocol), seed)) for seed in range(3)]
     assert statistics.median(errors) <= 0.3, errors
+
+
+def test_time_left_of_a_recorded_run_is_true_within_30_percent() -> None:
+    """A run of a real model on a CPU, by when its trials began."""
+    run = load_run(ROOT / "tests" / "data" / "run-first")
+    plan, kv_cache = make_plan()
+    plan = replace(plan, points=tuple(Point(*size) for size in run.facts.plan.points))
+    model = replace(MODEL, parameters=run.facts.model.parameters or 0)
+    left = TimeLeft(plan, RequestGuess(model, "cpu", kv_cache, 1), plan.min_window_s)
+    schedule = Schedule(plan, kv_cache=kv_cache, context_length=MODEL.context_length)
+    session = run.facts.sessions[0]
+    assert session.ended_at
+    begun = [datetime.fromisoformat(trial.started_at) for trial in run.trials]
+    end = datetime.fromisoformat(session.ended_at)
+    idle_s = SETTLE_S + (session.idle["after"].duration_s or 0.0)
+    ends = [*begun[1:], end - timedelta(seconds=idle_s)]
+    lines = []
+    points = set()
+    for trial, start, ended in zip(run.trials, begun, ends, strict=True):
+        schedule.add(trial)
+        left.add(trial, (ended - start).total_seconds())
+        points.add(trial.point)
+        lines.append((len(points), left.left_s(schedule.remaining(), idle_s), (end - ended).total_seconds()))
+    assert len(points) == 11
+    assert median_error(iter(lines)) <= 0.3
 
 
 def test_nothing_is_left_after_the_last_trial() -> None:

@@ -4,10 +4,12 @@ import itertools
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness.core.errors import UserError
 from harness.modelling.comparable import check, check_drawn
+from harness.modelling.contrast import compare
 from harness.modelling.profile import Profile
 from tests.helpers import ROOT
 
@@ -54,7 +56,7 @@ def test_like_is_compared_with_like_without_a_word() -> None:
 )
 def test_what_differs_is_refused_unless_mixed_is_allowed(other: dict[str, Any], said: str) -> None:
     pair = [profile("a"), profile("b", **other)]
-    with pytest.raises(UserError, match=f"{said}.*--allow-mixed"):
+    with pytest.raises(UserError, match=f"{said}.*measure one again with the same -.*--allow-mixed"):
         check(pair)
     mixed = check(pair, allow_mixed=True)
     assert mixed.mixed
@@ -148,3 +150,51 @@ def test_profiles_of_one_name_are_told_apart() -> None:
     with pytest.raises(UserError, match="model"):
         check([profile("same"), profile("same", model="another")])
     assert check([profile("same", methods="modelled"), profile("same", methods="counter")]).warnings
+
+
+def test_llama_cpp_and_torch_call_one_precision_by_two_names() -> None:
+    assert not check([profile("a", dtype="F16"), profile("b", dtype="float16")]).mixed
+    with pytest.raises(UserError, match="differ in precision"):
+        check([profile("a", dtype="Q4_0"), profile("b", dtype="float16")])
+
+
+def test_what_is_not_comparable_is_named_in_one_line() -> None:
+    pair = [profile("a"), profile("b", model="other", dtype="float32", batch_size=8)]
+    mark = check(pair, allow_mixed=True).mark
+    assert mark == "NOT COMPARABLE (--allow-mixed): different models, batch sizes and precisions"
+    assert check([profile("a"), profile("b")]).mark == ""
+
+
+def test_an_energy_ratio_never_falls_below_nothing() -> None:
+    """Intervals wider than their values: the ratio may be anything from 0 up, never negative."""
+    sure, unsure = (_with_misfit(profile(name), misfit) for name, misfit in (("a", 0.01), ("b", 2.0)))
+    for first, second in ((sure, unsure), (unsure, sure), (unsure, unsure), (sure, sure)):
+        found = compare(first, second, [8, 512], [8, 64]).runtime
+        assert (found.ratio_low >= 0).all()
+        assert (found.ratio_low <= found.ratio).all()
+        assert (found.ratio <= found.ratio_high).all()
+    assert np.isinf(compare(sure, unsure, [8], [8]).runtime.ratio_high).all()
+    assert (compare(unsure, sure, [8], [8]).runtime.ratio_low == 0).all()
+
+
+@pytest.mark.parametrize("misfit", [0.001, 0.05, 0.3, 0.8])
+def test_a_ratio_excludes_one_exactly_where_the_difference_is_significant(misfit: float) -> None:
+    found = compare(
+        Profile.load("m1-pro-llama-2-7b"), _with_misfit(Profile.load("swing-a100-llama-2-7b"), misfit), SIZES, SIZES
+    )
+    assert found.energy is not None
+    excludes = (found.energy.ratio_low > 1) | (found.energy.ratio_high < 1)
+    assert (excludes == (found.energy.cheaper != "")).all()
+
+
+SIZES = [8, 16, 24, 32, 48, 64, 128]
+
+
+def _with_misfit(made: Profile, misfit: float) -> Profile:
+    """The profile with another relative error of its models."""
+    content = json.loads(made.dump())
+    for model in (content["runtime"], content["energy"]["model"]):
+        model["misfit"] = misfit
+    for part in content["components"].values():
+        part["model"]["misfit"] = misfit
+    return Profile.parse(json.dumps(content))

@@ -196,10 +196,10 @@ def test_too_few_points_and_one_axis_say_what_to_measure() -> None:
     with pytest.raises(UserError, match=r"3 distinct points can't tell .* measure at least 4"):
         fit_form(Phase, measure(rng, Phase(False), theta, 0.0, SWEEPS[:3]), False)
     one_axis = fit_form(Phase, measure(rng, Phase(False), theta, 0.01, SWEEPS[:9]), False)
-    assert any("only one size of output tokens" in note and "measure at least 3" in note for note in one_axis.notes)
+    assert any("one size of output tokens" in note and "Measure at least 3 with -n" in note for note in one_axis.notes)
     assert np.isfinite(one_axis.covariance).all()
     crossing = fit_form(Phase, measure(rng, Phase(False), theta, 0.01, SWEEPS), False)
-    assert any("away from both" in note for note in crossing.notes)
+    assert any("Only two sweeps" in note and "--point" in note for note in crossing.notes)
 
 
 @settings(max_examples=25, deadline=None)
