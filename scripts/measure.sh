@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measure this machine: makes .venv, installs, runs real inference, says and draws what came out.
+# Measure this machine: make .venv, install, run real inference, print the result, draw it and write a report.
 # Options are those of `joulebench measure`; without any, the default model with the quick protocol.
 set -euo pipefail
 here=$PWD

@@ -10,6 +10,7 @@ its output. The commands of one page run in one directory, as ``prepare`` lays i
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -24,7 +25,7 @@ README = ROOT / "README.md"
 PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
 RUN = ROOT / "tests" / "data" / "run-first"
 _BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
-_CUT = re.compile(r" \| (head|tail) -n (\d+)$")
+_CUT = re.compile(r" \| (head|tail) -n (\d+)")
 
 
 def walk(text: str) -> Iterator[tuple[str, str]]:
@@ -38,17 +39,17 @@ def walk(text: str) -> Iterator[tuple[str, str]]:
 def run(command: str, directory: Path) -> str:
     """What a ``joulebench`` command prints, without trailing blanks. Raises CalledProcessError when it fails.
 
-    Of a command that ends in ``| head -n N`` or ``| tail -n N``, its first or last N lines.
+    ``| head -n N`` and ``| tail -n N`` after it keep the first or the last N lines.
     """
-    cut = _CUT.search(command)
     program, *arguments = shlex.split(_CUT.sub("", command))
     assert program == "joulebench", f"console blocks are about joulebench, not {program}"
-    done = joulebench(*arguments, cwd=directory, COLUMNS="100", NO_COLOR="1")
+    # Where the command is on the path, what it says to type next is short.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = joulebench(*arguments, cwd=directory, COLUMNS="100", NO_COLOR="1", PATH=path)
     done.check_returncode()
     lines = [line.rstrip() for line in done.stdout.strip("\n").splitlines()]
-    if cut:
-        count = int(cut[2])
-        lines = lines[:count] if cut[1] == "head" else lines[-count:]
+    for end, count in _CUT.findall(command):
+        lines = lines[: int(count)] if end == "head" else lines[-int(count) :]
     return "\n".join(lines).rstrip()
 
 
