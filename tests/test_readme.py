@@ -92,8 +92,13 @@ def test_python_runs(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_readme_is_short_and_shows_how() -> None:
     assert len(README.splitlines()) <= LIMIT
-    walked = [command.split()[1] for command, _ in readme_outputs.walk(README)]
-    assert {"trials", "fit", "predict", "figures", "threshold"} <= set(walked)
+    walked = dict(readme_outputs.walk(README))
+    for command in ("trials", "fit", "predict", "figures", "threshold"):
+        assert any(shown.startswith(f"joulebench {command} ") for shown in walked), command
+    # The end of a run: its numbers, from the first to how much was measured.
+    (end,) = (shown for command, shown in walked.items() if command.startswith("joulebench trials"))
+    assert re.match(r"\S+ ± \S+ decode tokens/s", end)
+    assert "\nMeasured: 11 of 11 points" in end
     assert len(TYPED) > 30
 
 
