@@ -3,8 +3,8 @@
     python -m tests.readme_outputs           # lists the commands whose output differs; exit code 1 if any does
     python -m tests.readme_outputs --write   # puts the output of each into its page
 
-A walk is every ``console`` block of a page, in order: a line that begins with ``$ `` is a command, the lines after it are
-its output. The commands of one page run in one directory, as ``prepare`` lays it out.
+A walk is every ``console`` block of a page, in order: a line that begins with ``$ `` is a command, the lines after it
+are its output. The commands of one page run in one directory, as ``prepare`` lays it out.
 """
 
 from __future__ import annotations

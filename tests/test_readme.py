@@ -14,7 +14,7 @@ import typer
 
 from harness.cli import app
 from tests import readme_outputs
-from tests.helpers import ROOT, joulebench
+from tests.helpers import joulebench
 
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in readme_outputs.PAGES}
 README = TEXTS["README.md"]
