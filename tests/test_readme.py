@@ -25,7 +25,7 @@ CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 RUN_ELSEWHERE = {"api.md", "integrating.md"}
-"""Pages whose Python examples have tests of their own."""
+"""Pages whose examples have tests of their own."""
 OF_OTHERS = {"--slow", "--json", "--only", "--short", "--minutes", "--gpus", "--gpu-reset", "--force-reinstall"}
 """Options of scripts and of other programs that pages name."""
 SKIPPED = ("doctor --load", ".gguf")
@@ -45,9 +45,9 @@ def commands(text: str) -> Iterator[str]:
 TYPED = sorted(
     {
         command
-        for text in TEXTS.values()
+        for name, text in TEXTS.items()
         for command in commands(text)
-        if command.startswith("joulebench ") and not any(part in command for part in SKIPPED)
+        if name not in RUN_ELSEWHERE and command.startswith("joulebench ") and not any(s in command for s in SKIPPED)
     }
 )
 
