@@ -6,7 +6,7 @@ here=$PWD
 cd "$(dirname "$0")/.."
 source scripts/setup/environment.sh
 
-extras=transformers,figures,report,workloads,apple
+extras=transformers,figures,workloads,apple
 case "$*" in *llama-cpp*)
     extras=$extras,llama-cpp
     need_compiler

@@ -54,8 +54,9 @@ def run(command: str, directory: Path) -> str:
 
 
 def prepare(directory: Path) -> None:
-    """Lay out what the pages name: a recorded run, a run of another backend, two profiles and a log of requests."""
-    shutil.copytree(RUN, directory / "runs" / "first")
+    """Lay out what the pages name: a recorded run, one of another backend, two profiles, a log of requests and trials."""
+    for name in ("first", "x"):
+        shutil.copytree(RUN, directory / "runs" / name)
     _other_backend(directory / "runs" / "llama")
     for name, profile in (("small", "m1-pro-llama-2-7b"), ("large", "swing-a100-llama-2-7b")):
         shutil.copy(ROOT / "profiles" / f"{profile}.json", directory / f"{name}.json")
