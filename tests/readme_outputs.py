@@ -37,7 +37,7 @@ def walk(text: str) -> Iterator[tuple[str, str]]:
 
 
 def run(command: str, directory: Path) -> str:
-    """What a ``joulebench`` command prints, without trailing blanks. Raises CalledProcessError when it fails.
+    """What a ``joulebench`` command prints, without blanks around it. Raises CalledProcessError when it fails.
 
     ``| head -n N`` and ``| tail -n N`` after it keep the first or the last N lines.
     """
@@ -47,10 +47,10 @@ def run(command: str, directory: Path) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = joulebench(*arguments, cwd=directory, COLUMNS="100", NO_COLOR="1", PATH=path)
     done.check_returncode()
-    lines = [line.rstrip() for line in done.stdout.strip("\n").splitlines()]
+    lines = [line.rstrip() for line in done.stdout.rstrip().splitlines()]
     for end, count in _CUT.findall(command):
         lines = lines[: int(count)] if end == "head" else lines[-int(count) :]
-    return "\n".join(lines).rstrip()
+    return "\n".join(lines).strip("\n")
 
 
 def prepare(directory: Path) -> None:
