@@ -36,7 +36,7 @@ def commands(text: str) -> Iterator[str]:
     """What a reader is told to type: lines of ``sh`` blocks, and code in cells of tables."""
     for language, block in CODE.findall(text):
         if language == "sh":
-            yield from (line.partition("  #")[0].strip() for line in block.splitlines())
+            yield from (line.partition(" #")[0].strip() for line in block.splitlines())
     for line in CODE.sub("", text).splitlines():
         if line.startswith("|"):
             yield from SPAN.findall(line)
