@@ -54,7 +54,7 @@ def run(command: str, directory: Path) -> str:
 
 
 def prepare(directory: Path) -> None:
-    """Lay out what the pages name: a recorded run, one of another backend, two profiles, a log of requests and trials."""
+    """Lay out what the pages name: two runs, one of another backend, profiles, a log of requests and trials."""
     for name in ("first", "x"):
         shutil.copytree(RUN, directory / "runs" / name)
     _other_backend(directory / "runs" / "llama")
