@@ -32,7 +32,7 @@ class EnergyConfig:
     calibration: tuple[str, ...] = ()
     """``DOMAIN=gain,offset_w`` entries and names of TOML files."""
     max_foreign_load: Annotated[float, Ge(0.0), Le(1.0)] | None = 0.1
-    """Share of all processors that other programs may take during a trial; None for any."""
+    """Share of all processors that other programs may take during a trial before it is disturbed; None for any."""
 
     @cached_property
     def calibrations(self) -> dict[str, Calibration]:

@@ -87,19 +87,8 @@ def pool_runs(runs: Iterable[RecordedRun]) -> Trials:
     usable = usable[~usable["disturbed"] | of_point.transform("all")]
     usable["output_tokens_produced"] = usable["output_tokens_produced"].fillna(usable["output_tokens"])
     counts = measured.drop(index=usable.index)["status"].value_counts()
-    notes = [*_disturbance(usable), *(_unused(str(status), count) for status, count in counts.items())]
+    notes = [_unused(str(status), count) for status, count in counts.items()]
     return _without_enclosing_meter(Trials(usable, len(measured) - len(usable), 0, tuple(notes)))
-
-
-def _disturbance(usable: pd.DataFrame) -> list[str]:
-    disturbed = int(usable["disturbed"].sum())
-    if not disturbed:
-        return []
-    points = usable.groupby(_POINT)["disturbed"].all()
-    return [
-        f"{disturbed} of {len(usable)} trials ({points.sum()} of {len(points)} points) are disturbed: others used the "
-        "machine, so their costs are probably too high and they weigh little; run the same measure command again"
-    ]
 
 
 def _unused(status: str, count: int) -> str:
@@ -179,6 +168,18 @@ def suspect_trials(trials: pd.DataFrame) -> list[SuspectTrial]:
             sizes = float(row["input_tokens"]), float(row["output_tokens"])
             found.append(SuspectTrial(quantity, *sizes, float(row[column]), float(row["median"])))
     return found
+
+
+def disturbance_words(measurements: Sequence[Measurement]) -> str | None:
+    """How much of what is measured was measured while others used the machine; None where nothing was."""
+    points = sum(point.disturbed_trials > 0 for point in measurements)
+    if not points:
+        return None
+    trials, of_trials = sum(p.disturbed_trials for p in measurements), sum(p.trials for p in measurements)
+    return (
+        f"{trials} of {of_trials} trials ({points} of {len(measurements)} points) are disturbed: others used the "
+        "machine, so their costs are probably too high and they weigh little; run the same measure command again"
+    )
 
 
 def _measurement(group: pd.DataFrame) -> Measurement:

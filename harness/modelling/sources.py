@@ -18,7 +18,14 @@ from harness.core.statistics import Estimate, estimate_of
 from harness.core.version import __version__
 from harness.energy.attribution import IdleBaseline
 from harness.modelling.fitting import Power
-from harness.modelling.measurements import SuspectTrial, Trials, aggregate, pool_runs, suspect_trials
+from harness.modelling.measurements import (
+    SuspectTrial,
+    Trials,
+    aggregate,
+    disturbance_words,
+    pool_runs,
+    suspect_trials,
+)
 from harness.modelling.profile_schema import Identity, Measurement, Provenance, Record
 from harness.modelling.trials_csv import read_csv
 from harness.runs.records import RUN_FILE, TRIALS_FILE, RecordedRun
@@ -58,6 +65,9 @@ def from_runs(runs: Sequence[RecordedRun], system: str | None = None) -> Pooled:
         raise UserError("the runs attribute CPU energy differently (--attribution): fit them apart")
     metered = "energy_j" in trials.table and trials.table["energy_j"].notna().any()
     notes = [f"CPU energy is that of the {attribution}" for attribution in attributions if metered]
+    idle = [baseline for session in sessions for baseline in session.idle.values()]
+    if any(baseline.conditions.get("disturbed") and baseline.total.power_w is not None for baseline in idle):
+        notes.append("idle power was read while the machine was disturbed: it is probably too high")
     settings = {key: value for identity in identities for key, value in identity.settings.items()}
     identity = identities[0].model_copy(update={"settings": settings})
     power = Power(_methods(trials), _idle_w(sessions))
@@ -74,9 +84,12 @@ def from_csv(path: Path, system: str, model: str, kv_cache: bool) -> Pooled:
 
 def _pooled(identity: Identity, trials: Trials, power: Power, origin: Provenance) -> Pooled:
     """The name is made of letters, digits, dots and dashes."""
+    measurements = aggregate(trials.table)
+    if words := disturbance_words(measurements):
+        origin = origin.model_copy(update={"notes": [words, *origin.notes]})
     text = f"{identity.system}-{identity.model}".lower()
     name = re.sub(r"[^a-z0-9.]+", "-", text)[:200].strip("-.") or "profile"
-    return Pooled(name, identity, aggregate(trials.table), power, origin, suspect_trials(trials.table))
+    return Pooled(name, identity, measurements, power, origin, suspect_trials(trials.table))
 
 
 def identity_of(run: Run, system: str | None) -> Identity:

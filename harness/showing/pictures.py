@@ -10,6 +10,7 @@ from harness.core.errors import DiskFull, MissingDependency, UserError
 from harness.deciding.answers import decide_threshold
 from harness.deciding.trace_files import load_workload
 from harness.modelling.comparable import NotComparable
+from harness.modelling.measurements import disturbance_words
 from harness.modelling.profile_fit import fit
 from harness.showing import decision_figures
 from harness.showing.decisions import threshold_words
@@ -59,7 +60,8 @@ def _fit(run: Path, path: Path) -> str:
     if profile.energy is not None:
         method = profile.energy.method or "unknown method"
         errors.append(f"energy ({method}) {100 * profile.energy.model.held_out.mape:.1f} %")
-    return f"mean error at held-out points: {', '.join(errors)}; {path}"
+    text = f"mean error at held-out points: {', '.join(errors)}; {path}"
+    return "\n  ".join(filter(None, [text, disturbance_words(profile.measurements)]))
 
 
 def _sweeps(run: Path, folder: Path, options: Options) -> str:

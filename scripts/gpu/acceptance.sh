@@ -226,7 +226,7 @@ decode=(--protocol precise --point 32,256 --max-trials 5)
 quick=(--protocol quick) precise=(--protocol precise)
 paper=(--protocol paper --no-kv-cache --input-tokens '8-2048*2' --output-tokens '8-512*2')
 if $brief; then
-    # No waiting for idle power, and no trial discarded because the machine does something else.
+    # No waiting for idle power, and no trial marked because the machine does something else.
     measure+=(--probes none --max-foreign-load 1 --threads 1)
     decode=(--point 8,16 --min-window 0.05 --max-trials 3)
     quick=(--point 32,4 --point 64,4 --point 32,32 --point 64,32 --min-window 0.05 --max-trials 3)

@@ -231,3 +231,13 @@ def test_where_all_is_disturbed_the_model_is_as_unsure_as_that_makes_it(
     assert after is not None
     assert after.cost.tolist() == before.cost.tolist()
     assert after.noise.min() >= DISTURBED_ERROR
+
+
+def test_idle_power_that_was_read_beside_others_is_doubted(metered: Callable[..., Path]) -> None:
+    run = metered("beside", {"gpu": (100.0, "counter")})
+    assert not any("idle power" in note for note in pooled([run]).provenance.notes)
+    content = json.loads((run / "run.json").read_text())
+    for baseline in content["sessions"][0]["idle"].values():
+        baseline["conditions"] = {"disturbed": "other programs used 60 % of the CPU (limit 10 %)"}
+    (run / "run.json").write_text(json.dumps(content))
+    assert any("idle power" in note and "too high" in note for note in pooled([run]).provenance.notes)

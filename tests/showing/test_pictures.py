@@ -1,6 +1,7 @@
 """``measure --pictures``: what the first five minutes end in."""
 
 import csv
+import json
 import shlex
 import shutil
 from pathlib import Path
@@ -73,3 +74,13 @@ def test_an_unwritable_directory_is_said(run: Path) -> None:
     (run / "pictures").write_text("a file")
     said = list(draw_all(run))
     assert all("left out: can't write" in line for line in said)
+
+
+def test_the_fit_of_a_disturbed_run_says_so(tmp_path: Path) -> None:
+    run = Path(shutil.copytree(ROOT / "tests" / "data" / "run-first", tmp_path / "run"))
+    trials = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
+    marked = [trial | {"status": "disturbed"} if trial["purpose"] == "measure" else trial for trial in trials]
+    (run / "trials.jsonl").write_text("".join(json.dumps(trial) + "\n" for trial in marked))
+    said, mark = next(iter(draw_all(run))).splitlines()
+    assert said.startswith("fit: ")
+    assert "(11 of 11 points) are disturbed" in mark
