@@ -279,7 +279,7 @@ def _draw_saving(ax: Axes, panel: ThresholdPanel) -> None:
         ax.fill_between(panel.band.threshold[at], middle - half, middle + half, color=LINE, alpha=0.18, linewidth=0)
     _draw_line(ax, panel, saving)
     at_best = int(threshold[panel.best])
-    if panel.savings.max() <= 0:
+    if panel.savings.max() < 0.0005:
         nothing = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "bottom", "fontsize": SMALL_PT}
         ax.text(0.99, 0, "no threshold saves energy", fontweight="bold", **nothing)
     if at_best == 0:

@@ -150,11 +150,16 @@ def label_ends(ax: Axes, labels: Sequence[EndLabel]) -> None:
             textcoords="axes fraction",
             va="center",
             fontsize=SMALL_PT,
-            color=label.colour,
+            color=darker(label.colour),
             fontweight="bold" if label.bold else "normal",
             annotation_clip=False,
             arrowprops=leader if label.end else None,
         )
+
+
+def darker(colour: str) -> str:
+    """A line's colour for text, which is thinner and needs more contrast on white."""
+    return "#" + "".join(f"{round(0.75 * int(colour[at : at + 2], 16)):02x}" for at in (1, 3, 5))
 
 
 def lay_out(figure: Figure) -> None:

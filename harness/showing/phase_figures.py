@@ -162,5 +162,6 @@ def _notes(sources: Sequence[DrawnSystem], metered: Sequence[DrawnSystem]) -> li
     if estimated:
         notes.append("Hollow points: energy estimated, not measured")
     if not metered:
-        notes.append("No energy per phase was measured")
+        known = any(m.energy_j for source in sources for m in source.measurements)
+        notes.append("Energy: phases too short for these sensors" if known else "Energy was not measured")
     return notes
