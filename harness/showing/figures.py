@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CsvRow = Sequence[object]
+Share = Literal["all", "row", "col", "none"]
 
 SUFFIXES = (".pdf", ".svg", ".png", ".csv")
 
@@ -43,7 +44,7 @@ STYLE = {"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "joulebench
 
 
 def new_figure(
-    rows: int, columns: int, width_in: float, height_in: float, *, share_x: str = "none", share_y: str = "none"
+    rows: int, columns: int, width_in: float, height_in: float, *, share_x: Share = "none", share_y: Share = "none"
 ) -> tuple[Figure, NDArray[np.object_]]:
     """An empty figure with a grid of axes, without a window system; ``share_x`` and ``share_y`` are ``all``, ``row``,
     ``col`` or ``none``. Raises MissingDependency."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from harness.core.arrays import Floats
 from harness.core.statistics import Estimate
 from harness.showing.colours import MARKERS, OWN, PALETTE, places, written
 from harness.showing.figures import (
@@ -268,7 +268,7 @@ def _draw_model(ax: Axes, drawing: Drawing, source: DrawnSystem, column: str, lo
     return True
 
 
-def _share(column: str, tokens: Floats) -> Floats | float:
+def _share(column: str, tokens: NDArray[np.int64]) -> NDArray[np.int64] | float:
     return tokens if column == "energy_per_token_j" else 1.0
 
 
