@@ -230,7 +230,7 @@ def accountings_figure(panels: Sequence[ThresholdPanel], key: str) -> Figure:
     small, large = (written(label) for label, *_ in panels[0].alone)
     for ax in axes[-1]:
         ax.set_xlabel(f"threshold, {KEYS[key]}")
-    said = "; ".join(f"{panel.title}: {_saved(panel)}" for panel in panels)
+    said = savings_words(panels)
     head(figure, f"{said[0].upper()}{said[1:]}")
     foot(figure, [f"Requests of up to the threshold on the {small}, the others on the {large}", *_legend(panels)])
     return figure
@@ -247,8 +247,9 @@ def _legend(panels: Sequence[ThresholdPanel]) -> list[str]:
     return notes
 
 
-def _saved(panel: ThresholdPanel) -> str:
-    return "none" if panel.words == "none" else f"{panel.words} saved"
+def savings_words(panels: Sequence[ThresholdPanel]) -> str:
+    """``published accounting: 8.2 % saved; whole requests: none``."""
+    return "; ".join(f"{p.title}: {'none' if p.words == 'none' else f'{p.words} saved'}" for p in panels)
 
 
 def _threshold_title(panel: ThresholdPanel, answer: ThresholdAnswer) -> str:
