@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Measure this machine: makes .venv, installs, runs real inference, says and draws what came out.
+# Measure this machine: make .venv, install, run real inference, print the result, draw it and write a report.
 # Options are those of `joulebench measure`; without any, the default model with the quick protocol.
 set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."
 source scripts/setup/environment.sh
 
-extras=transformers,figures,report,apple
+extras=transformers,figures,workloads,apple
 case "$*" in *llama-cpp*)
     extras=$extras,llama-cpp
     need_compiler

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that must hold: style, types, tests. Makes .venv with all extras first. Options go to pytest; a first one --slow
-# adds the tests that are marked slow.
+# Check style and types, and run the tests; before that, make .venv with all extras. Options go to pytest, except --slow as the
+# first one: it adds the tests marked slow.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup/environment.sh

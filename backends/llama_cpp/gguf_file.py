@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-DTYPES = ("F16", "Q8_0", "Q4_0")
+DTYPES = ("F32", "F16", "Q8_0", "Q4_0")
 """Precisions of the matrices; vectors are F32. Unlike llama.cpp's own ``Q4_0`` the output matrix is Q4_0 too."""
 _BLOCKS = {"F32": (1, 4), "F16": (1, 2), "Q8_0": (32, 34), "Q4_0": (32, 18)}
 """Elements and bytes of one block of each type; written out so that a size is known before gguf is imported."""
@@ -171,7 +171,7 @@ def _write_header(path: Path, preset: str, dtype: str) -> None:
     writer = gguf.GGUFWriter(path, gguf_architecture(architecture))
     writer.add_name(f"{preset}, random weights")
     writer.add_bool(RANDOM_WEIGHTS, True)
-    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{dtype}"])
+    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if dtype == "F32" else f"MOSTLY_{dtype}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
     for key, value in metadata(architecture).items():

@@ -54,8 +54,9 @@ def comparison_words(contrasts: Contrasts) -> str:
 def times_words(contrast: Contrast, at: int, quantity: str) -> str:
     """``10.3× the runtime (9.1–11.7×)``, with what the 95 % interval says of it."""
     ratio, *ends = _rounded(contrast, at)
+    interval = _between(*ends) + ("" if ends[1] is None else "×")
     significant = "" if str(contrast.cheaper[at]) else ", not significant"
-    return f"{ratio}× the {quantity} ({_between(*ends)}×{significant})"
+    return f"{ratio}× the {quantity} ({interval}{significant})"
 
 
 def _who(contrast: Contrast, quantity: str, names: tuple[str, str]) -> str:
@@ -85,6 +86,9 @@ def _rounded(contrast: Contrast, at: int) -> list[str | None]:
 
 
 def _between(low: str | None, high: str | None) -> str:
+    """An interval of a ratio, which has no upper end where the second system may need next to nothing."""
+    if high is None and low == "0":
+        return "no bounds"
     return f"at least {low}" if high is None else f"{low}–{high}"
 
 

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CsvRow = Sequence[object]
+Share = Literal["all", "row", "col", "none"]
 
 SUFFIXES = (".pdf", ".svg", ".png", ".csv")
 
@@ -43,7 +44,7 @@ STYLE = {"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "joulebench
 
 
 def new_figure(
-    rows: int, columns: int, width_in: float, height_in: float, *, share_x: str = "none", share_y: str = "none"
+    rows: int, columns: int, width_in: float, height_in: float, *, share_x: Share = "none", share_y: Share = "none"
 ) -> tuple[Figure, NDArray[np.object_]]:
     """An empty figure with a grid of axes, without a window system; ``share_x`` and ``share_y`` are ``all``, ``row``,
     ``col`` or ``none``. Raises MissingDependency."""
@@ -150,11 +151,16 @@ def label_ends(ax: Axes, labels: Sequence[EndLabel]) -> None:
             textcoords="axes fraction",
             va="center",
             fontsize=SMALL_PT,
-            color=label.colour,
+            color=darker(label.colour),
             fontweight="bold" if label.bold else "normal",
             annotation_clip=False,
             arrowprops=leader if label.end else None,
         )
+
+
+def darker(colour: str) -> str:
+    """A line's colour for text, which is thinner and needs more contrast on white."""
+    return "#" + "".join(f"{round(0.75 * int(colour[at : at + 2], 16)):02x}" for at in (1, 3, 5))
 
 
 def lay_out(figure: Figure) -> None:

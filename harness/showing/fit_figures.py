@@ -114,7 +114,7 @@ def _draw_errors(ax: Axes, one: _Fitted) -> None:
     ax.axhspan(-half, half, color=SHADE, alpha=0.6, linewidth=0, zorder=0)
     ax.axhline(0, color="#777777", linewidth=0.8, zorder=1)
     _scatter(ax, one, total, error)
-    reach = 1.15 * max(half, float(np.abs(error).max()))
+    reach = 1.15 * max(half, float(np.abs(error).max()), 0.1)
     ax.set_ylim(-reach, reach)
     ax.set_ylabel(f"error of {one.name}, %")
     token_axis(ax.xaxis, "input + output tokens")

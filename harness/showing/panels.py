@@ -157,7 +157,7 @@ def tokens_along(axis: Axis, size: SweepPoint | Failure) -> float:
     return size.input_tokens if axis == "input" else size.output_tokens
 
 
-def boundary_words(components: Sequence[Component]) -> str:
+def boundary_words(components: Sequence[str]) -> str:
     """The components of a boundary as figures write them."""
     return " + ".join(name if name == "system" else name.upper() for name in components)
 

@@ -12,6 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from harness.core.files import make_directory, write_atomically
+from harness.core.wording import percent, plus_minus_percent
 from harness.deciding.answers import decide_threshold
 from harness.deciding.decision import ThresholdDecision
 from harness.deciding.paper_accounting import LEAVES_OUT, THRESHOLDS, PaperCurve, paper_curve
@@ -171,8 +172,8 @@ def _cell(name: str, value: Any) -> str:
         return "—"
     if isinstance(value, dict):
         if not value["significant"]:
-            return f"none ({100 * value['value']:.1f} %)"
-        return f"{100 * value['value']:.1f} ± {100 * (value['high'] - value['value']):.1f} %"
+            return f"none ({percent(value['value'])})"
+        return plus_minus_percent(value["value"], value["high"] - value["value"])
     if name == "saving":
-        return f"{100 * value:.1f} %"
+        return percent(value)
     return {"threshold": f"{value:.0f}", "runtime_ratio": f"{value:.2f}×"}.get(name, f"{value:.3f}")

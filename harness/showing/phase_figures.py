@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -128,7 +128,14 @@ def _draw(
     y = np.array([unit * cost.mean for _, cost in points])
     widths = np.array([np.nan if c.half_width is None else unit * c.half_width for _, c in points])
     hollow = energy and source.method == "estimated"
-    style = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.4, "elinewidth": 0.8, "capsize": 1.5}
+    style: dict[str, Any] = {
+        "color": colour,
+        "marker": marker,
+        "markersize": 4,
+        "linewidth": 1.4,
+        "elinewidth": 0.8,
+        "capsize": 1.5,
+    }
     style |= {"markerfacecolor": "white" if hollow else colour, "linestyle": "-" if phase == "decode" else "--"}
     ax.errorbar(x, y, yerr=[np.minimum(widths, 0.999 * y), widths], **style)
     name = f"{phase}, {written(source.identity.system)}" if several else phase
@@ -162,5 +169,6 @@ def _notes(sources: Sequence[DrawnSystem], metered: Sequence[DrawnSystem]) -> li
     if estimated:
         notes.append("Hollow points: energy estimated, not measured")
     if not metered:
-        notes.append("No energy per phase was measured")
+        known = any(m.energy_j for source in sources for m in source.measurements)
+        notes.append("Energy: phases too short for these sensors" if known else "Energy was not measured")
     return notes

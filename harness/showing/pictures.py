@@ -71,4 +71,4 @@ def _sweeps(run: Path, folder: Path, options: Options) -> str:
 def _published_threshold(folder: Path) -> str:
     result = regenerate(load_workload("alpaca"), "input")
     path, *_ = decision_figures.write_panels(result.panels, result.key, folder / "threshold-published", result.panels)
-    return f"in both accountings: {path}"
+    return f"{decision_figures.savings_words(result.panels)}; {path}"

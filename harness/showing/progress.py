@@ -216,7 +216,9 @@ class Display(Observer):
             text += f", {estimated(total.request_j, 'J') if total.method == 'estimated' else shown}"
         parts = [text, self._width(record.point) if record.purpose == "measure" else "", self._left_text()]
         if record.status != "ok":
-            named = ", ".join(names_of(record.conditions.get("foreign_programs")))
+            # Who it is stays mostly the same: the first line and the result say it.
+            programs = [] if self._disturbance_told else names_of(record.conditions.get("foreign_programs"))
+            named = ", ".join(programs)
             parts.insert(1, failure_text(record) + (f" ({named})" if named else ""))
         return f"{label}: {'; '.join(filter(None, parts))}"
 

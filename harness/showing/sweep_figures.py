@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from harness.core.arrays import Floats
 from harness.core.statistics import Estimate
 from harness.showing.colours import MARKERS, OWN, PALETTE, places, written
 from harness.showing.figures import (
@@ -78,6 +78,14 @@ class Drawing:
         counted = Counter(source.identity.model for source in hosts)
         return sorted(counted, key=lambda model: -counted[model])
 
+    @property
+    def panels(self) -> dict[str, str]:
+        """The rows: what was measured, of what is asked for."""
+        asked = self.options.panels
+        measured = {column: asked[column] for column in asked if any(_points(s, self, column) for s in self.sources)}
+        # Without any the runtime's shows where trials failed.
+        return measured or {"runtime_s": asked["runtime_s"]}
+
     def members(self, model: str) -> list[DrawnSystem]:
         """The systems of a column: those that ran its model, and runs of a model that has no column; the own last."""
         models = self.models
@@ -121,7 +129,7 @@ def sweep_figure(sources: Sequence[DrawnSystem], axis: Axis, options: Options, m
     """Costs against input (Figure 1) or output tokens (Figure 2); ``mark`` stands above the title."""
     shown = [source for source in sources if sweep(source, axis, options) or failures_on(source, axis, options)]
     drawing = Drawing(shown, axis, options, mark)
-    models, panels = drawing.models, options.panels
+    models, panels = drawing.models, drawing.panels
     width = {1: 4.6, 2: 6.2}.get(len(models), 7.2 + 2 * max(len(models) - 3, 0))
     figure, axes = new_figure(len(panels), len(models), width, 1.2 + 1.75 * len(panels), share_x="all", share_y="row")
     for row, column in zip(axes, panels, strict=True):
@@ -181,15 +189,16 @@ def cautions(drawing: Drawing) -> list[str]:
             said.append(f"energy of {boundary_words(source.differing_boundary)} only")
         if said:
             notes.append(f"Not to be compared with the others: {_names(drawing, [source])}: {', '.join(said)}")
-    failed: dict[str, list[str]] = {}
+    failed: dict[str, list[float]] = {}
     for source in sources:
         for failure in failures_on(source, axis, options):
-            where = f"{tokens_along(axis, failure):,.0f}"
-            failed.setdefault(f"{failure.words} ({_names(drawing, [source])})", []).append(where)
-    notes += [f"× {words} at {', '.join(sizes)} {axis} tokens" for words, sizes in failed.items()]
-    silent = [s for s in sources if not any(p.energy_j for p in sweep(s, axis, options))]
-    if silent and len(silent) < len(sources):
-        notes.append(f"Energy not measured: {_names(drawing, silent)}")
+            who = f" ({_names(drawing, [source])})" if len(sources) > 1 else ""
+            failed.setdefault(failure.words + who, []).append(tokens_along(axis, failure))
+    for words, sizes in failed.items():
+        notes.append(f"×\u00a0{words} at {', '.join(f'{size:,.0f}' for size in sorted(sizes))} {axis} tokens")
+    silent = [source for source in sources if not _points(source, drawing, "energy_j")]
+    if silent:
+        notes.append(f"Energy was not measured{f': {_names(drawing, silent)}' if len(silent) < len(sources) else ''}")
     return notes
 
 
@@ -259,28 +268,28 @@ def _draw_model(ax: Axes, drawing: Drawing, source: DrawnSystem, column: str, lo
     return True
 
 
-def _share(column: str, tokens: Floats) -> Floats | float:
+def _share(column: str, tokens: NDArray[np.int64]) -> NDArray[np.int64] | float:
     return tokens if column == "energy_per_token_j" else 1.0
 
 
 def _scale(axes: Any, drawing: Drawing) -> None:
     """Logarithmic axes that end shortly beyond the points, whatever the bands and extrapolations reach."""
-    sizes = [tokens_along(drawing.axis, p) for s in drawing.sources for p in sweep(s, drawing.axis, drawing.options)]
-    sizes += [
-        tokens_along(drawing.axis, f) for s in drawing.sources for f in failures_on(s, drawing.axis, drawing.options)
-    ]
-    reach = 1.3 if len(drawing.sources) > 1 else REACH
-    panels = drawing.options.panels
+    axis, options, sources = drawing.axis, drawing.options, drawing.sources
+    sizes = [tokens_along(axis, point) for source in sources for point in sweep(source, axis, options)]
+    failed = [tokens_along(axis, failure) for source in sources for failure in failures_on(source, axis, options)]
+    # One alone shows how its model goes on; among several that would cost the width of all.
+    reach = [1.3 * size for size in (*sizes, *failed)] + [REACH * size for size in sizes if len(sources) == 1]
+    panels = drawing.panels
     for at, (row, (column, label)) in enumerate(zip(axes, panels.items(), strict=True)):
         found = [getattr(p, column).mean for s in drawing.sources for p in _points(s, drawing, column)]
         row[0].set_yscale("log")
         if found:
             row[0].set_ylim(min(found) / 1.3, max(found) * 1.3)
         alone = "energy" in column and len(drawing.sources) == 1 and drawing.sources[0].method == "estimated"
-        cost_axis(row[0].yaxis, f"{label} (estimated)" if alone else label)
+        cost_axis(row[0].yaxis, f"{label}\n(estimated)" if alone else label)
         for ax in row:
             ax.set_xscale("log", base=2)
-            ax.set_xlim(min(sizes) / 1.2, max(sizes) * reach)
+            ax.set_xlim(min((*sizes, *failed)) / 1.2, max(reach))
             token_axis(ax.xaxis, f"{drawing.axis} tokens" if at == len(panels) - 1 else "", 5 if len(row) > 1 else 9)
 
 

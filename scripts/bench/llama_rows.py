@@ -43,10 +43,17 @@ def against_llama_bench(options: Options) -> list[Comparison]:
 
     pairs = list(in_turns(ours, reference, options.rounds))
     backend.close()
-    names = f"llama-cpp prefill {PREFILL_TOKENS}", f"llama-cpp decode {DECODE_STEPS}"
+    phases = f"prefill {PREFILL_TOKENS}", f"decode {DECODE_STEPS}"
     return [
-        Comparison(name, "tokens/s", [a[i] for a, _ in pairs], [b[i] for _, b in pairs], "llama-bench", 0.98)
-        for i, name in enumerate(names)
+        Comparison(
+            f"llama-cpp {phase}",
+            f"{phase.split()[0]} tokens/s",
+            [a[i] for a, _ in pairs],
+            [b[i] for _, b in pairs],
+            "llama-bench",
+            0.98,
+        )
+        for i, phase in enumerate(phases)
     ]
 
 

@@ -45,13 +45,13 @@ def against_generate(options: Options) -> list[Comparison]:
 
 
 def inductor_against_eager(options: Options) -> list[Comparison]:
-    """Decoded tokens/s on the CPU: steps compiled by Inductor against the plain loop."""
+    """Decode tokens/s on the CPU: steps compiled by Inductor against the plain loop."""
     settings = {"device": "cpu", "threads": options.threads}
     return [_modes("inductor", "none", options, options.model, settings, aim=1.0)]
 
 
 def graph_against_eager(options: Options) -> list[Comparison]:
-    """Decoded tokens/s on a CUDA GPU: a captured graph, and compiled steps in a graph, against the plain loop."""
+    """Decode tokens/s on a CUDA GPU: a captured graph, and compiled steps in a graph, against the plain loop."""
     model = _model_for_cuda(options)
     settings = {"device": "cuda", "dtype": "bfloat16"}
     return [
@@ -61,7 +61,7 @@ def graph_against_eager(options: Options) -> list[Comparison]:
 
 
 def graph_against_roofline(options: Options) -> list[Comparison]:
-    """Decoded tokens/s on a CUDA GPU: a captured graph against the time that reading the memory alone would take."""
+    """Decode tokens/s on a CUDA GPU: a captured graph against the time that reading the memory alone would take."""
     model = _model_for_cuda(options)
     backend = _loaded(Config(model, device="cuda", dtype="bfloat16", compile="graph"))
     complete(backend, DECODED)
@@ -76,7 +76,7 @@ def graph_against_roofline(options: Options) -> list[Comparison]:
 
     mine, bound = rates(ours, limit, options.rounds)
     backend.close()
-    return [Comparison(f"{model} graph decode", "tokens/s", mine, bound, "memory roofline", 0.6)]
+    return [Comparison(f"{model} graph decode", "decode tokens/s", mine, bound, "memory roofline", 0.6)]
 
 
 def _model_for_cuda(options: Options) -> str:
@@ -99,7 +99,7 @@ def _loaded(config: Config) -> Backend:
 def _modes(
     ours: str, reference: str, options: Options, model: str, settings: dict[str, object], aim: float
 ) -> Comparison:
-    """Decoded tokens/s of two compile modes, each compiled once and before. Both must choose the same tokens."""
+    """Decode tokens/s of two compile modes, each compiled once and before. Both must choose the same tokens."""
     mine, theirs = (
         _loaded(Config(model, compile=mode, **settings))  # type: ignore[arg-type]
         for mode in (ours, reference)
@@ -120,4 +120,6 @@ def _modes(
     mine.close()
     theirs.close()
     name = f"{model} {ours} decode {DECODED.output_tokens - 1}"
-    return Comparison(name, "tokens/s", [a for a, _ in pairs], [b for _, b in pairs], f"compile {reference}", aim)
+    return Comparison(
+        name, "decode tokens/s", [a for a, _ in pairs], [b for _, b in pairs], f"compile {reference}", aim
+    )

@@ -55,16 +55,16 @@ class Row:
 
 
 def decode_rate(out: Path, mode: str) -> tuple[float, float]:
-    """Decoded tokens/s of one mode: mean and standard deviation over its trials. Raises NotMeasured."""
+    """Decode tokens/s of one mode: mean and standard deviation over its trials. Raises NotMeasured."""
     trials = _measured(out / f"decode-{mode}")
     rates = (trials["output_tokens"] - 1) / trials["decode_s"]
     return float(rates.mean()), float(rates.std())
 
 
 def decoding(out: Path, mode: str) -> Row:
-    """Decoded tokens/s of one mode."""
+    """Decode tokens/s of one mode."""
     mean, sd = decode_rate(out, mode)
-    return Row(f"decode, {mode}", mean, f"{mean:.1f} ± {sd:.1f} tokens/s (sd of trials)")
+    return Row(f"decode, {mode}", mean, f"{mean:.1f} ± {sd:.1f} decode tokens/s (sd of trials)")
 
 
 def graph_over_eager(out: Path) -> Row:
@@ -81,7 +81,7 @@ def graph_of_roofline(out: Path) -> Row:
     step_bytes = decode_step_bytes(_architecture(run), context, BYTES[run.model.dtype])
     bound = _roofline(out)["copy_bytes_per_s"] / step_bytes
     share = decode_rate(out, "graph")[0] / bound
-    text = f"{share:.1%} of {bound:.1f} tokens/s ({step_bytes / 1e9:.2f} GB a step)"
+    text = f"{share:.1%} of {bound:.1f} decode tokens/s ({step_bytes / 1e9:.2f} GB a step)"
     return Row("graph of memory roofline", share, text, "≥ 60 %", share >= 0.6)
 
 
@@ -115,7 +115,7 @@ def sensor_periods(out: Path) -> list[Row]:
         for domain in probe.get("domains", []) if probe["works"] else []:
             period_s, idle_w = domain["period_s"], domain["idle_power_w"]
             period = "at each read" if period_s is None else f"every {1000 * period_s:.0f} ms"
-            idle = f"idle {idle_w:.1f} W" if idle_w is not None else f"idle unknown ({domain['idle_reason']})"
+            idle = f"idle {idle_w:.1f} W" if idle_w is not None else f"no idle power ({domain['idle_reason']})"
             rows.append(Row(f"{domain['name']} ({domain['method']})", period_s, f"new value {period}, {idle}"))
     return rows
 

@@ -131,7 +131,7 @@ def test_the_threshold_tables(reproduced, alpaca, figure: str, key: str, last: i
     directory, summary = reproduced
     rows = read(directory / f"{figure}.csv")
     columns = ["accounting", "threshold", "energy_kwh", "runtime_s", "small_only_kwh", "large_only_kwh"]
-    assert list(rows[0]) == columns
+    assert list(rows[0]) == [*columns, "saving", "saving_ci95", "runtime_ratio"]
     for accounting in {row["accounting"] for row in rows}:
         thresholds = [int(row["threshold"]) for row in rows if row["accounting"] == accounting]
         assert thresholds == [2**i for i in range(3, last.bit_length())]

@@ -116,7 +116,7 @@ def test_table_sets_decoding_beside_the_roofline(decoded: Path) -> None:
     assert rows["graph over eager"]["met"] is True
     assert rows["graph of memory roofline"]["value"] == pytest.approx(0.8)
     assert rows["graph of memory roofline"]["met"] is True
-    assert "of 250.0 tokens/s (13.30 GB a step)" in rows["graph of memory roofline"]["text"]
+    assert "of 250.0 decode tokens/s (13.30 GB a step)" in rows["graph of memory roofline"]["text"]
     assert rows["prefill of matrix rate"]["value"] == pytest.approx(0.25)
     assert "sensors.json is absent" in rows["sensors"]["text"]
 

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shlex
 import shutil
 from pathlib import Path
 
@@ -18,7 +17,7 @@ def test_a_run_ends_in_a_fit_figures_thresholds_and_a_report(tmp_path: Path) -> 
     options = ["-m", "fake", "-p", "8-128*2", "-n", "8-64*2", "-o", tmp_path / "run", "--pictures"]
     done = joulebench(*FAKE, *options)
     assert done.returncode == 0, done.stderr
-    for name in ("profile.json", "report.html", "pictures/figure1.pdf", "pictures/figure2.csv"):
+    for name in ("profile.json", "report.html", "pictures/fit.png", "pictures/figure1.pdf", "pictures/figure2.csv"):
         assert (tmp_path / "run" / name).stat().st_size > 100, name
     assert (tmp_path / "run" / "pictures" / "threshold-published.png").exists()
     assert "comparison: No shipped profile ran fake." in done.stdout

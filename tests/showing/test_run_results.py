@@ -167,6 +167,27 @@ def test_energy_that_a_meter_could_not_tell_has_its_reason() -> None:
     assert "Energy not measured: fewer than two sensor updates inside the window" in lines_of(run)[2]
 
 
+def test_disturbed_trials_are_said_with_their_share_and_their_programs() -> None:
+    run = load_run(DATA / "run-first")
+    conditions = {"foreign_cpu_load": 0.63, "foreign_programs": ["cc1plus (pid 7)"]}
+    reason = "other programs used 63 % of the CPU (limit 10 %)"
+
+    def crowded(trial: Trial) -> Trial:
+        at_rest = not trial.counts or trial.point != Point(32, 32)
+        return trial if at_rest else replace(trial, status="disturbed", reason=reason, conditions=conditions)
+
+    run = replace(run, trials=tuple(map(crowded, run.trials)))
+    found = headline(run.facts, run.trials)
+    assert found
+    assert (found.point, found.disturbed) == (Point(32, 32), 3), "disturbed numbers are better than none"
+    lines = lines_of(run)
+    (said,) = (line for line in lines if line.startswith("DISTURBED"))
+    assert "3 of 35 trials (others used 63 % of the CPU), most by cc1plus (pid 7)" in said
+    assert "1 of 11 points have no other" in said
+    assert not any(line.startswith("Not measured") for line in lines)
+    assert len(lines) <= 10
+
+
 def test_next_commands_are_right_as_they_stand(tmp_path: Path) -> None:
     run = Path(shutil.copytree(DATA / "run-first", tmp_path / "a run"))
     shown = joulebench("trials", run).stdout

@@ -4,13 +4,22 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from harness.core.quantities import Component
 from harness.modelling.profile import Profile, shipped_names
+from harness.modelling.profile_schema import Measurement
+from harness.showing.drawn_systems import differences, distinct, load_drawn, published_sources
+from harness.showing.fit_figures import fit_figure, fit_rows
+from harness.showing.panels import Axis, DrawnSystem, Options
+from harness.showing.phase_figures import phase_figure
+from harness.showing.sweep_figures import sweep_figure
 from tests.helpers import FAKE, ROOT, joulebench, refused
+from tests.showing.drawn import assert_readable, notes, texts, title
 
 RUN = ROOT / "tests" / "data" / "run-first"
 
@@ -23,7 +32,7 @@ def read(path: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("published")
-    done = joulebench("figures", "--published", "--models", "-o", directory)
+    done = joulebench("figures", "--published", "-o", directory)
     assert done.returncode == 0, done.stderr
     assert "wrote 8 files" in done.stdout
     return directory
@@ -43,7 +52,7 @@ def test_published_points_are_the_aggregated_measurements(published: Path, figur
         tokens = sum(size)
         assert int(row["trials"]) == point.trials
         assert float(row["runtime_s"]) == point.runtime_s.mean
-        assert float(row["throughput_tokens_per_s"]) == pytest.approx(tokens / point.runtime_s.mean)
+        assert float(row["total_tokens_per_s"]) == pytest.approx(tokens / point.runtime_s.mean)
         if point.energy_j is None:
             assert row["energy_j"] == ""
         else:
@@ -71,22 +80,54 @@ def test_vector_files_embed_their_fonts(published: Path) -> None:
     assert (published / "figure1.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_is_drawn_into_the_same_axes(tmp_path: Path) -> None:
-    refusal = refused(joulebench("figures", RUN, "--published", "-o", tmp_path / "no"))
-    assert "cache mode" in refusal
-    assert "--allow-mixed" in refusal
-    done = joulebench("figures", RUN, "--published", "--allow-mixed", "-o", tmp_path)
+def test_a_run_is_drawn_with_the_published_systems_and_labelled_with_what_differs(tmp_path: Path) -> None:
+    """It was refused without --allow-mixed."""
+    done = joulebench("figures", RUN, "--published", "-o", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "estimated, not measured" in done.stdout
+    assert "can't be compared with the published systems" in done.stdout
+    assert "smollm2-135m, KV cache on, energy of CPU only" in done.stdout
     rows = read(tmp_path / "figure1.csv")
     assert len({(row["system"], row["model"]) for row in rows}) == 12
     own = [row for row in rows if row["energy_method"] == "estimated"]
     assert [int(float(row["input_tokens"])) for row in own] == [8, 16, 32, 64, 128, 256, 512]
     assert all(float(row["runtime_s_ci95"]) > 0 for row in own)
-    assert "not comparable" not in done.stdout
-    assert "mixed: the systems differ in cache mode" in done.stdout
-    assert "mixed: " in (tmp_path / "figure1.svg").read_text(encoding="utf-8")
-    assert "mixed: " not in (tmp_path / "phases.svg").read_text(encoding="utf-8"), "it shows the run alone"
+    assert {path.stem for path in tmp_path.iterdir()} == {"figure1", "figure2", "phases", "fit"}
+
+
+def test_other_systems_that_differ_are_refused_or_marked(tmp_path: Path) -> None:
+    sources = (RUN, "m1-pro-llama-2-7b")
+    refusal = refused(joulebench("figures", *sources, "-o", tmp_path / "no"))
+    assert "cache mode" in refusal
+    assert "--allow-mixed" in refusal
+    done = joulebench("figures", *sources, "--allow-mixed", "-o", tmp_path)
+    assert done.returncode == 0, done.stderr
+    mark = "NOT COMPARABLE (--allow-mixed): different cache modes"
+    assert mark in done.stdout
+    assert "NOT COMPARABLE" in (tmp_path / "figure1.svg").read_text(encoding="utf-8")
+    assert "NOT COMPARABLE" not in (tmp_path / "phases.svg").read_text(encoding="utf-8"), "it shows the run alone"
+
+
+def test_a_boundary_is_advised_only_where_it_helps() -> None:
+    """``--boundary cpu`` was advised where cache modes differed too, and ``--boundary cpu+system``, which is none."""
+    from harness.core.errors import UserError
+    from harness.showing.drawn_systems import compare_drawn
+
+    run, published = load_drawn(str(RUN)), load_drawn("m1-pro-llama-2-7b")
+    with pytest.raises(UserError, match="cache mode") as refusal:
+        compare_drawn([run, published], None, False)
+    assert "--boundary" not in str(refusal.value)
+    part = replace(published, measurements=[_with_energy_of(m, "cpu", "gpu", "system") for m in published.measurements])
+    other = replace(published, measurements=[_with_energy_of(m, "cpu", "system") for m in published.measurements])
+    with pytest.raises(UserError) as refusal:
+        compare_drawn([part, other], None, False)
+    (advised,) = re.findall(r"--boundary (\S+) would work", str(refusal.value))
+    assert compare_drawn([part, other], advised, False).boundary == ("cpu",)
+
+
+def _with_energy_of(measurement: Measurement, *components: Component) -> Measurement:
+    assert measurement.energy_j is not None
+    return measurement.model_copy(update={"component_energy_j": dict.fromkeys(components, measurement.energy_j)})
 
 
 def test_phases_of_a_run(tmp_path: Path) -> None:
@@ -106,8 +147,11 @@ def test_failures_are_shown_where_they_happened(tmp_path: Path) -> None:
     assert joulebench(*FAKE, *options).returncode == 0
     done = joulebench("figures", tmp_path / "run", "-o", tmp_path / "figures")
     assert done.returncode == 0, done.stderr
-    svg = (tmp_path / "figures" / "figure1.svg").read_text(encoding="utf-8")
-    assert re.search(r"<!-- (out of memory|skipped) -->", svg)
+    figure = sweep_figure([load_drawn(str(tmp_path / "run"))], "input", Options())
+    assert "× out of memory at 512 input tokens" in notes(figure)
+    assert "Energy was not measured" in notes(figure)
+    assert [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() == "x"] == [512]
+    assert_readable(figure)
     rows = read(tmp_path / "figures" / "figure1.csv")
     assert max(float(row["input_tokens"]) for row in rows) == 256
     assert all(row["energy_j"] == "" for row in rows), "not measured is empty, never 0"
@@ -148,23 +192,19 @@ def test_tokens_of_every_sequence_of_a_batch_count(tmp_path: Path) -> None:
     assert joulebench("figures", run, "-o", tmp_path / "figures").returncode == 0
     (row,) = (row for row in read(tmp_path / "figures" / "figure1.csv") if row["input_tokens"] == "64.0")
     trials = load_trials(run).query("purpose == 'measure' and input_tokens == 64 and output_tokens == 32")
-    assert float(row["throughput_tokens_per_s"]) == pytest.approx(4 * (64 + 32) / trials["runtime_s"].mean())
+    assert float(row["total_tokens_per_s"]) == pytest.approx(4 * (64 + 32) / trials["runtime_s"].mean())
 
 
 def test_models_pass_through_the_points_of_a_batch(tmp_path: Path) -> None:
-    from harness.showing.drawn_systems import load_drawn
-    from harness.showing.panels import Options
-    from harness.showing.sweep_figures import sweep_figure
-
     run = tmp_path / "run"
     assert (
         joulebench(*FAKE, "-m", "fake", "--batch-size", "4", "-p", "8-128*2", "-n", "8-128*2", "-o", run).returncode
         == 0
     )
-    figure = sweep_figure([load_drawn(str(run))], "input", Options(models=True))
-    _, throughput, *_ = figure.axes
-    points = throughput.lines[0]
-    model = next(line for line in throughput.lines if len(line.get_xdata()) > 3 * len(points.get_xdata()))
+    figure = sweep_figure([load_drawn(str(run))], "input", Options(everything=True))
+    (total,) = (ax for ax in figure.axes if ax.get_ylabel() == "total tokens/s")
+    points = next(line for line in total.lines if line.get_marker() == "o")
+    model = max(total.lines, key=lambda line: len(line.get_xdata()))
     measured, curve = (np.asarray(line.get_xydata(), dtype=float) for line in (points, model))
     assert np.interp(measured[:, 0], *curve.T) == pytest.approx(measured[:, 1], rel=0.02)
 
@@ -177,7 +217,7 @@ def test_profiles_of_one_name_are_told_apart_by_their_files(tmp_path: Path) -> N
     assert {row["system"] for row in read(tmp_path / "out" / "figure1.csv")} == {"a.json", "b.json"}
 
 
-def test_phases_of_a_part_of_the_components_are_left_out(tmp_path: Path) -> None:
+def test_energy_per_phase_of_a_part_of_the_components_is_left_out(tmp_path: Path) -> None:
     """Energy per phase is known as a sum alone."""
     run = tmp_path / "run"
     shutil.copytree(RUN, run)
@@ -187,12 +227,12 @@ def test_phases_of_a_part_of_the_components_are_left_out(tmp_path: Path) -> None
             record["energy"]["components"]["dram"] = record["energy"]["components"]["cpu"]
     (run / "trials.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     part = joulebench("figures", run, "--boundary", "cpu", "-o", tmp_path / "part")
-    assert "the figure of the phases leaves out" in part.stdout
+    assert "the figure of the phases leaves out the energy" in part.stdout
     assert (tmp_path / "part" / "figure1.csv").exists()
-    assert not (tmp_path / "part" / "phases.csv").exists()
+    assert not any(row["energy_per_token_j"] for row in read(tmp_path / "part" / "phases.csv"))
     whole = joulebench("figures", run, "--boundary", "cpu+dram", "-o", tmp_path / "whole")
     assert "the figure of the phases" not in whole.stdout
-    assert (tmp_path / "whole" / "phases.csv").exists()
+    assert any(row["energy_per_token_j"] for row in read(tmp_path / "whole" / "phases.csv"))
 
 
 def test_size_of_which_only_the_warm_up_ran_is_a_failure(tmp_path: Path) -> None:
@@ -208,3 +248,100 @@ def test_size_of_which_only_the_warm_up_ran_is_a_failure(tmp_path: Path) -> None
             trial |= {"status": "timeout", "reason": "too slow"}
     (run / "trials.jsonl").write_text("".join(json.dumps(trial) + "\n" for trial in trials))
     assert [failure.input_tokens for failure in failed_sizes(load_run(run))] == [64]
+
+
+@pytest.fixture(scope="module")
+def run_and_published() -> list[DrawnSystem]:
+    others = published_sources()
+    return distinct([differences(load_drawn(str(RUN)), others), *others])
+
+
+@pytest.mark.parametrize("everything", [False, True])
+@pytest.mark.parametrize("axis", ["input", "output"])
+def test_no_text_overlaps_and_none_is_clipped(
+    axis: Axis, everything: bool, run_and_published: list[DrawnSystem]
+) -> None:
+    options = Options(everything=everything)
+    for sources in (run_and_published, run_and_published[1:], [load_drawn(str(RUN))]):
+        assert_readable(sweep_figure(sources, axis, options))
+
+
+def test_a_column_a_model_a_row_a_cost_and_more_with_all(run_and_published: list[DrawnSystem]) -> None:
+    published = run_and_published[1:]
+    figure = sweep_figure(published, "input", Options())
+    assert [ax.get_title() for ax in figure.axes[:3]] == ["Llama-2-7B", "Mistral-7B", "Falcon-7B"]
+    assert [ax.get_ylabel() for ax in figure.axes[::3]] == ["runtime per request, s", "energy per token, J"]
+    assert len(sweep_figure(published, "input", Options(everything=True)).axes) == 12
+    assert title(figure) == (
+        "Below about 35 input tokens the M1 Pro needs the least energy per token, "
+        "above it the A100 (Palmetto), which is 11 to 47 times as fast (Llama-2-7B)"
+    )
+
+
+def test_a_system_has_one_colour_in_every_figure(run_and_published: list[DrawnSystem]) -> None:
+    for sources in (run_and_published, [load_drawn("m1-pro-llama-2-7b")], [load_drawn("m1-pro-mistral-7b")]):
+        figure = sweep_figure(sources, "input", Options())
+        drawn = [line for line in figure.axes[0].lines if line.get_color() == "#0072B2" and line.get_marker() == "o"]
+        assert len(drawn) == 1
+
+
+def test_the_own_run_is_black_thick_on_top_and_hollow_where_estimated() -> None:
+    run, other = load_drawn(str(RUN)), load_drawn("m1-pro-llama-2-7b")
+    alike = replace(other, identity=other.identity.model_copy(update={"model": run.identity.model}))
+    runtime, energy = sweep_figure([run, alike], "input", Options(models=False)).axes
+    for ax in (runtime, energy):
+        own, theirs = (next(li for li in ax.lines if li.get_color() == c and len(li.get_xdata()) > 2) for c in OURS)
+        assert own.get_linewidth() > theirs.get_linewidth()
+        assert own.get_zorder() > theirs.get_zorder()
+        assert (own.get_markerfacecolor() == "white") == (ax is energy)
+        assert theirs.get_markerfacecolor() != "white"
+
+
+OURS = ("#000000", "#0072B2")
+
+
+def test_a_run_that_differs_is_faint_in_every_column_with_its_reasons(run_and_published: list[DrawnSystem]) -> None:
+    figure = sweep_figure(run_and_published, "input", Options())
+    assert len(figure.axes) == 6, "it has no column of its own"
+    assert "this machine\nsmollm2-135m\nKV cache on" in texts(figure)
+    assert "this machine\nsmollm2-135m\nKV cache on\nCPU only\nestimated" in texts(figure)
+    assert "Not to be compared with the others" in notes(figure)
+    for ax in figure.axes:
+        assert not any(line.get_color() == "#000000" for line in ax.lines)
+        assert any(line.get_color() == "#737373" for line in ax.lines)
+
+
+def test_models_reach_twice_the_sizes_measured_at_most(run_and_published: list[DrawnSystem]) -> None:
+    for ax in sweep_figure([load_drawn(str(RUN))], "input", Options()).axes:
+        curves = [line for line in ax.lines if len(line.get_xdata()) > 8]
+        assert max(max(line.get_xdata()) for line in curves) == 1024
+        (faint,) = (line for line in ax.lines if line.get_alpha())
+        assert min(faint.get_xdata()) == 512
+        assert len(ax.collections) >= 1, "the band"
+
+
+def test_phases_are_in_one_panel_and_what_is_missing_is_said() -> None:
+    figure = phase_figure([load_drawn(str(RUN))], Options())
+    assert title(figure) == "A token takes 33 times as long to decode as to prefill, at 512 input tokens"
+    assert [ax.get_ylabel() for ax in figure.axes] == ["time per token, ms", "energy per token, J"]
+    assert {"prefill", "decode", "decode (estimated)", "prefill too short\nfor these sensors"} <= set(texts(figure))
+    assert_readable(figure)
+
+
+def test_the_fit_is_drawn_with_its_held_out_error() -> None:
+    profile = load_drawn(str(RUN)).profile
+    assert profile is not None
+    figure = fit_figure(profile)
+    assert title(figure) == "Held-out error: runtime 3.8 %, energy 4.1 %"
+    above, _, below, _ = figure.axes
+    assert above.get_xlim() == above.get_ylim(), "equal values lie on the diagonal"
+    rows = {(row[2], row[3]): row for row in fit_rows(profile) if row[0] == "runtime"}
+    assert len(rows) == len(profile.measurements)
+    for m in profile.measurements:
+        _, _, _, _, measured, predicted, error = rows[m.input_tokens, m.output_tokens]
+        assert measured == m.runtime_s.mean
+        assert predicted == pytest.approx(float(profile.runtime_s(m.input_tokens, m.output_tokens)))
+        assert error == pytest.approx(predicted / measured - 1)
+    shown = np.concatenate([line.get_ydata() for line in below.lines if line.get_marker() in ("o", "^")])
+    assert sorted(shown) == pytest.approx(sorted(100 * row[6] for row in rows.values()))
+    assert_readable(figure)
