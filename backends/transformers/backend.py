@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from backends.transformers.decode import Decoder
 
 DTYPES = ("float32", "bfloat16", "float16")
-OLDEST_TRANSFORMERS = "5.6"
+OLDEST_TRANSFORMERS = "5.14"
 
 T = TypeVar("T")
 

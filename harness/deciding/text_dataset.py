@@ -70,7 +70,7 @@ def load_tokenizer(name_or_path: str) -> TokenCounter:
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
     except ImportError:
         raise MissingDependency(
-            f"counting tokens needs transformers: install it with {pip_install('transformers>=5.6')}"
+            f"counting tokens needs transformers: install it with {pip_install('transformers>=5.14')}"
         ) from None
     # Its warnings about retries would stand before the one line that says what went wrong.
     hub_logging.set_verbosity_error()

@@ -325,7 +325,7 @@ def test_absent_package_names_the_install_command(backend, monkeypatch, package)
 def test_old_transformers_names_the_upgrade(backend, monkeypatch):
     monkeypatch.setattr("transformers.__version__", "4.57.1")
     for action in (backend.capabilities, lambda: backend.resolve(Config("tiny-test"))):
-        with pytest.raises(NotInstalled, match=r"transformers 4\.57\.1 is too old.*--upgrade 'transformers>=5\.6'"):
+        with pytest.raises(NotInstalled, match=r"transformers 4\.57\.1 is too old.*--upgrade 'transformers>=5\.14'"):
             action()
 
 
