@@ -26,8 +26,9 @@ _IRREGULAR = 1.5
 _PAUSE_S = 0.005
 """A change found longer than this after the look before could have come at any time between."""
 
-Role = Literal["meter", "fallback", "synthetic"]
-"""``meter``: tried by ``auto``. ``fallback``: used by ``auto`` where no meter works. ``synthetic``: only by name."""
+Role = Literal["meter", "machine", "fallback", "synthetic"]
+"""``meter``: tried by ``auto``. ``machine``: a slow meter of the whole machine, tried by ``auto`` where no other sees
+what computes. ``fallback``: used by ``auto`` where no meter works. ``synthetic``: only by name."""
 
 Attribution = Literal["system", "process"]
 """Whether CPU energy is the whole machine's or the worker's share, where the source can tell."""
