@@ -334,7 +334,8 @@ def _load() -> Any:
         ) from None
     except (KeyError, OSError):
         raise ProbeUnavailable(
-            "there is no library of the AMD driver (libamd_smi.so)", "install ROCm's package amd-smi-lib"
+            "there is no library of the AMD driver (libamd_smi.so)",
+            "where there is an AMD GPU, install ROCm's package amd-smi-lib",
         ) from None
     except AttributeError as error:
         raise ProbeUnavailable(f"the package amdsmi does not fit the driver's library: {error}", _FITTING) from None

@@ -143,7 +143,7 @@ class Hwmon(Probe):
 
     def _time(self, inputs: Sequence[_Input]) -> list[str]:
         """Find out how often each input is updated, and keep those worth waiting for. Returns notes on the others."""
-        readers = {each.domain.name: each.read for each in inputs}
+        readers = {each.domain.name: _tolerant(each.read) for each in inputs}
         periods, still = update_periods(readers, _WATCH_S)
         if still:
             slow, _ = update_periods({name: readers[name] for name in still}, _WATCH_ON_S)
@@ -154,13 +154,25 @@ class Hwmon(Probe):
                 # What is averaged over is not told; no longer than an update for chips that show their latest sample.
                 domain = replace(domain, averaging_s=domain.period_s)
             self._inputs.append(replace(each, domain=domain))
-        slow = [each for each in self._inputs if _is_slow_machine(each.domain)]
-        if len(slow) == len(self._inputs) or self._one:
-            slow = []
-        self._inputs = [each for each in self._inputs if each not in slow]
+        late = [each for each in self._inputs if _is_slow_machine(each.domain)]
+        if len(late) == len(self._inputs) or self._one:
+            late = []
+        self._inputs = [each for each in self._inputs if each not in late]
         self._domains = [each.domain for each in self._inputs]
         remedy = "is left out because windows would wait for it (name its folder to use it: --probes hwmon:FOLDER)"
-        return [f"{each.domain.name} (every {number(each.domain.period_s or 0.0, 2)} s) {remedy}" for each in slow]
+        return [f"{each.domain.name} (every {number(each.domain.period_s or 0.0, 2)} s) {remedy}" for each in late]
+
+
+def _tolerant(read: Callable[[], float]) -> Callable[[], float]:
+    """A reader that gives -1 where there is nothing to read just now."""
+
+    def tolerant() -> float:
+        try:
+            return read()
+        except (OSError, ValueError):
+            return -1.0
+
+    return tolerant
 
 
 def _is_slow_machine(domain: Domain) -> bool:
@@ -205,10 +217,10 @@ def _inputs(folder: Path) -> Iterator[_Found]:
             interval_ms = read_number(folder / f"{number}_average_interval")
             averaging_s = interval_ms * _MILLI if interval_ms and file.name.endswith("_average") else None
             step_w = _AMDGPU_STEP_W if chip == "amdgpu" else _MILLI
-            yield _Found(folder, chip, _label(folder, number), "power", _micro(file), averaging_s, step_w)
+            yield _Found(folder, chip, _label(folder, number), "power", _scaled(file, _MICRO), averaging_s, step_w)
     for file in sorted(folder.glob("energy*_input")):
         number = file.name.partition("_")[0]
-        yield _Found(folder, chip, _label(folder, number), "energy", _micro(file), None, _AMD_ENERGY_STEP_J)
+        yield _Found(folder, chip, _label(folder, number), "energy", _scaled(file, _MICRO), None, _AMD_ENERGY_STEP_J)
 
 
 def _rails(folder: Path, chip: str) -> Iterator[_Found]:
@@ -224,13 +236,11 @@ def _rails(folder: Path, chip: str) -> Iterator[_Found]:
         power = folder / f"in_power{channel}_input"
         if power.exists():
             label = read_text(folder / f"rail_name_{channel}") or f"in_power{channel}"
-            yield _Found(
-                folder, chip, label, "power", lambda file=power: int(read_quickly(file)) * _MILLI, None, _MILLI
-            )
+            yield _Found(folder, chip, label, "power", _scaled(power, _MILLI), None, _MILLI)
 
 
-def _micro(file: Path) -> Callable[[], float]:
-    return lambda: int(read_quickly(file)) * _MICRO
+def _scaled(file: Path, unit: float) -> Callable[[], float]:
+    return lambda: int(read_quickly(file)) * unit
 
 
 def _product(volts: Path, amperes: Path) -> Callable[[], float]:
