@@ -61,12 +61,17 @@ class _Stamps:
 
 @dataclass
 class _Socket:
-    handle: Any
+    handles: list[Any]
+    """Of its functions or partitions; the first tells energy and power of all."""
     bdf: str
     label: str
     counter: Domain | None
     power: Domain | None
     stamps: _Stamps
+
+    @property
+    def handle(self) -> Any:
+        return self.handles[0]
 
 
 class Amd(Probe):
@@ -154,11 +159,11 @@ class Amd(Probe):
         )
         return {amd_gpu_id(str(name)) for name in names if name and name != "N/A"}
 
-    def _socket(self, at: int, bdf: str, handles: Sequence[Any], notes: list[str]) -> _Socket:
+    def _socket(self, at: int, bdf: str, handles: list[Any], notes: list[str]) -> _Socket:
         """Find out what one socket can read: by its first function, which holds it for all."""
         name = f"amd{at}"
         asic = self._try(self._smi.amdsmi_get_gpu_asic_info, handles[0]) or {}
-        socket = _Socket(handles[0], bdf, f"GPU {bdf} ({asic.get('market_name', 'AMD')})", None, None, _Stamps())
+        socket = _Socket(handles, bdf, f"GPU {bdf} ({asic.get('market_name', 'AMD')})", None, None, _Stamps())
         if len(handles) > 1:
             notes.append(f"{bdf} is in {len(handles)} partitions: the whole socket's energy is read")
         counter = Domain(f"{name}-counter", "gpu", "counter", "counter", "amd", _STEP_J, source=f"gpu:{bdf}")
@@ -281,16 +286,14 @@ class Amd(Probe):
             "sm_clock_mhz": clock.get("clk", clock.get("cur_clk")),
             # Watts in some versions, microwatts in others.
             "power_limit_w": None if not cap else cap * _MICRO if cap > 1e5 else float(cap),
-            "foreign_processes": self._foreign_processes(handle),
+            "foreign_processes": self._foreign_processes(socket.handles),
         }
 
-    def _foreign_processes(self, handle: Any) -> int | None:
-        """Other processes on a GPU; None where the worker itself is not listed, as in some containers."""
-        running = self._try(self._smi.amdsmi_get_gpu_process_list, handle)
+    def _foreign_processes(self, handles: Sequence[Any]) -> int | None:
+        """Other processes on a socket; None where the worker itself is not listed, as in some containers."""
+        listed = [self._try(self._smi.amdsmi_get_gpu_process_list, handle) for handle in handles]
+        pids = {process["pid"] for running in listed for process in running or ()}
         worker = self._context.worker_pid
-        if running is None or worker is None:
-            return None
-        pids = {process["pid"] for process in running}
         return len(pids - {worker, os.getpid()}) if worker in pids else None
 
     def _try(self, call: Callable[..., Any], *arguments: Any) -> Any:

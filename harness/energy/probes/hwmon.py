@@ -229,6 +229,8 @@ def _rails(folder: Path, chip: str) -> Iterator[_Found]:
         volts, amperes = folder / f"in{channel}_input", folder / f"curr{channel}_input"
         if volts.exists() and amperes.exists():
             label = read_text(folder / f"in{channel}_label") or f"in{channel}"
+            if label == "NC":
+                continue  # not connected
             shunt_ohm = (read_number(folder / f"shunt{channel}_resistor") or 0) * _MICRO or _USUAL_SHUNT_OHM
             step_w = _SHUNT_STEP_V / shunt_ohm * (read_number(volts) or 0) * _MILLI or _MILLI
             yield _Found(folder, chip, label, "power", _product(volts, amperes), None, step_w)
