@@ -83,6 +83,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "as torch writes it": {"text": "gpus=2\n", "uuids": ("GPU-" + SERIAL.format(1).encode().hex(),)},
     "by address": {"text": "gpus=2\n", "uuids": ("0000:0d:00.0",)},
     "another maker's": {"text": "gpus=2\n", "uuids": ("GPU-8a7b6c5d-0000-1111-2222-333344445555",)},
+    "one of two": {"text": "gpus=1\n", "uuids": (SERIAL.format(0), SERIAL.format(7))},
     "both GPUs": {"text": "gpus=2\n"},
     "partitions": {"text": "gpus=4\npartitions=2\n"},
     "lost": {"text": "gpus=2\n", "during": "lost=1\n", "seconds": 2.0},
@@ -209,6 +210,10 @@ def test_gpus_are_matched_by_their_ids_not_by_order(run: Any, scenario: str) -> 
 
 def test_gpus_of_another_maker_are_not_ours(run: Any) -> None:
     assert "none of the GPUs that compute is an AMD GPU" in run("another maker's")["error"]
+
+
+def test_a_gpu_that_can_not_be_found_is_named_rather_than_left_out(run: Any) -> None:
+    assert f"amdsmi lists no GPU {SERIAL.format(7)}" in run("one of two")["error"]
 
 
 def test_two_gpus_add_up(run: Any) -> None:

@@ -106,7 +106,7 @@ def test_a_slow_meter_of_the_whole_machine_is_listed_and_not_waited_for(
     assert report["components"] == {"cpu": ["fake"]}
     (wall,) = (probe for probe in report["probes"] if probe["name"] == "wall")
     assert wall["works"]
-    assert "not read unless named: it shows the whole machine's power only every 1.5 s" in wall["note"]
+    assert "not read unless named: it shows the whole machine's power every 1.5 s only" in wall["note"]
 
 
 def test_a_load_is_seen_by_what_follows_it_and_not_by_what_does_not(

@@ -86,6 +86,7 @@ class Amd(Probe):
         self._smi: Any = None
         self._context = ProbeContext()
         self._sockets: list[_Socket] = []
+        self._domains: list[Domain] = []
 
     def open(self, context: ProbeContext) -> None:
         if context.device == "cpu" and not context.gpu_uuids:
@@ -102,10 +103,11 @@ class Amd(Probe):
         if not self._sockets:
             raise ProbeUnavailable("; ".join(notes) or "the AMD driver sees no GPU")
         self._watch(notes)
+        self._domains = self._readable()
         self.note = "; ".join(("socket energy and power as the GPU's firmware tells them", *dict.fromkeys(notes)))
 
     def domains(self) -> Sequence[Domain]:
-        return [domain for socket in self._sockets for domain in (socket.counter, socket.power) if domain]
+        return self._domains
 
     def read(self) -> Sequence[Reading]:
         readings: list[Reading] = []
@@ -132,18 +134,25 @@ class Amd(Probe):
             except smi.AmdSmiException:
                 return  # a driver that is gone has nothing left to shut down
 
+    def _readable(self) -> list[Domain]:
+        return [domain for socket in self._sockets for domain in (socket.counter, socket.power) if domain]
+
     def _computing(self, handles: Sequence[Any]) -> dict[str, list[Any]]:
         """Handles by their socket, its first function first; only sockets on which the backend computes."""
         sockets: dict[str, list[Any]] = {}
-        for _, handle in sorted((self._smi.amdsmi_get_gpu_device_bdf(handle), at) for at, handle in enumerate(handles)):
-            bdf = self._smi.amdsmi_get_gpu_device_bdf(handles[handle])
-            sockets.setdefault(bdf.rpartition(".")[0], []).append(handles[handle])
+        addressed = [(self._smi.amdsmi_get_gpu_device_bdf(handle), handle) for handle in handles]
+        for bdf, handle in sorted(addressed, key=lambda pair: pair[0]):
+            sockets.setdefault(bdf.rpartition(".")[0], []).append(handle)
         wanted = {amd_gpu_id(uuid) for uuid in self._context.gpu_uuids}
         if not wanted:
             return sockets
-        found = {bdf: its for bdf, its in sockets.items() if any(wanted & self._names(handle) for handle in its)}
+        names = {bdf: {name for handle in its for name in self._names(handle)} for bdf, its in sockets.items()}
+        found = {bdf: its for bdf, its in sockets.items() if wanted & names[bdf]}
         if not found:
             raise ProbeUnavailable("none of the GPUs that compute is an AMD GPU that amdsmi lists")
+        if missing := wanted.difference(*names.values()):
+            reason = f"amdsmi lists no GPU {', '.join(sorted(missing))}, which computes too"
+            raise ProbeUnavailable(reason, "compare with the output of amd-smi list")
         return found
 
     def _names(self, handle: Any) -> set[str]:
@@ -199,7 +208,7 @@ class Amd(Probe):
             if socket.power:
                 period_s = periods[socket.power.name]
                 socket.power = replace(socket.power, period_s=period_s, averaging_s=period_s)
-        kept = [domain.name for domain in self.domains()]
+        kept = [domain.name for domain in self._readable()]
         if not kept:
             raise ProbeUnavailable("; ".join(notes))
         assumed = [name for name in still if name in kept]
