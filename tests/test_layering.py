@@ -55,7 +55,10 @@ PURE = (
 )
 """Mathematics: no clock, no file, no screen."""
 
-HEAVY = {"torch", "transformers", "llama_cpp", "gguf", "pynvml", "matplotlib", "pandas", "duckdb", "zeus_apple_silicon"}
+HEAVY = {
+    *("torch", "transformers", "llama_cpp", "gguf", "matplotlib", "pandas", "duckdb"),
+    *("pynvml", "amdsmi", "zeus_apple_silicon"),
+}
 """Imported inside the function that needs them."""
 
 

@@ -138,11 +138,14 @@ def pci_bus_id(device: GpuDevice) -> str | None:
 def _ggml() -> Any:
     """The ggml library that llama_cpp has loaded, with the signatures of the functions used here."""
     library()
+    libggml: Any
     if own := own_build():
         # llama_cpp._ggml loads the one in the package: another library, which knows nothing of this one's devices.
         libggml = ctypes.CDLL(str(next(own.glob("libggml.*"))))
     else:
-        from llama_cpp._ggml import libggml
+        import llama_cpp._ggml
+
+        libggml = llama_cpp._ggml.libggml
 
     pointer = ctypes.c_void_p
     signatures: dict[str, tuple[Any, list[Any]]] = {

@@ -122,7 +122,7 @@ def attribute(
     return EnergyReport(
         domains={name: _figure([name], parts, methods, requests) for name in parts},
         components={key: _figure(names, parts, methods, requests) for key, names in chosen.items()},
-        total=_figure(_innermost(domains, chosen), parts, methods, requests),
+        total=_figure(innermost(domains, chosen), parts, methods, requests),
         warnings=tuple(_disagreements(traces, parts, window)),
     )
 
@@ -169,8 +169,8 @@ def powers(report: EnergyReport, seconds: float) -> tuple[dict[str, PowerFigure]
     return each(report.domains), each(report.components), power(report.total)
 
 
-def _innermost(domains: Sequence[Domain], chosen: Mapping[str, list[str]]) -> list[str]:
-    """The chosen domains that hold no other chosen one's energy: what a total adds up."""
+def innermost(domains: Sequence[Domain], chosen: Mapping[str, list[str]]) -> list[str]:
+    """Names of the domains that a total adds up: the chosen ones that hold no other chosen one's energy."""
     names = {name for group in chosen.values() for name in group}
     picked = [domain for domain in domains if domain.name in names]
     return [domain.name for domain in picked if not any(domain.contains(other) for other in picked)]

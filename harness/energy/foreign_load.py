@@ -192,3 +192,21 @@ def _top(first: _Sample, last: _Sample, available_s: float) -> tuple[ProgramLoad
         spent.append(ProgramLoad(clean_name(now.name), pid, (now.cpu_s - before_s) / available_s))
     spent.sort(key=lambda program: -program.share)
     return tuple(program for program in spent[:_TOP] if program.share >= _LEAST_SHARE)
+
+
+def foreign_pids(listed: set[int], worker: int) -> list[int] | None:
+    """Of the processes that a driver lists on a device those that are not ours.
+
+    None where the worker itself is not listed: in a container the driver may list other numbers or none.
+    """
+    if worker not in listed:
+        return None
+    others = listed - {worker, os.getpid()}
+    # Who started them is only looked up where there are any: that looks at every process of the machine.
+    return sorted(others - own_pids(worker)) if others else []
+
+
+def named_pids(pids: list[int]) -> str:
+    if len(pids) == 1:
+        return f"another process (pid {pids[0]})"
+    return f"other processes (pids {', '.join(map(str, pids[:3]))}{', …' if len(pids) > 3 else ''})"

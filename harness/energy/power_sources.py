@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 from harness.core.errors import ProbeUnavailable, UserError
 from harness.core.quantities import Component
+from harness.core.wording import number
 from harness.energy import probes
 from harness.energy.probes.base import Probe, ProbeContext
 
+_SLOW_S, _TOO_SLOW_S = 0.5, 2.0
+"""Between updates of a meter of the whole machine: what ``auto`` does without where others see what computes, and what
+it always does without, because its windows would see too few updates."""
 _GPU: frozenset[Component] = frozenset({"gpu", "system"})
 _COMPUTING: dict[str, frozenset[Component]] = {
     "cpu": frozenset({"cpu", "system"}),
@@ -57,12 +61,12 @@ def open_sources(selection: str, context: ProbeContext) -> tuple[dict[str, Probe
 
 
 def _open_all(context: ProbeContext) -> tuple[dict[str, Probe], list[LeftOut]]:
-    """Every meter that works; the fallbacks where none sees the CPU that they price or the device that computes."""
+    """Every meter that works; where none sees what computes, those of the whole machine, and then the fallbacks."""
     opened: dict[str, Probe] = {}
     left_out: list[LeftOut] = []
     available = {name: probes.create(name) for name in probes.names()}
-    for role in ("meter", "fallback"):
-        if role == "fallback" and not _lacks_meter(opened, context):
+    for role in ("meter", "machine", "fallback"):
+        if role != "meter" and not _lacks_meter(opened, context):
             break
         for name, probe in available.items():
             if probe.role == role:
@@ -71,7 +75,33 @@ def _open_all(context: ProbeContext) -> tuple[dict[str, Probe], list[LeftOut]]:
                     opened[name] = probe
                 else:
                     left_out.append(left)
+        left_out += set_aside(opened, context)
     return opened, left_out
+
+
+def set_aside(opened: dict[str, Probe], context: ProbeContext) -> list[LeftOut]:
+    """Close and take out slow meters of the whole machine, which nobody named and every window would have to wait for.
+
+    Kept are those that show at least every 2 s what no other meter sees.
+    """
+    left_out = []
+    for name, probe in list(opened.items()):
+        period_s = _machine_period_s(probe)
+        others = {other: its for other, its in opened.items() if other != name and its.role != "fallback"}
+        if period_s > (_TOO_SLOW_S if _lacks_meter(others, context) else _SLOW_S):
+            opened.pop(name).close()
+            reason = (
+                f"it shows the whole machine's power every {number(period_s, 2)} s only, and windows would wait for it"
+            )
+            left_out.append(LeftOut(name, reason, f"name it to use it: --probes {name}"))
+    return left_out
+
+
+def _machine_period_s(probe: Probe) -> float:
+    """Time between updates of a probe that reads nothing but the whole machine, in s; 0 for any other."""
+    domains = probe.domains()
+    whole = all(domain.component == "system" and domain.scope is None for domain in domains)
+    return max((domain.period_s or 0.0 for domain in domains), default=0.0) if whole else 0.0
 
 
 def _lacks_meter(opened: Mapping[str, Probe], context: ProbeContext) -> bool:

@@ -10,7 +10,7 @@ from harness.energy.attribution import PowerFigure
 from harness.energy.config import EnergyConfig
 from harness.energy.integrate import Energy, window_energy
 from harness.energy.meter import Meter
-from harness.energy.power_sources import try_open
+from harness.energy.power_sources import set_aside, try_open
 from harness.energy.probes.base import Probe, ProbeContext
 from harness.energy.readings import Domain, Trace
 
@@ -156,6 +156,9 @@ def _open(context: ProbeContext) -> tuple[dict[str, Probe], list[ProbeCheck]]:
             checked.append(ProbeCheck(name, True, note=probe.note))
         else:
             checked.append(ProbeCheck(name, False, left.reason, left.remedy))
+    for left in set_aside(opened, context):
+        at = next(at for at, check in enumerate(checked) if check.name == left.probe)
+        checked[at] = replace(checked[at], note=f"{checked[at].note}; not read unless named: {left.reason}")
     return opened, checked
 
 

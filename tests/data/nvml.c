@@ -86,14 +86,22 @@ typedef struct {
 } field_value;
 int nvmlDeviceGetFieldValues(device *d, int count, field_value *values) {
   for (int i = 0; i < count; i++) {
-    int known = values[i].scope == 0 && (values[i].field == 186 || (values[i].field == 185 && !setting("no_average", 0)));
+    int module = values[i].scope == 1 && setting("module", 0);
+    int known = (values[i].scope == 0 || module || setting("no_scopes", 0)) && (values[i].field == 186 || (values[i].field == 185 && !setting("no_average", 0)));
     if (values[i].field == 186 && setting("no_instant", 0)) known = 0;
     values[i].result = known ? milliwatts(d, &values[i].value.ui) : NOT_SUPPORTED;
+    /* A module draws 400 W, whichever of its GPUs is asked. */
+    if (module && values[i].result == OK) values[i].value.ui += (unsigned)(400000 - watts(d) * 1000);
   }
   return OK;
 }
 
 int nvmlDeviceGetTemperature(device *d, int sensor, unsigned *out) { *out = 55; return lost(d) ? GPU_IS_LOST : OK; }
+int nvmlDeviceGetCpuAffinity(device *d, unsigned words, unsigned long *out) {
+  memset(out, 0, words * sizeof *out);
+  out[setting("gpus_per_module", 1) > 1 ? 0 : d->index] = 0xff;
+  return OK;
+}
 int nvmlDeviceGetClockInfo(device *d, int type, unsigned *out) { *out = 1500; return OK; }
 int nvmlDeviceGetEnforcedPowerLimit(device *d, unsigned *out) { *out = 350000; return OK; }
 int nvmlDeviceGetCurrentClocksEventReasons(device *d, unsigned long long *out) {

@@ -75,6 +75,9 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "hopper": {"text": f"gpus=1\narchitecture={HOPPER}\n", "seconds": 0.5},
     "hopper, average only": {"text": f"gpus=1\narchitecture={HOPPER}\nno_instant=1\n", "seconds": 0.5},
     "hopper, old call": {"text": f"gpus=1\narchitecture={HOPPER}\nno_instant=1\nno_average=1\n", "seconds": 0.5},
+    "Grace Hopper": {"text": f"gpus=2\narchitecture={HOPPER}\nmodule=1\n"},
+    "two GPUs on one module": {"text": f"gpus=2\narchitecture={BLACKWELL}\nmodule=1\ngpus_per_module=2\n"},
+    "no scopes": {"text": "gpus=1\nno_scopes=1\n", "seconds": 0.5},
     "nothing": {"text": "gpus=1\nno_counter=1\nno_power=1\n"},
     "second GPU": {"text": "gpus=2\n", "uuids": ("GPU-1",)},
     "both GPUs": {"text": "gpus=2\n", "uuids": ("GPU-1", "GPU-0")},
@@ -179,6 +182,27 @@ def test_power_comes_from_the_best_reading_there_is(run: Any, scenario: str, ave
 def test_a_board_that_reads_nothing_is_refused_not_zero(run: Any) -> None:
     answer = run("nothing")
     assert "neither energy nor power can be read" in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "watts"), [("Grace Hopper", 2 * 400.0), ("two GPUs on one module", 400.0)], ids=str
+)
+def test_power_of_the_module_is_told_apart_and_never_added_to_that_of_its_gpus(
+    run: Any, scenario: str, watts: float
+) -> None:
+    answer = run(scenario)
+    report, domains = answer["report"], answer["describe"]["domains"]
+    assert domains["gpu0-module-power"]["scope"] == "module"
+    assert domains["gpu0-module-power"]["component"] == "system"
+    assert agrees(report["components"]["system"], watts, answer["seconds"])
+    assert agrees(report["components"]["gpu"], 300.0, answer["seconds"])
+    assert report["total"] == report["components"]["gpu"]
+    assert report["warnings"] == []
+
+
+def test_boards_that_are_no_modules_have_no_such_domain(run: Any) -> None:
+    for scenario in ("hopper", "no scopes"):
+        assert set(run(scenario)["describe"]["domains"]) == {"gpu0-counter", "gpu0-power"}
 
 
 def test_gpus_are_matched_by_uuid_not_by_order(run: Any) -> None:

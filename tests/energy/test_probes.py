@@ -52,7 +52,7 @@ def option(name: str, recording: Path) -> str:
 def test_contract(name: str, recording: Path) -> None:
     """A probe that opens has well-formed domains and delivers them without blocking; one that can't says why."""
     probe: Probe = probes.create(option(name, recording))
-    assert probe.role in ("meter", "fallback", "synthetic")
+    assert probe.role in ("meter", "machine", "fallback", "synthetic")
     try:
         probe.open(ProbeContext(worker_pid=os.getpid()))
     except ProbeUnavailable as unavailable:
@@ -79,11 +79,12 @@ def test_contract(name: str, recording: Path) -> None:
 
 
 def test_names_are_the_files_names() -> None:
-    assert probes.names() == ["estimate", "fake", "ioreport", "nvml", "powermetrics", "rapl", "replay"]
+    real = ["amd", "battery", "command", "hwmon", "ioreport", "nvml", "powermetrics", "rapl"]
+    assert probes.names() == sorted([*real, "estimate", "fake", "replay"])
 
 
 def test_an_unknown_probe_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match="unknown probe 'watts': choose from estimate, fake"):
+    with pytest.raises(UserError, match="unknown probe 'watts': choose from amd, battery, command, estimate, fake"):
         probes.create("watts")
 
 

@@ -57,7 +57,7 @@ def test_a_probe_of_another_package_takes_its_option(guest: str) -> None:
 
 
 def test_a_refusal_names_probes_of_other_packages_too(guest: str) -> None:
-    with pytest.raises(UserError, match="choose from estimate, fake, guest, ioreport"):
+    with pytest.raises(UserError, match="choose from amd, battery, command, estimate, fake, guest, hwmon"):
         probes.create("watts")
 
 

@@ -59,12 +59,13 @@ class Blind(Fake):
 
     role = "meter"
 
-    def __init__(self, component: Component) -> None:
+    def __init__(self, component: Component, period_s: float | None = None) -> None:
         super().__init__("idle_w=42:busy_w=42")
-        self.component = component
+        self.component, self.period_s = component, period_s
 
     def domains(self) -> list[Domain]:
-        return [replace(domain, component=self.component) for domain in super().domains()]
+        its = {"component": self.component} | ({"period_s": self.period_s} if self.period_s else {})
+        return [replace(domain, **its) for domain in super().domains()]
 
 
 def test_this_machine_is_described_in_json(command: Any) -> None:
@@ -95,6 +96,17 @@ def test_a_working_meter_shows_period_resolution_and_idle_power(command: Any, mo
     text = command()
     assert "fake (counter): new value every 20 ms, steps of 0.001 J, idle 4" in text
     assert "Energy would be read from gpu: fake." in text
+
+
+def test_a_slow_meter_of_the_whole_machine_is_listed_and_not_waited_for(
+    command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, fake=Blind("cpu"), wall=Blind("system", period_s=1.5))
+    report = json.loads(command("--json"))
+    assert report["components"] == {"cpu": ["fake"]}
+    (wall,) = (probe for probe in report["probes"] if probe["name"] == "wall")
+    assert wall["works"]
+    assert "not read unless named: it shows the whole machine's power every 1.5 s only" in wall["note"]
 
 
 def test_a_load_is_seen_by_what_follows_it_and_not_by_what_does_not(

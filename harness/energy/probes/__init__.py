@@ -17,8 +17,12 @@ from harness.energy.readings import Domain, Reading
 GROUP = "joulebench.probes"
 
 PROBES = {
+    "amd": "harness.energy.probes.amd",
+    "battery": "harness.energy.probes.battery",
+    "command": "harness.energy.probes.command",
     "estimate": "harness.energy.probes.estimate",
     "fake": "harness.energy.probes.fake",
+    "hwmon": "harness.energy.probes.hwmon",
     "ioreport": "harness.energy.probes.ioreport",
     "nvml": "harness.energy.probes.nvml",
     "powermetrics": "harness.energy.probes.powermetrics",

@@ -29,8 +29,9 @@ _PAUSE_S = 0.005
 VERDICTS = ("disturbed", "energy_of_others")
 """Keys of a probe's conditions that judge a measurement; see ``Probe.conditions``."""
 
-Role = Literal["meter", "fallback", "synthetic"]
-"""``meter``: tried by ``auto``. ``fallback``: used by ``auto`` where no meter works. ``synthetic``: only by name."""
+Role = Literal["meter", "machine", "fallback", "synthetic"]
+"""``meter``: tried by ``auto``. ``machine``: a slow meter of the whole machine, tried by ``auto`` where no other sees
+what computes. ``fallback``: used by ``auto`` where no meter works. ``synthetic``: only by name."""
 
 Attribution = Literal["system", "process"]
 """Whether CPU energy is the whole machine's or the worker's share, where the source can tell."""

@@ -7,15 +7,15 @@ assumed.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from harness.core.errors import ProbeFailed, ProbeUnavailable
 from harness.core.quantities import Facts
-from harness.energy.foreign_load import own_pids
+from harness.energy.foreign_load import foreign_pids, named_pids
 from harness.energy.probes import refuse_option
 from harness.energy.probes.base import Probe, ProbeContext, Role, update_periods
 from harness.energy.readings import Domain, Reading
@@ -23,6 +23,8 @@ from harness.energy.readings import Domain, Reading
 _POLL_S = 1.0
 """How long updates are watched at the start; ten of the slowest known sensor's."""
 _MILLI = 1e-3
+_CPU_WORDS = 16
+"""Words of 64 processors each in a set of them."""
 _UNKNOWN = (0.100, 1.000)
 _GA100 = (0.025, 0.025)
 _BOARDS = {
@@ -113,7 +115,7 @@ class Nvml(Probe):
             if slowed:
                 slowdowns.append(f"{gpu.label} was throttled ({', '.join(slowed)})")
             if pids := gpus[gpu.uuid]["foreign_processes"]:
-                sharers.append(f"{_others(pids)} used {gpu.label}")
+                sharers.append(f"{named_pids(pids)} used {gpu.label}")
         return {
             "gpus": gpus,
             "disturbed": "; ".join(slowdowns) or None,
@@ -180,25 +182,51 @@ class Nvml(Probe):
             name = f"gpu{index}-power"
             power = replace(counter, name=name, kind="power", method="integrated", averaging_s=averaging_s)
             readers.append((power, read_w))
+        readers += self._module(uuid, handle, index, board)
         return _Gpu(handle, uuid, f"GPU {index} ({model})", tuple(readers))
 
     def _power_source(self, handle: Any, board: tuple[float, float]) -> tuple[Callable[[], float], float] | None:
         """The best power reading of a board, in W, and its averaging window: instant, averaged, or the old call."""
         nvml = self._nvml
-        instant_s, average_s = board
+        candidates = self._fields(handle, board, nvml.NVML_POWER_SCOPE_GPU)
+        candidates.append((lambda: nvml.nvmlDeviceGetPowerUsage(handle) * _MILLI, board[1]))
+        return next((candidate for candidate in candidates if self._try(candidate[0])), None)
+
+    def _fields(self, handle: Any, board: tuple[float, float], scope: int) -> list[tuple[Callable[[], float], float]]:
+        """Readers of instant and averaged power of a GPU or of its module, in W, with their averaging windows."""
+        nvml = self._nvml
 
         def field(number: int) -> float:
-            value = nvml.nvmlDeviceGetFieldValues(handle, [(number, nvml.NVML_POWER_SCOPE_GPU)])[0]
+            value = nvml.nvmlDeviceGetFieldValues(handle, [(number, scope)])[0]
             if value.nvmlReturn != nvml.NVML_SUCCESS:
                 raise nvml.NVMLError(value.nvmlReturn)
             return float(value.value.uiVal * _MILLI)
 
-        candidates: list[tuple[Callable[[], float], float]] = [
-            (lambda: field(nvml.NVML_FI_DEV_POWER_INSTANT), instant_s),
-            (lambda: field(nvml.NVML_FI_DEV_POWER_AVERAGE), average_s),
-            (lambda: nvml.nvmlDeviceGetPowerUsage(handle) * _MILLI, average_s),
-        ]
-        return next((candidate for candidate in candidates if self._try(candidate[0])), None)
+        numbers = (nvml.NVML_FI_DEV_POWER_INSTANT, nvml.NVML_FI_DEV_POWER_AVERAGE)
+        return [(partial(field, number), window_s) for number, window_s in zip(numbers, board, strict=True)]
+
+    def _module(
+        self, uuid: str, handle: Any, index: int, board: tuple[float, float]
+    ) -> list[tuple[Domain, Callable[[], float]]]:
+        """Power of the module that holds this GPU and its CPU (GH200, GB200), where the board tells it.
+
+        It holds the GPU's power and is never added to it. GPUs of one CPU are on one module, and tell the same power.
+        """
+        found = self._fields(handle, board, self._nvml.NVML_POWER_SCOPE_MODULE)
+        reader = next((each for each in found if self._try(each[0])), None)
+        if reader is None:
+            return []
+        read_w, averaging_s = reader
+        gpu = self._power_source(handle, board)
+        if gpu is not None and any(self._try(read_w) == self._try(gpu[0]) for _ in range(2)):
+            return []  # a driver that knows no scopes tells the GPU's power again
+        cpus = list(self._try(self._nvml.nvmlDeviceGetCpuAffinity, handle, _CPU_WORDS) or ())
+        module = "-".join(f"{word:x}" for word in cpus) if any(cpus) else uuid
+        name, source = f"gpu{index}-module-power", f"module:{module}"
+        domain = Domain(
+            name, "system", "power", "integrated", "nvml", _MILLI, None, averaging_s, source=source, scope="module"
+        )
+        return [(domain, read_w)]
 
     def _conditions(self, gpu: _Gpu) -> dict[str, Any]:
         nvml, handle = self._nvml, gpu.handle
@@ -224,12 +252,7 @@ class Nvml(Probe):
         worker = self._context.worker_pid
         if running is None or worker is None:
             return None
-        pids = {process.pid for process in running}
-        if worker not in pids:
-            return None
-        others = pids - {worker, os.getpid()}
-        # Who started them is only looked up where there are any: that looks at every process of the machine.
-        return sorted(others - own_pids(worker)) if others else []
+        return foreign_pids({process.pid for process in running}, worker)
 
     def _try(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """What ``call`` returns, or None where the board or driver has no such thing."""
@@ -237,12 +260,6 @@ class Nvml(Probe):
             return call(*arguments)
         except (self._nvml.NVMLError, self._nvml.NVMLLibraryMismatchError):
             return None
-
-
-def _others(pids: list[int]) -> str:
-    if len(pids) == 1:
-        return f"another process (pid {pids[0]})"
-    return f"other processes (pids {', '.join(map(str, pids[:3]))}{', …' if len(pids) > 3 else ''})"
 
 
 _REASONS = (

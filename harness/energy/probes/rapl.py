@@ -15,6 +15,7 @@ from harness.core.errors import ProbeFailed, ProbeUnavailable
 from harness.core.quantities import Component, Facts
 from harness.energy.probes.base import Probe, ProbeContext, Role
 from harness.energy.readings import Domain, Reading
+from harness.energy.sysfs import read_number, read_quickly, read_text
 
 _UPDATE_S = 0.001
 """The registers are updated about every millisecond (Intel SDM, volume 3, "RAPL interfaces")."""
@@ -80,11 +81,11 @@ class Rapl(Probe):
         return readings
 
     def conditions(self) -> Facts:
-        counts = [count for file in self._throttle_counts if (count := _number(file)) is not None]
+        counts = [count for file in self._throttle_counts if (count := read_number(file)) is not None]
         throttled = sum(counts) if counts else None
         before, self._throttled = self._throttled, throttled
         slowed = before is not None and throttled is not None and throttled > before
-        degrees = [value / 1000 for file in self._temperatures if (value := _number(file)) is not None]
+        degrees = [value / 1000 for file in self._temperatures if (value := read_number(file)) is not None]
         return {
             "temperature_c": max(degrees, default=None),
             "thermal_throttle_count": throttled,
@@ -99,10 +100,10 @@ class Rapl(Probe):
         cpus = self._sysfs / "devices" / "system" / "cpu"
         packages: dict[int | None, Path] = {}
         for file in sorted(cpus.glob("cpu[0-9]*/thermal_throttle/package_throttle_count")):
-            packages.setdefault(_number(file.parents[1] / "topology" / "physical_package_id"), file)
+            packages.setdefault(read_number(file.parents[1] / "topology" / "physical_package_id"), file)
         self._throttle_counts = list(packages.values())
         for kind in sorted((self._sysfs / "class" / "thermal").glob("thermal_zone*/type")):
-            if _text(kind) == "x86_pkg_temp":
+            if read_text(kind) == "x86_pkg_temp":
                 self._temperatures.append(kind.with_name("temp"))
 
 
@@ -114,11 +115,11 @@ def _zones(root: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for kind in ("intel-rapl", "intel-rapl-mmio"):
         for zone in sorted(root.glob(f"{kind}:*")):
-            name, file = _text(zone / "name"), zone / "energy_uj"
+            name, file = read_text(zone / "name"), zone / "energy_uj"
             if name is None or not file.exists():
                 continue
             if name == "dram":
-                parent = _text(root / zone.name.rpartition(":")[0] / "name") or zone.name
+                parent = read_text(root / zone.name.rpartition(":")[0] / "name") or zone.name
                 name = parent.replace("package", "dram")
             elif not re.fullmatch(r"psys(-\d+)?|package-\d+(-die-\d+)?", name):
                 continue  # cores and uncore lie inside their package
@@ -128,15 +129,15 @@ def _zones(root: Path) -> dict[str, Path]:
 
 def _is_dead(file: Path) -> bool:
     """Whether a counter has stood at 0 since the machine was started, as that of DRAM does on many desktop parts."""
-    if _number(file) != 0:
+    if read_number(file) != 0:
         return False
     time.sleep(_WATCH_S)
-    return _number(file) == 0
+    return read_number(file) == 0
 
 
 def _domain(source: str, file: Path) -> Domain:
     components: dict[str, Component] = {"psys": "system", "dram": "dram"}
-    wrap = _number(file.with_name("max_energy_range_uj"))
+    wrap = read_number(file.with_name("max_energy_range_uj"))
     wrap_j = None if wrap is None else wrap * _MICRO
     name = f"cpu-{source}" if source.startswith("package") else source
     component = components.get(source.partition("-")[0], "cpu")
@@ -170,32 +171,11 @@ def _dated(file: Path) -> tuple[int, int]:
     found: list[tuple[int, int, int]] = []
     while len(found) < _TRIES and (not found or found[-1][0] > _SLOW_READ_NS):
         before_ns = time.monotonic_ns()
-        microjoules = int(_read(file))
+        microjoules = int(read_quickly(file))
         took_ns = time.monotonic_ns() - before_ns
         found.append((took_ns, before_ns + took_ns // 2, microjoules))
     _, time_ns, microjoules = min(found)
     return time_ns, microjoules
-
-
-def _read(file: Path) -> bytes:
-    """A small file's content, at a third of the cost of opening it as text."""
-    handle = os.open(file, os.O_RDONLY)
-    try:
-        return os.read(handle, 64)
-    finally:
-        os.close(handle)
-
-
-def _text(file: Path) -> str | None:
-    try:
-        return file.read_text().strip()
-    except OSError:
-        return None
-
-
-def _number(file: Path) -> int | None:
-    text = _text(file)
-    return int(text) if text is not None and text.isdigit() else None
 
 
 create = Rapl
