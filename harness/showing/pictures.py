@@ -10,12 +10,12 @@ from harness.core.wording import percent
 from harness.deciding.trace_files import load_workload
 from harness.modelling.measurements import disturbance_words
 from harness.modelling.profile_fit import fit
-from harness.showing import decision_figures
 from harness.showing.figure_set import write_figures
 from harness.showing.matches import comparison_lines
 from harness.showing.panels import Options
 from harness.showing.paper import regenerate
 from harness.showing.report.page import write_report
+from harness.showing.threshold_figures import savings_words, write_panels
 
 FOLDER = "pictures"
 
@@ -70,5 +70,5 @@ def _sweeps(run: Path, folder: Path, options: Options) -> str:
 
 def _published_threshold(folder: Path) -> str:
     result = regenerate(load_workload("alpaca"), "input")
-    path, *_ = decision_figures.write_panels(result.panels, result.key, folder / "threshold-published", result.panels)
-    return f"{decision_figures.savings_words(result.panels)}; {path}"
+    path, *_ = write_panels(result.panels, result.key, folder / "threshold-published", result.panels)
+    return f"{savings_words(result.panels)}; {path}"
