@@ -14,7 +14,7 @@ from harness.deciding.answers import RoutingAnswer
 from harness.deciding.costs import Costs
 from harness.deciding.scales import JOULES_PER_KWH, SECONDS_PER_HOUR
 from harness.deciding.workload import Workload, marginal
-from harness.showing.colours import MARKERS, PALETTE, places, written
+from harness.showing.colours import styles
 from harness.showing.figures import (
     SMALL_PT,
     EndLabel,
@@ -26,6 +26,7 @@ from harness.showing.figures import (
     token_axis,
     write_figure,
 )
+from harness.showing.names import system_words
 from harness.showing.panels import boundary_words
 
 if TYPE_CHECKING:
@@ -103,16 +104,16 @@ def trade_off_figure(answer: RoutingAnswer) -> Figure:
         ax.plot(hours[at], kwh[at], "o", color=LINE, markersize=5, zorder=3)
     ends = [EndLabel("λ = 0: least runtime", (float(hours[0]), float(kwh[0])), LINE)]
     ends.append(EndLabel("λ = 1: least energy", (float(hours[-1]), float(kwh[-1])), LINE))
-    place, notes = places(labels), []
+    style, notes = styles(labels), []
     for label in labels:
         alone = answer.decision.baselines[label]
         x, y = alone.runtime_s / SECONDS_PER_HOUR, alone.energy_j / JOULES_PER_KWH
-        colour, marker = PALETTE[place[label] % len(PALETTE)], MARKERS[place[label] % len(MARKERS)]
+        colour, marker = style[label]
         if y <= BEYOND * kwh.max() and x <= BEYOND * hours.max():
             ax.plot(x, y, marker, color=colour, markersize=6, zorder=4)
-            ends.append(EndLabel(f"{written(label)} alone", (x, y), colour))
+            ends.append(EndLabel(f"{system_words(label)} alone", (x, y), colour))
         else:
-            notes.append(f"Off the scale: {written(label)} alone, {number(y, 3)} kWh and {number(x, 3)} h")
+            notes.append(f"Off the scale: {system_words(label)} alone, {number(y, 3)} kWh and {number(x, 3)} h")
     ax.set_xlabel("total runtime, h")
     ax.set_ylabel("total energy, kWh")
     head(figure, _trade_off_title(answer), answer.costs.mark)

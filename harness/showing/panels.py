@@ -58,13 +58,8 @@ class Failure:
 
     input_tokens: int
     output_tokens: int
-    status: str
-    """oom, timeout, error or skipped."""
-
-    @property
-    def words(self) -> str:
-        """The status as figures have it."""
-        return {"oom": "out of memory"}.get(self.status, self.status)
+    words: str
+    """How it failed: out of memory, timed out, failed or skipped."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +189,11 @@ def _energy_j(measurement: Measurement, boundary: Sequence[Component] | None) ->
     # Components of one trial share its disturbances: their errors are added, the cautious choice.
     width = None if None in widths else math.fsum(w for w in widths if w is not None)
     return Estimate(math.fsum(part.mean for part in known), width)
+
+
+def mean_and_width(value: Estimate | None) -> tuple[float | None, float | None]:
+    """The two as cells of a table; both None where not measured."""
+    return (None, None) if value is None else (value.mean, value.half_width)
 
 
 def per(energy: Estimate | None, count: float) -> Estimate | None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.statistics import Estimate
-from harness.showing.colours import MARKERS, OWN, PALETTE, places, written
+from harness.showing.colours import OWN, styles
 from harness.showing.figures import (
     SMALL_PT,
     TITLE_PT,
@@ -27,6 +27,7 @@ from harness.showing.figures import (
     token_axis,
 )
 from harness.showing.findings import Line, finding
+from harness.showing.names import model_words, system_words
 from harness.showing.panels import (
     PANELS,
     Axis,
@@ -35,6 +36,7 @@ from harness.showing.panels import (
     SweepPoint,
     boundary_words,
     failures_on,
+    mean_and_width,
     sweep,
     tokens_along,
 )
@@ -97,10 +99,14 @@ class Drawing:
         if source is self.own:
             width = 1.6 if source.differs else 2.0
             return {"color": self._shade(source, OWN), "marker": "o", "markersize": 4, "linewidth": width, "zorder": 5}
-        place = places([s.identity.system for s in self.sources if s is not self.own])[source.identity.system]
-        colour, marker = PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)]
-        colour = self._shade(source, colour)
-        return {"color": colour, "marker": marker, "markersize": 3.2, "linewidth": 1.1, "zorder": 3}
+        colour, marker = styles([s.identity.system for s in self.sources if s is not self.own])[source.identity.system]
+        return {
+            "color": self._shade(source, colour),
+            "marker": marker,
+            "markersize": 3.2,
+            "linewidth": 1.1,
+            "zorder": 3,
+        }
 
     def _shade(self, source: DrawnSystem, colour: str) -> str:
         """The colour, mixed with white where the system differs from those beside it."""
@@ -115,14 +121,10 @@ def sweep_rows(sources: Sequence[DrawnSystem], axis: Axis, options: Options) -> 
     rows: list[CsvRow] = []
     for source in sources:
         for point in sweep(source, axis, options):
-            values = [part for column in PANELS for part in _mean_and_width(getattr(point, column))]
+            values = [part for column in PANELS for part in mean_and_width(getattr(point, column))]
             size = (point.input_tokens, point.output_tokens, point.trials)
             rows.append((*source.pair, *size, *values, source.method if point.energy_j else None))
     return rows
-
-
-def _mean_and_width(value: Estimate | None) -> tuple[float | None, float | None]:
-    return (None, None) if value is None else (value.mean, value.half_width)
 
 
 def sweep_figure(sources: Sequence[DrawnSystem], axis: Axis, options: Options, mark: str = "") -> Figure:
@@ -141,7 +143,7 @@ def sweep_figure(sources: Sequence[DrawnSystem], axis: Axis, options: Options, m
     _scale(axes, drawing)
     for ax, model in zip(axes[0], models, strict=True):
         system = shown[0].identity.system
-        ax.set_title(f"{written(model)} on {system}" if len(shown) == 1 else written(model), fontsize=TITLE_PT)
+        ax.set_title(f"{model_words(model)} on {system}" if len(shown) == 1 else model_words(model), fontsize=TITLE_PT)
     head(figure, title(drawing), mark)
     foot(figure, cautions(drawing))
     lay_out(figure)
@@ -163,8 +165,8 @@ def _line(drawing: Drawing, source: DrawnSystem) -> Line:
     points = sweep(source, drawing.axis, drawing.options)
     own = source is drawing.own and len(drawing.sources) > 1
     return Line(
-        written(source.identity.system),
-        written(source.identity.model),
+        system_words(source.identity.system),
+        model_words(source.identity.model),
         [tokens_along(drawing.axis, point) for point in points],
         [point.runtime_s for point in points],
         # An estimate is drawn, but nothing is claimed of it.
@@ -204,7 +206,7 @@ def cautions(drawing: Drawing) -> list[str]:
 
 def _names(drawing: Drawing, sources: Sequence[DrawnSystem]) -> str:
     own = drawing.own
-    names = [written(s.identity.system) if s is not own else f"this machine, {s.identity.system}" for s in sources]
+    names = [system_words(s.identity.system) if s is not own else f"this machine, {s.identity.system}" for s in sources]
     return ", ".join(dict.fromkeys(names))
 
 
@@ -318,7 +320,7 @@ def _label(drawing: Drawing, source: DrawnSystem, column: str) -> str:
         said.append("estimated")
     if len(drawing.sources) == 1:
         return ""
-    name = "this machine" if source is drawing.own else written(source.identity.system)
+    name = "this machine" if source is drawing.own else system_words(source.identity.system)
     return "\n".join([_folded(name), *said])
 
 

@@ -16,10 +16,10 @@ from harness.deciding.paper_accounting import PaperCurve
 from harness.deciding.scales import JOULES_PER_KWH
 from harness.deciding.threshold import Curve
 from harness.deciding.uncertainty import Interval, SavingBand
-from harness.showing.colours import written
 from harness.showing.decision_figures import LINE, decision_notes
 from harness.showing.decisions import KEY_WORDS, share_words
 from harness.showing.figures import SMALL_PT, cost_axis, foot, head, new_figure, token_axis, write_figure
+from harness.showing.names import system_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -152,7 +152,7 @@ def threshold_figure(panel: ThresholdPanel, answer: ThresholdAnswer) -> Figure:
     _draw_saving(above, panel)
     _draw_ratio(below, panel)
     _scale([panel], [above], [below], key)
-    below.set_xlabel(f"threshold: requests of up to so many {KEY_WORDS[key]} on the {written(panel.alone[0][0])}")
+    below.set_xlabel(f"threshold: requests of up to so many {KEY_WORDS[key]} on the {system_words(panel.alone[0][0])}")
     head(figure, _threshold_title(panel, answer), costs.mark)
     foot(figure, [*_legend([panel]), *decision_notes(costs, answer.workload)])
     return figure
@@ -166,7 +166,7 @@ def accountings_figure(panels: Sequence[ThresholdPanel], key: str) -> Figure:
         _draw_ratio(right, panel)
         left.set_title(panel.title, loc="left", fontsize=SMALL_PT + 1, fontweight="bold")
     _scale(panels, axes[:, 0].tolist(), axes[:, 1].tolist(), key)
-    small, large = (written(label) for label, *_ in panels[0].alone)
+    small, large = (system_words(label) for label, *_ in panels[0].alone)
     for ax in axes[-1]:
         ax.set_xlabel(f"threshold, {KEY_WORDS[key]}")
     said = savings_words(panels)
@@ -176,7 +176,7 @@ def accountings_figure(panels: Sequence[ThresholdPanel], key: str) -> Figure:
 
 
 def _legend(panels: Sequence[ThresholdPanel]) -> list[str]:
-    notes = [f"Saving and ratio: against all requests on the {written(panels[0].alone[1][0])}"]
+    notes = [f"Saving and ratio: against all requests on the {system_words(panels[0].alone[1][0])}"]
     if any(panel.band for panel in panels):
         notes.append("Band: 95 % interval" + (" of the measured runtime" if panels[0].estimated else ""))
     marked = [panel for panel in panels if panel.curve.threshold[panel.best] > 0]
@@ -193,7 +193,7 @@ def savings_words(panels: Sequence[ThresholdPanel]) -> str:
 
 def _threshold_title(panel: ThresholdPanel, answer: ThresholdAnswer) -> str:
     """What the best threshold does, or that none does any good."""
-    decision, (small, large) = answer.decision, [written(label) for label in answer.costs.labels]
+    decision, (small, large) = answer.decision, [system_words(label) for label in answer.costs.labels]
     scales, uncertain = decision.scales, decision.uncertainty
     costly = scales.name == "price" or scales.runtime_weight > 0
     gain, what = (uncertain.cost_saving, "of the cost") if costly else (uncertain.saving, "of the energy")

@@ -86,7 +86,7 @@ def test_a_run_is_drawn_with_the_published_systems_and_labelled_with_what_differ
     assert done.returncode == 0, done.stderr
     assert "estimated, not measured" in done.stdout
     assert "can't be compared with the published systems" in done.stdout
-    assert "smollm2-135m, KV cache on, energy of CPU only" in done.stdout
+    assert "SmolLM2-135M, KV cache on, energy of CPU only" in done.stdout
     rows = read(tmp_path / "figure1.csv")
     assert len({(row["system"], row["model"]) for row in rows}) == 12
     own = [row for row in rows if row["energy_method"] == "estimated"]
@@ -303,8 +303,8 @@ OURS = ("#000000", "#0072B2")
 def test_a_run_that_differs_is_faint_in_every_column_with_its_reasons(run_and_published: list[DrawnSystem]) -> None:
     figure = sweep_figure(run_and_published, "input", Options())
     assert len(figure.axes) == 6, "it has no column of its own"
-    assert "this machine\nsmollm2-135m\nKV cache on" in texts(figure)
-    assert "this machine\nsmollm2-135m\nKV cache on\nCPU only\nestimated" in texts(figure)
+    assert "this machine\nSmolLM2-135M\nKV cache on" in texts(figure)
+    assert "this machine\nSmolLM2-135M\nKV cache on\nCPU only\nestimated" in texts(figure)
     assert "Not to be compared with the others" in notes(figure)
     for ax in figure.axes:
         assert not any(line.get_color() == "#000000" for line in ax.lines)
