@@ -122,8 +122,9 @@ def _draw(
     colour, marker = look
     x = [size for size, _ in points]
     y = np.array([unit * cost.mean for _, cost in points])
-    widths = np.array([np.nan if c.half_width is None else unit * c.half_width for _, c in points])
     hollow = energy and source.method == "estimated"
+    # An estimate has no bar that looks like a measurement's.
+    widths = np.array([np.nan if hollow or c.half_width is None else unit * c.half_width for _, c in points])
     style: dict[str, Any] = {
         "color": colour,
         "marker": marker,
@@ -163,7 +164,7 @@ def _notes(sources: Sequence[DrawnSystem], metered: Sequence[DrawnSystem]) -> li
     notes = ["Prefill per input token, decode per output token after the first", "Bars: 95 % intervals"]
     estimated = [source for source in metered if source.method == "estimated"]
     if estimated:
-        notes.append("Hollow points: energy estimated, not measured")
+        notes.append("Hollow points: energy estimated, not measured, so without intervals")
     if not metered:
         known = any(m.energy_j for source in sources for m in source.measurements)
         notes.append("Energy: phases too short for these sensors" if known else "Energy was not measured")

@@ -184,7 +184,7 @@ def cautions(drawing: Drawing) -> list[str]:
     if fitted:
         notes[-1] += ", dashed beyond the sizes measured"
     if any(source.method == "estimated" for source in sources):
-        notes.append("Hollow points: energy estimated, not measured")
+        notes.append("Hollow points: energy estimated, not measured, so without intervals")
     for source in sources:
         said = [*source.differs]
         if source.differing_boundary:
@@ -222,12 +222,12 @@ def _draw(ax: Axes, drawing: Drawing, source: DrawnSystem, column: str) -> None:
     if points:
         modelled = drawing.options.models and _draw_model(ax, drawing, source, column, look)
         found: list[Estimate] = [getattr(point, column) for point in points]
-        # An unknown interval has no bar.
-        widths = np.array([np.nan if one.half_width is None else one.half_width for one in found])
+        hollow = _hollow(source, column)
+        # An unknown interval has no bar, and an estimate none that looks like a measurement's.
+        widths = np.array([np.nan if hollow or one.half_width is None else one.half_width for one in found])
         means = np.array([one.mean for one in found])
         # A bar of more than the value has no lower end on a logarithmic axis.
         bars = [np.minimum(widths, 0.999 * means), widths]
-        hollow = source.method == "estimated" and "energy" in column
         style = look | {"markerfacecolor": "white" if hollow else look["color"]}
         style |= {"linestyle": "none" if modelled else "-", "elinewidth": 0.8, "capsize": 1.5}
         ax.errorbar([tokens_along(drawing.axis, point) for point in points], means, yerr=bars, **style)
@@ -266,8 +266,14 @@ def _draw_model(ax: Axes, drawing: Drawing, source: DrawnSystem, column: str, lo
     line = {"color": look["color"], "zorder": look["zorder"] - 0.5}
     ax.plot(x[inside], y[inside], linewidth=look["linewidth"], **line)
     ax.plot(x[beyond], y[beyond], linewidth=0.8, alpha=0.45, linestyle=(0, (3, 2)), **line)
-    ax.fill_between(x[inside], low[inside], high[inside], color=look["color"], alpha=0.13, linewidth=0)
+    if not _hollow(source, column):
+        ax.fill_between(x[inside], low[inside], high[inside], color=look["color"], alpha=0.13, linewidth=0)
     return True
+
+
+def _hollow(source: DrawnSystem, column: str) -> bool:
+    """Whether what is drawn is an estimate, not measured."""
+    return source.method == "estimated" and "energy" in column
 
 
 def _share(column: str, tokens: NDArray[np.int64]) -> NDArray[np.int64] | float:
@@ -316,7 +322,7 @@ def _label(drawing: Drawing, source: DrawnSystem, column: str) -> str:
     said = [*source.differs]
     if energy and source.differing_boundary:
         said.append(f"{boundary_words(source.differing_boundary)} only")
-    if energy and source.method == "estimated":
+    if _hollow(source, column):
         said.append("estimated")
     if len(drawing.sources) == 1:
         return ""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from harness.core.quantities import Component
 from harness.modelling.profile import Profile, shipped_names
@@ -312,12 +313,20 @@ def test_a_run_that_differs_is_faint_in_every_column_with_its_reasons(run_and_pu
 
 
 def test_models_reach_twice_the_sizes_measured_at_most(run_and_published: list[DrawnSystem]) -> None:
-    for ax in sweep_figure([load_drawn(str(RUN))], "input", Options()).axes:
+    runtime, energy = sweep_figure([load_drawn(str(RUN))], "input", Options()).axes
+    for ax in (runtime, energy):
         curves = [line for line in ax.lines if len(line.get_xdata()) > 8]
         assert max(max(line.get_xdata()) for line in curves) == 1024
         (faint,) = (line for line in ax.lines if line.get_alpha())
         assert min(faint.get_xdata()) == 512
-        assert len(ax.collections) >= 1, "the band"
+    assert _banded(runtime)
+    assert not _banded(energy), "an estimate has no interval that looks like a measurement's"
+
+
+def _banded(ax: Axes) -> bool:
+    """Whether a band or a bar of some height is drawn."""
+    paths = [path.vertices[:, 1] for drawn in ax.collections for path in drawn.get_paths()]
+    return any(np.isfinite(y).all() and np.ptp(y) > 0 for y in paths)
 
 
 def test_phases_are_in_one_panel_and_what_is_missing_is_said() -> None:
