@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
+from harness.core.wording import estimated as about
 from harness.core.wording import number, percent
 from harness.deciding.answers import RoutingAnswer
 from harness.deciding.costs import Costs
@@ -131,7 +132,8 @@ def _trade_off_title(answer: RoutingAnswer) -> str:
     longer = float(sweep.runtime_s[-1] / sweep.runtime_s[0])
     if saved < 0.0005:
         return "Energy and runtime don't trade off here: the same plan is best for both"
-    return f"Saving {percent(saved)} of the energy takes {number(longer, 3)} times the runtime"
+    size = about(100 * saved, "%") if answer.costs.estimated else percent(saved)
+    return f"Saving {size} of the energy takes {number(longer, 3)} times the runtime"
 
 
 def decision_notes(costs: Costs, workload: Workload) -> list[str]:

@@ -212,7 +212,7 @@ def _model_lines(quantity: str, model: CostModel) -> Iterator[RenderableType]:
     form = model.cost_form()
     yield (
         f"\n{quantity}: {form.describe()}; held-out error {percent(model.held_out.mape)}, worst "
-        f"{_point(model.held_out.worst)}\n  measured {model.function.describe_range()} tokens"
+        f"{_point(model.held_out.worst)}\n  measured {model.function.describe_range()}"
     )
     for line in form.formula(model.unit).splitlines():
         yield f"  {line}"

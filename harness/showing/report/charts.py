@@ -129,7 +129,7 @@ def _series(source: DrawnSystem, axis: Axis, options: Options, column: str, look
         "points": drawn,
         "hollow": guess,
         "failures": [
-            [tokens_along(axis, failure), f"{tokens_along(axis, failure):g} tokens: {failure.words}"]
+            [tokens_along(axis, failure), f"{tokens_along(axis, failure):,.0f} tokens: {failure.words}"]
             for failure in failed
         ],
         "model": _model(source, axis, options, energy, [x for x, *_ in drawn]),
