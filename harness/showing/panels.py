@@ -198,6 +198,4 @@ def mean_and_width(value: Estimate | None) -> tuple[float | None, float | None]:
 
 def per(energy: Estimate | None, count: float) -> Estimate | None:
     """An energy shared by ``count`` tokens."""
-    if energy is None or count <= 0:
-        return None
-    return Estimate(energy.mean / count, None if energy.half_width is None else energy.half_width / count)
+    return None if energy is None or count <= 0 else energy.over(count)

@@ -94,9 +94,8 @@ def _speed_card(found: Headline, sequences: int) -> dict[str, str]:
 
 
 def _short_time(time_s: Estimate) -> str:
-    if time_s.mean >= 1:
-        return plus_minus(time_s.mean, time_s.half_width, "s")
-    return plus_minus(1000 * time_s.mean, None if time_s.half_width is None else 1000 * time_s.half_width, "ms")
+    shown, unit = (time_s, "s") if time_s.mean >= 1 else (time_s.over(1e-3), "ms")
+    return plus_minus(shown.mean, shown.half_width, unit)
 
 
 def _runtime_card(found: Headline, source: DrawnSystem) -> dict[str, str]:
