@@ -15,7 +15,8 @@ from harness.modelling import sources
 from harness.modelling.comparable import Comparison, check_drawn
 from harness.modelling.profile import Profile, shipped_names
 from harness.modelling.profile_fit import fit_pooled
-from harness.modelling.system_names import told_apart
+from harness.modelling.profile_schema import Identity
+from harness.modelling.system_names import precision, told_apart
 from harness.runs.records import RecordedRun, load_run
 from harness.runs.schema import status_words
 from harness.showing.names import model_words
@@ -68,8 +69,8 @@ def differences(source: DrawnSystem, others: Sequence[DrawnSystem]) -> DrawnSyst
     alike = [identity for identity in theirs if identity.model == mine.model] or theirs
     for field, words in _WORDS.items():
         value = getattr(mine, field)
-        known = {getattr(identity, field) for identity in alike} - {None}
-        if value is not None and known - {value}:
+        known = {_compared(identity, field) for identity in alike} - {None}
+        if value is not None and known - {_compared(mine, field)}:
             said.append(words(value))
     held = {other.components for other in others if other.components}
     boundary = () if not source.components or held <= {source.components} else tuple(sorted(source.components))
@@ -82,6 +83,12 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "dtype": str,
 }
 """Fields of an identity that must agree, and how a value that differs is written."""
+
+
+def _compared(identity: Identity, field: str) -> object:
+    """What of a field must agree: llama.cpp's F16 is torch's float16."""
+    value = getattr(identity, field)
+    return precision(value) if field == "dtype" and value else value
 
 
 def _profile(profile: Profile, given: str) -> DrawnSystem:

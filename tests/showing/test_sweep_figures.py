@@ -131,6 +131,15 @@ def _with_energy_of(measurement: Measurement, *components: Component) -> Measure
     return measurement.model_copy(update={"component_energy_j": dict.fromkeys(components, measurement.energy_j)})
 
 
+def test_one_precision_by_two_names_does_not_differ() -> None:
+    """A run of llama.cpp in F16 was drawn faint among systems in float16."""
+    published = load_drawn("m1-pro-llama-2-7b")
+    other = replace(published, identity=published.identity.model_copy(update={"dtype": "float16"}))
+    for dtype, differs in (("F16", ()), ("Q4_0", ("Q4_0",))):
+        own = replace(published, identity=published.identity.model_copy(update={"dtype": dtype}))
+        assert differences(own, [other]).differs == differs
+
+
 def test_phases_of_a_run(tmp_path: Path) -> None:
     done = joulebench("figures", RUN, "-o", tmp_path)
     assert done.returncode == 0, done.stderr
