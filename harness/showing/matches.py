@@ -33,7 +33,7 @@ class _Match:
     """Why energy isn't compared; empty where it is or neither system has any."""
 
 
-def comparison_lines(given: ProfileLike, program: Sequence[str] = ("joulebench",)) -> list[str]:
+def comparison_lines(given: ProfileLike, program: Sequence[str]) -> list[str]:
     """Sentences that set a profile or run against the shipped profiles that it may be compared with.
 
     Without any, which commands would make a comparison; ``program`` is how they begin. Where a run can't be fitted,

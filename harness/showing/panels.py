@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from harness.core import statistics
 from harness.core.quantities import Component, Method
 from harness.core.statistics import Estimate
@@ -145,6 +148,13 @@ def failures_on(source: DrawnSystem, axis: Axis, options: Options) -> list[Failu
     if axis == "input":
         return [failure for failure in source.failures if failure.output_tokens == options.fixed_output]
     return [failure for failure in source.failures if _near(failure.input_tokens, options.fixed_input)]
+
+
+def sizes_along(axis: Axis, tokens: NDArray[np.int64], options: Options) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Input and output tokens of sizes at these places on the axis of a sweep."""
+    if axis == "input":
+        return tokens, np.full_like(tokens, options.fixed_output)
+    return np.full_like(tokens, options.fixed_input), tokens
 
 
 def tokens_along(axis: Axis, size: SweepPoint | Failure) -> float:

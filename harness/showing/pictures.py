@@ -15,6 +15,7 @@ from harness.showing.matches import comparison_lines
 from harness.showing.panels import Options
 from harness.showing.paper import regenerate
 from harness.showing.report.page import write_report
+from harness.showing.terminal import program
 from harness.showing.threshold_figures import savings_words, write_panels
 
 FOLDER = "pictures"
@@ -34,7 +35,7 @@ def draw_all(run: Path, fixed_input: int = 32, fixed_output: int = 32) -> Iterat
         ("fit", lambda: _fit(run, profile)),
         ("Figures 1–2", lambda: _sweeps(run, folder, options)),
         ("threshold of the published pair", lambda: _published_threshold(folder)),
-        ("comparison", lambda: "\n  ".join(comparison_lines(run))),
+        ("comparison", lambda: "\n  ".join(comparison_lines(run, program()))),
         ("report", lambda: f"to open in a browser: {write_report([run], run / 'report.html', options=options)}"),
     )
     for name, step in steps:

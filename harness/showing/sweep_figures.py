@@ -37,6 +37,7 @@ from harness.showing.panels import (
     boundary_words,
     failures_on,
     mean_and_width,
+    sizes_along,
     sweep,
     tokens_along,
 )
@@ -245,14 +246,7 @@ def _draw_model(ax: Axes, drawing: Drawing, source: DrawnSystem, column: str, lo
     sizes = [tokens_along(drawing.axis, point) for point in _points(source, drawing, column)]
     grid = np.append(np.geomspace(min(sizes), REACH * max(sizes), 80), sizes)
     x = np.unique(grid.round().astype(np.int64))
-    m, n = (
-        (x, np.full_like(x, options.fixed_output))
-        if drawing.axis == "input"
-        else (
-            np.full_like(x, options.fixed_input),
-            x,
-        )
-    )
+    m, n = sizes_along(drawing.axis, x, options)
     energy = "energy" in column
     predicted = profile.predict_energy(m, n, options.boundary) if energy else profile.predict_runtime(m, n)
     tokens = source.sequences * (m + n)

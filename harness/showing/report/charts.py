@@ -17,7 +17,17 @@ from harness.modelling.cost_function import Prediction
 from harness.showing.colours import styles
 from harness.showing.drawn_systems import differences
 from harness.showing.names import model_words, processor_words, system_words
-from harness.showing.panels import AXES, Axis, DrawnSystem, Options, boundary_words, failures_on, sweep, tokens_along
+from harness.showing.panels import (
+    AXES,
+    Axis,
+    DrawnSystem,
+    Options,
+    boundary_words,
+    failures_on,
+    sizes_along,
+    sweep,
+    tokens_along,
+)
 from harness.showing.sweep_figures import REACH, Drawing, title
 
 QUANTITIES = {"runtime_s": ("Runtime", "s"), "energy_per_token_j": ("Energy per token, input and output", "J")}
@@ -105,7 +115,7 @@ def differing(sources: Sequence[DrawnSystem], published: Sequence[DrawnSystem]) 
     return ", ".join(found)
 
 
-def said(value: Estimate, unit: str, is_estimate: bool) -> str:
+def value_words(value: Estimate, unit: str, is_estimate: bool) -> str:
     """A value as people read it."""
     return estimated(value.mean, unit) if is_estimate else plus_minus(value.mean, value.half_width, unit)
 
@@ -121,7 +131,7 @@ def _series(source: DrawnSystem, axis: Axis, options: Options, column: str, look
         value: Estimate = getattr(point, column)
         # An estimate has no interval that looks like a measurement's.
         width = None if guess else value.half_width
-        words = said(value, "J per token" if energy else "s", guess)
+        words = value_words(value, "J per token" if energy else "s", guess)
         size = request_words(point.input_tokens, point.output_tokens)
         drawn.append((tokens_along(axis, point), value.mean, width, f"{size}: {words}"))
     return {
@@ -151,19 +161,13 @@ def _model(
         return None
     sizes = np.unique(np.geomspace(min(x) / REACH, max(x) * REACH, 80).round().astype(np.int64))
     sizes = sizes[sizes >= 1]
-    m, n = _sizes_along(axis, sizes, options)
+    m, n = sizes_along(axis, sizes, options)
     try:
         found = profile.predict_energy(m, n, options.boundary) if energy else profile.predict_runtime(m, n)
     except UserError:
         return None
     tokens = source.sequences * (m + n) if energy else np.ones_like(m)
     return _curve(sizes, found, tokens, guess=energy and source.method == "estimated")
-
-
-def _sizes_along(axis: Axis, sizes: NDArray[np.int64], options: Options) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    if axis == "input":
-        return sizes, np.full_like(sizes, options.fixed_output)
-    return np.full_like(sizes, options.fixed_input), sizes
 
 
 def _curve(

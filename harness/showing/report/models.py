@@ -9,7 +9,7 @@ from harness.core.sizes import request_words
 from harness.core.wording import number, percent
 from harness.modelling.profile_schema import Measurement, Statistic
 from harness.showing.panels import DrawnSystem, mean_95
-from harness.showing.report.charts import said, six_digits, system_looks
+from harness.showing.report.charts import six_digits, system_looks, value_words
 from harness.showing.report.head import no_model_words
 
 
@@ -45,7 +45,7 @@ def _fitted(source: DrawnSystem, quantity: str, unit: str, look: dict[str, Any])
         predict = profile.runtime_s if quantity == "runtime" else profile.energy_j
         predicted = float(predict(m, n))
         off = percent(predicted / measured.mean - 1, signed=True)
-        value = said(mean_95(measured), unit, guess)
+        value = value_words(mean_95(measured), unit, guess)
         words = f"{request_words(m, n)}: {value}, predicted {number(predicted)} {unit} ({off})"
         points.append([measured.mean, six_digits(predicted), None, words])
     return {**look, "hollow": guess, "points": points}
