@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.core.sizes import request_words
 from harness.core.wording import number
 from harness.modelling.contrast import Contrast, Contrasts
 from harness.showing.terminal import print_all, print_json, records_of, table_of
@@ -34,7 +35,7 @@ def print_comparison(contrasts: Contrasts, as_json: bool) -> None:
         f"A is {contrasts.names[0]}, B is {contrasts.names[1]}{within}",
         "A / B is given with its 95 % interval; –: not significant; extrapolated: not measured on both",
     )
-    warnings = [f"warning: {warning.removeprefix('mixed: ')}" for warning in comparison.warnings]
+    warnings = [f"warning: {warning}" for warning in comparison.warnings]
     print_all([*filter(None, [comparison.mark]), comparison_words(contrasts), table, *legend, *warnings])
 
 
@@ -45,7 +46,7 @@ def comparison_words(contrasts: Contrasts) -> str:
     a, b = contrasts.labels
     size = contrasts.runtime.ratio.size
     if size == 1:
-        at = f"at {contrasts.input_tokens[0]} in, {contrasts.output_tokens[0]} out"
+        at = f"at {request_words(contrasts.input_tokens[0], contrasts.output_tokens[0])}"
     else:
         at = f"at {size} request sizes"
     return f"{a} (A) against {b} (B) {at}: {'; '.join(said)}"

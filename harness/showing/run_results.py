@@ -10,7 +10,7 @@ from harness.core.sizes import Point
 from harness.core.statistics import Estimate
 from harness.core.wording import estimated, plus_minus, plus_minus_percent
 from harness.runs.records import RecordedRun
-from harness.runs.schema import Trial
+from harness.runs.schema import Trial, status_words
 from harness.runs.summary import (
     Disturbance,
     Drift,
@@ -25,8 +25,6 @@ from harness.runs.summary import (
 from harness.showing.terminal import program
 
 _MOST_REASONS = 3
-STATUS_WORDS = {"oom": "out of memory", "timeout": "timed out", "error": "failed"}
-"""By status of a trial, how people say it; other statuses are words themselves."""
 
 
 def result_lines(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterator[str]:
@@ -42,7 +40,7 @@ def result_lines(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterato
 
 def headline_lines(found: Headline, batch_size: int) -> Iterator[str]:
     """The numbers that matter, one sentence each."""
-    size = f" for {size_text(found.point, batch_size)}"
+    size = f" for {found.point.words(batch_size)}"
     if found.decode_tokens_per_s is not None:
         yield f"{_with_interval(found.decode_tokens_per_s, 'decode tokens/s')}{size}."
         size = ""
@@ -70,7 +68,7 @@ def drift_text(moved: Drift) -> str:
     share = plus_minus_percent(abs(moved.change), moved.half_width)
     seen = moved.half_width is None or abs(moved.change) > moved.half_width
     return (
-        f"{'Drift' if seen else 'No drift seen'}: the first point ({size_text(moved.point)}) was {share} {way} "
+        f"{'Drift' if seen else 'No drift seen'}: the first point ({moved.point.words()}) was {share} {way} "
         "at the end of the run."
     )
 
@@ -88,15 +86,9 @@ def disturbance_text(found: Disturbance) -> str:
     )
 
 
-def size_text(point: Point, batch_size: int = 1) -> str:
-    """``32 in, 16 out``, and how many sequences where that is more than one."""
-    sequences = f"{batch_size} sequences of " if batch_size > 1 else ""
-    return f"{sequences}{point.input_tokens} in, {point.output_tokens} out"
-
-
 def failure_text(trial: Trial) -> str:
     """What became of a trial that is not ok, and why."""
-    return f"{STATUS_WORDS.get(trial.status, trial.status)}: {trial.reason or 'no reason is known'}"
+    return f"{status_words(trial.status)}: {trial.reason or 'no reason is known'}"
 
 
 def next_commands(directory: Path, fitted: bool = False) -> Iterator[str]:
@@ -140,10 +132,10 @@ def _coverage(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterator[s
     for summary in summaries:
         if not summary.trials and summary.trouble:
             status, _, reason = summary.trouble.partition(":")
-            lost.setdefault(f"{STATUS_WORDS.get(status, status)}:{reason}", []).append(summary.point)
+            lost.setdefault(f"{status_words(status)}:{reason}", []).append(summary.point)
     for reason, points in list(lost.items())[:_MOST_REASONS]:
         more = f" and {len(points) - 1} more" if len(points) > 1 else ""
-        yield f"Not measured: {size_text(points[0])}{more}: {reason}."
+        yield f"Not measured: {points[0].words()}{more}: {reason}."
     if len(lost) > _MOST_REASONS:
         yield f"Not measured: {sum(map(len, list(lost.values())[_MOST_REASONS:]))} more points, for other reasons."
 
