@@ -170,7 +170,7 @@ def print_list(profiles: Sequence[Profile], as_json: bool) -> None:
     for p in profiles:
         energy = "not measured" if p.energy is None else percent(p.energy.model.held_out.mape)
         energy += " (estimated)" if p.energy_method() == "estimated" else ""
-        boundary = "+".join(p.components) or "–"
+        boundary = "+".join(sorted(p.components)) or "–"
         cache = "on" if p.identity.kv_cache else "off"
         table.add_row(p.name, cache, boundary, str(len(p.measurements)), percent(p.runtime.held_out.mape), energy)
     print_all([table, HELD_OUT])

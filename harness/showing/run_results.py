@@ -68,7 +68,7 @@ def drift_text(moved: Drift) -> str:
     share = plus_minus_percent(abs(moved.change), moved.half_width)
     seen = moved.half_width is None or abs(moved.change) > moved.half_width
     return (
-        f"{'Drift' if seen else 'No drift seen'}: the first point ({moved.point.words()}) was {share} {way} "
+        f"{'Drift' if seen else 'No significant drift'}: the first point ({moved.point.words()}) was {share} {way} "
         "at the end of the run."
     )
 
@@ -82,7 +82,8 @@ def disturbance_text(found: Disturbance) -> str:
     who = f", most by {', '.join(found.programs)}" if found.programs else ""
     return (
         f"DISTURBED: {found.trials} of {found.of_trials} trials{shares}{who}; {found.points} of {found.of_points} "
-        "points have no other. Their times are probably too long. Run the same command again when the machine is idle."
+        "points have no undisturbed trial. Their times are probably too long. Run the same command again when the "
+        "machine is idle."
     )
 
 
