@@ -311,7 +311,8 @@ def _limit_lines(facts: dict[str, Any]) -> list[str]:
         f"{units[limit['kind']]}s used, price {number(limit['price'])} per {units[limit['kind']]}"
         for limit in facts["limits"]
     ]
-    if lines and not facts["whole_requests"]:
+    serving = [row for row in facts["routes"] if row["requests"]]
+    if lines and len(serving) > 1 and not facts["whole_requests"]:
         lines.append("some sizes are split into parts of requests: the plan is in shares, not in whole requests")
     return [*lines, "online rule: least cost + price × what the request takes"] if lines else []
 

@@ -25,6 +25,8 @@ from harness.runs.summary import (
 from harness.showing.terminal import program
 
 _MOST_REASONS = 3
+_LEAST_TO_FIT = 4
+"""Points: fewer don't tell what the models ask."""
 STATUS_WORDS = {"oom": "out of memory", "timeout": "timed out", "error": "failed"}
 """By status of a trial, how people say it; other statuses are words themselves."""
 
@@ -99,14 +101,17 @@ def failure_text(trial: Trial) -> str:
     return f"{STATUS_WORDS.get(trial.status, trial.status)}: {trial.reason or 'no reason is known'}"
 
 
-def next_commands(directory: Path, fitted: bool = False) -> Iterator[str]:
-    """What to type to go on with a run, as this program is called here; ``fitted`` where its fit is written already."""
+def next_commands(directory: Path, points: int, fitted: bool = False) -> Iterator[str]:
+    """What to type to go on with a run of so many measured points, as this program is called here; ``fitted`` where its
+    fit is written already."""
     profile = str(directory / "profile.json")
     commands = [
         ("fit a model of it", ["fit", str(directory), "-o", profile]),
-        ("Figures 1–2", ["figures", str(directory)]),
+        ("Figures 1–2", ["figures", str(directory), "-o", str(directory / "pictures")]),
         ("a page of it all", ["report", str(directory)]),
     ]
+    if points < _LEAST_TO_FIT:
+        commands = commands[1:]
     if fitted:
         commands = [("what a request costs", ["predict", profile, "-p", "256", "-n", "64"])]
     yield "Next:"
@@ -132,7 +137,8 @@ def _coverage(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterator[s
     measured = [summary for summary in summaries if summary.trials]
     trials = sum(summary.trials for summary in measured)
     planned = len(run.facts.plan.points)
-    counts = f"{len(measured)} of {planned} {'point' if planned == 1 else 'points'}, {trials} trials"
+    counts = f"{len(measured)} of {planned} {'point' if planned == 1 else 'points'}, "
+    counts += f"{trials} {'trial' if trials == 1 else 'trials'}"
     yield f"Measured: {counts}; ± is the 95 % interval." if measured else f"Measured: {counts}."
     if others := disturbance(run.trials):
         yield disturbance_text(others)

@@ -236,6 +236,22 @@ def test_shares_and_capacities_are_kept(answer, trace: Path) -> None:
     assert free["plan"]["energy_j"] < limited["plan"]["energy_j"] < limited["baselines"]["swing-a100"]["energy_j"]
 
 
+def test_a_plan_for_one_system_splits_nothing(run) -> None:
+    code, out, err = run("route", SMALL, LARGE, "--share", "m1-pro=0")
+    assert code == 0, err
+    assert out.startswith("all requests to swing-a100")
+    assert "parts of requests" not in out
+
+
+def test_a_run_that_cannot_be_fitted_is_named(run, tmp_path: Path) -> None:
+    short = Path(shutil.copytree(RUN, tmp_path / "short"))
+    lines = (short / "trials.jsonl").read_text().splitlines(keepends=True)
+    (short / "trials.jsonl").write_text("".join(lines[:4]))
+    code, _, err = run("compare", RUN, short)
+    assert code == 2
+    assert f"{short}: runtime: 1 point can't tell" in err
+
+
 def test_requests_that_nobody_serves_in_time_are_counted(answer, run, trace: Path) -> None:
     facts = answer("route", *BOTH, "-w", trace, "--slo", 2)
     w = load_workload(str(trace))

@@ -191,7 +191,10 @@ def test_disturbed_trials_are_said_with_their_share_and_their_programs() -> None
 def test_next_commands_are_right_as_they_stand(tmp_path: Path) -> None:
     run = Path(shutil.copytree(DATA / "run-first", tmp_path / "a run"))
     shown = joulebench("trials", run).stdout
-    fit, _, _ = shown.splitlines()[-3:]
+    fit, *others = shown.splitlines()[-3:]
+    for line in others:
+        words = shlex.split(line.rpartition("  ")[0].rpartition(" harness ")[2].rpartition(" joulebench ")[2])
+        assert joulebench(*words, cwd=tmp_path).returncode == 0, "figures asked for -o"
     command, _, arguments = fit.partition(" fit ")
     assert command.split()[-1].endswith(("joulebench", "harness"))
     *_, profile = shlex.split(arguments.rpartition("  ")[0])
@@ -199,6 +202,25 @@ def test_next_commands_are_right_as_they_stand(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert Path(profile).exists()
     assert " predict " in joulebench("trials", run).stdout.splitlines()[-1], "what is fitted already needs no fit"
+
+
+def test_a_run_of_few_points_is_not_told_to_fit(tmp_path: Path) -> None:
+    done = joulebench(*FAKE, "-m", "fake", "--point", "8,1", "-r", "1", "-o", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert " fit " not in done.stdout, "a fit needs four points"
+    assert " report " in done.stdout
+    assert "1 of 1 point, 1 trial;" in done.stdout
+    row = next(line for line in done.stdout.splitlines() if line.split()[:3] == ["8", "1", "1"])
+    assert "0.0000" not in row, "the clock's tick is no time of decoding"
+
+
+def test_a_point_that_is_not_yet_measured_is_not_called_too_large(tmp_path: Path) -> None:
+    run = Path(shutil.copytree(DATA / "run-first", tmp_path / "run"))
+    first, *_ = (run / "trials.jsonl").read_text().splitlines()
+    (run / "trials.jsonl").write_text(first + "\n")
+    shown = joulebench("trials", run).stdout
+    assert "unfinished: measuring stopped, or is still" in shown
+    assert "needs more memory" not in shown
 
 
 def test_pictures_are_told_after_the_table(tmp_path: Path) -> None:
