@@ -13,7 +13,9 @@ import pytest
 
 from harness.cli import main
 from harness.deciding.trace_files import load_workload
+from harness.deciding.uncertainty import Interval
 from harness.modelling.profile import Profile
+from harness.showing.decisions import ratio_words
 from tests.helpers import ROOT
 
 SMALL, LARGE = "m1-pro-llama-2-7b", "swing-a100-llama-2-7b"
@@ -241,6 +243,20 @@ def test_a_plan_for_one_system_splits_nothing(run) -> None:
     assert code == 0, err
     assert out.startswith("all requests to swing-a100")
     assert "parts of requests" not in out
+    assert "no mix of systems within the limits costs less" in out.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [
+        ((1.65, 1.55, 1.79), "1.65× (1.55–1.79×)"),
+        ((1e-4, 9e-5, 1.2e-4), "0.00010× (0.00009–0.00012×)"),
+        ((1e-4, 1e-9, 1.87e6), "0.00010× (0.0000000010–1,870,000×)"),
+    ],
+)
+def test_ratios_show_their_digits(ratio: tuple[float, float, float], words: str) -> None:
+    """The last was "0.0001× (0.0000–1,871,493.3144×)"."""
+    assert ratio_words(Interval(*ratio)) == words
 
 
 def test_a_run_that_cannot_be_fitted_is_named(run, tmp_path: Path) -> None:
