@@ -25,6 +25,8 @@ from harness.runs.summary import (
 from harness.showing.terminal import program
 
 _MOST_REASONS = 3
+_COARSE_DRIFT = 0.2
+"""Half-width from which a drift that isn't seen may be there."""
 _LEAST_TO_FIT = 4
 """Points: fewer don't tell what the models ask."""
 STATUS_WORDS = {"oom": "out of memory", "timeout": "timed out", "error": "failed"}
@@ -71,8 +73,9 @@ def drift_text(moved: Drift) -> str:
     way = "slower" if moved.change > 0 else "faster"
     share = plus_minus_percent(abs(moved.change), moved.half_width)
     seen = moved.half_width is None or abs(moved.change) > moved.half_width
+    unseen = "No drift seen" if moved.half_width is None or moved.half_width < _COARSE_DRIFT else "Drift can't be told"
     return (
-        f"{'Drift' if seen else 'No drift seen'}: the first point ({size_text(moved.point)}) was {share} {way} "
+        f"{'Drift' if seen else unseen}: the first point ({size_text(moved.point)}) was {share} {way} "
         "at the end of the run."
     )
 

@@ -117,6 +117,12 @@ def test_export_json_is_what_json_prints(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["points"][0]["trials"] == 2
 
 
+def test_a_file_in_the_place_of_the_run_directory_is_called_that(tmp_path: Path) -> None:
+    file = tmp_path / "run"
+    file.touch()
+    assert "is a file, not a directory" in refused(joulebench(*QUICK, "-o", file))
+
+
 def test_a_dry_run_exports_no_result(tmp_path: Path) -> None:
     """It said nothing and wrote nothing."""
     file = tmp_path / "result.json"
