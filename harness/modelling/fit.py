@@ -99,8 +99,9 @@ def fit_form(form: type[Form], observations: Observations, kv_cache: bool) -> Fi
         raise UserError(refusal)
     distinct = set(zip(observations.input_tokens, observations.output_tokens, strict=True))
     if len(distinct) < MIN_POINTS:
+        few = "1 point" if len(distinct) == 1 else f"{len(distinct)} distinct points"
         raise UserError(
-            f"{len(distinct)} distinct points can't tell the launch floor from the cost per input and output token: "
+            f"{few} can't tell the launch floor from the cost per input and output token: "
             f"measure at least {MIN_POINTS}, with at least 3 input sizes and 3 output sizes among them"
         )
     if not form.has_phases:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.core.quantities import Method, weakest
 from harness.core.sizes import Point
 from harness.core.statistics import Estimate, estimate_of
 from harness.runs.run_schema import Run, Session
-from harness.runs.schema import Row, Trial, decode_tokens_per_s, prefill_tokens_per_s, total_tokens_per_s
+from harness.runs.schema import Trial
 
 TYPICAL = Point(32, 32)
 """The request that a run's headline is about where its sweeps don't say another: where the protocols' sweeps cross."""
@@ -278,18 +278,22 @@ def _summary(point: Point, trials: Sequence[Trial], batch_size: int) -> PointSum
     explained = ("ok",) if disturbed or not used else ("ok", "disturbed")
     failures = [record for record in trials if record.status not in explained]
     energy_j, method = _energy(used)
-    rows = [Row(trial, batch_size, None) for trial in used]
+    m, n = point.input_tokens, point.output_tokens
+    runtime_s, prefill_s, decode_s = (
+        estimate_of([seconds for record in used if (seconds := getattr(record, field)) is not None])
+        for field in ("runtime_s", "prefill_s", "decode_s")
+    )
     return PointSummary(
         point=point,
         trials=len(used),
         disturbed=disturbed,
         repeats=used[-1].repeats if used else None,
-        runtime_s=estimate_of(_runtimes(used)),
-        prefill_s=estimate_of([record.prefill_s for record in used if record.prefill_s is not None]),
-        decode_s=estimate_of([record.decode_s for record in used if record.decode_s is not None]),
-        prefill_tokens_per_s=_speed_of(rows, prefill_tokens_per_s),
-        decode_tokens_per_s=_speed_of(rows, decode_tokens_per_s),
-        total_tokens_per_s=_speed_of(rows, total_tokens_per_s),
+        runtime_s=runtime_s,
+        prefill_s=prefill_s,
+        decode_s=decode_s,
+        prefill_tokens_per_s=_speed(batch_size * m, prefill_s),
+        decode_tokens_per_s=_speed(batch_size * (n - 1), decode_s),
+        total_tokens_per_s=_speed(batch_size * (m + n), runtime_s),
         energy_j=energy_j,
         energy_method=method,
         energy_reason=_energy_reason(used) if energy_j is None else None,
@@ -297,8 +301,13 @@ def _summary(point: Point, trials: Sequence[Trial], batch_size: int) -> PointSum
     )
 
 
-def _speed_of(rows: Sequence[Row], speed: Callable[[Row], float | None]) -> Estimate | None:
-    return estimate_of([value for value in map(speed, rows) if value is not None])
+def _speed(tokens: int, seconds: Estimate | None) -> Estimate | None:
+    """Tokens over their mean time, with its relative interval. A mean of speeds would be that of the luckiest trials,
+    and contradict the time beside it."""
+    if not tokens or seconds is None or not seconds.mean:
+        return None
+    speed = tokens / seconds.mean
+    return Estimate(speed, None if seconds.half_width is None else speed * seconds.half_width / seconds.mean)
 
 
 def _energy_reason(used: Sequence[Trial]) -> str | None:

@@ -233,9 +233,13 @@ def ratio_words(ratio: Interval) -> str:
     spread = min(ratio.value - ratio.low, ratio.high - ratio.value)
     if spread < 1e-9:
         return f"{number(ratio.value, 3)}×"
-    # One or two digits of the narrower side, four decimals at most.
-    decimals = min(4, max(0, math.ceil(0.5 - math.log10(spread))))
-    value, low, high = (f"{each:,.{decimals}f}" for each in (ratio.value, ratio.low, ratio.high))
+    # One or two digits of the narrower side, four decimals at most where the ratio has a digit among them; where both
+    # ends are far apart, each has digits of its own.
+    most = max(4, 1 - math.floor(math.log10(ratio.value)))
+    decimals = min(most, max(0, math.ceil(0.5 - math.log10(spread))))
+    ends = ratio.value, ratio.low, ratio.high
+    known = ratio.high < 100 * ratio.low
+    value, low, high = (f"{each:,.{decimals}f}" if known else number(each, 2) for each in ends)
     return f"{value}× ({low}–{high}×)"
 
 
@@ -269,8 +273,8 @@ def routing_words(answer: RoutingAnswer) -> str:
         shares = f"all requests to {costs.labels[int(served.argmax())]}"
     found = decision.cost_saving, decision.saving, decision.runtime_ratio
     effect = effect_words(decision.scales, *found, label, costs.estimated)
-    if served[decision.alone] == served.sum() and not decision.limits:
-        effect = "no mix of systems costs less"
+    if served[decision.alone] == served.sum():
+        effect = f"no mix of systems {'within the limits ' if decision.limits else ''}costs less"
     late = f"; {label} alone doesn't serve all of them in time" if base.meets_slo is False else ""
     missed = f"; {decision.unserved:,.0f} requests served by no system in time" if decision.unserved else ""
     return f"{shares}: {effect}{fleet_words(decision.plan, base)}{late}{missed}"
@@ -305,7 +309,8 @@ def _limit_lines(facts: dict[str, Any]) -> list[str]:
         f"{units[limit['kind']]}s used, price {number(limit['price'])} per {units[limit['kind']]}"
         for limit in facts["limits"]
     ]
-    if lines and not facts["whole_requests"]:
+    serving = [row for row in facts["routes"] if row["requests"]]
+    if lines and len(serving) > 1 and not facts["whole_requests"]:
         lines.append("some sizes are split into parts of requests: the plan is in shares, not in whole requests")
     return [*lines, "online rule: least cost + price × what the request takes"] if lines else []
 

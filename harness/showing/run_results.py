@@ -25,6 +25,10 @@ from harness.runs.summary import (
 from harness.showing.terminal import program
 
 _MOST_REASONS = 3
+_COARSE_DRIFT = 0.2
+"""Half-width from which a drift that isn't seen may be there."""
+_LEAST_TO_FIT = 4
+"""Points: fewer don't tell what the models ask."""
 
 
 def result_lines(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterator[str]:
@@ -67,8 +71,13 @@ def drift_text(moved: Drift) -> str:
     way = "slower" if moved.change > 0 else "faster"
     share = plus_minus_percent(abs(moved.change), moved.half_width)
     seen = moved.half_width is None or abs(moved.change) > moved.half_width
+    unseen = (
+        "No significant drift"
+        if moved.half_width is None or moved.half_width < _COARSE_DRIFT
+        else "Drift can't be told"
+    )
     return (
-        f"{'Drift' if seen else 'No significant drift'}: the first point ({moved.point.words()}) was {share} {way} "
+        f"{'Drift' if seen else unseen}: the first point ({moved.point.words()}) was {share} {way} "
         "at the end of the run."
     )
 
@@ -92,14 +101,17 @@ def failure_text(trial: Trial) -> str:
     return f"{status_words(trial.status)}: {trial.reason or 'no reason is known'}"
 
 
-def next_commands(directory: Path, fitted: bool = False) -> Iterator[str]:
-    """What to type to go on with a run, as this program is called here; ``fitted`` where its fit is written already."""
+def next_commands(directory: Path, points: int, fitted: bool = False) -> Iterator[str]:
+    """What to type to go on with a run of so many measured points, as this program is called here; ``fitted`` where its
+    fit is written already."""
     profile = str(directory / "profile.json")
     commands = [
         ("fit a model of it", ["fit", str(directory), "-o", profile]),
-        ("Figures 1–2", ["figures", str(directory)]),
+        ("Figures 1–2", ["figures", str(directory), "-o", str(directory / "pictures")]),
         ("a page of it all", ["report", str(directory)]),
     ]
+    if points < _LEAST_TO_FIT:
+        commands = commands[1:]
     if fitted:
         commands = [("what a request costs", ["predict", profile, "-p", "256", "-n", "64"])]
     yield "Next:"
@@ -125,7 +137,8 @@ def _coverage(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterator[s
     measured = [summary for summary in summaries if summary.trials]
     trials = sum(summary.trials for summary in measured)
     planned = len(run.facts.plan.points)
-    counts = f"{len(measured)} of {planned} {'point' if planned == 1 else 'points'}, {trials} trials"
+    counts = f"{len(measured)} of {planned} {'point' if planned == 1 else 'points'}, "
+    counts += f"{trials} {'trial' if trials == 1 else 'trials'}"
     yield f"Measured: {counts}; ± is the 95 % interval." if measured else f"Measured: {counts}."
     if others := disturbance(run.trials):
         yield disturbance_text(others)

@@ -14,8 +14,8 @@ from harness.core.sizes import Point
 from harness.core.statistics import Estimate
 from harness.runs.records import RecordedRun, load_run
 from harness.runs.schema import Trial
-from harness.runs.summary import headline, summarise
-from harness.showing.run_results import headline_lines, result_lines
+from harness.runs.summary import Drift, headline, summarise
+from harness.showing.run_results import drift_text, headline_lines, result_lines
 from tests.helpers import FAKE, ROOT, joulebench
 
 DATA = ROOT / "tests" / "data"
@@ -39,12 +39,30 @@ def test_headline_is_of_the_request_where_the_sweeps_cross() -> None:
     assert (found.point, found.trials, found.disturbed) == (Point(32, 32), 3, 0)
     trials = [trial for trial in run.trials if trial.counts and trial.point == found.point]
     assert found.decode_tokens_per_s
-    speeds = [31 / trial.decode_s for trial in trials if trial.decode_s]
-    assert found.decode_tokens_per_s.mean == pytest.approx(sum(speeds) / 3)
+    times_s = [trial.decode_s for trial in trials if trial.decode_s]
+    assert found.decode_tokens_per_s.mean == pytest.approx(31 * 3 / sum(times_s))
     assert found.energy_j
     assert found.energy_per_output_token_j
     assert found.energy_per_output_token_j.mean == pytest.approx(found.energy_j.mean / 32)
     assert found.energy_reason is None
+
+
+def test_speeds_agree_with_the_times_beside_them() -> None:
+    """A mean of speeds is that of the luckiest trial: 844 decode tokens/s stood beside 0.0753 s for 3 tokens."""
+    run = load_run(DATA / "run-first")
+    first = next(trial for trial in run.trials if trial.counts)
+    trials = [replace(first, decode_s=decode_s) for decode_s in (0.001, 0.3, 0.3)]
+    (summary,) = summarise(trials, run.batch_size)
+    assert summary.decode_s
+    assert summary.decode_tokens_per_s
+    assert summary.decode_tokens_per_s.mean == pytest.approx((first.output_tokens - 1) / summary.decode_s.mean)
+    relative = [value.half_width / value.mean for value in (summary.decode_s, summary.decode_tokens_per_s)]
+    assert relative[0] == pytest.approx(relative[1])
+
+
+def test_a_drift_too_uncertain_to_be_seen_is_not_denied() -> None:
+    assert drift_text(Drift(Point(8, 8), 0.01, 0.03)).startswith("No drift seen: ")
+    assert drift_text(Drift(Point(8, 8), 1.4, 3.5)).startswith("Drift can't be told: ")
 
 
 @pytest.mark.parametrize(("lost", "nearest"), [({(32, 32)}, Point(16, 32)), ({(32, 32), (16, 32)}, Point(32, 16))])
@@ -190,7 +208,10 @@ def test_disturbed_trials_are_said_with_their_share_and_their_programs() -> None
 def test_next_commands_are_right_as_they_stand(tmp_path: Path) -> None:
     run = Path(shutil.copytree(DATA / "run-first", tmp_path / "a run"))
     shown = joulebench("trials", run).stdout
-    fit, _, _ = shown.splitlines()[-3:]
+    fit, *others = shown.splitlines()[-3:]
+    for line in others:
+        words = shlex.split(line.rpartition("  ")[0].rpartition(" harness ")[2].rpartition(" joulebench ")[2])
+        assert joulebench(*words, cwd=tmp_path).returncode == 0, "figures asked for -o"
     command, _, arguments = fit.partition(" fit ")
     assert command.split()[-1].endswith(("joulebench", "harness"))
     *_, profile = shlex.split(arguments.rpartition("  ")[0])
@@ -203,6 +224,25 @@ def test_next_commands_are_right_as_they_stand(tmp_path: Path) -> None:
         done = joulebench(name, *shlex.split(arguments), cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert " predict " in joulebench("trials", run).stdout.splitlines()[-1], "what is fitted already needs no fit"
+
+
+def test_a_run_of_few_points_is_not_told_to_fit(tmp_path: Path) -> None:
+    done = joulebench(*FAKE, "-m", "fake", "--point", "8,1", "-r", "1", "-o", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert " fit " not in done.stdout, "a fit needs four points"
+    assert " report " in done.stdout
+    assert "1 of 1 point, 1 trial;" in done.stdout
+    row = next(line for line in done.stdout.splitlines() if line.split()[:3] == ["8", "1", "1"])
+    assert "0.0000" not in row, "the clock's tick is no time of decoding"
+
+
+def test_a_point_that_is_not_yet_measured_is_not_called_too_large(tmp_path: Path) -> None:
+    run = Path(shutil.copytree(DATA / "run-first", tmp_path / "run"))
+    first, *_ = (run / "trials.jsonl").read_text().splitlines()
+    (run / "trials.jsonl").write_text(first + "\n")
+    shown = joulebench("trials", run).stdout
+    assert "unfinished: measuring stopped, or is still" in shown
+    assert "needs more memory" not in shown
 
 
 def test_pictures_are_told_after_the_table(tmp_path: Path) -> None:

@@ -109,6 +109,16 @@ def test_other_systems_that_differ_are_refused_or_marked(tmp_path: Path) -> None
     assert "NOT COMPARABLE" not in (tmp_path / "phases.svg").read_text(encoding="utf-8"), "it shows the run alone"
 
 
+def test_dollar_signs_in_names_are_no_mathematics(tmp_path: Path) -> None:
+    """They ended in a traceback of matplotlib's."""
+    run = Path(shutil.copytree(RUN, tmp_path / "run"))
+    facts = json.loads((run / "run.json").read_text())
+    facts["model"]["name"], facts["machine"]["cpu_model"] = "$x^{", "$_{C"
+    (run / "run.json").write_text(json.dumps(facts))
+    done = joulebench("figures", run, "m1-pro-llama-2-7b", "--allow-mixed", "-o", tmp_path / "figures")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_boundary_is_advised_only_where_it_helps() -> None:
     """``--boundary cpu`` was advised where cache modes differed too, and ``--boundary cpu+system``, which is none."""
     from harness.core.errors import UserError
