@@ -14,7 +14,7 @@ import typer
 
 from harness.cli.measure_options import MeasureOptions
 from harness.cli.options import takes
-from harness.core.errors import INTERRUPTED
+from harness.core.errors import INTERRUPTED, UserError
 from harness.core.files import refuse_unwritable, write_atomically
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def measure(
     from harness.measuring.planned_run import prepare
     from harness.showing.progress import print_plan
 
+    if dry_run and export_json is not None:
+        raise UserError("--dry-run has no result that --export-json could write: leave one of them out")
     planned = prepare(**_given(options))
     if dry_run:
         print_plan(planned, as_json)

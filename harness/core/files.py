@@ -59,6 +59,8 @@ def refuse_unwritable(path: Path) -> None:
 def cant_write(path: Path, error: OSError) -> UserError:
     """What to raise where ``path`` could not be written."""
     message = f"can't write {path}: {error.strerror or error}"
+    if isinstance(error, FileExistsError):
+        return UserError(f"can't write into {path}: it is a file, not a directory; name another")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(f"{message}; make room and run the same command again")
     return UserError(message)

@@ -99,8 +99,9 @@ def fit_form(form: type[Form], observations: Observations, kv_cache: bool) -> Fi
         raise UserError(refusal)
     distinct = set(zip(observations.input_tokens, observations.output_tokens, strict=True))
     if len(distinct) < MIN_POINTS:
+        few = "1 point" if len(distinct) == 1 else f"{len(distinct)} distinct points"
         raise UserError(
-            f"{len(distinct)} distinct points can't tell the launch floor from the cost per input and output token: "
+            f"{few} can't tell the launch floor from the cost per input and output token: "
             f"measure at least {MIN_POINTS}, with at least 3 input sizes and 3 output sizes among them"
         )
     if not form.has_phases:
@@ -240,7 +241,8 @@ def _unidentified(observations: Observations) -> tuple[str, ...]:
                 f"Measure at least 3 with {option}."
             )
     corner = (m > np.quantile(m, 0.5)) & (n > np.quantile(n, 0.5))
-    if not notes and not corner.any():
+    largest = (m == m.max()) & (n == n.max())
+    if not notes and not (corner | largest).any():
         notes.append(
             "Only two sweeps were measured, so requests that are long in both input and output are extrapolated. "
             f"Add some with --point {m.max():.0f},{n.max():.0f}."

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.core.errors import UserError
 from harness.core.wording import percent
 from harness.modelling.fitting import Quantity, build_profile, fit_quantities
 from harness.modelling.forms import DEFAULT
@@ -69,7 +70,12 @@ def load_or_fit(given: ProfileLike) -> Loaded:
     # An empty name is no directory, though its path is the present one.
     if not isinstance(given, RecordedRun) and not (path and Path(path).is_dir()):
         return Loaded(Profile.load(path), str(path))
-    profile = fit(given)
+    run = given if isinstance(given, RecordedRun) else load_run(path)
+    try:
+        profile = fit(run)
+    except UserError as error:
+        # Among several runs: which it is.
+        raise UserError(f"{path}: {error}") from None
     return Loaded(profile, str(path), (f"fitted {path}: held-out error {held_out_words(profile)}",))
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.core.quantities import Method, weakest
 from harness.core.sizes import Point
 from harness.core.statistics import Estimate, estimate_of
 from harness.runs.run_schema import Run, Session
-from harness.runs.schema import Row, Trial, decode_tokens_per_s, prefill_tokens_per_s, total_tokens_per_s
+from harness.runs.schema import Trial
 
 TYPICAL = Point(32, 32)
 """The request that a run's headline is about where its sweeps don't say another: where the protocols' sweeps cross."""
@@ -147,7 +147,7 @@ def headline(facts: Run, trials: Sequence[Trial]) -> Headline | None:
         first_token_s=chosen.prefill_s,
         decode_tokens_per_s=chosen.decode_tokens_per_s,
         energy_j=chosen.energy_j,
-        energy_per_output_token_j=_over(chosen.energy_j, tokens),
+        energy_per_output_token_j=chosen.energy_j.over(tokens) if chosen.energy_j else None,
         energy_method=chosen.energy_method,
         estimated_from=_price(facts, used) if estimated else None,
         energy_reason=_no_energy(facts, used, chosen) if chosen.energy_j is None else None,
@@ -171,12 +171,6 @@ def _log_distance(point: Point, other: Point) -> float:
     return math.hypot(
         math.log(point.input_tokens / other.input_tokens), math.log(point.output_tokens / other.output_tokens)
     )
-
-
-def _over(value: Estimate | None, tokens: int) -> Estimate | None:
-    if value is None:
-        return None
-    return Estimate(value.mean / tokens, None if value.half_width is None else value.half_width / tokens)
 
 
 def _price(facts: Run, used: Sequence[Trial]) -> str:
@@ -284,18 +278,22 @@ def _summary(point: Point, trials: Sequence[Trial], batch_size: int) -> PointSum
     explained = ("ok",) if disturbed or not used else ("ok", "disturbed")
     failures = [record for record in trials if record.status not in explained]
     energy_j, method = _energy(used)
-    rows = [Row(trial, batch_size, None) for trial in used]
+    m, n = point.input_tokens, point.output_tokens
+    runtime_s, prefill_s, decode_s = (
+        estimate_of([seconds for record in used if (seconds := getattr(record, field)) is not None])
+        for field in ("runtime_s", "prefill_s", "decode_s")
+    )
     return PointSummary(
         point=point,
         trials=len(used),
         disturbed=disturbed,
         repeats=used[-1].repeats if used else None,
-        runtime_s=estimate_of(_runtimes(used)),
-        prefill_s=estimate_of([record.prefill_s for record in used if record.prefill_s is not None]),
-        decode_s=estimate_of([record.decode_s for record in used if record.decode_s is not None]),
-        prefill_tokens_per_s=_speed_of(rows, prefill_tokens_per_s),
-        decode_tokens_per_s=_speed_of(rows, decode_tokens_per_s),
-        total_tokens_per_s=_speed_of(rows, total_tokens_per_s),
+        runtime_s=runtime_s,
+        prefill_s=prefill_s,
+        decode_s=decode_s,
+        prefill_tokens_per_s=_speed(batch_size * m, prefill_s),
+        decode_tokens_per_s=_speed(batch_size * (n - 1), decode_s),
+        total_tokens_per_s=_speed(batch_size * (m + n), runtime_s),
         energy_j=energy_j,
         energy_method=method,
         energy_reason=_energy_reason(used) if energy_j is None else None,
@@ -303,8 +301,13 @@ def _summary(point: Point, trials: Sequence[Trial], batch_size: int) -> PointSum
     )
 
 
-def _speed_of(rows: Sequence[Row], speed: Callable[[Row], float | None]) -> Estimate | None:
-    return estimate_of([value for value in map(speed, rows) if value is not None])
+def _speed(tokens: int, seconds: Estimate | None) -> Estimate | None:
+    """Tokens over their mean time, with its relative interval. A mean of speeds would be that of the luckiest trials,
+    and contradict the time beside it."""
+    if not tokens or seconds is None or not seconds.mean:
+        return None
+    speed = tokens / seconds.mean
+    return Estimate(speed, None if seconds.half_width is None else speed * seconds.half_width / seconds.mean)
 
 
 def _energy_reason(used: Sequence[Trial]) -> str | None:

@@ -27,12 +27,11 @@ CURVE_POINTS = 2000
 INDEPENDENT = (
     "this workload has separate input and output histograms, so joulebench assumes that the lengths are independent"
 )
-MARK = "NOT COMPARABLE (--allow-mixed)"
 KEY_WORDS = {
     "input": "input tokens",
     "output": "output tokens",
     "total": "tokens in all",
-    "product": "for input × output tokens",
+    "product": "input × output tokens",
 }
 
 
@@ -220,11 +219,10 @@ def effect_words(
     Of ``estimated`` energy the saving is an estimate too: ``≈ 14 %``.
     """
     costly = scales.name == "price" or scales.runtime_weight > 0
-    size = _estimated_size if estimated else _size
-    energy_words = f"{size(energy)} {'less' if energy.value >= 0 else 'more'} energy"
+    energy_words = f"{share_words(energy, estimated)} {'less' if energy.value >= 0 else 'more'} energy"
     # Time alone is measured.
-    cost_size = size if scales.energy_weight > 0 else _size
-    cost_words = f"{cost_size(cost)} {'lower' if cost.value >= 0 else 'higher'} cost"
+    cost_size = share_words(cost, estimated and scales.energy_weight > 0)
+    cost_words = f"{cost_size} {'lower' if cost.value >= 0 else 'higher'} cost"
     first, rest = (cost_words, f"{energy_words}, ") if costly else (energy_words, "")
     effect = f"{first} than {base} alone, {rest}mean runtime {ratio_words(runtime_ratio)}"
     return effect if (cost if costly else energy).significant else f"no significant saving ({effect})"
@@ -235,20 +233,20 @@ def ratio_words(ratio: Interval) -> str:
     spread = min(ratio.value - ratio.low, ratio.high - ratio.value)
     if spread < 1e-9:
         return f"{number(ratio.value, 3)}×"
-    # One or two digits of the narrower side, four decimals at most.
-    decimals = min(4, max(0, math.ceil(0.5 - math.log10(spread))))
-    value, low, high = (f"{each:,.{decimals}f}" for each in (ratio.value, ratio.low, ratio.high))
+    # One or two digits of the narrower side, four decimals at most where the ratio has a digit among them; where both
+    # ends are far apart, each has digits of its own.
+    most = max(4, 1 - math.floor(math.log10(ratio.value)))
+    decimals = min(most, max(0, math.ceil(0.5 - math.log10(spread))))
+    ends = ratio.value, ratio.low, ratio.high
+    known = ratio.high < 100 * ratio.low
+    value, low, high = (f"{each:,.{decimals}f}" if known else number(each, 2) for each in ends)
     return f"{value}× ({low}–{high}×)"
 
 
-def _size(estimate: Interval) -> str:
-    """The share without its sign; a rounding is nothing."""
-    value, half = (round(each, 9) for each in (estimate.value, estimate.high - estimate.value))
-    return plus_minus_percent(abs(value), half)
-
-
-def _estimated_size(estimate: Interval) -> str:
-    return about(abs(100 * round(estimate.value, 9)), "%")
+def share_words(share: Interval, estimated: bool) -> str:
+    """``8.0 % ± 3.5 %`` without its sign, ``≈ 8.0 %`` where it is of ``estimated`` energy; a rounding is nothing."""
+    value, half = (round(each, 9) for each in (share.value, share.high - share.value))
+    return about(100 * abs(value), "%") if estimated else plus_minus_percent(abs(value), half)
 
 
 def fleet_words(plan: ServingPlan, base: ServingPlan) -> str:
@@ -275,8 +273,8 @@ def routing_words(answer: RoutingAnswer) -> str:
         shares = f"all requests to {costs.labels[int(served.argmax())]}"
     found = decision.cost_saving, decision.saving, decision.runtime_ratio
     effect = effect_words(decision.scales, *found, label, costs.estimated)
-    if served[decision.alone] == served.sum() and not decision.limits:
-        effect = "no mix of systems costs less"
+    if served[decision.alone] == served.sum():
+        effect = f"no mix of systems {'within the limits ' if decision.limits else ''}costs less"
     late = f"; {label} alone doesn't serve all of them in time" if base.meets_slo is False else ""
     missed = f"; {decision.unserved:,.0f} requests served by no system in time" if decision.unserved else ""
     return f"{shares}: {effect}{fleet_words(decision.plan, base)}{late}{missed}"
@@ -311,7 +309,8 @@ def _limit_lines(facts: dict[str, Any]) -> list[str]:
         f"{units[limit['kind']]}s used, price {number(limit['price'])} per {units[limit['kind']]}"
         for limit in facts["limits"]
     ]
-    if lines and not facts["whole_requests"]:
+    serving = [row for row in facts["routes"] if row["requests"]]
+    if lines and len(serving) > 1 and not facts["whole_requests"]:
         lines.append("some sizes are split into parts of requests: the plan is in shares, not in whole requests")
     return [*lines, "online rule: least cost + price × what the request takes"] if lines else []
 

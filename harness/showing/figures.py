@@ -165,6 +165,11 @@ def darker(colour: str) -> str:
 
 def lay_out(figure: Figure) -> None:
     """Give the axes their places, so that sizes in them can be asked for."""
+    from matplotlib.text import Text
+
+    # Names may hold dollar signs, and no text of ours is mathematics.
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)

@@ -1,4 +1,4 @@
-"""Models and machines as people call them: ``SmolLM2-135M on Intel Xeon, 2 cores``. Pure."""
+"""Models, systems and machines as people call them: ``SmolLM2-135M on Intel Xeon, 2 cores``. Pure."""
 
 from __future__ import annotations
 
@@ -21,6 +21,15 @@ _FAMILIES = {
 }
 """How families of models write themselves; everything else is shown as it was given."""
 
+_SYSTEMS = {
+    # No line ends within a name.
+    "m1-pro": "M1\u00a0Pro",
+    "palmetto-v100": "V100\u00a0(Palmetto)",
+    "palmetto-a100": "A100\u00a0(Palmetto)",
+    "swing-a100": "A100\u00a0(Swing)",
+}
+"""How figures write the names of the paper's systems."""
+
 _SIZE = re.compile(r"\d+(\.\d+)?[mb]")
 _LEGAL = re.compile(r"\((?:R|TM|C)\)|®|™", re.IGNORECASE)
 _FILLER = re.compile(r"\b(?:CPU|Processor|Corporation|\d+-Core)\b|@.*$")
@@ -36,6 +45,11 @@ def model_words(name: str) -> str:
     if last != last.lower():
         return last
     return "-".join(_FAMILIES.get(part, part.upper() if _SIZE.fullmatch(part) else part) for part in last.split("-"))
+
+
+def system_words(name: str) -> str:
+    """How figures write the name of a system: that of one of the paper's as people say it, any other as it is."""
+    return _SYSTEMS.get(name, name)
 
 
 def machine_words(machine: Machine) -> str:

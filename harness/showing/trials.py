@@ -11,9 +11,9 @@ from rich.markup import escape
 from harness.core.statistics import Estimate
 from harness.core.wording import estimated, number, plus_minus
 from harness.runs.records import RecordedRun
-from harness.runs.schema import Row, joules_per, tokens_in_all, tokens_out
+from harness.runs.schema import Row, joules_per, status_words, tokens_in_all, tokens_out
 from harness.runs.summary import PointSummary, summarise
-from harness.showing.run_results import STATUS_WORDS, next_commands, result_lines
+from harness.showing.run_results import next_commands, result_lines
 from harness.showing.terminal import narrow_table, open_console, print_fitting, print_whole
 
 
@@ -65,6 +65,7 @@ DISPENSABLE = ("J/token", "J/decode", "J/prefill", "J/output token", "repeats", 
 NO_DECODE = "1 token"
 NO_METER = "no meter"
 DISTURBED = "disturbed"
+UNFINISHED = "unfinished"
 
 _EXPLAINED = {
     "out of memory": "the request needed more memory than there is",
@@ -72,6 +73,7 @@ _EXPLAINED = {
     "failed": "the backend failed; joulebench trials lists every error",
     DISTURBED: "others used the machine during every trial of this point: its numbers are probably too high",
     "skipped": "not tried: it needs more memory or a longer context than there is",
+    UNFINISHED: "measuring stopped, or is still, before the first trial that counts",
     NO_DECODE: "a single output token comes out of prefill, so nothing is decoded",
     NO_METER: "no power meter saw the device that computes; joulebench doctor says what to do",
     "too short": "too short for the power meter; lengthen trials with --min-window",
@@ -81,8 +83,7 @@ _EXPLAINED = {
 
 
 def _short_status(point: PointSummary) -> str:
-    status = (point.trouble or "skipped").partition(":")[0]
-    return STATUS_WORDS.get(status, status)
+    return status_words((point.trouble or UNFINISHED).partition(":")[0])
 
 
 def _short_energy(point: PointSummary) -> str:
@@ -98,11 +99,15 @@ def _mean(value: Callable[[PointSummary], Estimate | None], digits: int) -> Call
 
     def cell(point: PointSummary) -> str:
         estimate = value(point)
-        if estimate is not None:
-            return number(estimate.mean, digits)
-        return NO_DECODE if point.trials and point.point.output_tokens == 1 else ""
+        return "" if estimate is None else number(estimate.mean, digits)
 
     return cell
+
+
+def _of_decoding(value: Callable[[PointSummary], Estimate | None], digits: int) -> Callable[[PointSummary], str]:
+    """The same of decoding, of which a request with one output token has none, whatever its clock says."""
+    mean = _mean(value, digits)
+    return lambda point: NO_DECODE if point.trials and point.point.output_tokens == 1 else mean(point)
 
 
 def _runtime(point: PointSummary) -> str:
@@ -124,9 +129,9 @@ POINT_CELLS: tuple[tuple[str, Callable[[PointSummary], str]], ...] = (
     ("output", lambda point: str(point.point.output_tokens)),
     ("trials", lambda point: f"{point.trials} {DISTURBED}" if point.disturbed else str(point.trials)),
     ("prefill\ns", _mean(lambda point: point.prefill_s, 3)),
-    ("decode\ns", _mean(lambda point: point.decode_s, 3)),
+    ("decode\ns", _of_decoding(lambda point: point.decode_s, 3)),
     ("prefill\ntokens/s", _mean(lambda point: point.prefill_tokens_per_s, 4)),
-    ("decode\ntokens/s", _mean(lambda point: point.decode_tokens_per_s, 4)),
+    ("decode\ntokens/s", _of_decoding(lambda point: point.decode_tokens_per_s, 4)),
     ("runtime\ns", _runtime),
     ("energy\nJ", _joules),
 )
@@ -175,6 +180,8 @@ def print_results(run: RecordedRun, console: Console) -> None:
 
 def print_next(run: RecordedRun, console: Console) -> None:
     """What to type to go on; nothing where nothing was measured."""
-    if any(trial.usable for trial in run.trials):
-        for line in next_commands(run.directory, fitted=(run.directory / "profile.json").exists()):
+    points = {trial.point for trial in run.trials if trial.usable}
+    if points:
+        fitted = (run.directory / "profile.json").exists()
+        for line in next_commands(run.directory, len(points), fitted):
             console.print(line, markup=False, soft_wrap=True)

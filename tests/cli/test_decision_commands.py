@@ -13,7 +13,9 @@ import pytest
 
 from harness.cli import main
 from harness.deciding.trace_files import load_workload
+from harness.deciding.uncertainty import Interval
 from harness.modelling.profile import Profile
+from harness.showing.decisions import ratio_words
 from tests.helpers import ROOT
 
 SMALL, LARGE = "m1-pro-llama-2-7b", "swing-a100-llama-2-7b"
@@ -234,6 +236,36 @@ def test_shares_and_capacities_are_kept(answer, trace: Path) -> None:
     assert limited["routes"][0]["busy_s"] <= 2000 < free["routes"][0]["busy_s"]
     assert limited["limits"][0]["price"] > 0
     assert free["plan"]["energy_j"] < limited["plan"]["energy_j"] < limited["baselines"]["swing-a100"]["energy_j"]
+
+
+def test_a_plan_for_one_system_splits_nothing(run) -> None:
+    code, out, err = run("route", SMALL, LARGE, "--share", "m1-pro=0")
+    assert code == 0, err
+    assert out.startswith("all requests to swing-a100")
+    assert "parts of requests" not in out
+    assert "no mix of systems within the limits costs less" in out.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [
+        ((1.65, 1.55, 1.79), "1.65× (1.55–1.79×)"),
+        ((1e-4, 9e-5, 1.2e-4), "0.00010× (0.00009–0.00012×)"),
+        ((1e-4, 1e-9, 1.87e6), "0.00010× (0.0000000010–1,870,000×)"),
+    ],
+)
+def test_ratios_show_their_digits(ratio: tuple[float, float, float], words: str) -> None:
+    """The last was "0.0001× (0.0000–1,871,493.3144×)"."""
+    assert ratio_words(Interval(*ratio)) == words
+
+
+def test_a_run_that_cannot_be_fitted_is_named(run, tmp_path: Path) -> None:
+    short = Path(shutil.copytree(RUN, tmp_path / "short"))
+    lines = (short / "trials.jsonl").read_text().splitlines(keepends=True)
+    (short / "trials.jsonl").write_text("".join(lines[:4]))
+    code, _, err = run("compare", RUN, short)
+    assert code == 2
+    assert f"{short}: runtime: 1 point can't tell" in err
 
 
 def test_requests_that_nobody_serves_in_time_are_counted(answer, run, trace: Path) -> None:

@@ -117,6 +117,20 @@ def test_export_json_is_what_json_prints(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["points"][0]["trials"] == 2
 
 
+def test_a_file_in_the_place_of_the_run_directory_is_called_that(tmp_path: Path) -> None:
+    file = tmp_path / "run"
+    file.touch()
+    assert "is a file, not a directory" in refused(joulebench(*QUICK, "-o", file))
+
+
+def test_a_dry_run_exports_no_result(tmp_path: Path) -> None:
+    """It said nothing and wrote nothing."""
+    file = tmp_path / "result.json"
+    message = refused(joulebench(*QUICK, "-o", tmp_path / "run", "--dry-run", "--export-json", file))
+    assert "leave one of them out" in message
+    assert not file.exists()
+
+
 def test_file_that_can_not_be_written_is_refused_before_measuring(tmp_path: Path) -> None:
     for file in (tmp_path, tmp_path / "absent" / "result.json"):
         done = joulebench(*QUICK, "-o", tmp_path / "run", "-pg", "8,4", "--export-json", file)

@@ -14,8 +14,8 @@ from harness.core.sizes import Point
 from harness.core.statistics import Estimate
 from harness.runs.records import RecordedRun, load_run
 from harness.runs.schema import Trial
-from harness.runs.summary import headline, summarise
-from harness.showing.run_results import headline_lines, result_lines
+from harness.runs.summary import Drift, headline, summarise
+from harness.showing.run_results import drift_text, headline_lines, result_lines
 from tests.helpers import FAKE, ROOT, joulebench
 
 DATA = ROOT / "tests" / "data"
@@ -39,12 +39,30 @@ def test_headline_is_of_the_request_where_the_sweeps_cross() -> None:
     assert (found.point, found.trials, found.disturbed) == (Point(32, 32), 3, 0)
     trials = [trial for trial in run.trials if trial.counts and trial.point == found.point]
     assert found.decode_tokens_per_s
-    speeds = [31 / trial.decode_s for trial in trials if trial.decode_s]
-    assert found.decode_tokens_per_s.mean == pytest.approx(sum(speeds) / 3)
+    times_s = [trial.decode_s for trial in trials if trial.decode_s]
+    assert found.decode_tokens_per_s.mean == pytest.approx(31 * 3 / sum(times_s))
     assert found.energy_j
     assert found.energy_per_output_token_j
     assert found.energy_per_output_token_j.mean == pytest.approx(found.energy_j.mean / 32)
     assert found.energy_reason is None
+
+
+def test_speeds_agree_with_the_times_beside_them() -> None:
+    """A mean of speeds is that of the luckiest trial: 844 decode tokens/s stood beside 0.0753 s for 3 tokens."""
+    run = load_run(DATA / "run-first")
+    first = next(trial for trial in run.trials if trial.counts)
+    trials = [replace(first, decode_s=decode_s) for decode_s in (0.001, 0.3, 0.3)]
+    (summary,) = summarise(trials, run.batch_size)
+    assert summary.decode_s
+    assert summary.decode_tokens_per_s
+    assert summary.decode_tokens_per_s.mean == pytest.approx((first.output_tokens - 1) / summary.decode_s.mean)
+    relative = [value.half_width / value.mean for value in (summary.decode_s, summary.decode_tokens_per_s)]
+    assert relative[0] == pytest.approx(relative[1])
+
+
+def test_a_drift_too_uncertain_to_be_seen_is_not_denied() -> None:
+    assert drift_text(Drift(Point(8, 8), 0.01, 0.03)).startswith("No drift seen: ")
+    assert drift_text(Drift(Point(8, 8), 1.4, 3.5)).startswith("Drift can't be told: ")
 
 
 @pytest.mark.parametrize(("lost", "nearest"), [({(32, 32)}, Point(16, 32)), ({(32, 32), (16, 32)}, Point(32, 16))])
@@ -82,9 +100,8 @@ def test_estimated_energy_has_no_interval_and_says_what_it_is_from() -> None:
 def test_measured_energy_failures_and_idle_power() -> None:
     lines = lines_of(load_run(DATA / "run-1"))
     assert lines[2] == "4.00 ± 0.53 J per request, 1.00 ± 0.13 J per output token."
-    assert any(
-        line.startswith("No drift seen: the first point (8 in, 4 out) was 0.6 % ± 2.0 % faster") for line in lines
-    )
+    drift = "No significant drift: the first point (8 in, 4 out) was 0.6 % ± 2.0 % faster"
+    assert any(line.startswith(drift) for line in lines)
     assert "Measured: 1 of 2 points, 2 trials; ± is the 95 % interval." in lines
     assert "Not measured: 16 in, 4 out: failed: the worker process was killed by SIGSEGV." in lines
     assert lines[-1] == "Idle power of fake: 150.0 ± 1.3 W before, 150.0 ± 1.3 W after, change 0.0 ± 1.8 W."
@@ -183,7 +200,7 @@ def test_disturbed_trials_are_said_with_their_share_and_their_programs() -> None
     lines = lines_of(run)
     (said,) = (line for line in lines if line.startswith("DISTURBED"))
     assert "3 of 35 trials (others used 63 % of the CPU), most by cc1plus (pid 7)" in said
-    assert "1 of 11 points have no other" in said
+    assert "1 of 11 points have no undisturbed trial" in said
     assert not any(line.startswith("Not measured") for line in lines)
     assert len(lines) <= 10
 
@@ -191,14 +208,41 @@ def test_disturbed_trials_are_said_with_their_share_and_their_programs() -> None
 def test_next_commands_are_right_as_they_stand(tmp_path: Path) -> None:
     run = Path(shutil.copytree(DATA / "run-first", tmp_path / "a run"))
     shown = joulebench("trials", run).stdout
-    fit, _, _ = shown.splitlines()[-3:]
+    fit, *others = shown.splitlines()[-3:]
+    for line in others:
+        words = shlex.split(line.rpartition("  ")[0].rpartition(" harness ")[2].rpartition(" joulebench ")[2])
+        assert joulebench(*words, cwd=tmp_path).returncode == 0, "figures asked for -o"
     command, _, arguments = fit.partition(" fit ")
     assert command.split()[-1].endswith(("joulebench", "harness"))
     *_, profile = shlex.split(arguments.rpartition("  ")[0])
     done = joulebench("fit", *shlex.split(arguments.partition("  ")[0]))
     assert done.returncode == 0, done.stderr
     assert Path(profile).exists()
+    for name in ("figures", "report"):
+        (line,) = (line for line in shown.splitlines()[-2:] if f" {name} " in line)
+        arguments = line.partition(f" {name} ")[2].partition("  ")[0]
+        done = joulebench(name, *shlex.split(arguments), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
     assert " predict " in joulebench("trials", run).stdout.splitlines()[-1], "what is fitted already needs no fit"
+
+
+def test_a_run_of_few_points_is_not_told_to_fit(tmp_path: Path) -> None:
+    done = joulebench(*FAKE, "-m", "fake", "--point", "8,1", "-r", "1", "-o", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert " fit " not in done.stdout, "a fit needs four points"
+    assert " report " in done.stdout
+    assert "1 of 1 point, 1 trial;" in done.stdout
+    row = next(line for line in done.stdout.splitlines() if line.split()[:3] == ["8", "1", "1"])
+    assert "0.0000" not in row, "the clock's tick is no time of decoding"
+
+
+def test_a_point_that_is_not_yet_measured_is_not_called_too_large(tmp_path: Path) -> None:
+    run = Path(shutil.copytree(DATA / "run-first", tmp_path / "run"))
+    first, *_ = (run / "trials.jsonl").read_text().splitlines()
+    (run / "trials.jsonl").write_text(first + "\n")
+    shown = joulebench("trials", run).stdout
+    assert "unfinished: measuring stopped, or is still" in shown
+    assert "needs more memory" not in shown
 
 
 def test_pictures_are_told_after_the_table(tmp_path: Path) -> None:
