@@ -75,6 +75,9 @@ def test_commands_work(command: str, place: Path) -> None:
     arguments = shlex.split(command)[1:]
     if arguments[0] == "measure" and "--dry-run" not in arguments:
         arguments.append("--dry-run")
+        if "--export-json" in arguments:  # a plan has no result to export
+            at = arguments.index("--export-json")
+            del arguments[at : at + 2]
     done = joulebench(*arguments, cwd=place)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
