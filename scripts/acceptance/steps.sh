@@ -238,7 +238,7 @@ conclude() {
     "$python" "$repository/scripts/acceptance/$1" "$out"
     [ -z "$2" ] || echo "$2"
     name=$(basename "$out")
-    printf 'to send it: tar czf %q -C %q %q (logs in its steps/ may name your folders)\n' \
+    printf 'to send it: tar czf %q -C %q %q (its sensors.json and steps/ may name you and your folders)\n' \
         "$name.tar.gz" "$(dirname "$out")" "$name"
     if [ ${#failed[@]} -gt 0 ]; then
         echo "steps that failed: ${failed[*]}; $out/steps says why; the same command tries them again"

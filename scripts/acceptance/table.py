@@ -141,15 +141,17 @@ def warm_ups(out: Path, name: str) -> Row:
     run = load_run(out / name)
     ratios = {}
     for trial in run.trials:
-        if trial.purpose == "warmup" and trial.trace:
+        # A process makes its plans for a size once: that it warms up for the drift check shows nothing new.
+        made = trial.point, trial.session, trial.worker
+        if trial.purpose == "warmup" and trial.trace and made not in ratios:
             marks, _ = read_trace(run.directory, trial)
             if marks.start_ns.size > 1:
                 first_ns, second_ns = (marks.end_ns - marks.start_ns)[:2]
-                ratios[trial.id] = float(first_ns / second_ns), trial.point
+                ratios[made] = float(first_ns / second_ns)
     if not ratios:
         raise NotMeasured(f"the warm-ups of {name} have fewer than two requests")
-    median = statistics.median(ratio for ratio, _ in ratios.values())
-    worst, point = max(ratios.values(), key=lambda found: found[0])
+    median = statistics.median(ratios.values())
+    (point, *_), worst = max(ratios.items(), key=lambda found: found[1])
     text = f"the first request takes {median:.2f} × the second's time"
     if len(ratios) > 1:
         size = f"{point.input_tokens} in, {point.output_tokens} out"
@@ -167,8 +169,8 @@ def drifts(out: Path, name: str) -> Row:
     moved = drift(run.trials)
     if moved is None:
         raise NotMeasured(f"the first point of {name} was not repeated undisturbed at its end")
-    text = f"{plus_minus_percent(moved.change, moved.half_width, signed=True)} in runtime from the first trials to the last"
-    return Row(f"drift, {name}", moved.change, text)
+    change = plus_minus_percent(moved.change, moved.half_width, signed=True)
+    return Row(f"drift, {name}", moved.change, f"{change} in runtime from the first trials to the last")
 
 
 def disturbed(out: Path, name: str) -> list[Row]:
