@@ -196,7 +196,7 @@ def test_precise_run_is_used_where_it_is_there_and_else_the_quick_one(with_energ
 
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Steps of 1 ms and 2 µs more for each token before; at 64 in a warm-up's first request takes three times as long."""
+    """Steps of 1 ms and 2 µs more for each token before; one of two warm-ups begins with a slow request."""
     out = tmp_path_factory.mktemp("cached")
     steps = ["--point", "64,64", "--point", "512,64", "--max-trials", "3"]
     model = "fake:step_s=0.001,step_linear_s=0.000002,floor_s=0.001,linear_s=0,quadratic_s=0"
