@@ -1,24 +1,26 @@
-"""The table of the acceptance script, on runs of made-up machines whose rates and energies are known."""
+"""The table of the GPU's acceptance script, on runs of made-up machines whose rates and energies are known."""
 
+import getpass
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.helpers import FAKE, FOUR_POINTS, ROOT, environment, joulebench
+from harness.energy.readings import Window
+from harness.energy.trace_file import write_trace
+from harness.runs.records import read_trials
+from tests.helpers import FAKE, FOUR_POINTS, ROOT, joulebench
+from tests.scripts.acceptance import table, tabled
 
 
 def made(out: Path) -> subprocess.CompletedProcess[str]:
     """The table of what is in a folder."""
-    command = [sys.executable, str(ROOT / "scripts" / "gpu" / "acceptance_table.py"), str(out)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment())
-
-
-def table(out: Path) -> dict[str, dict]:
-    return {row["what"]: row for row in json.loads((out / "acceptance.json").read_text())}
+    return tabled("gpu", out)
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +73,14 @@ def test_table_tells_how_energies_agree_and_spread(with_energy: Path) -> None:
     agreement, spread = rows["integrated power to counter"], rows["spread of energy per request"]
     assert agreement["value"] == pytest.approx(0.03)
     assert agreement["met"] is False
-    assert "median +0.50%, worst +3.00%" in agreement["text"]
-    assert agreement["text"].endswith("gpu0-power looks at 25% of the time")
+    assert "median +0.50 %, worst +3.00 %" in agreement["text"]
+    assert agreement["text"].endswith("gpu0-power looks at 25 % of the time")
     assert 0 < spread["value"] < 0.01
     assert spread["met"] is True
     assert "NOT MET" in done.stdout
     assert rows["gpu0 (counter)"]["text"] == "new value every 100 ms, idle 75.0 W"
     assert rows["gpu0 under load"]["text"] == "75.0 W idle, 690.0 W busy"
-    assert rows["integrated to counter, gpu:GPU-1"]["text"] == "+1.20% over the whole load"
+    assert rows["integrated to counter, gpu:GPU-1"]["text"] == "+1.20 % over the whole load"
     assert rows["integrated to counter, gpu:GPU-1"]["met"] is True
     assert rows["roofline"]["text"] == "not measured: roofline.json is absent or not whole; its step failed"
 
@@ -181,3 +183,84 @@ def test_sensors_that_did_not_work_say_why(with_energy: Path, tmp_path: Path) ->
     rows = table(tmp_path)
     assert rows["sensors"]["text"] == "not measured: nvml: there is no NVIDIA driver"
     assert rows["sensors under load"]["text"] == "not measured: the load did not start"
+
+
+def test_precise_run_is_used_where_it_is_there_and_else_the_quick_one(with_energy: Path, tmp_path: Path) -> None:
+    shutil.copytree(with_energy / "precise", tmp_path / "quick")
+    made(tmp_path)
+    assert table(tmp_path)["points that count"]["text"] == "4 of 4 of the quick run"
+    assert table(tmp_path)["integrated power to counter"]["value"] == pytest.approx(0.03)
+    made(with_energy)
+    assert table(with_energy)["points that count"]["text"] == "4 of 4 of the precise run"
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Steps of 1 ms and 2 µs more for each token before; one of two warm-ups begins with a slow request."""
+    out = tmp_path_factory.mktemp("cached")
+    steps = ["--point", "64,64", "--point", "512,64", "--max-trials", "3"]
+    model = "fake:step_s=0.001,step_linear_s=0.000002,floor_s=0.001,linear_s=0,quadratic_s=0"
+    assert joulebench(*FAKE, *steps, "-m", model, "-o", out / "cache").returncode == 0
+    content = json.loads((out / "cache" / "run.json").read_text())
+    content["backend"]["config"]["compile"] = "graph"
+    (out / "cache" / "run.json").write_text(json.dumps(content))
+    for trial in read_trials(out / "cache"):
+        if trial.purpose == "warmup":
+            times = 3 if trial.input_tokens == 64 else 1
+            marks = np.array([[0, 1, times * 10], [50, 51, 60], [70, 71, 99]], dtype=np.int64)
+            with (out / "cache" / str(trial.trace)).open("wb") as file:
+                write_trace(file, Window(*marks.T), [])
+    return out
+
+
+def test_step_time_is_set_against_the_length_of_the_cache(cached: Path) -> None:
+    made(cached)
+    rows = table(cached)
+    slope = rows["step time against cache length"]
+    assert slope["value"] == pytest.approx(2e-6, rel=1e-3)
+    assert slope["text"].startswith("2,000 ns more for each token that is cached")
+    assert rows["step at 544 cached tokens"]["value"] == pytest.approx(0.001 + 2e-6 * 544, rel=1e-2)
+
+
+def test_cache_made_for_the_whole_request_is_read_whole(cached: Path, tmp_path: Path) -> None:
+    shutil.copytree(cached, tmp_path, dirs_exist_ok=True)
+    content = json.loads((tmp_path / "cache" / "run.json").read_text())
+    content["backend"]["settings"]["kv_cache_length"] = "m + n"
+    (tmp_path / "cache" / "run.json").write_text(json.dumps(content))
+    made(tmp_path)
+    assert {"step at 128 cached tokens", "step at 576 cached tokens"} <= table(tmp_path).keys()
+
+
+def test_first_request_of_a_warm_up_is_set_beside_the_second(cached: Path) -> None:
+    made(cached)
+    row = table(cached)["warm-up, cache (graph)"]
+    assert row["value"] == pytest.approx(2)
+    assert "median of 2 warm-ups, worst 3.00 × at 64 in, 64 out" in row["text"]
+
+
+def test_trials_that_others_disturbed_are_used_and_told(cached: Path, tmp_path: Path) -> None:
+    shutil.copytree(cached, tmp_path, dirs_exist_ok=True)
+    trials_file = tmp_path / "cache" / "trials.jsonl"
+    trials = [json.loads(line) for line in trials_file.read_text().splitlines()]
+    for trial in trials:
+        if trial["purpose"] == "measure" and trial["input_tokens"] == 64:
+            trial["status"] = "disturbed"
+    trials_file.write_text("".join(json.dumps(trial) + "\n" for trial in trials))
+    made(tmp_path)
+    rows = table(tmp_path)
+    assert rows["step time against cache length"]["value"] == pytest.approx(2e-6, rel=1e-3)
+    assert rows["disturbed, cache"]["text"].endswith("1 of 2 points have no others")
+
+
+def test_table_names_no_folder_user_or_host(tmp_path: Path) -> None:
+    user, host = getpass.getuser(), socket.gethostname().partition(".")[0]
+    reason = f"Sorry, user {user} may not run /usr/bin/{user}/tool as root on {host}.local; see {tmp_path}/x.log"
+    (tmp_path / "sensors.json").write_text(json.dumps({"probes": [{"name": "n", "works": False, "reason": reason}]}))
+    done = made(tmp_path)
+    written = [done.stdout, *((tmp_path / f"acceptance.{end}").read_text() for end in ("txt", "json"))]
+    for text in written:
+        assert str(tmp_path) not in text
+        assert "/usr/bin" not in text
+        assert host not in text
+        assert user == "root" or user not in text
+    assert "see x.log" in done.stdout

@@ -2,11 +2,12 @@
 
 import json
 import os
-import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,29 +15,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT, take_interrupts
+from tests.helpers import take_interrupts
+from tests.scripts.acceptance import command, measured, python_that_says, steps, table
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 pytestmark = pytest.mark.timeout(1800)
 
-SCRIPT = ["bash", str(ROOT / "scripts" / "gpu" / "acceptance.sh")]
+SCRIPT = command("gpu")
 ON_CPU = ["--device", "cpu", "--model", "tiny-test", "--brief"]
 
 
 def run(*arguments: object, **changes: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*SCRIPT, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "JOULEBENCH_PYTHON": sys.executable, **changes},
-        timeout=800,
-    )
-
-
-def table(out: Path) -> dict[str, dict]:
-    return {row["what"]: row for row in json.loads((out / "acceptance.json").read_text())}
+    return measured("gpu", *arguments, **changes)
 
 
 @dataclass(frozen=True)
@@ -63,9 +55,9 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> Starts:
     first = run(*ON_CPU, out, JOULEBENCH_PYTHON=str(python))
     rows = table(out)
     python.with_suffix(".mended").touch()
-    measured_at = (out / "precise" / "trials.jsonl").stat().st_mtime_ns
+    measured_at = (out / "decode-none" / "trials.jsonl").stat().st_mtime_ns
     second = run(*ON_CPU, out, JOULEBENCH_PYTHON=str(python))
-    untouched = (out / "precise" / "trials.jsonl").stat().st_mtime_ns == measured_at
+    untouched = (out / "decode-none" / "trials.jsonl").stat().st_mtime_ns == measured_at
     began = time.monotonic()
     run(*ON_CPU, out, JOULEBENCH_PYTHON=str(python))
     return Starts(out, first, rows, second, time.monotonic() - began, untouched)
@@ -77,26 +69,22 @@ def finished(starts: Starts) -> Path:
     return starts.out
 
 
-def steps(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """The steps that a start made, in order."""
-    return [line.split()[1] for line in done.stdout.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]
-
-
 def test_step_that_fails_is_named_and_the_others_end_in_a_table(starts: Starts) -> None:
     done, rows = starts.first, starts.first_rows
     assert done.returncode == 1, done.stdout + done.stderr
     assert "steps that failed: quick;" in done.stdout
-    assert "sensors" not in steps(done)
-    assert (starts.out / "profile-precise.json").is_file()
+    assert steps(done) == ["cache", "roofline", "decode-none", "quick", "report"]
     assert rows["decode, none"]["value"] > 0
-    assert rows["decode, inductor"]["value"] > 0
-    assert rows["held-out error of runtime"]["value"] > 0
-    assert "not run on this device" in rows["decode, graph"]["text"]
+    assert rows["step at 12 cached tokens"]["value"] > 0
+    assert rows["warm-up, cache"]["value"] > 0
+    assert rows["step time against cache length"]["value"] is not None
+    for what in ("decode, graph", "decode, falcon-7b"):
+        assert "not run on this device" in rows[what]["text"]
     for what in (
         "graph over eager",
         "graph of memory roofline",
         "integrated power to counter",
-        "held-out error of energy",
+        "held-out error of runtime",
     ):
         assert (rows[what]["value"], rows[what]["met"]) == (None, None)
         assert rows[what]["text"].startswith("not measured: ")
@@ -109,7 +97,45 @@ def test_next_start_makes_what_is_missing_and_what_depends_on_it(starts: Starts)
     assert starts.untouched
     assert (starts.out / "report.html").is_file()
     assert list((starts.out / "figures").glob("*.png"))
-    assert str(starts.out) not in (starts.out / "acceptance.json").read_text()
+    assert table(starts.out)["held-out error of runtime"]["value"] > 0
+
+
+def test_folder_holds_the_table_as_printed_and_the_command_that_sends_it_works(starts: Starts, tmp_path: Path) -> None:
+    printed = (starts.out / "acceptance.txt").read_text()
+    assert printed
+    assert printed in starts.second.stdout
+    (line,) = [line for line in starts.second.stdout.splitlines() if line.startswith("to send it: ")]
+    packing = shlex.split(line.removeprefix("to send it: ").partition(" (")[0])
+    subprocess.run(packing, check=True, cwd=tmp_path)
+    with tarfile.open(tmp_path / "out put.tar.gz") as packed:
+        assert "out put/acceptance.json" in packed.getnames()
+    for name in ("acceptance.json", "acceptance.txt"):
+        assert str(starts.out.parent) not in (starts.out / name).read_text()
+
+
+def test_long_protocols_are_measured_when_asked_for_and_can_be_added(finished: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(finished, tmp_path / "out")
+    python = slow_python(tmp_path, "precise | */paper", "--nonsense")
+    done = run(*ON_CPU, "--full", out, JOULEBENCH_PYTHON=str(python))
+    assert steps(done) == ["precise", "paper", "figures", "report"]
+    assert "steps that failed: precise paper;" in done.stdout
+    assert table(out)["points that count"]["text"] == "4 of 4 of the quick run"
+
+
+def test_gpu_is_measured_from_what_is_unknown_about_it_on(tmp_path: Path) -> None:
+    """The order on a machine with CUDA, as if every measurement failed."""
+    out = tmp_path / "out"
+    (out / "steps").mkdir(parents=True)
+    (out / "steps" / "sensors.done").touch()
+    cuda = "*torch.cuda.is_available* | *--dry-run*) exit 0;; */roofline.py*) exit 1;;"
+    done = run(out, JOULEBENCH_PYTHON=str(python_that_says(tmp_path, cuda)))
+    assert done.returncode == 1, done.stdout + done.stderr
+    modes = ["decode-none", "decode-graph", "decode-inductor"]
+    assert steps(done) == ["nvidia-smi", "cache", "falcon", "roofline", *modes, "quick"]
+    asked = {line.rpartition("/")[2]: line for line in (tmp_path / "asked").read_text().splitlines()}
+    assert "--compile graph --probes none --point 128,64 --point 1024,64 --point 3968,64" in asked["cache"]
+    assert "--model falcon-7b --compile none" in asked["falcon"]
+    assert "--protocol quick" in asked["quick"]
 
 
 def test_other_options_belong_into_another_folder(finished: Path) -> None:
@@ -182,23 +208,23 @@ def test_without_a_gpu_the_default_device_is_refused(tmp_path: Path) -> None:
 def test_measurement_goes_on_where_the_time_was_up(starts: Starts, tmp_path: Path) -> None:
     """A run that takes longer than the time there is: the second start adds what is missing to what was kept."""
     out = shutil.copytree(starts.out, tmp_path / "out")
-    unmake(out, "precise")
-    # Time enough to load the model on this machine, and not to measure the 23 windows.
-    python = str(slow_python(tmp_path, "precise", f"--min-window {max(1, starts.idle_start_s / 5):.1f}"))
+    unmake(out, "quick")
+    # Time enough to load the model on this machine, and not to measure the 19 windows.
+    python = str(slow_python(tmp_path, "quick", f"--min-window {max(1, starts.idle_start_s / 5):.1f}"))
     minutes = (1.75 * starts.idle_start_s + 12) / 60
     first = run(*ON_CPU, "--minutes", f"{minutes:.2f}", out, JOULEBENCH_PYTHON=python)
     assert first.returncode == 75, first.stdout + first.stderr
     assert "run the same command again" in first.stdout
-    kept = (out / "precise" / "trials.jsonl").read_text()
+    kept = (out / "quick" / "trials.jsonl").read_text()
     assert kept
-    assert not (out / "profile-precise.json").exists(), "a profile of an earlier state stands for nothing"
+    assert not (out / "profile-quick.json").exists(), "a profile of an earlier state stands for nothing"
     second = run(*ON_CPU, out, JOULEBENCH_PYTHON=python)
     assert second.returncode == 0, second.stdout + second.stderr
-    assert (out / "precise" / "trials.jsonl").read_text().startswith(kept)
-    assert len(json.loads((out / "precise" / "run.json").read_text())["sessions"]) == 2
+    assert (out / "quick" / "trials.jsonl").read_text().startswith(kept)
+    assert len(json.loads((out / "quick" / "run.json").read_text())["sessions"]) == 2
     rows = table(out)
     assert rows["held-out error of runtime"]["value"] is not None
-    assert rows["points that count"]["text"] == "5 of 5 of the precise run"
+    assert rows["points that count"]["text"] == "4 of 4 of the quick run"
     assert "is no acceptance" in second.stdout
 
 
@@ -219,10 +245,12 @@ def test_damaged_run_is_put_aside_and_measured_anew(ended: bool, finished: Path,
 def test_check_that_fails_destroys_nothing(finished: Path, tmp_path: Path) -> None:
     """Packages may break between two starts, a process be killed: what was measured is not to blame."""
     out = shutil.copytree(finished, tmp_path / "out")
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "pandas.py").write_text("raise ImportError('libsomething.so is gone')")
+    python = tmp_path / "python"
+    broken = 'case "$*" in *load_run*) echo "libsomething.so is gone" >&2; exit 1;; esac'
+    python.write_text(f'#!/bin/sh\n{broken}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
     before = {path: path.read_bytes() for path in out.glob("*/trials.jsonl")}
-    done = run(*ON_CPU, out, PYTHONPATH=str(tmp_path / "broken"))
+    done = run(*ON_CPU, out, JOULEBENCH_PYTHON=str(python))
     assert done.returncode == 2, done.stdout + done.stderr
     assert "can't look at" in done.stderr
     assert "libsomething.so is gone" in done.stderr
@@ -233,8 +261,8 @@ def test_check_that_fails_destroys_nothing(finished: Path, tmp_path: Path) -> No
 def test_measurement_of_which_nothing_counts_has_failed_and_is_made_anew(finished: Path, tmp_path: Path) -> None:
     """A run whose every trial failed would only end so again: it is kept, and made anew."""
     out = shutil.copytree(finished, tmp_path / "out")
-    unmake(out, "decode-none", "decode-inductor")
-    (out / "steps" / "decode-inductor.done").touch()  # a folder that somebody removed
+    unmake(out, "decode-none", "cache")
+    (out / "steps" / "cache.done").touch()  # a folder that somebody removed
     python = slow_python(tmp_path, "decode-none", "--timeout 0.001")
     first = run(*ON_CPU, out, JOULEBENCH_PYTHON=str(python))
     assert first.returncode == 1, first.stdout + first.stderr
@@ -243,7 +271,7 @@ def test_measurement_of_which_nothing_counts_has_failed_and_is_made_anew(finishe
     assert table(out)["decode, none"]["text"].startswith(
         "not measured: no trial of decode-none counts: joulebench trial"
     )
-    assert table(out)["decode, inductor"]["value"] > 0
+    assert table(out)["step at 12 cached tokens"]["value"] > 0
     assert (out / "steps" / "decode-none.failed-1" / "trials.jsonl").is_file()
     (tmp_path / "python.mended").touch()
     second = run(*ON_CPU, out, JOULEBENCH_PYTHON=str(python))
@@ -266,8 +294,8 @@ def started(out: Path, python: Path) -> subprocess.Popen[str]:
         preexec_fn=take_interrupts,
     )
     assert script.stdout
-    assert "decode-none" in script.stdout.readline()
-    wait_until((out / "decode-none" / "run.json").exists)
+    assert "cache" in script.stdout.readline()
+    wait_until((out / "cache" / "run.json").exists)
     return script
 
 
@@ -286,19 +314,18 @@ def test_signal_ends_the_script_and_the_measurement(
 ) -> None:
     """The terminal sends Ctrl-C to all processes in the foreground; a scheduler tells the script alone to end."""
     out = tmp_path / "out"
-    script = started(out, slow_python(tmp_path, "decode-none", "--min-window 20"))
+    script = started(out, slow_python(tmp_path, "cache", "--min-window 20"))
     (os.killpg if group else os.kill)(script.pid, signalled)
     output, _ = script.communicate(timeout=60)
     assert script.returncode == code, output
-    assert "decode-inductor" not in output
+    assert "decode-none" not in output
     assert "Traceback" not in output
-    assert json.loads((out / "decode-none" / "run.json").read_text())["sessions"][-1]["ended"] == "interrupted"
+    assert json.loads((out / "cache" / "run.json").read_text())["sessions"][-1]["ended"] == "interrupted"
 
 
-@pytest.mark.skipif(shutil.which("flock") is None, reason="needs flock")
 def test_nothing_is_measured_beside_a_step_that_a_killed_script_left(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    python = slow_python(tmp_path, "decode-none", "--min-window 20")
+    python = slow_python(tmp_path, "cache", "--min-window 20")
     script = started(out, python)
     try:
         script.kill()
