@@ -18,7 +18,7 @@ from harness.energy.readings import Window
 from harness.measuring import machine, same_run
 from harness.measuring.model_host import ModelHost, SweepStopped
 from harness.measuring.observer import Observer
-from harness.measuring.plan import WARMUP_S, Plan
+from harness.measuring.plan import WARMUP_REQUESTS, WARMUP_S, Plan
 from harness.measuring.planned_run import PlannedRun, prepare
 from harness.measuring.schedule import Schedule, TrialSpec
 from harness.measuring.time_left import repeats
@@ -208,7 +208,7 @@ class _Session:
     meter: Meter
     observer: Observer
     request_s: float = 0.0
-    """Fastest request of the present point's warm-up."""
+    """Fastest request of the present point's warm-up, the first left out."""
 
     def run(self, schedule: Schedule) -> None:
         """Measure until the plan is done. Raises SweepStopped or StorageError."""
@@ -265,8 +265,10 @@ class _Session:
             "seed": self.plan.seed,
         }
         if spec.purpose == "warmup":
-            return request | {"repeats": 1, "min_window_s": min(WARMUP_S, self._window_s())}
-        return request | {"repeats": self._repeats(), "min_window_s": 0.0}
+            # A request of more than half the time limit warms up alone: two would not fit into it.
+            limits = {"min_window_s": min(WARMUP_S, self._window_s()), "last_start_s": self.plan.timeout_s / 2}
+            return request | {"repeats": WARMUP_REQUESTS, **limits}
+        return request | {"repeats": self._repeats(), "min_window_s": 0.0, "last_start_s": self.plan.timeout_s}
 
     def _window_s(self) -> float:
         """Length that windows should reach, in seconds: for the slowest sensor to be sure within 1 %."""
@@ -274,7 +276,7 @@ class _Session:
         return min(wanted_s, self.plan.max_window_s, self.plan.timeout_s / 2)
 
     def _repeats(self) -> int:
-        """Requests that fill a window, from the fastest request of the point's warm-up."""
+        """Requests that fill a window, from how long they took in the point's warm-up."""
         return repeats(self._window_s(), self.request_s, self.plan.max_window_s)
 
     def _measured(self, facts: dict[str, Any], answer: dict[str, Any], window: MeteredWindow) -> Trial:
@@ -283,7 +285,7 @@ class _Session:
         window_s = float(marks.end_ns[-1] - marks.start_ns[0]) / 1e9
         disturbed = window.disturbed
         if facts["purpose"] == "warmup":
-            self.request_s = float(single_s.min())
+            self.request_s = float(single_s[1:].min()) if len(single_s) > 1 else float(single_s[0])
             disturbed = None
         return Trial(
             **facts,
