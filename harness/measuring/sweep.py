@@ -83,7 +83,9 @@ def _run_session(planned: PlannedRun, store: RunStore, observer: Observer) -> No
         with _open_meter(planned.energy, loaded, host.pid) as meter:
             for notice in meter.notices:
                 observer.notice(notice)
-            _begin_session(planned, store, loaded, versions, meter.describe(), load)
+            if unused := _unused_gpus(planned.config.device, loaded):
+                observer.notice(unused)
+            _begin_session(planned, store, loaded, versions, meter.describe(), load, unused)
             schedule = _schedule(planned, store, loaded.model.context_length)
             _Session(planned.plan, store, host, meter, observer).run(schedule)
     _note(store, ended_at=_now(), ended="complete")
@@ -105,6 +107,16 @@ def _look_for_others(limit: float | None, observer: Observer) -> CpuLoad | None:
             "--max-foreign-load 1. Measuring goes on."
         )
     return load
+
+
+def _unused_gpus(asked: str, loaded: Loaded) -> str | None:
+    """In one line, why the CPU is measured although the NVIDIA driver lists GPUs; None where it was asked for."""
+    if asked != "auto" or loaded.device != "cpu" or not loaded.cuda_unusable:
+        return None
+    names = dict.fromkeys(gpu.name or "an NVIDIA GPU" for gpu in machine.gpus())
+    if not names:
+        return None
+    return f"The CPU is measured, not {', '.join(names)}, which can't be used: {loaded.cuda_unusable}"
 
 
 def _note_end(store: RunStore, begun: int, how: str) -> None:
@@ -159,6 +171,7 @@ def _begin_session(
     versions: dict[str, str],
     measured: MeterDescription,
     load: CpuLoad | None,
+    unused_gpus: str | None,
 ) -> None:
     """Write down what is about to be measured. Raises UserError where that is not what the directory holds."""
     backend = BackendRecord(
@@ -194,6 +207,7 @@ def _begin_session(
         plan=plan,
         max_foreign_load=planned.energy.max_foreign_load,
         load_at_start=load,
+        unused_gpus=unused_gpus,
     )
     store.write_run(held.model_copy(update={"plan": plan, "sessions": (*held.sessions, session)}))
 

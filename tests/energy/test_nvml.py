@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +13,9 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("gcc") is None or sys.platform != "linux", reason="builds a C library with gcc on Linux"
-)
+from tests.helpers import ROOT, build_nvml, needs_gcc
 
-ROOT = Path(__file__).parents[2]
+pytestmark = needs_gcc
 
 PROGRAM = """
 import json, os, sys, time
@@ -58,11 +55,7 @@ with meter:
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("nvml")
-    source = ROOT / "tests" / "data" / "nvml.c"
-    target = folder / "libnvidia-ml.so.1"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(target), str(source)], check=True, timeout=60)
-    return folder
+    return build_nvml(tmp_path_factory.mktemp("nvml"))
 
 
 TURING, HOPPER, BLACKWELL = 6, 9, 10
