@@ -405,7 +405,9 @@ def test_a_driver_too_old_for_torch_is_why_a_gpu_can_not_be_used(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.cuda, "init", init)
     said = devices.cuda_unusable()
-    assert said.startswith(f"torch {torch.__version__}, built for CUDA 12.8, says: The NVIDIA driver on your system is too old")
+    assert said.startswith(
+        f"torch {torch.__version__}, built for CUDA 12.8, says: The NVIDIA driver on your system is too old"
+    )
     assert "update the NVIDIA driver" in said
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert devices.cuda_unusable() == "CUDA_VISIBLE_DEVICES hides it; unset it"
