@@ -11,7 +11,10 @@ VARIANTS = ("cached", "cached-roofline", "cached-static", "no-work", "bilinear")
 
 
 def variant(name: str) -> Profile:
-    """A shipped profile by its name, or one made up: with the KV cache, growing or static, without any work, or of the bilinear form."""
+    """A shipped profile by its name, or one made up.
+
+    With the KV cache, growing or static, without any work, or of the bilinear form.
+    """
     if name in SHIPPED:
         return Profile.load(name)
     facts = json.loads(Profile.load("swing-a100-llama-2-7b").dump())

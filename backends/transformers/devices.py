@@ -73,7 +73,7 @@ def cuda_unusable() -> str | None:
         said = str(error).strip().partition("\n")[0].partition(". ")[0]
     return (
         f"torch {torch.__version__}, built for CUDA {torch.version.cuda}, says: {said}; "
-        "update the NVIDIA driver, or install a torch built for an older CUDA (pytorch.org/get-started/previous-versions)"
+        "update the NVIDIA driver, or install a torch built for an older CUDA: pytorch.org/get-started"
     )
 
 

@@ -237,7 +237,10 @@ class MeasureOptions:
     ] = None
     attribution: Annotated[
         Attribution,
-        Option(help="Count the inference process's share of the CPU's energy, or all of it.", rich_help_panel=_ENERGY),
+        Option(
+            help="Count all energy of the CPU and GPU, or the inference process's share (of an NVIDIA GPU: an estimate).",
+            rich_help_panel=_ENERGY,
+        ),
     ] = Attribution.SYSTEM
     calibration: Annotated[
         list[str] | None,

@@ -187,10 +187,10 @@ class Meter:
     def needed_window_s(self, relative_error: float = 0.01) -> float:
         """Window length at which its edges cost at most ``relative_error`` of the energy, for the slowest sensor used.
 
-        0.0 without sensors; an estimate is no sensor, and longer windows don't make it truer.
+        0.0 without sensors; an estimate that is fresh at every read is no sensor: longer windows don't make it truer.
         """
         used = {name for names in self._chosen.values() for name in names}
-        sensors = [d for d in self._sampler.domains if d.name in used and d.method != "estimated"]
+        sensors = [d for d in self._sampler.domains if d.name in used and (d.period_s or d.method != "estimated")]
         poll_s = 1.0 / self._config.rate_hz
         return max((integrate.edge_uncertainty_s(domain, poll_s) for domain in sensors), default=0.0) / relative_error
 

@@ -31,10 +31,10 @@ def long_table(profile: Profile) -> pd.DataFrame:
     """Models, measurements and predictions of a profile, one number a row; absent values are missing.
 
     ``table`` is ``model`` (coefficients, ``roofline_exponent``, ``misfit`` and ``interval_factor_95``, each with the
-    ``form``, ``kv_cache`` and ``decode_context`` of its model), ``covariance`` (of the coefficients ``name`` and ``name_2``), ``range``
-    (``minimum`` and each ``corner``, as input and output tokens), ``measurement`` or ``prediction``. ``quantity`` is
-    ``runtime``, ``energy`` or a component's, such as ``gpu_energy``. ``method`` is how the energy behind the number
-    was measured.
+    ``form``, ``kv_cache`` and ``decode_context`` of its model), ``covariance`` (of the coefficients ``name`` and
+    ``name_2``), ``range`` (``minimum`` and each ``corner``, as input and output tokens), ``measurement`` or
+    ``prediction``. ``quantity`` is ``runtime``, ``energy`` or a component's, such as ``gpu_energy``. ``method`` is how
+    the energy behind the number was measured.
     """
     import pandas as pd
 

@@ -33,7 +33,7 @@ Role = Literal["meter", "fallback", "synthetic"]
 """``meter``: tried by ``auto``. ``fallback``: used by ``auto`` where no meter works. ``synthetic``: only by name."""
 
 Attribution = Literal["system", "process"]
-"""Whether CPU energy is the whole machine's or the worker's share, where the source can tell."""
+"""Whether energy of the CPU and of a shared GPU is all or the worker's share, where the source can tell."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ class ProbeContext:
     cpu_watts: float | None = None
     """Declared power of the whole CPU under full load, for the estimate."""
     attribution: Attribution = "system"
-    """Whether CPU energy is the worker's share or the whole machine's, where the source can tell."""
+    """Whether energy of the CPU and of a shared GPU is the worker's share or all, where the source can tell."""
     rate_hz: float = 20.0
     """How often the harness reads."""
 
