@@ -238,7 +238,7 @@ class MeasureOptions:
     attribution: Annotated[
         Attribution,
         Option(
-            help="Count all energy of the CPU and GPU, or the inference process's share (of an NVIDIA GPU: an estimate).",
+            help="Count all energy, or the inference process's share of the CPU and, as an estimate, of NVIDIA GPUs.",
             rich_help_panel=_ENERGY,
         ),
     ] = Attribution.SYSTEM

@@ -29,6 +29,8 @@ CAPS_HEADER = (
     "energy_method",
 )
 
+_MOST_TICKS = 8
+
 
 @dataclass(frozen=True)
 class Caps:
@@ -113,6 +115,8 @@ def caps_figure(caps: Caps, mark: str = "") -> Figure:
 def _draw(ax: Axes, caps: Caps, column: str) -> None:
     found = [(cap, source, value) for cap, source, point in caps.points if (value := getattr(point, column))]
     ax.set_xlabel("power cap, W")
+    if len(caps.points) <= _MOST_TICKS:
+        ax.set_xticks([cap for cap, _, _ in caps.points])
     ax.set_ylabel(PANELS[column])
     if not found:
         ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center")
@@ -128,15 +132,24 @@ def _draw(ax: Axes, caps: Caps, column: str) -> None:
 
 
 def _title(caps: Caps) -> str:
-    """Where a token costs least energy, and what that costs in speed."""
+    """What a lower cap than the highest saves for certain, and what that costs in speed."""
     metered = [
-        (point.energy_per_token_j.mean, cap, point)
+        (cap, point.energy_per_token_j, point.total_tokens_per_s.mean)
         for cap, source, point in caps.points
         if point.energy_per_token_j and source.method != "estimated"
     ]
     if len(metered) < 2:
         return "Speed and energy against the power cap"
-    _, cap, least = min(metered, key=lambda found: found[0])
-    fastest = max(point.total_tokens_per_s.mean for _, _, point in metered)
-    share = percent(least.total_tokens_per_s.mean / fastest, digits=0)
-    return f"A token costs least energy at a cap of {cap:g} W, at {share} of the highest speed"
+    highest, most, full_speed = metered[-1]
+    saving = [found for found in metered[:-1] if _clearly_less(found[1], most)]
+    if not saving:
+        return f"No lower power cap than {highest:g} W clearly saves energy per token"
+    cap, energy, speed = min(saving, key=lambda found: found[1].mean)
+    less, share = percent(1 - energy.mean / most.mean, digits=0), percent(speed / full_speed, digits=0)
+    return f"At {cap:g} W a token costs {less} less energy than at {highest:g} W, at {share} of the speed"
+
+
+def _clearly_less(one: Estimate, other: Estimate) -> bool:
+    """Whether the difference is more than both half-widths leave open."""
+    widths = (one.half_width, other.half_width)
+    return None not in widths and other.mean - one.mean > math.hypot(*(width or 0.0 for width in widths))
