@@ -282,7 +282,7 @@ class _Session:
             # A request of more than half the time limit warms up alone: two would not fit into it.
             limits = {"min_window_s": min(WARMUP_S, self._window_s()), "last_start_s": self.plan.timeout_s / 2}
             return request | {"repeats": WARMUP_REQUESTS, **limits}
-        return request | {"repeats": self._repeats(), "min_window_s": 0.0, "last_start_s": self.plan.timeout_s}
+        return request | {"repeats": self._repeats(), "min_window_s": 0.0}
 
     def _window_s(self) -> float:
         """Length that windows should reach, in seconds: for the slowest sensor to be sure within 1 %."""
