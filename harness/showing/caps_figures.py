@@ -125,7 +125,14 @@ def _draw(ax: Axes, caps: Caps, column: str) -> None:
     # An unknown interval has no bar.
     widths = np.array([np.nan if value.half_width is None else value.half_width for _, _, value in found])
     hollow = "energy" in column and any(source.method == "estimated" for _, source, _ in found)
-    style: dict[str, Any] = {"color": OWN, "marker": "o", "markersize": 4, "linewidth": 1.6, "elinewidth": 0.8, "capsize": 1.5}
+    style: dict[str, Any] = {
+        "color": OWN,
+        "marker": "o",
+        "markersize": 4,
+        "linewidth": 1.6,
+        "elinewidth": 0.8,
+        "capsize": 1.5,
+    }
     ax.errorbar([cap for cap, _, _ in found], means, yerr=widths, markerfacecolor="white" if hollow else OWN, **style)
     # From 0 on, so that a saving looks as large as it is.
     ax.set_ylim(0, 1.1 * float(np.nanmax(means + np.nan_to_num(widths))))
