@@ -155,6 +155,8 @@ class Loaded:
     device_names: tuple[str, ...]
     gpu_uuids: tuple[str, ...] = ()
     """UUIDs (``GPU-…`` or ``MIG-…``) of the NVIDIA GPUs used; energy probes match on these."""
+    cuda_unusable: str | None = None
+    """Why this runtime can't use an NVIDIA GPU, whether there is one or not, and what mends it; None where it can."""
     settings: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     """Choices that change speed or energy: attention implementation, cache class and length, threads, flash attention,
     layers offloaded."""

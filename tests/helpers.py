@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
+import pytest
+
 from harness.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,6 +23,10 @@ JOULEBENCH = [sys.executable, "-m", "harness"]
 # Other programs on a test machine must not decide which trials count.
 FAKE = ["measure", "--backend", "fake", "--probes", "none", "--max-foreign-load", "1"]
 FOUR_POINTS = ["--point", "8,8", "--point", "64,8", "--point", "8,64", "--point", "64,64"]
+
+needs_gcc = pytest.mark.skipif(
+    shutil.which("gcc") is None or sys.platform != "linux", reason="builds a C library with gcc on Linux"
+)
 
 HIDDEN_WARNINGS = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 """Those that Python shows to nobody who doesn't ask for them."""
@@ -97,6 +104,13 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
     assert lines[0].startswith("joulebench: error: ")
     assert "Traceback" not in done.stdout
     return lines[0]
+
+
+def build_nvml(folder: Path) -> Path:
+    """The stand-in for NVML in a folder for ``LD_LIBRARY_PATH``; ``NVML_SCENARIO`` names the file that drives it."""
+    source, target = ROOT / "tests" / "data" / "nvml.c", folder / "libnvidia-ml.so.1"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(target), str(source)], check=True, timeout=60)
+    return folder
 
 
 def install_guest(folder: Path, group: str, module: str, source: str) -> None:

@@ -7,11 +7,14 @@ from typing import Any
 from harness.modelling.profile import Profile, shipped_names
 
 SHIPPED = shipped_names()
-VARIANTS = ("cached", "cached-roofline", "no-work", "bilinear")
+VARIANTS = ("cached", "cached-roofline", "cached-static", "no-work", "bilinear")
 
 
 def variant(name: str) -> Profile:
-    """A shipped profile by its name, or one made up: with the KV cache, without any work, or of the bilinear form."""
+    """A shipped profile by its name, or one made up.
+
+    With the KV cache, growing or static, without any work, or of the bilinear form.
+    """
     if name in SHIPPED:
         return Profile.load(name)
     facts = json.loads(Profile.load("swing-a100-llama-2-7b").dump())
@@ -27,14 +30,14 @@ def variant(name: str) -> Profile:
     return Profile.parse(json.dumps(facts), name)
 
 
-def _with_cache(exponent: float) -> Callable[[dict[str, Any]], None]:
+def _with_cache(exponent: float, **further: str) -> Callable[[dict[str, Any]], None]:
     def change(model: dict[str, Any]) -> None:
         unit, floor = model["unit"], model["coefficients"][0]
         for name, value in (("floor_{}", 0.023), ("linear_{}_per_token", 1.7e-5)):
             model["coefficients"].append({**floor, "name": f"decode_{name}".format(unit.lower()), "value": value})
         floor["value"] = 0.4
         model["covariance"] = [[1e-6 * (i == j) for j in range(5)] for i in range(5)]
-        model["roofline_exponent"] = exponent
+        model |= {"roofline_exponent": exponent, **further}
 
     return change
 
@@ -56,6 +59,7 @@ def _bilinear(model: dict[str, Any]) -> None:
 _CHANGES = {
     "cached": _with_cache(1.0),
     "cached-roofline": _with_cache(3.0),
+    "cached-static": _with_cache(1.5, decode_context="m + n"),
     "no-work": _without_work,
     "bilinear": _bilinear,
 }

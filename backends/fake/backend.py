@@ -39,6 +39,8 @@ class _Behaviour:
     quadratic_s: float = 1e-8
     step_s: float = 0.005
     step_linear_s: float = 1e-6
+    first: float = 1.0
+    """How many times as long the first request of a size takes, as where kernels are planned on it."""
     noise: float = 0.0
     """Relative standard deviation of each request's runtime."""
     context: int = 8192
@@ -81,6 +83,7 @@ class FakeBackend(Backend):
         self._behaviour = _Behaviour()
         self._now_ns = 0
         self._random = random.Random(0)
+        self._is_first = True
 
     def capabilities(self) -> Capabilities:
         return Capabilities(devices=("cpu",), dtypes=("float32",), batching=True, samples_tokens=False)
@@ -117,6 +120,7 @@ class FakeBackend(Backend):
 
     def prepare(self, request: Request) -> Prepared:
         refuse_request(request, self._behaviour.context)
+        self._is_first = True
         return Prepared()
 
     def run(self, request: Request) -> Completion:
@@ -125,6 +129,9 @@ class FakeBackend(Backend):
         self._misbehave(request)
         m, n = request.input_tokens, request.output_tokens
         noise = 1 + self._behaviour.noise * self._random.gauss(0, 1)
+        if self._is_first:
+            noise *= self._behaviour.first
+            self._is_first = False
         start_ns = time.monotonic_ns() if self._behaviour.realtime else self._now_ns
         prefill_end_ns = self._pass(start_ns, self._forward_s(m) * noise)
         decode_s = sum(self._step_s(m + k) for k in range(1, n))

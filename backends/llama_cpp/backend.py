@@ -107,6 +107,7 @@ class LlamaCpp(Backend):
             device=device,
             device_names=tuple(gpu.description for gpu in used) or ("cpu",),
             gpu_uuids=_uuids(used),
+            cuda_unusable=_cuda_unusable(),
             settings={
                 "threads": self._threads,
                 "batch_tokens": _BATCH_TOKENS,
@@ -177,9 +178,7 @@ class LlamaCpp(Backend):
         here = [gpu for gpu in library.gpus() if gpu.kind == kind]
         if kind in ("cuda", "metal") and not here:
             raise InvalidConfig(
-                f"this build of llama-cpp-python sees no {kind} device; check the driver and rebuild it with: "
-                f'CMAKE_ARGS="-DGGML_{kind.upper()}=on" '
-                "pip install --force-reinstall --no-cache-dir llama-cpp-python"
+                f"this build of llama-cpp-python sees no {kind} device; check the driver and {_rebuild(kind)}"
             )
         if kind not in kinds or (colon and kind != "cuda"):
             raise InvalidConfig(f"llama-cpp has no device '{name}' here; choose {' or '.join(kinds)}")
@@ -233,6 +232,21 @@ class LlamaCpp(Backend):
             code = llama_decode(self._context, batch)
             if code != 0:
                 raise _failure(f"llama_decode returned {code}")
+
+
+def _rebuild(kind: str) -> str:
+    return (
+        f'rebuild it with: CMAKE_ARGS="-DGGML_{kind.upper()}=on" '
+        "pip install --force-reinstall --no-cache-dir llama-cpp-python"
+    )
+
+
+def _cuda_unusable() -> str | None:
+    if any(gpu.kind == "cuda" for gpu in library.gpus()):
+        return None
+    if not library.library().llama_supports_gpu_offload():
+        return f"this build of llama-cpp-python has no GPU support; {_rebuild('cuda')}"
+    return f"this build of llama-cpp-python sees no CUDA device; update the NVIDIA driver, or {_rebuild('cuda')}"
 
 
 def _preset_model(config: Config) -> Model:

@@ -122,6 +122,7 @@ class TransformersBackend(Backend):
             device=plan.devices[0].type,
             device_names=tuple(map(devices.name_of, plan.devices)),
             gpu_uuids=devices.gpu_uuids(plan.devices),
+            cuda_unusable=devices.cuda_unusable(),
             settings={
                 "attention": self.model.config._attn_implementation,
                 **decode.cache_settings(config),

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import gc
+import os
 import platform
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from backends.base import InvalidConfig, gpu_indices
+from backends.base import InvalidConfig, gpu_indices, pip_install
 
 if TYPE_CHECKING:
     import torch
 
+_PIP_CUDA = pip_install("--force-reinstall", "torch")
+"""PyPI's build for Linux has CUDA."""
+
 
 def usable() -> tuple[str, ...]:
-    """Kinds of device that torch finds, best first."""
+    """Kinds of device that torch can compute on, best first."""
     import torch
 
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    found = {"cuda": torch.cuda.is_available(), "mps": mps_works(), "cpu": True}
     return tuple(name for name, is_here in found.items() if is_here)
+
+
+def mps_works() -> bool:
+    """Whether the Apple GPU computes: hosted virtual machines list one and give it no memory."""
+    import torch
+
+    if not torch.backends.mps.is_available():
+        return False
+    try:
+        return float(torch.ones(2, device="mps").sum()) == 2.0
+    except RuntimeError:
+        return False
 
 
 def chosen(name: str) -> tuple[torch.device, ...]:
@@ -38,6 +54,27 @@ def chosen(name: str) -> tuple[torch.device, ...]:
     if not colon:
         return (torch.device(kind, torch.cuda.current_device()),)
     return tuple(torch.device(kind, index) for index in gpu_indices(name, torch.cuda.device_count()))
+
+
+def cuda_unusable() -> str | None:
+    """Why torch can't use an NVIDIA GPU, and what mends it; None where it can."""
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is a build without CUDA; install one with: {_PIP_CUDA}"
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES hides it; unset it"
+    try:
+        torch.cuda.init()
+        said = "it finds no GPU that it can compute on"
+    except (RuntimeError, AssertionError) as error:
+        said = str(error).strip().partition("\n")[0].partition(". ")[0]
+    return (
+        f"torch {torch.__version__}, built for CUDA {torch.version.cuda}, says: {said}; "
+        "update the NVIDIA driver, or install a torch built for an older CUDA: pytorch.org/get-started"
+    )
 
 
 def default_dtype(device: torch.device) -> str:

@@ -237,7 +237,10 @@ class MeasureOptions:
     ] = None
     attribution: Annotated[
         Attribution,
-        Option(help="Count the inference process's share of the CPU's energy, or all of it.", rich_help_panel=_ENERGY),
+        Option(
+            help="Count all energy, or the inference process's share of the CPU and, as an estimate, of NVIDIA GPUs.",
+            rich_help_panel=_ENERGY,
+        ),
     ] = Attribution.SYSTEM
     calibration: Annotated[
         list[str] | None,

@@ -132,7 +132,7 @@ def choose(domains: Sequence[Domain], rank: Sequence[str] = ()) -> dict[str, lis
     """For each component the names of the domains to add up: the best probe's, and its best domain per source.
 
     Of domains of one component that contain each other the outermost counts (a package, not its cores), unless the
-    inner one is a process's share that is read no worse: it is only there where it was asked for.
+    inner one is a process's share that is read no worse or by the same probe: it is only there where it was asked for.
     """
 
     def preference(domain: Domain) -> tuple[int, int, str]:
@@ -142,7 +142,7 @@ def choose(domains: Sequence[Domain], rank: Sequence[str] = ()) -> dict[str, lis
     chosen: dict[str, list[str]] = {}
     for component in dict.fromkeys(domain.component for domain in domains):
         rivals = sorted((domain for domain in domains if domain.component == component), key=preference)
-        shares = [domain for domain in rivals if domain.scope == "process"]
+        shares = [domain for domain in rivals if domain.scope in ("process", "gpu process")]
         rivals = [domain for domain in rivals if not any(_gives_way(domain, share) for share in shares)]
         rivals = [domain for domain in rivals if not any(other.contains(domain) for other in rivals)]
         best: dict[str, str] = {}
@@ -154,7 +154,8 @@ def choose(domains: Sequence[Domain], rank: Sequence[str] = ()) -> dict[str, lis
 
 
 def _gives_way(domain: Domain, share: Domain) -> bool:
-    return domain.contains(share) and _METHODS.index(share.method) <= _METHODS.index(domain.method)
+    no_worse = _METHODS.index(share.method) <= _METHODS.index(domain.method)
+    return domain.contains(share) and (no_worse or share.probe == domain.probe)
 
 
 def powers(report: EnergyReport, seconds: float) -> tuple[dict[str, PowerFigure], dict[str, PowerFigure], PowerFigure]:

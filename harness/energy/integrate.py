@@ -149,7 +149,8 @@ def _require_span(trace: Trace, start_ns: int, end_ns: int) -> None:
     if trace.times_ns[-1] < end_ns:
         raise _Unknown(trace.failure or "no reading after the window's end")
     if np.isnan(trace.values).any():
-        raise _Unknown(f"{trace.domain.probe} sent a reading in or near the window that can't be understood")
+        unreadable = f"{trace.domain.probe} sent a reading in or near the window that can't be understood"
+        raise _Unknown(trace.domain.lost_means or unreadable)
 
 
 def _require_signal(domain: Domain, joules: float) -> None:

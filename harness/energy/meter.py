@@ -187,11 +187,11 @@ class Meter:
     def needed_window_s(self, relative_error: float = 0.01) -> float:
         """Window length at which its edges cost at most ``relative_error`` of the total, for its slowest sensor.
 
-        0.0 without sensors; an estimate is no sensor, and longer windows don't make it truer. A slow meter of the whole
-        machine doesn't lengthen windows whose total comes from better ones.
+        0.0 without sensors; an estimate that is fresh at every read is no sensor: longer windows don't make it truer. A
+        slow meter of the whole machine doesn't lengthen windows whose total comes from better ones.
         """
         used = attribution.innermost(self._sampler.domains, self._chosen)
-        sensors = [d for d in self._sampler.domains if d.name in used and d.method != "estimated"]
+        sensors = [d for d in self._sampler.domains if d.name in used and (d.period_s or d.method != "estimated")]
         poll_s = 1.0 / self._config.rate_hz
         return max((integrate.edge_uncertainty_s(domain, poll_s) for domain in sensors), default=0.0) / relative_error
 

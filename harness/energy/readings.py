@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from harness.core.errors import UserError
 from harness.core.quantities import Component, Method
 
-Scope = Literal["machine", "module", "package", "core", "process", "dram", "gpu", "ane"]
-"""What a domain measures. ``module`` is a board with CPU and GPU, ``process`` the share of a CPU that one has."""
+Scope = Literal["machine", "module", "package", "core", "process", "dram", "gpu", "gpu process", "ane"]
+"""What a domain measures. ``module`` is a board with CPU and GPU, ``process`` the share of a CPU that one has, ``gpu
+process`` that of a GPU."""
 
 AS_IT_STANDS = {"strict": True, "allow_inf_nan": False}
 """How files with figures of energy are read: no text for a number, nothing infinite."""
@@ -21,9 +22,10 @@ AS_IT_STANDS = {"strict": True, "allow_inf_nan": False}
 _FRESH_S = 0.005
 
 _INSIDE: dict[Scope, tuple[Scope, ...]] = {
-    "machine": ("module", "package", "core", "process", "dram", "gpu", "ane"),
-    "module": ("package", "core", "process", "gpu"),
+    "machine": ("module", "package", "core", "process", "dram", "gpu", "gpu process", "ane"),
+    "module": ("package", "core", "process", "gpu", "gpu process"),
     "package": ("core", "process"),
+    "gpu": ("gpu process",),
 }
 _USUAL: dict[Component, Scope] = {"system": "machine", "cpu": "package", "dram": "dram", "gpu": "gpu", "ane": "ane"}
 
@@ -54,6 +56,8 @@ class Domain:
     stamped: bool = False
     """Whether a reading's time is that of the sensor's update; otherwise the update is up to a period older."""
 
+    lost_means: str | None = None
+    """Why readings come that are ``LOST``, where that is not because they can't be understood."""
     echo_s: float = 0.0
     """A counter that moves twice within so short a time shows one update in two parts."""
 

@@ -17,6 +17,9 @@ from harness.runs.run_schema import PlanRecord
 
 WARMUP_S = 1.0
 """Shortest warm-up window."""
+WARMUP_REQUESTS = 2
+"""Fewest requests of a warm-up: what is planned and cached on the first, such as attention kernels, may double its
+time, so that only the later ones tell how long a request takes."""
 
 
 def sweeps(inputs: Iterable[int], outputs: Iterable[int], fixed_input: int, fixed_output: int) -> list[Point]:

@@ -18,7 +18,7 @@ from harness.energy.readings import Window
 from harness.measuring import machine, same_run
 from harness.measuring.model_host import ModelHost, SweepStopped
 from harness.measuring.observer import Observer
-from harness.measuring.plan import WARMUP_S, Plan
+from harness.measuring.plan import WARMUP_REQUESTS, WARMUP_S, Plan
 from harness.measuring.planned_run import PlannedRun, prepare
 from harness.measuring.schedule import Schedule, TrialSpec
 from harness.measuring.time_left import repeats
@@ -83,7 +83,9 @@ def _run_session(planned: PlannedRun, store: RunStore, observer: Observer) -> No
         with _open_meter(planned.energy, loaded, host.pid) as meter:
             for notice in meter.notices:
                 observer.notice(notice)
-            _begin_session(planned, store, loaded, versions, meter.describe(), load)
+            if unused := _unused_gpus(planned.config.device, loaded):
+                observer.notice(unused)
+            _begin_session(planned, store, loaded, versions, meter.describe(), load, unused)
             schedule = _schedule(planned, store, loaded.model.context_length)
             _Session(planned.plan, store, host, meter, observer).run(schedule)
     _note(store, ended_at=_now(), ended="complete")
@@ -105,6 +107,16 @@ def _look_for_others(limit: float | None, observer: Observer) -> CpuLoad | None:
             "--max-foreign-load 1. Measuring goes on."
         )
     return load
+
+
+def _unused_gpus(asked: str, loaded: Loaded) -> str | None:
+    """In one line, why the CPU is measured although the NVIDIA driver lists GPUs; None where it was asked for."""
+    if asked != "auto" or loaded.device != "cpu" or not loaded.cuda_unusable:
+        return None
+    names = dict.fromkeys(gpu.name or "an NVIDIA GPU" for gpu in machine.gpus())
+    if not names:
+        return None
+    return f"The CPU is measured, not {', '.join(names)}, which can't be used: {loaded.cuda_unusable}"
 
 
 def _note_end(store: RunStore, begun: int, how: str) -> None:
@@ -159,6 +171,7 @@ def _begin_session(
     versions: dict[str, str],
     measured: MeterDescription,
     load: CpuLoad | None,
+    unused_gpus: str | None,
 ) -> None:
     """Write down what is about to be measured. Raises UserError where that is not what the directory holds."""
     backend = BackendRecord(
@@ -194,6 +207,7 @@ def _begin_session(
         plan=plan,
         max_foreign_load=planned.energy.max_foreign_load,
         load_at_start=load,
+        unused_gpus=unused_gpus,
     )
     store.write_run(held.model_copy(update={"plan": plan, "sessions": (*held.sessions, session)}))
 
@@ -208,7 +222,7 @@ class _Session:
     meter: Meter
     observer: Observer
     request_s: float = 0.0
-    """Fastest request of the present point's warm-up."""
+    """Fastest request of the present point's warm-up, the first left out."""
 
     def run(self, schedule: Schedule) -> None:
         """Measure until the plan is done. Raises SweepStopped or StorageError."""
@@ -265,7 +279,9 @@ class _Session:
             "seed": self.plan.seed,
         }
         if spec.purpose == "warmup":
-            return request | {"repeats": 1, "min_window_s": min(WARMUP_S, self._window_s())}
+            # A request of more than half the time limit warms up alone: two would not fit into it.
+            limits = {"min_window_s": min(WARMUP_S, self._window_s()), "last_start_s": self.plan.timeout_s / 2}
+            return request | {"repeats": WARMUP_REQUESTS, **limits}
         return request | {"repeats": self._repeats(), "min_window_s": 0.0}
 
     def _window_s(self) -> float:
@@ -274,7 +290,7 @@ class _Session:
         return min(wanted_s, self.plan.max_window_s, self.plan.timeout_s / 2)
 
     def _repeats(self) -> int:
-        """Requests that fill a window, from the fastest request of the point's warm-up."""
+        """Requests that fill a window, from how long they took in the point's warm-up."""
         return repeats(self._window_s(), self.request_s, self.plan.max_window_s)
 
     def _measured(self, facts: dict[str, Any], answer: dict[str, Any], window: MeteredWindow) -> Trial:
@@ -283,7 +299,7 @@ class _Session:
         window_s = float(marks.end_ns[-1] - marks.start_ns[0]) / 1e9
         disturbed = window.disturbed
         if facts["purpose"] == "warmup":
-            self.request_s = float(single_s.min())
+            self.request_s = float(single_s[1:].min()) if len(single_s) > 1 else float(single_s[0])
             disturbed = None
         return Trial(
             **facts,

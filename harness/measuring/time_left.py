@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from harness.core.sizes import Point
-from harness.measuring.plan import WARMUP_S, Plan
+from harness.measuring.plan import WARMUP_REQUESTS, WARMUP_S, Plan
 from harness.measuring.schedule import DRIFT_TRIALS
 from harness.measuring.time_guess import RequestGuess, mean_length
 from harness.runs.schema import Trial
@@ -85,8 +85,9 @@ class TimeLeft:
         window_s = request_s * repeats(self.window_s, request_s, self.plan.max_window_s)
         spent_s = trials * self._spent_s(window_s, warmup=False)
         if not warm:
-            shortest_s = min(WARMUP_S, self.window_s)
-            spent_s += self._spent_s(request_s * repeats(shortest_s, request_s), warmup=True)
+            fewest = WARMUP_REQUESTS if request_s <= self.plan.timeout_s / 2 else 1
+            requests = max(fewest, repeats(min(WARMUP_S, self.window_s), request_s))
+            spent_s += self._spent_s(request_s * requests, warmup=True)
         return spent_s
 
     def _spent_s(self, window_s: float, warmup: bool) -> float:

@@ -1,6 +1,7 @@
 """The timed region: one window of back-to-back requests. Prints nothing."""
 
 import gc
+import math
 from collections.abc import Callable
 
 from backends.base import Backend, BackendError, Completion, Request
@@ -13,8 +14,12 @@ def run_window(
     min_window_s: float,
     begins: Callable[[], None] = lambda: None,
     ended: Callable[[], None] = lambda: None,
+    *,
+    last_start_s: float = math.inf,
 ) -> list[Completion]:
     """Run the same request back to back, at least ``repeats`` times and for at least ``min_window_s``.
+
+    None but the first is begun later than ``last_start_s`` after that one's start.
 
     ``begins`` is called right before the first and ``ended`` right after the last of them.
 
@@ -31,7 +36,8 @@ def run_window(
         while True:
             completions.append(backend.run(request))
             elapsed_s = (completions[-1].end_ns - completions[0].start_ns) / 1e9
-            if len(completions) >= repeats and elapsed_s >= min_window_s:
+            enough = len(completions) >= repeats and elapsed_s >= min_window_s
+            if enough or elapsed_s > last_start_s:
                 break
         ended()
     finally:

@@ -2,9 +2,9 @@
 
 Parent and child exchange one JSON object a line, over the child's stdin and stdout. The parent asks
 ``{"do": "resolve", "config": {…}}`` and ``{"do": "load", "config": {…}}``, then ``{"do": "run", "input_tokens",
-"output_tokens", "seed", "repeats", "min_window_s"}`` as often as it likes. Before the first request of a window and
-after its last the child says ``{"edge": "begins"}`` and ``{"edge": "ended"}``, so that the parent can read its meters
-there; it begins when the parent says ``{"do": "go"}``. The child answers each with
+"output_tokens", "seed", "repeats", "min_window_s"}``, also with ``last_start_s``, as often as it likes. Before the
+first request of a window and after its last the child says ``{"edge": "begins"}`` and ``{"edge": "ended"}``, so that
+the parent can read its meters there; it begins when the parent says ``{"do": "go"}``. The child answers each with
 ``{"model": {…}}``, ``{"loaded": {…}, "versions": {…}}``,
 ``{"window": {"start_ns": […], "prefill_end_ns": […], "end_ns": […], "output_tokens": n, "prepared": {…}}}`` or
 ``{"failed": "invalid" | "oom" | "error", "reason": …}``. Whatever libraries print goes to stderr, never between the
@@ -13,6 +13,7 @@ messages.
 
 import ctypes
 import json
+import math
 import os
 import queue
 import signal
@@ -101,6 +102,7 @@ class _Worker:
             message["min_window_s"],
             self._parent.begins,
             self._parent.ended,
+            last_start_s=message.get("last_start_s", math.inf),
         )
         return {
             "window": {

@@ -17,7 +17,7 @@ from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.statistics import student_95
 from harness.modelling.cost_function import Range
-from harness.modelling.forms.base import Form, Part, Sizes
+from harness.modelling.forms.base import DecodeContext, Form, Part, Sizes
 from harness.modelling.least_squares import HUBER, Rows, Solution, ceilings, solve
 
 MIN_POINTS = 4
@@ -93,7 +93,9 @@ class Fit:
         return int(np.argmax(np.abs(self.held_out)))
 
 
-def fit_form(form: type[Form], observations: Observations, kv_cache: bool) -> Fit:
+def fit_form(
+    form: type[Form], observations: Observations, kv_cache: bool, decode_context: DecodeContext = "grows"
+) -> Fit:
     """Fit a form, the choice among its candidates included. Raises UserError for points that can't tell it."""
     if refusal := form.refusal(kv_cache, observations.sizes):
         raise UserError(refusal)
@@ -106,7 +108,8 @@ def fit_form(form: type[Form], observations: Observations, kv_cache: bool) -> Fi
         )
     if not form.has_phases:
         observations = replace(observations, prefill=np.empty(0), decode=np.empty(0))
-    candidates, points = form.candidates(kv_cache), len(observations.cost)
+    candidates = [candidate.attending(decode_context) for candidate in form.candidates(kv_cache)]
+    points = len(observations.cost)
     rows = _rows(observations)
     solution, solutions = _choose(candidates, rows, {})
     starts = {candidate.form: candidate.theta for candidate in solutions}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from harness.core.quantities import COMPONENTS, Component, Method
 from harness.core.statistics import Estimate
 from harness.modelling.fit import Fit, Observations, fit_form
 from harness.modelling.forms import AUTO, DEFAULT, FORMS, form_named
+from harness.modelling.forms.base import DecodeContext, Form
 from harness.modelling.measurements import observations, trial_error
 from harness.modelling.profile import Profile
 from harness.modelling.profile_schema import (
@@ -28,6 +30,8 @@ from harness.modelling.profile_schema import (
     PointError,
     Provenance,
 )
+
+_FitOne = Callable[[type[Form], Observations], Fit]
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,17 @@ class Quantity:
 
 
 def fit_quantities(
-    measurements: Sequence[Measurement], kv_cache: bool, form: str = DEFAULT, drop_suspects: bool = False
+    measurements: Sequence[Measurement],
+    kv_cache: bool,
+    form: str = DEFAULT,
+    drop_suspects: bool = False,
+    decode_context: DecodeContext = "grows",
 ) -> list[Quantity]:
     """Fit runtime and, where they were measured, energy and each component, in every form.
 
     ``form`` is the one to use, or ``auto``. Raises UserError.
     """
+    fit_one = partial(fit_form, kv_cache=kv_cache, decode_context=decode_context)
     if form != AUTO:
         form_named(form)
     fitted = []
@@ -76,21 +85,21 @@ def fit_quantities(
             continue
         unseen = trial_error(measurements, name)
         try:
-            fitted.append(_fit_quantity(name, observed, kv_cache, form, drop_suspects, unseen))
+            fitted.append(_fit_quantity(name, observed, fit_one, form, drop_suspects, unseen))
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
     return fitted
 
 
 def _fit_quantity(
-    name: str, observed: Observations, kv_cache: bool, form: str, drop_suspects: bool, unseen: float
+    name: str, observed: Observations, fit_one: _FitOne, form: str, drop_suspects: bool, unseen: float
 ) -> Quantity:
-    fits, chosen = _fit_forms(observed, kv_cache, form)
+    fits, chosen = _fit_forms(observed, fit_one, form)
     dropped: tuple[PointError, ...] = ()
     left_out = np.isin(np.arange(len(observed.cost)), fits[chosen].suspects)
     if drop_suspects and left_out.any():
         lost, observed = observed.only(left_out), observed.only(~left_out)
-        fits, chosen = _fit_forms(observed, kv_cache, form)
+        fits, chosen = _fit_forms(observed, fit_one, form)
         fitted = fits[chosen]
         dropped = tuple(_point_errors(lost, fitted.form.cost(fitted.coefficients, lost.sizes) / lost.cost - 1))
     return Quantity(name, "s" if name == "runtime" else "J", fits, observed, chosen, unseen, dropped)
@@ -101,9 +110,9 @@ def _point_errors(observed: Observations, errors: Floats) -> list[PointError]:
     return [PointError(input_tokens=m, output_tokens=n, relative_error=error) for m, n, error in rows]
 
 
-def _fit_forms(observed: Observations, kv_cache: bool, form: str) -> tuple[dict[str, Fit], str]:
+def _fit_forms(observed: Observations, fit_one: _FitOne, form: str) -> tuple[dict[str, Fit], str]:
     """Every form fitted, and the one asked for, or with ``auto`` the usable one with the smallest held-out error."""
-    fits = {name: fit_form(form_named(name), observed, kv_cache) for name in FORMS}
+    fits = {name: fit_one(form_named(name), observed) for name in FORMS}
     usable = [name for name, fitted in fits.items() if fitted.refusal is None]
     if not usable:
         raise UserError("; ".join(f"the {name} form {fitted.refusal}" for name, fitted in fits.items()))
@@ -153,7 +162,7 @@ def cost_model(quantity: Quantity, kv_cache: bool) -> CostModel:
         form=quantity.chosen,
         kv_cache=kv_cache,
         unit=quantity.unit,
-        **fitted.form.parameters,
+        **_parameters(fitted),
         coefficients=coefficients(fitted, quantity.unit),
         covariance=fitted.covariance.tolist(),
         misfit=float(np.hypot(fitted.misfit, quantity.trial_error)),
@@ -170,6 +179,10 @@ def cost_model(quantity: Quantity, kv_cache: bool) -> CostModel:
         ],
         notes=list(fitted.notes),
     )
+
+
+def _parameters(fitted: Fit) -> dict[str, Any]:
+    return dict(fitted.form.parameters)
 
 
 def coefficients(fitted: Fit, unit: str) -> list[Coefficient]:

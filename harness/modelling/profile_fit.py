@@ -90,8 +90,9 @@ def held_out_words(profile: Profile) -> str:
 
 def fit_pooled(pooled: Pooled, form: str = DEFAULT, drop_suspects: bool = False, name: str | None = None) -> ProfileFit:
     """Fit every quantity of pooled trials and make the profile, whose ``name`` is a valid one. Raises UserError."""
-    quantities = fit_quantities(pooled.measurements, pooled.identity.kv_cache, form, drop_suspects)
+    identity = pooled.identity
+    quantities = fit_quantities(pooled.measurements, identity.kv_cache, form, drop_suspects, identity.decode_context)
     profile = build_profile(
-        name or pooled.name, pooled.identity, pooled.measurements, quantities, pooled.power, pooled.provenance
+        name or pooled.name, identity, pooled.measurements, quantities, pooled.power, pooled.provenance
     )
     return ProfileFit(pooled, quantities, profile)

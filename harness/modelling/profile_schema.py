@@ -23,7 +23,7 @@ from harness.core.errors import UserError
 from harness.core.quantities import Component, Method
 from harness.modelling.cost_function import CostFunction, Range
 from harness.modelling.forms import FORMS, form_named
-from harness.modelling.forms.base import Form
+from harness.modelling.forms.base import DecodeContext, Form
 from harness.runs.run_schema import Count
 
 
@@ -72,6 +72,11 @@ class Identity(Strict):
     settings: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
     """What else the runtime was told or chose that decides cost: compile mode, cache class and length, attention,
     threads, …, by the backend's own names; empty, and absent from the file, where unknown."""
+
+    @property
+    def decode_context(self) -> DecodeContext:
+        """How many positions each decode step with the KV cache attends to, by what the runtime said of its cache."""
+        return "m + n" if self.kv_cache and self.settings.get("kv_cache_length") == "m + n" else "grows"
 
     @model_serializer(mode="wrap")
     def _without_unknown_settings(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -152,6 +157,9 @@ class CostModel(Strict):
     """Seconds or joules."""
     roofline_exponent: Annotated[float, Field(ge=1, le=64)] | None
     """p of the phase form; null for other forms."""
+    decode_context: DecodeContext = "grows"
+    """Of the phase form with the KV cache: ``grows``, where decode step k costs D(m + k), or ``m + n``, where a static
+    cache has every step attend to all positions and each costs D(m + n). Absent from the file where it grows."""
     coefficients: list[Coefficient]
     """In the order of the formula."""
     covariance: list[list[float]]
@@ -179,6 +187,11 @@ class CostModel(Strict):
     notes: list[str]
     """What the points can't tell and what to measure."""
 
+    @model_serializer(mode="wrap")
+    def _without_usual_context(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        return {key: value for key, value in content.items() if (key, value) != ("decode_context", "grows")}
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         form = self.cost_form()
@@ -204,7 +217,8 @@ class CostModel(Strict):
 
     def cost_form(self) -> Form:
         """The form with its fixed choices. Raises ValueError where one is missing."""
-        return form_named(self.form).restore(self.kv_cache, {"roofline_exponent": self.roofline_exponent})
+        chosen = {"roofline_exponent": self.roofline_exponent, "decode_context": self.decode_context}
+        return form_named(self.form).restore(self.kv_cache, chosen)
 
     @cached_property
     def function(self) -> CostFunction:

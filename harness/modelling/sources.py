@@ -25,17 +25,22 @@ from harness.modelling.measurements import (
     pool_runs,
     suspect_trials,
 )
+from harness.modelling.power_caps import gpu_settings
 from harness.modelling.profile_schema import Identity, Measurement, Provenance, Record
 from harness.modelling.system_names import default_name, plain_name
 from harness.modelling.trials_csv import read_csv
 from harness.runs.records import RUN_FILE, TRIALS_FILE, RecordedRun
-from harness.runs.run_schema import Run, Session
+from harness.runs.run_schema import Run, Session, Setting
 
 CPU_ENERGY = {
     "system": "CPU energy includes other processes (--attribution system).",
     "process": "CPU energy is the inference process's share (--attribution process).",
 }
 """By ``--attribution``, whose CPU energy counts."""
+GPU_SHARE = (
+    "GPU energy is the inference process's share, estimated from how long its kernels ran beside those of others "
+    "(--attribution process)."
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ def from_runs(runs: Sequence[RecordedRun], system: str | None = None) -> Pooled:
     """Pool the trials of runs of one system. Raises UserError when they differ or hold none."""
     if not runs:
         raise UserError("no run to fit: name at least one run directory")
-    identities = [identity_of(run.facts, system) for run in runs]
+    identities = [_with_settings(identity_of(run.facts, system), gpu_settings(run)) for run in runs]
     # Each with each: where one run does not know a setting, the others must still agree in it.
     for (first, one), (second, other) in combinations(zip(runs, identities, strict=True), 2):
         if different := _differences(one, other):
@@ -71,11 +76,13 @@ def from_runs(runs: Sequence[RecordedRun], system: str | None = None) -> Pooled:
         raise UserError("the runs attribute CPU energy differently (--attribution): fit them apart")
     metered = "cpu_energy_j" in trials.table and trials.table["cpu_energy_j"].notna().any()
     notes = [CPU_ENERGY[attribution] for attribution in attributions if metered]
+    if "process" in attributions and _methods(trials).get("gpu") == "estimated":
+        notes.append(GPU_SHARE)
     idle = [baseline for session in sessions for baseline in session.idle.values()]
     if any(baseline.conditions.get("disturbed") and baseline.total.power_w is not None for baseline in idle):
         notes.append("idle power was read while the machine was disturbed: it is probably too high")
     settings = {key: value for identity in identities for key, value in identity.settings.items()}
-    identity = identities[0].model_copy(update={"settings": settings})
+    identity = _with_settings(identities[0], settings)
     power = Power(_methods(trials), _idle_w(sessions))
     return _pooled(identity, trials, power, provenance("joulebench run", files, trials, versions, notes))
 
@@ -114,6 +121,10 @@ def identity_of(run: Run, system: str | None) -> Identity:
         random_weights=model.random_weights,
         settings={**backend.settings, **options},
     )
+
+
+def _with_settings(identity: Identity, settings: Mapping[str, Setting]) -> Identity:
+    return identity.model_copy(update={"settings": identity.settings | dict(settings)})
 
 
 def _differences(one: Identity, other: Identity) -> list[str]:

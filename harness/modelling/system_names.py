@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
+from harness.modelling.power_caps import APPLICATION_CLOCK, POWER_LIMIT, setting_words
 from harness.modelling.profile_schema import Identity
 
 _SAME_PRECISION = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
@@ -80,6 +81,8 @@ def _all_distinct(words: Sequence[Sequence[str]]) -> bool:
 
 
 def _value(identity: Identity, field: str) -> str:
+    if field in (POWER_LIMIT, APPLICATION_CLOCK) and field in identity.settings:
+        return setting_words(field, identity.settings[field])
     if field not in Identity.model_fields:
         return f"{field} {identity.settings.get(field)}" if field in identity.settings else f"{field} unknown"
     value = getattr(identity, field)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     "table", "quantity", "name", "unit", "input_tokens", "output_tokens", "value", "standard_error",
-    "interval_95", "trials", "out_of_range", "method", "form", "kv_cache", "name_2",
+    "interval_95", "trials", "out_of_range", "method", "form", "kv_cache", "name_2", "decode_context",
 )  # fmt: skip
 FORMATS = ("json", "csv", "parquet")
 
@@ -31,10 +31,10 @@ def long_table(profile: Profile) -> pd.DataFrame:
     """Models, measurements and predictions of a profile, one number a row; absent values are missing.
 
     ``table`` is ``model`` (coefficients, ``roofline_exponent``, ``misfit`` and ``interval_factor_95``, each with the
-    ``form`` and ``kv_cache`` of its model), ``covariance`` (of the coefficients ``name`` and ``name_2``), ``range``
-    (``minimum`` and each ``corner``, as input and output tokens), ``measurement`` or ``prediction``. ``quantity`` is
-    ``runtime``, ``energy`` or a component's, such as ``gpu_energy``. ``method`` is how the energy behind the number
-    was measured.
+    ``form``, ``kv_cache`` and ``decode_context`` of its model), ``covariance`` (of the coefficients ``name`` and
+    ``name_2``), ``range`` (``minimum`` and each ``corner``, as input and output tokens), ``measurement`` or
+    ``prediction``. ``quantity`` is ``runtime``, ``energy`` or a component's, such as ``gpu_energy``. ``method`` is how
+    the energy behind the number was measured.
     """
     import pandas as pd
 
@@ -50,7 +50,11 @@ def long_table(profile: Profile) -> pd.DataFrame:
 
 def _model_rows(quantity: str, model: CostModel) -> Iterator[dict[str, Any]]:
     """The model as numbers: coefficients, fixed choices, their covariance and the range of sizes."""
-    of = {"quantity": quantity, "form": model.form, "kv_cache": model.kv_cache}
+    of = {
+        "quantity": quantity,
+        **model.model_dump(include={"form", "kv_cache"}),
+        "decode_context": model.decode_context,
+    }
     choices = {
         "roofline_exponent": model.roofline_exponent,
         "misfit": model.misfit,

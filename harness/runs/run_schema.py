@@ -119,6 +119,8 @@ class Session(_Open):
     """Share of all processors that other programs could take before a trial was disturbed; None for any."""
     load_at_start: CpuLoad | None = None
     """What other programs took of the processors before the model was loaded; None where nobody looked."""
+    unused_gpus: str | None = None
+    """Why the CPU computed although ``--device auto`` had NVIDIA GPUs to choose from; None where that is not so."""
     ended: str | None = None
     """How it ended: ``complete``, ``interrupted`` or ``stopped: …``; None where it was killed."""
 

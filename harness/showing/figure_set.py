@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.core.errors import UserError
 from harness.core.files import make_directory
+from harness.showing.caps_figures import CAPS_HEADER, capped, caps_figure, caps_rows
 from harness.showing.drawn_systems import compare_drawn, differences, distinct, load_drawn, published_sources
 from harness.showing.figures import write_figure
 from harness.showing.fit_figures import FIT_HEADER, fit_figure, fit_rows
@@ -33,6 +34,7 @@ def write_figures(
     named = [load_drawn(str(name)) for name in names]
     if not (named or published):
         raise UserError("nothing to draw: name runs or profiles, or add --published")
+    as_measured = named
     sources = distinct([*named, *(published_sources() if published else [])])
     comparison = compare_drawn(sources, options.boundary, allow_mixed or published)
     options = replace(options, boundary=comparison.boundary)
@@ -56,8 +58,19 @@ def write_figures(
         else:
             at = options.fixed(axis)
             notes.append(f"no {name}: nothing was measured at {at} tokens (--fixed-input, --fixed-output)")
+    paths += _write_caps(as_measured, directory, options)
     more, why_not = _write_phases(named, directory, options, mark)
     return [*paths, *more, *_write_fits(named, directory)], [*notes, *why_not]
+
+
+def _write_caps(named: Sequence[DrawnSystem], directory: Path, options: Options) -> list[Path]:
+    """A figure of each system that was measured at several power caps; numbered where there are several."""
+    paths = []
+    found = capped(named, options)
+    for at, caps in enumerate(found, 1):
+        name = "caps" if len(found) == 1 else f"caps-{at}"
+        paths += write_figure(caps_figure(caps), directory / name, CAPS_HEADER, caps_rows(caps))
+    return paths
 
 
 def _differing(source: DrawnSystem) -> str | None:

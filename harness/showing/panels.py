@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from harness.core import statistics
 from harness.core.quantities import Component, Method
+from harness.core.sizes import Point
 from harness.core.statistics import Estimate
 from harness.modelling.profile import Profile
 from harness.modelling.profile_schema import Identity, Measurement, Statistic
@@ -141,6 +142,13 @@ def _at_fixed_input(measurements: Iterable[Measurement], fixed: int) -> list[Mea
 
 def _near(input_tokens: float, fixed: int) -> bool:
     return abs(input_tokens - fixed) <= INPUT_TOLERANCE * fixed
+
+
+def point_at(source: DrawnSystem, size: Point, options: Options) -> SweepPoint:
+    """A source's point of a size that it has measured."""
+    wanted = (size.input_tokens, size.output_tokens)
+    at = next(m for m in source.measurements if (round(m.input_tokens), m.output_tokens_requested) == wanted)
+    return _point(at, source.sequences, options.boundary)
 
 
 def failures_on(source: DrawnSystem, axis: Axis, options: Options) -> list[Failure]:

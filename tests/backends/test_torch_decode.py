@@ -18,7 +18,7 @@ transformers = pytest.importorskip("transformers")
 
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from backends.transformers import decode, models  # noqa: E402
+from backends.transformers import decode, devices, models  # noqa: E402
 from backends.transformers.backend import TransformersBackend  # noqa: E402
 
 # Compiling takes minutes on a busy machine.
@@ -215,7 +215,7 @@ def test_what_can_not_be_compiled_is_refused_before_loading(backend, changes, sa
 
 
 def test_graph_is_refused_on_apple_gpus(backend, monkeypatch):
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(devices, "usable", lambda: ("mps", "cpu"))
     with pytest.raises(InvalidConfig, match="can't run on mps"):
         backend.resolve(Config("tiny-test", device="mps", compile="graph"))
 

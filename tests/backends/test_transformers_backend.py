@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 safetensors = pytest.importorskip("safetensors.torch", reason="comes with transformers")
 
-from backends.transformers import models  # noqa: E402
+from backends.transformers import devices, models  # noqa: E402
 from backends.transformers.backend import TransformersBackend  # noqa: E402
 
 TINY = PRESETS["tiny-test"].architecture
@@ -395,6 +395,33 @@ def test_each_phase_processes_the_tokens_it_should(backend, monkeypatch):
     assert seen == [(5, 1), (1, 1), (1, 1), (1, 1), (5, 1), (6, 1), (7, 1), (8, 1)]
 
 
+def test_a_driver_too_old_for_torch_is_why_a_gpu_can_not_be_used(monkeypatch):
+    def init():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Please update it.\nMore")
+
+    if torch.cuda.is_available():
+        pytest.skip("torch computes on a GPU here")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "init", init)
+    said = devices.cuda_unusable()
+    assert said.startswith(
+        f"torch {torch.__version__}, built for CUDA 12.8, says: The NVIDIA driver on your system is too old"
+    )
+    assert "update the NVIDIA driver" in said
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert devices.cuda_unusable() == "CUDA_VISIBLE_DEVICES hides it; unset it"
+
+
+def test_an_apple_gpu_that_is_listed_and_can_not_compute_is_not_usable(backend, monkeypatch):
+    """As on hosted virtual machines, where it has no memory; here torch itself refuses what is placed on it."""
+    if devices.mps_works():
+        pytest.skip("this Apple GPU computes")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert "mps" not in backend.capabilities().devices
+    assert backend.load(Config("tiny-test", threads=1)).device != "mps"
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_cuda(backend):
@@ -414,7 +441,7 @@ def test_cuda(backend):
 
 
 @pytest.mark.metal
-@pytest.mark.skipif(not torch.backends.mps.is_available(), reason="needs Apple Silicon")
+@pytest.mark.skipif(not devices.mps_works(), reason="needs an Apple GPU that computes")
 def test_metal(backend):
     assert backend.capabilities().devices[0] == "mps"
     loaded = backend.load(Config("smollm2-135m"))

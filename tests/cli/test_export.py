@@ -28,7 +28,9 @@ def cost(rows: list[dict[str, str]], quantity: str, m: int, n: int) -> float:
         return (c0**p + work**p) ** (1 / p)
 
     if model[0]["kv_cache"] == "True":
-        decode = sum(number["decode_floor"] + number["decode_linear"] * (m + k) for k in range(1, n))
+        static = model[0]["decode_context"] == "m + n"
+        contexts = [m + n if static else m + k for k in range(1, n)]
+        decode = sum(number["decode_floor"] + number["decode_linear"] * x for x in contexts)
         return prefill(m) + decode
     return sum(prefill(m + k) for k in range(n))
 

@@ -111,6 +111,31 @@ def test_runs_decoded_in_different_ways_are_not_pooled(fake_run: Path, tmp_path:
     assert Profile.load(tmp_path / "p.json").identity.settings["compile"] == "none"
 
 
+def test_runs_with_a_static_cache_are_fitted_as_their_steps_cost(fake_run: Path, tmp_path: Path) -> None:
+    """Each step attends to m + n positions; a fit of steps over a growing cache would be off."""
+    shutil.copytree(fake_run, tmp_path / "run")
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    run["backend"]["settings"] |= {"kv_cache_class": "StaticCache", "kv_cache_length": "m + n"}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(run))
+
+    def decode_s(m: int, n: int) -> float:
+        return (n - 1) * (0.005 + 1e-4 * (m + n))
+
+    records = [json.loads(line) for line in (tmp_path / "run" / "trials.jsonl").read_text().splitlines()]
+    for record in records:
+        record["decode_s"] = decode_s(record["input_tokens"], record["output_tokens"])
+        record["runtime_s"] = record["prefill_s"] + record["decode_s"]
+    (tmp_path / "run" / "trials.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    done = joulebench("fit", tmp_path / "run", "-o", tmp_path / "p.json")
+    assert done.returncode == 0, done.stderr
+    assert "cost(m, n) = P(m) + (n − 1)·D(m + n)" in joulebench("profiles", "show", tmp_path / "p.json").stdout
+    assert json.loads((tmp_path / "p.json").read_text())["runtime"]["decode_context"] == "m + n"
+    profile = Profile.load(tmp_path / "p.json")
+    assert float(profile.runtime_s(48, 40, part="decode")) == pytest.approx(decode_s(48, 40), rel=1e-3)
+    predicted = joulebench("predict", tmp_path / "p.json", "-p", "48", "-n", "40", "--json")
+    assert json.loads(predicted.stdout)["predictions"][0]["runtime_s"] == float(profile.runtime_s(48, 40))
+
+
 def test_fit_prints_both_forms_as_json(tmp_path: Path) -> None:
     csv = trials(tmp_path / "t.csv")
     done = joulebench("fit", "--measurements", csv, *NAMED, "--no-kv-cache", "--json", "-o", tmp_path / "p.json")

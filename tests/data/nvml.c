@@ -36,6 +36,7 @@ static double watts(device *d) { return 100.0 * (d->index + 1); }
 
 int nvmlInitWithFlags(unsigned flags) { return (int)setting("init_error", OK); }
 int nvmlShutdown(void) { return OK; }
+int nvmlSystemGetDriverVersion(char *out, unsigned size) { snprintf(out, size, "470.1"); return OK; }
 const char *nvmlErrorString(int code) {
   return code == GPU_IS_LOST ? "GPU is lost" : code == NOT_SUPPORTED ? "Not Supported" : "Some error";
 }
@@ -104,9 +105,33 @@ int nvmlDeviceGetCpuAffinity(device *d, unsigned words, unsigned long *out) {
 }
 int nvmlDeviceGetClockInfo(device *d, int type, unsigned *out) { *out = 1500; return OK; }
 int nvmlDeviceGetEnforcedPowerLimit(device *d, unsigned *out) { *out = 350000; return OK; }
+int nvmlDeviceGetPowerManagementLimit(device *d, unsigned *out) { *out = 1000 * (unsigned)setting("cap_w", 350); return OK; }
+int nvmlDeviceGetApplicationsClock(device *d, int type, unsigned *out) {
+  *out = (unsigned)setting("application_clock", 0);
+  return *out ? OK : NOT_SUPPORTED;
+}
 int nvmlDeviceGetCurrentClocksEventReasons(device *d, unsigned long long *out) {
   *out = (unsigned long long)setting("throttle", 0);
   return OK;
+}
+typedef struct { unsigned pid; unsigned long long time_us; unsigned sm, memory, encoder, decoder; } utilization;
+/* Each process that computed has one entry, of the last half second. */
+int nvmlDeviceGetProcessUtilization(device *d, utilization *out, unsigned *count, unsigned long long since_us) {
+  struct timespec t;
+  clock_gettime(CLOCK_REALTIME, &t);
+  unsigned long long at_us = (unsigned long long)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+  at_us -= at_us % 500000;
+  long pids[3] = {setting("pid", 0), setting("other_pid", 0), 4};
+  long busy[3] = {setting("util", 0), setting("other_util", 0), setting("faulty_util", 0)};
+  unsigned found = 0, room = *count;
+  if (setting("no_utilization", 0)) return NOT_SUPPORTED;
+  for (int i = 0; i < 3; i++)
+    if (busy[i] && at_us > since_us) {
+      if (found < room) out[found] = (utilization){(unsigned)pids[i], at_us, (unsigned)busy[i], 0, 0, 0};
+      found++;
+    }
+  *count = found;
+  return !found ? NOT_FOUND : found > room ? TOO_SMALL : OK;
 }
 typedef struct { unsigned pid; unsigned long long memory; unsigned gpu_instance, compute_instance; } process;
 int nvmlDeviceGetComputeRunningProcesses_v3(device *d, unsigned *count, process *out) {

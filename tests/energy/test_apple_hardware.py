@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from backends.base import Config, NotInstalled, Request
+from backends.base import Config, NotInstalled, OutOfMemory, Request
 from backends.llama_cpp.backend import create as create_backend
 from harness.core.errors import ProbeUnavailable
 from harness.energy.probes import ioreport
@@ -28,7 +28,10 @@ def test_llama_cpp_offloads_to_metal(tmp_path, monkeypatch):
     except NotInstalled as absent:
         pytest.skip(str(absent))
     assert devices[0] == "metal"
-    loaded = backend.load(Config("smollm2-135m", dtype="Q8_0"))
+    try:
+        loaded = backend.load(Config("smollm2-135m", dtype="Q8_0"))
+    except OutOfMemory:
+        pytest.skip("the GPU is listed and has no memory, as on hosted virtual machines")
     assert loaded.device == "metal"
     assert loaded.settings["gpu_layers_offloaded"] > 0
     request = Request(64, 16)

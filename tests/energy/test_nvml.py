@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +13,9 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("gcc") is None or sys.platform != "linux", reason="builds a C library with gcc on Linux"
-)
+from tests.helpers import ROOT, build_nvml, needs_gcc
 
-ROOT = Path(__file__).parents[2]
+pytestmark = needs_gcc
 
 PROGRAM = """
 import json, os, sys, time
@@ -31,14 +28,14 @@ from harness.core.errors import UserError
 scenario = os.environ["NVML_SCENARIO"]
 text = open(scenario).read().replace("SELF", str(os.getpid()))
 open(scenario, "w").write(text)
-uuids, during, seconds = json.loads(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+uuids, during, seconds, attribution = json.loads(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4]
 
 def tell(**answer):
     print(json.dumps(answer))
     sys.exit()
 
 try:
-    config = EnergyConfig("nvml", max_foreign_load=None)
+    config = EnergyConfig("nvml", max_foreign_load=None, attribution=attribution)
     meter = Meter.open(config, ProbeContext(gpu_uuids=tuple(uuids), worker_pid=os.getpid()))
 except UserError as error:
     tell(error=str(error))
@@ -58,15 +55,13 @@ with meter:
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("nvml")
-    source = ROOT / "tests" / "data" / "nvml.c"
-    target = folder / "libnvidia-ml.so.1"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(target), str(source)], check=True, timeout=60)
-    return folder
+    return build_nvml(tmp_path_factory.mktemp("nvml"))
 
 
 TURING, HOPPER, BLACKWELL = 6, 9, 10
 HARDWARE_SLOWDOWN, POWER_CAP, DRIVER_NOT_LOADED = 8, 4, 9
+
+SHARED = "gpus=1\npid=SELF\nother_pid=999998\n"
 
 SCENARIOS: dict[str, dict[str, Any]] = {
     "plain": {"text": "gpus=1\n"},
@@ -97,6 +92,15 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "shared": {"text": "gpus=1\npid=SELF\nother_pid=999998\n"},
     "other namespace": {"text": "gpus=1\npid=999999\nother_pid=999998\n"},
     "no driver": {"text": f"init_error={DRIVER_NOT_LOADED}\n"},
+    "share": {"text": SHARED + "util=60\nother_util=30\nfaulty_util=2147483632\n", "seconds": 6.0, "by": "process"},
+    "all of it": {"text": "gpus=1\npid=SELF\nutil=70\n", "seconds": 6.0, "by": "process"},
+    "others only": {"text": SHARED + "other_util=30\n", "seconds": 4.0, "by": "process"},
+    "no utilization": {"text": SHARED + "no_utilization=1\n", "seconds": 4.0, "by": "process"},
+    "share of another namespace": {
+        "text": "gpus=1\npid=999999\nother_pid=999998\nutil=60\nother_util=30\n",
+        "seconds": 4.0,
+        "by": "process",
+    },
     "disagreement": {"text": "gpus=1\npower_percent=92\n", "seconds": 5.2},
 }
 
@@ -106,7 +110,9 @@ def run(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The answer of each scenario. Many run at once: they mostly sleep."""
     folder = tmp_path_factory.mktemp("scenarios")
 
-    def play(name: str, text: str, uuids: Any = (), during: str = "", seconds: float = 1.5) -> dict[str, Any]:
+    def play(
+        name: str, text: str, uuids: Any = (), during: str = "", seconds: float = 1.5, by: str = "system"
+    ) -> dict[str, Any]:
         file = folder / name
         file.write_text(text)
         environment = os.environ | {
@@ -116,7 +122,7 @@ def run(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
             "PYTHONPATH": str(ROOT),
         }
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, json.dumps(uuids), during, str(seconds)],
+            [sys.executable, "-c", PROGRAM, json.dumps(uuids), during, str(seconds), by],
             env=environment,
             cwd=ROOT,
             capture_output=True,
@@ -146,6 +152,8 @@ def test_counter_and_instant_power_are_read_side_by_side(run: Any) -> None:
     assert report["total"] == report["domains"]["gpu0-counter"]
     assert report["total"]["method"] == "counter"
     assert answer["conditions"]["nvml"]["gpus"]["GPU-0"]["temperature_c"] == {"min": 55, "max": 55}
+    assert answer["conditions"]["nvml"]["gpus"]["GPU-0"]["power_cap_w"] == {"min": 350, "max": 350}
+    assert answer["conditions"]["nvml"]["gpus"]["GPU-0"]["application_clock_mhz"] is None
     assert answer["conditions"]["disturbed"] is None
 
 
@@ -267,6 +275,37 @@ def test_throttling_and_foreign_processes_spoil_a_window(run: Any) -> None:
     assert shared["report"]["total"]["request_j"] is None
     assert shared["report"]["total"]["reason"].endswith(shared["conditions"]["disturbed"])
     assert shared["report"]["components"]["gpu"]["request_j"] is None
+
+
+@pytest.mark.parametrize(("scenario", "watts"), [("share", 100.0 * 2 / 3), ("all of it", 100.0)])
+def test_the_share_of_a_process_is_an_estimate_by_its_utilization(run: Any, scenario: str, watts: float) -> None:
+    answer = run(scenario)
+    total = answer["report"]["total"]
+    assert total["method"] == "estimated"
+    assert total == answer["report"]["domains"]["gpu0-share"]
+    assert agrees(total, watts, answer["seconds"])
+    assert total["request_ci95_j"] < 0.3 * total["request_j"]
+    assert agrees(answer["report"]["domains"]["gpu0-counter"], 100.0, answer["seconds"])
+    assert "estimated by NVML's utilization by process" in answer["describe"]["probes"]["nvml"]
+    assert not answer["report"]["warnings"], "a share is no second reading of the board"
+    disturbed = answer["conditions"]["disturbed"]
+    assert disturbed == ("another process (pid 999998) used GPU 0 (NVIDIA Test Board)" if scenario == "share" else None)
+    assert answer["describe"]["needed_window_s"] > 10
+
+
+@pytest.mark.parametrize(
+    ("scenario", "reason"),
+    [
+        ("no utilization", "NVML has no utilization by process of GPU 0 (NVIDIA Test Board): Not Supported"),
+        ("share of another namespace", "NVML does not list the worker on GPU 0, as in a container"),
+        ("others only", "did not move"),
+    ],
+)
+def test_a_share_that_can_not_be_told_is_null_with_the_reason(run: Any, scenario: str, reason: str) -> None:
+    report = run(scenario)["report"]
+    assert report["total"]["request_j"] is None
+    assert reason in report["total"]["reason"]
+    assert report["domains"]["gpu0-counter"]["request_j"] is not None
 
 
 def test_processes_of_another_namespace_are_unknown_not_foreign(run: Any) -> None:

@@ -78,6 +78,26 @@ def test_windows_reach_their_length(tmp_path: Path) -> None:
     assert all(record.runtime_s == pytest.approx(record.window_s / record.repeats) for record in counted)
 
 
+def test_windows_are_filled_by_what_requests_take_once_warm(tmp_path: Path) -> None:
+    """A first request that takes twice as long, as plans for attention kernels make it, shortens no window."""
+    done = measure(tmp_path, "fake:first=2,step_s=0.2", "--min-window", "6", "--max-window", "30")
+    assert done.returncode == 0, done.stderr
+    for records in by_point(tmp_path).values():
+        warmup, *counted = [record for record in records if record.status == "ok"]
+        assert warmup.purpose == "warmup"
+        assert warmup.repeats >= 2
+        assert all(record.window_s >= 6.0 for record in counted)
+
+
+def test_a_request_of_most_of_the_time_limit_warms_up_alone(tmp_path: Path) -> None:
+    slow = ["-m", "fake:realtime=1,step_s=0.2", "--point", "8,8", "--timeout", "2.4", "--runs", "1"]
+    assert joulebench(*FAKE, *slow, "-o", tmp_path).returncode == 0
+    assert [(record.purpose, record.repeats, record.status) for record in read_trials(tmp_path)][:2] == [
+        ("warmup", 1, "ok"),
+        ("measure", 1, "ok"),
+    ]
+
+
 def test_no_kv_cache_costs_a_full_pass_each_step(tmp_path: Path) -> None:
     measure(tmp_path, "fake", "--no-kv-cache")
     record = next(record for record in by_point(tmp_path)[64, 8] if record.purpose == "measure")

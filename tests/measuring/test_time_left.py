@@ -13,7 +13,7 @@ import pytest
 from backends.base import Model
 from harness.core.sizes import Point
 from harness.energy.meter import SETTLE_S
-from harness.measuring.plan import WARMUP_S, PlanOptions, make_plan
+from harness.measuring.plan import WARMUP_REQUESTS, WARMUP_S, PlanOptions, make_plan
 from harness.measuring.schedule import Schedule
 from harness.measuring.time_guess import RequestGuess, spell
 from harness.measuring.time_left import TimeLeft, repeats
@@ -77,6 +77,7 @@ def simulated(shape: Shape, options: PlanOptions, seed: int) -> Iterator[tuple[i
         request_s = prefill_s + decode_s
         warmup = spec.purpose == "warmup"
         count = repeats(min(WARMUP_S, window_s) if warmup else window_s, request_s, plan.max_window_s)
+        count = max(count, WARMUP_REQUESTS) if warmup and request_s <= plan.timeout_s / 2 else count
         trial = Trial(
             id=len(said),
             session=0,

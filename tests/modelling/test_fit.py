@@ -60,6 +60,19 @@ def test_noiseless_machines_are_recovered_exactly(kv_cache: bool, roofline: floa
     assert fitted.suspects == ()
 
 
+def test_steps_over_a_static_cache_are_recovered_exactly() -> None:
+    """Every step attends to m + n positions. As if the cache grew, the same points are off, however many there are."""
+    rng = np.random.default_rng(3)
+    form = Phase(True, decode_context="m + n")
+    theta = np.array([0.012, 4e-5, 1e-8, 0.009, 2e-5])
+    observed = measure(rng, form, theta, 0.0)
+    fitted = fit_form(Phase, observed, True, "m + n")
+    assert fitted.form == form
+    assert fitted.coefficients == pytest.approx(theta, rel=2e-3)
+    assert fitted.loo_mape < 1e-4
+    assert fit_form(Phase, observed, True).loo_mape > 0.01
+
+
 def trials_of(rng: np.random.Generator, form: Phase, theta: np.ndarray, noise: float, trials: int = 4) -> pd.DataFrame:
     """Single noisy trials at ``POINTS``, as a run or a file holds them."""
     m, n = (np.repeat(np.array(axis, dtype=float), trials) for axis in zip(*POINTS, strict=True))

@@ -26,6 +26,7 @@ from tests.helpers import ROOT
 GOLDEN = ROOT / "tests" / "data" / "profile-schema-1.json"
 MODES = (False, True)
 CANDIDATES = [c for name in FORMS for kv_cache in MODES for c in form_named(name).candidates(kv_cache)]
+CANDIDATES += [c.attending("m + n") for c in CANDIDATES]
 TYPICAL = {"s": 0.03, "s/token": 2e-4, "s/token²": 2e-8}
 """A machine's size of a coefficient of each unit."""
 POINTS = [(m, n) for m in (8, 32, 128, 512, 2048) for n in (8, 64, 512)]
@@ -52,7 +53,7 @@ def as_floats(m: np.ndarray, n: np.ndarray) -> Sizes:
 def by_formula(form: Form, theta: Floats, folder: Path) -> Callable[[int, int], float]:
     """The cost as its printed formula says, decode step after decode step."""
     text = form.formula("s").replace("Σ D(m + k), k = 1 … n − 1", "sum(D(m + k) for k in range(1, n))")
-    for printed, python in (("·", "*"), ("^", "**"), ("²", "**2")):
+    for printed, python in (("·", "*"), ("^", "**"), ("²", "**2"), ("−", "-")):
         text = text.replace(printed, python)
     lines = [f"{name} = {value!r}" for (name, _), value in zip(form.coefficients("s"), theta.tolist(), strict=True)]
     for line in text.splitlines():
@@ -145,7 +146,8 @@ def test_the_plain_form_is_linear_and_is_met_where_a_form_says_so(form: Form) ->
 @each_candidate
 @pytest.mark.parametrize("kv_cache", MODES)
 def test_a_form_comes_back_from_json(form: Form, kv_cache: bool) -> None:
-    if form not in type(form).candidates(kv_cache):
+    context = form.parameters.get("decode_context", "grows")
+    if form not in [candidate.attending(context) for candidate in type(form).candidates(kv_cache)]:
         return
     again = type(form).restore(kv_cache, json.loads(json.dumps(form.parameters)))
     assert again == form
@@ -158,9 +160,10 @@ def test_exact_measurements_of_a_form_give_its_costs_back(form: Form) -> None:
     theta = machine(form, 8)
     m, n = (np.array(axis, dtype=float) for axis in zip(*POINTS, strict=True))
     cost = form.cost(theta, Sizes(m, n))
+    context = form.parameters.get("decode_context", "grows")
     for kv_cache in MODES:
-        if form in type(form).candidates(kv_cache):
-            fitted = fit_form(type(form), Observations(m, n, cost, np.zeros(m.size)), kv_cache)
+        if form in [candidate.attending(context) for candidate in type(form).candidates(kv_cache)]:
+            fitted = fit_form(type(form), Observations(m, n, cost, np.zeros(m.size)), kv_cache, context)
             assert fitted.form == form
             assert fitted.form.cost(fitted.coefficients, Sizes(m, n)) == pytest.approx(cost, rel=1e-3)
 

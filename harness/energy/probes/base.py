@@ -34,7 +34,7 @@ Role = Literal["meter", "machine", "fallback", "synthetic"]
 what computes. ``fallback``: used by ``auto`` where no meter works. ``synthetic``: only by name."""
 
 Attribution = Literal["system", "process"]
-"""Whether CPU energy is the whole machine's or the worker's share, where the source can tell."""
+"""Whether energy of the CPU and of a shared GPU is all or the worker's share, where the source can tell."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class ProbeContext:
     cpu_watts: float | None = None
     """Declared power of the whole CPU under full load, for the estimate."""
     attribution: Attribution = "system"
-    """Whether CPU energy is the worker's share or the whole machine's, where the source can tell."""
+    """Whether energy of the CPU and of a shared GPU is the worker's share or all, where the source can tell."""
     rate_hz: float = 20.0
     """How often the harness reads."""
 

@@ -16,6 +16,7 @@ from typing import Any
 from harness.core.errors import ProbeFailed, ProbeUnavailable
 from harness.core.quantities import Facts
 from harness.energy.foreign_load import foreign_pids, named_pids
+from harness.energy.gpu_share import UtilizationShare, share_of, utilization_reader
 from harness.energy.probes import refuse_option
 from harness.energy.probes.base import Probe, ProbeContext, Role, update_periods
 from harness.energy.readings import Domain, Reading
@@ -44,6 +45,8 @@ class _Gpu:
     label: str
     readers: tuple[tuple[Domain, Callable[[], float]], ...]
     """What can be read of it, and what reads it, in J or W."""
+    share: UtilizationShare | None = None
+    """The worker's share of the first of these, where that was asked for."""
 
 
 class Nvml(Probe):
@@ -87,8 +90,11 @@ class Nvml(Probe):
             notes.append(f"update period of {', '.join(assumed)} is assumed: it hardly changed while watched")
         for position, gpu in enumerate(self._gpus):
             timed = tuple((replace(domain, period_s=periods[domain.name]), read) for domain, read in gpu.readers)
-            self._gpus[position] = replace(gpu, readers=timed)
+            self._gpus[position] = replace(gpu, readers=timed, share=self._share(gpu) if timed else None)
         self._domains = [domain for gpu in self._gpus for domain, _ in gpu.readers]
+        if shares := [gpu.share.domain for gpu in self._gpus if gpu.share]:
+            self._domains += shares
+            notes.append("the worker's share is estimated by NVML's utilization by process (--attribution process)")
         self.note = "board power, gain uncalibrated to a few per cent; " + "; ".join(dict.fromkeys(notes))
 
     def domains(self) -> Sequence[Domain]:
@@ -102,9 +108,15 @@ class Nvml(Probe):
                     before_ns = time.monotonic_ns()
                     value = reader()
                     readings.append(Reading(domain.name, (before_ns + time.monotonic_ns()) // 2, value))
+                    if gpu.share and domain is gpu.readers[0][0]:
+                        readings += gpu.share.account(domain, readings[-1])
+            except ProbeFailed:
+                self._gpus = [replace(other, share=None) if other is gpu else other for other in self._gpus]
+                raise
             except self._nvml.NVMLError as error:
                 self._gpus = [other for other in self._gpus if other is not gpu]
-                raise ProbeFailed(f"{gpu.label}: {error}", tuple(domain.name for domain, _ in gpu.readers)) from None
+                lost = [*(domain for domain, _ in gpu.readers), *([gpu.share.domain] if gpu.share else [])]
+                raise ProbeFailed(f"{gpu.label}: {error}", tuple(domain.name for domain in lost)) from None
         return readings
 
     def conditions(self) -> Facts:
@@ -116,10 +128,12 @@ class Nvml(Probe):
                 slowdowns.append(f"{gpu.label} was throttled ({', '.join(slowed)})")
             if pids := gpus[gpu.uuid]["foreign_processes"]:
                 sharers.append(f"{named_pids(pids)} used {gpu.label}")
+        # A share leaves the energy of others out, but they still took time.
+        by_process = self._context.attribution == "process"
         return {
             "gpus": gpus,
-            "disturbed": "; ".join(slowdowns) or None,
-            "energy_of_others": "; ".join(sharers) or None,
+            "disturbed": "; ".join([*slowdowns, *(sharers if by_process else [])]) or None,
+            "energy_of_others": None if by_process else "; ".join(sharers) or None,
         }
 
     def close(self) -> None:
@@ -185,6 +199,13 @@ class Nvml(Probe):
         readers += self._module(uuid, handle, index, board)
         return _Gpu(handle, uuid, f"GPU {index} ({model})", tuple(readers))
 
+    def _share(self, gpu: _Gpu) -> UtilizationShare | None:
+        if self._context.attribution != "process":
+            return None
+        domain = share_of(gpu.readers[0][0], self._nvml.nvmlDeviceGetIndex(gpu.handle))
+        utilization = utilization_reader(self._nvml, gpu.handle, gpu.label, domain.name)
+        return UtilizationShare(domain, self._context, utilization, lambda: self._running(gpu.handle))
+
     def _power_source(self, handle: Any, board: tuple[float, float]) -> tuple[Callable[[], float], float] | None:
         """The best power reading of a board, in W, and its averaging window: instant, averaged, or the old call."""
         nvml = self._nvml
@@ -231,12 +252,15 @@ class Nvml(Probe):
     def _conditions(self, gpu: _Gpu) -> dict[str, Any]:
         nvml, handle = self._nvml, gpu.handle
         limit_mw = self._try(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+        cap_mw = self._try(nvml.nvmlDeviceGetPowerManagementLimit, handle)
         reasons = self._try(nvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
         return {
             "temperature_c": self._try(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
             "sm_clock_mhz": self._try(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
             "memory_clock_mhz": self._try(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM),
+            "application_clock_mhz": self._ask("nvmlDeviceGetApplicationsClock", handle, nvml.NVML_CLOCK_SM),
             "power_limit_w": None if limit_mw is None else limit_mw * _MILLI,
+            "power_cap_w": None if cap_mw is None else cap_mw * _MILLI,
             "throttle_reasons": None
             if reasons is None
             else [name for bit, name in enumerate(_REASONS) if reasons >> bit & 1],
@@ -248,11 +272,18 @@ class Nvml(Probe):
 
         None where the worker itself is not listed: in a container the driver may list other numbers or none.
         """
+        pids, worker = self._running(handle), self._context.worker_pid
+        return None if pids is None or worker is None else foreign_pids(pids, worker)
+
+    def _running(self, handle: Any) -> set[int] | None:
+        """Ids of the processes that compute on a GPU, as the driver lists them; None where it lists none."""
         running = self._try(self._nvml.nvmlDeviceGetComputeRunningProcesses, handle)
-        worker = self._context.worker_pid
-        if running is None or worker is None:
-            return None
-        return foreign_pids({process.pid for process in running}, worker)
+        return None if running is None else {process.pid for process in running}
+
+    def _ask(self, name: str, *arguments: Any) -> Any:
+        """The same for a function that other versions of NVML or its package lack."""
+        call = getattr(self._nvml, name, None)
+        return None if call is None else self._try(call, *arguments)
 
     def _try(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """What ``call`` returns, or None where the board or driver has no such thing."""

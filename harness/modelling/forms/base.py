@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from harness.core.arrays import Floats
 
 Part = Literal["request", "prefill", "decode"]
+DecodeContext = Literal["grows", "m + n"]
+"""How many positions a decode step with the KV cache attends to: those so far, or with a static cache all it holds."""
 Evaluator = Callable[[NDArray[np.int64], NDArray[np.int64]], Floats]
 """From whole m and n, one entry per request, to a cost or costs of each."""
 
@@ -68,7 +70,7 @@ class Form(ABC):
 
     @classmethod
     @abstractmethod
-    def restore(cls, kv_cache: bool, parameters: Mapping[str, float | None]) -> Self:
+    def restore(cls, kv_cache: bool, parameters: Mapping[str, float | str | None]) -> Self:
         """The form of these ``parameters``. Raises ValueError where one is missing."""
 
     @classmethod
@@ -76,9 +78,13 @@ class Form(ABC):
         """Why points of these sizes can't tell the coefficients, with the remedy; None where they might."""
         return None
 
+    def attending(self, decode_context: DecodeContext) -> Self:
+        """The form for decode steps over such contexts; itself where it does not tell them."""
+        return self
+
     @property
-    def parameters(self) -> dict[str, float | None]:
-        """The fixed choices by the names of their fields in a profile's cost model, which are null without one."""
+    def parameters(self) -> dict[str, float | str | None]:
+        """The fixed choices by the names of their fields in a profile's cost model, usual ones left out."""
         return {"roofline_exponent": None}
 
     @property
@@ -115,7 +121,11 @@ class Form(ABC):
 
     def describe(self) -> str:
         """The form and its fixed choices in words."""
-        chosen = [f"{name.replace('_', ' ')} {value:g}" for name, value in self.parameters.items() if value is not None]
+        chosen = [
+            f"{name.replace('_', ' ')} {value if isinstance(value, str) else format(value, 'g')}"
+            for name, value in self.parameters.items()
+            if value is not None
+        ]
         return ", ".join([f"{self.name} form", *chosen])
 
 

@@ -26,7 +26,7 @@ class Bilinear(Form):
         return [cls()]
 
     @classmethod
-    def restore(cls, kv_cache: bool, parameters: Mapping[str, float | None]) -> Self:
+    def restore(cls, kv_cache: bool, parameters: Mapping[str, float | str | None]) -> Self:
         return cls()
 
     def coefficients(self, unit: str) -> list[tuple[str, str]]:

@@ -5,19 +5,20 @@ A request of m input and n output tokens costs
     cost(m, n) = P(m) + Σ_{k=1}^{n−1} D(m + k)
 
 P is prefill, which yields the first output token, and D is one decode step at the given context. Without a KV
-cache every step reads the whole sequence again and D = P.
+cache every step reads the whole sequence again and D = P. A static cache is as long as the request from its first step
+on, and every step attends to all of it: cost(m, n) = P(m) + (n − 1)·D(m + n).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 
 from harness.core.arrays import Floats
-from harness.modelling.forms.base import Evaluator, Form, Part, Sizes, power_sums
+from harness.modelling.forms.base import DecodeContext, Evaluator, Form, Part, Sizes, power_sums
 
 ROOFLINES = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0)
 """Exponents tried for the roofline joint: from a plain sum to nearly a maximum."""
@@ -33,6 +34,7 @@ class Phase(Form):
 
     kv_cache: bool
     roofline: float = 1.0
+    decode_context: DecodeContext = "grows"
 
     name = "phase"
     non_negative = True
@@ -44,11 +46,16 @@ class Phase(Form):
         return [cls(kv_cache, roofline) for roofline in ROOFLINES]
 
     @classmethod
-    def restore(cls, kv_cache: bool, parameters: Mapping[str, float | None]) -> Self:
+    def restore(cls, kv_cache: bool, parameters: Mapping[str, float | str | None]) -> Self:
         roofline = parameters.get("roofline_exponent")
-        if roofline is None:
+        if not isinstance(roofline, int | float):
             raise ValueError(f"the {cls.name} form needs a roofline_exponent")
-        return cls(kv_cache, roofline)
+        form = cls(kv_cache, roofline)
+        if parameters.get("decode_context") != "m + n":
+            return form
+        if not kv_cache:
+            raise ValueError("decode_context is m + n without a KV cache")
+        return form.attending("m + n")
 
     @classmethod
     def refusal(cls, kv_cache: bool, sizes: Sizes) -> str | None:
@@ -60,14 +67,23 @@ class Phase(Form):
             "measure points with more than 1"
         )
 
+    def attending(self, decode_context: DecodeContext) -> Self:
+        """The same with a growing or, where there is a KV cache, a static one."""
+        return replace(self, decode_context=decode_context) if self.kv_cache else self
+
     @property
-    def parameters(self) -> dict[str, float | None]:
-        return {"roofline_exponent": self.roofline}
+    def parameters(self) -> dict[str, float | str | None]:
+        context = {"decode_context": self.decode_context} if self._is_static else {}
+        return {"roofline_exponent": self.roofline, **context}
 
     @property
     def plain(self) -> Self:
         """The form without its roofline."""
-        return type(self)(self.kv_cache)
+        return replace(self, roofline=1.0)
+
+    @property
+    def _is_static(self) -> bool:
+        return self.decode_context == "m + n"
 
     def is_plain_at(self, theta: Floats) -> bool:
         """Whether it has a roofline of which one side is 0."""
@@ -89,7 +105,11 @@ class Phase(Form):
         prefill = self._prefill(theta, sizes.m)
         if part == "prefill":
             return prefill
-        if self.kv_cache:
+        if self._is_static:
+            decode = np.zeros_like(prefill)
+            decode[:, 3] = sizes.n - 1
+            decode[:, 4] = (sizes.n - 1) * (sizes.m + sizes.n)
+        elif self.kv_cache:
             decode = np.zeros_like(prefill)
             decode[:, 3:] = sizes.step_sums[:, :2]
         elif self.roofline == 1:
@@ -102,8 +122,15 @@ class Phase(Form):
     def evaluator(self, theta: Floats, directions: Floats, longest: int, part: Part = "request") -> Evaluator:
         """Two look-ups, since a sum over decode steps is a difference of sums from 0.
 
-        The tables behind it have ``longest`` + 1 rows, whatever p is.
+        The tables behind it have ``longest`` + 1 rows, whatever p is. With a static cache only prefill is looked up.
         """
+        if self._is_static and part != "prefill":
+            prefill = self._prefill(theta, np.arange(longest + 1, dtype=np.float64)) @ directions
+            known = np.zeros_like(prefill) if part == "decode" else prefill
+            floor, linear = directions[3], directions[4]
+            return lambda m, n: (
+                known.take(m, axis=0) + np.multiply.outer(n - 1, floor) + np.multiply.outer((n - 1) * (m + n), linear)
+            )
         before, after = (table @ directions for table in self._tables(theta, longest, part))
         return lambda m, n: before.take(m, axis=0) + after.take(m + n, axis=0)
 
@@ -112,7 +139,8 @@ class Phase(Form):
         work, p = f"{c1}·x + {c2}·x²", f"{self.roofline:g}"
         joined = f"{c0} + {work}" if self.roofline == 1 else f"({c0}^{p} + ({work})^{p})^(1/{p})"
         step = "{} + {}·x".format(*decode) if decode else "P(x)"
-        return f"cost(m, n) = P(m) + Σ D(m + k), k = 1 … n − 1\nP(x) = {joined}\nD(x) = {step}"
+        steps = "(n − 1)·D(m + n)" if self._is_static else "Σ D(m + k), k = 1 … n − 1"
+        return f"cost(m, n) = P(m) + {steps}\nP(x) = {joined}\nD(x) = {step}"
 
     def _tables(self, theta: Floats, longest: int, part: Part) -> tuple[Floats, Floats]:
         """``before`` and ``after`` with ``design(m, n) = before[m] + after[m + n]``: (longest + 1, coefficients)."""
