@@ -243,7 +243,8 @@ class _Session:
 
     def _note_idle(self, when: str) -> None:
         assert self.store.run
-        if self.meter.describe().domains:
+        # An estimate has no sensor that could read it.
+        if any(domain.method != "estimated" for domain in self.meter.describe().domains.values()):
             self.observer.notice(f"reading idle power for {IDLE_S:g} s {when} the sweep")
             idle = self.store.run.sessions[-1].idle
             _note(self.store, idle=idle | {when: self.meter.idle(IDLE_S)})

@@ -14,8 +14,9 @@ from harness.core.statistics import Estimate
 from harness.core.wording import percent
 from harness.modelling.power_caps import POWER_LIMIT
 from harness.modelling.profile_schema import Measurement
-from harness.showing.colours import OWN, written
+from harness.showing.colours import OWN
 from harness.showing.figures import CsvRow, foot, head, lay_out, new_figure
+from harness.showing.names import model_words, system_words
 from harness.showing.panels import PANELS, DrawnSystem, Options, SweepPoint, point_at
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def caps_figure(caps: Caps, mark: str = "") -> Figure:
         _draw(ax, caps, column)
     head(figure, _title(caps), mark)
     m, n = caps.size.input_tokens, caps.size.output_tokens
-    notes = [f"{written(caps.model)} on {written(caps.system)}, {m} in, {n} out", "Bars: 95 % intervals"]
+    notes = [f"{model_words(caps.model)} on {system_words(caps.system)}, {m} in, {n} out", "Bars: 95 % intervals"]
     if any(source.method == "estimated" for _, source, _ in caps.points):
         notes.append("Hollow points: energy estimated, not measured")
     foot(figure, notes)
