@@ -17,7 +17,7 @@ from harness.modelling.profile import Profile, shipped_names
 from harness.modelling.profile_fit import fit_pooled
 from harness.modelling.system_names import told_apart
 from harness.runs.records import RecordedRun, load_run
-from harness.showing.colours import written
+from harness.showing.names import figure_words
 from harness.showing.panels import DrawnSystem, Failure
 
 PUBLISHED_SOURCE = "2407.00010"
@@ -63,7 +63,7 @@ def differences(source: DrawnSystem, others: Sequence[DrawnSystem]) -> DrawnSyst
     mine, said = source.identity, []
     theirs = [other.identity for other in others]
     if mine.model not in {identity.model for identity in theirs}:
-        said.append(written(mine.model))
+        said.append(figure_words(mine.model))
     alike = [identity for identity in theirs if identity.model == mine.model] or theirs
     for field, words in _WORDS.items():
         value = getattr(mine, field)

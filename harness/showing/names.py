@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from harness.runs.run_schema import Machine
+from harness.showing.colours import written
 
 _FAMILIES = {
     "smollm2": "SmolLM2",
@@ -31,11 +32,21 @@ def model_words(name: str) -> str:
 
     A name with letters in capitals is as its makers write it, and stays.
     """
-    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1] if "<" not in name else name
-    last = re.sub(r"\.gguf$", "", last, flags=re.IGNORECASE)
+    last = _last_part(name)
     if last != last.lower():
         return last
     return "-".join(_FAMILIES.get(part, part.upper() if _SIZE.fullmatch(part) else part) for part in last.split("-"))
+
+
+def figure_words(model: str) -> str:
+    """A model as figures write it: the paper's as ``Llama-2-7B``, a path by its last part, any other name as it is."""
+    known = written(model)
+    return known if known != model else _last_part(model)
+
+
+def _last_part(name: str) -> str:
+    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1] if "<" not in name else name
+    return re.sub(r"\.gguf$", "", last, flags=re.IGNORECASE)
 
 
 def machine_words(machine: Machine) -> str:

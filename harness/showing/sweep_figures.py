@@ -27,6 +27,7 @@ from harness.showing.figures import (
     token_axis,
 )
 from harness.showing.findings import Line, finding
+from harness.showing.names import figure_words
 from harness.showing.panels import (
     PANELS,
     Axis,
@@ -141,7 +142,8 @@ def sweep_figure(sources: Sequence[DrawnSystem], axis: Axis, options: Options, m
     _scale(axes, drawing)
     for ax, model in zip(axes[0], models, strict=True):
         system = shown[0].identity.system
-        ax.set_title(f"{written(model)} on {system}" if len(shown) == 1 else written(model), fontsize=TITLE_PT)
+        above = f"{figure_words(model)} on {system}" if len(shown) == 1 else figure_words(model)
+        ax.set_title(_folded(above, {1: 48, 2: 32}.get(len(models), 24)), fontsize=TITLE_PT)
     head(figure, title(drawing), mark)
     foot(figure, cautions(drawing))
     lay_out(figure)
@@ -164,7 +166,7 @@ def _line(drawing: Drawing, source: DrawnSystem) -> Line:
     own = source is drawing.own and len(drawing.sources) > 1
     return Line(
         written(source.identity.system),
-        written(source.identity.model),
+        figure_words(source.identity.model),
         [tokens_along(drawing.axis, point) for point in points],
         [point.runtime_s for point in points],
         # An estimate is drawn, but nothing is claimed of it.
@@ -319,7 +321,7 @@ def _label(drawing: Drawing, source: DrawnSystem, column: str) -> str:
     if len(drawing.sources) == 1:
         return ""
     name = "this machine" if source is drawing.own else written(source.identity.system)
-    return "\n".join([_folded(name), *said])
+    return "\n".join(map(_folded, [name, *said]))
 
 
 def _folded(name: str, width: int = 22) -> str:
