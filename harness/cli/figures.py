@@ -12,11 +12,11 @@ from harness.core.errors import UserError
 
 
 def figures(
-    output: Annotated[Path, Option("--output", "-o", help="Directory for the figures.")],
     sources: Annotated[
         list[str] | None,
         Argument(metavar="[RUN|PROFILE]...", help="Run directories, profile files, shipped profiles' names."),
     ] = None,
+    output: Annotated[Path, Option("--output", "-o", help="Directory for the figures.")] = Path("figures"),
     published: Annotated[
         bool, Option("--published", help="Add the published systems; what can't be compared with them is labelled.")
     ] = False,

@@ -25,7 +25,9 @@ def fit(
         bool,
         Option("--kv-cache/--no-kv-cache", help="Whether the KV cache was on; for --measurements.", show_default="on"),
     ] = True,
-    form: Annotated[FormName, Option(help=f"{', '.join(FORMS)} or {AUTO}.")] = FormName(DEFAULT),
+    form: Annotated[
+        FormName, Option(help=f"Which model of the cost; {AUTO}: the one with the smaller held-out error.")
+    ] = FormName(DEFAULT),
     drop_suspects: Annotated[
         bool, Option("--drop-suspects", help="Leave out points far outside the scatter of the others.")
     ] = False,

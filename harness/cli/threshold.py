@@ -46,8 +46,8 @@ def threshold(
     from harness.deciding.answers import decide_threshold
     from harness.deciding.exported_rule import save_rule
     from harness.deciding.trace_files import load_workload
-    from harness.showing.decision_figures import write_threshold
     from harness.showing.decisions import print_threshold
+    from harness.showing.threshold_figures import write_threshold
 
     answer = decide_threshold(
         *_pair(systems or [], small, large),

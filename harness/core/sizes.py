@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from harness.core.errors import UserError
+from harness.core.wording import number
 
 
 @dataclass(frozen=True, order=True)
@@ -13,11 +14,25 @@ class Point:
     input_tokens: int
     output_tokens: int
 
+    def words(self, sequences: int = 1) -> str:
+        """As ``request_words``."""
+        return request_words(self.input_tokens, self.output_tokens, sequences)
+
 
 MAX_TOKENS = 10_000_000
 
 
 _RANGE = re.compile(r"(\d+)-(\d+)([+*])(\d+)")
+
+
+def request_words(input_tokens: float, output_tokens: float, sequences: int = 1) -> str:
+    """``32 in, 16 out``, and how many sequences where that is more than one.
+
+    Measured sizes are means over trials and may be fractions: four digits of these, whole numbers in full.
+    """
+    m, n = (number(tokens, max(4, len(f"{tokens:.0f}"))) for tokens in (input_tokens, output_tokens))
+    m, n = (text.rstrip("0").rstrip(".") if "." in text else text for text in (m, n))
+    return f"{f'{sequences} sequences of ' if sequences > 1 else ''}{m} in, {n} out"
 
 
 def parse_tokens(text: str) -> list[int]:

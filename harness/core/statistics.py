@@ -1,5 +1,7 @@
 """Means with their 95 % intervals. Pure."""
 
+from __future__ import annotations
+
 import math
 import statistics
 from collections.abc import Sequence
@@ -14,6 +16,10 @@ class Estimate:
 
     mean: float
     half_width: float | None
+
+    def over(self, count: float) -> Estimate:
+        """Both divided by a number above 0, such as a count of tokens."""
+        return Estimate(self.mean / count, None if self.half_width is None else self.half_width / count)
 
 
 def student_95(freedom: float) -> float:

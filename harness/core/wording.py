@@ -4,7 +4,7 @@ import math
 
 
 def plus_minus(value: float, half_width: float | None, unit: str = "") -> str:
-    """``0.878 ± 0.0066 s``: the half-width to two significant digits, the value to the same decimal; never an exponent.
+    """``0.8780 ± 0.0066 s``: half-width to two significant digits, value to the same decimal; never an exponent.
 
     A half-width that is not known is written ``± ?``.
     """

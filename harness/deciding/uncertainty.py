@@ -47,7 +47,7 @@ class Uncertainty:
     """95 % interval of the best threshold."""
     plateau_low: int
     plateau_high: int
-    """Thresholds around the chosen one whose cost can't be told from its cost."""
+    """Thresholds around the chosen one whose cost doesn't differ significantly from its own."""
     saving: Interval
     """Energy saved against the large system alone, as a fraction of it."""
     cost_saving: Interval

@@ -15,6 +15,7 @@ from typing import ClassVar, get_args
 import numpy as np
 
 from harness.core.quantities import Facts, Method, weakest
+from harness.core.wording import percent
 from harness.energy.integrate import Energy, phase_energy, phase_marks, window_energy
 from harness.energy.readings import AS_IT_STANDS, Domain, Trace, Window
 
@@ -229,7 +230,7 @@ def _certain(energy: Energy, phase: str) -> Energy:
     if energy.ci95_j <= PHASE_LIMIT * energy.joules:
         return energy
     share = energy.ci95_j / energy.joules
-    return Energy(None, None, f"{phase} is too short for the sensor: uncertain by {share:.0%}")
+    return Energy(None, None, f"{phase} is too short for the sensor: uncertain by {percent(share, digits=0)}")
 
 
 def _disagreements(traces: Sequence[Trace], parts: Mapping[str, Mapping[str, Energy]], window: Window) -> list[str]:

@@ -142,7 +142,7 @@ def _judged(
         same = [option for _, what, option in _MUST_AGREE.values() if what in differ]
         again = f"measure one again with the same {', '.join(same)}; " if same else ""
         raise NotComparable(*said, f"{again}--allow-mixed {does} them anyway and marks the output")
-    return Comparison(components, (*(f"mixed: {fault}" for fault in said), *warnings), differ)
+    return Comparison(components, (*said, *warnings), differ)
 
 
 def _settings(named: Sequence[tuple[str, Identity]]) -> list[str]:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
+from harness.core.sizes import request_words
 from harness.modelling.forms.base import Evaluator, Form, Part
 
 CHUNK = 1 << 16
@@ -135,8 +136,8 @@ class CostFunction:
     def describe_range(self) -> str:
         """The measured range in words."""
         r = self.range
-        corners = " or ".join(f"{m:g} input with {n:g} output" for m, n in r.corners)
-        return f"from {r.min_input_tokens:g} input and {r.min_output_tokens:g} output up to {corners}"
+        corners = " or ".join(request_words(m, n) for m, n in r.corners)
+        return f"from {request_words(r.min_input_tokens, r.min_output_tokens)} up to {corners}"
 
     def _evaluated(
         self, key: str, directions: Floats, m: NDArray[np.int64], n: NDArray[np.int64], part: Part

@@ -241,7 +241,8 @@ def _unidentified(observations: Observations) -> tuple[str, ...]:
                 f"Measure at least 3 with {option}."
             )
     corner = (m > np.quantile(m, 0.5)) & (n > np.quantile(n, 0.5))
-    if not notes and not corner.any():
+    largest = (m == m.max()) & (n == n.max())
+    if not notes and not (corner | largest).any():
         notes.append(
             "Only two sweeps were measured, so requests that are long in both input and output are extrapolated. "
             f"Add some with --point {m.max():.0f},{n.max():.0f}."

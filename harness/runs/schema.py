@@ -31,6 +31,14 @@ Status = Annotated[
 """How a trial ended. ``disturbed``: it came to its end, but others used the machine meanwhile, or it was throttled.
 Earlier versions wrote ``discarded`` for it, which is read as ``disturbed``."""
 
+_STATUS_WORDS = {"oom": "out of memory", "timeout": "timed out", "error": "failed"}
+
+
+def status_words(status: str) -> str:
+    """How people say a trial's status."""
+    return _STATUS_WORDS.get(status, status)
+
+
 MOST_TOKENS = 10**9
 """What is larger is damage, and no table could hold it."""
 

@@ -147,7 +147,7 @@ def headline(facts: Run, trials: Sequence[Trial]) -> Headline | None:
         first_token_s=chosen.prefill_s,
         decode_tokens_per_s=chosen.decode_tokens_per_s,
         energy_j=chosen.energy_j,
-        energy_per_output_token_j=_over(chosen.energy_j, tokens),
+        energy_per_output_token_j=chosen.energy_j.over(tokens) if chosen.energy_j else None,
         energy_method=chosen.energy_method,
         estimated_from=_price(facts, used) if estimated else None,
         energy_reason=_no_energy(facts, used, chosen) if chosen.energy_j is None else None,
@@ -171,12 +171,6 @@ def _log_distance(point: Point, other: Point) -> float:
     return math.hypot(
         math.log(point.input_tokens / other.input_tokens), math.log(point.output_tokens / other.output_tokens)
     )
-
-
-def _over(value: Estimate | None, tokens: int) -> Estimate | None:
-    if value is None:
-        return None
-    return Estimate(value.mean / tokens, None if value.half_width is None else value.half_width / tokens)
 
 
 def _price(facts: Run, used: Sequence[Trial]) -> str:

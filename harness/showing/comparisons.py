@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from harness.core.sizes import request_words
 from harness.core.wording import number
 from harness.modelling.contrast import Contrast, Contrasts
 from harness.showing.terminal import print_all, print_json, records_of, table_of
 
 _VERBS = {"energy": "needs less energy", "runtime": "is faster"}
+NO_BOUNDS = "no bounds"
+"""What stands for an interval that says nothing: a ratio between 0 and infinity."""
 
 
 def print_comparison(contrasts: Contrasts, as_json: bool) -> None:
@@ -29,12 +32,15 @@ def print_comparison(contrasts: Contrasts, as_json: bool) -> None:
         cells = [cell for c in compared.values() for cell in (_ratio(c, i), letters[str(c.cheaper[i])])]
         sizes = str(contrasts.input_tokens[i]), str(contrasts.output_tokens[i])
         table.add_row(*sizes, *cells, "extrapolated" if outside else "")
+    ratios = (_ratio(c, i) for c in compared.values() for i in range(c.ratio.size))
+    unbounded = any(NO_BOUNDS in ratio for ratio in ratios)
     within = f"; energy of {'+'.join(comparison.boundary)}" if comparison.boundary else ""
     legend = (
         f"A is {contrasts.names[0]}, B is {contrasts.names[1]}{within}",
         "A / B is given with its 95 % interval; –: not significant; extrapolated: not measured on both",
+        *(["no bounds: too few points, or too much scatter, for an interval"] if unbounded else []),
     )
-    warnings = [f"warning: {warning.removeprefix('mixed: ')}" for warning in comparison.warnings]
+    warnings = [f"warning: {warning}" for warning in comparison.warnings]
     print_all([*filter(None, [comparison.mark]), comparison_words(contrasts), table, *legend, *warnings])
 
 
@@ -45,7 +51,7 @@ def comparison_words(contrasts: Contrasts) -> str:
     a, b = contrasts.labels
     size = contrasts.runtime.ratio.size
     if size == 1:
-        at = f"at {contrasts.input_tokens[0]} in, {contrasts.output_tokens[0]} out"
+        at = f"at {request_words(contrasts.input_tokens[0], contrasts.output_tokens[0])}"
     else:
         at = f"at {size} request sizes"
     return f"{a} (A) against {b} (B) {at}: {'; '.join(said)}"
@@ -88,7 +94,7 @@ def _rounded(contrast: Contrast, at: int) -> list[str | None]:
 def _between(low: str | None, high: str | None) -> str:
     """An interval of a ratio, which has no upper end where the second system may need next to nothing."""
     if high is None and low == "0":
-        return "no bounds"
+        return NO_BOUNDS
     return f"at least {low}" if high is None else f"{low}–{high}"
 
 

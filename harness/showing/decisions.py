@@ -27,12 +27,11 @@ CURVE_POINTS = 2000
 INDEPENDENT = (
     "this workload has separate input and output histograms, so joulebench assumes that the lengths are independent"
 )
-MARK = "NOT COMPARABLE (--allow-mixed)"
 KEY_WORDS = {
     "input": "input tokens",
     "output": "output tokens",
     "total": "tokens in all",
-    "product": "for input × output tokens",
+    "product": "input × output tokens",
 }
 
 
@@ -220,11 +219,10 @@ def effect_words(
     Of ``estimated`` energy the saving is an estimate too: ``≈ 14 %``.
     """
     costly = scales.name == "price" or scales.runtime_weight > 0
-    size = _estimated_size if estimated else _size
-    energy_words = f"{size(energy)} {'less' if energy.value >= 0 else 'more'} energy"
+    energy_words = f"{share_words(energy, estimated)} {'less' if energy.value >= 0 else 'more'} energy"
     # Time alone is measured.
-    cost_size = size if scales.energy_weight > 0 else _size
-    cost_words = f"{cost_size(cost)} {'lower' if cost.value >= 0 else 'higher'} cost"
+    cost_size = share_words(cost, estimated and scales.energy_weight > 0)
+    cost_words = f"{cost_size} {'lower' if cost.value >= 0 else 'higher'} cost"
     first, rest = (cost_words, f"{energy_words}, ") if costly else (energy_words, "")
     effect = f"{first} than {base} alone, {rest}mean runtime {ratio_words(runtime_ratio)}"
     return effect if (cost if costly else energy).significant else f"no significant saving ({effect})"
@@ -245,14 +243,10 @@ def ratio_words(ratio: Interval) -> str:
     return f"{value}× ({low}–{high}×)"
 
 
-def _size(estimate: Interval) -> str:
-    """The share without its sign; a rounding is nothing."""
-    value, half = (round(each, 9) for each in (estimate.value, estimate.high - estimate.value))
-    return plus_minus_percent(abs(value), half)
-
-
-def _estimated_size(estimate: Interval) -> str:
-    return about(abs(100 * round(estimate.value, 9)), "%")
+def share_words(share: Interval, estimated: bool) -> str:
+    """``8.0 % ± 3.5 %`` without its sign, ``≈ 8.0 %`` where it is of ``estimated`` energy; a rounding is nothing."""
+    value, half = (round(each, 9) for each in (share.value, share.high - share.value))
+    return about(100 * abs(value), "%") if estimated else plus_minus_percent(abs(value), half)
 
 
 def fleet_words(plan: ServingPlan, base: ServingPlan) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from harness.core.wording import percent, plus_minus
+from harness.core.wording import number, percent, plus_minus
 from harness.measuring.doctor import Diagnosis, LoadCheck, ProbeCheck
 from harness.showing.terminal import print_json
 
@@ -43,7 +43,7 @@ def _probe(probe: ProbeCheck) -> list[str]:
         idle = f"no idle power ({reason})"
         if domain.idle_power_w is not None:
             idle = f"idle {plus_minus(domain.idle_power_w, domain.idle_ci95_w, 'W')}"
-        step = f"steps of {domain.resolution:.2g} {domain.unit}"
+        step = f"steps of {number(domain.resolution, 2)} {domain.unit}"
         lines.append(f"{'':16}{domain.name} ({domain.method}): new value {period}, {step}, {idle}")
     return lines
 

@@ -15,9 +15,11 @@ from harness.modelling import sources
 from harness.modelling.comparable import Comparison, check_drawn
 from harness.modelling.profile import Profile, shipped_names
 from harness.modelling.profile_fit import fit_pooled
-from harness.modelling.system_names import told_apart
+from harness.modelling.profile_schema import Identity
+from harness.modelling.system_names import precision, told_apart
 from harness.runs.records import RecordedRun, load_run
-from harness.showing.names import figure_words
+from harness.runs.schema import status_words
+from harness.showing.names import model_words
 from harness.showing.panels import DrawnSystem, Failure
 
 PUBLISHED_SOURCE = "2407.00010"
@@ -63,12 +65,12 @@ def differences(source: DrawnSystem, others: Sequence[DrawnSystem]) -> DrawnSyst
     mine, said = source.identity, []
     theirs = [other.identity for other in others]
     if mine.model not in {identity.model for identity in theirs}:
-        said.append(figure_words(mine.model))
+        said.append(model_words(mine.model))
     alike = [identity for identity in theirs if identity.model == mine.model] or theirs
     for field, words in _WORDS.items():
         value = getattr(mine, field)
-        known = {getattr(identity, field) for identity in alike} - {None}
-        if value is not None and known - {value}:
+        known = {_compared(identity, field) for identity in alike} - {None}
+        if value is not None and known - {_compared(mine, field)}:
             said.append(words(value))
     held = {other.components for other in others if other.components}
     boundary = () if not source.components or held <= {source.components} else tuple(sorted(source.components))
@@ -81,6 +83,12 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "dtype": str,
 }
 """Fields of an identity that must agree, and how a value that differs is written."""
+
+
+def _compared(identity: Identity, field: str) -> object:
+    """What of a field must agree: llama.cpp's F16 is torch's float16."""
+    value = getattr(identity, field)
+    return precision(value) if field == "dtype" and value else value
 
 
 def _profile(profile: Profile, given: str) -> DrawnSystem:
@@ -113,7 +121,11 @@ def failed_sizes(run: RecordedRun) -> list[Failure]:
     trials = [trial for trial in run.trials if trial.purpose != "drift"]
     measured = {trial.point for trial in trials if trial.usable}
     last = {trial.point: trial.status for trial in trials if trial.status != "ok"}
-    return [Failure(p.input_tokens, p.output_tokens, status) for p, status in last.items() if p not in measured]
+    return [
+        Failure(p.input_tokens, p.output_tokens, status_words(status))
+        for p, status in last.items()
+        if p not in measured
+    ]
 
 
 def _estimated(method: Method | None, name: str) -> str | None:

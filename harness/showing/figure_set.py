@@ -46,7 +46,7 @@ def write_figures(
         mark = comparison.mark
         notes.append(mark)
     if not published:
-        notes += [warning.removeprefix("mixed: ") for warning in comparison.warnings]
+        notes += comparison.warnings
     notes += [source.note for source in sources if source.note]
     make_directory(directory)
     paths: list[Path] = []

@@ -75,42 +75,32 @@ def _seconds(value: float) -> str:
 def _compared(group: Sequence[Line], quantity: Quantity, axis: str) -> str:
     """Who needs the least along the sweep; empty where fewer than two systems share a range of sizes."""
     lines = [line for line in group if len(_known(line, quantity)[0]) > 1]
-    if any(line.own for line in lines):
-        lines = _own_and_best(lines, quantity)
     grid = _shared_sizes(lines, quantity)
     if len(lines) < 2 or grid is None:
         return ""
     values = np.array([_at(line, quantity, grid) for line in lines])
     winner = values.argmin(axis=0)
-    first, last = lines[winner[0]], lines[winner[-1]]
-    if first is last:
-        return _ratio(lines, values, winner, quantity)
+    if winner[0] == winner[-1]:
+        return _ratio(lines, values, winner, grid, quantity)
     return _crossing(lines, values, winner, grid, quantity, axis)
 
 
-def _own_and_best(lines: Sequence[Line], quantity: Quantity) -> list[Line]:
-    """The own system and, of the others, the one that needs least on average over its sweep."""
-    own = [line for line in lines if line.own]
-    others = sorted((line for line in lines if not line.own), key=lambda line: float(_known(line, quantity)[1].mean()))
-    return [*own[:1], *others[:1]]
-
-
-def _ratio(lines: Sequence[Line], values: Floats, winner: Floats, quantity: Quantity) -> str:
-    """One system needs the least at both ends: by how much the next one needs more."""
+def _ratio(lines: Sequence[Line], values: Floats, winner: Floats, grid: Floats, quantity: Quantity) -> str:
+    """One system needs the least at both ends: how much more the own one, or else the next one, needs."""
     best = int(winner[0])
     others = [at for at in range(len(lines)) if at != best]
-    second = min(others, key=lambda at: float(values[at].mean()))
-    ratio = values[second] / values[best]
-    if ratio.min() < 1 + NOTABLE:
-        close = min(others, key=lambda at: float((values[at] / values[best]).min()))
-        if (values[close] / values[best]).max() < 1 + 4 * NOTABLE:
-            both = f"{lines[best].system} and {lines[close].system}"
-            return f"{both} {'need' if quantity != 'runtime_s' else 'take'} about the same {_noun(quantity)}"
-        return f"{_subject(lines[best])} {_verb(quantity)} the least {_noun(quantity)} at most sizes"
-    as_much = "needs {} times as much" if quantity != "runtime_s" else "takes {} times as long"
-    said = as_much.format(_span(ratio))
     least = f"{_subject(lines[best])} {_verb(quantity)} the least {_noun(quantity)}"
-    return f"{least}; {_subject(lines[second], False)} {said}"
+    sizes = [grid[0], *(size for size in _known(lines[best], quantity)[0] if grid[0] < size < grid[-1]), grid[-1]]
+    sure = [_surely_least(lines, best, quantity, float(size)) for size in sizes]
+    if all(sure) and (winner == best).all():
+        rival = next((at for at in others if lines[at].own), min(others, key=lambda at: float(values[at].mean())))
+        as_much = f"{_span(values[rival] / values[best])} times {_as_much(quantity)}"
+        return f"{least}; {_subject(lines[rival], False)} {_verb(quantity)} {as_much}"
+    if alike := _alike(lines, values, best, others, quantity):
+        return alike
+    if 2 * sum(sure) > len(sure) and 2 * np.sum(winner == best) > len(winner):
+        return f"{least} at most sizes"
+    return _unclear(quantity)
 
 
 def _crossing(
@@ -124,18 +114,43 @@ def _crossing(
     sure_first, sure_last = (_differ(lines[first], lines[last], quantity, float(grid[end])) for end in (0, -1))
     small, large = _subject(lines[first], False), _subject(lines[last], False)
     faster = _faster(lines[last], lines[first], grid, quantity)
+    own = _own_of(lines, values, (first, last), quantity)
     if sure_first and sure_last:
         which = f", which is {faster}" if faster else ""
         if left == right:
-            return f"Below about {left} {axis} tokens {small} {least}, above it {large}{which}"
-        return f"Up to about {left} {axis} tokens {small} {least}, from about {right} {large}{which}"
+            return f"Below about {left} {axis} tokens {small} {least}, above it {large}{which}{own}"
+        return f"Up to about {left} {axis} tokens {small} {least}, from about {right} {large}{which}{own}"
     if sure_last:
         which = f" and is {faster} as {small}" if faster else ""
-        return f"From about {right} {axis} tokens {large} {least}{which}"
+        return f"From about {right} {axis} tokens {large} {least}{which}{own}"
     if sure_first:
-        return f"Up to about {left} {axis} tokens {small} {least}"
-    both = f"{lines[first].system} and {lines[last].system}"
-    return f"{both} {'need' if quantity != 'runtime_s' else 'take'} about the same {_noun(quantity)}"
+        return f"Up to about {left} {axis} tokens {small} {least}{own}"
+    return _alike(lines, values, first, [last], quantity) or _unclear(quantity)
+
+
+def _own_of(lines: Sequence[Line], values: Floats, said: Sequence[int], quantity: Quantity) -> str:
+    """How much more the own system needs than the best of the others, where the sentence isn't about it yet."""
+    for at, line in enumerate(lines):
+        if line.own and at not in said:
+            ratio = values[at] / np.delete(values, at, axis=0).min(axis=0)
+            return f"; this machine {_verb(quantity)} {_span(ratio)} times {_as_much(quantity)} as the best"
+    return ""
+
+
+def _alike(lines: Sequence[Line], values: Floats, one: int, others: Sequence[int], quantity: Quantity) -> str:
+    """That a system and the one closest to it need about the same all along; empty where they don't."""
+    furthest = {at: float(np.abs(np.log(values[at] / values[one])).max()) for at in others}
+    close = min(furthest, key=furthest.__getitem__)
+    if furthest[close] > math.log(1 + 4 * NOTABLE):
+        return ""
+    # In the order given, whoever is ahead by a hair; the own one first.
+    pair = sorted((one, close), key=lambda at: (not lines[at].own, at))
+    both = " and ".join("This machine" if lines[at].own else lines[at].system for at in pair)
+    return f"{both} {'take' if quantity == 'runtime_s' else 'need'} about the same {_noun(quantity)}"
+
+
+def _unclear(quantity: Quantity) -> str:
+    return f"No system clearly {_verb(quantity)} the least {_noun(quantity)}"
 
 
 def _faster(line: Line, other: Line, grid: Floats, quantity: Quantity) -> str:
@@ -175,6 +190,16 @@ def _differ(one: Line, other: Line, quantity: Quantity, size: float) -> bool:
     return gap > NOTABLE * min(a, b) and gap > float(np.hypot(a_half, b_half))
 
 
+def _surely_least(lines: Sequence[Line], best: int, quantity: Quantity, size: float) -> bool:
+    """Whether a system needs less than each of the others at a size, notably and beyond their intervals."""
+    needed = [float(_at(line, quantity, np.array([size]))[0]) for line in lines]
+    return all(
+        needed[best] < needed[at] and _differ(lines[best], line, quantity, size)
+        for at, line in enumerate(lines)
+        if at != best
+    )
+
+
 def _nearest(line: Line, quantity: Quantity, size: float) -> tuple[float, float]:
     """Mean and half-width, 0 where unknown, of the measured point nearest to a size."""
     costs: Sequence[Estimate | None] = getattr(line, quantity)
@@ -191,6 +216,10 @@ def _subject(line: Line, begins: bool = True) -> str:
 
 def _verb(quantity: Quantity) -> str:
     return "takes" if quantity == "runtime_s" else "needs"
+
+
+def _as_much(quantity: Quantity) -> str:
+    return "as long" if quantity == "runtime_s" else "as much"
 
 
 def _noun(quantity: Quantity) -> str:

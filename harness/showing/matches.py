@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.core.errors import UserError
+from harness.core.sizes import request_words
 from harness.modelling.comparable import NotComparable
 from harness.modelling.contrast import Contrasts, contrast_at
 from harness.modelling.profile import Profile, shipped_names
 from harness.modelling.profile_fit import Loaded, ProfileLike, load_or_fit
 from harness.modelling.system_names import precision
+from harness.runs.summary import TYPICAL
 from harness.showing.comparisons import times_words
 
-TYPICAL = 32, 32
-"""Input and output tokens of the request that is compared, where both systems measured it."""
 MOST = 4
 """Comparisons that are shown."""
 PAPER_NEEDS = "about 14 GB of memory in 16 bit, 27 GB in float32; add --dry-run to see how long it takes"
@@ -33,7 +33,7 @@ class _Match:
     """Why energy isn't compared; empty where it is or neither system has any."""
 
 
-def comparison_lines(given: ProfileLike, program: Sequence[str] = ("joulebench",)) -> list[str]:
+def comparison_lines(given: ProfileLike, program: Sequence[str]) -> list[str]:
     """Sentences that set a profile or run against the shipped profiles that it may be compared with.
 
     Without any, which commands would make a comparison; ``program`` is how they begin. Where a run can't be fitted,
@@ -74,10 +74,11 @@ def _short(own: Profile, refusal: NotComparable) -> str:
 
 def _request(own: Profile, other: Profile) -> tuple[int, int]:
     """The typical request, or the point measured nearest to it that both systems cover; it may extrapolate."""
-    points = [TYPICAL, *((round(p.input_tokens), p.output_tokens_requested) for p in own.measurements)]
+    typical = TYPICAL.input_tokens, TYPICAL.output_tokens
+    points = [typical, *((round(p.input_tokens), p.output_tokens_requested) for p in own.measurements)]
     functions = [profile.runtime_function for profile in (own, other)]
     covered = [point for point in points if all(bool(f.range.covers(*point)) for f in functions)]
-    return min(covered, key=lambda point: abs(point[0] - TYPICAL[0]) + abs(point[1] - TYPICAL[1]), default=TYPICAL)
+    return min(covered, key=lambda point: abs(point[0] - typical[0]) + abs(point[1] - typical[1]), default=typical)
 
 
 def _next(own: Loaded, match: _Match, program: str) -> list[str]:
@@ -98,7 +99,7 @@ def _words(match: _Match) -> str:
         parts.append(times_words(both.energy, 0, "energy"))
     outside = ", outside the measured range" if both.out_of_range[0] else ""
     missing = f"; energy isn't compared: {match.without_energy}" if match.without_energy else ""
-    size = f"{both.input_tokens[0]} in, {both.output_tokens[0]} out"
+    size = request_words(both.input_tokens[0], both.output_tokens[0])
     return f"against {match.name}: {' and '.join(parts)} at {size}{outside}{missing}"
 
 

@@ -1,11 +1,10 @@
-"""Models and machines as people call them: ``SmolLM2-135M on Intel Xeon, 2 cores``. Pure."""
+"""Models, systems and machines as people call them: ``SmolLM2-135M on Intel Xeon, 2 cores``. Pure."""
 
 from __future__ import annotations
 
 import re
 
 from harness.runs.run_schema import Machine
-from harness.showing.colours import written
 
 _FAMILIES = {
     "smollm2": "SmolLM2",
@@ -22,6 +21,15 @@ _FAMILIES = {
 }
 """How families of models write themselves; everything else is shown as it was given."""
 
+_SYSTEMS = {
+    # No line ends within a name.
+    "m1-pro": "M1\u00a0Pro",
+    "palmetto-v100": "V100\u00a0(Palmetto)",
+    "palmetto-a100": "A100\u00a0(Palmetto)",
+    "swing-a100": "A100\u00a0(Swing)",
+}
+"""How figures write the names of the paper's systems."""
+
 _SIZE = re.compile(r"\d+(\.\d+)?[mb]")
 _LEGAL = re.compile(r"\((?:R|TM|C)\)|®|™", re.IGNORECASE)
 _FILLER = re.compile(r"\b(?:CPU|Processor|Corporation|\d+-Core)\b|@.*$")
@@ -32,21 +40,16 @@ def model_words(name: str) -> str:
 
     A name with letters in capitals is as its makers write it, and stays.
     """
-    last = _last_part(name)
+    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1] if "<" not in name else name
+    last = re.sub(r"\.gguf$", "", last, flags=re.IGNORECASE)
     if last != last.lower():
         return last
     return "-".join(_FAMILIES.get(part, part.upper() if _SIZE.fullmatch(part) else part) for part in last.split("-"))
 
 
-def figure_words(model: str) -> str:
-    """A model as figures write it: the paper's as ``Llama-2-7B``, a path by its last part, any other name as it is."""
-    known = written(model)
-    return known if known != model else _last_part(model)
-
-
-def _last_part(name: str) -> str:
-    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1] if "<" not in name else name
-    return re.sub(r"\.gguf$", "", last, flags=re.IGNORECASE)
+def system_words(name: str) -> str:
+    """How figures write the name of a system: that of one of the paper's as people say it, any other as it is."""
+    return _SYSTEMS.get(name, name)
 
 
 def machine_words(machine: Machine) -> str:

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from harness.core import statistics
 from harness.core.quantities import Component, Method
 from harness.core.statistics import Estimate
@@ -58,13 +61,8 @@ class Failure:
 
     input_tokens: int
     output_tokens: int
-    status: str
-    """oom, timeout, error or skipped."""
-
-    @property
-    def words(self) -> str:
-        """The status as figures have it."""
-        return {"oom": "out of memory"}.get(self.status, self.status)
+    words: str
+    """How it failed: out of memory, timed out, failed or skipped."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +150,13 @@ def failures_on(source: DrawnSystem, axis: Axis, options: Options) -> list[Failu
     return [failure for failure in source.failures if _near(failure.input_tokens, options.fixed_input)]
 
 
+def sizes_along(axis: Axis, tokens: NDArray[np.int64], options: Options) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Input and output tokens of sizes at these places on the axis of a sweep."""
+    if axis == "input":
+        return tokens, np.full_like(tokens, options.fixed_output)
+    return np.full_like(tokens, options.fixed_input), tokens
+
+
 def tokens_along(axis: Axis, size: SweepPoint | Failure) -> float:
     """The size's place on the axis."""
     return size.input_tokens if axis == "input" else size.output_tokens
@@ -196,8 +201,11 @@ def _energy_j(measurement: Measurement, boundary: Sequence[Component] | None) ->
     return Estimate(math.fsum(part.mean for part in known), width)
 
 
+def mean_and_width(value: Estimate | None) -> tuple[float | None, float | None]:
+    """The two as cells of a table; both None where not measured."""
+    return (None, None) if value is None else (value.mean, value.half_width)
+
+
 def per(energy: Estimate | None, count: float) -> Estimate | None:
     """An energy shared by ``count`` tokens."""
-    if energy is None or count <= 0:
-        return None
-    return Estimate(energy.mean / count, None if energy.half_width is None else energy.half_width / count)
+    return None if energy is None or count <= 0 else energy.over(count)

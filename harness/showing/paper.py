@@ -21,11 +21,11 @@ from harness.deciding.threshold import Curve
 from harness.deciding.trace_files import load_workload
 from harness.deciding.workload import Workload, with_output_tokens
 from harness.modelling.profile import Profile
-from harness.showing import decision_figures
-from harness.showing.decision_figures import ThresholdPanel
+from harness.showing.decision_figures import write_workload
 from harness.showing.decisions import interval_json
 from harness.showing.figure_set import write_figures
 from harness.showing.terminal import print_all, print_json, table_of
+from harness.showing.threshold_figures import ThresholdPanel, paper_panel, threshold_panel, write_panels
 
 SMALL, LARGE = "m1-pro-llama-2-7b", "swing-a100-llama-2-7b"
 FROZEN_OUTPUT_TOKENS = 32
@@ -55,12 +55,12 @@ def reproduce(directory: Path) -> tuple[list[Regenerated], list[Path]]:
     make_directory(directory)
     workload = load_workload("alpaca")
     paths, _ = write_figures([], directory, published=True)
-    paths += decision_figures.write_workload(workload, directory / "figure3")
+    paths += write_workload(workload, directory / "figure3")
     results = [regenerate(workload, key) for key in FIGURES]
     for result in results:
         listed = [_at_published(result.key, panel) for panel in result.panels]
         figure = directory / FIGURES[result.key]
-        paths += decision_figures.write_panels(result.panels, result.key, figure, listed)
+        paths += write_panels(result.panels, result.key, figure, listed)
     path = directory / "summary.json"
     write_atomically(path, json.dumps(_summary(results), indent=1, allow_nan=False) + "\n")
     return results, [*paths, path]
@@ -83,11 +83,11 @@ def regenerate(workload: Workload, key: str) -> Regenerated:
     if key == "input":
         frozen = with_output_tokens(workload, FROZEN_OUTPUT_TOKENS)
         settings["query_output_32"] = (frozen, f"whole requests, every output {FROZEN_OUTPUT_TOKENS} tokens")
-    decisions, panels = [], [decision_figures.paper_panel(published)]
+    decisions, panels = [], [paper_panel(published)]
     for accounting, (requests, title) in settings.items():
         answer = decide_threshold(small, large, requests, key=key)
         decisions.append(answer.decision)
-        panels.append(decision_figures.threshold_panel(answer, accounting, title))
+        panels.append(threshold_panel(answer, accounting, title))
     return Regenerated(key, workload, published, decisions, panels)
 
 

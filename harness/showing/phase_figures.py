@@ -10,7 +10,7 @@ import numpy as np
 from harness.core.statistics import Estimate
 from harness.core.wording import number
 from harness.modelling.profile_schema import Measurement
-from harness.showing.colours import MARKERS, OWN, PALETTE, places, written
+from harness.showing.colours import OWN, styles
 from harness.showing.figures import (
     CsvRow,
     EndLabel,
@@ -22,7 +22,8 @@ from harness.showing.figures import (
     new_figure,
     token_axis,
 )
-from harness.showing.panels import DrawnSystem, Options, mean_95, per
+from harness.showing.names import system_words
+from harness.showing.panels import DrawnSystem, Options, mean_95, mean_and_width, per
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +46,7 @@ def phase_rows(sources: Sequence[DrawnSystem], without_energy: Sequence[DrawnSys
                 time_s, energy_j = _costs(source, m, phase)
                 energy_j = None if source in without_energy else energy_j
                 if time_s or energy_j:
-                    widths = [part for cost in (time_s, energy_j) for part in _mean_and_width(cost)]
+                    widths = [part for cost in (time_s, energy_j) for part in mean_and_width(cost)]
                     method = source.method if energy_j else None
                     rows.append((*source.pair, phase, m.input_tokens, m.output_tokens, *widths, method))
     return rows
@@ -59,10 +60,6 @@ def _costs(source: DrawnSystem, m: Measurement, phase: str) -> tuple[Estimate | 
         statistics, tokens = (m.decode_s, m.decode_energy_j), source.sequences * (m.output_tokens - 1)
     time_s, energy_j = (None if one is None else per(mean_95(one), tokens) for one in statistics)
     return time_s, energy_j
-
-
-def _mean_and_width(cost: Estimate | None) -> tuple[float | None, float | None]:
-    return (None, None) if cost is None else (cost.mean, cost.half_width)
 
 
 def phase_figure(
@@ -108,8 +105,7 @@ def _along(source: DrawnSystem, options: Options) -> list[Measurement]:
 def _look(source: DrawnSystem, sources: Sequence[DrawnSystem]) -> tuple[str, str]:
     if source.own and sum(one.own for one in sources) == 1:
         return OWN, "o"
-    place = places([one.identity.system for one in sources])[source.identity.system]
-    return PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)]
+    return styles([one.identity.system for one in sources])[source.identity.system]
 
 
 def _draw(
@@ -126,8 +122,9 @@ def _draw(
     colour, marker = look
     x = [size for size, _ in points]
     y = np.array([unit * cost.mean for _, cost in points])
-    widths = np.array([np.nan if c.half_width is None else unit * c.half_width for _, c in points])
     hollow = energy and source.method == "estimated"
+    # An estimate has no bar that looks like a measurement's.
+    widths = np.array([np.nan if hollow or c.half_width is None else unit * c.half_width for _, c in points])
     style: dict[str, Any] = {
         "color": colour,
         "marker": marker,
@@ -138,7 +135,7 @@ def _draw(
     }
     style |= {"markerfacecolor": "white" if hollow else colour, "linestyle": "-" if phase == "decode" else "--"}
     ax.errorbar(x, y, yerr=[np.minimum(widths, 0.999 * y), widths], **style)
-    name = f"{phase}, {written(source.identity.system)}" if several else phase
+    name = f"{phase}, {system_words(source.identity.system)}" if several else phase
     return EndLabel(name + (" (estimated)" if hollow else ""), (x[-1], float(y[-1])), colour, bold=True)
 
 
@@ -167,7 +164,7 @@ def _notes(sources: Sequence[DrawnSystem], metered: Sequence[DrawnSystem]) -> li
     notes = ["Prefill per input token, decode per output token after the first", "Bars: 95 % intervals"]
     estimated = [source for source in metered if source.method == "estimated"]
     if estimated:
-        notes.append("Hollow points: energy estimated, not measured")
+        notes.append("Hollow points: energy estimated, not measured, so without intervals")
     if not metered:
         known = any(m.energy_j for source in sources for m in source.measurements)
         notes.append("Energy: phases too short for these sensors" if known else "Energy was not measured")

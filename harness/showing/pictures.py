@@ -10,12 +10,13 @@ from harness.core.wording import percent
 from harness.deciding.trace_files import load_workload
 from harness.modelling.measurements import disturbance_words
 from harness.modelling.profile_fit import fit
-from harness.showing import decision_figures
 from harness.showing.figure_set import write_figures
 from harness.showing.matches import comparison_lines
 from harness.showing.panels import Options
 from harness.showing.paper import regenerate
 from harness.showing.report.page import write_report
+from harness.showing.terminal import program
+from harness.showing.threshold_figures import savings_words, write_panels
 
 FOLDER = "pictures"
 
@@ -34,7 +35,7 @@ def draw_all(run: Path, fixed_input: int = 32, fixed_output: int = 32) -> Iterat
         ("fit", lambda: _fit(run, profile)),
         ("Figures 1–2", lambda: _sweeps(run, folder, options)),
         ("threshold of the published pair", lambda: _published_threshold(folder)),
-        ("comparison", lambda: "\n  ".join(comparison_lines(run))),
+        ("comparison", lambda: "\n  ".join(comparison_lines(run, program()))),
         ("report", lambda: f"to open in a browser: {write_report([run], run / 'report.html', options=options)}"),
     )
     for name, step in steps:
@@ -70,5 +71,5 @@ def _sweeps(run: Path, folder: Path, options: Options) -> str:
 
 def _published_threshold(folder: Path) -> str:
     result = regenerate(load_workload("alpaca"), "input")
-    path, *_ = decision_figures.write_panels(result.panels, result.key, folder / "threshold-published", result.panels)
-    return f"{decision_figures.savings_words(result.panels)}; {path}"
+    path, *_ = write_panels(result.panels, result.key, folder / "threshold-published", result.panels)
+    return f"{savings_words(result.panels)}; {path}"

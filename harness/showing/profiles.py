@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from harness.core.quantities import Method
+from harness.core.sizes import request_words
 from harness.core.wording import estimated, number, percent, plus_minus
 from harness.modelling.fitting import Quantity, coefficients, cost_model, point_error
 from harness.modelling.measurements import SuspectTrial
@@ -111,7 +112,7 @@ def _fit_json(quantity: Quantity, trials: Sequence[SuspectTrial]) -> dict[str, A
 def _suspect_trials(trials: Sequence[SuspectTrial], unit: str) -> Iterator[str]:
     for trial in trials[:SHOWN_TRIALS]:
         yield (
-            f"{trial.quantity}: suspect trial at {_size(trial.input_tokens, trial.output_tokens)}: "
+            f"{trial.quantity}: suspect trial at {request_words(trial.input_tokens, trial.output_tokens)}: "
             f"{number(trial.value)} {unit}, where the median is {number(trial.median)} {unit}; "
             "kept; remove it from the data if it is wrong"
         )
@@ -169,7 +170,7 @@ def print_list(profiles: Sequence[Profile], as_json: bool) -> None:
     for p in profiles:
         energy = "not measured" if p.energy is None else percent(p.energy.model.held_out.mape)
         energy += " (estimated)" if p.energy_method() == "estimated" else ""
-        boundary = "+".join(p.components) or "–"
+        boundary = "+".join(sorted(p.components)) or "–"
         cache = "on" if p.identity.kv_cache else "off"
         table.add_row(p.name, cache, boundary, str(len(p.measurements)), percent(p.runtime.held_out.mape), energy)
     print_all([table, HELD_OUT])
@@ -211,7 +212,7 @@ def _model_lines(quantity: str, model: CostModel) -> Iterator[RenderableType]:
     form = model.cost_form()
     yield (
         f"\n{quantity}: {form.describe()}; held-out error {percent(model.held_out.mape)}, worst "
-        f"{_point(model.held_out.worst)}\n  measured {model.function.describe_range()} tokens"
+        f"{_point(model.held_out.worst)}\n  measured {model.function.describe_range()}"
     )
     for line in form.formula(model.unit).splitlines():
         yield f"  {line}"
@@ -264,8 +265,5 @@ def _energy_words(predicted: Container[tuple[str, str]], method: Method | None) 
 
 
 def _point(error: PointError) -> str:
-    return f"{_size(error.input_tokens, error.output_tokens)} ({percent(error.relative_error, signed=True, digits=0)})"
-
-
-def _size(input_tokens: float, output_tokens: float) -> str:
-    return f"{input_tokens:.4g} in, {output_tokens:.4g} out"
+    off = percent(error.relative_error, signed=True, digits=0)
+    return f"{request_words(error.input_tokens, error.output_tokens)} ({off})"

@@ -23,7 +23,7 @@ from harness.runs.records import RecordedRun
 from harness.runs.schema import Trial
 from harness.runs.store import RunStore
 from harness.runs.summary import names_of
-from harness.showing.run_results import failure_text, size_text
+from harness.showing.run_results import failure_text
 from harness.showing.terminal import open_console, print_json
 from harness.showing.trials import print_results
 
@@ -188,7 +188,7 @@ class Display(Observer):
         trials = [trial for trial in self._store.records if (trial.point, trial.purpose) == (point, purpose)]
         count = "" if purpose == "warmup" else f" {len(trials) + (not ended)}"
         place = f"{self._number}/{len(self._plan.points)}" if self._number else "drift check"
-        return f"{place}  {size_text(point)}, {'warm-up' if purpose == 'warmup' else 'trial'}{count}"
+        return f"{place}  {point.words()}, {'warm-up' if purpose == 'warmup' else 'trial'}{count}"
 
     def _width(self, point: Point) -> str:
         """How wide the interval of a point still is, and how wide it may be."""

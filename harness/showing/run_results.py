@@ -10,7 +10,7 @@ from harness.core.sizes import Point
 from harness.core.statistics import Estimate
 from harness.core.wording import estimated, plus_minus, plus_minus_percent
 from harness.runs.records import RecordedRun
-from harness.runs.schema import Trial
+from harness.runs.schema import Trial, status_words
 from harness.runs.summary import (
     Disturbance,
     Drift,
@@ -29,8 +29,6 @@ _COARSE_DRIFT = 0.2
 """Half-width from which a drift that isn't seen may be there."""
 _LEAST_TO_FIT = 4
 """Points: fewer don't tell what the models ask."""
-STATUS_WORDS = {"oom": "out of memory", "timeout": "timed out", "error": "failed"}
-"""By status of a trial, how people say it; other statuses are words themselves."""
 
 
 def result_lines(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterator[str]:
@@ -46,7 +44,7 @@ def result_lines(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterato
 
 def headline_lines(found: Headline, batch_size: int) -> Iterator[str]:
     """The numbers that matter, one sentence each."""
-    size = f" for {size_text(found.point, batch_size)}"
+    size = f" for {found.point.words(batch_size)}"
     if found.decode_tokens_per_s is not None:
         yield f"{_with_interval(found.decode_tokens_per_s, 'decode tokens/s')}{size}."
         size = ""
@@ -74,9 +72,9 @@ def drift_text(moved: Drift) -> str:
     share = plus_minus_percent(abs(moved.change), moved.half_width)
     seen = moved.half_width is not None and abs(moved.change) > moved.half_width
     known = moved.half_width is not None and moved.half_width < _COARSE_DRIFT
-    unseen = "No drift seen" if known else "Drift can't be told"
+    unseen = "No significant drift" if known else "Drift can't be told"
     return (
-        f"{'Drift' if seen else unseen}: the first point ({size_text(moved.point)}) was {share} {way} "
+        f"{'Drift' if seen else unseen}: the first point ({moved.point.words()}) was {share} {way} "
         "at the end of the run."
     )
 
@@ -95,19 +93,14 @@ def disturbance_text(found: Disturbance) -> str:
         )
     return (
         f"DISTURBED: {found.trials} of {found.of_trials} trials{shares}{who}; {found.points} of {found.of_points} "
-        "points have no other. Their times are probably too long. Run the same command again when the machine is idle."
+        "points have no undisturbed trial. Their times are probably too long. Run the same command again when the "
+        "machine is idle."
     )
-
-
-def size_text(point: Point, batch_size: int = 1) -> str:
-    """``32 in, 16 out``, and how many sequences where that is more than one."""
-    sequences = f"{batch_size} sequences of " if batch_size > 1 else ""
-    return f"{sequences}{point.input_tokens} in, {point.output_tokens} out"
 
 
 def failure_text(trial: Trial) -> str:
     """What became of a trial that is not ok, and why."""
-    return f"{STATUS_WORDS.get(trial.status, trial.status)}: {trial.reason or 'no reason is known'}"
+    return f"{status_words(trial.status)}: {trial.reason or 'no reason is known'}"
 
 
 def next_commands(directory: Path, points: int, fitted: bool = False) -> Iterator[str]:
@@ -155,10 +148,10 @@ def _coverage(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterator[s
     for summary in summaries:
         if not summary.trials and summary.trouble:
             status, _, reason = summary.trouble.partition(":")
-            lost.setdefault(f"{STATUS_WORDS.get(status, status)}:{reason}", []).append(summary.point)
+            lost.setdefault(f"{status_words(status)}:{reason}", []).append(summary.point)
     for reason, points in list(lost.items())[:_MOST_REASONS]:
         more = f" and {len(points) - 1} more" if len(points) > 1 else ""
-        yield f"Not measured: {size_text(points[0])}{more}: {reason}."
+        yield f"Not measured: {points[0].words()}{more}: {reason}."
     if len(lost) > _MOST_REASONS:
         yield f"Not measured: {sum(map(len, list(lost.values())[_MOST_REASONS:]))} more points, for other reasons."
 

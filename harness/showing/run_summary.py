@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.runs.records import RecordedRun
-from harness.runs.summary import PointSummary, drift, headline, summarise
+from harness.runs.summary import drift, headline, summarise
 
 
 def run_summary(run: RecordedRun) -> str:
@@ -29,14 +29,12 @@ def run_summary(run: RecordedRun) -> str:
         "batch_size": config.batch_size,
         "trials": Counter(trial.status for trial in run.trials),
         "headline": None if found is None else _flat(found),
-        "points": [_flat(point) for point in sorted(summarise(run.trials, run.batch_size), key=_size)],
+        "points": [
+            _flat(point) for point in sorted(summarise(run.trials, run.batch_size), key=lambda each: each.point)
+        ],
         "drift": None if shift is None else _flat(shift),
     }
     return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def _size(summary: PointSummary) -> Any:
-    return summary.point
 
 
 def _flat(summary: Any) -> dict[str, Any]:

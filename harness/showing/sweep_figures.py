@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.statistics import Estimate
-from harness.showing.colours import MARKERS, OWN, PALETTE, places, written
+from harness.showing.colours import OWN, styles
 from harness.showing.figures import (
     SMALL_PT,
     TITLE_PT,
@@ -27,7 +27,7 @@ from harness.showing.figures import (
     token_axis,
 )
 from harness.showing.findings import Line, finding
-from harness.showing.names import figure_words
+from harness.showing.names import model_words, system_words
 from harness.showing.panels import (
     PANELS,
     Axis,
@@ -36,6 +36,8 @@ from harness.showing.panels import (
     SweepPoint,
     boundary_words,
     failures_on,
+    mean_and_width,
+    sizes_along,
     sweep,
     tokens_along,
 )
@@ -98,10 +100,14 @@ class Drawing:
         if source is self.own:
             width = 1.6 if source.differs else 2.0
             return {"color": self._shade(source, OWN), "marker": "o", "markersize": 4, "linewidth": width, "zorder": 5}
-        place = places([s.identity.system for s in self.sources if s is not self.own])[source.identity.system]
-        colour, marker = PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)]
-        colour = self._shade(source, colour)
-        return {"color": colour, "marker": marker, "markersize": 3.2, "linewidth": 1.1, "zorder": 3}
+        colour, marker = styles([s.identity.system for s in self.sources if s is not self.own])[source.identity.system]
+        return {
+            "color": self._shade(source, colour),
+            "marker": marker,
+            "markersize": 3.2,
+            "linewidth": 1.1,
+            "zorder": 3,
+        }
 
     def _shade(self, source: DrawnSystem, colour: str) -> str:
         """The colour, mixed with white where the system differs from those beside it."""
@@ -116,14 +122,10 @@ def sweep_rows(sources: Sequence[DrawnSystem], axis: Axis, options: Options) -> 
     rows: list[CsvRow] = []
     for source in sources:
         for point in sweep(source, axis, options):
-            values = [part for column in PANELS for part in _mean_and_width(getattr(point, column))]
+            values = [part for column in PANELS for part in mean_and_width(getattr(point, column))]
             size = (point.input_tokens, point.output_tokens, point.trials)
             rows.append((*source.pair, *size, *values, source.method if point.energy_j else None))
     return rows
-
-
-def _mean_and_width(value: Estimate | None) -> tuple[float | None, float | None]:
-    return (None, None) if value is None else (value.mean, value.half_width)
 
 
 def sweep_figure(sources: Sequence[DrawnSystem], axis: Axis, options: Options, mark: str = "") -> Figure:
@@ -142,7 +144,7 @@ def sweep_figure(sources: Sequence[DrawnSystem], axis: Axis, options: Options, m
     _scale(axes, drawing)
     for ax, model in zip(axes[0], models, strict=True):
         system = shown[0].identity.system
-        above = f"{figure_words(model)} on {system}" if len(shown) == 1 else figure_words(model)
+        above = f"{model_words(model)} on {system}" if len(shown) == 1 else model_words(model)
         ax.set_title(_folded(above, {1: 48, 2: 32}.get(len(models), 24)), fontsize=TITLE_PT)
     head(figure, title(drawing), mark)
     foot(figure, cautions(drawing))
@@ -165,8 +167,8 @@ def _line(drawing: Drawing, source: DrawnSystem) -> Line:
     points = sweep(source, drawing.axis, drawing.options)
     own = source is drawing.own and len(drawing.sources) > 1
     return Line(
-        written(source.identity.system),
-        figure_words(source.identity.model),
+        system_words(source.identity.system),
+        model_words(source.identity.model),
         [tokens_along(drawing.axis, point) for point in points],
         [point.runtime_s for point in points],
         # An estimate is drawn, but nothing is claimed of it.
@@ -184,7 +186,7 @@ def cautions(drawing: Drawing) -> list[str]:
     if fitted:
         notes[-1] += ", dashed beyond the sizes measured"
     if any(source.method == "estimated" for source in sources):
-        notes.append("Hollow points: energy estimated, not measured")
+        notes.append("Hollow points: energy estimated, not measured, so without intervals")
     for source in sources:
         said = [*source.differs]
         if source.differing_boundary:
@@ -206,7 +208,7 @@ def cautions(drawing: Drawing) -> list[str]:
 
 def _names(drawing: Drawing, sources: Sequence[DrawnSystem]) -> str:
     own = drawing.own
-    names = [written(s.identity.system) if s is not own else f"this machine, {s.identity.system}" for s in sources]
+    names = [system_words(s.identity.system) if s is not own else f"this machine, {s.identity.system}" for s in sources]
     return ", ".join(dict.fromkeys(names))
 
 
@@ -222,12 +224,12 @@ def _draw(ax: Axes, drawing: Drawing, source: DrawnSystem, column: str) -> None:
     if points:
         modelled = drawing.options.models and _draw_model(ax, drawing, source, column, look)
         found: list[Estimate] = [getattr(point, column) for point in points]
-        # An unknown interval has no bar.
-        widths = np.array([np.nan if one.half_width is None else one.half_width for one in found])
+        hollow = _hollow(source, column)
+        # An unknown interval has no bar, and an estimate none that looks like a measurement's.
+        widths = np.array([np.nan if hollow or one.half_width is None else one.half_width for one in found])
         means = np.array([one.mean for one in found])
         # A bar of more than the value has no lower end on a logarithmic axis.
         bars = [np.minimum(widths, 0.999 * means), widths]
-        hollow = source.method == "estimated" and "energy" in column
         style = look | {"markerfacecolor": "white" if hollow else look["color"]}
         style |= {"linestyle": "none" if modelled else "-", "elinewidth": 0.8, "capsize": 1.5}
         ax.errorbar([tokens_along(drawing.axis, point) for point in points], means, yerr=bars, **style)
@@ -245,14 +247,7 @@ def _draw_model(ax: Axes, drawing: Drawing, source: DrawnSystem, column: str, lo
     sizes = [tokens_along(drawing.axis, point) for point in _points(source, drawing, column)]
     grid = np.append(np.geomspace(min(sizes), REACH * max(sizes), 80), sizes)
     x = np.unique(grid.round().astype(np.int64))
-    m, n = (
-        (x, np.full_like(x, options.fixed_output))
-        if drawing.axis == "input"
-        else (
-            np.full_like(x, options.fixed_input),
-            x,
-        )
-    )
+    m, n = sizes_along(drawing.axis, x, options)
     energy = "energy" in column
     predicted = profile.predict_energy(m, n, options.boundary) if energy else profile.predict_runtime(m, n)
     tokens = source.sequences * (m + n)
@@ -266,8 +261,14 @@ def _draw_model(ax: Axes, drawing: Drawing, source: DrawnSystem, column: str, lo
     line = {"color": look["color"], "zorder": look["zorder"] - 0.5}
     ax.plot(x[inside], y[inside], linewidth=look["linewidth"], **line)
     ax.plot(x[beyond], y[beyond], linewidth=0.8, alpha=0.45, linestyle=(0, (3, 2)), **line)
-    ax.fill_between(x[inside], low[inside], high[inside], color=look["color"], alpha=0.13, linewidth=0)
+    if not _hollow(source, column):
+        ax.fill_between(x[inside], low[inside], high[inside], color=look["color"], alpha=0.13, linewidth=0)
     return True
+
+
+def _hollow(source: DrawnSystem, column: str) -> bool:
+    """Whether what is drawn is an estimate, not measured."""
+    return source.method == "estimated" and "energy" in column
 
 
 def _share(column: str, tokens: NDArray[np.int64]) -> NDArray[np.int64] | float:
@@ -316,11 +317,11 @@ def _label(drawing: Drawing, source: DrawnSystem, column: str) -> str:
     said = [*source.differs]
     if energy and source.differing_boundary:
         said.append(f"{boundary_words(source.differing_boundary)} only")
-    if energy and source.method == "estimated":
+    if _hollow(source, column):
         said.append("estimated")
     if len(drawing.sources) == 1:
         return ""
-    name = "this machine" if source is drawing.own else written(source.identity.system)
+    name = "this machine" if source is drawing.own else system_words(source.identity.system)
     return "\n".join(map(_folded, [name, *said]))
 
 

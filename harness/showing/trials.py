@@ -11,9 +11,9 @@ from rich.markup import escape
 from harness.core.statistics import Estimate
 from harness.core.wording import estimated, number, plus_minus
 from harness.runs.records import RecordedRun
-from harness.runs.schema import Row, joules_per, tokens_in_all, tokens_out
+from harness.runs.schema import Row, joules_per, status_words, tokens_in_all, tokens_out
 from harness.runs.summary import PointSummary, summarise
-from harness.showing.run_results import STATUS_WORDS, next_commands, result_lines
+from harness.showing.run_results import next_commands, result_lines
 from harness.showing.terminal import narrow_table, open_console, print_fitting, print_whole
 
 
@@ -83,8 +83,7 @@ _EXPLAINED = {
 
 
 def _short_status(point: PointSummary) -> str:
-    status = (point.trouble or UNFINISHED).partition(":")[0]
-    return STATUS_WORDS.get(status, status)
+    return status_words((point.trouble or UNFINISHED).partition(":")[0])
 
 
 def _short_energy(point: PointSummary) -> str:

@@ -110,7 +110,7 @@ def test_what_messages_tell_to_install_is_what_the_package_asks_for() -> None:
         assert "joulebench[" not in text, path
         calls = re.findall(r"(?<!def )pip_install\(([^)]*)\)", text)
         told += [name for call in calls for name in re.findall(r"[\"']([a-z][^\"'{]*)[\"']", call)]
-    assert {"plotly>=6", "llama-cpp-python>=0.3.30"} <= set(told) <= wanted
+    assert {"duckdb>=1.1", "llama-cpp-python>=0.3.30"} <= set(told) <= wanted
     assert f"transformers>={OLDEST_TRANSFORMERS}" in wanted
 
 
@@ -173,7 +173,5 @@ def test_dry_run_refuses_what_a_run_refuses(wrong: list[str], tmp_path: Path) ->
     assert refused(joulebench(*command, "--dry-run")) == refused(joulebench(*command))
 
 
-def test_run_directory_is_no_profile() -> None:
-    run = ROOT / "tests" / "data" / "run-first"
-    assert f"joulebench fit {run} -o profile.json" in refused(joulebench("predict", run, "-p", "8", "-n", "8"))
+def test_name_of_nothing_is_no_profile() -> None:
     assert "name is empty" in refused(joulebench("predict", "", "-p", "8", "-n", "8"))

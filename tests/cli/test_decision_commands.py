@@ -341,7 +341,7 @@ def test_a_threshold_rule(run, trace: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "columns"),
     [
-        (["threshold", *PAIR], 6),
+        (["threshold", *PAIR], 9),
         (["route", *BOTH], 5),
     ],
 )

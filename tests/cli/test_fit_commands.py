@@ -322,6 +322,20 @@ def test_a_comparison_begins_with_its_sentence_and_ends_with_its_warnings() -> N
     assert single.startswith("m1-pro (A) against swing-a100 (B) at 16 in, 16 out: A needs less energy; B is faster\n")
 
 
+def test_an_interval_without_bounds_is_explained_where_there_is_one(tmp_path: Path) -> None:
+    rows = [(8, 16, 3.0), (32, 8, 0.4), (32, 16, 5.0), (32, 32, 0.6)]
+    text = "input_tokens,output_tokens,runtime_s\n" + "".join(f"{m},{n},{seconds}\n" for m, n, seconds in rows)
+    (tmp_path / "noisy.csv").write_text(text)
+    noisy = tmp_path / "noisy.json"
+    made = joulebench("fit", "--measurements", tmp_path / "noisy.csv", *NAMED, "-o", noisy)
+    assert made.returncode == 0, made.stderr
+    lines = joulebench("compare", noisy, noisy, "-p", "8", "-n", "16").stdout.splitlines()
+    assert any("1.00 (no bounds)" in line for line in lines)
+    assert "no bounds: too few points, or too much scatter, for an interval" in lines
+    bounded = joulebench("compare", "m1-pro-mistral-7b", "swing-a100-mistral-7b", "-p", "16", "-n", "16").stdout
+    assert "no bounds" not in bounded
+
+
 def test_runs_are_taken_where_profiles_are_and_fitted_on_the_way(
     fake_run: Path, fake_profile: Path, tmp_path: Path
 ) -> None:

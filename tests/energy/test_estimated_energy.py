@@ -19,7 +19,7 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = file.removesuffix(".json")
         done = joulebench("fit", ROOT / "tests/data/run-first", "--name", name, "-o", folder / file)
         assert done.returncode == 0, done.stderr
-        assert "energy: estimated" in done.stdout
+        assert "(estimated)" in done.stdout
     return folder
 
 

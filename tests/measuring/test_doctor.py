@@ -93,7 +93,7 @@ def test_a_working_meter_shows_period_resolution_and_idle_power(command: Any, mo
     meter.role = "meter"
     machine(monkeypatch, fake=meter)
     text = command()
-    assert "fake (counter): new value every 20 ms, steps of 0.001 J, idle 4" in text
+    assert "fake (counter): new value every 20 ms, steps of 0.0010 J, idle 4" in text
     assert "Energy would be read from gpu: fake." in text
 
 

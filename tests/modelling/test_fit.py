@@ -200,6 +200,10 @@ def test_too_few_points_and_one_axis_say_what_to_measure() -> None:
     assert np.isfinite(one_axis.covariance).all()
     crossing = fit_form(Phase, measure(rng, Phase(False), theta, 0.01, SWEEPS), False)
     assert any("Only two sweeps" in note and "--point" in note for note in crossing.notes)
+    # Where the output sweep ends at the input sweep's own outputs, no size in range is beyond the largest point.
+    sizes = [(m, 32) for m in (8, 32, 64, 128)] + [(32, 8), (32, 16)]
+    covered = fit_form(Phase, measure(rng, Phase(False), theta, 0.01, sizes), False)
+    assert not any("Only two sweeps" in note for note in covered.notes)
 
 
 @settings(max_examples=25, deadline=None)

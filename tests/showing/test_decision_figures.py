@@ -1,6 +1,7 @@
 """Figures of thresholds, workloads and trade-offs: what they say, show and mark."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,10 @@ import pytest
 from harness.deciding.answers import ThresholdAnswer, decide_routing, decide_threshold
 from harness.deciding.trace_files import load_workload
 from harness.deciding.workload import from_pairs
-from harness.showing.decision_figures import (
-    threshold_figure,
-    threshold_panel,
-    trade_off_figure,
-    workload_figure,
-    write_threshold,
-)
+from harness.modelling.profile import Profile
+from harness.showing.decision_figures import trade_off_figure, workload_figure
 from harness.showing.paper import regenerate
+from harness.showing.threshold_figures import accountings_figure, threshold_figure, threshold_panel, write_threshold
 from tests.showing.drawn import assert_readable, notes, texts, title
 
 PAIR = "m1-pro-llama-2-7b", "swing-a100-llama-2-7b"
@@ -64,6 +61,34 @@ def test_a_cost_that_is_not_energy_is_called_so() -> None:
     assert_readable(figure)
 
 
+def test_what_estimated_energy_saves_has_no_interval_like_a_measurement() -> None:
+    """The figure wrote ``23.0 % ± 9.2 %`` where the terminal says ``≈ 23 %``."""
+    profiles = []
+    for name in PAIR:
+        facts = json.loads(Profile.load(name).dump())
+        for part in (facts["energy"], *facts["components"].values()):
+            part["method"] = "estimated"
+        profiles.append(Profile.parse(json.dumps(facts), name))
+    answer = decide_threshold(*profiles, load_workload("alpaca", output_tokens=32))
+    figure = threshold_figure(threshold_panel(answer), answer)
+    assert title(figure) == "Requests of up to 41 input tokens on the M1 Pro save ≈ 23 % of the energy"
+    assert "41: ≈ 23 %" in texts(figure)
+    assert "estimated, not measured" in notes(figure)
+    above, below = figure.axes
+    assert not above.collections, "no band of a saving that is estimated"
+    assert below.collections, "time is measured"
+    assert_readable(figure)
+
+
+def test_a_significant_loss_is_not_called_insignificant() -> None:
+    """Where time alone counts, the best threshold may need more energy, and surely so."""
+    answer = decide_threshold(PAIR[1], PAIR[0], load_workload("alpaca", output_tokens=8), weight=0)
+    assert answer.decision.threshold > 0
+    assert answer.decision.uncertainty.saving.high < 0
+    (label,) = (text for text in texts(threshold_figure(threshold_panel(answer), answer)) if "lost" in text)
+    assert "not significant" not in label
+
+
 def test_what_is_not_comparable_is_marked_on_the_figure() -> None:
     """It was not: the picture of ``threshold --allow-mixed -o`` looked like any other."""
     other = "swing-a100-falcon-7b"
@@ -93,8 +118,6 @@ def test_the_csv_has_the_saving_and_its_interval(saving: ThresholdAnswer, tmp_pa
     ],
 )
 def test_figures_4_and_5_say_what_each_accounting_saves(key: str, said: str) -> None:
-    from harness.showing.decision_figures import accountings_figure
-
     figure = accountings_figure(regenerate(load_workload("alpaca"), key).panels, key)
     assert title(figure).startswith(said)
     assert len({ax.get_ylim() for ax in figure.axes[::2]}) == 1, "one axis of savings for all rows"

@@ -72,6 +72,32 @@ def test_the_own_machine_is_what_the_sentence_is_about() -> None:
     assert finding(lines, "input") == "A needs the least energy per token; this machine needs about 2.0 times as much"
 
 
+def test_no_ratio_is_claimed_that_the_intervals_do_not_bear_out() -> None:
+    """It said that B needs 1.5 times as much, at intervals wider than the values."""
+    lines = [line("A", [1, 1, 1, 1], half=2), line("B", [1.5, 1.5, 1.5, 1.5], half=2)]
+    assert finding(lines, "input") == "No system clearly needs the least energy per token"
+
+
+def test_the_least_at_both_ends_is_not_the_least_throughout() -> None:
+    """A third one that needs more on average, and less in the middle, went unseen."""
+    lines = [line("A", [1, 1, 1, 1]), line("B", [2, 2, 2, 2]), line("C", [40, 0.5, 40, 40])]
+    assert finding(lines, "input") == "A needs the least energy per token at most sizes"
+
+
+def test_an_own_machine_is_not_called_best_where_a_third_one_is_better() -> None:
+    """It was compared only with the best of the others on average: here B, which is worse at few tokens."""
+    others = [line("A", [1, 1, 20, 90]), line("B", [8, 4, 2, 1])]
+    said = finding([*others, line("mine", [4, 4, 4, 4], own=True)], "input")
+    assert said.startswith("Below about ")
+    assert "the A needs the least energy per token, above it the B" in said
+    assert said.endswith("; this machine needs 1.3 to 4.0 times as much as the best")
+
+
+def test_an_own_machine_about_as_good_is_named_first() -> None:
+    lines = [line("A", [1, 1, 1, 1]), line("mine", [1.01, 1.01, 1.01, 1.01], own=True)]
+    assert finding(lines, "input") == "This machine and A need about the same energy per token"
+
+
 @pytest.mark.parametrize(
     ("runtime", "said"),
     [

@@ -21,7 +21,7 @@ def changed(tmp_path: Path, **identity: object) -> Profile:
 
 
 def test_shipped_profiles_that_match_are_compared() -> None:
-    *against, sizes, threshold = comparison_lines("m1-pro-llama-2-7b")
+    *against, sizes, threshold = comparison_lines("m1-pro-llama-2-7b", ["joulebench"])
     assert [line.split(":")[0].removeprefix("against ") for line in against] == [
         "palmetto-a100-llama-2-7b",
         "palmetto-v100-llama-2-7b",
@@ -57,7 +57,7 @@ def test_without_a_match_the_commands_that_make_one_are_named() -> None:
 
 
 def test_what_keeps_a_shipped_model_apart_is_said(tmp_path: Path) -> None:
-    batched = comparison_lines(changed(tmp_path, batch_size=8))
+    batched = comparison_lines(changed(tmp_path, batch_size=8), ["joulebench"])
     assert batched[0] == "The shipped profiles of llama-2-7b differ in batch size or precision."
     assert batched[-1].endswith("joulebench compare mine OTHER")
 
@@ -66,13 +66,13 @@ def test_estimated_energy_leaves_runtime_to_compare(tmp_path: Path) -> None:
     content = json.loads(changed(tmp_path).dump())
     for part in (content["energy"], *content["components"].values()):
         part["method"] = "estimated"
-    first, *rest = comparison_lines(Profile.parse(json.dumps(content)))
+    first, *rest = comparison_lines(Profile.parse(json.dumps(content)), ["joulebench"])
     assert first.endswith("at 32 in, 32 out; energy isn't compared: energy is estimated here and measured there")
     assert "energy (" not in first
     assert not any("threshold" in line for line in rest)
 
 
 def test_a_run_that_can_not_be_fitted_says_why() -> None:
-    (line,) = comparison_lines(ROOT / "tests" / "data" / "run-1")
+    (line,) = comparison_lines(ROOT / "tests" / "data" / "run-1", ["joulebench"])
     assert line.startswith("no comparison: ")
     assert "measure at least 4" in line

@@ -801,6 +801,7 @@ def test_a_batch_is_a_request_of_several_sequences(tmp_path: Path) -> None:
     assert joulebench("report", tmp_path / "run", "-o", tmp_path / "a.html").returncode == 0
     with opened(tmp_path / "a.html") as page:
         assert "batch 4" in page.inner_text(".subtitle")
+        assert "A request of 4 sequences of 32 in, 32 out takes" in page.inner_text("#heads")
         assert "A request of 4 sequences of 32 in, 32 out takes" in page.inner_text("#costs")
 
 

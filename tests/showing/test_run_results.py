@@ -61,7 +61,7 @@ def test_speeds_agree_with_the_times_beside_them() -> None:
 
 
 def test_a_drift_too_uncertain_to_be_seen_is_not_denied() -> None:
-    assert drift_text(Drift(Point(8, 8), 0.01, 0.03)).startswith("No drift seen: ")
+    assert drift_text(Drift(Point(8, 8), 0.01, 0.03)).startswith("No significant drift: ")
     assert drift_text(Drift(Point(8, 8), 1.4, 3.5)).startswith("Drift can't be told: ")
     assert drift_text(Drift(Point(8, 8), 0.0, None)).startswith("Drift can't be told: ")
 
@@ -110,9 +110,8 @@ def test_estimated_energy_has_no_interval_and_says_what_it_is_from() -> None:
 def test_measured_energy_failures_and_idle_power() -> None:
     lines = lines_of(load_run(DATA / "run-1"))
     assert lines[2] == "4.00 ± 0.53 J per request, 1.00 ± 0.13 J per output token."
-    assert any(
-        line.startswith("No drift seen: the first point (8 in, 4 out) was 0.6 % ± 2.0 % faster") for line in lines
-    )
+    drift = "No significant drift: the first point (8 in, 4 out) was 0.6 % ± 2.0 % faster"
+    assert any(line.startswith(drift) for line in lines)
     assert "Measured: 1 of 2 points, 2 trials; ± is the 95 % interval." in lines
     assert "Not measured: 16 in, 4 out: failed: the worker process was killed by SIGSEGV." in lines
     assert lines[-1] == "Idle power of fake: 150.0 ± 1.3 W before, 150.0 ± 1.3 W after, change 0.0 ± 1.8 W."
@@ -211,7 +210,7 @@ def test_disturbed_trials_are_said_with_their_share_and_their_programs() -> None
     lines = lines_of(run)
     (said,) = (line for line in lines if line.startswith("DISTURBED"))
     assert "3 of 35 trials (others used 63 % of the CPU), most by cc1plus (pid 7)" in said
-    assert "1 of 11 points have no other" in said
+    assert "1 of 11 points have no undisturbed trial" in said
     assert not any(line.startswith("Not measured") for line in lines)
     assert len(lines) <= 10
 
@@ -229,6 +228,11 @@ def test_next_commands_are_right_as_they_stand(tmp_path: Path) -> None:
     done = joulebench("fit", *shlex.split(arguments.partition("  ")[0]))
     assert done.returncode == 0, done.stderr
     assert Path(profile).exists()
+    for name in ("figures", "report"):
+        (line,) = (line for line in shown.splitlines()[-2:] if f" {name} " in line)
+        arguments = line.partition(f" {name} ")[2].partition("  ")[0]
+        done = joulebench(name, *shlex.split(arguments), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
     assert " predict " in joulebench("trials", run).stdout.splitlines()[-1], "what is fitted already needs no fit"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from harness.core.quantities import Component
 from harness.modelling.profile import Profile, shipped_names
@@ -86,7 +87,7 @@ def test_a_run_is_drawn_with_the_published_systems_and_labelled_with_what_differ
     assert done.returncode == 0, done.stderr
     assert "estimated, not measured" in done.stdout
     assert "can't be compared with the published systems" in done.stdout
-    assert "smollm2-135m, KV cache on, energy of CPU only" in done.stdout
+    assert "SmolLM2-135M, KV cache on, energy of CPU only" in done.stdout
     rows = read(tmp_path / "figure1.csv")
     assert len({(row["system"], row["model"]) for row in rows}) == 12
     own = [row for row in rows if row["energy_method"] == "estimated"]
@@ -151,6 +152,15 @@ def test_a_boundary_is_advised_only_where_it_helps() -> None:
 def _with_energy_of(measurement: Measurement, *components: Component) -> Measurement:
     assert measurement.energy_j is not None
     return measurement.model_copy(update={"component_energy_j": dict.fromkeys(components, measurement.energy_j)})
+
+
+def test_one_precision_by_two_names_does_not_differ() -> None:
+    """A run of llama.cpp in F16 was drawn faint among systems in float16."""
+    published = load_drawn("m1-pro-llama-2-7b")
+    other = replace(published, identity=published.identity.model_copy(update={"dtype": "float16"}))
+    for dtype, differs in (("F16", ()), ("Q4_0", ("Q4_0",))):
+        own = replace(published, identity=published.identity.model_copy(update={"dtype": dtype}))
+        assert differences(own, [other]).differs == differs
 
 
 def test_phases_of_a_run(tmp_path: Path) -> None:
@@ -326,8 +336,8 @@ OURS = ("#000000", "#0072B2")
 def test_a_run_that_differs_is_faint_in_every_column_with_its_reasons(run_and_published: list[DrawnSystem]) -> None:
     figure = sweep_figure(run_and_published, "input", Options())
     assert len(figure.axes) == 6, "it has no column of its own"
-    assert "this machine\nsmollm2-135m\nKV cache on" in texts(figure)
-    assert "this machine\nsmollm2-135m\nKV cache on\nCPU only\nestimated" in texts(figure)
+    assert "this machine\nSmolLM2-135M\nKV cache on" in texts(figure)
+    assert "this machine\nSmolLM2-135M\nKV cache on\nCPU only\nestimated" in texts(figure)
     assert "Not to be compared with the others" in notes(figure)
     for ax in figure.axes:
         assert not any(line.get_color() == "#000000" for line in ax.lines)
@@ -335,12 +345,20 @@ def test_a_run_that_differs_is_faint_in_every_column_with_its_reasons(run_and_pu
 
 
 def test_models_reach_twice_the_sizes_measured_at_most(run_and_published: list[DrawnSystem]) -> None:
-    for ax in sweep_figure([load_drawn(str(RUN))], "input", Options()).axes:
+    runtime, energy = sweep_figure([load_drawn(str(RUN))], "input", Options()).axes
+    for ax in (runtime, energy):
         curves = [line for line in ax.lines if len(line.get_xdata()) > 8]
         assert max(max(line.get_xdata()) for line in curves) == 1024
         (faint,) = (line for line in ax.lines if line.get_alpha())
         assert min(faint.get_xdata()) == 512
-        assert len(ax.collections) >= 1, "the band"
+    assert _banded(runtime)
+    assert not _banded(energy), "an estimate has no interval that looks like a measurement's"
+
+
+def _banded(ax: Axes) -> bool:
+    """Whether a band or a bar of some height is drawn."""
+    paths = [path.vertices[:, 1] for drawn in ax.collections for path in drawn.get_paths()]
+    return any(np.isfinite(y).all() and np.ptp(y) > 0 for y in paths)
 
 
 def test_phases_are_in_one_panel_and_what_is_missing_is_said() -> None:

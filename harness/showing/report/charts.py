@@ -10,20 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.errors import UserError
+from harness.core.sizes import request_words
 from harness.core.statistics import Estimate
 from harness.core.wording import estimated, plus_minus
 from harness.modelling.cost_function import Prediction
-from harness.showing.colours import MARKERS, PALETTE, places, written
+from harness.showing.colours import styles
 from harness.showing.drawn_systems import differences
-from harness.showing.names import model_words, processor_words
-from harness.showing.panels import AXES, Axis, DrawnSystem, Options, boundary_words, failures_on, sweep, tokens_along
-from harness.showing.sweep_figures import Drawing, title
+from harness.showing.names import model_words, processor_words, system_words
+from harness.showing.panels import (
+    AXES,
+    Axis,
+    DrawnSystem,
+    Options,
+    boundary_words,
+    failures_on,
+    sizes_along,
+    sweep,
+    tokens_along,
+)
+from harness.showing.sweep_figures import REACH, Drawing, title
 
 QUANTITIES = {"runtime_s": ("Runtime", "s"), "energy_per_token_j": ("Energy per token, input and output", "J")}
 """By the field of a point that a chart shows, its title and unit."""
-
-REACH = 2
-"""A model is drawn up to so many times the range of its own sweep."""
 
 
 def sweep_charts(
@@ -40,10 +48,10 @@ def sweep_charts(
         charts = [_chart(sources, published, axis, options, column, looks) for column in QUANTITIES]
         charts = [chart for chart in charts if chart["series"]]
         measured = [source for source in sources if sweep(source, axis, options)]
-        other = "output" if axis == "input" else "input"
+        other = f"{options.fixed_output} output" if axis == "input" else f"{options.fixed_input} input"
         found[axis] = {
             "finding": title(Drawing(measured, axis, options, mark)) if measured else "",
-            "label": f"{axis} tokens ({options.fixed(axis).split()[-2]} {other} tokens each)",
+            "label": f"{axis} tokens ({other} tokens each)",
             "charts": charts,
         }
     return found
@@ -73,26 +81,25 @@ def system_looks(sources: Sequence[DrawnSystem], published: Sequence[DrawnSystem
 
     A colour of None is the page's text colour, which the only run has for its own.
     """
-    at = places([source.pair[0] for source in (*published, *sources)])
-    looks = []
+    by_system = styles([source.pair[0] for source in (*published, *sources)])
+    found = []
     for source in (*sources, *published):
         system, model = source.pair
         alone = len(sources) == 1 and source is sources[0]
-        name = processor_words(system) if alone else written(system)
-        colour = None if alone else PALETTE[at[system] % len(PALETTE)]
-        marker = "o" if alone else MARKERS[at[system] % len(MARKERS)]
-        looks.append({"name": f"{name}, {model_words(model)}", "colour": colour, "marker": marker})
-    return looks
+        name = processor_words(system) if alone else system_words(system)
+        colour, marker = (None, "o") if alone else by_system[system]
+        found.append({"name": f"{name}, {model_words(model)}", "colour": colour, "marker": marker})
+    return found
 
 
 def absent(sources: Sequence[DrawnSystem], options: Options) -> list[str]:
     """Which sweeps no source has, and the option that would show another one."""
-    places = {
+    wanted = {
         "input": f"at {options.fixed_output} output tokens; --fixed-output",
         "output": f"near {options.fixed_input} input tokens; --fixed-input",
     }
     return [
-        f"No {axis} sweep was measured {places[axis]} chooses another."
+        f"No {axis} sweep was measured {wanted[axis]} chooses another."
         for axis in AXES
         if not any(sweep(source, axis, options) or failures_on(source, axis, options) for source in sources)
     ]
@@ -108,7 +115,7 @@ def differing(sources: Sequence[DrawnSystem], published: Sequence[DrawnSystem]) 
     return ", ".join(found)
 
 
-def said(value: Estimate, unit: str, is_estimate: bool) -> str:
+def value_words(value: Estimate, unit: str, is_estimate: bool) -> str:
     """A value as people read it."""
     return estimated(value.mean, unit) if is_estimate else plus_minus(value.mean, value.half_width, unit)
 
@@ -124,15 +131,15 @@ def _series(source: DrawnSystem, axis: Axis, options: Options, column: str, look
         value: Estimate = getattr(point, column)
         # An estimate has no interval that looks like a measurement's.
         width = None if guess else value.half_width
-        words = said(value, "J per token" if energy else "s", guess)
-        size = f"{point.input_tokens:,.4g} in, {point.output_tokens:,.4g} out"
+        words = value_words(value, "J per token" if energy else "s", guess)
+        size = request_words(point.input_tokens, point.output_tokens)
         drawn.append((tokens_along(axis, point), value.mean, width, f"{size}: {words}"))
     return {
         **look,
         "points": drawn,
         "hollow": guess,
         "failures": [
-            [tokens_along(axis, failure), f"{tokens_along(axis, failure):g} tokens: {failure.words}"]
+            [tokens_along(axis, failure), f"{tokens_along(axis, failure):,.0f} tokens: {failure.words}"]
             for failure in failed
         ],
         "model": _model(source, axis, options, energy, [x for x, *_ in drawn]),
@@ -154,19 +161,13 @@ def _model(
         return None
     sizes = np.unique(np.geomspace(min(x) / REACH, max(x) * REACH, 80).round().astype(np.int64))
     sizes = sizes[sizes >= 1]
-    m, n = _sizes_along(axis, sizes, options)
+    m, n = sizes_along(axis, sizes, options)
     try:
         found = profile.predict_energy(m, n, options.boundary) if energy else profile.predict_runtime(m, n)
     except UserError:
         return None
     tokens = source.sequences * (m + n) if energy else np.ones_like(m)
     return _curve(sizes, found, tokens, guess=energy and source.method == "estimated")
-
-
-def _sizes_along(axis: Axis, sizes: NDArray[np.int64], options: Options) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    if axis == "input":
-        return sizes, np.full_like(sizes, options.fixed_output)
-    return np.full_like(sizes, options.fixed_input), sizes
 
 
 def _curve(

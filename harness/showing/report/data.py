@@ -57,7 +57,7 @@ def page_data(
         "title": heads[0]["title"] if len(heads) == 1 else _title(runs),
         "footer": f"made by joulebench {__version__}",
         "mark": comparison.mark,
-        "cautions": [*(warning.removeprefix("mixed: ") for warning in comparison.warnings), *_cautions(heads)],
+        "cautions": [*comparison.warnings, *_cautions(heads)],
         "heads": heads,
         "absent": absent(sources, options),
         "sweeps": sweep_charts(sources, published, options, comparison.mark),

@@ -18,6 +18,7 @@ from harness.modelling.comparable import check
 from harness.modelling.profile import Profile
 from harness.showing.decisions import KEY_WORDS, best_words, context, fleet_words, thinned
 from harness.showing.paper import FROZEN_OUTPUT_TOKENS
+from harness.showing.report.charts import six_digits
 
 WEIGHTS = tuple(step / 10 for step in range(11))
 """Weights λ of energy that it offers."""
@@ -125,8 +126,8 @@ def _answer(costs: Costs, workload: Workload, most: int) -> dict[str, Any]:
     return {
         "warnings": context(costs, workload, scales[0])["warnings"],
         "threshold": curve.threshold[kept].tolist(),
-        "energy_kwh": [_rounded(total) for total in curve.energy_j[kept] / JOULES_PER_KWH],
-        "runtime_h": [_rounded(total) for total in curve.runtime_s[kept] / SECONDS_PER_HOUR],
+        "energy_kwh": [six_digits(total) for total in curve.energy_j[kept] / JOULES_PER_KWH],
+        "runtime_h": [six_digits(total) for total in curve.runtime_s[kept] / SECONDS_PER_HOUR],
         "best": [
             {
                 "at": kept.index(each.best),
@@ -151,12 +152,7 @@ def _intervals(found: BestThreshold) -> list[Sequence[float | None]]:
     u = found.uncertainty
     scaled = ((100.0, u.cost_saving), (100.0, u.saving), (1.0, u.runtime_ratio))
     return [
-        *([_rounded(scale * x) for x in (each.value, each.low, each.high)] for scale, each in scaled),
+        *([six_digits(scale * x) for x in (each.value, each.low, each.high)] for scale, each in scaled),
         [found.threshold, u.threshold_low, u.threshold_high],
         [None, u.plateau_low, u.plateau_high],
     ]
-
-
-def _rounded(value: float) -> float:
-    """Six digits, more than the page shows."""
-    return float(f"{value:.6g}")

@@ -11,28 +11,27 @@ from harness.core.statistics import Estimate
 from harness.core.wording import estimated, number, percent, plus_minus, plus_minus_percent
 from harness.modelling.profile_schema import CostModel
 from harness.runs.records import RecordedRun
+from harness.runs.schema import status_words
 from harness.runs.summary import Headline, disturbance, drift, headline, idle_drift, summarise
 from harness.showing.names import machine_words, model_words
 from harness.showing.panels import DrawnSystem
-from harness.showing.run_results import STATUS_WORDS, disturbance_text
+from harness.showing.run_results import disturbance_text
 
 
 def run_head(run: RecordedRun, source: DrawnSystem) -> dict[str, Any]:
     """Title, subtitle, three cards, the request that they are about, and the cautions of one run, the gravest first."""
     found = headline(run.facts, run.trials)
+    cards = []
+    if found:
+        cards = [_speed_card(found, run.batch_size), _runtime_card(found, source), _energy_card(found, source)]
     return {
         "name": source.name,
         "title": f"{model_words(run.facts.model.name)} on {_hardware(run)}",
         "subtitle": _subtitle(run),
-        "cards": [_speed_card(found), _runtime_card(found, source), _energy_card(found, source)] if found else [],
+        "cards": cards,
         "point": [found.point.input_tokens, found.point.output_tokens] if found else None,
         "cautions": _cautions(run, source, found),
     }
-
-
-def request_words(input_tokens: float, output_tokens: float) -> str:
-    """A request's size: ``32 in, 16 out``."""
-    return f"{input_tokens:,g} in, {output_tokens:,g} out"
 
 
 def no_model_words(source: DrawnSystem) -> str:
@@ -84,8 +83,8 @@ def _card(label: str, said: str, note: str) -> dict[str, str]:
     return {"label": label, "value": value, "rest": rest, "note": note}
 
 
-def _speed_card(found: Headline) -> dict[str, str]:
-    size = request_words(found.point.input_tokens, found.point.output_tokens)
+def _speed_card(found: Headline, sequences: int) -> dict[str, str]:
+    size = found.point.words(sequences)
     first = found.first_token_s
     note = f"{size}; time to first token {_short_time(first)}" if first else size
     speed = found.decode_tokens_per_s
@@ -95,15 +94,14 @@ def _speed_card(found: Headline) -> dict[str, str]:
 
 
 def _short_time(time_s: Estimate) -> str:
-    if time_s.mean >= 1:
-        return plus_minus(time_s.mean, time_s.half_width, "s")
-    return plus_minus(1000 * time_s.mean, None if time_s.half_width is None else 1000 * time_s.half_width, "ms")
+    shown, unit = (time_s, "s") if time_s.mean >= 1 else (time_s.over(1e-3), "ms")
+    return plus_minus(shown.mean, shown.half_width, unit)
 
 
 def _runtime_card(found: Headline, source: DrawnSystem) -> dict[str, str]:
     note = _held_out(source.profile.runtime if source.profile else None)
     said = plus_minus(found.runtime_s.mean, found.runtime_s.half_width, "s")
-    return _card(f"A request of {request_words(found.point.input_tokens, found.point.output_tokens)} takes", said, note)
+    return _card(f"A request of {found.point.words(source.sequences)} takes", said, note)
 
 
 def _energy_card(found: Headline, source: DrawnSystem) -> dict[str, str]:
@@ -174,10 +172,9 @@ def _spoilt(run: RecordedRun) -> list[str]:
     for trial in run.trials:
         if trial.status not in ("ok", "disturbed"):
             sizes = failed.setdefault((trial.status, trial.reason or ""), {})
-            sizes[request_words(trial.input_tokens, trial.output_tokens)] = None
+            sizes[trial.point.words()] = None
     for (status, reason), sizes in failed.items():
         shown = " and ".join(list(sizes)[:2]) + (f" and {len(sizes) - 2} more" if len(sizes) > 2 else "")
-        how = STATUS_WORDS.get(status, status)
-        lines.append(f"{shown}: {how}{f' ({reason})' if reason else ''}.")
+        lines.append(f"{shown}: {status_words(status)}{f' ({reason})' if reason else ''}.")
     said = Counter(warning for trial in run.trials for warning in trial.warnings)
     return lines + [f"{count} of {total} trials: {warning}." for warning, count in said.most_common()]

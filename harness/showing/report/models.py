@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from harness.core.sizes import request_words
 from harness.core.wording import number, percent
-from harness.modelling.profile_schema import Measurement, PointError, Statistic
+from harness.modelling.profile_schema import Measurement, Statistic
 from harness.showing.panels import DrawnSystem, mean_95
-from harness.showing.report.charts import said, six_digits, system_looks
-from harness.showing.report.head import no_model_words, request_words
+from harness.showing.report.charts import six_digits, system_looks, value_words
+from harness.showing.report.head import no_model_words
 
 
 def models(sources: Sequence[DrawnSystem]) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def _fitted(source: DrawnSystem, quantity: str, unit: str, look: dict[str, Any])
         predict = profile.runtime_s if quantity == "runtime" else profile.energy_j
         predicted = float(predict(m, n))
         off = percent(predicted / measured.mean - 1, signed=True)
-        value = said(mean_95(measured), unit, guess)
+        value = value_words(mean_95(measured), unit, guess)
         words = f"{request_words(m, n)}: {value}, predicted {number(predicted)} {unit} ({off})"
         points.append([measured.mean, six_digits(predicted), None, words])
     return {**look, "hollow": guess, "points": points}
@@ -71,12 +72,8 @@ def _sentence(source: DrawnSystem, named: bool) -> str:
     at = request_words(worst.input_tokens, worst.output_tokens)
     return (
         f"{start}Held-out error: {' and '.join(parts)}. That is how far predictions were off on average at request "
-        f"sizes left out of the fit; for runtime the furthest was {_off(worst)} at {at}."
+        f"sizes left out of the fit; for runtime the furthest was {percent(worst.relative_error, signed=True)} at {at}."
     )
-
-
-def _off(worst: PointError) -> str:
-    return percent(worst.relative_error, signed=True).replace("-", "−")
 
 
 def _rows(source: DrawnSystem, named: bool) -> Iterator[list[Any]]:
@@ -88,7 +85,9 @@ def _rows(source: DrawnSystem, named: bool) -> Iterator[list[Any]]:
     parts += [(name, part.method or "unknown", part.model) for name, part in energies if part]
     for name, method, model in parts:
         worst = model.held_out.worst
-        where = f"{request_words(worst.input_tokens, worst.output_tokens)} ({_off(worst)})"
+        where = (
+            f"{request_words(worst.input_tokens, worst.output_tokens)} ({percent(worst.relative_error, signed=True)})"
+        )
         yield [
             *([source.name] if named else []),
             name,
