@@ -56,6 +56,15 @@ def refuse_unwritable(path: Path) -> None:
         raise UserError(f"can't write {path}: {folder} is not writable")
 
 
+def refuse_other_format(path: Path, suffix: str) -> None:
+    """Raises UserError where the name of a file promises another format than that of ``suffix``, such as ``.json``."""
+    if path.suffix.lower() in _FORMATS - {suffix}:
+        raise UserError(f"{path} would hold {suffix[1:].upper()}: end its name in {suffix}")
+
+
+_FORMATS = {".csv", ".html", ".json", ".md", ".parquet", ".pdf", ".png", ".svg", ".toml", ".txt", ".yaml", ".yml"}
+
+
 def cant_write(path: Path, error: OSError) -> UserError:
     """What to raise where ``path`` could not be written."""
     message = f"can't write {path}: {error.strerror or error}"

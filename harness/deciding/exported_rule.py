@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.core.files import write_atomically
+from harness.core.files import refuse_other_format, write_atomically
 from harness.deciding import routing
 from harness.deciding.answers import RoutingAnswer, ThresholdAnswer
 from harness.deciding.costs import Costs
@@ -47,6 +47,7 @@ def save_rule(answer: ThresholdAnswer | RoutingAnswer, path: str | os.PathLike[s
     two listed input lengths the lower one holds; the first is 1. ``agreement`` is the share of the plan's requests,
     and of its energy, that the rule routes as the plan does.
     """
+    refuse_other_format(Path(path), ".json")
     rule = _threshold_rule(answer) if isinstance(answer, ThresholdAnswer) else _routing_rule(answer)
     write_atomically(Path(path), json.dumps(rule.model_dump(mode="json"), indent=1, allow_nan=False) + "\n")
 

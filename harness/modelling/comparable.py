@@ -62,8 +62,12 @@ class Comparison:
 
 def not_comparable(differ: Sequence[str]) -> str:
     """``NOT COMPARABLE (--allow-mixed): different models and cache modes``."""
-    listed = " and ".join(filter(None, (", ".join(differ[:-1]), differ[-1])))
-    return f"NOT COMPARABLE (--allow-mixed): different {listed}"
+    return f"NOT COMPARABLE (--allow-mixed): different {_listed(differ)}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def check(
@@ -82,7 +86,7 @@ def check(
     for field, known in _differing(named, *_MUST_AGREE):
         wrong, what, _ = _MUST_AGREE[field]
         described = ", ".join(f"{name}: {value}" for name, value in known)
-        faults.append((what, f"{' and '.join(name for name, _ in known)} {wrong} ({described})"))
+        faults.append((what, f"{_listed([name for name, _ in known])} {wrong} ({described})"))
     components: tuple[Component, ...] | None = None
     if energy:
         components, boundary_faults = _boundary(profiles, names, boundary)
@@ -93,7 +97,7 @@ def check(
     called = [(profile.name, profile.identity) for profile in profiles]
     alike = [name for name, one in zip(names, called, strict=True) if called.count(one) > 1]
     if alike:
-        warnings.append(f"{' and '.join(alike)} are alike in everything recorded: the same system, measured twice")
+        warnings.append(f"{_listed(alike)} are alike in everything recorded: the same system, measured twice")
     return _judged(components, faults, [*warnings, *_settings(named)], allow_mixed, "compares")
 
 

@@ -26,7 +26,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
-from harness.core.files import write_atomically
+from harness.core.files import refuse_other_format, write_atomically
 from harness.core.quantities import Component, Facts, Method, parse_boundary, weakest
 from harness.modelling.cost_function import CostFunction, Prediction
 from harness.modelling.forms import form_named
@@ -90,6 +90,7 @@ class Profile(Strict):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the profile; an interrupted write leaves the old file whole. Raises UserError."""
+        refuse_other_format(Path(path), ".json")
         write_atomically(Path(path), self.dump())
 
     def dump(self) -> str:

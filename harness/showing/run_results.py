@@ -70,12 +70,9 @@ def drift_text(moved: Drift) -> str:
     """How the first point differed at the end of the run, or that it didn't beyond its interval."""
     way = "slower" if moved.change > 0 else "faster"
     share = plus_minus_percent(abs(moved.change), moved.half_width)
-    seen = moved.half_width is None or abs(moved.change) > moved.half_width
-    unseen = (
-        "No significant drift"
-        if moved.half_width is None or moved.half_width < _COARSE_DRIFT
-        else "Drift can't be told"
-    )
+    seen = moved.half_width is not None and abs(moved.change) > moved.half_width
+    known = moved.half_width is not None and moved.half_width < _COARSE_DRIFT
+    unseen = "No significant drift" if known else "Drift can't be told"
     return (
         f"{'Drift' if seen else unseen}: the first point ({moved.point.words()}) was {share} {way} "
         "at the end of the run."
@@ -89,6 +86,11 @@ def disturbance_text(found: Disturbance) -> str:
         low, high = (f"{100 * share:.0f}" for share in found.cpu_shares)
         shares = f" (others used {low if low == high else f'{low}–{high}'} % of the CPU)"
     who = f", most by {', '.join(found.programs)}" if found.programs else ""
+    if not found.points:
+        return (
+            f"Left out: {found.trials} of {found.of_trials} trials{shares}{who}, which others disturbed; every point "
+            "has undisturbed ones."
+        )
     return (
         f"DISTURBED: {found.trials} of {found.of_trials} trials{shares}{who}; {found.points} of {found.of_points} "
         "points have no undisturbed trial. Their times are probably too long. Run the same command again when the "

@@ -144,7 +144,8 @@ def sweep_figure(sources: Sequence[DrawnSystem], axis: Axis, options: Options, m
     _scale(axes, drawing)
     for ax, model in zip(axes[0], models, strict=True):
         system = shown[0].identity.system
-        ax.set_title(f"{model_words(model)} on {system}" if len(shown) == 1 else model_words(model), fontsize=TITLE_PT)
+        above = f"{model_words(model)} on {system}" if len(shown) == 1 else model_words(model)
+        ax.set_title(_folded(above, {1: 48, 2: 32}.get(len(models), 24)), fontsize=TITLE_PT)
     head(figure, title(drawing), mark)
     foot(figure, cautions(drawing))
     lay_out(figure)
@@ -321,7 +322,7 @@ def _label(drawing: Drawing, source: DrawnSystem, column: str) -> str:
     if len(drawing.sources) == 1:
         return ""
     name = "this machine" if source is drawing.own else system_words(source.identity.system)
-    return "\n".join([_folded(name), *said])
+    return "\n".join(map(_folded, [name, *said]))
 
 
 def _folded(name: str, width: int = 22) -> str:

@@ -374,6 +374,18 @@ def test_an_output_that_cannot_be_written(run, tmp_path: Path) -> None:
         assert "can't write" in err
 
 
+def test_a_name_promises_no_other_format(run, tmp_path: Path) -> None:
+    for ending, arguments in (
+        (".json", ["threshold", SMALL, LARGE, "--export", tmp_path / "rule.csv"]),
+        (".json", ["fit", RUN, "-o", tmp_path / "first.csv"]),
+        (".html", ["report", RUN, "-o", tmp_path / "report.pdf"]),
+    ):
+        code, _, err = run(*arguments)
+        assert code == 2
+        assert f"end its name in {ending}" in err
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_files_of_one_profile_name_are_ambiguous(run, tmp_path: Path) -> None:
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
     for path, system in zip(paths, ("one", "two"), strict=True):

@@ -61,8 +61,18 @@ def test_speeds_agree_with_the_times_beside_them() -> None:
 
 
 def test_a_drift_too_uncertain_to_be_seen_is_not_denied() -> None:
-    assert drift_text(Drift(Point(8, 8), 0.01, 0.03)).startswith("No drift seen: ")
+    assert drift_text(Drift(Point(8, 8), 0.01, 0.03)).startswith("No significant drift: ")
     assert drift_text(Drift(Point(8, 8), 1.4, 3.5)).startswith("Drift can't be told: ")
+    assert drift_text(Drift(Point(8, 8), 0.0, None)).startswith("Drift can't be told: ")
+
+
+def test_disturbed_trials_of_points_that_have_others_harm_nothing() -> None:
+    """After the second run of the command the summary still said that times are too long, and to run it again."""
+    run = load_run(DATA / "run-first")
+    trials = [replace(trial, status="disturbed") if trial.counts and trial.id % 2 else trial for trial in run.trials]
+    lines = lines_of(replace(run, trials=trials))
+    (said,) = (line for line in lines if "disturbed" in line)
+    assert said == "Left out: 22 of 35 trials, which others disturbed; every point has undisturbed ones."
 
 
 @pytest.mark.parametrize(("lost", "nearest"), [({(32, 32)}, Point(16, 32)), ({(32, 32), (16, 32)}, Point(32, 16))])

@@ -119,6 +119,19 @@ def test_dollar_signs_in_names_are_no_mathematics(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_long_names_of_models_leave_room_for_the_lines() -> None:
+    """A path or a file's name of 50 letters lay on its neighbour, or left the axes no width."""
+    name = "/home/somebody/Meta-Llama-3.1-8B-Instruct-abliterated-GPTQ-Int4-imatrix.gguf"
+    run = load_drawn(str(RUN))
+    long = replace(run, identity=run.identity.model_copy(update={"model": name}))
+    others = published_sources()
+    beside = [differences(long, others), *others]
+    for sources in ([long], [run, long], beside):
+        figure = sweep_figure(sources, "input", Options())
+        assert_readable(figure)
+        assert "/home" not in " ".join(texts(figure))
+
+
 def test_a_boundary_is_advised_only_where_it_helps() -> None:
     """``--boundary cpu`` was advised where cache modes differed too, and ``--boundary cpu+system``, which is none."""
     from harness.core.errors import UserError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import UserError
-from harness.core.files import write_atomically
+from harness.core.files import refuse_other_format, write_atomically
 from harness.showing.panels import Options
 from harness.showing.report.data import page_data
 
@@ -28,6 +28,7 @@ def write_report(
     """
     if output.is_dir():
         raise UserError(f"{output} is a directory: name a file in it, such as {output / 'report.html'}")
+    refuse_other_format(output, ".html")
     write_atomically(output, render(page_data(runs, profiles, workloads, options, allow_mixed)))
     return output
 
