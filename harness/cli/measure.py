@@ -14,7 +14,7 @@ import typer
 
 from harness.cli.measure_options import MeasureOptions
 from harness.cli.options import takes
-from harness.core.errors import INTERRUPTED, UserError
+from harness.core.errors import INTERRUPTED
 from harness.core.files import refuse_unwritable, write_atomically
 
 if TYPE_CHECKING:
@@ -30,17 +30,17 @@ def measure(
 ) -> None:
     """Measure this machine: sweeps of real inference, recorded trial by trial."""
     from harness.measuring.planned_run import prepare
-    from harness.showing.progress import print_plan
+    from harness.showing.progress import plan_json, print_plan
 
-    if dry_run and export_json is not None:
-        raise UserError("--dry-run has no result that --export-json could write: leave one of them out")
     planned = prepare(**_given(options))
+    if export_json is not None:
+        refuse_unwritable(export_json)
     if dry_run:
+        if export_json is not None:
+            write_atomically(export_json, plan_json(planned))
         print_plan(planned, as_json)
         return
     directory = output or planned.directory
-    if export_json is not None:
-        refuse_unwritable(export_json)
     # With --json, stdout has the result alone.
     aside = redirect_stdout(sys.stderr) if as_json else nullcontext()
     with aside:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from dataclasses import asdict
@@ -24,7 +25,7 @@ from harness.runs.schema import Trial
 from harness.runs.store import RunStore
 from harness.runs.summary import names_of
 from harness.showing.run_results import failure_text
-from harness.showing.terminal import open_console, print_json
+from harness.showing.terminal import open_console
 from harness.showing.trials import print_results
 
 _IDLE_S = 10.0 + SETTLE_S
@@ -39,14 +40,20 @@ _QUANTITIES = {
 }
 
 
+def plan_json(planned: PlannedRun) -> str:
+    """The plan as JSON: backend, device, options and points. Raises UserError."""
+    options = {"config": asdict(planned.config), "energy": asdict(planned.energy)}
+    record = planned.plan.record(None).model_dump(mode="json")
+    content = {"backend": planned.backend, "device": planned.foreseen().device, **options, "plan": record}
+    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
 def print_plan(planned: PlannedRun, as_json: bool = False) -> None:
     """Every point in its order, with the guessed time of a request and of the point. Raises UserError."""
-    plan, seen = planned.plan, planned.foreseen()
     if as_json:
-        options = {"config": asdict(planned.config), "energy": asdict(planned.energy)}
-        record = plan.record(None).model_dump(mode="json")
-        print_json({"backend": planned.backend, "device": seen.device, **options, "plan": record})
+        print(plan_json(planned), end="")
         return
+    plan, seen = planned.plan, planned.foreseen()
     model = seen.model
     print(f"{planned.backend}, {model.name} ({model.parameters:,} parameters, {model.dtype}) on {seen.device}")
     points = f"{len(plan.points)} points" if len(plan.points) > 1 else "1 point"

@@ -123,12 +123,13 @@ def test_a_file_in_the_place_of_the_run_directory_is_called_that(tmp_path: Path)
     assert "is a file, not a directory" in refused(joulebench(*QUICK, "-o", file))
 
 
-def test_a_dry_run_exports_no_result(tmp_path: Path) -> None:
-    """It said nothing and wrote nothing."""
-    file = tmp_path / "result.json"
-    message = refused(joulebench(*QUICK, "-o", tmp_path / "run", "--dry-run", "--export-json", file))
-    assert "leave one of them out" in message
-    assert not file.exists()
+def test_a_dry_run_exports_its_plan(tmp_path: Path) -> None:
+    """It wrote nothing and said nothing."""
+    file = tmp_path / "plan.json"
+    done = joulebench(*QUICK, "-o", tmp_path / "run", "--dry-run", "--json", "--export-json", file)
+    assert done.returncode == 0, done.stderr
+    assert file.read_text() == done.stdout
+    assert json.loads(done.stdout)["plan"]["points"]
 
 
 def test_file_that_can_not_be_written_is_refused_before_measuring(tmp_path: Path) -> None:
