@@ -178,7 +178,8 @@ class LlamaCpp(Backend):
         here = [gpu for gpu in library.gpus() if gpu.kind == kind]
         if kind in ("cuda", "metal") and not here:
             raise InvalidConfig(
-                f"this build of llama-cpp-python sees no {kind} device; check the driver and {_rebuild(kind)}"
+                f"--device {name}: this build of llama-cpp-python sees no {kind} device; check the driver and "
+                f"{_rebuild(kind)}"
             )
         if kind not in kinds or (colon and kind != "cuda"):
             raise InvalidConfig(f"llama-cpp has no device '{name}' here; choose {' or '.join(kinds)}")

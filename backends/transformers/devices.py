@@ -13,7 +13,7 @@ from backends.base import InvalidConfig, gpu_indices, pip_install
 if TYPE_CHECKING:
     import torch
 
-_PIP_CUDA = pip_install("--force-reinstall", "torch")
+_PIP_CUDA = pip_install("--force-reinstall", "torch>=2.6")
 """PyPI's build for Linux has CUDA."""
 
 

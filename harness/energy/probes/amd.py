@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.core.errors import ProbeFailed, ProbeUnavailable
+from harness.core.errors import ProbeFailed, ProbeUnavailable, pip_install
 from harness.core.quantities import Facts
 from harness.core.wording import number
 from harness.energy.document_stream import IntervalEnds
@@ -346,7 +346,7 @@ def _load() -> Any:
             import amdsmi
     except ImportError:
         raise ProbeUnavailable(
-            "the package amdsmi is missing", f"where there is an AMD GPU, {_FITTING}, or joulebench[amd]"
+            "the package amdsmi is missing", f"where there is an AMD GPU, {_FITTING}, or {pip_install('amdsmi>=6.4')}"
         ) from None
     except (KeyError, OSError):
         raise ProbeUnavailable(
