@@ -33,7 +33,7 @@ def measured(backend: str, out: Path, variables: dict[str, str], *options: str) 
 @pytest.mark.parametrize(
     ("backend", "package", "reason", "remedy"),
     [
-        ("transformers", "torch", "is a build without CUDA", "pip install --force-reinstall torch"),
+        ("transformers", "torch", "is a build without CUDA", "pip install --force-reinstall 'torch>=2.6'"),
         ("llama-cpp", "llama_cpp", "has no GPU support", 'CMAKE_ARGS="-DGGML_CUDA=on" pip install'),
     ],
 )
