@@ -26,7 +26,18 @@ SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 RUN_ELSEWHERE = {"api.md", "integrating.md"}
 """Pages whose examples have tests of their own."""
-OF_OTHERS = {"--slow", "--json", "--only", "--short", "--minutes", "--gpus", "--gpu-reset", "--force-reinstall"}
+OF_OTHERS = {
+    "--slow",
+    "--brief",
+    "--full",
+    "--json",
+    "--only",
+    "--short",
+    "--minutes",
+    "--gpus",
+    "--gpu-reset",
+    "--force-reinstall",
+}
 """Options of scripts and of other programs that pages name."""
 SKIPPED = ("doctor --load", ".gguf")
 """What takes half a minute, which tests of doctor do, and what needs a file of weights; the options are checked."""
