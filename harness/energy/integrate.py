@@ -253,13 +253,13 @@ def _counter_window(trace: Trace, start_ns: int, end_ns: int) -> tuple[float, fl
     inside = (nodes.times_s >= start) & (nodes.times_s <= end)
     if inside.sum() < 2:
         raise _Unknown("the readings did not move during the window" if not inside.any() else _TOO_FEW)
-    first, first_sd = _counter_edge(nodes, start)
-    last, last_sd = _counter_edge(nodes, end)
+    first, first_sd = _counter_edge(nodes, start, trace.domain)
+    last, last_sd = _counter_edge(nodes, end, trace.domain)
     rounding = trace.domain.resolution * math.sqrt(2.0 / 12.0)
     return last - first, math.hypot(first_sd, last_sd, rounding)
 
 
-def _counter_edge(nodes: _Nodes, time_s: float) -> tuple[float, float]:
+def _counter_edge(nodes: _Nodes, time_s: float, domain: Domain) -> tuple[float, float]:
     """Cumulative energy at an edge and its standard deviation.
 
     The load usually steps at an edge, so that straight interpolation would be off by up to ΔP·T/4: the mean
@@ -274,6 +274,9 @@ def _counter_edge(nodes: _Nodes, time_s: float) -> tuple[float, float]:
     estimates, sds = [], []
     for near, far in ((left, before), (right, after)):
         if near != far:
+            beside = near - 1 if far < near else near + 1
+            if domain.fresh and abs(t[beside] - t[near]) < _BESIDE_PERIODS * (domain.period_s or 0.0):
+                far = beside  # two moves that were waited for tell the power right at the edge
             power = (e[near] - e[far]) / (t[near] - t[far])
             away_s = abs(time_s - t[near])
             estimates.append(e[near] + power * (time_s - t[near]))

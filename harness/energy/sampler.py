@@ -21,6 +21,7 @@ _QUICK_S = 0.002
 """A probe whose reads take less is read at the edges of windows too."""
 _EDGE_PATIENCE = 20.0
 """How many of its periods, a few ms each, a counter gets to move at an edge."""
+_EDGE_MOVES = 2
 _NS = 1e9
 
 
@@ -72,12 +73,20 @@ class Sampler:
                     self._await_moves(at, [domain.name for domain in fresh], max(d.period_s or 0.0 for d in fresh))
 
     def _await_moves(self, at: int, names: Sequence[str], period_s: float) -> None:
-        """Read a probe until each of these domains has moved, or had the time for it."""
-        before = self._latest(names)
+        """Read a probe until each of these domains has moved twice, or had the time for it.
+
+        The first move dates the count, both together tell the power right at the edge.
+        """
+        last = self._latest(names)
+        moves = dict.fromkeys(names, 0)
         deadline = time.monotonic() + _EDGE_PATIENCE * period_s
         while time.monotonic() < deadline and at not in self._dead:
             self._poll(at, with_conditions=False)
-            if all(value != before[name] for name, value in self._latest(names).items()):
+            now = self._latest(names)
+            for name in names:
+                moves[name] += now[name] != last[name]
+            last = now
+            if min(moves.values()) >= _EDGE_MOVES:
                 return
 
     def _latest(self, names: Sequence[str]) -> dict[str, float | None]:
