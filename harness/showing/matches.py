@@ -21,8 +21,11 @@ from harness.showing.comparisons import times_words
 MOST = 4
 """Comparisons that are shown."""
 PAPER_NEEDS = "about 14 GB of memory in 16 bit, 27 GB in float32; add --dry-run to see how long it takes"
-SHARED_PRECISION = {"transformers": "float16", "llama-cpp": "F16"}
-"""By backend, its name of a precision that another one has too; they run the same models."""
+SHARED_PRECISION = {
+    "float32": {"transformers": "float32", "llama-cpp": "F32"},
+    "float16": {"transformers": "float16", "llama-cpp": "F16"},
+}
+"""By precision what each backend calls it, of those that run the same models; the first one runs well everywhere."""
 
 
 @dataclass(frozen=True)
@@ -121,19 +124,21 @@ def _remedies(own: Loaded, program: str) -> list[str]:
 def _other_backend(own: Loaded, program: str) -> str:
     """How the same model is measured with another backend on this machine, or else on another machine."""
     identity = own.profile.identity
-    others = [backend for backend in SHARED_PRECISION if backend != identity.backend]
+    own_precision = precision(identity.dtype or "")
+    shared = own_precision if own_precision in SHARED_PRECISION else next(iter(SHARED_PRECISION))
+    called = SHARED_PRECISION[shared]
+    others = [backend for backend in called if backend != identity.backend]
     # Random weights are those of a preset, which both backends have.
     if len(others) > 1 or not identity.random_weights or not identity.kv_cache or (identity.batch_size or 1) > 1:
         there = f"{program} compare {shlex.quote(own.given)} OTHER"
         return f"To compare with another machine: measure the same there, then: {there}"
-    shared = precision(identity.dtype or "") == "float16"
-    needed = others if shared else [str(identity.backend), *others]
+    again = [] if shared == own_precision else [str(identity.backend)]
+    needed = [*again, *others]
     commands = [
         f"{program} measure {shlex.join(['-m', identity.model, '--backend', backend])} "
-        f"--dtype {SHARED_PRECISION[backend]} -o runs/{backend}-float16"
+        f"--dtype {called[backend]} -o runs/{backend}-{shared}"
         for backend in needed
     ]
-    compared = [own.given] if shared else []
-    compared += [f"runs/{backend}-float16" for backend in needed]
+    compared = [*([] if again else [own.given]), *(f"runs/{backend}-{shared}" for backend in needed)]
     commands.append(f"{program} compare {shlex.join(compared)}")
-    return f"To compare with {others[0]} on this machine, both in float16: {' && '.join(commands)}"
+    return f"To compare with {others[0]} on this machine, both in {shared}: {' && '.join(commands)}"
