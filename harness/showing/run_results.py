@@ -85,12 +85,12 @@ def disturbance_text(found: Disturbance) -> str:
     if found.cpu_shares:
         low, high = (f"{100 * share:.0f}" for share in found.cpu_shares)
         shares = f" (others used {low if low == high else f'{low}–{high}'} % of the CPU)"
-    who = f", most by {', '.join(found.programs)}" if found.programs else ""
     if not found.points:
         return (
-            f"Left out: {found.trials} of {found.of_trials} trials{shares}{who}, which others disturbed; every point "
-            "has undisturbed ones."
+            f"Left out: {found.trials} of {found.of_trials} trials, which others disturbed{shares}; every point has "
+            "undisturbed ones."
         )
+    who = f", most by {', '.join(found.programs)}" if found.programs else ""
     return (
         f"DISTURBED: {found.trials} of {found.of_trials} trials{shares}{who}; {found.points} of {found.of_points} "
         "points have no undisturbed trial. Their times are probably too long. Run the same command again when the "
