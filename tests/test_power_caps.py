@@ -95,6 +95,22 @@ def test_a_cap_that_changes_during_a_run_is_refused_with_both(runs: Path, tmp_pa
     assert "a directory of its own (-o)" in refusal
 
 
+def test_caps_that_amds_driver_told_part_runs_too(runs: Path, tmp_path: Path) -> None:
+    for cap in (350, 250):
+        copy = tmp_path / f"amd-{cap}"
+        shutil.copytree(runs / f"run-{cap}", copy)
+        trials = [json.loads(line) for line in (copy / "trials.jsonl").read_text().splitlines()]
+        for trial in trials:
+            if told := trial["conditions"].pop("nvml", None):
+                seen = {"0000:0d:00": {"power_limit_w": told["gpus"]["GPU-0"]["power_cap_w"], "power_cap_w": None}}
+                trial["conditions"]["amd"] = {"gpus": seen}
+        (copy / "trials.jsonl").write_text("".join(json.dumps(trial) + "\n" for trial in trials))
+        done = joulebench("fit", copy, "-o", tmp_path / f"{cap}.json")
+        assert done.returncode == 0, done.stderr
+        assert Profile.load(tmp_path / f"{cap}.json").identity.settings["power_limit_w"] == cap
+    assert "differ in power_limit_w" in refused(joulebench("fit", tmp_path / "amd-350", tmp_path / "amd-250"))
+
+
 def test_energy_and_speed_are_drawn_against_the_cap(runs: Path, tmp_path: Path) -> None:
     done = joulebench("figures", runs / "run-350", runs / "run-250", "--fixed-output", "4", "-o", tmp_path)
     assert done.returncode == 0, done.stderr

@@ -57,13 +57,21 @@ def own_build() -> Path | None:
     return path.parent if path.is_file() else path
 
 
+def _shared(folder: Path, name: str) -> Path | None:
+    """A shared library in a folder; None where it isn't there, or a static one only."""
+    found = (path for suffix in ("so", "dylib") for path in sorted(folder.glob(f"{name}.{suffix}*")))
+    return next(found, None)
+
+
 @functools.cache
 def library() -> Any:
     """The module ``llama_cpp``, its log kept in memory and errors written to stderr. Raises NotInstalled."""
     if own := own_build():
         os.environ["LLAMA_CPP_LIB_PATH"] = str(own)  # llama_cpp takes folders alone
-        if not list(own.glob("libllama.*")):
-            raise NotInstalled(f"LLAMA_CPP_LIB_PATH: no libllama in {own}; name the folder of your build, or unset it")
+        for name in ("libllama", "libggml"):
+            if _shared(own, name) is None:
+                remedy = "name the folder of a build with shared libraries, or unset it"
+                raise NotInstalled(f"LLAMA_CPP_LIB_PATH: no {name} in {own}; {remedy}")
     try:
         import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:
@@ -141,7 +149,7 @@ def _ggml() -> Any:
     libggml: Any
     if own := own_build():
         # llama_cpp._ggml loads the one in the package: another library, which knows nothing of this one's devices.
-        libggml = ctypes.CDLL(str(next(own.glob("libggml.*"))))
+        libggml = ctypes.CDLL(str(_shared(own, "libggml")))
     else:
         import llama_cpp._ggml
 

@@ -55,7 +55,8 @@ def window_energy(trace: Trace, start_ns: int, end_ns: int) -> Energy:
     """Energy of ``trace`` between two CLOCK_MONOTONIC times, in J.
 
     ``joules`` is None, with the reason, when the readings don't span the window, when fewer than two lie inside
-    it, when the sensor died, or when a counter jumped or never moved. A modelled rail that was off is 0 J.
+    it and none right at its edges, when the sensor died, or when a counter jumped or never moved. A modelled rail that
+    was off is 0 J.
     """
     try:
         _require_span(trace, start_ns, end_ns)
@@ -227,13 +228,18 @@ def _nodes(trace: Trace) -> _Nodes:
 
 def _certain_moves(times_s: Floats, lags_s: Floats, period_s: float) -> NDArray[np.bool_]:
     """Which moves of a counter to keep: not those of unsure time beside one that was waited for and seen at once."""
-    seen = lags_s < period_s / 4.0
+    seen = _seen_at_once(lags_s, period_s)
     if not seen.any():
         return np.ones(times_s.size, dtype=np.bool_)
     at = np.searchsorted(times_s[seen], times_s)
     around = np.concatenate(([-np.inf], times_s[seen], [np.inf]))
     away_s = np.minimum(times_s - around[at], around[at + 1] - times_s)
     return np.asarray(seen | (away_s > _BESIDE_PERIODS * period_s), dtype=np.bool_)
+
+
+def _seen_at_once(lags_s: Floats, period_s: float) -> NDArray[np.bool_]:
+    """Which moves of a counter came while it was read all the time, as at the edges of a window."""
+    return np.asarray(lags_s < period_s / 4.0, dtype=np.bool_)
 
 
 def _interpolate(nodes: _Nodes, times_s: Floats) -> Floats:
@@ -250,13 +256,24 @@ def _counter_window(trace: Trace, start_ns: int, end_ns: int) -> tuple[float, fl
     """Energy and its standard deviation from a counter."""
     nodes = _nodes(trace)
     start, end = (start_ns - nodes.origin_ns) / _NS, (end_ns - nodes.origin_ns) / _NS
-    inside = (nodes.times_s >= start) & (nodes.times_s <= end)
-    if inside.sum() < 2:
-        raise _Unknown("the readings did not move during the window" if not inside.any() else _TOO_FEW)
+    _require_updates(nodes, start, end, trace.domain)
     first, first_sd = _counter_edge(nodes, start, trace.domain)
     last, last_sd = _counter_edge(nodes, end, trace.domain)
     rounding = trace.domain.resolution * math.sqrt(2.0 / 12.0)
     return last - first, math.hypot(first_sd, last_sd, rounding)
+
+
+def _require_updates(nodes: _Nodes, start_s: float, end_s: float, domain: Domain) -> None:
+    """Refuse a window that a counter hardly saw: fewer than two updates, nor any that was waited for at either edge."""
+    near_s = _BESIDE_PERIODS * (domain.period_s or 0.0)
+    if domain.fresh and end_s - start_s > near_s:
+        awaited = nodes.times_s[_seen_at_once(nodes.lag_s, domain.period_s or 0.0)]
+        before, after = awaited[awaited <= start_s], awaited[awaited >= end_s]
+        if before.size and after.size and start_s - before[-1] < near_s and after[0] - end_s < near_s:
+            return
+    inside = np.count_nonzero((nodes.times_s >= start_s) & (nodes.times_s <= end_s))
+    if inside < 2:
+        raise _Unknown(_TOO_FEW if inside else "the readings did not move during the window")
 
 
 def _counter_edge(nodes: _Nodes, time_s: float, domain: Domain) -> tuple[float, float]:

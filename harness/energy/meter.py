@@ -205,8 +205,7 @@ class Meter:
         self._wait_while(self._is_new, time.monotonic_ns())
         window = MeteredWindow()
         self._note_load()
-        self._sampler.hold(time.monotonic_ns() - self._widest_margin_ns)
-        try:
+        with self._sampler.hold(time.monotonic_ns() - self._widest_margin_ns):
             self.read_edge()
             start_ns = time.monotonic_ns()
             yield window
@@ -220,8 +219,6 @@ class Meter:
             window.traces = self.traces(start_ns, end_ns)
             window.conditions, window.disturbed, shared = self._conditions(start_ns, end_ns)
             window.energy = self._attribute(window.traces, window.marks, shared)
-        finally:
-            self._sampler.hold(None)
 
     def read_edge(self) -> None:
         """Read the meters whose reads are quick, now: right before what a window is about begins, and right after it.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,10 +22,22 @@ _KEEP_S = 3600.0
 _CONDITIONS_EVERY_S = 1.0
 _QUICK_S = 0.002
 """A probe whose reads take less is read at the edges of windows too."""
+_LATEST_READS = 8
+"""Of so many the quickest tells how long a probe's read takes: others may have waited for a processor."""
+_EDGE_S = 1.0
+"""An edge that the thread can't read within this, because a probe hangs, is not read."""
 _EDGE_PATIENCE = 20.0
 """How many of its periods, a few ms each, a counter gets to move at an edge."""
 _EDGE_MOVES = 2
 _NS = 1e9
+
+
+@dataclass
+class _Edge:
+    """Somebody waits for the probes to be read now."""
+
+    read: threading.Event = field(default_factory=threading.Event)
+    given_up: bool = False
 
 
 class Sampler:
@@ -35,13 +50,12 @@ class Sampler:
         """All domains of all probes, in the probes' order."""
         self._period_s = 1.0 / rate_hz
         self._lock = threading.Lock()
-        self._reading = threading.Lock()
-        """Held while probes are read: two threads do."""
-        self._read_s = [0.0] * len(self._probes)
-        """How long each probe's latest read took."""
+        self._edges: queue.SimpleQueue[_Edge] = queue.SimpleQueue()
+        self._read_s: list[deque[float]] = [deque(maxlen=_LATEST_READS) for _ in self._probes]
+        """How long each probe's latest reads took."""
         self._readings: dict[str, deque[tuple[int, float]]] = {domain.name: deque() for domain in self.domains}
         self._conditions: deque[tuple[int, int, Facts]] = deque()
-        self._held_ns: int | None = None
+        self._held_ns: list[int] = []
         self._failures: dict[str, str] = {}
         self._dead: set[int] = set()
         self._stopping = threading.Event()
@@ -55,22 +69,43 @@ class Sampler:
     def stop(self) -> None:
         """End the thread and wait for it. Safe to call twice."""
         self._stopping.set()
+        self._edges.put(_Edge())  # wakes the thread
         if self._thread is not None:
             self._thread.join(timeout=10.0)
             self._thread = None
 
     def read_edge(self) -> None:
-        """Read every quick probe now, and one whose counter moves every few ms until it has moved.
+        """Have every quick probe read now, and one whose counter moves every few ms until it has moved. Blocks.
 
-        For the edges of a window, outside what is timed: the counter's move dates it to the time of one read.
+        For the edges of a window, outside what is timed: the counter's move dates it to the time of one read. The
+        thread reads, so that a probe that hangs holds nobody up for longer than a second.
         """
-        with self._reading:
-            for at, domains in enumerate(self._domains):
-                if at in self._dead or self._read_s[at] > _QUICK_S:
-                    continue
-                self._poll(at, with_conditions=False)
-                if fresh := [domain for domain in domains if domain.fresh]:
-                    self._await_moves(at, [domain.name for domain in fresh], max(d.period_s or 0.0 for d in fresh))
+        if self._thread is None or not self._thread.is_alive():
+            return
+        edge = _Edge()
+        self._edges.put(edge)
+        edge.given_up = not edge.read.wait(_EDGE_S)
+
+    def _read_edges(self, until: float) -> None:
+        """Read for those who wait now, and for those who come until a time of the monotonic clock."""
+        while not self._stopping.is_set():
+            try:
+                edge = self._edges.get(timeout=max(until - time.monotonic(), 0.0))
+            except queue.Empty:
+                return
+            if not edge.given_up:  # late, it would be in the midst of what is timed
+                for at in range(len(self._probes)):
+                    self._read_edge_of(at)
+            edge.read.set()
+
+    def _read_edge_of(self, at: int) -> None:
+        if at in self._dead or min(self._read_s[at], default=0.0) > _QUICK_S:
+            return
+        self._poll(at, at_edge=True)
+        failures = self.failures()
+        fresh = [domain for domain in self._domains[at] if domain.fresh and domain.name not in failures]
+        if fresh:
+            self._await_moves(at, [domain.name for domain in fresh], max(d.period_s or 0.0 for d in fresh))
 
     def _await_moves(self, at: int, names: Sequence[str], period_s: float) -> None:
         """Read a probe until each of these domains has moved twice, or had the time for it.
@@ -81,7 +116,7 @@ class Sampler:
         moves = dict.fromkeys(names, 0)
         deadline = time.monotonic() + _EDGE_PATIENCE * period_s
         while time.monotonic() < deadline and at not in self._dead:
-            self._poll(at, with_conditions=False)
+            self._poll(at, at_edge=True)
             now = self._latest(names)
             for name in names:
                 moves[name] += now[name] != last[name]
@@ -93,10 +128,16 @@ class Sampler:
         with self._lock:
             return {name: self._readings[name][-1][1] if self._readings[name] else None for name in names}
 
-    def hold(self, since_ns: int | None) -> None:
-        """Keep every reading from a time on, however long the trial lasts; None lets them go again."""
+    @contextmanager
+    def hold(self, since_ns: int) -> Iterator[None]:
+        """Keep every reading from a time on for as long as the ``with`` block lasts."""
         with self._lock:
-            self._held_ns = since_ns
+            self._held_ns.append(since_ns)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held_ns.remove(since_ns)
 
     def failures(self) -> dict[str, str]:
         """Why each domain that no longer delivers stopped."""
@@ -150,31 +191,30 @@ class Sampler:
                 conditions_due = time.monotonic() + _CONDITIONS_EVERY_S
                 self._forget()
             for at in range(len(self._probes)):
-                with self._reading:
-                    if at not in self._dead:
-                        self._poll(at, with_conditions)
+                self._read_edges(until=0.0)
+                if at not in self._dead:
+                    self._poll(at, with_conditions)
             due = max(due + self._period_s, time.monotonic())
-            self._stopping.wait(due - time.monotonic())
+            self._read_edges(until=due)
 
     def _forget(self) -> None:
         """Drop readings and conditions that nobody will ask for any more."""
         with self._lock:
             oldest_ns = time.monotonic_ns() - int(_KEEP_S * _NS)
-            if self._held_ns is not None:
-                oldest_ns = min(oldest_ns, self._held_ns)
+            oldest_ns = min([oldest_ns, *self._held_ns])
             for readings in self._readings.values():
                 while readings and readings[0][0] < oldest_ns:
                     readings.popleft()
             while self._conditions and self._conditions[0][0] < oldest_ns:
                 self._conditions.popleft()
 
-    def _poll(self, at: int, with_conditions: bool) -> None:
+    def _poll(self, at: int, with_conditions: bool = False, at_edge: bool = False) -> None:
         """Read one probe. Whatever goes wrong inside it ends its own domains only."""
         probe = self._probes[at]
         try:
             began = time.monotonic()
             readings = probe.read()
-            self._read_s[at] = time.monotonic() - began
+            self._read_s[at].append(time.monotonic() - began)
             conditions = probe.conditions() if with_conditions else None
         except Exception as error:
             failed = error.domains if isinstance(error, ProbeFailed) else ()
@@ -182,7 +222,10 @@ class Sampler:
             return
         with self._lock:
             for reading in readings:
-                self._readings[reading.domain].append((reading.time_ns, reading.value))
+                kept = self._readings[reading.domain]
+                if at_edge and len(kept) > 1 and kept[-1][1] == kept[-2][1] == reading.value:
+                    kept.pop()  # of looks at a count that stands still the first and the last say all
+                kept.append((reading.time_ns, reading.value))
             if conditions is not None:
                 self._conditions.append((time.monotonic_ns(), at, conditions))
 

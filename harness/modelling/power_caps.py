@@ -1,4 +1,4 @@
-"""The power cap and clock setting under which a run's GPUs were measured, as NVML told them during its trials. Pure.
+"""The power cap and clock setting under which a run's GPUs were measured, as the driver told them in its trials. Pure.
 
 They decide what a request costs, so that they are part of what a run measured: joulebench records and never sets them.
 """
@@ -6,6 +6,7 @@ They decide what a request costs, so that they are part of what a run measured: 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 
 from harness.core.errors import UserError
@@ -16,11 +17,12 @@ APPLICATION_CLOCK = "application_clock_mhz"
 _CONDITIONS = {POWER_LIMIT: ("power_cap_w", "power_limit_w"), APPLICATION_CLOCK: ("application_clock_mhz",)}
 """By the setting of an identity, what a trial's conditions call it, the surest first: the cap that was set, or in older
 runs the limit in force, which on laptops also follows what the CPU draws."""
+_PROBES = ("nvml", "amd")
 _WORDS = {POWER_LIMIT: ("power cap", "W"), APPLICATION_CLOCK: ("application clock", "MHz")}
 
 
 def gpu_settings(run: RecordedRun) -> dict[str, float | str]:
-    """``power_limit_w`` and ``application_clock_mhz`` of the GPUs used, where NVML told them.
+    """``power_limit_w`` and ``application_clock_mhz`` of the GPUs used, where NVIDIA's or AMD's driver told them.
 
     A text such as ``300 + 250`` where boards differ. Raises UserError where one changed between or within trials.
     """
@@ -28,7 +30,7 @@ def gpu_settings(run: RecordedRun) -> dict[str, float | str]:
     for setting, names in _CONDITIONS.items():
         boards: dict[str, set[float]] = {}
         for uuid, seen in _boards(run):
-            if found := _range(next((seen[name] for name in names if name in seen), None)):
+            if found := next(filter(None, (_range(seen.get(name)) for name in names)), None):
                 boards.setdefault(uuid, set()).update(found)
         for uuid, values in boards.items():
             if len(values) > 1:
@@ -55,10 +57,10 @@ def _changed(run: RecordedRun, uuid: str, setting: str, values: list[float]) -> 
 
 
 def _boards(run: RecordedRun) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """UUID and conditions of each NVIDIA GPU during each trial that counts."""
-    for trial in run.trials:
-        nvml = trial.conditions.get("nvml")
-        gpus = nvml.get("gpus") if trial.usable and isinstance(nvml, Mapping) else None
+    """UUID or address and conditions of each NVIDIA and AMD GPU during each trial that counts."""
+    for trial, probe in product(run.trials, _PROBES):
+        told = trial.conditions.get(probe)
+        gpus = told.get("gpus") if trial.usable and isinstance(told, Mapping) else None
         for uuid, seen in gpus.items() if isinstance(gpus, Mapping) else ():
             if isinstance(seen, Mapping):
                 yield str(uuid), seen

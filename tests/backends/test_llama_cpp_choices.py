@@ -117,7 +117,12 @@ print(runtime.run(Request(8, 4, 0)).output_tokens, loaded.settings["library"])
     assert done.stdout.split() == ["4", str(own)]
 
 
-def test_folder_without_a_library_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("files", "missing"), [((), "libllama"), (("libllama.a",), "libllama"), (("libllama.so", "libggml.a"), "libggml")]
+)
+def test_folder_without_a_shared_library_is_refused(tmp_path: Path, files: tuple[str, ...], missing: str) -> None:
+    for name in files:
+        (tmp_path / name).touch()
     done = subprocess.run(
         [sys.executable, "-m", "harness", "measure", "--backend", "llama-cpp", "-m", "tiny-test", "--dry-run"],
         env={**environment(), "LLAMA_CPP_LIB_PATH": str(tmp_path)},
@@ -127,4 +132,4 @@ def test_folder_without_a_library_is_refused(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 2
-    assert f"no libllama in {tmp_path}" in done.stderr
+    assert f"no {missing} in {tmp_path}" in done.stderr

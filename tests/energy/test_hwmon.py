@@ -138,7 +138,7 @@ def test_an_amd_gpu_is_found_by_its_unique_id(tmp_path: Path, live: ExitStack) -
     amdgpu(tmp_path, live, 4, "00" + "f" * 14)
     as_torch_writes_it = f"GPU-{UNIQUE_ID.encode().hex()}"
     (domain,) = opened(tmp_path, ProbeContext(gpu_uuids=(as_torch_writes_it,), device="cuda")).domains()
-    assert (domain.component, domain.source) == ("gpu", "gpu:0000:03:00.0")
+    assert (domain.component, domain.source) == ("gpu", "gpu:0000:03:00")
     assert len(opened(tmp_path).domains()) == 2
 
 

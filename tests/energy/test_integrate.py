@@ -244,3 +244,29 @@ def test_a_long_averaging_window_costs_no_more_at_rest_than_planned() -> None:
     assert energy.ci95_j is not None
     assert abs(energy.joules - 2000.0) <= energy.ci95_j
     assert energy.ci95_j / 200.0 == pytest.approx(edge_uncertainty_s(sensor.domain(), 0.05), rel=0.2)
+
+
+def waited_for(starts_s: float, ends_s: float, wait_s: float = 0.0025) -> Trace:
+    """A counter that moves by 20 mJ every ms, polled every 50 ms, and every 50 µs before a start and after an end."""
+    looks = [
+        np.arange(0.0, 2.0, 0.05),
+        np.arange(starts_s - wait_s, starts_s, 5e-5),
+        ends_s + np.arange(0, wait_s, 5e-5),
+    ]
+    times_ns = np.unique((np.concatenate(looks) * 1e9).astype(np.int64))
+    domain = Domain("package", "cpu", "counter", "counter", "test", 6e-5, 0.001)
+    return Trace(domain, times_ns, np.floor(times_ns / 1e6) * 0.020)
+
+
+def test_a_counter_that_was_waited_for_at_both_edges_tells_a_window_between_two_polls() -> None:
+    trace = waited_for(1.0071, 1.0471)
+    energy = window_energy(trace, 1_007_100_000, 1_047_100_000)
+    assert energy.joules == pytest.approx(0.8, abs=energy.ci95_j)
+    assert energy.ci95_j < 0.05 * energy.joules
+
+
+def test_a_window_of_few_updates_or_of_edges_that_were_not_waited_for_is_refused() -> None:
+    short = window_energy(waited_for(1.0071, 1.0101), 1_007_100_000, 1_010_100_000)
+    unread = window_energy(waited_for(0.2, 0.3), 1_007_100_000, 1_047_100_000)
+    assert (short.joules, unread.joules) == (None, None)
+    assert short.reason == unread.reason == "the readings did not move during the window"

@@ -124,12 +124,14 @@ def test_old_readings_are_forgotten_unless_they_are_held(monkeypatch: pytest.Mon
     probe = Scripted("x")
     sampler = Sampler([probe], rate_hz=50)
     start = time.monotonic_ns()
-    sampler.hold(start)
     sampler.start()
-    time.sleep(1.2)
-    assert sampler.traces(start, time.monotonic_ns())[0].values[0] == 1.0
-    assert sampler.conditions(probe, start, time.monotonic_ns())[0]["reads"] == 1
-    sampler.hold(None)
+    with sampler.hold(start):
+        time.sleep(0.6)
+        with sampler.hold(time.monotonic_ns()):  # a window inside a window lets go of its own only
+            time.sleep(0.6)
+        time.sleep(0.2)
+        assert sampler.traces(start, time.monotonic_ns())[0].values[0] == 1.0
+        assert sampler.conditions(probe, start, time.monotonic_ns())[0]["reads"] == 1
     time.sleep(0.4)
     now = time.monotonic_ns()
     sampler.stop()
@@ -152,3 +154,106 @@ def test_conditions_are_kept_with_their_probe() -> None:
     assert sampler.conditions(probe, start, end)[0]["reads"] >= 1
     assert sampler.conditions(other, start, end)[0]["reads"] >= 1
     assert sampler.conditions(probe, 0, start) == []
+
+
+class Counter(Scripted):
+    """One counter with updates of 1 ms, which moves at every read."""
+
+    def domains(self) -> Sequence[Domain]:
+        return [Domain(self.names[0], "cpu", "counter", "counter", "test", 1e-3, 0.001, source=self.names[0])]
+
+    def read(self) -> Sequence[Reading]:
+        return [reading for reading in super().read() if reading.domain == self.names[0]]
+
+
+def edge_reads(*probes: Scripted, rate_hz: float = 1.0) -> list[int]:
+    """How often each probe is read because of one edge, a while after sampling began."""
+    sampler = Sampler(list(probes), rate_hz)
+    sampler.start()
+    try:
+        time.sleep(0.3)
+        before = [probe.reads for probe in probes]
+        sampler.read_edge()
+        return [probe.reads - count for probe, count in zip(probes, before, strict=True)]
+    finally:
+        sampler.stop()
+
+
+def test_an_edge_is_read_at_once_whatever_the_rate() -> None:
+    power, counter = Scripted("power"), Counter("counter")
+    assert edge_reads(power, counter) == [1, 3]  # a counter is waited for until it has moved twice
+
+
+def test_probes_whose_reads_are_slow_are_not_read_at_edges() -> None:
+    slow, quick = Scripted("slow", lambda reads: time.sleep(0.005)), Scripted("quick")
+    assert edge_reads(slow, quick) == [0, 1]
+
+
+def test_a_quick_probe_that_once_waited_for_a_processor_is_still_read_at_edges() -> None:
+    # Three reads before the edge, the last one late.
+    probe = Scripted("x", lambda reads: time.sleep(0.01 if reads == 3 else 0.0))
+    assert edge_reads(probe, rate_hz=8.0) == [1]
+
+
+def test_a_counter_that_stands_still_is_waited_for_a_while_and_kept_as_two_readings() -> None:
+    class Still(Counter):
+        def read(self) -> Sequence[Reading]:
+            return [Reading(reading.domain, reading.time_ns, 7.0) for reading in super().read()]
+
+    probe = Still("x")
+    sampler = Sampler([probe], rate_hz=1.0)
+    start = time.monotonic_ns()
+    sampler.start()
+    time.sleep(0.1)
+    began = time.monotonic()
+    sampler.read_edge()
+    took_s = time.monotonic() - began
+    sampler.stop()
+    trace = sampler.traces(start, time.monotonic_ns())[0]
+    assert 0.019 < took_s < 0.2
+    assert probe.reads > 20
+    assert trace.values.tolist() == [7.0, 7.0]
+    assert trace.times_ns[-1] - trace.times_ns[0] > 0.1e9
+
+
+def test_a_domain_that_died_is_not_waited_for() -> None:
+    class Half(Counter):
+        def domains(self) -> Sequence[Domain]:
+            name = self.names[1]
+            return [*super().domains(), Domain(name, "cpu", "counter", "counter", "test", 1e-3, 0.001, source=name)]
+
+    def die(reads: int) -> None:
+        if reads == 1:
+            raise ProbeFailed("one is gone", ("x-b",))
+
+    assert edge_reads(Half("x", die)) == [3]
+
+
+def test_a_probe_that_hangs_holds_no_edge_up_and_is_not_read_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.energy.sampler._EDGE_S", 0.2)
+    hang, let_go = threading.Event(), threading.Event()
+
+    def read(reads: int) -> None:
+        if reads == 1:
+            hang.set()
+            let_go.wait(10.0)
+
+    probe = Scripted("x", read)
+    sampler = Sampler([probe], rate_hz=0.1)
+    sampler.start()
+    try:
+        assert hang.wait(5.0)
+        began = time.monotonic()
+        sampler.read_edge()
+        assert time.monotonic() - began < 2.0
+    finally:
+        let_go.set()
+        sampler.stop()
+    assert probe.reads == 1
+
+
+def test_probes_are_read_by_one_thread() -> None:
+    readers: set[str] = set()
+    probe = Counter("x", lambda reads: readers.add(threading.current_thread().name))
+    edge_reads(probe)
+    assert readers == {"sampler"}

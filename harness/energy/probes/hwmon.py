@@ -286,7 +286,7 @@ def _domain(found: _Found, part: _Part, taken: Sequence[str]) -> Domain:
         name += f"-{found.folder.name.removeprefix('hwmon')}"
     source = f"hwmon:{name}"
     if found.chip == "amdgpu":
-        source = f"gpu:{(found.folder / 'device').resolve().name}"
+        source = f"gpu:{(found.folder / 'device').resolve().name.rpartition('.')[0]}"  # as amd names a socket
     counter = found.kind == "energy"
     return Domain(
         name,

@@ -168,6 +168,7 @@ class Powermetrics(Probe):
                 try:
                     document = _parse(text)
                 except _Unreadable:
+                    self._ends = IntervalEnds()
                     continue
                 self._ends.add(arrived_ns, document["elapsed_ns"])
                 watched.append(document)
@@ -293,9 +294,10 @@ def _rail_j(document: Mapping[str, Any], rail: str) -> float | None:
 
 
 def _comes_and_goes(documents: Sequence[Mapping[str, Any]], rail: str) -> bool:
-    """Whether a rail that is at work shows nothing in half of the intervals or more."""
-    moved = sum(bool(_rail_j(document, rail)) for document in documents)
-    return 0 < moved <= len(documents) / 2
+    """Whether a rail that is at work shows nothing in half of the intervals or more. The CPU always is at work."""
+    shown = [_rail_j(document, rail) for document in documents]
+    moved = sum(bool(joules) for joules in shown)
+    return moved <= len(documents) / 2 and (moved > 0 or (rail == "cpu" and shown[0] is not None))
 
 
 def _batch_s(documents: Sequence[Mapping[str, Any]], rail: str) -> float | None:
