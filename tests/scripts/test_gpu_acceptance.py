@@ -113,6 +113,7 @@ def test_folder_holds_the_table_as_printed_and_the_command_that_sends_it_works(s
         assert str(starts.out.parent) not in (starts.out / name).read_text()
 
 
+@pytest.mark.slow
 def test_long_protocols_are_measured_when_asked_for_and_can_be_added(finished: Path, tmp_path: Path) -> None:
     out = shutil.copytree(finished, tmp_path / "out")
     python = slow_python(tmp_path, "precise | */paper", "--nonsense")
@@ -228,7 +229,8 @@ def test_measurement_goes_on_where_the_time_was_up(starts: Starts, tmp_path: Pat
     assert "is no acceptance" in second.stdout
 
 
-@pytest.mark.parametrize("ended", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["ended", "cut off"])
+@pytest.mark.slow
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "cut off"])
 def test_damaged_run_is_put_aside_and_measured_anew(ended: bool, finished: Path, tmp_path: Path) -> None:
     out = shutil.copytree(finished, tmp_path / "out")
     trials = (out / "quick" / "trials.jsonl").read_bytes()
