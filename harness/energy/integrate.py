@@ -155,7 +155,9 @@ def _require_span(trace: Trace, start_ns: int, end_ns: int) -> None:
 
 def _require_signal(domain: Domain, joules: float) -> None:
     """Refuse a silent zero. Only a modelled rail is really 0 when its part of the chip is off."""
-    if not math.isfinite(joules) or joules < 0.0 or (joules == 0.0 and domain.method != "modelled"):
+    if not math.isfinite(joules) or joules < 0.0:
+        raise _Unknown(f"the readings make {joules:.4g} J, which can't be: {domain.probe} delivers wrong numbers")
+    if joules == 0.0 and domain.method != "modelled":
         raise _Unknown("the readings did not move during the window")
 
 
