@@ -64,6 +64,8 @@ def library() -> Any:
         os.environ["LLAMA_CPP_LIB_PATH"] = str(own)  # llama_cpp takes folders alone
         if not list(own.glob("libllama.*")):
             raise NotInstalled(f"LLAMA_CPP_LIB_PATH: no libllama in {own}; name the folder of your build, or unset it")
+    elif "LLAMA_CPP_LIB_PATH" in os.environ:
+        del os.environ["LLAMA_CPP_LIB_PATH"]  # llama_cpp would take an empty one for a folder
     try:
         import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:

@@ -212,7 +212,7 @@ def test_a_folder_that_cannot_be_is_refused_in_words() -> None:
 
 def test_watts_that_cannot_be_are_said_to_be_wrong(tmp_path: Path) -> None:
     device = tmp_path / "class" / "hwmon" / "hwmon0"
-    watts = {"power1_input": lambda now: 10**26 + int(now * 20)}
+    watts = {"power1_input": lambda now: (100 + int(now * 20) % 7) * 10**24}
     write_files(device, name="power_meter")
     with (
         kept_up_to_date(device, 0.05, **watts),
