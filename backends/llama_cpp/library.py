@@ -72,6 +72,8 @@ def library() -> Any:
             if _shared(own, name) is None:
                 remedy = "name the folder of a build with shared libraries, or unset it"
                 raise NotInstalled(f"LLAMA_CPP_LIB_PATH: no {name} in {own}; {remedy}")
+    elif "LLAMA_CPP_LIB_PATH" in os.environ:
+        del os.environ["LLAMA_CPP_LIB_PATH"]  # llama_cpp would take an empty one for a folder
     try:
         import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:

@@ -23,6 +23,8 @@ _SLOPE_UPDATES = 3
 _BESIDE_PERIODS = 20.0
 """How near, in periods, a move of unsure time stands to one that was seen at once and says more."""
 _Z95 = 1.959964
+_MOST_W = 1e6
+"""No machine draws more: readings that say so are damaged."""
 _QUIET_COUNTS = 3.0
 """Counts in a window up to which a modelled rail is taken to be all but off."""
 
@@ -65,7 +67,7 @@ def window_energy(trace: Trace, start_ns: int, end_ns: int) -> Energy:
             return quiet
         measure = _counter_window if trace.domain.kind == "counter" else _power_window
         joules, sd = measure(trace, start_ns, end_ns)
-        _require_signal(trace.domain, joules)
+        _require_signal(trace.domain, joules, (end_ns - start_ns) / _NS)
     except _Unknown as unknown:
         return Energy(None, None, str(unknown))
     return Energy(joules, _Z95 * sd)
@@ -89,7 +91,7 @@ def phase_energy(trace: Trace, starts_ns: NDArray[np.int64], ends_ns: NDArray[np
         inside = (nodes.times_s >= starts[0]) & (nodes.times_s <= ends[-1])
         if inside.sum() < 2:
             raise _Unknown(_TOO_FEW)
-        _require_signal(trace.domain, joules)
+        _require_signal(trace.domain, joules, float(np.sum(ends - starts)))
         misplaced = _misplaced_s(starts, ends, trace.domain, nodes)
         sampling = _sampling_sd(trace, int(starts_ns[0]), int(ends_ns[-1])) * share
     except _Unknown as unknown:
@@ -154,9 +156,11 @@ def _require_span(trace: Trace, start_ns: int, end_ns: int) -> None:
         raise _Unknown(trace.domain.lost_means or unreadable)
 
 
-def _require_signal(domain: Domain, joules: float) -> None:
-    """Refuse a silent zero. Only a modelled rail is really 0 when its part of the chip is off."""
-    if not math.isfinite(joules) or joules < 0.0 or (joules == 0.0 and domain.method != "modelled"):
+def _require_signal(domain: Domain, joules: float, seconds: float) -> None:
+    """Refuse what can't be, and a silent zero: only a modelled rail is really 0 when its part of the chip is off."""
+    if not 0.0 <= joules <= _MOST_W * max(seconds, 1.0):
+        raise _Unknown(f"the readings make {joules:.4g} J, which can't be: {domain.probe} delivers wrong numbers")
+    if joules == 0.0 and domain.method != "modelled":
         raise _Unknown("the readings did not move during the window")
 
 

@@ -133,3 +133,14 @@ def test_folder_without_a_shared_library_is_refused(tmp_path: Path, files: tuple
     )
     assert done.returncode == 2
     assert f"no {missing} in {tmp_path}" in done.stderr
+
+
+def test_an_empty_name_of_a_library_is_none() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from backends.llama_cpp.library import library; print(library().__name__)"],
+        env={**environment(), "LLAMA_CPP_LIB_PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout == "llama_cpp\n", done.stderr

@@ -2,6 +2,7 @@
 
 import os
 import plistlib
+import re
 import sys
 import time
 
@@ -57,8 +58,11 @@ for number in range(600):
             out.write(text[: len(text) // 2])
             out.flush()
         sys.exit("powermetrics: something broke" if scenario == "dies" else 0)
-    if scenario == "garbage" and number == 10:
+    if scenario in ("garbage", "garbage first") and number == (0 if scenario.endswith("first") else 10):
         text = text.replace(b"<dict>", b"<dict", 1)
+    if number == 10 and "POWERMETRICS_DAMAGE" in os.environ:
+        # What is written between the tags of an entry.
+        text = re.sub(*(part.encode() for part in os.environ["POWERMETRICS_DAMAGE"].split("=>")), text, flags=re.S)
     try:
         # As the real program writes: the NUL that parts two documents comes with the later one.
         out.write((b"\0" if number else b"") + text)

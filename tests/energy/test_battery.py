@@ -95,3 +95,23 @@ def test_a_charger_plugged_in_within_a_window_makes_its_energy_null_with_the_rea
         time.sleep(0.5)
     assert window.energy_j is None
     assert "the charger is plugged in (AC)" in window.reason
+
+
+@pytest.mark.parametrize(("kind", "online"), [("USB", 2), ("Wireless", 1), ("BrickID", 1)])
+def test_every_kind_of_charger_counts(tmp_path: Path, kind: str, online: int) -> None:
+    laptop(tmp_path)
+    write_files(tmp_path / "class" / "power_supply" / "charger", type=kind, online=online)
+    with pytest.raises(ProbeUnavailable, match=r"the charger is plugged in \(charger\)"):
+        battery.Battery(str(tmp_path)).open(ProbeContext())
+
+
+def test_a_battery_that_delivers_nothing_makes_the_energy_null_with_the_reason(tmp_path: Path) -> None:
+    folder = laptop(tmp_path)
+    with (
+        kept_up_to_date(folder, 0.2, power_now=lambda now: MICROWATTS if int(now / 0.2) % 2 else 0),
+        Meter.open(EnergyConfig(f"battery:{tmp_path}", max_foreign_load=None), ProbeContext()) as meter,
+        meter.window() as window,
+    ):
+        time.sleep(1.5)
+    assert window.energy_j is None
+    assert "discharges and delivers 0 W" in (window.reason or "")

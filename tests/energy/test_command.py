@@ -226,3 +226,73 @@ def test_a_description_that_is_not_there_or_no_toml_is_refused(tmp_path: Path) -
 def test_without_a_description_it_says_how_to_give_one() -> None:
     with pytest.raises(ProbeUnavailable, match=r"command:FILE\.toml"):
         opened("command")
+
+
+def alive(mark: str) -> list[psutil.Process]:
+    """Processes that carry a mark among their arguments."""
+    return [p for p in psutil.process_iter(["cmdline"]) if mark in (p.info["cmdline"] or ())]
+
+
+def test_what_a_polled_program_leaves_behind_is_ended(tmp_path: Path) -> None:
+    mark = f"left-{os.getpid()}-{tmp_path.name}"
+    program = f"""
+        import subprocess, sys
+        null = subprocess.DEVNULL
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "{mark}"], stdout=null, stderr=null)
+        print(5)
+    """
+    probe = opened(described(tmp_path, program, poll_s=0.1, period_s=0.3))
+    time.sleep(1.0)
+    probe.close()
+    time.sleep(0.3)
+    left = [process for process in alive(mark) if process.status() != psutil.STATUS_ZOMBIE]
+    for process in left:
+        process.kill()
+    assert not left
+
+
+def test_a_run_that_prints_without_end_is_stopped(tmp_path: Path) -> None:
+    with pytest.raises(ProbeUnavailable, match="printed more than 256 KiB"):
+        opened(described(tmp_path, "while True: print('5 ' * 1000)", poll_s=0.0))
+
+
+def test_a_stream_without_pause_is_refused(tmp_path: Path) -> None:
+    probe = opened(described(tmp_path, "", argv=["yes", "5"], mode="stream", period_s=0.1))
+    with pytest.raises(ProbeFailed, match="more than 1000 lines a second"):
+        until_it_fails(probe)
+    probe.close()
+
+
+def test_a_number_alone_in_another_unit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ProbeUnavailable, match="it prints '250 mW', and its description says unit = 'W'"):
+        opened(described(tmp_path, "print('250 mW')", poll_s=0.0))
+
+
+def test_a_long_line_of_digits_holds_nobody_up(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(ProbeUnavailable, match="printed no number"):
+        opened(described(tmp_path, "print('1' * 100_000 + '!')", poll_s=0.0))
+    assert time.monotonic() - started < 5.0
+
+
+@pytest.mark.parametrize("word", ["nan", "inf", "-1e999"])
+def test_what_is_not_finite_is_no_number(tmp_path: Path, word: str) -> None:
+    with pytest.raises(ProbeUnavailable, match="printed no number"):
+        opened(described(tmp_path, f"print('P={word}')", pattern=r"P=(\S+)", poll_s=0.0))
+
+
+def test_negative_watts_are_said_to_be_wrong(tmp_path: Path) -> None:
+    name = described(tmp_path, "print(-5)", poll_s=0.05, period_s=0.1)
+    with Meter.open(EnergyConfig(name, max_foreign_load=None), ProbeContext()) as meter, meter.window() as window:
+        time.sleep(1.0)
+    assert window.energy_j is None
+    assert "command delivers wrong numbers" in (window.reason or "")
+
+
+def test_a_description_is_a_small_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(UserError, match="is not a file"):
+        probes.create(f"command:{tmp_path}/pipe.toml")
+    (tmp_path / "big.toml").write_text("# " + "x" * 100_000)
+    with pytest.raises(UserError, match="is larger than 64 KiB"):
+        probes.create(f"command:{tmp_path}/big.toml")

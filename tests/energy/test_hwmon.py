@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.errors import ProbeFailed, ProbeUnavailable
+from harness.core.errors import ProbeFailed, ProbeUnavailable, UserError
 from harness.energy.attribution import choose, innermost
 from harness.energy.config import EnergyConfig
 from harness.energy.meter import Meter
@@ -203,3 +203,29 @@ def test_an_input_that_vanishes_ends_its_own_domain_only(tmp_path: Path, live: E
         probe.read()
     assert caught.value.domains == ("ina3221-vdd-gpu-soc",)
     assert [reading.domain for reading in probe.read()] == ["ina3221-vdd-cpu-cv"]
+
+
+def test_a_folder_that_cannot_be_is_refused_in_words() -> None:
+    with pytest.raises(UserError, match="does not work here"):
+        Meter.open(EnergyConfig(f"hwmon:{'a' * 5000}"), ProbeContext())
+
+
+def test_watts_that_cannot_be_are_said_to_be_wrong(tmp_path: Path) -> None:
+    device = tmp_path / "class" / "hwmon" / "hwmon0"
+    watts = {"power1_input": lambda now: (100 + int(now * 20) % 7) * 10**24}
+    write_files(device, name="power_meter")
+    with (
+        kept_up_to_date(device, 0.05, **watts),
+        Meter.open(EnergyConfig(f"hwmon:{tmp_path}", max_foreign_load=None), ProbeContext()) as meter,
+        meter.window() as window,
+    ):
+        time.sleep(1.0)
+    assert window.energy_j is None
+    assert "hwmon delivers wrong numbers" in (window.reason or "")
+
+
+def test_garbage_is_no_matter_for_an_administrator(tmp_path: Path) -> None:
+    write_files(tmp_path / "class" / "hwmon" / "hwmon0", name="power_meter", power1_input="abc")
+    with pytest.raises(UserError, match="can't be read: power_meter power1") as caught:
+        Meter.open(EnergyConfig(f"hwmon:{tmp_path}"), ProbeContext())
+    assert "administrator" not in str(caught.value)

@@ -143,6 +143,42 @@ def test_one_document_that_cannot_be_read_costs_its_window_alone(
     assert after.conditions["powermetrics"]["unreadable_documents"] == {"min": 1, "max": 1}
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "<key>processor</key>.<dict>.*?</dict>=><key>processor</key><string>none</string>",
+        "<key>gpu</key>.<dict>.*?</dict>=><key>gpu</key><array><integer>1</integer></array>",
+        "<real>4000.0</real>=><string>much</string>",
+        "<real>4000.0</real>=><real>nan</real>",
+        "<real>4000.0</real>=><real>-4000.0</real>",
+        "<real>4000.0</real>=><real>4e30</real>",
+        "<string>Nominal</string>=><array><string>Nominal</string></array>",
+        "<key>elapsed_ns</key>.<integer>=><key>elapsed_ns</key><integer>900",
+    ],
+)
+def test_a_document_with_wrong_entries_costs_its_window_alone(
+    programs: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    old, _, new = damage.partition("=>")
+    monkeypatch.setenv("POWERMETRICS_DAMAGE", f"{old.replace('</key>.', '</key>' + chr(92) + 's*')}=>{new}")
+    with Meter.open(EnergyConfig("powermetrics", max_foreign_load=None), ProbeContext()) as meter:
+        with meter.window() as hit:
+            time.sleep(1.2)
+        time.sleep(0.6)
+        with meter.window() as after:
+            time.sleep(1.0)
+    assert hit.energy_j is None
+    assert "powermetrics sent a reading in or near the window that can't be understood" in (hit.reason or "")
+    length_s = (after.marks.end_ns[0] - after.marks.start_ns[0]) / 1e9
+    assert after.energy_j == pytest.approx(14.0 * length_s, rel=0.05)
+
+
+def test_a_first_document_that_cannot_be_read_is_passed_over(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POWERMETRICS_SCENARIO", "garbage first")
+    report, _, seconds = measure()
+    assert report.total.request_j == pytest.approx(14.0 * seconds, rel=0.05)
+
+
 RECORDED = ROOT.parent / "shared" / "data" / "powermetrics" / "m4-max.plist"
 
 

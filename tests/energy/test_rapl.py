@@ -232,3 +232,10 @@ def test_thermal_throttling_spoils_a_window(tree: Tree) -> None:
     count.write_text("9\n")
     assert probe.conditions()["disturbed"] == "the CPU was thermally throttled"
     assert probe.conditions()["disturbed"] is None
+
+
+@pytest.mark.parametrize("range_uj", ["0", "-7", "abc"])
+def test_a_range_that_is_none_is_passed_over(tree: Tree, range_uj: str) -> None:
+    tree.zone("intel-rapl:0", "package-0")
+    (tree.root / "class" / "powercap" / "intel-rapl:0" / "max_energy_range_uj").write_text(range_uj)
+    assert tree.probe().domains()[0].wrap_j is None

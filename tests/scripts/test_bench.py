@@ -161,3 +161,11 @@ def test_roofline_needs_its_device() -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line == "roofline.py: error: device 'cuda' isn't usable here; choose one of cpu"
+
+
+@pytest.mark.parametrize("windows", ["abc", "0", "-1", "nan", "inf", "0.5,,2"])
+def test_wrong_windows_of_the_rapl_tree_are_refused_in_words(windows: str) -> None:
+    done = script("rapl_tree.py", f"--windows={windows}", timeout_s=30)
+    assert done.returncode == 2
+    assert f"{windows!r} is not lengths in s above 0" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -15,12 +15,13 @@ from harness.core.errors import ProbeFailed, ProbeUnavailable
 from harness.core.quantities import Facts
 from harness.core.wording import number
 from harness.energy.probes.base import Probe, ProbeContext, Role, update_periods
-from harness.energy.readings import Domain, Reading
+from harness.energy.readings import LOST, Domain, Reading
 from harness.energy.sysfs import read_number, read_text
 
 _WATCH_S = (2.0, 6.0, 18.0)
 """How long the reading is watched at the start: longer where it hardly changed before."""
 _NAME = "battery"
+_CHARGERS = ("Mains", "USB", "Wireless", "BrickID")
 _MICRO, _PICO = 1e-6, 1e-12
 _RESOLUTION_W = 1e-3
 _REMEDY = "unplug the charger, or choose another power source"
@@ -60,6 +61,7 @@ class Battery(Probe):
                 period_s,
                 averaging_s=period_s,
                 source=_NAME,
+                lost_means="the battery said that it discharges and delivers 0 W",
             )
         ]
         self.note = f"the machine's draw, display included, as its battery tells it every {number(period_s, 2)} s"
@@ -75,7 +77,8 @@ class Battery(Probe):
             power_w = self._power_w()
         except ValueError as error:
             raise ProbeFailed(str(error)) from None
-        return [Reading(_NAME, (before_ns + time.monotonic_ns()) // 2, power_w)]
+        # Controllers show 0 until their first reading after the charger was unplugged.
+        return [Reading(_NAME, (before_ns + time.monotonic_ns()) // 2, power_w or LOST)]
 
     def conditions(self) -> Facts:
         charges = [charge for each in self._batteries if (charge := read_number(each / "capacity")) is not None]
@@ -88,7 +91,8 @@ class Battery(Probe):
         """Why the battery's power isn't the machine's now; None while the machine runs on it alone."""
         for supply in sorted(self._supplies.glob("*")):
             kind = read_text(supply / "type") or ""
-            if kind.startswith(("Mains", "USB")) and read_number(supply / "online") == 1:
+            # 1 is a charger of fixed voltage, 2 one whose voltage is set (sysfs-class-power).
+            if kind.startswith(_CHARGERS) and (read_number(supply / "online") or 0) > 0:
                 return f"the charger is plugged in ({supply.name})"
         states = {each.name: read_text(each / "status") for each in self._batteries}
         if "Charging" in states.values() or "Discharging" not in states.values():

@@ -30,16 +30,14 @@ from harness.core.errors import ProbeFailed, ProbeUnavailable, UserError
 from harness.core.quantities import Component
 from harness.core.wording import number
 from harness.energy.probes.base import Probe, ProbeContext, Role, update_periods
-from harness.energy.program_readings import Printed, ProgramReadings, number_finder
+from harness.energy.program_readings import UNITS, Printed, ProgramReadings, number_finder
 from harness.energy.readings import LOST, Domain, Reading, Scope
 
 _WATCH_S = (3.0, 12.0)
 """How long updates are watched at the start: longer where there were few."""
 _LOOK_S = 0.02
-_UNITS = {
-    "power": {"W": 1.0, "mW": 1e-3, "kW": 1e3},
-    "energy": {"J": 1.0, "mJ": 1e-3, "kJ": 1e3, "Wh": 3600.0, "kWh": 3.6e6},
-}
+_UNITS = {"power": ("W", "mW", "kW"), "energy": ("J", "mJ", "kJ", "Wh", "kWh")}
+_LONGEST_FILE = 1 << 16
 _COMPONENTS: dict[Scope, Component] = {
     "machine": "system",
     "module": "system",
@@ -85,9 +83,9 @@ class Command(Probe):
         if self._description is None or self._path is None:
             raise ProbeUnavailable("no program is named", "describe yours in a file: --probes command:FILE.toml")
         its = self._description
-        self._scale = _UNITS[its.kind][its.unit]
+        self._scale = UNITS[its.unit]
         try:
-            find = number_finder(its.pattern)
+            find = number_finder(its.pattern, its.unit)
             poll_s = its.poll_s if its.mode == "poll" else None
             self._readings = ProgramReadings(its.argv, find, poll_s, its.timeout_s)
         except OSError as error:
@@ -169,12 +167,23 @@ def _decimals(text: str) -> int:
     return len(text.partition(".")[2].lower().partition("e")[0])
 
 
+def _text(path: Path) -> str:
+    """What is in a description's file. Raises OSError, UnicodeDecodeError, and UserError for what can't be one."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"the program's description {path} is not a file")
+    with path.open("rb") as stream:
+        content = stream.read(_LONGEST_FILE + 1)
+    if len(content) > _LONGEST_FILE:
+        raise UserError(f"the program's description {path} is larger than {_LONGEST_FILE >> 10} KiB")
+    return content.decode()
+
+
 def _read(path: Path) -> Description:
     """The description in a file. Raises UserError in one line."""
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(_text(path))
     except OSError as error:
         raise UserError(f"the program's description {path} can't be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

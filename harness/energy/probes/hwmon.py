@@ -8,6 +8,7 @@ is not known is named in the note and never added to anything.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -80,7 +81,7 @@ class Hwmon(Probe):
     def __init__(self, option: str | None = None) -> None:
         """``option`` is where sysfs is mounted, or the folder of one device."""
         self._root = Path(option or "/sys")
-        self._one = (self._root / "name").exists()
+        self._one = _exists(self._root / "name")
         self._inputs: list[_Input] = []
         self._domains: list[Domain] = []
 
@@ -130,7 +131,8 @@ class Hwmon(Probe):
 
     def _unavailable(self, unknown: Sequence[str], refused: Sequence[str]) -> ProbeUnavailable:
         if refused:
-            return ProbeUnavailable(f"can't be read: {', '.join(refused)}", "an administrator can allow it")
+            remedy = "an administrator can allow it" if os.strerror(errno.EACCES) in "".join(refused) else None
+            return ProbeUnavailable(f"can't be read: {', '.join(refused)}", remedy)
         if unknown:
             return ProbeUnavailable(
                 f"what {', '.join(unknown)} holds is not known here, or it is not part of what computes",
@@ -161,6 +163,13 @@ class Hwmon(Probe):
         self._domains = [each.domain for each in self._inputs]
         remedy = "is left out because windows would wait for it (name its folder to use it: --probes hwmon:FOLDER)"
         return [f"{each.domain.name} (every {number(each.domain.period_s or 0.0, 2)} s) {remedy}" for each in late]
+
+
+def _exists(file: Path) -> bool:
+    try:
+        return file.exists()
+    except OSError:
+        return False  # nobody may look there, or no file can have that name
 
 
 def _tolerant(read: Callable[[], float]) -> Callable[[], float]:
@@ -194,7 +203,7 @@ class _Found(NamedTuple):
 
 def _devices(root: Path) -> Iterator[Path]:
     """Folders that hold inputs: hwmon's, and those of Jetson's older driver, which is an iio device."""
-    if (root / "name").exists():
+    if _exists(root / "name"):
         yield root
         return
     for device in sorted((root / "class" / "hwmon").glob("hwmon*")):

@@ -44,6 +44,10 @@ _THROTTLED = ("Heavy", "Trapping", "Sleeping")
 _MILLI, _NANO = 1e-3, 1e-9
 _LONGEST_NS = 10**12
 """No interval is longer; a number beyond it is damage."""
+_MOST_MW, _MOST_MJ = 1e7, 1e10
+"""No chip draws more, and no interval holds more; numbers beyond are damage."""
+_SLACK_NS = 1_000_000_000
+"""How much longer an interval may be than the time since the one before ended."""
 
 
 class Powermetrics(Probe):
@@ -62,6 +66,7 @@ class Powermetrics(Probe):
         self._rails: dict[str, Domain] = {}
         self._joules: dict[str, float] = {}
         self._ends = IntervalEnds()
+        self._end_ns: int | None = None
         self._messages: IO[bytes] | None = None
         self._last: Mapping[str, Any] = {}
         self._lost = 0
@@ -170,7 +175,7 @@ class Powermetrics(Probe):
                 except _Unreadable:
                     self._ends = IntervalEnds()
                     continue
-                self._ends.add(arrived_ns, document["elapsed_ns"])
+                self._end_ns = self._ends.add(arrived_ns, document["elapsed_ns"])
                 watched.append(document)
             time.sleep(0.02)
         self._last = watched[-1]
@@ -180,22 +185,22 @@ class Powermetrics(Probe):
         """Wait for the first document, the proof that root was granted. Raises ProbeUnavailable."""
         assert self._stream is not None
         deadline = time.monotonic() + _PATIENCE_S
+        reason = f"powermetrics sent nothing in {_PATIENCE_S:g} s"
         while time.monotonic() < deadline:
             ended = self._stream.ended
-            documents = self._stream.take()
-            if documents:
-                arrived_ns, text = documents[-1]
+            for arrived_ns, text in reversed(self._stream.take()):
                 try:
                     document = _parse(text)
-                    self._ends.add(arrived_ns, document["elapsed_ns"])
-                    return document
                 except _Unreadable as error:
-                    raise ProbeUnavailable(str(error)) from None
+                    reason = str(error)
+                    continue
+                self._end_ns = self._ends.add(arrived_ns, document["elapsed_ns"])
+                return document
             if ended:
                 break
             time.sleep(0.02)
         else:
-            raise ProbeUnavailable(f"powermetrics sent nothing in {_PATIENCE_S:g} s")
+            raise ProbeUnavailable(reason)
         raise ProbeUnavailable(
             f"powermetrics was refused: {self._last_words()}",
             "an administrator can allow it with this one line in /etc/sudoers.d/powermetrics (edit it with visudo): "
@@ -219,11 +224,14 @@ class Powermetrics(Probe):
         self._lost += 1
         # Nor is its length known, which tied the intervals before it to the clock.
         self._ends = IntervalEnds()
+        self._end_ns = arrived_ns
         return [Reading(domain.name, arrived_ns, LOST) for domain in self._rails.values()]
 
     def _account(self, arrived_ns: int, document: Mapping[str, Any]) -> list[Reading]:
         """Add one interval to every rail's sum."""
-        end_ns = self._ends.add(arrived_ns, document["elapsed_ns"])
+        if self._end_ns is not None and document["elapsed_ns"] > arrived_ns - self._end_ns + _SLACK_NS:
+            return self._lose(arrived_ns)
+        end_ns = self._end_ns = self._ends.add(arrived_ns, document["elapsed_ns"])
         if arrived_ns - end_ns > _PATIENCE_S / _NANO:
             return self._lose(arrived_ns)  # it fell so far behind that nobody knows when its intervals ended
         self._last = document
@@ -260,11 +268,29 @@ def _parse(text: bytes) -> Mapping[str, Any]:
     try:
         document: dict[str, Any] = plistlib.loads(_slim(text).strip())
         elapsed_ns = document["elapsed_ns"]
+        sound = _is_sound(document)
     except (plistlib.InvalidFileException, ExpatError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise _Unreadable(f"powermetrics wrote a document that can't be read: {error!r}") from None
     if not isinstance(elapsed_ns, int) or not 0 < elapsed_ns < _LONGEST_NS:
         raise _Unreadable(f"powermetrics wrote a document with an interval of {elapsed_ns!r} ns")
+    if not sound:
+        raise _Unreadable("powermetrics wrote a document whose entries are not what they should be")
     return document
+
+
+def _is_sound(document: Mapping[str, Any]) -> bool:
+    """Whether what is read here has the right types and could be true. Raises what wrong types raise."""
+    processor, gpu = document.get("processor", {}), document.get("gpu", {})
+    powers = [processor.get(f"{rail}_power", 0) for rail in _RAILS]
+    energies = [part.get(f"{rail}_energy", 0) for rail in _RAILS for part in (processor, gpu)]
+    facts = [gpu.get("freq_hz"), gpu.get("idle_ratio")]
+    _impacts(document)
+    return (
+        all(isinstance(power, int | float) and 0 <= power < _MOST_MW for power in powers)
+        and all(isinstance(energy, int | float) and 0 <= energy < _MOST_MJ for energy in energies)
+        and all(fact is None or isinstance(fact, int | float) for fact in facts)
+        and isinstance(document.get("thermal_pressure", ""), str)
+    )
 
 
 def _slim(text: bytes) -> bytes:

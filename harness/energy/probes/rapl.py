@@ -138,7 +138,7 @@ def _is_dead(file: Path) -> bool:
 def _domain(source: str, file: Path) -> Domain:
     components: dict[str, Component] = {"psys": "system", "dram": "dram"}
     wrap = read_number(file.with_name("max_energy_range_uj"))
-    wrap_j = None if wrap is None else wrap * _MICRO
+    wrap_j = wrap * _MICRO if wrap is not None and wrap > 0 else None
     name = f"cpu-{source}" if source.startswith("package") else source
     component = components.get(source.partition("-")[0], "cpu")
     return Domain(name, component, "counter", "counter", "rapl", _RESOLUTION_J, _UPDATE_S, wrap_j=wrap_j, source=source)
