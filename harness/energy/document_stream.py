@@ -14,6 +14,8 @@ _END = b"</plist>"
 """Where a document is complete. The NUL between two documents comes right before the next: whoever waits for it learns
 of every document one interval late."""
 _CHUNK_BYTES = 1 << 16
+_LONGEST_DOCUMENT = 1 << 24
+"""Bytes without an end after which they are handed on as they are: as something that can't be read."""
 _MEMORY_NS = 30_000_000_000
 
 
@@ -56,6 +58,9 @@ class DocumentStream:
                 while (end := rest.find(_END, searched)) >= 0:
                     document, rest, searched = rest[: end + len(_END)], rest[end + len(_END) :], 0
                     self._documents.extend((arrived_ns, text) for text in document.split(b"\0") if text.strip())
+                if len(rest) > _LONGEST_DOCUMENT:
+                    self._documents.append((arrived_ns, rest[:_CHUNK_BYTES]))
+                    rest = b""
         self.ended = True
 
 

@@ -303,3 +303,9 @@ def test_other_systems_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ProbeUnavailable, match="exists only on macOS"):
         powermetrics.create().open(ProbeContext())
+
+
+def test_bytes_without_end_are_refused_and_not_kept(programs: Path) -> None:
+    write(programs / "powermetrics", "#!/bin/sh\nexec yes some text of no use that never ends\n")
+    with pytest.raises(UserError, match="powermetrics wrote a document that can't be read"):
+        Meter.open(EnergyConfig("powermetrics"), ProbeContext())
