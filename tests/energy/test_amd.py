@@ -4,17 +4,18 @@ own, because the package keeps the library it has loaded."""
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.energy.driver_scenarios import agrees, play_all
 
 FOUND = importlib.util.find_spec("amdsmi")
 
@@ -119,37 +120,14 @@ def run(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The answer of each scenario. Many run at once: they mostly sleep."""
     folder = tmp_path_factory.mktemp("scenarios")
 
-    def play(
-        name: str, text: str, uuids: Any = (), during: str = "", seconds: float = 1.5, old_names: str = ""
-    ) -> dict[str, Any]:
-        file = folder / name
-        file.write_text(text)
-        environment = os.environ | {
+    def variables(file: Path, scenario: Mapping[str, Any]) -> dict[str, str]:
+        return {
             "LD_LIBRARY_PATH": str(library),
             "AMDSMI_SCENARIO": str(file),
-            "PYTHONPATH": str(ROOT),
-            "OLD_NAMES": old_names,
+            "OLD_NAMES": scenario.get("old_names", ""),
         }
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, json.dumps(uuids), during, str(seconds)],
-            env=environment,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=100,
-        )
-        assert done.returncode == 0, done.stderr
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
 
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        futures = {name: pool.submit(play, name, **scenario) for name, scenario in SCENARIOS.items()}
-        answers = {name: future.result() for name, future in futures.items()}
-    return answers.__getitem__
-
-
-def agrees(figure: dict[str, Any], watts: float, seconds: float) -> bool:
-    return abs(figure["request_j"] - watts * seconds) <= figure["request_ci95_j"]
+    return play_all(folder, PROGRAM, SCENARIOS, variables, at_once=4).__getitem__
 
 
 def test_counter_and_power_are_read_side_by_side(run: Any) -> None:

@@ -3,16 +3,16 @@ because pynvml keeps the library it has loaded."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.energy.driver_scenarios import agrees, play_all
 from tests.helpers import ROOT, build_nvml, needs_gcc
 
 pytestmark = needs_gcc
@@ -110,37 +110,10 @@ def run(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The answer of each scenario. Many run at once: they mostly sleep."""
     folder = tmp_path_factory.mktemp("scenarios")
 
-    def play(
-        name: str, text: str, uuids: Any = (), during: str = "", seconds: float = 1.5, by: str = "system"
-    ) -> dict[str, Any]:
-        file = folder / name
-        file.write_text(text)
-        environment = os.environ | {
-            "LD_LIBRARY_PATH": str(library),
-            "NVML_SCENARIO": str(file),
-            "CUDA_VISIBLE_DEVICES": "1,0",
-            "PYTHONPATH": str(ROOT),
-        }
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, json.dumps(uuids), during, str(seconds), by],
-            env=environment,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=100,
-        )
-        assert done.returncode == 0, done.stderr
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
+    def variables(file: Path, scenario: Mapping[str, Any]) -> dict[str, str]:
+        return {"LD_LIBRARY_PATH": str(library), "NVML_SCENARIO": str(file), "CUDA_VISIBLE_DEVICES": "1,0"}
 
-    with ThreadPoolExecutor(max_workers=9) as pool:
-        futures = {name: pool.submit(play, name, **scenario) for name, scenario in SCENARIOS.items()}
-        answers = {name: future.result() for name, future in futures.items()}
-    return answers.__getitem__
-
-
-def agrees(figure: dict[str, Any], watts: float, seconds: float) -> bool:
-    return abs(figure["request_j"] - watts * seconds) <= figure["request_ci95_j"]
+    return play_all(folder, PROGRAM, SCENARIOS, variables, at_once=9).__getitem__
 
 
 def test_counter_and_instant_power_are_read_side_by_side(run: Any) -> None:
