@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from annotated_types import Ge, Le
 
@@ -44,6 +44,10 @@ class NotInstalled(InvalidConfig):
     """A package that the backend needs is absent; the message names the command that installs it."""
 
 
+Concurrency = Literal["one", "static batch", "closed loop"]
+"""How several requests can be in flight."""
+
+
 @dataclass(frozen=True)
 class Config:
     """What to load and how to run it. Fields a backend has no use for must be at their default."""
@@ -53,7 +57,6 @@ class Config:
     dtype: str = "auto"
     """Weight precision: a torch dtype (``bfloat16``) or a GGUF quantisation (``Q8_0``)."""
     kv_cache: bool = True
-    batch_size: Annotated[int, Ge(1)] = 1
     compile: str = "none"
     """How decode steps are launched: ``none``, one operation after the other; ``graph``, captured and replayed;
     ``inductor``, compiled, and captured where the device can."""
@@ -63,6 +66,18 @@ class Config:
     """CPU threads; None lets the backend choose, and what it chose is reported in ``Loaded.settings``."""
     seed: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
     """Of random weights. A preset's GGUF file holds them, so that another seed writes another file of full size."""
+    url: str | None = None
+    """Of a server that runs already, such as ``http://127.0.0.1:8000``; its path ends before ``/v1``."""
+    serve: str | None = None
+    """Name of the server to start and to end (``llama-server``, ``vllm``), in place of ``url``."""
+    server_flags: tuple[str, ...] = ()
+    """Further arguments of the server that is started."""
+    server_pid: int | None = None
+    """Process of the server at ``url``, where the owner of its port is not it."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the server's key; the key itself is never stored."""
+    allow_inexact: bool = False
+    """Whether requests that come out at other sizes than asked for are measured at the sizes they have."""
 
 
 def refuse_unused(config: Config, backend: str, *names: str) -> None:
@@ -76,11 +91,15 @@ def refuse_unused(config: Config, backend: str, *names: str) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """One request: ``batch_size`` sequences of exactly m random input tokens, exactly n output tokens each."""
+    """What is run: ``concurrency`` sequences of exactly m random input tokens, exactly n output tokens each.
+
+    A runtime in this process computes them as one static batch; a server gets as many requests at the same time.
+    """
 
     input_tokens: int
     output_tokens: int
     seed: int = 0
+    concurrency: int = 1
 
 
 def refuse_request(request: Request, context_length: int) -> None:
@@ -132,14 +151,15 @@ class Model:
     architecture: str
     """Family name such as ``llama`` or ``falcon``."""
     source: str
-    """``preset``, ``hub``, ``folder``, ``gguf`` or ``fake``."""
-    random_weights: bool
-    parameters: int
-    """Number of weights; tied embeddings count once. 0 is never used: unknown counts raise InvalidConfig."""
-    weight_bytes: int
+    """``preset``, ``hub``, ``folder``, ``gguf``, ``server`` or ``fake``."""
+    random_weights: bool | None
+    """None where a server doesn't say."""
+    parameters: int | None
+    """Number of weights; tied embeddings count once. None where a server doesn't say, never 0."""
+    weight_bytes: int | None
     context_length: int
-    """Longest m + n that the model is made for, in tokens."""
-    vocabulary_size: int
+    """Longest m + n that the model is made for, or that its server takes, in tokens."""
+    vocabulary_size: int | None
     dtype: str
     revision: str | None = None
     """Commit of a hub model or SHA-256 prefix of a file's header and size; None where it has none."""
@@ -159,7 +179,13 @@ class Loaded:
     """Why this runtime can't use an NVIDIA GPU, whether there is one or not, and what mends it; None where it can."""
     settings: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     """Choices that change speed or energy: attention implementation, cache class and length, threads, flash attention,
-    layers offloaded."""
+    layers offloaded; a server's kind, command line, limits and flags."""
+    server_pids: tuple[int, ...] = ()
+    """Processes outside this one that compute, those that they started not included: their load is ours."""
+    no_energy: str | None = None
+    """Why no meter of this machine can read the energy of what was loaded; None where one may."""
+    most_in_flight: int | None = None
+    """Requests that a server works on at once, beyond which they wait; None where it doesn't say."""
 
 
 @dataclass(frozen=True)
@@ -170,8 +196,8 @@ class Capabilities:
     """Devices usable on this machine, best first; the first is what ``auto`` means."""
     dtypes: tuple[str, ...]
     """Accepted values of ``Config.dtype`` besides ``auto``."""
-    batching: bool
-    """Whether batch sizes above 1 work."""
+    concurrency: Concurrency
+    """How several requests are in flight: one after the other only, as a static batch, or in a closed loop."""
     samples_tokens: bool
     """Whether output tokens are chosen by the model (greedy) rather than fed at random."""
 
@@ -208,6 +234,65 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free the model. Safe to call twice and after a failed load."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a server sent back for one request. Times are CLOCK_MONOTONIC nanoseconds, taken at the socket."""
+
+    start_ns: int
+    """When the request's first byte was handed to the socket, on a connection that was open before."""
+    token_ns: tuple[int, ...]
+    """When each piece of output arrived, in order; pieces without tokens are left out."""
+    token_counts: tuple[int, ...]
+    """Output tokens in each of these pieces, as the server or its ids tell; they add up to ``output_tokens``."""
+    end_ns: int
+    """When the last piece of output had arrived: the last of ``token_ns``."""
+    input_tokens: int
+    """By the server's usage, those of a chat template included."""
+    output_tokens: int
+    cached_tokens: int | None = None
+    """Input tokens that the server took from its prefix cache; None where it doesn't say."""
+    said: Mapping[str, float] = field(default_factory=dict)
+    """What the server says of this request's own times, in s, by its own names (``prompt_ms`` of llama-server as
+    ``prompt_s``)."""
+
+
+class Client(Protocol):
+    """The connections of one process to a server, inside one running asyncio loop."""
+
+    async def open(self, connections: int) -> None:
+        """Open that many connections. Raises BackendError."""
+
+    async def send(self, connection: int, request: Request, number: int) -> Any:
+        """Send one request (of ``concurrency`` 1) on a connection and wait for the end of its answer.
+
+        ``number`` differs for every request of a run: the input tokens are drawn from it and from the request's seed,
+        the first of them different each time. Returns what ``read`` takes, unread: reading while others are in flight
+        would delay their stamps. Raises BackendError.
+        """
+
+    def get_ready(self, request: Request, numbers: Sequence[int]) -> None:
+        """Draw and write the requests that will be sent next, while there is time for it."""
+
+    def read(self, answer: Any) -> Reply:
+        """What an answer says. Raises BackendError where it is garbage, ended early, or has other sizes than asked."""
+
+    async def close(self) -> None:
+        """Close the connections. Safe to call twice."""
+
+
+class ServingBackend(Backend, Protocol):
+    """A backend whose requests are served elsewhere: its ``Capabilities.concurrency`` is ``closed loop``."""
+
+    def client_description(self) -> dict[str, Any]:
+        """What ``client`` needs in another process, as JSON; without any key. Call after ``load``."""
+
+    def client(self, description: Mapping[str, Any]) -> Client:
+        """A client of the loaded server; also in a process where nothing was loaded."""
+
+    def server_figures(self) -> dict[str, float]:
+        """What the server says of itself now: counters and gauges by the names of ``docs/servers.md``; may be empty."""
 
 
 def gpu_indices(name: str, count: int) -> tuple[int, ...]:

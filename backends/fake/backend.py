@@ -86,7 +86,7 @@ class FakeBackend(Backend):
         self._is_first = True
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(devices=("cpu",), dtypes=("float32",), batching=True, samples_tokens=False)
+        return Capabilities(devices=("cpu",), dtypes=("float32",), concurrency="static batch", samples_tokens=False)
 
     def resolve(self, config: Config) -> Model:
         behaviour = _parse(config.model)

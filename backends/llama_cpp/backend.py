@@ -68,7 +68,7 @@ class LlamaCpp(Backend):
 
     def capabilities(self) -> Capabilities:
         kinds = dict.fromkeys(gpu.kind for gpu in library.gpus())
-        return Capabilities(devices=(*kinds, "cpu"), dtypes=gguf_file.DTYPES, batching=False, samples_tokens=False)
+        return Capabilities(devices=(*kinds, "cpu"), dtypes=gguf_file.DTYPES, concurrency="one", samples_tokens=False)
 
     def resolve(self, config: Config) -> Model:
         self._device(config)

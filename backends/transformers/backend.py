@@ -82,7 +82,7 @@ class TransformersBackend(Backend):
     def capabilities(self) -> Capabilities:
         _require_packages()
         found = devices.usable()
-        return Capabilities(found, DTYPES + quantizers.usable(found), batching=True, samples_tokens=True)
+        return Capabilities(found, DTYPES + quantizers.usable(found), concurrency="static batch", samples_tokens=True)
 
     def versions(self) -> dict[str, str]:
         """Versions of torch, transformers, CUDA where torch was built with it, and what else the loaded model needs."""

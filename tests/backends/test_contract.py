@@ -153,7 +153,7 @@ def test_greedy_tokens_do_not_depend_on_the_cache(backend, config):
 
 
 def test_batch_gives_every_sequence_the_asked_tokens(backend, config):
-    if not backend.capabilities().batching:
+    if backend.capabilities().concurrency != "static batch":
         assert refusal(backend.resolve, dataclasses.replace(config, batch_size=2))
         return
     backend.load(dataclasses.replace(config, batch_size=3))

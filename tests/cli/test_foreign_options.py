@@ -83,7 +83,7 @@ def test_gpu_layers_name_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "type -ngl 99" in refused(joulebench(*QUICK, "-ngl", "20"))
     assert "type -ngl 99" in refused(joulebench(*QUICK, "-ngl", "10,20"))
     assert "leave one out" in refused(joulebench(*QUICK, "-ngl", "0", "--device", "cpu"))
-    able = Capabilities(devices=("metal", "cpu"), dtypes=("float32",), batching=True, samples_tokens=False)
+    able = Capabilities(devices=("metal", "cpu"), dtypes=("float32",), concurrency="static batch", samples_tokens=False)
     monkeypatch.setattr(FakeBackend, "capabilities", lambda self: able)
     # The fake machine has no such device, which the refusal names.
     for layers in ("99", "-1", "all"):
