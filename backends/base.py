@@ -184,6 +184,8 @@ class Loaded:
     """Processes outside this one that compute, those that they started not included: their load is ours."""
     no_energy: str | None = None
     """Why no meter of this machine can read the energy of what was loaded; None where one may."""
+    concurrency: Concurrency = "static batch"
+    """How several requests are in flight; see ``Capabilities``."""
     most_in_flight: int | None = None
     """Requests that a server works on at once, beyond which they wait; None where it doesn't say."""
 

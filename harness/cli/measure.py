@@ -72,6 +72,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     input_len, output_len, layers = (plain.pop(name) for name in ("input_len", "output_len", "gpu_layers"))
     refuse_warmups(plain.pop("warmup"))
     refuse_zero(plain["input_tokens"], plain["output_tokens"])
+    plain["server_flags"] = tuple(plain["server_flags"] or ())
     plain["points"] = (*(plain["points"] or ()), *one_size(input_len, output_len))
     if plain["calibration"] is not None:
         plain["calibration"] = tuple(plain["calibration"])

@@ -11,7 +11,7 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 from harness.core.errors import UserError
-from harness.core.sizes import Point, parse_point, parse_tokens
+from harness.core.sizes import Point, parse_concurrency, parse_point, parse_tokens
 from harness.measuring.stopping import FixedTrials, RelativePrecision, RuntimeHalfWidth, StoppingRule
 from harness.runs.run_schema import PlanRecord
 
@@ -124,7 +124,7 @@ class Plan:
 
     def record(self, held: PlanRecord | None) -> PlanRecord:
         """The plan as it is stored with the run, with the points that the run had before."""
-        points = [(point.input_tokens, point.output_tokens) for point in self.points]
+        points = [(point.input_tokens, point.output_tokens, point.concurrency) for point in self.points]
         return PlanRecord(
             protocol=self.protocol,
             seed=self.seed,
@@ -152,6 +152,8 @@ class PlanOptions:
     """Whether the full product of inputs and outputs is measured instead of two sweeps."""
     points: tuple[str, ...] = ()
     """Further sizes, each as ``m,n``."""
+    concurrency: str = "1"
+    """Requests in flight, such as ``1,2,4`` or ``1-64*2``: every size is measured at each."""
     timeout_s: Annotated[float, Ge(0.001), Le(1e6)] = 600.0
     min_window_s: Annotated[float, Ge(0.0)] | None = None
     max_window_s: Annotated[float, Ge(0.001)] | None = None
@@ -186,7 +188,7 @@ def make_plan(options: PlanOptions = PlanOptions(), seed: int = 0) -> tuple[Plan
         raise UserError(f"--min-window {min_window_s:g} is longer than --max-window {max_window_s:g}")
     plan = Plan(
         protocol=options.protocol,
-        points=shuffled(list(dict.fromkeys(_chosen_points(base, options))), seed),
+        points=shuffled(_in_flight(_chosen_points(base, options), options.concurrency), seed),
         explicit=options.explicit,
         seed=seed,
         stopping=_stopping(base.stopping, options),
@@ -208,6 +210,12 @@ def _chosen_points(base: Protocol, options: PlanOptions) -> list[Point]:
         further = list(map(parse_point, options.points))
     swept = grid(m, n) if options.grid else sweeps(m, n, options.fixed_input, options.fixed_output)
     return [*swept, *further]
+
+
+def _in_flight(sizes: Iterable[Point], concurrency: str) -> list[Point]:
+    """Every size once at each number of requests in flight. Raises UserError."""
+    points = [replace(size, concurrency=c) for c in parse_concurrency(concurrency) for size in sizes]
+    return list(dict.fromkeys(points))
 
 
 def _stopping(rule: StoppingRule, options: PlanOptions) -> StoppingRule:

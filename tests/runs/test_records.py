@@ -32,7 +32,7 @@ def test_golden_run_of_schema_1_loads() -> None:
     assert len(failures) == 3
     assert failures.reason.str.contains("SIGSEGV").all()
     assert failures.energy_j.isna().all()
-    assert read_run(GOLDEN).schema_version == 1
+    assert read_run(GOLDEN).schema_version == 2
 
 
 def test_joules_can_be_derived_again_from_the_raw_readings() -> None:
