@@ -251,7 +251,9 @@ def _open_loop(base: Protocol, options: PlanOptions) -> OpenLoopPlan | None:
     rates = parse_rates(options.rate)
     if max(rates) * options.duration_s > MOST_ARRIVALS:
         raise UserError(f"--rate {options.rate} over {options.duration_s:g} s are more than {MOST_ARRIVALS} requests")
-    return OpenLoopPlan(rates, options.duration_s, tuple(dict.fromkeys(_chosen_points(base, options))), (), *limits.values())
+    return OpenLoopPlan(
+        rates, options.duration_s, tuple(dict.fromkeys(_chosen_points(base, options))), (), *limits.values()
+    )
 
 
 def _in_flight(sizes: Iterable[Point], concurrency: str) -> list[Point]:

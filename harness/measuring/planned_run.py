@@ -88,7 +88,8 @@ def prepare(backend: str | None = None, **options: Any) -> PlannedRun:
     if options.get("server_flags") and not options.get("serve"):
         unused = " ".join(options["server_flags"])
         raise UserError(
-            f"'{unused}' is no option of measure; options after -- are those of a server: name it with --serve"
+            f"'{unused}': measure takes options only, such as --model NAME --point INPUT,OUTPUT; for options of a "
+            "server that is started give --serve SERVER too"
         )
     given = {"model": "" if options.get("url") else DEFAULT_MODEL} | options
     kv_cache = given.pop("kv_cache", None)

@@ -16,8 +16,9 @@ from harness.core.statistics import Estimate
 from harness.energy.attribution import EnergyFigure, EnergyReport
 from harness.energy.readings import AS_IT_STANDS
 
-Purpose = Literal["warmup", "measure", "drift"]
-"""Why a trial was run; only ``measure`` enters the statistics of its point."""
+Purpose = Literal["warmup", "measure", "drift", "open loop"]
+"""Why a trial was run; only ``measure`` enters the statistics of its point. In an ``open loop`` requests came at times
+of their own, at a rate or as in a log."""
 
 
 def _as_named_now(status: object) -> object:
@@ -61,7 +62,10 @@ class Trial:
     started_at: str
     """UTC, ISO 8601."""
     concurrency: int = 1
-    """c, requests in flight: as one static batch, or in a closed loop where a server computes."""
+    """c, requests in flight: as one static batch, or in a closed loop where a server computes. 1 in an open loop, where
+    it has no meaning: ``load`` has the mean."""
+    rate_per_s: float | None = None
+    """Rate of an open loop's Poisson arrivals; None with a log's arrivals and for every other purpose."""
     reason: str | None = None
     repeats: int | None = None
     """Batches that ran one after the other; requests that a server ended within the window."""
@@ -116,6 +120,11 @@ class Trial:
     def usable(self) -> bool:
         """Whether it is a measurement that came to its end, disturbed or not; see ``runs.summary.used_trials``."""
         return self.purpose == "measure" and self.status in ("ok", "disturbed")
+
+    @property
+    def usable_load(self) -> bool:
+        """Whether it is an open loop that came to its end, disturbed or not."""
+        return self.purpose == "open loop" and self.status in ("ok", "disturbed")
 
 
 @dataclass(frozen=True)
@@ -241,13 +250,18 @@ COLUMNS = (
     Column("trial_id", "number of the trial in the run, from 0", lambda row: row.trial.id),
     _as_recorded("session", "which start of the program measured it"),
     _as_recorded("worker", "which child process of the session measured it"),
-    _as_recorded("purpose", "warmup, measure or drift; statistics use measure alone"),
+    _as_recorded("purpose", "warmup, measure, drift or open loop; statistics use measure alone"),
     _as_recorded("status", "ok, oom, timeout, error, disturbed (measured while others used the machine) or skipped"),
     _as_recorded("reason", "why the status is not ok"),
     _as_recorded("started_at", "UTC, ISO 8601"),
     _as_recorded("input_tokens", "m, tokens per request"),
     _as_recorded("output_tokens", "n, tokens per request"),
-    _as_recorded("concurrency", "c, requests in flight: a static batch, or a closed loop where a server computes"),
+    Column(
+        "concurrency",
+        "c, requests in flight: a static batch, or a closed loop where a server computes; absent in an open loop",
+        lambda row: None if row.trial.purpose == "open loop" else row.trial.concurrency,
+    ),
+    _as_recorded("rate_per_s", "rate of an open loop's Poisson arrivals, requests/s"),
     _as_recorded("output_tokens_produced", "tokens the backend or the server counted"),
     _as_recorded("repeats", "batches one after the other, or requests that a server ended in the window"),
     _as_recorded("requests", "requests in the window, of those that cross its edges the part inside"),
