@@ -3,7 +3,8 @@
     python -m tests.stub_server --port 0 --ttft 0.05 --tpot 0.01
 
 It prints one line of JSON once it listens: ``{"port": 40123, "pid": 1234}``; until then connections are refused. Token
-k of an answer (from 0) is sent at arrival + ttft + k × tpot, each by its own deadline, so that no lateness adds up.
+k of an answer (from 0) is sent at arrival + ttft + k × tpot, each by its own deadline, so that no lateness adds up; a
+chunk of several is sent with its last one.
 Without delays tokens go out as fast as one core can write, one write a chunk, streams in turns. What it really took is
 in the last chunk, as llama-server says it: ``timings.prompt_ms`` from arrival to the first token's write,
 ``predicted_ms`` from there to the last; ``stub`` has the stamps (CLOCK_MONOTONIC nanoseconds) themselves:
@@ -21,8 +22,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import heapq
 import json
 import os
+import re
 import selectors
 import signal
 import sys
@@ -35,8 +38,9 @@ FAULTS = (
     *("429", "500", "garbage", "garbage-json", "error-event", "early-close", "hang", "stall", "cut", "die"),
     *("short", "long-prompt", "no-usage", "no-stream"),
 )
-WRITES_BETWEEN_READS = 16
+STEPS_BETWEEN_READS = 4
 """So that arrivals are stamped within a fraction of a millisecond while many streams are written."""
+LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 TEMPLATE_TOKENS = 3
 """What the chat template adds to a prompt."""
 
@@ -55,6 +59,8 @@ class Stream:
     """Whether token ids are sent with the text, as vLLM does for ``return_token_ids``."""
     usage: bool
     fault: str | None
+    origin_s: float
+    """What its deadlines count from: its arrival, or the end of its wait for a slot."""
     sent: int = 0
     sent_ns: list[int] = field(default_factory=list)
 
@@ -69,12 +75,71 @@ class Stub:
         self.running = 0
         self.generated = self.prompted = 0
         self.waiting: deque[Stream] = deque()
+        self._arrivals: deque[tuple[Connection, bytes, bytes, int]] = deque()
         self._writable: deque[Stream] = deque()
+        self._due: list[tuple[float, int, Stream]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._working = False
         self._loop = asyncio.get_running_loop()
 
     def fault(self, number: int) -> str | None:
         after = number - self.options.fault_from
         return self.options.fault if after >= 0 and after % self.options.fault_every == 0 else None
+
+    def arrived(self, connection: Connection, head: bytes, body: bytes, received_ns: int) -> None:
+        """Take a request that came, to be answered in its turn."""
+        self._arrivals.append((connection, head, body, received_ns))
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._working:
+            self._working = True
+            self._loop.call_soon(self._work)
+
+    def _work(self) -> None:
+        """Some requests and some chunks; then the loop reads before there is more."""
+        for _ in range(min(STEPS_BETWEEN_READS, len(self._arrivals))):
+            connection, *request = self._arrivals.popleft()
+            connection.answer(*request)
+        self._write_due()
+        self._working = bool(self._arrivals or self._writable or (self._due and self._due[0][0] <= self._loop.time()))
+        if self._working:
+            self._loop.call_soon(self._work)
+        elif self._due:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        due = self._due[0][0]
+        if self._timer is None or self._timer.cancelled() or due < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(due, self._timer_ended)
+
+    def _timer_ended(self) -> None:
+        self._timer = None
+        self._wake()
+
+    def _write_due(self) -> None:
+        if not self.delayed:
+            for _ in range(min(STEPS_BETWEEN_READS, len(self._writable))):
+                stream = self._writable.popleft()
+                if stream.connection.step(stream):
+                    self._writable.append(stream)
+                else:
+                    self._ended()
+            return
+        for _ in range(STEPS_BETWEEN_READS):
+            if not self._due or self._due[0][0] > self._loop.time():
+                return
+            stream = heapq.heappop(self._due)[2]
+            if stream.connection.step(stream):
+                self._plan(stream, min(stream.sent + self.options.tokens_per_chunk, stream.output_tokens) - 1)
+            else:
+                self._ended()
+
+    def _plan(self, stream: Stream, token: int) -> None:
+        due = stream.origin_s + self.options.ttft + self.options.tpot * token
+        heapq.heappush(self._due, (due, stream.number, stream))
 
     def take(self, stream: Stream) -> None:
         """Start an answer, or let it wait for a slot."""
@@ -83,37 +148,16 @@ class Stub:
             return
         self.running += 1
         if self.delayed:
-            # The clock of the deadlines: the arrival, or for one that waited, now.
-            waited = bool(self.options.slots)
-            origin = self._loop.time() if waited else stream.received_ns / 1e9
-            self._loop.call_at(origin + self.options.ttft, self._at_deadline, stream, origin)
+            self._plan(stream, min(self.options.tokens_per_chunk, stream.output_tokens) - 1)
         else:
-            if not self._writable:
-                self._loop.call_soon(self._write_some)
             self._writable.append(stream)
-
-    def _at_deadline(self, stream: Stream, origin: float) -> None:
-        if stream.connection.step(stream):
-            due = origin + self.options.ttft + self.options.tpot * (stream.sent + self.options.tokens_per_chunk - 1)
-            last = origin + self.options.ttft + self.options.tpot * (stream.output_tokens - 1)
-            self._loop.call_at(min(due, last), self._at_deadline, stream, origin)
-        else:
-            self._ended()
-
-    def _write_some(self) -> None:
-        for _ in range(min(WRITES_BETWEEN_READS, len(self._writable))):
-            stream = self._writable.popleft()
-            if stream.connection.step(stream):
-                self._writable.append(stream)
-            else:
-                self._ended()
-        if self._writable:
-            self._loop.call_soon(self._write_some)
 
     def _ended(self) -> None:
         self.running -= 1
         if self.waiting:
-            self.take(self.waiting.popleft())
+            stream = self.waiting.popleft()
+            stream.origin_s = self._loop.time()
+            self.take(stream)
 
     def metrics(self) -> str:
         """A few of vLLM's figures."""
@@ -150,6 +194,10 @@ class Connection(asyncio.Protocol):
             return
         body = self._received[end + 4 : end + 4 + length]
         self._received = self._received[end + 4 + length :]
+        self._stub.arrived(self, head, body, received_ns)
+
+    def answer(self, head: bytes, body: bytes, received_ns: int) -> None:
+        """Begin to answer one request."""
         method, target, _ = head.split(b"\r\n", 1)[0].split(b" ", 2)
         if method == b"POST":
             self._generate(target.decode(), body, received_ns, head)
@@ -190,7 +238,7 @@ class Connection(asyncio.Protocol):
         usage = bool(asked.get("stream_options", {}).get("include_usage")) and fault != "no-usage"
         n -= fault == "short"
         ids = bool(asked.get("return_token_ids"))
-        self._stub.take(Stream(self, number, received_ns, m, n, chat, ids, usage, fault))
+        self._stub.take(Stream(self, number, received_ns, m, n, chat, ids, usage, fault, received_ns / 1e9))
         return None
 
     def _failed_at_once(self, fault: str) -> bool:
@@ -313,8 +361,8 @@ def _input_tokens(prompt: Any, chat: bool) -> int:
 
 
 def _content_length(head: bytes) -> int:
-    at = head.lower().find(b"content-length:")
-    return int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+    found = LENGTH.search(head)
+    return int(found[1]) if found else 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
