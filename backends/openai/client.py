@@ -80,7 +80,14 @@ def server_address(url: str) -> ServerAddress:
     except ValueError:
         host = port = None
     plain = url.isascii() and url.isprintable() and " " not in url
-    if not host or port == 0 or not plain or parts.scheme not in ("http", "https") or "@" in parts.netloc or parts.query:
+    if (
+        not host
+        or port == 0
+        or not plain
+        or parts.scheme not in ("http", "https")
+        or "@" in parts.netloc
+        or parts.query
+    ):
         raise InvalidConfig(
             "a server's URL is written as http://127.0.0.1:8000 or https://host; keys belong in --api-key-env"
         )

@@ -61,7 +61,8 @@ class Foreseen:
 
     def holds(self, point: Point) -> bool:
         """Whether requests of this size are within the model's context."""
-        return point.input_tokens + point.output_tokens <= self.model.context_length
+        context_length = self.model.context_length
+        return context_length is None or point.input_tokens + point.output_tokens <= context_length
 
 
 def prepare(backend: str | None = None, **options: Any) -> PlannedRun:
