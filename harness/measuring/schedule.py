@@ -37,10 +37,11 @@ class _State:
 class Schedule:
     """The state of a run: feed it every record in order, ask it for the next trial.
 
-    ``context_length`` is the longest m + n of the model; points beyond it are skipped.
+    ``context_length`` is the longest m + n of the model and ``most_in_flight`` the number of requests that its server
+    works on at once, beyond which they wait; None for any. Points beyond them are skipped.
     """
 
-    def __init__(self, plan: Plan, *, kv_cache: bool, context_length: int) -> None:
+    def __init__(self, plan: Plan, *, kv_cache: bool, context_length: int, most_in_flight: int | None = None) -> None:
         self._plan = plan
         self._kv_cache = kv_cache
         self._states = {point: _State() for point in plan.points}
@@ -52,6 +53,11 @@ class Schedule:
             tokens = point.input_tokens + point.output_tokens
             if tokens > context_length:
                 state.skip_reason = f"{tokens} tokens are more than the model's context of {context_length}"
+            elif most_in_flight is not None and point.concurrency > most_in_flight:
+                state.skip_reason = (
+                    f"{point.concurrency} requests in flight are more than the {most_in_flight} that the server "
+                    "works on at once"
+                )
 
     def add(self, record: Trial) -> None:
         """Take one record into account, also one of a point that is no longer asked for."""
@@ -90,10 +96,7 @@ class Schedule:
     def _skip_larger(self, failed: Point) -> None:
         for point, state in self._states.items():
             if point != failed and not self._done(state) and needs_at_least(point, failed, self._kv_cache):
-                state.skip_reason = (
-                    f"needs at least the memory of m = {failed.input_tokens}, n = {failed.output_tokens}, "
-                    "which ran out of it"
-                )
+                state.skip_reason = f"needs at least the memory of {failed.words()}, which ran out of it"
 
     def next(self, session: int, worker: int) -> TrialSpec | None:
         """The next trial for this worker process; None when the run is complete.
@@ -155,8 +158,10 @@ def needs_at_least(point: Point, other: Point, kv_cache: bool) -> bool:
     """Whether a request of size ``point`` needs at least the memory of one of size ``other``.
 
     With the KV cache, memory grows with the cached tokens m + n and with the m tokens of the prefill. Without
-    it, every step is a forward pass over the whole sequence, so that only m + n counts.
+    it, every step is a forward pass over the whole sequence, so that only m + n counts. More requests need more.
     """
+    if point.concurrency < other.concurrency:
+        return False
     longer = point.input_tokens + point.output_tokens >= other.input_tokens + other.output_tokens
     return longer and (not kv_cache or point.input_tokens >= other.input_tokens)
 

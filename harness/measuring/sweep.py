@@ -34,7 +34,7 @@ IDLE_S = 10.0
 
 def measure(
     directory: str | Path | None = None,
-    backend: str = "transformers",
+    backend: str | None = None,
     observer: Observer = Observer(),
     **options: Any,
 ) -> RecordedRun:
@@ -145,7 +145,7 @@ def _schedule(planned: PlannedRun, store: RunStore, context_length: int) -> Sche
     recorded = set(store.run.plan.points) if store.run else set()
     sessions = store.run.sessions if store.run else ()
     for trial in store.records:
-        if (trial.input_tokens, trial.output_tokens) not in recorded:
+        if (trial.input_tokens, trial.output_tokens, trial.concurrency) not in recorded:
             raise UserError(
                 f"{store.directory} is damaged: the size of trial {trial.id} is not in its plan; use another directory"
             )
@@ -180,6 +180,7 @@ def _begin_session(
         device=loaded.device,
         device_names=tuple(loaded.device_names),
         gpu_uuids=tuple(loaded.gpu_uuids),
+        concurrency=loaded.concurrency,
         settings=dict(loaded.settings),
         versions=versions,
     )
@@ -256,8 +257,7 @@ class _Session:
             "session": self.number,
             "worker": self.host.number,
             "purpose": spec.purpose,
-            "input_tokens": spec.point.input_tokens,
-            "output_tokens": spec.point.output_tokens,
+            **asdict(spec.point),
             "started_at": _now(),
         }
         if spec.skip_reason:
@@ -274,11 +274,7 @@ class _Session:
         return self.store.append(self._measured(facts, answer, window), window.marks, window.traces)
 
     def _request(self, spec: TrialSpec) -> dict[str, Any]:
-        request = {
-            "input_tokens": spec.point.input_tokens,
-            "output_tokens": spec.point.output_tokens,
-            "seed": self.plan.seed,
-        }
+        request = {**asdict(spec.point), "seed": self.plan.seed}
         if spec.purpose == "warmup":
             # A request of more than half the time limit warms up alone: two would not fit into it.
             limits = {"min_window_s": min(WARMUP_S, self._window_s()), "last_start_s": self.plan.timeout_s / 2}
@@ -307,6 +303,7 @@ class _Session:
             status="disturbed" if disturbed else "ok",
             reason=disturbed,
             repeats=len(single_s),
+            requests=float(len(single_s) * facts["concurrency"]),
             window_s=window_s,
             runtime_s=window_s / len(single_s),
             prefill_s=float((marks.prefill_end_ns - marks.start_ns).mean()) / 1e9,
@@ -314,7 +311,7 @@ class _Session:
             runtime_sd_s=float(single_s.std(ddof=1)) if len(single_s) > 1 else None,
             output_tokens_produced=answer["output_tokens"],
             **answer["prepared"],
-            energy=window.energy,
+            energy=window.energy.over(facts["concurrency"]),
             conditions=window.conditions,
             warnings=window.energy.warnings,
         )

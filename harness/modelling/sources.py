@@ -113,7 +113,7 @@ def identity_of(run: Run, system: str | None) -> Identity:
         system=system or plain_name(machine or "unnamed machine"),
         model=model.name,
         kv_cache=backend.config.kv_cache,
-        batch_size=backend.config.batch_size,
+        batch_size=1,
         backend=backend.name,
         device=backend.device,
         device_names=names,

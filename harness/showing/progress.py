@@ -176,7 +176,7 @@ class Display(Observer):
         window_s = max(self._plan.min_window_s, session.energy.needed_window_s)
         window_s = min(window_s, self._plan.max_window_s, self._plan.timeout_s / 2)
         config = self._config
-        guess = RequestGuess(self._model, self._store.run.backend.device, config.kv_cache, config.batch_size)
+        guess = RequestGuess(self._model, self._store.run.backend.device, config.kv_cache)
         left = TimeLeft(self._plan, guess, window_s)
         for trial in self._store.records:
             left.add(trial, None)
