@@ -161,7 +161,7 @@ class OpenAIServer(ServingBackend):
         """Refuse sizes and concurrency beyond what the server tells of its limits. Raises InvalidConfig."""
         told, c = served.told, request.concurrency
         m, n = request.input_tokens, request.output_tokens
-        refuse_request(request, told.context_length or m + n)
+        refuse_request(request, told.context_length)
         if told.cache_tokens is not None and m + n > told.cache_tokens:
             raise InvalidConfig(
                 f"{m} input and {n} output tokens are more than the server's cache of {told.cache_tokens} holds; "

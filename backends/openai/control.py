@@ -165,7 +165,8 @@ class Control:
     def _why(self, error: Exception) -> str:
         url = self.address.url
         if isinstance(error, ssl.SSLCertVerificationError):
-            return f"the certificate of {url} is not trusted: {error.verify_message}; name its authority's in SSL_CERT_FILE"
+            reason = error.verify_message
+            return f"the certificate of {url} is not trusted: {reason}; name its authority's file in SSL_CERT_FILE"
         if isinstance(error, ssl.SSLError):
             return f"the server at {url} speaks no TLS; write http:// in --url"
         if isinstance(error, TimeoutError):

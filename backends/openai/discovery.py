@@ -75,7 +75,9 @@ def _refuse_failure(answer: Answer, url: str, key_env: str | None) -> None:
     said = answer.said()
     if answer.status in (401, 403):
         if key_env is None:
-            raise InvalidConfig(f"the server at {url} wants a key ({answer.status}); name the variable: --api-key-env NAME")
+            raise InvalidConfig(
+                f"the server at {url} wants a key ({answer.status}); name the variable: --api-key-env NAME"
+            )
         raise InvalidConfig(f"the server at {url} refuses the key in {key_env} ({answer.status}); correct it")
     if answer.status in (429, 500, 502, 503, 504):
         raise BackendError(f"the server at {url} is not ready: {answer.status}, {said}; try again when it is")

@@ -110,8 +110,10 @@ class Plan:
     open_loop: OpenLoopPlan | None = None
     """Requests that come at times of their own, in place of points."""
 
-    def refuse_beyond(self, context_length: int) -> None:
-        """Raise UserError when the user named a size that the model's context does not hold."""
+    def refuse_beyond(self, context_length: int | None) -> None:
+        """Raise UserError when the user named a size that the model's context, where it is known, does not hold."""
+        if context_length is None:
+            return
         sizes: Sequence[Arrival | Point] = self.points
         if self.open_loop:
             sizes = self.open_loop.logged or self.open_loop.sizes

@@ -61,7 +61,8 @@ class Foreseen:
 
     def holds(self, point: Point) -> bool:
         """Whether requests of this size are within the model's context."""
-        return point.input_tokens + point.output_tokens <= self.model.context_length
+        context = self.model.context_length
+        return context is None or point.input_tokens + point.output_tokens <= context
 
 
 def prepare(backend: str | None = None, **options: Any) -> PlannedRun:

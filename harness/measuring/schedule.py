@@ -41,7 +41,9 @@ class Schedule:
     works on at once, beyond which they wait; None for any. Points beyond them are skipped.
     """
 
-    def __init__(self, plan: Plan, *, kv_cache: bool, context_length: int, most_in_flight: int | None = None) -> None:
+    def __init__(
+        self, plan: Plan, *, kv_cache: bool, context_length: int | None, most_in_flight: int | None = None
+    ) -> None:
         self._plan = plan
         self._kv_cache = kv_cache
         self._states = {point: _State() for point in plan.points}
@@ -51,7 +53,7 @@ class Schedule:
         self._disturbed_in_a_row = 0
         for point, state in self._states.items():
             tokens = point.input_tokens + point.output_tokens
-            if tokens > context_length:
+            if context_length is not None and tokens > context_length:
                 state.skip_reason = f"{tokens} tokens are more than the model's context of {context_length}"
             elif most_in_flight is not None and point.concurrency > most_in_flight:
                 state.skip_reason = (

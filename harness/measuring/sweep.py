@@ -140,7 +140,7 @@ def _open_meter(energy: EnergyConfig, loaded: Loaded, pid: int) -> Meter:
     return Meter.open(replace(energy, probes="none") if virtual else energy, context)
 
 
-def _schedule(planned: PlannedRun, store: RunStore, context_length: int) -> Schedule:
+def _schedule(planned: PlannedRun, store: RunStore, context_length: int | None) -> Schedule:
     schedule = Schedule(planned.plan, kv_cache=planned.config.kv_cache, context_length=context_length)
     recorded = set(store.run.plan.points) if store.run else set()
     sessions = store.run.sessions if store.run else ()

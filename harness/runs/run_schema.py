@@ -73,7 +73,7 @@ class ModelRecord(_Open):
     """The model: ``backends.base.Model``, of which the harness reads these."""
 
     name: str = Field(min_length=1)
-    context_length: int
+    context_length: int | None
     dtype: str
     random_weights: bool | None
     parameters: int | None = None

@@ -87,6 +87,12 @@ def whole(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
+def word(found: Any, name: str) -> str | None:
+    """The text of this name in what a server told; None where there is none."""
+    value = found.get(name) if isinstance(found, dict) else None
+    return value if isinstance(value, str) and value else None
+
+
 def picked(found: Any, names: tuple[str, ...]) -> dict[str, Scalar]:
     """The plain values of these names. Names are listed, since servers tell their keys among their settings."""
     if not isinstance(found, dict):

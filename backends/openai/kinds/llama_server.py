@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from backends.openai.control import Control
-from backends.openai.kinds.base import IGNORE_EOS, Form, Kind, Signs, Told, picked, whole
+from backends.openai.kinds.base import IGNORE_EOS, Form, Kind, Signs, Told, picked, whole, word
 from backends.openai.metrics import series
 
 _PROPS = ("model_ftype", "build_info", "endpoint_metrics")
@@ -14,19 +14,20 @@ _PROPS = ("model_ftype", "build_info", "endpoint_metrics")
 def _ask(control: Control, signs: Signs) -> Told:
     found = control.look("/props")
     props: dict[str, Any] = found if isinstance(found, dict) else {}
-    meta = signs.card.get("meta") if isinstance(signs.card.get("meta"), dict) else {}
+    described = signs.card.get("meta")
+    meta: dict[str, Any] = described if isinstance(described, dict) else {}
     generation = props.get("default_generation_settings")
     slot = generation.get("n_ctx") if isinstance(generation, dict) else None
     slots = whole(props.get("total_slots"))
     settings = picked(props, _PROPS) | ({"total_slots": slots} if slots else {})
     return Told(
-        version=props.get("build_info"),
+        version=word(props, "build_info"),
         context_length=whole(slot) or whole(meta.get("n_ctx")),
         most_in_flight=slots,
         vocabulary_size=whole(meta.get("n_vocab")),
         parameters=whole(meta.get("n_params")),
         weight_bytes=whole(meta.get("size")),
-        dtype=props.get("model_ftype") or meta.get("ftype"),
+        dtype=word(props, "model_ftype") or word(meta, "ftype"),
         settings=settings,
     )
 

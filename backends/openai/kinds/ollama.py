@@ -5,25 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from backends.openai.control import Answer, Control, NoAnswer
-from backends.openai.kinds.base import USAGE, Form, Kind, Signs, Told, picked, whole
+from backends.openai.kinds.base import USAGE, Form, Kind, Signs, Told, picked, whole, word
 
 
 def _ask(control: Control, signs: Signs) -> Told:
-    version = control.look("/api/version")
     shown = _show(control, str(signs.card.get("id", "")))
-    details = shown.get("details")
     info = shown.get("model_info")
     facts: dict[str, Any] = info if isinstance(info, dict) else {}
     family = facts.get("general.architecture")
     running = _running(control, signs)
     return Told(
-        version=version.get("version") if isinstance(version, dict) else None,
+        version=word(control.look("/api/version"), "version"),
         context_length=whole(running.get("context_length")) or whole(facts.get(f"{family}.context_length")),
-        architecture=family if isinstance(family, str) else None,
+        architecture=word(facts, "general.architecture"),
         parameters=whole(facts.get("general.parameter_count")),
         weight_bytes=whole(running.get("size")),
-        dtype=details.get("quantization_level") if isinstance(details, dict) else None,
-        settings=picked(running, ("size_vram", "context_length", "expires_at")),
+        dtype=word(shown.get("details"), "quantization_level"),
+        settings=picked(running, ("size_vram",)),
     )
 
 

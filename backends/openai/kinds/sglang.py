@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from backends.openai.control import Control
-from backends.openai.kinds.base import EXACT_LENGTHS, RUNNING_USAGE, Form, Kind, Signs, Told, picked, whole
+from backends.openai.kinds.base import EXACT_LENGTHS, RUNNING_USAGE, Form, Kind, Signs, Told, picked, whole, word
 from backends.openai.metrics import series
 
 _FLAGS = (
@@ -23,11 +23,11 @@ def _ask(control: Control, signs: Signs) -> Told:
     each = [whole(state.get("effective_max_running_requests_per_dp")) for state in states or () if type(state) is dict]
     known = [requests for requests in each if requests]
     return Told(
-        version=info.get("version"),
+        version=word(info, "version"),
         context_length=whole(signs.card.get("max_model_len")) or whole(info.get("context_length")),
         most_in_flight=sum(known) if known else whole(info.get("max_running_requests")),
         cache_tokens=whole(info.get("max_total_num_tokens")),
-        dtype=info.get("dtype"),
+        dtype=word(info, "dtype"),
         settings=picked(info, _FLAGS),
     )
 

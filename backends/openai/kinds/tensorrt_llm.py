@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from backends.openai.control import Control, NoAnswer
-from backends.openai.kinds.base import EXACT_LENGTHS, RUNNING_USAGE, Form, Kind, Signs, Told
+from backends.openai.kinds.base import EXACT_LENGTHS, RUNNING_USAGE, Form, Kind, Signs, Told, word
 from backends.openai.metrics import Names, figures, series
 
 _METRICS = "/prometheus/metrics"
@@ -18,7 +16,6 @@ _LIMITS: Names = {
 
 
 def _ask(control: Control, signs: Signs) -> Told:
-    version: Any = control.look("/version")
     try:
         found = figures(control.get(_METRICS).body.decode(errors="replace"), _LIMITS)
     except (NoAnswer, ValueError):
@@ -26,7 +23,7 @@ def _ask(control: Control, signs: Signs) -> Told:
     limits = {name: int(value) for name, value in found.items() if value > 0}
     blocks, size = limits.get("kv_cache_blocks"), limits.get("kv_cache_tokens_per_block")
     return Told(
-        version=version.get("version") if isinstance(version, dict) else None,
+        version=word(control.look("/version"), "version"),
         most_in_flight=limits.get("max_batch_size"),
         cache_tokens=blocks * size if blocks and size else None,
         settings=limits,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.openai.control import Control, NoAnswer
-from backends.openai.kinds.base import EXACT_LENGTHS, RUNNING_USAGE, Form, Kind, Scalar, Signs, Told, whole
+from backends.openai.kinds.base import EXACT_LENGTHS, RUNNING_USAGE, Form, Kind, Scalar, Signs, Told, whole, word
 from backends.openai.metrics import samples, series
 
 _CACHE_FLAGS = ("block_size", "num_gpu_blocks", "cache_dtype", "enable_prefix_caching", "gpu_memory_utilization")
@@ -16,18 +16,17 @@ _SCHEDULER_FLAGS = ("max_num_seqs", "max_num_batched_tokens", "enable_chunked_pr
 
 
 def _ask(control: Control, signs: Signs) -> Told:
-    version = control.look("/version")
     cache = _cache(control)
     scheduler = _scheduler(control)
     model = _local_config(signs.card.get("root"))
     blocks, size = whole(cache.get("num_gpu_blocks")), whole(cache.get("block_size"))
     return Told(
-        version=version.get("version") if isinstance(version, dict) else None,
+        version=word(control.look("/version"), "version"),
         context_length=whole(signs.card.get("max_model_len")),
         most_in_flight=whole(scheduler.get("max_num_seqs")),
         cache_tokens=blocks * size if blocks and size else None,
         vocabulary_size=whole(model.get("vocab_size")),
-        architecture=model.get("model_type"),
+        architecture=word(model, "model_type"),
         settings={**cache, **scheduler},
     )
 
