@@ -95,6 +95,14 @@ def server_address(url: str) -> ServerAddress:
     return ServerAddress(host, port or (443 if tls else 80), tls, parts.path.rstrip("/"))
 
 
+class RefusedByServer(BackendError):
+    """The server answered a request with a failure; ``status`` is HTTP's."""
+
+    def __init__(self, status: int, said: str) -> None:
+        super().__init__(f"the server answered {status}: {said}")
+        self.status = status
+
+
 class _NeverAnswered(Exception):
     """The connection was closed without a byte of the answer."""
 
@@ -309,7 +317,7 @@ class OpenAIClient:
                 raise BackendError("the server closed the connection before it answered") from None
         if answer.status != 200:
             said = error_message(b"".join(part for _, part in answer.parts))
-            raise BackendError(f"the server answered {answer.status}: {self._without_key(said)}")
+            raise RefusedByServer(answer.status, self._without_key(said))
         return answer
 
     def _without_key(self, text: str) -> str:
