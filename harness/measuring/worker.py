@@ -15,6 +15,7 @@ A backend whose requests are served elsewhere is asked for loops instead of ``ru
 ``last_start_s`` and ``processes``. Their first request follows ``begins`` and their last one precedes ``ended`` as
 above; in between ``{"edge": "all busy"}`` and ``{"edge": "one idle"}`` say when their window begins and ends, the first
 of them again where a window was given up. The answer is ``{"loop": {…}}``, which ``run_from_message`` reads.
+``{"do": "open_loop", "arrivals": [[offset_s, m, n], …], "duration_s", "warm_s", "seed"}`` is answered in the same way.
 """
 
 import json
@@ -33,6 +34,7 @@ from backends.base import BackendError, Config, InvalidConfig, OutOfMemory, Prep
 from harness.core.processes import die_with_parent, private_stdout, read_messages
 from harness.measuring.closed_loop import Edges, processes_needed, run_closed_loop
 from harness.measuring.loop_message import run_message
+from harness.measuring.open_loop import Arrival, OpenLoopPlan, run_open_loop
 from harness.measuring.pacing import ClosedLoopPlan
 from harness.measuring.window import run_window
 from harness.runs.load_stamps import LoopRun
@@ -84,6 +86,7 @@ class _Worker:
             "load": self._load,
             "run": self._run,
             "closed_loop": self._closed_loop,
+            "open_loop": self._open_loop,
         }
 
     def answer(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -145,25 +148,38 @@ class _Worker:
 
     def _closed_loop(self, message: dict[str, Any]) -> dict[str, Any]:
         asked = {name: value for name, value in message.items() if name not in ("do", "processes")}
-        plan = ClosedLoopPlan(**asked, first_number=self._next_number)
+        plan = ClosedLoopPlan(**asked, first_number=self._new_numbers())
         c = plan.concurrency
         prepared = self._prepare(Request(plan.input_tokens, plan.output_tokens, plan.seed, c))
         processes = message.get("processes") or self._processes(c)
+        backend = cast(ServingBackend, self._backend)
+        run = run_closed_loop(backend, self._name, plan, self._edges(), processes)
+        self._last_loop[c] = run
+        return {"loop": run_message(run) | {"prepared": asdict(prepared)}}
+
+    def _open_loop(self, message: dict[str, Any]) -> dict[str, Any]:
+        arrivals = tuple(Arrival(*arrival) for arrival in message["arrivals"])
+        limits = {name: message[name] for name in ("duration_s", "warm_s", "seed")}
+        plan = OpenLoopPlan(arrivals, **limits, first_number=self._new_numbers())
+        longest = max(arrivals, key=lambda arrival: arrival.input_tokens + arrival.output_tokens)
+        prepared = self._prepare(Request(longest.input_tokens, longest.output_tokens, plan.seed))
+        run = run_open_loop(cast(ServingBackend, self._backend), plan, self._edges())
+        return {"loop": run_message(run) | {"prepared": asdict(prepared)}}
+
+    def _edges(self) -> Edges:
         parent = self._parent
-        edges = Edges(
+        return Edges(
             begins=parent.begins,
             all_busy=lambda: parent.pass_edge("all busy"),
             one_idle=lambda: parent.pass_edge("one idle"),
             ended=parent.ended,
         )
-        backend = cast(ServingBackend, self._backend)
-        try:
-            run = run_closed_loop(backend, self._name, plan, edges, processes)
-        finally:
-            # Of a loop that failed nobody knows which numbers were sent.
-            self._next_number += 2**32
-        self._last_loop[c] = run
-        return {"loop": run_message(run) | {"prepared": asdict(prepared)}}
+
+    def _new_numbers(self) -> int:
+        """The first of numbers that no request of this worker had."""
+        first = self._next_number
+        self._next_number += 2**32
+        return first
 
     def _processes(self, concurrency: int) -> int:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

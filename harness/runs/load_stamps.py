@@ -41,6 +41,8 @@ class LoopStamps:
     """Input tokens out of the server's prefix cache, or ``UNKNOWN``."""
     counted: NDArray[np.bool_]
     """Whether it is one of those that are measured. Requests of a ramp are not, nor any before a renewed one."""
+    told: NDArray[np.bool_]
+    """Whether the server told the tokens of each piece; where not, they are spread evenly over the pieces."""
     pieces: Int64s
     """How many pieces its output came in; at least 1."""
     piece_ns: Int64s
@@ -106,7 +108,7 @@ class LoopStamps:
 
 PER_REQUEST = (
     *("client", "number", "due_ns", "start_ns", "end_ns", "input_tokens", "output_tokens", "cached_tokens", "counted"),
-    "pieces",
+    *("told", "pieces"),
 )
 """The arrays of ``LoopStamps`` with one entry a request."""
 
