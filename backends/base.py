@@ -260,6 +260,9 @@ class Reply:
     said: Mapping[str, float] = field(default_factory=dict)
     """What the server says of this request's own times, in s, by its own names (``prompt_ms`` of llama-server as
     ``prompt_s``)."""
+    counted: bool = True
+    """Whether ``token_counts`` follow from what came; False where fewer pieces than tokens came and nothing told the
+    tokens of each: they are spread evenly then."""
 
 
 class Client(Protocol):
