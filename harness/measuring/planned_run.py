@@ -41,6 +41,11 @@ class PlannedRun:
         )
         return Path("runs") / f"{runtime}-{model}-{self.plan.protocol}"
 
+    @property
+    def served(self) -> bool:
+        """Whether a server computes, to which requests go in a closed loop."""
+        return self.config.url is not None or self.config.serve is not None
+
     def foreseen(self) -> Foreseen:
         """What a run would do, and a guess of how long it takes. Raises UserError or InvalidConfig."""
         runtime = backends.create(self.backend)
