@@ -166,7 +166,7 @@ class Model:
     """Number of weights; tied embeddings count once. None where a server doesn't say, never 0."""
     weight_bytes: int | None
     context_length: int | None
-    """Longest m + n that the model is made for, or that its server takes, in tokens; None where a server doesn't say."""
+    """Longest m + n that the model is made for, or that its server takes, in tokens; None where that is not known."""
     vocabulary_size: int | None
     dtype: str
     revision: str | None = None

@@ -20,7 +20,6 @@ import random
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
