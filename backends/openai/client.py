@@ -80,12 +80,27 @@ def server_address(url: str) -> ServerAddress:
     except ValueError:
         host = port = None
     plain = url.isascii() and url.isprintable() and " " not in url
-    if not host or port == 0 or not plain or parts.scheme not in ("http", "https") or "@" in parts.netloc or parts.query:
+    if (
+        not host
+        or port == 0
+        or not plain
+        or parts.scheme not in ("http", "https")
+        or "@" in parts.netloc
+        or parts.query
+    ):
         raise InvalidConfig(
             "a server's URL is written as http://127.0.0.1:8000 or https://host; keys belong in --api-key-env"
         )
     tls = parts.scheme == "https"
     return ServerAddress(host, port or (443 if tls else 80), tls, parts.path.rstrip("/"))
+
+
+class RefusedByServer(BackendError):
+    """The server answered a request with a failure; ``status`` is HTTP's."""
+
+    def __init__(self, status: int, said: str) -> None:
+        super().__init__(f"the server answered {status}: {said}")
+        self.status = status
 
 
 class _NeverAnswered(Exception):
@@ -302,7 +317,7 @@ class OpenAIClient:
                 raise BackendError("the server closed the connection before it answered") from None
         if answer.status != 200:
             said = error_message(b"".join(part for _, part in answer.parts))
-            raise BackendError(f"the server answered {answer.status}: {self._without_key(said)}")
+            raise RefusedByServer(answer.status, self._without_key(said))
         return answer
 
     def _without_key(self, text: str) -> str:
