@@ -162,10 +162,10 @@ class LoopRun:
 
     @property
     def begun_ns(self) -> int:
-        """When the first request began."""
-        return int(self.stamps.start_ns.min())
+        """When the first request or the window began."""
+        return min(int(self.stamps.start_ns.min()), self.window_ns[0])
 
     @property
     def ended_ns(self) -> int:
-        """When the last request had ended."""
-        return int(self.stamps.end_ns.max())
+        """When the last request and the window had ended."""
+        return max(int(self.stamps.end_ns.max()), self.window_ns[1])
