@@ -166,7 +166,7 @@ class Model:
     """Number of weights; tied embeddings count once. None where a server doesn't say, never 0."""
     weight_bytes: int | None
     context_length: int | None
-    """Longest m + n that the model is made for, or that its server takes, in tokens; None where a server doesn't say."""
+    """Longest m + n that the model is made for, or that its server takes, in tokens; None where that is not known."""
     vocabulary_size: int | None
     dtype: str
     revision: str | None = None
@@ -286,7 +286,7 @@ class Client(Protocol):
         """
 
     def get_ready(self, request: Request, numbers: Sequence[int]) -> None:
-        """Draw and write the requests that will be sent next, while there is time for it."""
+        """Draw and write requests that will be sent soon, while there is time for it, beside those that are ready."""
 
     def read(self, answer: Any) -> Reply:
         """What an answer says. Raises BackendError where it is garbage, ended early, or has other sizes than asked."""
@@ -298,10 +298,10 @@ class Client(Protocol):
 class ServingBackend(Backend, Protocol):
     """A backend whose requests are served elsewhere: its ``Capabilities.concurrency`` is ``closed loop``."""
 
-    def client_description(self) -> dict[str, Any]:
+    def client_description(self) -> Mapping[str, object]:
         """What ``client`` needs in another process, as JSON; without any key. Call after ``load``."""
 
-    def client(self, description: Mapping[str, Any]) -> Client:
+    def client(self, description: Mapping[str, object]) -> Client:
         """A client of the loaded server; also in a process where nothing was loaded."""
 
     def server_figures(self) -> dict[str, float]:

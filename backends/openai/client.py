@@ -294,8 +294,8 @@ class OpenAIClient:
         self.reopen(place)
 
     def get_ready(self, request: Request, numbers: Sequence[int]) -> None:
-        """Draw and write the requests that will be sent next; those made ready before and never sent are dropped."""
-        self._bodies = {number: (request, self._write(request, number)) for number in numbers}
+        """Draw and write requests that will be sent soon, beside those that are ready; ``close`` drops what is left."""
+        self._bodies |= {number: (request, self._write(request, number)) for number in numbers}
 
     def _write(self, request: Request, number: int) -> bytes:
         body = self._settings.form.body(request, number)
@@ -372,6 +372,7 @@ class OpenAIClient:
     async def close(self) -> None:
         """Close the connections. Safe to call twice."""
         self._open = False
+        self._bodies = {}
         opening = list(self._opening.values())
         for task in opening:
             task.cancel()

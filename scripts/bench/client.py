@@ -20,7 +20,6 @@ import random
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -222,9 +221,7 @@ def results(rounds: int, short: bool) -> dict[str, Any]:
         os.sched_setaffinity(0, {own})
     requests = SHORT_REQUESTS if short else REQUESTS
     with stub(servers) as url:
-        rows = [
-            one_row(url, c, tokens, rounds, requests) for tokens, c in itertools.product(LENGTHS, CONCURRENCIES)
-        ]
+        rows = [one_row(url, c, tokens, rounds, requests) for tokens, c in itertools.product(LENGTHS, CONCURRENCIES)]
         rate = at_rate(url, rounds, 1000 if short else 5000)
         rivals = [] if short else rival_clients.rows(url, CONCURRENCIES, LENGTHS, own)
     return {
