@@ -86,7 +86,9 @@ def _listeners(port: int) -> list[int]:
         found = psutil.net_connections(kind="tcp")
     except psutil.Error:
         return []
-    listening = (entry for entry in found if entry.status == psutil.CONN_LISTEN and entry.laddr and entry.laddr.port == port)
+    listening = (
+        entry for entry in found if entry.status == psutil.CONN_LISTEN and entry.laddr and entry.laddr.port == port
+    )
     return sorted({entry.pid for entry in listening if entry.pid})
 
 
@@ -103,7 +105,7 @@ def _declared(config: Config, found: ServerDevice) -> ServerDevice:
         return found
     if found.kind != UNKNOWN:
         raise InvalidConfig(f"--device {config.device}: the server computes on {found.kind}; leave --device out")
-    return ServerDevice(config.device)
+    return ServerDevice(config.device, ("cpu",) if config.device == "cpu" else ())
 
 
 def _command(pid: int) -> tuple[str, ...]:
