@@ -50,7 +50,8 @@ def backend(name, cache_directory):
 @pytest.fixture(scope="module")
 def server():
     """URL of a stub server: what a real one does is tested where one is built."""
-    command = [sys.executable, "-m", "tests.stub_server", "--model", "stub", "--context", "8192"]
+    delays = ["--ttft", "0.002", "--tpot", "0.001"]
+    command = [sys.executable, "-m", "tests.stub_server", "--model", "stub", "--context", "8192", *delays]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout
         yield f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
