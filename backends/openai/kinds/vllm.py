@@ -93,5 +93,6 @@ KIND = Kind(
         "ttft_s_total": series("vllm:time_to_first_token_seconds_sum"),
         "ttft_requests_total": series("vllm:time_to_first_token_seconds_count"),
     },
+    in_flight_flags=("--max-num-seqs", "--max_num_seqs"),
     no_metrics="it was started with --disable-log-stats",
 )
