@@ -1,7 +1,7 @@
 """The tensors and metadata that llama.cpp expects in a GGUF file of a given architecture.
 
-Names and meanings are those of the GGUF specification and of llama.cpp's own converter. The vocabulary is made up: it is
-there because servers turn every token into text.
+Names and meanings are those of the GGUF specification and of llama.cpp's own converter. The vocabulary is made up; it
+is there because servers turn every token into text.
 """
 
 from __future__ import annotations
