@@ -8,6 +8,7 @@ from typing import Annotated
 from typer import Option
 
 from harness.cli.options import PROTOCOLS, Attribution, Compile
+from harness.cli.server_options import ServerOptions
 from harness.core.errors import UserError
 
 _WHAT, _HOW, _ENERGY, _OUTPUT = "What to measure", "How often and how long", "Energy", "Output"
@@ -29,19 +30,31 @@ OUTPUT_FORMATS = ("csv", "json", "jsonl", "md", "sql")
 """What llama-bench takes as ``-o``."""
 
 
-class MeasureOptions:
+class MeasureOptions(ServerOptions):
     """The options of ``measure``, by the names of the fields that ``harness.measuring.planned_run.prepare`` takes.
 
     Where a default is written here, it is that field's.
     """
 
     model: Annotated[
-        str,
-        Option("--model", "-m", help="Preset, Hugging Face id or folder, or .gguf file.", rich_help_panel=_WHAT),
-    ] = "smollm2-135m"
+        str | None,
+        Option(
+            "--model",
+            "-m",
+            help="Preset, Hugging Face id or folder, or .gguf file; with --url, the name that the server has for it.",
+            show_default="smollm2-135m; with --url the one served",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
     backend: Annotated[
-        str, Option(metavar="NAME", help="Runtime: transformers, llama-cpp or fake.", rich_help_panel=_WHAT)
-    ] = "transformers"
+        str | None,
+        Option(
+            metavar="NAME",
+            help="Runtime: transformers, llama-cpp, mlx, openai (a server) or fake.",
+            show_default="transformers; openai with --url or --serve",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
     device: Annotated[
         str,
         Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1, cuda:0,1, mps or metal.", rich_help_panel=_WHAT),
@@ -103,7 +116,17 @@ class MeasureOptions:
             rich_help_panel=_WHAT,
         ),
     ] = None
-    batch_size: Annotated[int, Option(min=1, help="Sequences per request.", rich_help_panel=_WHAT)] = 1
+    concurrency: Annotated[
+        str,
+        Option(
+            "--concurrency",
+            "-c",
+            "--batch-size",
+            metavar="REQUESTS",
+            help="Requests in flight, such as 1,2,4 or 1-64*2: a static batch, or with a server a closed loop.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = "1"
     threads: Annotated[
         int | None,
         Option(
@@ -223,7 +246,9 @@ class MeasureOptions:
     ] = "auto"
     rate_hz: Annotated[
         float,
-        Option("--rate", min=0.1, max=1000.0, help="Samples per second and power source.", rich_help_panel=_ENERGY),
+        Option(
+            "--sample-rate", min=0.1, max=1000.0, help="Samples per second and power source.", rich_help_panel=_ENERGY
+        ),
     ] = 20.0
     cpu_watts: Annotated[
         float | None,

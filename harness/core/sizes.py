@@ -9,30 +9,41 @@ from harness.core.wording import number
 
 @dataclass(frozen=True, order=True)
 class Point:
-    """A request size: m input tokens, n output tokens."""
+    """What is measured: requests of m input and n output tokens, c of them in flight."""
 
     input_tokens: int
     output_tokens: int
+    concurrency: int = 1
 
-    def words(self, sequences: int = 1) -> str:
+    def words(self) -> str:
         """As ``request_words``."""
-        return request_words(self.input_tokens, self.output_tokens, sequences)
+        return request_words(self.input_tokens, self.output_tokens, self.concurrency)
+
+
+@dataclass(frozen=True, order=True)
+class Arrival:
+    """A request of a log: when it came, in seconds after the first, and its size."""
+
+    offset_s: float
+    input_tokens: int
+    output_tokens: int
 
 
 MAX_TOKENS = 10_000_000
+MAX_CONCURRENCY = 65_536
 
 
 _RANGE = re.compile(r"(\d+)-(\d+)([+*])(\d+)")
 
 
-def request_words(input_tokens: float, output_tokens: float, sequences: int = 1) -> str:
-    """``32 in, 16 out``, and how many sequences where that is more than one.
+def request_words(input_tokens: float, output_tokens: float, concurrency: int = 1) -> str:
+    """``32 in, 16 out``, and how many are in flight where that is more than one.
 
     Measured sizes are means over trials and may be fractions: four digits of these, whole numbers in full.
     """
     m, n = (number(tokens, max(4, len(f"{tokens:.0f}"))) for tokens in (input_tokens, output_tokens))
     m, n = (text.rstrip("0").rstrip(".") if "." in text else text for text in (m, n))
-    return f"{f'{sequences} sequences of ' if sequences > 1 else ''}{m} in, {n} out"
+    return f"{m} in, {n} out{f', {concurrency} in flight' if concurrency > 1 else ''}"
 
 
 def parse_tokens(text: str) -> list[int]:
@@ -40,17 +51,29 @@ def parse_tokens(text: str) -> list[int]:
 
     Ranges start at a and never pass b. Returns each count once, in the order given. Raises UserError.
     """
+    return _parse_counts(text, "token counts")
+
+
+def parse_concurrency(text: str) -> list[int]:
+    """Numbers of requests in flight, written as token counts are, in ascending order. Raises UserError."""
+    counts = sorted(_parse_counts(text, "numbers of requests in flight"))
+    if counts[-1] > MAX_CONCURRENCY:
+        raise UserError(f"{counts[-1]} requests in flight are out of range; use 1 to {MAX_CONCURRENCY}")
+    return counts
+
+
+def _parse_counts(text: str, what: str) -> list[int]:
     counts: dict[int, None] = {}
     for part in text.split(","):
-        counts.update(dict.fromkeys(_parse_part(part.strip(), text)))
+        counts.update(dict.fromkeys(_parse_part(part.strip(), text, what)))
     return list(counts)
 
 
-def _parse_part(part: str, text: str) -> list[int]:
+def _parse_part(part: str, text: str, what: str) -> list[int]:
     match = _RANGE.fullmatch(part)
     if not match:
         if not part.isascii() or not part.isdigit():
-            raise UserError(f"'{text}' is not a list of token counts; write 8,64,512 or 8-2048*2 or 128-1024+128")
+            raise UserError(f"'{text}' is not a list of {what}; write 8,64,512 or 8-2048*2 or 128-1024+128")
         return [_positive(int(part), text)]
     first, last, operator, step = int(match[1]), int(match[2]), match[3], int(match[4])
     _positive(first, text)
@@ -72,7 +95,7 @@ def _parse_part(part: str, text: str) -> list[int]:
 
 def _positive(count: int, text: str) -> int:
     if not 1 <= count <= MAX_TOKENS:
-        raise UserError(f"token count {count} in '{text}' is out of range; use 1 to {MAX_TOKENS}")
+        raise UserError(f"the count {count} in '{text}' is out of range; use 1 to {MAX_TOKENS}")
     return count
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
-from typing import ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 
@@ -63,6 +63,12 @@ class EnergyFigure:
         if self.request_j is not None and self.method is None:
             raise ValueError("an energy needs its method")
 
+    def over(self, requests: float) -> EnergyFigure:
+        """What each of that many requests has of it, which were counted as one."""
+        names = [each.name for each in fields(self) if each.name.endswith("_j")]
+        joules: dict[str, Any] = {name: _per(getattr(self, name), requests) for name in names}
+        return replace(self, **joules)
+
 
 @dataclass(frozen=True)
 class EnergyReport:
@@ -74,6 +80,14 @@ class EnergyReport:
     total: EnergyFigure
     domains: dict[str, EnergyFigure] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    def over(self, requests: float) -> EnergyReport:
+        """What each of that many requests has of it, which were counted as one."""
+        components, domains = (
+            {name: figure.over(requests) for name, figure in figures.items()}
+            for figures in (self.components, self.domains)
+        )
+        return replace(self, components=components, total=self.total.over(requests), domains=domains)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import backends
 from backends.base import Config, Model
@@ -17,6 +18,7 @@ from harness.measuring.plan import Plan, PlanOptions, make_plan
 from harness.measuring.time_guess import RequestGuess
 
 DEFAULT_MODEL = "smollm2-135m"
+_SERVED = "openai"
 
 _Options = TypeVar("_Options", Config, EnergyConfig, PlanOptions)
 
@@ -33,7 +35,16 @@ class PlannedRun:
     @property
     def directory(self) -> Path:
         """Where the run goes if nobody says: measuring the same again resumes it."""
-        return Path("runs") / f"{self.backend}-{Path(self.config.model).name.partition(':')[0]}-{self.plan.protocol}"
+        runtime = self.config.serve or self.backend
+        model = Path(self.config.model).name.partition(":")[0] or urlsplit(self.config.url or "").netloc.replace(
+            ":", "-"
+        )
+        return Path("runs") / f"{runtime}-{model}-{self.plan.protocol}"
+
+    @property
+    def served(self) -> bool:
+        """Whether a server computes, to which requests go in a closed loop."""
+        return self.config.url is not None or self.config.serve is not None
 
     def foreseen(self) -> Foreseen:
         """What a run would do, and a guess of how long it takes. Raises UserError or InvalidConfig."""
@@ -41,7 +52,7 @@ class PlannedRun:
         model = runtime.resolve(self.config)
         device = self.config.device if self.config.device != "auto" else runtime.capabilities().devices[0]
         self.plan.refuse_beyond(model.context_length)
-        return Foreseen(model, device, RequestGuess(model, device, self.config.kv_cache, self.config.batch_size))
+        return Foreseen(model, device, RequestGuess(model, device, self.config.kv_cache))
 
 
 @dataclass(frozen=True)
@@ -55,21 +66,38 @@ class Foreseen:
 
     def holds(self, point: Point) -> bool:
         """Whether requests of this size are within the model's context."""
-        return point.input_tokens + point.output_tokens <= self.model.context_length
+        context_length = self.model.context_length
+        return context_length is None or point.input_tokens + point.output_tokens <= context_length
 
 
-def prepare(backend: str = "transformers", **options: Any) -> PlannedRun:
-    """The measurement that options ask for: fields of ``PlanOptions``, ``backends.base.Config``, ``EnergyConfig``.
+def prepare(backend: str | None = None, **options: Any) -> PlannedRun:
+    """The measurement that options ask for: fields of ``PlanOptions``, ``backends.base.Config``, ``EnergyConfig``,
+    and ``batch_size`` for ``concurrency``.
 
-    ``model`` is ``DEFAULT_MODEL`` and ``kv_cache`` the protocol's where they are not given or None. Raises UserError
-    for what can't be measured, TypeError for an unknown option.
+    ``model`` is ``DEFAULT_MODEL``, with a ``url`` the one that is served there, ``backend`` is ``openai`` with a
+    ``url`` or ``serve`` and else ``transformers``, and ``kv_cache`` the protocol's, where they are not given or None.
+    Raises UserError for what can't be measured, TypeError for an unknown option.
     """
+    if "batch_size" in options:
+        options["concurrency"] = str(options.pop("batch_size"))
+    served = [f"--{name}" for name in ("url", "serve") if options.get(name)]
+    backend = backend or (_SERVED if served else "transformers")
     if backend not in backends.names():
         raise UserError(f"unknown backend '{backend}'; choose one of {', '.join(backends.names())}")
     unknown = options.keys() - {field.name for kind in (PlanOptions, Config, EnergyConfig) for field in fields(kind)}
     if unknown:
         raise TypeError(f"no option {', '.join(sorted(unknown))}")
-    given = {"model": DEFAULT_MODEL} | options
+    if served and backend != _SERVED:
+        raise UserError(
+            f"{served[0]} is for servers, and --backend {backend} runs in this process; leave one of them out"
+        )
+    if options.get("server_flags") and not options.get("serve"):
+        unused = " ".join(options["server_flags"])
+        raise UserError(
+            f"'{unused}': measure takes options only, such as --model NAME --point INPUT,OUTPUT; for options of a "
+            "server that is started give --serve SERVER too"
+        )
+    given = {"model": "" if options.get("url") else DEFAULT_MODEL} | options
     kv_cache = given.pop("kv_cache", None)
     config = _chosen(Config, given if kv_cache is None else given | {"kv_cache": kv_cache})
     plan, kv_cache_of_protocol = make_plan(_chosen(PlanOptions, options), config.seed)

@@ -14,7 +14,7 @@ from harness.measuring.machine import identity
 from harness.measuring.planned_run import PlannedRun
 from harness.runs.run_schema import BackendRecord, Machine, ModelRecord, Run
 
-_SPELLED = {"rate_hz": "--rate", "calibration": "--calibrate"}
+_SPELLED = {"rate_hz": "--sample-rate", "calibration": "--calibrate"}
 """Options whose name on the command line is not that of their field."""
 
 
@@ -23,7 +23,10 @@ def refuse_other_run(directory: Path, held: Run, asked: PlannedRun, machine: Mac
     _refuse(directory, "--backend", held.backend.name, asked.backend)
     # An option that the earlier program did not have was at its default.
     defaults = {option.name: option.default for option in fields(Config) if option.default is not MISSING}
-    _refuse_options(directory, defaults | held.backend.config.model_dump(), asdict(asked.config))
+    options = held.backend.config.model_dump() | {"server_flags": tuple(held.backend.config.server_flags)}
+    # A batch size was an option of all points once: each has its own now.
+    del options["batch_size"]
+    _refuse_options(directory, defaults | options, asdict(asked.config))
     # How much foreign load is let pass decides which trials count, not what they are.
     ours, theirs = ({**asdict(energy), "max_foreign_load": None} for energy in (held.energy, asked.energy))
     _refuse_options(directory, ours, theirs)

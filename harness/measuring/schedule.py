@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from harness.core.sizes import Point
 from harness.measuring.plan import Plan
-from harness.measuring.stopping import Samples
+from harness.measuring.stopping import FixedTrials, Samples
 from harness.runs.schema import Purpose, Trial
 
 MAX_ERRORS = 3
@@ -37,10 +37,13 @@ class _State:
 class Schedule:
     """The state of a run: feed it every record in order, ask it for the next trial.
 
-    ``context_length`` is the longest m + n of the model; points beyond it are skipped.
+    ``context_length`` is the longest m + n of the model, and ``most_in_flight`` the number of requests that its server
+    works on at once, beyond which they wait; None where it is not known. Points beyond them are skipped.
     """
 
-    def __init__(self, plan: Plan, *, kv_cache: bool, context_length: int) -> None:
+    def __init__(
+        self, plan: Plan, *, kv_cache: bool, context_length: int | None, most_in_flight: int | None = None
+    ) -> None:
         self._plan = plan
         self._kv_cache = kv_cache
         self._states = {point: _State() for point in plan.points}
@@ -48,16 +51,26 @@ class Schedule:
         self._first: Point | None = None
         self._warm: tuple[Point, int, int] | None = None
         self._disturbed_in_a_row = 0
+        loads = plan.open_loop.loads if plan.open_loop else ()
+        self._open_loops: dict[float | None, _State] = {rate_per_s: _State() for rate_per_s in loads}
         for point, state in self._states.items():
             tokens = point.input_tokens + point.output_tokens
-            if tokens > context_length:
+            if context_length is not None and tokens > context_length:
                 state.skip_reason = f"{tokens} tokens are more than the model's context of {context_length}"
+            elif most_in_flight is not None and point.concurrency > most_in_flight:
+                state.skip_reason = (
+                    f"{point.concurrency} requests in flight are more than the {most_in_flight} that the server "
+                    "works on at once"
+                )
 
     def add(self, record: Trial) -> None:
         """Take one record into account, also one of a point that is no longer asked for."""
-        point = record.point
+        point = record.asked
         if record.purpose == "measure":
             self._drift = _State()  # the plan has grown since: drift is looked at once more
+        if record.purpose == "open loop":
+            self._add_open_loop(record)
+            return
         drifts = record.purpose == "drift" or (record.purpose == "warmup" and self._all_done())
         state = self._drift if drifts else self._states.get(point, _State())
         if record.status == "ok":
@@ -79,6 +92,13 @@ class Schedule:
             if record.status == "oom":
                 self._skip_larger(point)
 
+    def _add_open_loop(self, record: Trial) -> None:
+        state = self._open_loops.get(record.rate_per_s, _State())
+        if record.usable_load:
+            state.samples["runtime_s"].append(record.runtime_s or 0.0)
+        state.errors = state.errors + 1 if record.status == "error" else 0
+        state.ended = record.status in ("oom", "timeout", "skipped") or state.errors >= MAX_ERRORS
+
     def _most_disturbed(self) -> int:
         """Disturbed trials after which a point is left as it is.
 
@@ -90,10 +110,7 @@ class Schedule:
     def _skip_larger(self, failed: Point) -> None:
         for point, state in self._states.items():
             if point != failed and not self._done(state) and needs_at_least(point, failed, self._kv_cache):
-                state.skip_reason = (
-                    f"needs at least the memory of m = {failed.input_tokens}, n = {failed.output_tokens}, "
-                    "which ran out of it"
-                )
+                state.skip_reason = f"needs at least the memory of {failed.words()}, which ran out of it"
 
     def next(self, session: int, worker: int) -> TrialSpec | None:
         """The next trial for this worker process; None when the run is complete.
@@ -104,10 +121,18 @@ class Schedule:
             state = self._states[point]
             if not self._done(state):
                 return self._spec(point, state, "measure", session, worker)
+        for rate_per_s, state in self._open_loops.items():
+            if not (state.ended or len(state.samples["runtime_s"]) >= self._open_trials()):
+                assert self._plan.open_loop
+                return TrialSpec(self._plan.open_loop.mean_size(), "open loop", rate_per_s=rate_per_s)
         first = self.first_measured()
         if first is None or self._drift.ended or len(self._drift.samples["runtime_s"]) >= DRIFT_TRIALS:
             return None
         return self._spec(first, self._drift, "drift", session, worker)
+
+    def _open_trials(self) -> int:
+        """An open loop is long, and shows by itself how far its requests scatter: once is enough unless told."""
+        return self._plan.stopping.max_trials if isinstance(self._plan.stopping, FixedTrials) else 1
 
     def _spec(self, point: Point, state: _State, purpose: Purpose, session: int, worker: int) -> TrialSpec:
         warm = self._warm == (point, session, worker)
@@ -155,8 +180,10 @@ def needs_at_least(point: Point, other: Point, kv_cache: bool) -> bool:
     """Whether a request of size ``point`` needs at least the memory of one of size ``other``.
 
     With the KV cache, memory grows with the cached tokens m + n and with the m tokens of the prefill. Without
-    it, every step is a forward pass over the whole sequence, so that only m + n counts.
+    it, every step is a forward pass over the whole sequence, so that only m + n counts. More requests need more.
     """
+    if point.concurrency < other.concurrency:
+        return False
     longer = point.input_tokens + point.output_tokens >= other.input_tokens + other.output_tokens
     return longer and (not kv_cache or point.input_tokens >= other.input_tokens)
 
@@ -169,3 +196,5 @@ class TrialSpec:
     purpose: Purpose
     skip_reason: str | None = None
     """Why the point is recorded as skipped instead of being measured."""
+    rate_per_s: float | None = None
+    """Of an open loop with Poisson arrivals; its point is then the mean size of its requests."""

@@ -28,6 +28,10 @@ _RATES = {
 }
 
 
+_UNKNOWN_PARAMETERS = 10**9
+"""Of a served model of which its server doesn't say."""
+
+
 @dataclass(frozen=True)
 class RequestGuess:
     """Guesses how long the phases of a request take with one model on one kind of device."""
@@ -35,24 +39,25 @@ class RequestGuess:
     model: Model
     device: str
     kv_cache: bool
-    batch_size: int
 
-    def prefill_s(self, input_tokens: float) -> float:
-        """Guessed seconds of the forward pass over so many input tokens a sequence."""
-        return self._forward_s(input_tokens)
+    def prefill_s(self, input_tokens: float, concurrency: int = 1) -> float:
+        """Guessed seconds of the forward pass over so many input tokens of each request in flight."""
+        return self._forward_s(input_tokens * concurrency)
 
-    def step_s(self, length: float) -> float:
-        """Guessed seconds of one decode step of sequences that are so many tokens long."""
-        return self._forward_s(1 if self.kv_cache else length)
+    def step_s(self, length: float, concurrency: int = 1) -> float:
+        """Guessed seconds of one decode step of requests that are so many tokens long."""
+        return self._forward_s((1 if self.kv_cache else length) * concurrency)
 
     def request_s(self, point: Point) -> float:
-        """Guessed seconds of one request."""
-        return self.prefill_s(point.input_tokens) + (point.output_tokens - 1) * self.step_s(mean_length(point))
+        """Guessed seconds of one request, as many in flight as the point says."""
+        steps_s = (point.output_tokens - 1) * self.step_s(mean_length(point), point.concurrency)
+        return self.prefill_s(point.input_tokens, point.concurrency) + steps_s
 
     def _forward_s(self, tokens: float) -> float:
         rates = _RATES.get(self.device.split(":")[0], _RATES["cpu"])
-        operations = 2 * self.model.parameters * tokens * self.batch_size
-        return rates.launch_s + max(self.model.weight_bytes / rates.bytes_per_s, operations / rates.operations_per_s)
+        operations = 2 * (self.model.parameters or _UNKNOWN_PARAMETERS) * tokens
+        weight_bytes = self.model.weight_bytes or 2 * _UNKNOWN_PARAMETERS
+        return rates.launch_s + max(weight_bytes / rates.bytes_per_s, operations / rates.operations_per_s)
 
 
 def mean_length(point: Point) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,22 @@ if TYPE_CHECKING:
 RUN_FILE = "run.json"
 TRIALS_FILE = "trials.jsonl"
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+def _with_concurrency(run: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 had one batch size for all points of a run."""
+    batch_size = run["backend"]["config"]["batch_size"]
+    sessions = [
+        session if session.get("plan") is None else session | {"plan": _plan_in_flight(session["plan"], batch_size)}
+        for session in run["sessions"]
+    ]
+    return run | {"plan": _plan_in_flight(run["plan"], batch_size), "sessions": sessions}
+
+
+def _plan_in_flight(plan: dict[str, Any], concurrency: int) -> dict[str, Any]:
+    return plan | {"points": [[*point, concurrency] for point in plan["points"]]}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_concurrency}
 """By the version it starts from, the step that turns the content of ``run.json`` into the next version."""
 
 _TRIAL = TypeAdapter(Trial)
@@ -42,11 +57,6 @@ class RecordedRun:
     facts: Run
     """What was measured on what."""
     trials: tuple[Trial, ...]
-
-    @property
-    def batch_size(self) -> int:
-        """Sequences per request."""
-        return self.facts.backend.config.batch_size
 
     def table(self) -> pd.DataFrame:
         """All trials with the columns of ``COLUMNS``, one row a trial. Raises UserError.
@@ -63,7 +73,7 @@ class RecordedRun:
                     f"{self.directory}: trial {trial.id} is of session {trial.session}, which {RUN_FILE} doesn't have: "
                     "the files don't belong together"
                 )
-            row = Row(trial, self.batch_size, idle[trial.session])
+            row = Row(trial, idle[trial.session])
             cells = {column.name: value for column in COLUMNS if (value := column.value(row)) is not None}
             for component, figure in (trial.energy.components if trial.energy else {}).items():
                 cells |= component_columns(component, figure)
@@ -75,7 +85,8 @@ class RecordedRun:
 
 def load_run(directory: str | os.PathLike[str]) -> RecordedRun:
     """A run directory: what was measured, and all whole trials. Raises UserError."""
-    return RecordedRun(Path(directory), read_run(directory), tuple(read_trials(directory)))
+    facts = read_run(directory)
+    return RecordedRun(Path(directory), facts, tuple(read_trials(directory, facts)))
 
 
 def load_trials(directory: str | os.PathLike[str]) -> pd.DataFrame:
@@ -99,8 +110,11 @@ def read_run(directory: str | os.PathLike[str]) -> Run:
         raise UserError(
             f"{path} has schema version {version}, this joulebench reads up to {RUN_VERSION}: upgrade joulebench"
         )
-    for older in range(version, RUN_VERSION):
-        run = MIGRATIONS[older](run)
+    try:
+        for older in range(version, RUN_VERSION):
+            run = MIGRATIONS[older](run) | {"schema_version": older + 1}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {type(error).__name__}: {error}") from None
     try:
         # As text once more: only there a list may stand for a tuple where types are strict.
         return Run.model_validate_json(json.dumps(run))
@@ -115,8 +129,11 @@ def first_fault(error: ValidationError) -> str:
     return ": ".join(filter(None, (".".join(map(str, first["loc"])), said)))
 
 
-def read_trials(directory: str | os.PathLike[str]) -> list[Trial]:
-    """All whole trials, in order. A torn last line, left by a kill, is passed over. Raises UserError."""
+def read_trials(directory: str | os.PathLike[str], facts: Run | None = None) -> list[Trial]:
+    """All whole trials, in order. A torn last line, left by a kill, is passed over. Raises UserError.
+
+    ``facts`` is the content of the directory's ``run.json`` where it has been read already.
+    """
     path = Path(directory) / TRIALS_FILE
     try:
         content = path.read_bytes()
@@ -124,7 +141,10 @@ def read_trials(directory: str | os.PathLike[str]) -> list[Trial]:
         return []
     except OSError as error:
         raise UserError(f"{path} can't be read: {error}") from None
-    return parse_trials(content[: whole_length(content)], path)
+    whole = content[: whole_length(content)]
+    if facts is None and not all(map(_says_concurrency, whole.splitlines())):
+        facts = read_run(directory)
+    return parse_trials(whole, path, facts.backend.config.batch_size if facts else 1)
 
 
 def whole_length(content: bytes) -> int:
@@ -132,15 +152,32 @@ def whole_length(content: bytes) -> int:
     return content.rfind(b"\n") + 1
 
 
-def parse_trials(content: bytes, path: Path) -> list[Trial]:
-    """Trials from whole lines. Raises UserError naming the first line that is none."""
+def parse_trials(content: bytes, path: Path, batch_size: int = 1) -> list[Trial]:
+    """Trials from whole lines. Raises UserError naming the first line that is none.
+
+    A line without a concurrency is of version 1: its requests were batches of ``batch_size``, and its energies those
+    of whole batches. What comes back is per request.
+    """
     trials = []
     for number, line in enumerate(content.splitlines(), start=1):
         try:
-            trials.append(_TRIAL.validate_json(line))
+            trial = _TRIAL.validate_json(line)
         except ValidationError as error:
             raise UserError(f"{path}, line {number} is not a trial record ({first_fault(error)})") from None
+        trials.append(trial if _says_concurrency(line) else _per_request(trial, batch_size))
     return trials
+
+
+def _says_concurrency(line: bytes) -> bool:
+    """Whether a trial's line is of version 2: in a text its quotes would have backslashes."""
+    return b'"concurrency"' in line
+
+
+def _per_request(trial: Trial, batch_size: int) -> Trial:
+    """A trial of version 1 as one is recorded now."""
+    energy = trial.energy.over(batch_size) if trial.energy and batch_size > 1 else trial.energy
+    requests = None if trial.repeats is None else float(trial.repeats * batch_size)
+    return replace(trial, concurrency=batch_size, requests=requests, energy=energy)
 
 
 def dump_trial(trial: Trial) -> bytes:

@@ -17,7 +17,7 @@ from harness.energy.foreign_load import CpuLoad
 from harness.energy.meter import MeterDescription
 from harness.runs.schema import MOST_TOKENS
 
-RUN_VERSION = 1
+RUN_VERSION = 2
 
 Count = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 Setting = str | int | float | bool | None
@@ -39,17 +39,19 @@ class PlanRecord(_Open):
     min_window_s: float
     max_window_s: float
     timeout_s: float
-    points: tuple[tuple[Count, Count], ...]
-    """Input and output tokens, in the order in which they are measured."""
+    points: tuple[tuple[Count, Count, Count], ...]
+    """Input tokens, output tokens and requests in flight, in the order in which they are measured."""
 
 
 class BackendOptions(_Open):
     """The options that the backend was given: ``backends.base.Config``, of which the harness reads these."""
 
     kv_cache: bool
-    batch_size: Count
+    batch_size: Count = 1
+    """Sequences per request of the trials that version 1 recorded, whose lines don't say."""
     compile: str = "none"
     prefill_chunk: int | None = None
+    server_flags: tuple[str, ...] = ()
 
 
 class BackendRecord(_Open):
@@ -60,6 +62,8 @@ class BackendRecord(_Open):
     device: str
     device_names: tuple[str, ...]
     gpu_uuids: tuple[str, ...]
+    concurrency: str = "static batch"
+    """How several requests were in flight: ``one``, ``static batch`` or ``closed loop``."""
     settings: dict[str, Setting]
     """What the runtime chose or was told that decides cost, by its own names."""
     versions: dict[str, str]
@@ -69,9 +73,10 @@ class ModelRecord(_Open):
     """The model: ``backends.base.Model``, of which the harness reads these."""
 
     name: str = Field(min_length=1)
-    context_length: int
+    context_length: int | None
+    """None where a server does not say."""
     dtype: str
-    random_weights: bool
+    random_weights: bool | None
     parameters: int | None = None
 
 
@@ -137,3 +142,9 @@ class Run(_Open):
     schema_version: int = RUN_VERSION
     tool_version: str | None = None
     created_at: str | None = None
+
+
+def noted(run: Run, **facts: object) -> Run:
+    """The run with facts about its last session."""
+    *earlier, session = run.sessions
+    return run.model_copy(update={"sessions": (*earlier, session.model_copy(update=facts))})

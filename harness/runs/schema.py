@@ -11,13 +11,15 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator
 
 from harness.core.quantities import Facts
-from harness.core.sizes import Point
+from harness.core.sizes import MAX_CONCURRENCY, Point
 from harness.core.statistics import Estimate
 from harness.energy.attribution import EnergyFigure, EnergyReport
 from harness.energy.readings import AS_IT_STANDS
+from harness.runs.load_figures import LoadFigures
 
-Purpose = Literal["warmup", "measure", "drift"]
-"""Why a trial was run; only ``measure`` enters the statistics of its point."""
+Purpose = Literal["warmup", "measure", "drift", "open loop"]
+"""Why a trial was run; only ``measure`` enters the statistics of its point. In an ``open loop`` requests came at times
+of their own, at a rate or as in a log."""
 
 
 def _as_named_now(status: object) -> object:
@@ -60,13 +62,25 @@ class Trial:
     status: Status
     started_at: str
     """UTC, ISO 8601."""
+    concurrency: int = 1
+    """c, requests in flight: as one static batch, or in a closed loop where a server computes. 1 in an open loop, where
+    it has no meaning: ``load`` has the mean."""
+    asked_tokens: tuple[int, int] | None = None
+    """Input and output tokens that were asked for, where a server did not keep to them and that was allowed."""
+    rate_per_s: float | None = None
+    """Rate of an open loop's Poisson arrivals; None with a log's arrivals and for every other purpose."""
     reason: str | None = None
     repeats: int | None = None
+    """Batches that ran one after the other; requests that a server ended within the window."""
+    requests: float | None = None
+    """Requests in the window, c for each batch, of those that cross a server's window the part inside."""
     window_s: float | None = None
-    """First start to last end, gaps between requests included."""
+    """First start to last end, gaps between requests included; under load while all c requests were in flight."""
     runtime_s: float | None = None
-    """Window divided by repeats."""
+    """How long a request takes: requests in flight × window / requests. With c in flight this is a batch's runtime, and
+    by Little's law the mean time of a request in a closed loop."""
     prefill_s: float | None = None
+    """Start of a request to its first output token, mean: the TTFT."""
     decode_s: float | None = None
     runtime_sd_s: float | None = None
     """Standard deviation of single requests inside the window; None for one repeat."""
@@ -79,6 +93,8 @@ class Trial:
     """File with the raw marks and readings, relative to the run directory."""
     energy: EnergyReport | None = None
     """Joules per request, with the reasons for those that could not be told; None where no request was measured."""
+    load: LoadFigures | None = None
+    """What a server did with the requests of the window; None where they were computed in a process of ours."""
     conditions: Facts = field(default_factory=dict)
     """Temperature, clocks, throttle reasons, foreign load during the window, as far as they can be read."""
     warnings: tuple[str, ...] = ()
@@ -90,11 +106,18 @@ class Trial:
         for tokens in (self.input_tokens, self.output_tokens):
             if not 1 <= tokens <= MOST_TOKENS:
                 raise ValueError(f"{tokens} tokens are no size of a request")
+        if not 1 <= self.concurrency <= MAX_CONCURRENCY:
+            raise ValueError(f"{self.concurrency} is no number of requests in flight")
 
     @property
     def point(self) -> Point:
-        """The size of its requests."""
-        return Point(self.input_tokens, self.output_tokens)
+        """The size of its requests, and how many were in flight."""
+        return Point(self.input_tokens, self.output_tokens, self.concurrency)
+
+    @property
+    def asked(self) -> Point:
+        """The point of the plan that it is a trial of: ``point``, unless a server did not keep to its sizes."""
+        return Point(*self.asked_tokens, self.concurrency) if self.asked_tokens else self.point
 
     @property
     def counts(self) -> bool:
@@ -106,13 +129,17 @@ class Trial:
         """Whether it is a measurement that came to its end, disturbed or not; see ``runs.summary.used_trials``."""
         return self.purpose == "measure" and self.status in ("ok", "disturbed")
 
+    @property
+    def usable_load(self) -> bool:
+        """Whether it is an open loop that came to its end, disturbed or not."""
+        return self.purpose == "open loop" and self.status in ("ok", "disturbed")
+
 
 @dataclass(frozen=True)
 class Row:
     """A trial with what else its columns are worked out from."""
 
     trial: Trial
-    batch_size: int
     idle_w: Estimate | None
     """Idle power of its session, in W; None where not measured."""
 
@@ -128,10 +155,10 @@ class Column:
 
 
 def net_energy_j(
-    energy_j: float, energy_ci95_j: float, idle_w: float, idle_ci95_w: float, runtime_s: float
+    energy_j: float, energy_ci95_j: float, idle_w: float, idle_ci95_w: float, busy_s: float
 ) -> tuple[float, float]:
-    """Energy above idle, energy − idle power × runtime, with its 95 % half-width. May be negative for tiny loads."""
-    return energy_j - idle_w * runtime_s, math.hypot(energy_ci95_j, idle_ci95_w * runtime_s)
+    """Energy above idle, energy − idle power × busy time, with its 95 % half-width. May be negative for tiny loads."""
+    return energy_j - idle_w * busy_s, math.hypot(energy_ci95_j, idle_ci95_w * busy_s)
 
 
 def _as_recorded(name: str, meaning: str) -> Column:
@@ -139,21 +166,49 @@ def _as_recorded(name: str, meaning: str) -> Column:
 
 
 def prefill_tokens_per_s(row: Row) -> float | None:
-    """Input tokens of all sequences over the time to the first output token."""
-    return _speed(row.batch_size * row.trial.input_tokens, row.trial.prefill_s)
+    """Input tokens of all requests of a batch over the time to the first output token; None in a closed loop.
+
+    There a prefill shares the machine with the decode steps of others, so that its time says nothing of its speed.
+    """
+    trial = row.trial
+    return None if trial.load else _speed(trial.concurrency * trial.input_tokens, trial.prefill_s)
 
 
 def decode_tokens_per_s(row: Row) -> float | None:
-    """The n − 1 output tokens that decode steps produce, of all sequences, over their time; None for n = 1."""
-    return _speed(row.batch_size * (row.trial.output_tokens - 1), row.trial.decode_s)
+    """The n − 1 output tokens that decode steps produce, of all requests in flight, over their time; None for n = 1.
+
+    In a closed loop the c requests decode at most at this speed: while one of them is in prefill it doesn't decode.
+    """
+    return _speed(row.trial.concurrency * (row.trial.output_tokens - 1), row.trial.decode_s)
 
 
 def total_tokens_per_s(row: Row) -> float | None:
-    """Input and output tokens of all sequences over the runtime.
+    """Input and output tokens of all requests over the time they took: the throughput.
 
-    The throughput of Wilkins, Keshav, Mortier (2024), section 5.
+    That of Wilkins, Keshav, Mortier (2024), section 5.
     """
-    return _speed(tokens_in_all(row), row.trial.runtime_s)
+    return _throughput(row, row.trial.input_tokens + row.trial.output_tokens)
+
+
+def output_tokens_per_s(row: Row) -> float | None:
+    """Output tokens of all requests over the time they took."""
+    return _throughput(row, row.trial.output_tokens)
+
+
+def tpot_s(row: Row) -> float | None:
+    """Time per output token after the first, mean; None for n = 1."""
+    n = row.trial.output_tokens
+    return None if row.trial.decode_s is None or n < 2 else row.trial.decode_s / (n - 1)
+
+
+def tokens_per_j(row: Row) -> float | None:
+    """Output tokens per joule."""
+    joules = row.trial.energy.total.request_j if row.trial.energy else None
+    return row.trial.output_tokens / joules if joules else None
+
+
+def _throughput(row: Row, tokens: int) -> float | None:
+    return _speed(row.trial.concurrency * tokens, row.trial.runtime_s)
 
 
 def _speed(tokens: int, seconds: float | None) -> float | None:
@@ -176,20 +231,22 @@ def joules_per(part: str, tokens: Callable[[Row], int] = lambda row: 1) -> Calla
 
 
 def tokens_out(row: Row) -> int:
-    """Output tokens of all sequences of a request."""
-    return row.batch_size * row.trial.output_tokens
+    """Output tokens of a request."""
+    return row.trial.output_tokens
 
 
 def tokens_in_all(row: Row) -> int:
-    """Input and output tokens of all sequences of a request."""
-    return row.batch_size * (row.trial.input_tokens + row.trial.output_tokens)
+    """Input and output tokens of a request."""
+    return row.trial.input_tokens + row.trial.output_tokens
 
 
 def _net(row: Row) -> Sequence[float | None]:
     energy_j, ci95_j = joules_per("request")(row)
     if energy_j is None or row.idle_w is None or row.trial.runtime_s is None:
         return None, None
-    return net_energy_j(energy_j, ci95_j or 0.0, row.idle_w.mean, row.idle_w.half_width or 0.0, row.trial.runtime_s)
+    # Requests in flight share the machine's time.
+    busy_s = row.trial.runtime_s / row.trial.concurrency
+    return net_energy_j(energy_j, ci95_j or 0.0, row.idle_w.mean, row.idle_w.half_width or 0.0, busy_s)
 
 
 def _figure(name: str, meaning: str, value: Callable[[Row], Sequence[float | None]]) -> tuple[Column, Column]:
@@ -201,24 +258,33 @@ COLUMNS = (
     Column("trial_id", "number of the trial in the run, from 0", lambda row: row.trial.id),
     _as_recorded("session", "which start of the program measured it"),
     _as_recorded("worker", "which child process of the session measured it"),
-    _as_recorded("purpose", "warmup, measure or drift; statistics use measure alone"),
+    _as_recorded("purpose", "warmup, measure, drift or open loop; statistics use measure alone"),
     _as_recorded("status", "ok, oom, timeout, error, disturbed (measured while others used the machine) or skipped"),
     _as_recorded("reason", "why the status is not ok"),
     _as_recorded("started_at", "UTC, ISO 8601"),
-    _as_recorded("input_tokens", "m, tokens per sequence"),
-    _as_recorded("output_tokens", "n, tokens per sequence"),
-    _as_recorded("output_tokens_produced", "tokens the backend counted"),
-    _as_recorded("repeats", "requests in the window"),
-    _as_recorded("window_s", "first start to last end, s"),
-    _as_recorded("runtime_s", "window divided by repeats, s per request"),
+    _as_recorded("input_tokens", "m, tokens per request"),
+    _as_recorded("output_tokens", "n, tokens per request"),
+    Column(
+        "concurrency",
+        "c, requests in flight: a static batch, or a closed loop where a server computes; absent in an open loop",
+        lambda row: None if row.trial.purpose == "open loop" else row.trial.concurrency,
+    ),
+    _as_recorded("rate_per_s", "rate of an open loop's Poisson arrivals, requests/s"),
+    _as_recorded("output_tokens_produced", "tokens the backend or the server counted"),
+    _as_recorded("repeats", "batches one after the other, or requests that a server ended in the window"),
+    _as_recorded("requests", "requests in the window, of those that cross its edges the part inside"),
+    _as_recorded("window_s", "first start to last end, or while all c requests were in flight, s"),
+    _as_recorded("runtime_s", "requests in flight × window_s / requests: how long a request takes, s"),
     _as_recorded("runtime_sd_s", "standard deviation of single requests in the window, s"),
-    _as_recorded("prefill_s", "start to first output token, mean per request, s"),
+    _as_recorded("prefill_s", "start to first output token (TTFT), mean per request, s"),
     _as_recorded("decode_s", "first to last output token, mean per request, s"),
     _as_recorded("compile_s", "compiling for this size, before the window and in no other column, s"),
     _as_recorded("capture_s", "capturing the decode step, before the window and in no other column, s"),
-    Column("prefill_tokens_per_s", "input tokens of all sequences over prefill_s", prefill_tokens_per_s),
-    Column("decode_tokens_per_s", "(n − 1) output tokens of all sequences over decode_s", decode_tokens_per_s),
-    Column("total_tokens_per_s", "(m + n) tokens of all sequences over runtime_s", total_tokens_per_s),
+    Column("tpot_s", "decode_s over n − 1: time per output token, s", tpot_s),
+    Column("prefill_tokens_per_s", "c × m over prefill_s; absent in a closed loop", prefill_tokens_per_s),
+    Column("decode_tokens_per_s", "c × (n − 1) over decode_s", decode_tokens_per_s),
+    Column("output_tokens_per_s", "c × n over runtime_s: throughput of output tokens", output_tokens_per_s),
+    Column("total_tokens_per_s", "c × (m + n) over runtime_s", total_tokens_per_s),
     *_figure("energy_j", "sum over the components measured, J per request", joules_per("request")),
     Column("energy_method", "counter, integrated, modelled or estimated: the weakest of the parts", _total("method")),
     Column("energy_reason", "why energy_j is absent", _total("reason")),
@@ -226,15 +292,16 @@ COLUMNS = (
     *_figure("decode_energy_j", "energy of the decode steps, J per request", joules_per("decode")),
     *_figure(
         "energy_per_output_token_j",
-        "energy_j over the output tokens of all sequences",
+        "energy_j over n",
         joules_per("request", tokens_out),
     ),
     *_figure(
         "energy_per_token_j",
-        "energy_j over the input and output tokens of all sequences",
+        "energy_j over m + n",
         joules_per("request", tokens_in_all),
     ),
-    *_figure("net_energy_j", "energy_j less the session's idle power over the runtime, J per request", _net),
+    Column("tokens_per_j", "n over energy_j: output tokens per joule", tokens_per_j),
+    *_figure("net_energy_j", "energy_j less the session's idle power over runtime_s / c, J per request", _net),
 )
 """The table of trials, a line a column. What was not measured is missing, never 0. For each component c with a meter
 the columns of ``component_columns`` follow."""

@@ -144,7 +144,7 @@ class RunStore(contextlib.AbstractContextManager["RunStore"]):
             self.notices.append(
                 f"the last line of {path} was torn by an earlier kill; its {len(content) - whole} bytes are removed"
             )
-        return parse_trials(content[:whole], path)
+        return parse_trials(content[:whole], path, self.run.backend.config.batch_size if self.run else 1)
 
     def _fill_reserve(self) -> None:
         with (self.directory / _RESERVE).open("wb") as stream:

@@ -77,10 +77,10 @@ class Headline:
     first_token_s: Estimate | None
     """Start of the request to its first output token."""
     decode_tokens_per_s: Estimate | None
-    """Output tokens a second of all sequences once the first token is out; None where n = 1."""
+    """Output tokens a second of all requests in flight once the first token is out; None where n = 1."""
     energy_j: Estimate | None
     energy_per_output_token_j: Estimate | None
-    """Energy of the request over the output tokens of all its sequences."""
+    """Energy of the request over its output tokens."""
     energy_method: Method | None
     estimated_from: str | None
     """What an estimated energy was worked out from, such as "5 W per busy core"; None for other methods."""
@@ -114,12 +114,12 @@ class IdleDrift:
         return Estimate(self.after_w.mean - self.before_w.mean, math.hypot(*half_widths))
 
 
-def summarise(records: Iterable[Trial], batch_size: int) -> list[PointSummary]:
+def summarise(records: Iterable[Trial]) -> list[PointSummary]:
     """One summary per point, in the order of first measurement."""
     by_point: dict[Point, list[Trial]] = {}
     for record in records:
         by_point.setdefault(record.point, []).append(record)
-    return [_summary(point, trials, batch_size) for point, trials in by_point.items()]
+    return [_summary(point, trials) for point, trials in by_point.items()]
 
 
 def headline(facts: Run, trials: Sequence[Trial]) -> Headline | None:
@@ -128,7 +128,7 @@ def headline(facts: Run, trials: Sequence[Trial]) -> Headline | None:
     They are of the request of the size where the run's sweeps cross. Where that was not measured they are of the
     measured point nearest to it, by the logarithms of both sizes.
     """
-    measured = {summary.point: summary for summary in summarise(trials, facts.backend.config.batch_size)}
+    measured = {summary.point: summary for summary in summarise(trials)}
     known = {point: summary for point, summary in measured.items() if summary.runtime_s is not None}
     if not known:
         return None
@@ -136,7 +136,7 @@ def headline(facts: Run, trials: Sequence[Trial]) -> Headline | None:
     point = min(known, key=lambda point: (_log_distance(point, wanted), point))
     chosen = known[point]
     assert chosen.runtime_s is not None
-    tokens = facts.backend.config.batch_size * point.output_tokens
+    tokens = point.output_tokens
     used = used_trials(trial for trial in trials if trial.point == point)
     estimated = chosen.energy_method == "estimated"
     return Headline(
@@ -169,7 +169,9 @@ def _crossing(points: Sequence[Point]) -> Point:
 
 def _log_distance(point: Point, other: Point) -> float:
     return math.hypot(
-        math.log(point.input_tokens / other.input_tokens), math.log(point.output_tokens / other.output_tokens)
+        math.log(point.input_tokens / other.input_tokens),
+        math.log(point.output_tokens / other.output_tokens),
+        math.log(point.concurrency / other.concurrency),
     )
 
 
@@ -271,14 +273,14 @@ def _runtimes(records: Sequence[Trial]) -> list[float]:
     return [record.runtime_s for record in records if record.runtime_s is not None]
 
 
-def _summary(point: Point, trials: Sequence[Trial], batch_size: int) -> PointSummary:
+def _summary(point: Point, trials: Sequence[Trial]) -> PointSummary:
     used = used_trials(trials)
     disturbed = sum(record.status == "disturbed" for record in used)
     # Where undisturbed trials are used, the disturbed ones explain nothing.
     explained = ("ok",) if disturbed or not used else ("ok", "disturbed")
     failures = [record for record in trials if record.status not in explained]
     energy_j, method = _energy(used)
-    m, n = point.input_tokens, point.output_tokens
+    m, n, c = point.input_tokens, point.output_tokens, point.concurrency
     runtime_s, prefill_s, decode_s = (
         estimate_of([seconds for record in used if (seconds := getattr(record, field)) is not None])
         for field in ("runtime_s", "prefill_s", "decode_s")
@@ -291,9 +293,9 @@ def _summary(point: Point, trials: Sequence[Trial], batch_size: int) -> PointSum
         runtime_s=runtime_s,
         prefill_s=prefill_s,
         decode_s=decode_s,
-        prefill_tokens_per_s=_speed(batch_size * m, prefill_s),
-        decode_tokens_per_s=_speed(batch_size * (n - 1), decode_s),
-        total_tokens_per_s=_speed(batch_size * (m + n), runtime_s),
+        prefill_tokens_per_s=None if any(record.load for record in used) else _speed(c * m, prefill_s),
+        decode_tokens_per_s=_speed(c * (n - 1), decode_s),
+        total_tokens_per_s=_speed(c * (m + n), runtime_s),
         energy_j=energy_j,
         energy_method=method,
         energy_reason=_energy_reason(used) if energy_j is None else None,

@@ -79,7 +79,6 @@ def differences(source: DrawnSystem, others: Sequence[DrawnSystem]) -> DrawnSyst
 
 _WORDS: dict[str, Callable[[Any], str]] = {
     "kv_cache": lambda value: f"KV cache {'on' if value else 'off'}",
-    "batch_size": lambda value: f"batch of {value}",
     "dtype": str,
 }
 """Fields of an identity that must agree, and how a value that differs is written."""

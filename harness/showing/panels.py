@@ -95,8 +95,8 @@ class DrawnSystem:
 
     @property
     def sequences(self) -> int:
-        """Sequences per request; 1 where unknown, as published measurements have it."""
-        return self.identity.batch_size or 1
+        """Requests in flight; 1 where unknown, as published measurements have it."""
+        return self.identity.concurrency or 1
 
     @property
     def components(self) -> frozenset[Component]:

@@ -34,7 +34,7 @@ _LEAST_TO_FIT = 4
 def result_lines(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterator[str]:
     """What a person wants to know of a run before they look at its table, at most ten lines."""
     found = headline(run.facts, run.trials)
-    yield from headline_lines(found, run.batch_size) if found else ("Nothing was measured.",)
+    yield from headline_lines(found) if found else ("Nothing was measured.",)
     moved = drift(run.trials)
     if moved:
         yield drift_text(moved)
@@ -42,9 +42,9 @@ def result_lines(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterato
     yield from _idle(run)
 
 
-def headline_lines(found: Headline, batch_size: int) -> Iterator[str]:
+def headline_lines(found: Headline) -> Iterator[str]:
     """The numbers that matter, one sentence each."""
-    size = f" for {found.point.words(batch_size)}"
+    size = f" for {found.point.words()}"
     if found.decode_tokens_per_s is not None:
         yield f"{_with_interval(found.decode_tokens_per_s, 'decode tokens/s')}{size}."
         size = ""

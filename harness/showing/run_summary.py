@@ -26,12 +26,9 @@ def run_summary(run: RecordedRun) -> str:
         "model": facts.model.name,
         "dtype": facts.model.dtype,
         "kv_cache": config.kv_cache,
-        "batch_size": config.batch_size,
         "trials": Counter(trial.status for trial in run.trials),
         "headline": None if found is None else _flat(found),
-        "points": [
-            _flat(point) for point in sorted(summarise(run.trials, run.batch_size), key=lambda each: each.point)
-        ],
+        "points": [_flat(point) for point in sorted(summarise(run.trials), key=lambda each: each.point)],
         "drift": None if shift is None else _flat(shift),
     }
     return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

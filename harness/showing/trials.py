@@ -151,9 +151,7 @@ def print_trials(run: RecordedRun, format: str) -> None:
         return
     run.table()  # refuses files that don't belong together
     console = open_console()
-    columns = {
-        heading: [cell(Row(trial, run.batch_size, None)) for trial in run.trials] for heading, cell in TRIAL_CELLS
-    }
+    columns = {heading: [cell(Row(trial, None)) for trial in run.trials] for heading, cell in TRIAL_CELLS}
     left_out = print_fitting(columns, DISPENSABLE, console)
     if left_out:
         console.print(f"not shown on so narrow a terminal: {', '.join(left_out)}; --format csv has every column")
@@ -163,7 +161,7 @@ def print_trials(run: RecordedRun, format: str) -> None:
 
 def print_results(run: RecordedRun, console: Console) -> None:
     """The numbers that matter, what was measured and what wasn't, then every point as a table row."""
-    summaries = sorted(summarise(run.trials, run.batch_size), key=lambda summary: summary.point)
+    summaries = sorted(summarise(run.trials), key=lambda summary: summary.point)
     for line in result_lines(run, summaries):
         console.print(line, markup=False, soft_wrap=True)
     columns = [column for column in POINT_CELLS if console.width >= 100 or column[0] not in _WIDE_ONLY]

@@ -39,7 +39,7 @@ TRACE = Trace(DOMAIN, MARKS, np.array([0.5, 1.5, 2.5]), failure="lost")
 RUN = Run.model_validate_json(
     json.dumps(
         {
-            "schema_version": 1,
+            "schema_version": 2,
             "plan": {
                 "protocol": "quick",
                 "seed": 0,

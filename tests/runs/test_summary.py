@@ -25,7 +25,7 @@ def disturbed(id: int, runtime_s: float = 2.0, share: float | None = 0.6, **fact
 
 
 def test_a_point_is_told_from_its_undisturbed_trials() -> None:
-    (point,) = summarise([trial(0), disturbed(1), trial(2, runtime_s=1.2)], batch_size=1)
+    (point,) = summarise([trial(0), disturbed(1), trial(2, runtime_s=1.2)])
     assert (point.trials, point.disturbed, point.trouble) == (2, 0, None)
     assert point.runtime_s
     assert point.runtime_s.mean == pytest.approx(1.1)
@@ -33,7 +33,7 @@ def test_a_point_is_told_from_its_undisturbed_trials() -> None:
 
 def test_a_point_that_was_never_left_alone_is_told_from_its_disturbed_trials_and_says_so() -> None:
     failed = trial(0, "error", reason="crashed")
-    (point,) = summarise([failed, disturbed(1), disturbed(2, runtime_s=4.0)], batch_size=1)
+    (point,) = summarise([failed, disturbed(1), disturbed(2, runtime_s=4.0)])
     assert (point.trials, point.disturbed) == (2, 2)
     assert point.trouble == "disturbed: other programs used 60 % of the CPU"
     assert point.runtime_s

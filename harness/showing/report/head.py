@@ -23,7 +23,7 @@ def run_head(run: RecordedRun, source: DrawnSystem) -> dict[str, Any]:
     found = headline(run.facts, run.trials)
     cards = []
     if found:
-        cards = [_speed_card(found, run.batch_size), _runtime_card(found, source), _energy_card(found, source)]
+        cards = [_speed_card(found), _runtime_card(found, source), _energy_card(found, source)]
     return {
         "name": source.name,
         "title": f"{model_words(run.facts.model.name)} on {_hardware(run)}",
@@ -55,9 +55,8 @@ def _subtitle(run: RecordedRun) -> str:
         backend.name,
         run.facts.model.dtype,
         f"KV cache {'on' if backend.config.kv_cache else 'off'}",
-        f"batch {run.batch_size}",
     ]
-    used = [summary for summary in summarise(run.trials, run.batch_size) if summary.trials]
+    used = [summary for summary in summarise(run.trials) if summary.trials]
     counted, sizes = sum(summary.trials for summary in used), len(used)
     of = "" if sizes == len(plan.points) else f" of {len(plan.points)}"
     parts = [
@@ -83,8 +82,8 @@ def _card(label: str, said: str, note: str) -> dict[str, str]:
     return {"label": label, "value": value, "rest": rest, "note": note}
 
 
-def _speed_card(found: Headline, sequences: int) -> dict[str, str]:
-    size = found.point.words(sequences)
+def _speed_card(found: Headline) -> dict[str, str]:
+    size = found.point.words()
     first = found.first_token_s
     note = f"{size}; time to first token {_short_time(first)}" if first else size
     speed = found.decode_tokens_per_s
@@ -101,7 +100,7 @@ def _short_time(time_s: Estimate) -> str:
 def _runtime_card(found: Headline, source: DrawnSystem) -> dict[str, str]:
     note = _held_out(source.profile.runtime if source.profile else None)
     said = plus_minus(found.runtime_s.mean, found.runtime_s.half_width, "s")
-    return _card(f"A request of {found.point.words(source.sequences)} takes", said, note)
+    return _card(f"A request of {found.point.words()} takes", said, note)
 
 
 def _energy_card(found: Headline, source: DrawnSystem) -> dict[str, str]:
