@@ -1,6 +1,6 @@
 """The tensors and metadata that llama.cpp expects in a GGUF file of a given architecture.
 
-Names and meanings are those of the GGUF specification and of llama.cpp's own converter. The vocabulary is made up: it
+Names and meanings are those of the GGUF specification and of llama.cpp's own converter. The vocabulary is made up; it
 is there because servers turn every token into text.
 """
 
@@ -62,7 +62,7 @@ def metadata(architecture: Architecture) -> dict[str, int | float | str]:
         "rope.dimension_count": a.head_dim,
         "rope.freq_base": a.rope_theta,
     }
-    tokenizer: dict[str, int | float | str] = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.add_bos_token": False}
+    tokenizer = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.add_bos_token": False}
     return {f"{prefix}.{key}": value for key, value in own.items()} | tokenizer
 
 
