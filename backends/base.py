@@ -103,10 +103,12 @@ class Request:
 
 
 def refuse_request(request: Request, context_length: int) -> None:
-    """Refuse a request of no tokens, or of more than ``context_length``. Raises InvalidConfig."""
+    """Refuse a request of no tokens or sequences, or of more than ``context_length``. Raises InvalidConfig."""
     m, n = request.input_tokens, request.output_tokens
     if m < 1 or n < 1:
         raise InvalidConfig(f"a request needs at least 1 input and 1 output token, not {m} and {n}")
+    if request.concurrency < 1:
+        raise InvalidConfig(f"a concurrency of {request.concurrency} makes no sense; ask for at least 1")
     if m + n > context_length:
         raise InvalidConfig(
             f"{m} input and {n} output tokens are more than the model's context of {context_length}; "

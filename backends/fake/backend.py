@@ -31,21 +31,24 @@ from backends.base import (
 
 @dataclass(frozen=True)
 class _Behaviour:
-    """Cost in seconds of a forward pass over x tokens: floor_s + linear_s·x + quadratic_s·x², of a cached decode
-    step at position x: step_s + step_linear_s·x. A size written as ``64x8`` is m = 64, n = 8."""
+    """Cost in seconds of a forward pass over x tokens of c sequences: floor_s + c·(linear_s·x + quadratic_s·x²), of a
+    cached decode step at position x: step_s + batch_s·(c − 1) + c·step_linear_s·x. A size written as ``64x8`` is
+    m = 64, n = 8, whatever c is."""
 
     floor_s: float = 0.010
     linear_s: float = 1e-4
     quadratic_s: float = 1e-8
     step_s: float = 0.005
     step_linear_s: float = 1e-6
+    batch_s: float = 0.001
+    """What each sequence beyond the first adds to a decode step."""
     first: float = 1.0
     """How many times as long the first request of a size takes, as where kernels are planned on it."""
     noise: float = 0.0
     """Relative standard deviation of each request's runtime."""
     context: int = 8192
     oom_above: int = 1 << 60
-    """Requests of more tokens (m + n) than this run out of memory."""
+    """Requests of more tokens, c·(m + n), than this run out of memory."""
     segfault_at: str = ""
     hang_at: str = ""
     error_at: str = ""
@@ -127,27 +130,28 @@ class FakeBackend(Backend):
         if self._config is None:
             raise BackendError("no model is loaded")
         self._misbehave(request)
-        m, n = request.input_tokens, request.output_tokens
+        m, n, c = request.input_tokens, request.output_tokens, request.concurrency
         noise = 1 + self._behaviour.noise * self._random.gauss(0, 1)
         if self._is_first:
             noise *= self._behaviour.first
             self._is_first = False
         start_ns = time.monotonic_ns() if self._behaviour.realtime else self._now_ns
-        prefill_end_ns = self._pass(start_ns, self._forward_s(m) * noise)
-        decode_s = sum(self._step_s(m + k) for k in range(1, n))
+        prefill_end_ns = self._pass(start_ns, self._forward_s(m, c) * noise)
+        decode_s = sum(self._step_s(m + k, c) for k in range(1, n))
         self._now_ns = end_ns = self._pass(prefill_end_ns, decode_s * noise)
         produced = n - 1 if self._behaviour.short_at == f"{m}x{n}" else n
         return Completion(start_ns, prefill_end_ns, end_ns, m, produced)
 
-    def _forward_s(self, tokens: int) -> float:
+    def _forward_s(self, tokens: int, sequences: int) -> float:
         costs = self._behaviour
-        return costs.floor_s + costs.linear_s * tokens + costs.quadratic_s * tokens**2
+        return costs.floor_s + sequences * (costs.linear_s * tokens + costs.quadratic_s * tokens**2)
 
-    def _step_s(self, position: int) -> float:
+    def _step_s(self, position: int, sequences: int) -> float:
         assert self._config is not None
         if not self._config.kv_cache:
-            return self._forward_s(position)
-        return self._behaviour.step_s + self._behaviour.step_linear_s * position
+            return self._forward_s(position, sequences)
+        costs = self._behaviour
+        return costs.step_s + costs.batch_s * (sequences - 1) + sequences * costs.step_linear_s * position
 
     def _pass(self, from_ns: int, duration_s: float) -> int:
         if not self._behaviour.realtime:
@@ -157,7 +161,7 @@ class FakeBackend(Backend):
 
     def _misbehave(self, request: Request) -> None:
         size = f"{request.input_tokens}x{request.output_tokens}"
-        if request.input_tokens + request.output_tokens > self._behaviour.oom_above:
+        if request.concurrency * (request.input_tokens + request.output_tokens) > self._behaviour.oom_above:
             raise OutOfMemory(f"the fake device holds {self._behaviour.oom_above} tokens")
         if size == self._behaviour.error_at:
             raise BackendError("the fake backend fails here")

@@ -1,16 +1,14 @@
 """llama.cpp through llama-cpp-python's low-level API, driven as its own llama-bench does.
 
-Prefill decodes random token ids in batches; each decode step feeds one more random token and waits for its logits.
-Nothing is sampled. With the KV cache off, every step empties the cache and decodes the whole sequence again.
+Prefill decodes random token ids in batches; each decode step feeds one more random token of each sequence and waits for
+the logits. Nothing is sampled. With the KV cache off, every step empties the cache and decodes everything again.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import random
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,29 +28,17 @@ from backends.base import (
     refuse_request,
     refuse_unused,
 )
-from backends.llama_cpp import gguf_file, library
+from backends.llama_cpp import batches, gguf_file, library
 from backends.llama_cpp.gguf_header import read_header
 from backends.llama_cpp.threads import default_threads
 from backends.presets import PRESETS, classify
 
 if TYPE_CHECKING:
+    from backends.llama_cpp.batches import Batches
     from backends.llama_cpp.library import GpuDevice
 
-_BATCH_TOKENS = 2048
 _MICROBATCH_TOKENS = 512
 _ALL_LAYERS = -1
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """One request's tokens, cut into the batches that ``llama_decode`` takes, so that a run only feeds them."""
-
-    request: Request
-    tokens: Any
-    """C array of the m + n − 1 tokens; the batches point into it."""
-    prefill: list[Any]
-    steps: list[list[Any]]
-    """Batches of each of the n − 1 decode steps."""
 
 
 class LlamaCpp(Backend):
@@ -64,17 +50,15 @@ class LlamaCpp(Backend):
         self._model: int | None = None
         self._context: int | None = None
         self._memory: int | None = None
-        self._prepared: _Tokens | None = None
+        self._prepared: tuple[Request, Batches] | None = None
 
     def capabilities(self) -> Capabilities:
         kinds = dict.fromkeys(gpu.kind for gpu in library.gpus())
-        return Capabilities(devices=(*kinds, "cpu"), dtypes=gguf_file.DTYPES, concurrency="one", samples_tokens=False)
+        return Capabilities((*kinds, "cpu"), gguf_file.DTYPES, concurrency="static batch", samples_tokens=False)
 
     def resolve(self, config: Config) -> Model:
         self._device(config)
         refuse_unused(config, "llama-cpp", "compile", "prefill_chunk")
-        if config.batch_size != 1:
-            raise InvalidConfig(f"llama-cpp runs one sequence at a time, not {config.batch_size}; use batch size 1")
         if config.threads is not None and config.threads < 1:
             raise InvalidConfig(f"{config.threads} threads make no sense; give 1 or more")
         source = classify(config.model)
@@ -101,7 +85,7 @@ class LlamaCpp(Backend):
             raise BackendError(f"no layer of {config.model} was offloaded to {device}; use --device cpu")
         self._config = config
         self._threads = config.threads or default_threads()
-        self._context_length, self._vocabulary_size = model.context_length, model.vocabulary_size
+        self._context_length, self._vocabulary_size = model.context_length, model.vocabulary_size or 0
         return Loaded(
             model=model,
             device=device,
@@ -110,7 +94,7 @@ class LlamaCpp(Backend):
             cuda_unusable=_cuda_unusable(),
             settings={
                 "threads": self._threads,
-                "batch_tokens": _BATCH_TOKENS,
+                "batch_tokens": batches.BATCH_TOKENS,
                 "microbatch_tokens": _MICROBATCH_TOKENS,
                 "gpu_offload_supported": bool(library.library().llama_supports_gpu_offload()),
                 "gpu_layers_offloaded": offloaded,
@@ -125,31 +109,26 @@ class LlamaCpp(Backend):
         if self._model is None:
             raise BackendError("no model is loaded")
         refuse_request(request, self._context_length)
-        m, n = request.input_tokens, request.output_tokens
-        self._new_context(m + n)
-        llama = library.library()
-        ids = random.Random(request.seed).choices(range(self._vocabulary_size), k=m + n - 1)
-        tokens = (llama.llama_token * len(ids))(*ids)
-        cached = self._config.kv_cache
-        steps = [_batches(tokens, m + k, 1) if cached else _batches(tokens, 0, m + k + 1) for k in range(n - 1)]
-        self._prepared = _Tokens(request, tokens, _batches(tokens, 0, m), steps)
+        self._refuse_sequences(request.concurrency)
+        self._new_context(request.input_tokens + request.output_tokens, request.concurrency)
+        self._prepared = request, batches.draw(request, self._vocabulary_size, self._config.kv_cache)
         return Prepared()
 
     def run(self, request: Request) -> Completion:
-        if self._prepared is None or self._prepared.request != request:
+        if self._prepared is None or self._prepared[0] != request:
             raise BackendError("this request was not prepared")
-        llama = library.library()
+        llama, prepared = library.library(), self._prepared[1]
         clear, synchronize, now = llama.llama_memory_clear, llama.llama_synchronize, time.monotonic_ns
         context, memory, recompute = self._context, self._memory, not self._config.kv_cache
         clear(memory, False)
         synchronize(context)
 
         start_ns = now()
-        self._decode(self._prepared.prefill)
+        self._decode(prepared.prefill)
         synchronize(context)
         prefill_end_ns = now()
         output_tokens = 1
-        for step in self._prepared.steps:
+        for step in prepared.steps:
             if recompute:
                 clear(memory, False)
             self._decode(step)
@@ -157,8 +136,8 @@ class LlamaCpp(Backend):
             output_tokens += 1
         end_ns = now()
 
-        positions = llama.llama_memory_seq_pos_max(memory, 0) + 1
-        return Completion(start_ns, prefill_end_ns, end_ns, positions - (output_tokens - 1), output_tokens)
+        input_tokens = self._positions(request.concurrency) - (output_tokens - 1)
+        return Completion(start_ns, prefill_end_ns, end_ns, input_tokens, output_tokens)
 
     def versions(self) -> dict[str, str]:
         llama = library.library()
@@ -200,20 +179,36 @@ class LlamaCpp(Backend):
             self.close()
             raise InvalidConfig(f"'{path}' is no decoder-only language model; choose one that generates text")
 
-    def _new_context(self, tokens: int) -> None:
+    def _refuse_sequences(self, count: int) -> None:
+        most = library.library().llama_max_parallel_sequences()
+        if count > most:
+            raise InvalidConfig(f"llama.cpp holds at most {most} sequences, not {count}; ask for a lower concurrency")
+
+    def _positions(self, sequences: int) -> int:
+        """Tokens that the cache holds of each sequence. Raises BackendError where they differ."""
+        last = library.library().llama_memory_seq_pos_max
+        found = {last(self._memory, sequence) + 1 for sequence in range(sequences)}
+        if len(found) > 1:
+            raise BackendError(f"llama.cpp has processed sequences of one length to different ones: {sorted(found)}")
+        return int(found.pop())
+
+    def _new_context(self, tokens: int, sequences: int = 1) -> None:
+        """A context for sequences of so many tokens each, every one with a cache of its own."""
         self._free_context()
         llama = library.library()
         library.clear_log()
         parameters = llama.llama_context_default_params()
-        parameters.n_ctx = tokens
-        parameters.n_batch = _BATCH_TOKENS
+        parameters.n_ctx = tokens * sequences
+        parameters.n_seq_max = sequences
+        parameters.kv_unified = False
+        parameters.n_batch = batches.BATCH_TOKENS
         parameters.n_ubatch = _MICROBATCH_TOKENS
         parameters.n_threads = parameters.n_threads_batch = self._threads
         parameters.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_AUTO
         parameters.swa_full = False
         self._context = llama.llama_init_from_model(self._model, parameters) or None
         if self._context is None:
-            raise _failure(f"llama.cpp can't make a context of {tokens} tokens")
+            raise _failure(f"llama.cpp can't make a context of {sequences} × {tokens} tokens")
         self._memory = llama.llama_get_memory(self._context)
 
     def _free_context(self) -> None:
@@ -227,9 +222,9 @@ class LlamaCpp(Backend):
         self._new_context(_MICROBATCH_TOKENS)
         return library.search_log("Flash Attention (not supported|was auto, set to disabled)") is None
 
-    def _decode(self, batches: list[Any]) -> None:
+    def _decode(self, parts: list[Any]) -> None:
         llama_decode = library.library().llama_decode
-        for batch in batches:
+        for batch in parts:
             code = llama_decode(self._context, batch)
             if code != 0:
                 raise _failure(f"llama_decode returned {code}")
@@ -286,18 +281,6 @@ def _file_model(config: Config) -> Model:
         dtype=header.dtype,
         revision=header.digest,
     )
-
-
-def _batches(tokens: Any, first: int, count: int) -> list[Any]:
-    """Batches that feed ``count`` tokens from index ``first`` on; logits come out for the last of each."""
-    llama = library.library()
-    size = ctypes.sizeof(llama.llama_token)
-    found = []
-    for begin in range(first, first + count, _BATCH_TOKENS):
-        address = ctypes.addressof(tokens) + begin * size
-        pointer = ctypes.cast(address, ctypes.POINTER(llama.llama_token))
-        found.append(llama.llama_batch_get_one(pointer, min(_BATCH_TOKENS, first + count - begin)))
-    return found
 
 
 def _failure(what: str) -> BackendError:

@@ -167,12 +167,12 @@ class TransformersBackend(Backend):
             self._devices = ()
 
     def _draw_tokens(self, request: Request) -> torch.Tensor:
-        """Token ids of shape (batch_size, m), drawn on the CPU so that a seed means the same everywhere."""
+        """Token ids of shape (concurrency, m), drawn on the CPU so that a seed means the same everywhere."""
         import torch
 
         vocabulary = self._loaded().config.get_text_config().vocab_size
         generator = torch.Generator().manual_seed(request.seed)
-        shape = (self._config.batch_size, request.input_tokens)
+        shape = (request.concurrency, request.input_tokens)
         return torch.randint(vocabulary, shape, generator=generator).to(self._devices[0])
 
     def _complete(self, decoder: Decoder) -> Completion:
@@ -231,8 +231,6 @@ def _plan(config: Config, source: ModelSource, model_config: PreTrainedConfig) -
     import torch
 
     chosen = devices.chosen(config.device)
-    if config.batch_size < 1:
-        raise InvalidConfig(f"the batch size must be at least 1, not {config.batch_size}")
     if config.threads is not None and config.threads < 1:
         raise InvalidConfig(f"the number of threads must be at least 1, not {config.threads}")
     decode.refuse(config, chosen[0].type)

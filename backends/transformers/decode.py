@@ -144,7 +144,7 @@ def cuda_graph(device: torch.device, first_steps: Callable[[], None], step: Call
 
 
 class Decoder(ABC):
-    """Runs one request of ``batch_size`` sequences, greedily. All calls belong inside ``torch.inference_mode()``."""
+    """Runs one request of ``concurrency`` sequences, greedily. All calls belong inside ``torch.inference_mode()``."""
 
     def __init__(self, model: PreTrainedModel, input_ids: torch.Tensor, output_tokens: int, config: Config) -> None:
         self._model = model
@@ -176,10 +176,10 @@ class Decoder(ABC):
 
     @abstractmethod
     def output_ids(self) -> torch.Tensor:
-        """What was chosen, shape (batch_size, n)."""
+        """What was chosen, shape (concurrency, n)."""
 
     def _first_token(self, cache: Cache | None) -> torch.Tensor:
-        """Process the input, in chunks where asked; returns the first output token, shape (batch_size, 1)."""
+        """Process the input, in chunks where asked; returns the first output token, shape (concurrency, 1)."""
         *chunks, last = self._input_ids.split(self._config.prefill_chunk or self.input_tokens, dim=1)
         for chunk in chunks:
             _next_token(self._model, chunk, self._cache_name, cache)
@@ -239,10 +239,10 @@ class StaticDecoder(Decoder):
 
         super().__init__(model, input_ids, output_tokens, config)
         self._capture = capture
-        batch_size, input_tokens = input_ids.shape
+        concurrency, input_tokens = input_ids.shape
         self._cache = static_cache(model.config, input_tokens + output_tokens)
-        self._token = torch.zeros((batch_size, 1), dtype=torch.long, device=input_ids.device)
-        self._produced = torch.zeros((batch_size, output_tokens), dtype=torch.long, device=input_ids.device)
+        self._token = torch.zeros((concurrency, 1), dtype=torch.long, device=input_ids.device)
+        self._produced = torch.zeros((concurrency, output_tokens), dtype=torch.long, device=input_ids.device)
         self._index = torch.zeros(1, dtype=torch.long, device=input_ids.device)
         """Number of tokens chosen: the column of ``_produced`` that the next one goes to."""
         self._next_token: Callable[..., torch.Tensor] = _next_token
@@ -330,7 +330,7 @@ def cache_name(model: PreTrainedModel) -> str:
 
 
 def _next_token(model: PreTrainedModel, input_ids: torch.Tensor, name: str, cache: Cache | None) -> torch.Tensor:
-    """Process ids of shape (batch_size, k) after those in the cache, passed by ``name``; returns (batch_size, 1)."""
+    """Process ids of shape (concurrency, k) after those in the cache, passed by ``name``; returns (concurrency, 1)."""
     output = model(input_ids=input_ids, use_cache=cache is not None, logits_to_keep=1, **{name: cache})
     token: torch.Tensor = output.logits[:, -1].argmax(dim=-1, keepdim=True)
     return token

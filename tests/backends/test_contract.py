@@ -152,13 +152,28 @@ def test_greedy_tokens_do_not_depend_on_the_cache(backend, config):
     assert len(set(cached)) > 1
 
 
-def test_batch_gives_every_sequence_the_asked_tokens(backend, config):
-    if backend.capabilities().concurrency != "static batch":
-        assert refusal(backend.resolve, dataclasses.replace(config, batch_size=2))
+@pytest.mark.parametrize("kv_cache", [True, False])
+@pytest.mark.parametrize("concurrency", [1, 2, 5])
+def test_every_sequence_of_a_batch_has_the_asked_tokens(backend, config, concurrency, kv_cache):
+    backend.load(dataclasses.replace(config, kv_cache=kv_cache))
+    kind = backend.capabilities().concurrency
+    if concurrency > 1 and kind != "static batch":
+        if kind == "one":
+            assert str(concurrency) in refusal(backend.prepare, Request(6, 5, concurrency=concurrency))
         return
-    backend.load(dataclasses.replace(config, batch_size=3))
-    completion = complete(backend, Request(6, 5))
-    assert (completion.input_tokens, completion.output_tokens) == (6, 5)
+    for m, n in [(6, 5), (1, 1), (30, 2)]:
+        completion = complete(backend, Request(m, n, concurrency=concurrency))
+        assert (completion.input_tokens, completion.output_tokens) == (m, n)
+        assert completion.start_ns < completion.prefill_end_ns <= completion.end_ns
+
+
+def test_first_sequence_of_a_batch_is_the_one_that_runs_alone(backend, config):
+    capabilities = backend.capabilities()
+    if not capabilities.samples_tokens or capabilities.concurrency != "static batch":
+        pytest.skip("this backend chooses no tokens in batches")
+    backend.load(dataclasses.replace(config, dtype="float32"))
+    alone = complete(backend, Request(20, 12, seed=2))
+    assert complete(backend, Request(20, 12, seed=2, concurrency=5)).output_ids == alone.output_ids
 
 
 def test_resolve_tells_what_load_loads(backend, config):
@@ -203,10 +218,10 @@ def test_request_beyond_the_context_is_refused(backend, config):
     assert complete(backend, Request(4, 2)).output_tokens == 2
 
 
-@pytest.mark.parametrize(("m", "n"), [(0, 1), (1, 0)])
-def test_request_of_no_tokens_is_refused(backend, config, m, n):
+@pytest.mark.parametrize(("m", "n", "concurrency"), [(0, 1, 1), (1, 0, 1), (6, 5, 0)])
+def test_request_of_nothing_is_refused(backend, config, m, n, concurrency):
     backend.load(config)
-    assert "at least 1" in refusal(backend.prepare, Request(m, n))
+    assert "at least 1" in refusal(backend.prepare, Request(m, n, concurrency=concurrency))
 
 
 def test_close_twice_and_load_again(backend, config):

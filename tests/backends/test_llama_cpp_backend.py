@@ -83,14 +83,14 @@ def cpu(model="tiny-test", **fields):
     return Config(str(model), device="cpu", threads=1, **fields)
 
 
-def complete(backend, m, n, seed=0):
-    request = Request(m, n, seed)
+def complete(backend, m, n, seed=0, concurrency=1):
+    request = Request(m, n, seed, concurrency)
     backend.prepare(request)
     return backend.run(request)
 
 
-def logits(backend):
-    pointer = llama_cpp.llama_get_logits(backend._context)
+def logits(backend, sequence=-1):
+    pointer = llama_cpp.llama_get_logits_ith(backend._context, sequence)
     return ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float * TINY.architecture.vocab_size)).contents[:]
 
 
@@ -163,6 +163,46 @@ def test_long_sequences_are_decoded_in_batches(backend, decoded, kv_cache):
     decoded.clear()
     complete(backend, 4000, 1)
     assert decoded == [(0, 2048), (2048, 1952)]
+
+
+@pytest.mark.parametrize(("kv_cache", "m", "n"), [(True, 20, 6), (False, 20, 6), (True, 900, 2), (False, 700, 2)])
+def test_logits_of_each_sequence_are_those_of_its_tokens_alone(backend, kv_cache, m, n):
+    backend.load(cpu(kv_cache=kv_cache))
+    count, positions = 5, m + n - 1
+    complete(backend, m, n, seed=4, concurrency=count)
+    # The last tokens that were decoded are the last of the last batch, one of each sequence in their order.
+    last = [logits(backend, sequence - count) for sequence in range(count)]
+    tokens = backend._prepared[1].arrays[0][:]
+    for sequence in range(count):
+        alone = Request(m, n)
+        backend.prepare(alone)
+        array = backend._prepared[1].arrays[0]
+        array[:] = tokens[sequence::count]
+        assert len(array) == positions
+        backend.run(alone)
+        assert last[sequence] == pytest.approx(logits(backend), abs=5e-3)
+        assert last[sequence] != pytest.approx(last[sequence - 1], abs=5e-3)
+
+
+def test_each_step_of_a_batch_decodes_one_token_of_each_sequence(backend, decoded):
+    backend.load(cpu())
+    complete(backend, 6, 4, concurrency=3)
+    assert decoded == [(0, 18), (6, 3), (7, 3), (8, 3)]
+    decoded.clear()
+    complete(backend, 1000, 2, concurrency=3)
+    assert [count for _, count in decoded] == [2048, 952, 3]
+    decoded.clear()
+    backend.load(cpu(kv_cache=False))
+    complete(backend, 6, 3, concurrency=2)
+    assert decoded == [(0, 12), (0, 14), (0, 16)]
+
+
+def test_more_sequences_than_llama_cpp_holds_are_refused(backend):
+    backend.load(cpu())
+    most = llama_cpp.llama_max_parallel_sequences()
+    assert complete(backend, 2, 2, concurrency=most).output_tokens == 2
+    with pytest.raises(InvalidConfig, match=f"at most {most} sequences"):
+        backend.prepare(Request(2, 2, concurrency=most + 1))
 
 
 def test_repeat_starts_with_an_empty_cache(backend, decoded):

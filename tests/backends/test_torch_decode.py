@@ -96,11 +96,11 @@ def record(first_steps, step):
 
 
 @pytest.mark.parametrize("prefill_chunk", [None, 7])
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_replayed_step_chooses_the_tokens_of_the_plain_loop(backend, folder, prefill_chunk, batch_size, monkeypatch):
+@pytest.mark.parametrize("c", [1, 3])
+def test_replayed_step_chooses_the_tokens_of_the_plain_loop(backend, folder, prefill_chunk, c, monkeypatch):
     """24 + 12 tokens cross Mistral's window of 16; every later token comes from one recorded step."""
-    plain = Config(folder, device="cpu", dtype="float32", threads=1, batch_size=batch_size)
-    requests = Request(24, 12, seed=1), Request(5, 2, seed=2), Request(1, 9, seed=3), Request(9, 1)
+    plain = Config(folder, device="cpu", dtype="float32", threads=1)
+    requests = Request(24, 12, 1, c), Request(5, 2, 2, c), Request(1, 9, 3, c), Request(9, 1, 0, c)
     expected = tokens(backend, plain, *requests)
 
     for request, wanted in zip(requests, expected, strict=True):
@@ -117,6 +117,7 @@ def test_replayed_step_chooses_the_tokens_of_the_plain_loop(backend, folder, pre
                 with monkeypatch.context() as patch:
                     patch.setattr(type(backend.model), "forward", no_python)
                     decoder.decode()
+                assert decoder.output_ids().shape == (c, request.output_tokens)
                 assert tuple(decoder.output_ids()[0].tolist()) == wanted
 
 
@@ -126,15 +127,15 @@ def no_python(*arguments, **options):
 
 @needs_compiler
 def test_compiled_step_chooses_the_tokens_of_the_plain_loop(backend, folder):
-    plain = Config(folder, device="cpu", dtype="float32", threads=1, batch_size=2)
-    requests = Request(24, 12, seed=1), Request(5, 2, seed=2), Request(9, 1)
+    plain = Config(folder, device="cpu", dtype="float32", threads=1)
+    requests = Request(24, 12, 1, concurrency=2), Request(5, 2, 2, concurrency=2), Request(5, 2, 2), Request(9, 1)
     expected = tokens(backend, plain, *requests)
     assert tokens(backend, dataclasses.replace(plain, compile="inductor"), *requests) == expected
 
 
 def test_chunks_of_the_prefill_choose_the_tokens_of_one_pass(backend, folder):
-    plain = Config(folder, device="cpu", dtype="float32", threads=1, batch_size=2)
-    requests = Request(24, 6, seed=1), Request(25, 3, seed=2), Request(3, 2)
+    plain = Config(folder, device="cpu", dtype="float32", threads=1)
+    requests = Request(24, 6, 1, concurrency=2), Request(25, 3, 2, concurrency=3), Request(3, 2)
     expected = tokens(backend, plain, *requests)
     for chunk in (1, 8, 24, 1000):
         assert tokens(backend, dataclasses.replace(plain, prefill_chunk=chunk), *requests) == expected
@@ -335,8 +336,8 @@ def failing_compile(function, **options):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("mode", ["graph", "inductor"])
 def test_cuda_modes_choose_the_tokens_of_the_plain_loop(backend, folder, mode):
-    plain = Config(folder, device="cuda", dtype="float32", batch_size=2)
-    requests = Request(24, 12, seed=1), Request(5, 2, seed=2), Request(9, 1)
+    plain = Config(folder, device="cuda", dtype="float32")
+    requests = Request(24, 12, 1, concurrency=2), Request(5, 2, 2, concurrency=3), Request(5, 2, 2), Request(9, 1)
     expected = tokens(backend, plain, *requests)
     assert tokens(backend, dataclasses.replace(plain, compile=mode), *requests) == expected
     assert backend.prepare(requests[0]).capture_s > 0

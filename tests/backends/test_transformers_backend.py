@@ -58,12 +58,12 @@ def save(folder, architecture, dtype=torch.float32, seed=0):
 def test_tokens_are_those_of_generate(backend, tmp_path, family, kv_cache):
     """A saved folder of every family: 24 + 12 tokens also cross Mistral's sliding window of 16."""
     save(tmp_path, SMALL[family])
-    loaded = backend.load(Config(str(tmp_path), device="cpu", dtype="float32", kv_cache=kv_cache, batch_size=2))
+    loaded = backend.load(Config(str(tmp_path), device="cpu", dtype="float32", kv_cache=kv_cache))
     assert not loaded.model.random_weights
     assert loaded.model.source == "folder"
     assert loaded.model.parameters == SMALL[family].parameters()
 
-    request = Request(24, 12, seed=11)
+    request = Request(24, 12, seed=11, concurrency=2)
     produced = complete(backend, request).output_ids
     input_ids = backend._draw_tokens(request)
     sequences = backend.model.generate(
@@ -160,8 +160,8 @@ def test_memory_that_is_not_there_is_reported_and_given_back():
         from backends.base import Config, OutOfMemory, Request
         from backends.transformers.backend import create
         backend = create()
-        backend.load(Config("tiny-test", device="cpu", threads=1, batch_size=64))
-        small, large = Request(4, 4), Request(4000, 2)
+        backend.load(Config("tiny-test", device="cpu", threads=1))
+        small, large = Request(4, 4, concurrency=64), Request(4000, 2, concurrency=64)
         backend.prepare(small)
         expected = backend.run(small).output_ids
         pages = int(open("/proc/self/statm").read().split()[0])
@@ -196,11 +196,12 @@ def run_python(script: str) -> str:
 
 
 def test_input_larger_than_memory_is_out_of_memory(backend):
-    backend.load(Config("tiny-test", device="cpu", threads=1, batch_size=10**12))
+    backend.load(Config("tiny-test", device="cpu", threads=1))
+    request = Request(4000, 1, concurrency=10**12)
     with pytest.raises(OutOfMemory):
-        backend.prepare(Request(4000, 1))
+        backend.prepare(request)
     with pytest.raises(Exception, match="not prepared"):
-        backend.run(Request(4000, 1))
+        backend.run(request)
 
 
 @pytest.mark.parametrize(
@@ -308,10 +309,9 @@ def test_gguf_file_is_left_to_llama_cpp(backend, tmp_path):
         backend.resolve(Config(str(path)))
 
 
-@pytest.mark.parametrize(("field", "value"), [("threads", 0), ("batch_size", 0)])
-def test_numbers_below_one_are_refused(backend, field, value):
+def test_number_of_threads_below_one_is_refused(backend):
     with pytest.raises(InvalidConfig, match="at least 1"):
-        backend.resolve(dataclasses.replace(Config("tiny-test"), **{field: value}))
+        backend.resolve(Config("tiny-test", threads=0))
 
 
 @pytest.mark.parametrize("package", ["torch", "transformers"])
@@ -433,9 +433,8 @@ def test_cuda(backend):
     assert complete(backend, request).output_ids == backend.run(request).output_ids
     with pytest.raises(InvalidConfig, match="cuda:99"):
         backend.resolve(Config("smollm2-135m", device="cuda:99"))
-    backend.load(Config("smollm2-135m", batch_size=10**6))
     with pytest.raises(OutOfMemory):
-        complete(backend, Request(8000, 1))
+        complete(backend, Request(8000, 1, concurrency=10**6))
     backend.load(Config("smollm2-135m", device="cuda:0", dtype="float16"))
     assert complete(backend, request).output_tokens == 32
 
