@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.core.errors import UserError
 
-_CHUNK = "for the most input tokens per forward pass type --prefill-chunk N; for sequences per request --batch-size N"
+_CHUNK = "for the most input tokens per forward pass type --prefill-chunk N; for several sequences at once -c N"
 _GPUS = "name the GPUs with --device cuda:1 or --device cuda:0,1"
 _PLACEMENT = "all of the model is on the device that --device names; parts of it can't be placed elsewhere"
 _CACHE_TYPE = "the KV cache has the type that the backend gives it, and none can be chosen"
@@ -20,8 +20,7 @@ _SCHEDULING = "the system's own scheduling is measured; for CPU threads type --t
 _EXPORT = "after measuring type: joulebench trials RUN --format csv, or joulebench report RUN"
 _SIZE = "a request size is --input-len M --output-len N, a sweep -p 8-512*2 or -n 8-128*2"
 _CONTEXT = f"the context is as long as the request; {_SIZE}"
-_SERVER = "no server is measured; the model runs in a process of its own: name it with --model"
-_ONE_REQUEST = "one request runs at a time; for several sequences in it type --batch-size N"
+_SERVER = "type --url URL, such as http://127.0.0.1:8000, and with several models there --model NAME"
 _LENGTHS = (
     "measure takes random tokens of given lengths; token lengths of a data set go to: "
     "joulebench threshold … --workload FILE"
@@ -51,7 +50,7 @@ LLAMA_BENCH = {
     **dict.fromkeys(("-hf", "-hfr", "--hf-repo", "-hff", "--hf-file"), "download the file and type --model FILE.gguf"),
     **dict.fromkeys(("-hft", "--hf-token"), "set the environment variable HF_TOKEN"),
     "--offline": "set the environment variable HF_HUB_OFFLINE=1",
-    **dict.fromkeys(("-c", "--ctx-size"), _CONTEXT),
+    "--ctx-size": _CONTEXT,
     "--delay": "there is no pause between trials",
     "-embd": "measure generates text; it has no embeddings",
     "--embeddings": "measure generates text; it has no embeddings",
@@ -93,10 +92,12 @@ VLLM_BENCH = {
     **dict.fromkeys(("--save-result", "--result-dir", "--result-filename"), "type --output-dir DIR or --json"),
     **dict.fromkeys(("--dataset-name", "--dataset-path", "--dataset", "--random-range-ratio", "--tokenizer"), _LENGTHS),
     **dict.fromkeys(("--host", "--port", "--base-url", "--endpoint", "--served-model-name"), _SERVER),
-    **dict.fromkeys(
-        ("--request-rate", "--max-concurrency", "--burstiness", "--goodput", "--async-engine"), _ONE_REQUEST
-    ),
-    **dict.fromkeys(("--max-num-seqs", "--n"), "type --batch-size N"),
+    "--request-rate": "for Poisson arrivals type --rate 2/s",
+    "--max-concurrency": "type -c N",
+    "--burstiness": "arrivals are Poisson (--rate 2/s) or those of a log (--arrivals FILE)",
+    "--goodput": "type --slo-ttft, --slo-tpot or --slo-e2e SECONDS, with --rate",
+    "--async-engine": "for a server type --url or --serve vllm",
+    **dict.fromkeys(("--max-num-seqs", "--n"), "type -c N; with --serve vllm -- it is the server's own option"),
     "--max-num-batched-tokens": "type --prefill-chunk N",
     **dict.fromkeys(("-tp", "--tensor-parallel-size", "-pp", "--pipeline-parallel-size"), _GPUS),
     **dict.fromkeys(("-q", "--quantization"), "type --quant TYPE, such as bnb-nf4, or Q4_0 with llama-cpp"),

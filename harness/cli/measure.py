@@ -72,12 +72,16 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     input_len, output_len, layers = (plain.pop(name) for name in ("input_len", "output_len", "gpu_layers"))
     refuse_warmups(plain.pop("warmup"))
     refuse_zero(plain["input_tokens"], plain["output_tokens"])
+    if plain["arrivals"] is not None:
+        from harness.deciding.arrivals import read_arrivals
+
+        plain["arrivals"] = read_arrivals(plain["arrivals"])
     plain["server_flags"] = tuple(plain["server_flags"] or ())
     plain["points"] = (*(plain["points"] or ()), *one_size(input_len, output_len))
     if plain["calibration"] is not None:
         plain["calibration"] = tuple(plain["calibration"])
     if layers is not None:
-        plain["device"] = device_of_layers(layers, plain["device"], plain["backend"])
+        plain["device"] = device_of_layers(layers, plain["device"], plain["backend"] or "transformers")
     return {name: value for name, value in plain.items() if value is not None}
 
 

@@ -123,8 +123,7 @@ class MeasureOptions(ServerOptions):
             "-c",
             "--batch-size",
             metavar="REQUESTS",
-            help="Requests in flight: 1,2,4 or 1-64*2; a static batch in transformers, llama-cpp and mlx, a closed loop "
-            "with a server.",
+            help="Requests in flight, such as 1,2,4 or 1-64*2: a static batch, or with a server a closed loop.",
             rich_help_panel=_WHAT,
         ),
     ] = "1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
@@ -31,6 +32,44 @@ class ServerOptions:
             help="Start llama-server or vllm with the model, measure it, and end it. Its own options follow after --.",
             rich_help_panel=_SERVERS,
         ),
+    ] = None
+    rate: Annotated[
+        str | None,
+        Option(
+            metavar="RATE",
+            help="Requests come at random at this rate, such as 2/s or 1/s,30/min, instead of -c in flight.",
+            rich_help_panel=_SERVERS,
+        ),
+    ] = None
+    duration_s: Annotated[
+        float,
+        Option("--duration", min=1.0, max=1e6, metavar="SECONDS", help="With --rate: for how long.", rich_help_panel=_SERVERS),
+    ] = 60.0
+    arrivals: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE",
+            help="Requests come at the times and in the sizes of this log.",
+            rich_help_panel=_SERVERS,
+        ),
+    ] = None
+    slo_ttft_s: Annotated[
+        float | None,
+        Option(
+            "--slo-ttft",
+            min=0.0,
+            metavar="SECONDS",
+            help="With --rate or --arrivals: time to first token that counts as good.",
+            rich_help_panel=_SERVERS,
+        ),
+    ] = None
+    slo_tpot_s: Annotated[
+        float | None,
+        Option("--slo-tpot", min=0.0, metavar="SECONDS", help="The same, per output token.", rich_help_panel=_SERVERS),
+    ] = None
+    slo_e2e_s: Annotated[
+        float | None,
+        Option("--slo-e2e", min=0.0, metavar="SECONDS", help="The same, for the whole request.", rich_help_panel=_SERVERS),
     ] = None
     allow_inexact: Annotated[
         bool,

@@ -20,6 +20,15 @@ class Point:
         return request_words(self.input_tokens, self.output_tokens, self.concurrency)
 
 
+@dataclass(frozen=True, order=True)
+class Arrival:
+    """A request of a log: when it came, in seconds after the first, and its size."""
+
+    offset_s: float
+    input_tokens: int
+    output_tokens: int
+
+
 MAX_TOKENS = 10_000_000
 MAX_CONCURRENCY = 65_536
 

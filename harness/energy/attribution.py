@@ -65,7 +65,8 @@ class EnergyFigure:
 
     def over(self, requests: float) -> EnergyFigure:
         """What each of that many requests has of it, which were counted as one."""
-        joules: dict[str, Any] = {f.name: _per(getattr(self, f.name), requests) for f in fields(self) if f.name.endswith("_j")}
+        names = [each.name for each in fields(self) if each.name.endswith("_j")]
+        joules: dict[str, Any] = {name: _per(getattr(self, name), requests) for name in names}
         return replace(self, **joules)
 
 

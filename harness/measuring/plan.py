@@ -11,7 +11,8 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 from harness.core.errors import UserError
-from harness.core.sizes import Point, parse_concurrency, parse_point, parse_tokens
+from harness.core.sizes import Arrival, Point, parse_concurrency, parse_point, parse_tokens
+from harness.measuring.open_plan import MOST_ARRIVALS, OpenLoopPlan, parse_rates
 from harness.measuring.stopping import FixedTrials, RelativePrecision, RuntimeHalfWidth, StoppingRule
 from harness.runs.run_schema import PlanRecord
 
@@ -106,10 +107,15 @@ class Plan:
     min_window_s: float
     max_window_s: float
     timeout_s: float
+    open_loop: OpenLoopPlan | None = None
+    """Requests that come at times of their own, in place of points."""
 
     def refuse_beyond(self, context_length: int) -> None:
         """Raise UserError when the user named a size that the model's context does not hold."""
-        longest = max(self.points, key=lambda point: point.input_tokens + point.output_tokens)
+        sizes: Sequence[Arrival | Point] = self.points
+        if self.open_loop:
+            sizes = self.open_loop.logged or self.open_loop.sizes
+        longest = max(sizes, key=lambda size: size.input_tokens + size.output_tokens)
         if self.explicit and longest.input_tokens + longest.output_tokens > context_length:
             raise UserError(
                 f"m + n = {longest.input_tokens} + {longest.output_tokens} is beyond the model's context of "
@@ -154,6 +160,16 @@ class PlanOptions:
     """Further sizes, each as ``m,n``."""
     concurrency: str = "1"
     """Requests in flight, such as ``1,2,4`` or ``1-64*2``: every size is measured at each."""
+    rate: str | None = None
+    """Requests per second of an open loop with Poisson arrivals, such as ``2/s``, in place of requests in flight."""
+    arrivals: tuple[Arrival, ...] = ()
+    """Requests of a log, by time, for an open loop with its arrivals and sizes."""
+    duration_s: Annotated[float, Ge(1.0), Le(1e6)] = 60.0
+    """Length of an open loop with Poisson arrivals."""
+    slo_ttft_s: Annotated[float, Ge(0.0)] | None = None
+    """Limit on the time to first token that requests of an open loop must keep to count for goodput."""
+    slo_tpot_s: Annotated[float, Ge(0.0)] | None = None
+    slo_e2e_s: Annotated[float, Ge(0.0)] | None = None
     timeout_s: Annotated[float, Ge(0.001), Le(1e6)] = 600.0
     min_window_s: Annotated[float, Ge(0.0)] | None = None
     max_window_s: Annotated[float, Ge(0.001)] | None = None
@@ -186,15 +202,18 @@ def make_plan(options: PlanOptions = PlanOptions(), seed: int = 0) -> tuple[Plan
     max_window_s = max(base.max_window_s, min_window_s) if options.max_window_s is None else options.max_window_s
     if min_window_s > max_window_s:
         raise UserError(f"--min-window {min_window_s:g} is longer than --max-window {max_window_s:g}")
+    open_loop = _open_loop(base, options)
+    points = () if open_loop else shuffled(_in_flight(_chosen_points(base, options), options.concurrency), seed)
     plan = Plan(
         protocol=options.protocol,
-        points=shuffled(_in_flight(_chosen_points(base, options), options.concurrency), seed),
-        explicit=options.explicit,
+        points=points,
+        explicit=options.explicit or open_loop is not None,
         seed=seed,
         stopping=_stopping(base.stopping, options),
         min_window_s=min_window_s,
         max_window_s=max_window_s,
         timeout_s=options.timeout_s,
+        open_loop=open_loop,
     )
     return plan, base.kv_cache
 
@@ -210,6 +229,29 @@ def _chosen_points(base: Protocol, options: PlanOptions) -> list[Point]:
         further = list(map(parse_point, options.points))
     swept = grid(m, n) if options.grid else sweeps(m, n, options.fixed_input, options.fixed_output)
     return [*swept, *further]
+
+
+def _open_loop(base: Protocol, options: PlanOptions) -> OpenLoopPlan | None:
+    """The open loops that were asked for; None where none was. Raises UserError."""
+    limits = {"--slo-ttft": options.slo_ttft_s, "--slo-tpot": options.slo_tpot_s, "--slo-e2e": options.slo_e2e_s}
+    given = [option for option, limit in limits.items() if limit is not None]
+    if options.rate is None and not options.arrivals:
+        if given:
+            raise UserError(f"{given[0]} is for requests that come at a rate: give --rate 2/s or --arrivals FILE too")
+        return None
+    if options.concurrency != "1":
+        raise UserError("-c keeps a number of requests in flight, and with --rate or --arrivals they come as they may")
+    if options.arrivals:
+        if options.rate is not None or options.explicit:
+            raise UserError("--arrivals has times and sizes of its own: leave out --rate, -p, -n and --point")
+        return OpenLoopPlan((), options.arrivals[-1].offset_s, (), options.arrivals, *limits.values())
+    if not options.explicit:
+        raise UserError("--rate needs the sizes of its requests, such as -p 128 --fixed-output 32, or --point 128,32")
+    assert options.rate is not None
+    rates = parse_rates(options.rate)
+    if max(rates) * options.duration_s > MOST_ARRIVALS:
+        raise UserError(f"--rate {options.rate} over {options.duration_s:g} s are more than {MOST_ARRIVALS} requests")
+    return OpenLoopPlan(rates, options.duration_s, tuple(dict.fromkeys(_chosen_points(base, options))), (), *limits.values())
 
 
 def _in_flight(sizes: Iterable[Point], concurrency: str) -> list[Point]:

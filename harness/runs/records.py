@@ -142,10 +142,9 @@ def read_trials(directory: str | os.PathLike[str], facts: Run | None = None) -> 
     except OSError as error:
         raise UserError(f"{path} can't be read: {error}") from None
     whole = content[: whole_length(content)]
-    if not whole:
-        return []
-    facts = facts or read_run(directory)
-    return parse_trials(whole, path, facts.backend.config.batch_size)
+    if facts is None and not all(map(_says_concurrency, whole.splitlines())):
+        facts = read_run(directory)
+    return parse_trials(whole, path, facts.backend.config.batch_size if facts else 1)
 
 
 def whole_length(content: bytes) -> int:
@@ -165,8 +164,13 @@ def parse_trials(content: bytes, path: Path, batch_size: int = 1) -> list[Trial]
             trial = _TRIAL.validate_json(line)
         except ValidationError as error:
             raise UserError(f"{path}, line {number} is not a trial record ({first_fault(error)})") from None
-        trials.append(trial if b'"concurrency"' in line else _per_request(trial, batch_size))
+        trials.append(trial if _says_concurrency(line) else _per_request(trial, batch_size))
     return trials
+
+
+def _says_concurrency(line: bytes) -> bool:
+    """Whether a trial's line is of version 2: in a text its quotes would have backslashes."""
+    return b'"concurrency"' in line
 
 
 def _per_request(trial: Trial, batch_size: int) -> Trial:

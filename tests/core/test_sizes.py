@@ -19,6 +19,6 @@ def test_a_size_is_never_an_exponent(input_tokens: float, output_tokens: float, 
     assert request_words(input_tokens, output_tokens) == words
 
 
-def test_several_sequences_are_said() -> None:
-    assert Point(32, 16).words() == Point(32, 16).words(1) == "32 in, 16 out"
-    assert Point(32, 16).words(8) == "8 sequences of 32 in, 16 out"
+def test_several_requests_in_flight_are_said() -> None:
+    assert Point(32, 16).words() == Point(32, 16, 1).words() == "32 in, 16 out"
+    assert Point(32, 16, 8).words() == "32 in, 16 out, 8 in flight"

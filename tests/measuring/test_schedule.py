@@ -96,7 +96,7 @@ def test_out_of_memory_skips_what_needs_more() -> None:
     }
     assert statuses[64, 8].status == "oom"
     assert statuses[64, 64].status == "skipped"
-    assert "m = 64, n = 8" in statuses[64, 64].reason
+    assert "64 in, 8 out" in statuses[64, 64].reason
     assert statuses[8, 64].status == "ok"
     without_cache = [entry for entry in play(plan, outcome, kv_cache=False) if entry.status == "skipped"]
     assert {(entry.input_tokens, entry.output_tokens) for entry in without_cache} == {(64, 64), (8, 64)}

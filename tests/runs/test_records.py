@@ -68,14 +68,47 @@ def test_newer_versions_are_refused(tmp_path: Path) -> None:
 
 
 def test_older_versions_are_migrated_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With two later versions, a run of version 1 goes through both steps in order."""
-    monkeypatch.setattr(records, "RUN_VERSION", 3)
+    """With two later versions, a run of version 1 goes through all steps in order."""
+    monkeypatch.setattr(records, "RUN_VERSION", 4)
     steps = {
-        1: lambda run: run | {"schema_version": 2, "path": [1]},
-        2: lambda run: run | {"schema_version": 3, "path": [*run["path"], 2]},
+        1: records.MIGRATIONS[1],
+        2: lambda run: run | {"path": [run["schema_version"]]},
+        3: lambda run: run | {"path": [*run["path"], run["schema_version"]]},
     }
     monkeypatch.setattr(records, "MIGRATIONS", steps)
-    assert read_run(copy(tmp_path)).model_extra == {"path": [1, 2]}
+    assert read_run(copy(tmp_path)).model_extra == {"path": [2, 3]}
+
+
+def test_batches_of_version_1_are_requests_in_flight(tmp_path: Path) -> None:
+    """Its energies were those of whole batches; a request has its part of them, and the whole batch's runtime."""
+    directory = copy(tmp_path)
+    alone = load_run(directory)
+    run = json.loads((directory / "run.json").read_text())
+    run["backend"]["config"]["batch_size"] = 4
+    (directory / "run.json").write_text(json.dumps(run))
+    batched = load_run(directory)
+    assert batched.facts.plan.points == tuple((m, n, 4) for m, n, _ in alone.facts.plan.points)
+    assert read_trials(directory) == list(batched.trials)
+    for one, of_batch in zip(alone.trials, batched.trials, strict=True):
+        assert of_batch.concurrency == 4
+        assert of_batch.runtime_s == one.runtime_s
+        assert of_batch.requests == (None if one.repeats is None else 4 * one.repeats)
+        if one.energy and one.energy.total.request_j is not None:
+            assert of_batch.energy is not None
+            assert of_batch.energy.total.request_j == pytest.approx(one.energy.total.request_j / 4)
+            assert of_batch.energy.total.request_ci95_j == pytest.approx(one.energy.total.request_ci95_j / 4)
+    first = next(trial for trial in alone.trials if trial.counts)
+    row = batched.table().set_index("trial_id").loc[first.id]
+    assert row.output_tokens_per_s == pytest.approx(4 * first.output_tokens / first.runtime_s)
+
+
+@pytest.mark.parametrize("damage", [{"plan": 3}, {"backend": {}}, {"sessions": [3]}])
+def test_a_damaged_run_of_version_1_is_one_clear_refusal(tmp_path: Path, damage: dict[str, object]) -> None:
+    directory = copy(tmp_path)
+    run = json.loads((directory / "run.json").read_text())
+    (directory / "run.json").write_text(json.dumps(run | damage))
+    with pytest.raises(UserError, match="damaged"):
+        load_run(directory)
 
 
 def test_missing_and_damaged_traces_are_named(tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""What an open loop sends and when: requests that come at times of their own, whether or not others have ended. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.core.errors import UserError
+from harness.core.sizes import Arrival, Point
+
+MOST_ARRIVALS = 1_000_000
+
+
+@dataclass(frozen=True)
+class OpenLoopPlan:
+    """The open loops of a run: one at each rate, or one with the arrivals of a log."""
+
+    rates_per_s: tuple[float, ...]
+    """Poisson arrivals; empty where a log says when requests come."""
+    duration_s: float
+    sizes: tuple[Point, ...]
+    """Sizes that Poisson arrivals have, each as likely as the others."""
+    logged: tuple[Arrival, ...] = ()
+    ttft_limit_s: float | None = None
+    tpot_limit_s: float | None = None
+    e2e_limit_s: float | None = None
+
+    @property
+    def loads(self) -> tuple[float | None, ...]:
+        """The rate of each loop; None for that of the log."""
+        return self.rates_per_s or (None,)
+
+    def arrivals(self, rate_per_s: float | None, seed: int) -> tuple[Arrival, ...]:
+        """The requests of one loop, by time: those of the log, or of a Poisson process over ``duration_s``."""
+        if rate_per_s is None:
+            return self.logged
+        rng = np.random.default_rng(seed)
+        count = rng.poisson(rate_per_s * self.duration_s)
+        # Given their number, the arrivals of a Poisson process are uniform.
+        offsets_s = np.sort(rng.uniform(0.0, self.duration_s, count))
+        drawn = rng.integers(len(self.sizes), size=count)
+        return tuple(
+            Arrival(float(offset_s), self.sizes[i].input_tokens, self.sizes[i].output_tokens)
+            for offset_s, i in zip(offsets_s, drawn, strict=True)
+        )
+
+    def mean_size(self) -> Point:
+        """Mean input and output tokens of its requests, rounded."""
+        sizes: Sequence[Arrival | Point] = self.logged or self.sizes
+        means = [np.mean([getattr(size, name) for size in sizes]) for name in ("input_tokens", "output_tokens")]
+        return Point(*(max(1, round(float(mean))) for mean in means))
+
+
+def parse_rates(text: str) -> tuple[float, ...]:
+    """Requests per second from ``2/s``, ``30/min`` or several joined by commas. Raises UserError."""
+    rates = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*/\s*(s|min|h)\s*", part)
+        if not match or not 0 < float(match[1]) < 1e6:
+            raise UserError(
+                f"--rate {text}: write requests per second as 2/s, per minute as 30/min; readings of a power sensor per "
+                "second are --sample-rate"
+            )
+        rates.append(float(match[1]) / {"s": 1, "min": 60, "h": 3600}[match[2]])
+    return tuple(dict.fromkeys(rates))
