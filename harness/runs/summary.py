@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from harness.core.quantities import Method, weakest
 from harness.core.sizes import Point
 from harness.core.statistics import Estimate, estimate_of
+from harness.runs.load_summary import LoadSummary, load_summary
 from harness.runs.run_schema import Run, Session
 from harness.runs.schema import Trial
 
@@ -49,6 +50,8 @@ class PointSummary:
     """Why the energy of the trials used is not known; None where it is, or where none is used."""
     trouble: str | None
     """The last failure of the point, or why its trials are disturbed, as ``status: reason``."""
+    load: LoadSummary | None = None
+    """What a server did with the requests; None where they were computed in a process of ours."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,16 @@ class Headline:
     """What an estimated energy was worked out from, such as "5 W per busy core"; None for other methods."""
     energy_reason: str | None
     """Why there is no energy, in words for people; None where there is one."""
+    loop: str | None
+    """``closed loop`` or ``open loop``, in which a server got its requests; None for a batch in a process of ours."""
+
+    @property
+    def speed(self) -> tuple[str, Estimate] | None:
+        """``decode`` or ``output``, and such tokens per second: while one of several requests in a loop is in prefill it
+        doesn't decode, so that all of them are slower than their decode steps. None where n = 1."""
+        if self.loop and self.point.concurrency > 1 and self.output_tokens_per_s:
+            return "output", self.output_tokens_per_s
+        return None if self.decode_tokens_per_s is None else ("decode", self.decode_tokens_per_s)
 
 
 @dataclass(frozen=True)
@@ -162,6 +175,7 @@ def headline(facts: Run, trials: Sequence[Trial]) -> Headline | None:
         energy_method=chosen.energy_method,
         estimated_from=_price(facts, used) if estimated else None,
         energy_reason=_no_energy(facts, used, chosen) if chosen.energy_j is None else None,
+        loop=chosen.load.kind if chosen.load else None,
     )
 
 
@@ -316,6 +330,7 @@ def _summary(point: Point, trials: Sequence[Trial]) -> PointSummary:
         energy_method=method,
         energy_reason=_energy_reason(used) if energy_j is None else None,
         trouble=f"{failures[-1].status}: {failures[-1].reason}" if failures else None,
+        load=load_summary([record.load for record in used if record.load is not None]),
     )
 
 

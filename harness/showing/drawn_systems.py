@@ -21,6 +21,7 @@ from harness.runs.records import RecordedRun, load_run
 from harness.runs.schema import status_words
 from harness.showing.names import model_words
 from harness.showing.panels import DrawnSystem, Failure
+from harness.showing.under_load import fewest_in_flight, loaded_points
 
 PUBLISHED_SOURCE = "2407.00010"
 """What the provenance of the profiles derived from the paper's trials names."""
@@ -72,6 +73,8 @@ def differences(source: DrawnSystem, others: Sequence[DrawnSystem]) -> DrawnSyst
         known = {_compared(identity, field) for identity in alike} - {None}
         if value is not None and known - {_compared(mine, field)}:
             said.append(words(value))
+    if source.concurrency not in {other.concurrency for other in others}:
+        said.append(f"{source.concurrency} in flight")
     held = {other.components for other in others if other.components}
     boundary = () if not source.components or held <= {source.components} else tuple(sorted(source.components))
     return replace(source, differs=tuple(said), differing_boundary=boundary)
@@ -79,7 +82,6 @@ def differences(source: DrawnSystem, others: Sequence[DrawnSystem]) -> DrawnSyst
 
 _WORDS: dict[str, Callable[[Any], str]] = {
     "kv_cache": lambda value: f"KV cache {'on' if value else 'off'}",
-    "batch_size": lambda value: f"batch of {value}",
     "dtype": str,
 }
 """Fields of an identity that must agree, and how a value that differs is written."""
@@ -94,11 +96,26 @@ def _compared(identity: Identity, field: str) -> object:
 def _profile(profile: Profile, given: str) -> DrawnSystem:
     method = profile.energy.method if profile.energy else None
     note = _estimated(method, profile.name)
-    return DrawnSystem(profile.name, given, profile.identity, profile.measurements, method, profile, note)
+    concurrency = profile.identity.batch_size or 1
+    return DrawnSystem(
+        profile.name, given, profile.identity, profile.measurements, method, profile, note, concurrency=concurrency
+    )
 
 
 def draw_run(run: RecordedRun) -> DrawnSystem:
-    """A run as it is drawn, with its fit or why there is none."""
+    """A run as it is drawn, with its fit or why there is none: at its smallest concurrency, and at all of them."""
+    concurrency = fewest_in_flight(run)
+    trials = tuple(trial for trial in run.trials if trial.concurrency == concurrency)
+    return replace(
+        _draw_sizes(replace(run, trials=trials)),
+        concurrency=concurrency,
+        kind=run.facts.backend.concurrency,
+        loaded=loaded_points(run),
+    )
+
+
+def _draw_sizes(run: RecordedRun) -> DrawnSystem:
+    """A run of one concurrency."""
     name = str(run.directory)
     failures = failed_sizes(run)
     try:
