@@ -19,7 +19,7 @@ from tests.make_golden import COMMANDS, DATA, answer, differences, prepare
 
 GOLDEN = DATA / "golden"
 FAKE = "measure --backend fake --max-foreign-load 1 --point 8,4 --point 16,4"
-INTERRUPTED = f"{FAKE} -m fake:realtime=1 --min-window 0.2 --max-window 0.2 --max-trials 3 --rate 100"
+INTERRUPTED = f"{FAKE} -m fake:realtime=1 --min-window 0.2 --max-window 0.2 --max-trials 3 --sample-rate 100"
 COMPLETE = {
     "run-first": "measure",
     "run-1": f"{FAKE} -m fake:realtime=1,segfault_at=16x4 --probes fake --min-window 0.4 --max-trials 2"

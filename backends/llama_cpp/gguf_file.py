@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from backends.base import InvalidConfig
 from backends.llama_cpp.gguf_header import read_header, require_gguf
-from backends.llama_cpp.gguf_layout import Tensor, gguf_architecture, metadata, tensors
+from backends.llama_cpp.gguf_layout import Tensor, gguf_architecture, metadata, tensors, vocabulary
 from backends.presets import PRESETS, Architecture
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ _BLOCKS = {"F32": (1, 4), "F16": (1, 2), "Q8_0": (32, 34), "Q4_0": (32, 18)}
 """Elements and bytes of one block of each type; written out so that a size is known before gguf is imported."""
 RANDOM_WEIGHTS = "joulebench.random_weights"
 """Metadata key by which such a file is known again wherever it is copied to."""
-_VERSION = 1
-"""Of the content: a change of layout or weights gives files another name."""
+_VERSION = 2
+"""Of the content: a change of layout or weights gives files another name. Those of version 1 have no vocabulary."""
 _ALIGNMENT = 32
-_HEADER_BYTES = 1 << 20
+_HEADER_BYTES = 4 << 20
 """More than the header of any preset; only for the check of free space."""
 _STANDARD_DEVIATION = 0.02
 """Of random weights: the usual initialisation of these families, which keeps activations finite."""
@@ -173,9 +173,10 @@ def _write_header(path: Path, preset: str, dtype: str) -> None:
     writer.add_bool(RANDOM_WEIGHTS, True)
     writer.add_file_type(gguf.LlamaFileType["ALL_F32" if dtype == "F32" else f"MOSTLY_{dtype}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+    add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
     for key, value in metadata(architecture).items():
         add[type(value)](key, value)
+    writer.add_token_list(vocabulary(architecture.vocab_size))
     for tensor in tensors(architecture):
         kind, nbytes = gguf.GGMLQuantizationType[_kind(tensor, dtype)], _tensor_bytes(tensor, dtype)
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), nbytes, raw_dtype=kind)

@@ -97,7 +97,10 @@ VLLM_BENCH = {
     "--burstiness": "arrivals are Poisson (--rate 2/s) or those of a log (--arrivals FILE)",
     "--goodput": "type --slo-ttft, --slo-tpot or --slo-e2e SECONDS, with --rate",
     "--async-engine": "for a server type --url or --serve vllm",
-    **dict.fromkeys(("--max-num-seqs", "--n"), "type -c N; with --serve vllm -- it is the server's own option"),
+    **dict.fromkeys(
+        ("--max-num-seqs", "--n"),
+        "type -c N; options of a started server go after two dashes",
+    ),
     "--max-num-batched-tokens": "type --prefill-chunk N",
     **dict.fromkeys(("-tp", "--tensor-parallel-size", "-pp", "--pipeline-parallel-size"), _GPUS),
     **dict.fromkeys(("-q", "--quantization"), "type --quant TYPE, such as bnb-nf4, or Q4_0 with llama-cpp"),

@@ -43,7 +43,14 @@ class ServerOptions:
     ] = None
     duration_s: Annotated[
         float,
-        Option("--duration", min=1.0, max=1e6, metavar="SECONDS", help="With --rate: for how long.", rich_help_panel=_SERVERS),
+        Option(
+            "--duration",
+            min=1.0,
+            max=1e6,
+            metavar="SECONDS",
+            help="With --rate: for how long.",
+            rich_help_panel=_SERVERS,
+        ),
     ] = 60.0
     arrivals: Annotated[
         Path | None,
@@ -69,7 +76,9 @@ class ServerOptions:
     ] = None
     slo_e2e_s: Annotated[
         float | None,
-        Option("--slo-e2e", min=0.0, metavar="SECONDS", help="The same, for the whole request.", rich_help_panel=_SERVERS),
+        Option(
+            "--slo-e2e", min=0.0, metavar="SECONDS", help="The same, for the whole request.", rich_help_panel=_SERVERS
+        ),
     ] = None
     allow_inexact: Annotated[
         bool,

@@ -16,9 +16,7 @@ _EPOCH_UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 """From which number on times since 1970 are in nano-, micro- or milliseconds, and how many of these are a second."""
 
 
-def read_arrivals(
-    path: Path, input_column: str | None = None, output_column: str | None = None
-) -> tuple[Arrival, ...]:
+def read_arrivals(path: Path, input_column: str | None = None, output_column: str | None = None) -> tuple[Arrival, ...]:
     """The requests of a log in the order of their times, in seconds after the first.
 
     Times are dates in ISO 8601, seconds since 1970 or any other start, or milli-, micro- or nanoseconds since 1970.

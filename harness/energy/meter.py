@@ -180,9 +180,12 @@ class Meter:
             needed_window_s=self.needed_window_s(),
         )
 
-    def set_worker(self, pid: int | None) -> None:
-        """Tell the probes which process runs inference from now on."""
-        self._context.worker_pid = pid
+    def set_worker(self, pid: int | None, server_pids: Sequence[int] = ()) -> None:
+        """Tell the probes which process runs inference from now on, and which outside of it compute for it.
+
+        What these and all that they started take of the machine is no foreign load, and what an estimate counts.
+        """
+        self._context.worker_pid, self._context.server_pids = pid, tuple(server_pids)
 
     def needed_window_s(self, relative_error: float = 0.01) -> float:
         """Window length at which its edges cost at most ``relative_error`` of the total, for its slowest sensor.
@@ -307,7 +310,7 @@ class Meter:
         return {**foreign, **seen}, "; ".join(dict.fromkeys(reasons)) or None, shared
 
     def _note_load(self) -> None:
-        self._foreign.sample(self._context.worker_pid)
+        self._foreign.sample(*self._context.roots)
 
     def _calibrated(self, trace: Trace) -> Trace:
         calibration = self._calibration.get(trace.domain.name)

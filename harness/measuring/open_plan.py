@@ -1,4 +1,4 @@
-"""What an open loop sends and when: requests that come at times of their own, whether or not others have ended. Pure."""
+"""What an open loop sends and when: requests come at times of their own, whether or not others have ended. Pure."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def parse_rates(text: str) -> tuple[float, ...]:
         match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*/\s*(s|min|h)\s*", part)
         if not match or not 0 < float(match[1]) < 1e6:
             raise UserError(
-                f"--rate {text}: write requests per second as 2/s, per minute as 30/min; readings of a power sensor per "
-                "second are --sample-rate"
+                f"--rate {text}: write requests per second as 2/s, per minute as 30/min; for readings of power "
+                "sensors per second type --sample-rate"
             )
         rates.append(float(match[1]) / {"s": 1, "min": 60, "h": 3600}[match[2]])
     return tuple(dict.fromkeys(rates))

@@ -110,8 +110,10 @@ class Plan:
     open_loop: OpenLoopPlan | None = None
     """Requests that come at times of their own, in place of points."""
 
-    def refuse_beyond(self, context_length: int) -> None:
+    def refuse_beyond(self, context_length: int | None) -> None:
         """Raise UserError when the user named a size that the model's context does not hold."""
+        if context_length is None:
+            return
         sizes: Sequence[Arrival | Point] = self.points
         if self.open_loop:
             sizes = self.open_loop.logged or self.open_loop.sizes
@@ -251,7 +253,9 @@ def _open_loop(base: Protocol, options: PlanOptions) -> OpenLoopPlan | None:
     rates = parse_rates(options.rate)
     if max(rates) * options.duration_s > MOST_ARRIVALS:
         raise UserError(f"--rate {options.rate} over {options.duration_s:g} s are more than {MOST_ARRIVALS} requests")
-    return OpenLoopPlan(rates, options.duration_s, tuple(dict.fromkeys(_chosen_points(base, options))), (), *limits.values())
+    return OpenLoopPlan(
+        rates, options.duration_s, tuple(dict.fromkeys(_chosen_points(base, options))), (), *limits.values()
+    )
 
 
 def _in_flight(sizes: Iterable[Point], concurrency: str) -> list[Point]:

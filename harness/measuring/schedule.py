@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from harness.core.sizes import Point
 from harness.measuring.plan import Plan
-from harness.measuring.stopping import Samples
+from harness.measuring.stopping import FixedTrials, Samples
 from harness.runs.schema import Purpose, Trial
 
 MAX_ERRORS = 3
@@ -37,11 +37,13 @@ class _State:
 class Schedule:
     """The state of a run: feed it every record in order, ask it for the next trial.
 
-    ``context_length`` is the longest m + n of the model and ``most_in_flight`` the number of requests that its server
-    works on at once, beyond which they wait; None for any. Points beyond them are skipped.
+    ``context_length`` is the longest m + n of the model, and ``most_in_flight`` the number of requests that its server
+    works on at once, beyond which they wait; None where it is not known. Points beyond them are skipped.
     """
 
-    def __init__(self, plan: Plan, *, kv_cache: bool, context_length: int, most_in_flight: int | None = None) -> None:
+    def __init__(
+        self, plan: Plan, *, kv_cache: bool, context_length: int | None, most_in_flight: int | None = None
+    ) -> None:
         self._plan = plan
         self._kv_cache = kv_cache
         self._states = {point: _State() for point in plan.points}
@@ -49,9 +51,11 @@ class Schedule:
         self._first: Point | None = None
         self._warm: tuple[Point, int, int] | None = None
         self._disturbed_in_a_row = 0
+        loads = plan.open_loop.loads if plan.open_loop else ()
+        self._open_loops: dict[float | None, _State] = {rate_per_s: _State() for rate_per_s in loads}
         for point, state in self._states.items():
             tokens = point.input_tokens + point.output_tokens
-            if tokens > context_length:
+            if context_length is not None and tokens > context_length:
                 state.skip_reason = f"{tokens} tokens are more than the model's context of {context_length}"
             elif most_in_flight is not None and point.concurrency > most_in_flight:
                 state.skip_reason = (
@@ -61,9 +65,12 @@ class Schedule:
 
     def add(self, record: Trial) -> None:
         """Take one record into account, also one of a point that is no longer asked for."""
-        point = record.point
+        point = record.asked
         if record.purpose == "measure":
             self._drift = _State()  # the plan has grown since: drift is looked at once more
+        if record.purpose == "open loop":
+            self._add_open_loop(record)
+            return
         drifts = record.purpose == "drift" or (record.purpose == "warmup" and self._all_done())
         state = self._drift if drifts else self._states.get(point, _State())
         if record.status == "ok":
@@ -84,6 +91,13 @@ class Schedule:
             state.ended = True
             if record.status == "oom":
                 self._skip_larger(point)
+
+    def _add_open_loop(self, record: Trial) -> None:
+        state = self._open_loops.get(record.rate_per_s, _State())
+        if record.usable_load:
+            state.samples["runtime_s"].append(record.runtime_s or 0.0)
+        state.errors = state.errors + 1 if record.status == "error" else 0
+        state.ended = record.status in ("oom", "timeout", "skipped") or state.errors >= MAX_ERRORS
 
     def _most_disturbed(self) -> int:
         """Disturbed trials after which a point is left as it is.
@@ -107,10 +121,18 @@ class Schedule:
             state = self._states[point]
             if not self._done(state):
                 return self._spec(point, state, "measure", session, worker)
+        for rate_per_s, state in self._open_loops.items():
+            if not (state.ended or len(state.samples["runtime_s"]) >= self._open_trials()):
+                assert self._plan.open_loop
+                return TrialSpec(self._plan.open_loop.mean_size(), "open loop", rate_per_s=rate_per_s)
         first = self.first_measured()
         if first is None or self._drift.ended or len(self._drift.samples["runtime_s"]) >= DRIFT_TRIALS:
             return None
         return self._spec(first, self._drift, "drift", session, worker)
+
+    def _open_trials(self) -> int:
+        """An open loop is long, and shows by itself how far its requests scatter: once is enough unless told."""
+        return self._plan.stopping.max_trials if isinstance(self._plan.stopping, FixedTrials) else 1
 
     def _spec(self, point: Point, state: _State, purpose: Purpose, session: int, worker: int) -> TrialSpec:
         warm = self._warm == (point, session, worker)
@@ -174,3 +196,5 @@ class TrialSpec:
     purpose: Purpose
     skip_reason: str | None = None
     """Why the point is recorded as skipped instead of being measured."""
+    rate_per_s: float | None = None
+    """Of an open loop with Poisson arrivals; its point is then the mean size of its requests."""

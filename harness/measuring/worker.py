@@ -9,32 +9,44 @@ the parent can read its meters there; it begins when the parent says ``{"do": "g
 ``{"window": {"start_ns": […], "prefill_end_ns": […], "end_ns": […], "output_tokens": n, "prepared": {…}}}`` or
 ``{"failed": "invalid" | "oom" | "error", "reason": …}``. Whatever libraries print goes to stderr, never between the
 messages.
+
+A backend whose requests are served elsewhere is asked for loops instead of ``run``: ``{"do": "closed_loop",
+"input_tokens", "output_tokens", "concurrency", "min_window_s", "seed", "trial"}``, also with ``lengths``,
+``last_start_s`` and ``processes``. Their first request follows ``begins`` and their last one precedes ``ended`` as
+above; in between ``{"edge": "all busy"}`` and ``{"edge": "one idle"}`` say when their window begins and ends, the first
+of them again where a window was given up. The answer is ``{"loop": {…}}``, which ``run_from_message`` reads.
+``{"do": "open_loop", "arrivals": [[offset_s, m, n], …], "duration_s", "warm_s", "seed"}`` is answered in the same way.
 """
 
-import ctypes
 import json
 import math
 import os
 import queue
-import signal
+import secrets
 import sys
 import threading
 import traceback
 from dataclasses import asdict
-from typing import Any, BinaryIO
+from typing import Any, cast
 
 import backends
-from backends.base import Backend, BackendError, Config, InvalidConfig, OutOfMemory, Prepared, Request
+from backends.base import BackendError, Config, InvalidConfig, OutOfMemory, Prepared, Request, ServingBackend
+from harness.core.processes import die_with_parent, private_stdout, read_messages
+from harness.measuring.closed_loop import Edges, processes_needed, run_closed_loop
+from harness.measuring.loop_message import run_message
+from harness.measuring.open_loop import Arrival, OpenLoopPlan, run_open_loop
+from harness.measuring.pacing import ClosedLoopPlan
 from harness.measuring.window import run_window
+from harness.runs.load_stamps import LoopRun
 
 
 class _Parent:
     """The two pipes to the parent."""
 
     def __init__(self) -> None:
-        self._out = _private_stdout()
+        self._out = private_stdout()
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        threading.Thread(target=_read_messages, args=(self._inbox,), daemon=True).start()
+        threading.Thread(target=read_messages, args=(self._inbox.put,), daemon=True).start()
 
     def hear(self) -> dict[str, Any]:
         """The next message; waits for it."""
@@ -49,19 +61,33 @@ class _Parent:
         self.say({"edge": "begins"})
         self.hear()
 
+    def pass_edge(self, edge: str) -> None:
+        """Say that an edge is passed, without waiting."""
+        self.say({"edge": edge})
+
     def ended(self) -> None:
         """Say that a window's last request has ended."""
-        self.say({"edge": "ended"})
+        self.pass_edge("ended")
 
 
 class _Worker:
     """Answers requests with one backend."""
 
-    def __init__(self, backend: Backend, parent: _Parent) -> None:
-        self._backend = backend
+    def __init__(self, name: str, parent: _Parent) -> None:
+        self._name = name
+        self._backend = backends.create(name)
         self._parent = parent
         self._prepared: Request | None = None
-        self._answers = {"resolve": self._resolve, "load": self._load, "run": self._run}
+        # A server that runs on between workers may keep the prompts of earlier ones.
+        self._next_number = secrets.randbelow(2**40)
+        self._last_loop: dict[int, LoopRun] = {}
+        self._answers = {
+            "resolve": self._resolve,
+            "load": self._load,
+            "run": self._run,
+            "closed_loop": self._closed_loop,
+            "open_loop": self._open_loop,
+        }
 
     def answer(self, message: dict[str, Any]) -> dict[str, Any]:
         """The answer to one message; failures are answers too."""
@@ -89,12 +115,10 @@ class _Worker:
         return {"loaded": asdict(loaded), "versions": self._backend.versions()}
 
     def _run(self, message: dict[str, Any]) -> dict[str, Any]:
-        request = Request(message["input_tokens"], message["output_tokens"], message["seed"])
-        prepared = Prepared()
-        if request != self._prepared:
-            self._prepared = None
-            prepared = self._backend.prepare(request)
-            self._prepared = request
+        request = Request(
+            message["input_tokens"], message["output_tokens"], message["seed"], message.get("concurrency", 1)
+        )
+        prepared = self._prepare(request)
         completions = run_window(
             self._backend,
             request,
@@ -114,35 +138,63 @@ class _Worker:
             }
         }
 
+    def _prepare(self, request: Request) -> Prepared:
+        if request == self._prepared:
+            return Prepared()
+        self._prepared = None
+        prepared = self._backend.prepare(request)
+        self._prepared = request
+        return prepared
 
-def _private_stdout() -> BinaryIO:
-    """The stream to the parent; file descriptor 1 becomes stderr, so that prints can't break the protocol."""
-    stream = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
-    return stream
+    def _closed_loop(self, message: dict[str, Any]) -> dict[str, Any]:
+        asked = {name: value for name, value in message.items() if name not in ("do", "processes")}
+        plan = ClosedLoopPlan(**asked, first_number=self._new_numbers())
+        c = plan.concurrency
+        prepared = self._prepare(Request(plan.input_tokens, plan.output_tokens, plan.seed, c))
+        processes = message.get("processes") or self._processes(c)
+        backend = cast(ServingBackend, self._backend)
+        run = run_closed_loop(backend, self._name, plan, self._edges(), processes)
+        self._last_loop[c] = run
+        return {"loop": run_message(run) | {"prepared": asdict(prepared)}}
 
+    def _open_loop(self, message: dict[str, Any]) -> dict[str, Any]:
+        arrivals = tuple(Arrival(*arrival) for arrival in message["arrivals"])
+        limits = {name: message[name] for name in ("duration_s", "warm_s", "seed")}
+        plan = OpenLoopPlan(arrivals, **limits, first_number=self._new_numbers())
+        longest = max(arrivals, key=lambda arrival: arrival.input_tokens + arrival.output_tokens)
+        prepared = self._prepare(Request(longest.input_tokens, longest.output_tokens, plan.seed))
+        run = run_open_loop(cast(ServingBackend, self._backend), plan, self._edges())
+        return {"loop": run_message(run) | {"prepared": asdict(prepared)}}
 
-def _die_with_parent() -> None:
-    """On Linux, have the kernel kill this process when the parent dies, whatever it is computing."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    def _edges(self) -> Edges:
+        parent = self._parent
+        return Edges(
+            begins=parent.begins,
+            all_busy=lambda: parent.pass_edge("all busy"),
+            one_idle=lambda: parent.pass_edge("one idle"),
+            ended=parent.ended,
+        )
 
+    def _new_numbers(self) -> int:
+        """The first of numbers that no request of this worker had."""
+        first = self._next_number
+        self._next_number += 2**32
+        return first
 
-def _read_messages(inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
-    try:
-        for line in sys.stdin:
-            inbox.put(json.loads(line))
-    finally:
-        # The parent is gone or has closed this worker. Inference in progress is of no use to anybody.
-        os._exit(0)
+    def _processes(self, concurrency: int) -> int:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        earlier = self._last_loop.get(concurrency)
+        if earlier is None:
+            return processes_needed(concurrency, cores)
+        loop_s = (earlier.ended_ns - earlier.begun_ns) / 1e9
+        return processes_needed(concurrency, cores, earlier.client_cpu_s / loop_s, earlier.client_processes)
 
 
 def main() -> None:
     """Serve one parent until its end of the pipe closes."""
-    _die_with_parent()
+    die_with_parent()
     parent = _Parent()
-    worker = _Worker(backends.create(sys.argv[1]), parent)
+    worker = _Worker(sys.argv[1], parent)
     while True:
         parent.say(worker.answer(parent.hear()))
 

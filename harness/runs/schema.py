@@ -15,9 +15,11 @@ from harness.core.sizes import MAX_CONCURRENCY, Point
 from harness.core.statistics import Estimate
 from harness.energy.attribution import EnergyFigure, EnergyReport
 from harness.energy.readings import AS_IT_STANDS
+from harness.runs.load_figures import LoadFigures
 
-Purpose = Literal["warmup", "measure", "drift"]
-"""Why a trial was run; only ``measure`` enters the statistics of its point."""
+Purpose = Literal["warmup", "measure", "drift", "open loop"]
+"""Why a trial was run; only ``measure`` enters the statistics of its point. In an ``open loop`` requests came at times
+of their own, at a rate or as in a log."""
 
 
 def _as_named_now(status: object) -> object:
@@ -61,7 +63,12 @@ class Trial:
     started_at: str
     """UTC, ISO 8601."""
     concurrency: int = 1
-    """c, requests in flight: as one static batch, or in a closed loop where a server computes."""
+    """c, requests in flight: as one static batch, or in a closed loop where a server computes. 1 in an open loop, where
+    it has no meaning: ``load`` has the mean."""
+    asked_tokens: tuple[int, int] | None = None
+    """Input and output tokens that were asked for, where a server did not keep to them and that was allowed."""
+    rate_per_s: float | None = None
+    """Rate of an open loop's Poisson arrivals; None with a log's arrivals and for every other purpose."""
     reason: str | None = None
     repeats: int | None = None
     """Batches that ran one after the other; requests that a server ended within the window."""
@@ -70,8 +77,8 @@ class Trial:
     window_s: float | None = None
     """First start to last end, gaps between requests included; under load while all c requests were in flight."""
     runtime_s: float | None = None
-    """c × window / requests: how long a request takes. With c in flight this is a batch's runtime, and by Little's law
-    the mean time of a request in a closed loop."""
+    """How long a request takes: requests in flight × window / requests. With c in flight this is a batch's runtime, and
+    by Little's law the mean time of a request in a closed loop."""
     prefill_s: float | None = None
     """Start of a request to its first output token, mean: the TTFT."""
     decode_s: float | None = None
@@ -86,7 +93,7 @@ class Trial:
     """File with the raw marks and readings, relative to the run directory."""
     energy: EnergyReport | None = None
     """Joules per request, with the reasons for those that could not be told; None where no request was measured."""
-    load: None = None
+    load: LoadFigures | None = None
     """What a server did with the requests of the window; None where they were computed in a process of ours."""
     conditions: Facts = field(default_factory=dict)
     """Temperature, clocks, throttle reasons, foreign load during the window, as far as they can be read."""
@@ -108,6 +115,11 @@ class Trial:
         return Point(self.input_tokens, self.output_tokens, self.concurrency)
 
     @property
+    def asked(self) -> Point:
+        """The point of the plan that it is a trial of: ``point``, unless a server did not keep to its sizes."""
+        return Point(*self.asked_tokens, self.concurrency) if self.asked_tokens else self.point
+
+    @property
     def counts(self) -> bool:
         """Whether it is a measurement that came to its end undisturbed."""
         return self.purpose == "measure" and self.status == "ok"
@@ -116,6 +128,11 @@ class Trial:
     def usable(self) -> bool:
         """Whether it is a measurement that came to its end, disturbed or not; see ``runs.summary.used_trials``."""
         return self.purpose == "measure" and self.status in ("ok", "disturbed")
+
+    @property
+    def usable_load(self) -> bool:
+        """Whether it is an open loop that came to its end, disturbed or not."""
+        return self.purpose == "open loop" and self.status in ("ok", "disturbed")
 
 
 @dataclass(frozen=True)
@@ -241,18 +258,23 @@ COLUMNS = (
     Column("trial_id", "number of the trial in the run, from 0", lambda row: row.trial.id),
     _as_recorded("session", "which start of the program measured it"),
     _as_recorded("worker", "which child process of the session measured it"),
-    _as_recorded("purpose", "warmup, measure or drift; statistics use measure alone"),
+    _as_recorded("purpose", "warmup, measure, drift or open loop; statistics use measure alone"),
     _as_recorded("status", "ok, oom, timeout, error, disturbed (measured while others used the machine) or skipped"),
     _as_recorded("reason", "why the status is not ok"),
     _as_recorded("started_at", "UTC, ISO 8601"),
     _as_recorded("input_tokens", "m, tokens per request"),
     _as_recorded("output_tokens", "n, tokens per request"),
-    _as_recorded("concurrency", "c, requests in flight: a static batch, or a closed loop where a server computes"),
+    Column(
+        "concurrency",
+        "c, requests in flight: a static batch, or a closed loop where a server computes; absent in an open loop",
+        lambda row: None if row.trial.purpose == "open loop" else row.trial.concurrency,
+    ),
+    _as_recorded("rate_per_s", "rate of an open loop's Poisson arrivals, requests/s"),
     _as_recorded("output_tokens_produced", "tokens the backend or the server counted"),
     _as_recorded("repeats", "batches one after the other, or requests that a server ended in the window"),
     _as_recorded("requests", "requests in the window, of those that cross its edges the part inside"),
     _as_recorded("window_s", "first start to last end, or while all c requests were in flight, s"),
-    _as_recorded("runtime_s", "c × window_s / requests: how long a request takes, s"),
+    _as_recorded("runtime_s", "requests in flight × window_s / requests: how long a request takes, s"),
     _as_recorded("runtime_sd_s", "standard deviation of single requests in the window, s"),
     _as_recorded("prefill_s", "start to first output token (TTFT), mean per request, s"),
     _as_recorded("decode_s", "first to last output token, mean per request, s"),

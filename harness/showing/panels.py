@@ -84,10 +84,8 @@ class DrawnSystem:
     failures: Sequence[Failure] = ()
     own: bool = False
     """Whether it is a run, not a profile."""
-    concurrency: int = 1
-    """Requests in flight of its measurements, the fewest that a run measured; 1 where unknown, as of the published."""
-    kind: str = "static batch"
-    """How several requests are in flight: ``static batch`` or ``closed loop``."""
+    kind: str = ""
+    """How several requests are in flight, such as ``static batch`` or ``closed loop``; empty where unknown."""
     loaded: Sequence[PointSummary] = ()
     """A run's points at all its concurrencies; empty where it never had more than one request in flight."""
     differs: tuple[str, ...] = ()
@@ -99,6 +97,11 @@ class DrawnSystem:
     def pair(self) -> tuple[str, str]:
         """System and model."""
         return self.identity.system, self.identity.model
+
+    @property
+    def concurrency(self) -> int:
+        """Requests in flight of its measurements; 1 where unknown, as published measurements have it."""
+        return self.identity.concurrency or 1
 
     @property
     def components(self) -> frozenset[Component]:

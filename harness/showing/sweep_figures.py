@@ -212,7 +212,8 @@ def _in_flight(drawing: Drawing) -> list[str]:
     found: dict[str, list[DrawnSystem]] = {}
     for source in drawing.sources:
         if source.concurrency > 1:
-            found.setdefault(f"{source.concurrency} requests in flight ({source.kind})", []).append(source)
+            kind = f" ({source.kind})" if source.kind else ""
+            found.setdefault(f"{source.concurrency} requests in flight{kind}", []).append(source)
     return [words + (f": {_names(drawing, of)}" if len(drawing.sources) > 1 else "") for words, of in found.items()]
 
 

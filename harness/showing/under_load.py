@@ -15,12 +15,6 @@ def loaded_points(run: RecordedRun) -> list[PointSummary]:
     return found if any(point.point.concurrency > 1 for point in found) else []
 
 
-def fewest_in_flight(run: RecordedRun) -> int:
-    """The smallest concurrency that was measured, or else planned: that of the sweeps over sizes."""
-    measured = {trial.concurrency for trial in run.trials if trial.usable}
-    return min(measured or {c for _, _, c in run.facts.plan.points}, default=1)
-
-
 def by_size(points: Iterable[PointSummary]) -> dict[Point, list[PointSummary]]:
     """The points of each request size, whose key has a concurrency of 1, by ascending concurrency."""
     sizes: dict[Point, list[PointSummary]] = {}

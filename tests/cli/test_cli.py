@@ -56,7 +56,7 @@ def test_version() -> None:
         (["--probes", "wattmeter"], "wattmeter"),
         (["--calibrate", "nonsense"], "nonsense"),
         (["--min-window", "9", "--max-window", "3"], "--max-window"),
-        (["--batch-size", "none"], "--batch-size"),
+        (["--batch-size", "none"], "requests in flight"),
         (["--timeout", "inf"], "--timeout"),
         (["--min-window", "nan"], "--min-window"),
         (["--cpu-watts", "inf"], "--cpu-watts"),

@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 from enum import Enum
-from typing import Any
+from typing import Any, get_type_hints
 
 from backends.base import Config
 from harness.cli.measure_options import MeasureOptions
@@ -24,9 +24,11 @@ def plain(value: Any) -> Any:
 def test_the_command_and_the_call_have_the_same_options_with_the_same_defaults() -> None:
     planned = prepare()
     arguments = {field.name: field.default for kind in (PlanOptions, Config, EnergyConfig) for field in fields(kind)}
-    # The two that are worked out where they are left out: the model, and the KV cache, which is the protocol's.
-    arguments |= {"backend": planned.backend, "model": DEFAULT_MODEL, "kv_cache": None}
-    options = {name: getattr(MeasureOptions, name) for name in MeasureOptions.__annotations__}
+    # Those that are worked out where they are left out: backend and model by the server that is named, if one is, and
+    # the KV cache by the protocol.
+    assert planned.backend == "transformers"
+    arguments |= {"backend": None, "model": None, "kv_cache": None}
+    options = {name: getattr(MeasureOptions, name) for name in get_type_hints(MeasureOptions)}
     assert options.keys() == arguments.keys() | OF_THE_COMMAND_ALONE
     assert {name: plain(value) for name, value in options.items() if name not in OF_THE_COMMAND_ALONE} == {
         name: plain(value) for name, value in arguments.items()

@@ -204,11 +204,10 @@ def test_interruption_ends_cleanly_and_the_same_command_resumes(
         (["--seed", "9"], "--seed: 0 there and 9 now"),
         (["--no-kv-cache"], "--kv-cache: True there and False now"),
         (["-m", "fake:noise=0.1"], "--model: 'fake' there and 'fake:noise=0.1' now"),
-        (["--batch-size", "2"], "--batch-size: 1 there and 2 now"),
         (["--probes", "fake"], "--probes: 'none' there and 'fake' now"),
         (["--cpu-watts", "30"], "--cpu-watts: None there and 30.0 now"),
         (["--calibrate", "fake=1.1,0"], "--calibrate: () there and ('fake=1.1,0',) now"),
-        (["--rate", "7"], "--rate: 20.0 there and 7.0 now"),
+        (["--sample-rate", "7"], "--sample-rate: 20.0 there and 7.0 now"),
         (["--protocol", "paper"], "--kv-cache: True there and False now"),
     ],
 )
@@ -247,7 +246,7 @@ def test_a_run_goes_on_with_what_touches_only_what_is_still_to_be_measured(
     assert (tmp_path / "trials.jsonl").read_bytes().startswith(before)
     assert counted(tmp_path) == expected
     points = set(map(tuple, run_file(tmp_path)["plan"]["points"]))
-    assert points == set(expected)
+    assert points == {(m, n, 1) for m, n in expected}
     # The first command again finds all done, and forgets none of the points.
     done = measure(tmp_path)
     assert "nothing is left to measure" in done.stdout
@@ -326,7 +325,7 @@ def test_drift_is_looked_at_again_after_a_run_has_gone_on(tmp_path: Path) -> Non
         ("backend", {"device": "cuda"}, "device"),
         ("backend", {"versions": {"fake": "0"}}, "the version of fake: '0' there and '1' now"),
         ("model", {"parameters": 2}, "parameters"),
-        ("energy", {"rate_hz": 5.0}, "--rate: 5.0 there"),
+        ("energy", {"rate_hz": 5.0}, "--sample-rate: 5.0 there"),
     ],
 )
 def test_what_only_the_loaded_backend_knows_is_compared_too(
@@ -365,7 +364,7 @@ def test_directory_from_another_machine_is_refused(tmp_path: Path) -> None:
 def test_run_file_tells_what_was_measured_on_what(tmp_path: Path) -> None:
     measure(tmp_path, "fake", "--threads", "2")
     run = run_file(tmp_path)
-    assert run["schema_version"] == 1
+    assert run["schema_version"] == 2
     assert run["plan"]["protocol"] == "quick"
     assert run["model"]["random_weights"] is True
     assert run["backend"]["config"]["threads"] == 2
@@ -486,7 +485,7 @@ def test_a_run_that_others_disturb_throughout_ends_with_marked_results(tmp_path:
         assert session["ended"] == "complete"
         assert session["load_at_start"]["share"] > 0
         assert 1 <= len(session["load_at_start"]["programs"]) <= 3
-    assert [summary.disturbed for summary in summarise(measured, 1)] == [6, 4, 4]
+    assert [summary.disturbed for summary in summarise(measured)] == [6, 4, 4]
 
 
 def test_a_sensor_shared_with_others_costs_the_energy_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,5 @@
+"""Other programs' load clients against the same server, where they are installed."""
+
+
+def rows(*a):
+    return []
