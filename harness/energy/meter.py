@@ -199,6 +199,8 @@ class Meter:
             if window.loop is None:
                 return attribution.attribute(traces, window.marks, self._rank, working, self._absent)
             report, window.stretches = attribute_loop(traces, window.loop, *reach_ns, self._rank, working, self._absent)
+            if not window.overlapped:
+                return attribution.attribute(traces, window.marks, self._rank, working, self._absent)
             return report
 
         window.energy = self._attribute(window.traces, attribute, shared)

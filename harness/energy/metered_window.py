@@ -38,10 +38,12 @@ class MeteredWindow:
     """A stretch of time under the meter. All but the marks is there once its ``with`` block has ended."""
 
     marks: Window
-    """When each request inside began and ended; the whole block as one request where nobody said, and of a
-    loop its window as one."""
+    """When each request inside began and ended; the whole block as one request where nobody said, and of a loop its
+    window as one where its requests overlapped."""
     loop: LoopMarks | None = None
     """Of requests that overlapped: when they were ramped up, all in flight, and drained."""
+    overlapped: bool = False
+    """Whether requests of the loop were in flight at the same time."""
     stretches: LoopStretches | None = None
     """Joules of the parts of a loop and of the time around it, which add up to what the meter counted; None without a
     loop."""
@@ -61,14 +63,20 @@ class MeteredWindow:
         marks.check()
         self.marks = marks
 
-    def mark_loop(self, marks: LoopMarks) -> None:
-        """Say when a loop of requests that overlap was begun, full and over. ``energy`` is then that of its window.
+    def mark_loop(self, marks: LoopMarks, requests: Window | None = None) -> None:
+        """Say when a loop of requests was begun, full and over. ``energy`` is then that of its window.
 
-        Raises UserError for marks that make no sense.
+        ``requests`` are the marks of those inside where they did not overlap: only then has the energy phases. Raises
+        UserError for marks that make no sense.
         """
         marks.check()
-        start, end = (np.array([edge_ns], dtype=np.int64) for edge_ns in (marks.window_start_ns, marks.window_end_ns))
-        self.marks, self.loop = Window(start, end, end), marks
+        if requests is None:
+            edges_ns = (marks.window_start_ns, marks.window_end_ns)
+            start, end = (np.array([edge_ns], dtype=np.int64) for edge_ns in edges_ns)
+            self.marks, self.overlapped = Window(start, end, end), True
+        else:
+            self.mark(requests)
+        self.loop = marks
 
     def __getattr__(self, name: str) -> NoReturn:
         """Only what is not known yet comes here."""

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.core.errors import UserError
-from harness.energy.loop_marks import LoopLog, LoopMarks
 from harness.energy.readings import Domain, Trace, Window
 
 _DOMAIN = frozenset(field.name for field in fields(Domain))
-_LOG = tuple(field.name for field in fields(LoopLog))
+_FURTHER = "further_"
+"""What names of further arrays begin with in a file."""
 
 
-def write_trace(stream: BinaryIO, window: Window, traces: Sequence[Trace], loop: LoopMarks | None = None) -> None:
-    """Write marks and readings to an open binary file; of a loop of requests that overlap its own marks too."""
+def write_trace(
+    stream: BinaryIO, window: Window, traces: Sequence[Trace], further: Mapping[str, NDArray[Any]] | None = None
+) -> None:
+    """Write marks and readings to an open binary file, and further arrays of whoever marked the window."""
     arrays: dict[str, Any] = {
         "start_ns": window.start_ns,
         "prefill_end_ns": window.prefill_end_ns,
@@ -30,11 +33,7 @@ def write_trace(stream: BinaryIO, window: Window, traces: Sequence[Trace], loop:
     for index, trace in enumerate(traces):
         arrays[f"times_ns_{index}"] = trace.times_ns
         arrays[f"values_{index}"] = trace.values
-    if loop is not None:
-        arrays["loop_edges_ns"] = np.array(loop.edges_ns, dtype=np.int64)
-        arrays["loop_requests"] = np.array(loop.requests, dtype=np.float64)
-        for name in _LOG:
-            arrays[f"loop_{name}"] = np.asarray(getattr(loop.log, name), dtype=np.int64)
+    arrays |= {f"{_FURTHER}{name}": values for name, values in (further or {}).items()}
     np.savez_compressed(stream, allow_pickle=False, **arrays)
 
 
@@ -52,19 +51,13 @@ def load_trace(path: Path) -> tuple[Window, list[Trace]]:
     return window, traces
 
 
-def load_loop(path: Path) -> LoopMarks | None:
-    """The marks of a file's loop; None where its requests were run one after the other. Raises UserError."""
+def load_further(path: Path) -> dict[str, NDArray[Any]]:
+    """The further arrays of a file by name; empty where it has none. Raises UserError when it can't be read."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            if "loop_edges_ns" not in arrays:
-                return None
-            log = LoopLog(**{name: arrays[f"loop_{name}"] for name in _LOG})
-            ramp_ns, start_ns, end_ns, drain_ns = map(int, arrays["loop_edges_ns"])
-            marks = LoopMarks(ramp_ns, start_ns, end_ns, drain_ns, float(arrays["loop_requests"]), log)
+            return {name.removeprefix(_FURTHER): arrays[name] for name in arrays if name.startswith(_FURTHER)}
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not the trace of a trial: {error}") from None
-    marks.check()
-    return marks
 
 
 def _domain(found: dict[str, Any]) -> Domain:

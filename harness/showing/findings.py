@@ -268,4 +268,8 @@ def _grown(what: str, before: Estimate | None, after: Estimate | None) -> str:
     if ratio < 1:
         return f"{what} {'fall' if plural else 'falls'} by {percent(1 - ratio, digits=0)}"
     grows = "grow" if plural else "grows"
-    return f"{what} {grows} {number(ratio, 2)} times" if ratio >= 2 else f"{what} {grows} by {percent(ratio - 1, digits=0)}"
+    return (
+        f"{what} {grows} {number(ratio, 2)} times"
+        if ratio >= 2
+        else f"{what} {grows} by {percent(ratio - 1, digits=0)}"
+    )

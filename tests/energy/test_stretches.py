@@ -17,7 +17,7 @@ from harness.core.quantities import Component, Method
 from harness.energy import trace_file
 from harness.energy.config import EnergyConfig
 from harness.energy.integrate import stretch_energies, window_energy
-from harness.energy.loop_marks import LoopLog, LoopMarks
+from harness.energy.loop_marks import LoopMarks
 from harness.energy.meter import Meter
 from harness.energy.readings import Domain, Trace, Window
 from harness.energy.stretches import OVERLAP, LoopStretches, attribute_loop, stretches
@@ -190,7 +190,6 @@ def test_parts_without_length_are_0_and_edges_out_of_order_are_refused() -> None
         (LoopMarks(1, 2, 2, 5, 1.0), "needs a length"),
         (LoopMarks(1, 2, 4, 5, 0.0), "requests inside"),
         (LoopMarks(1, 2, 4, 5, math.nan), "requests inside"),
-        (LoopMarks(1, 2, 4, 5, 1.0, LoopLog(client=np.array([1]))), "fit together"),
     ],
 )
 def test_marks_that_make_no_sense_are_refused(wrong: LoopMarks, said: str) -> None:
@@ -206,17 +205,7 @@ def test_a_metered_loop_gives_its_request_its_parts_and_is_read_back(tmp_path: P
             for pause_s in (0.2, 0.3, 0.8, 0.2):
                 time.sleep(pause_s)
                 edges.append(time.monotonic_ns())
-            log = LoopLog(
-                client=np.array([0, 1]),
-                number=np.array([0, 1]),
-                start_ns=np.array(edges[:2]),
-                first_token_ns=np.array(edges[1:3]),
-                end_ns=np.array(edges[2:]),
-                token_at=np.array([0, 2, 3]),
-                token_ns=np.array([edges[1], edges[2], edges[3]]),
-                token_counts=np.array([1, 3, 4]),
-            )
-            window.mark_loop(LoopMarks(edges[0], edges[1], edges[2], edges[3], 1.75, log))
+            window.mark_loop(LoopMarks(edges[0], edges[1], edges[2], edges[3], 1.75))
             time.sleep(0.2)
         (fake,) = meter._probes.values()
         assert window.stretches is not None
@@ -232,29 +221,24 @@ def test_a_metered_loop_gives_its_request_its_parts_and_is_read_back(tmp_path: P
     assert window.energy_j == pytest.approx(window.stretches.window.total.energy_j / 1.75)
     path = tmp_path / "0.npz"
     with path.open("wb") as stream:
-        trace_file.write_trace(stream, window.marks, window.traces, window.loop)
-    read = trace_file.load_loop(path)
-    assert read is not None
-    assert window.loop is not None
-    assert read.edges_ns == window.loop.edges_ns
-    assert read.requests == 1.75
-    assert read.log.token_ns.tolist() == log.token_ns.tolist()
-    assert read.log.token_at.tolist() == [0, 2, 3]
+        trace_file.write_trace(stream, window.marks, window.traces, {"number": np.array([3, 4])})
+    assert trace_file.load_further(path)["number"].tolist() == [3, 4]
     marked, traces = trace_file.load_trace(path)
+    assert window.loop is not None
     assert marked.start_ns.tolist() == [window.loop.window_start_ns]
-    again, _ = attribute_loop(traces, read, parts[0].start_ns, parts[-1].end_ns)
+    again, _ = attribute_loop(traces, window.loop, parts[0].start_ns, parts[-1].end_ns)
     assert again.total.request_j == window.energy_j
 
 
-def test_files_of_requests_one_after_the_other_have_no_loop(tmp_path: Path) -> None:
+def test_files_of_requests_one_after_the_other_have_no_further_arrays(tmp_path: Path) -> None:
     path = tmp_path / "1.npz"
     moment = np.array([1, 2])
     with path.open("wb") as stream:
         trace_file.write_trace(stream, Window(moment, moment, moment), [trace(domain())])
-    assert trace_file.load_loop(path) is None
+    assert trace_file.load_further(path) == {}
     path.write_bytes(b"not a recording")
     with pytest.raises(UserError, match="not the trace of a trial"):
-        trace_file.load_loop(path)
+        trace_file.load_further(path)
 
 
 def test_a_meter_that_can_not_see_what_computes_opens_nothing_and_says_why() -> None:

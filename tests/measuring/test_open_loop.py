@@ -15,8 +15,10 @@ import pytest
 
 from backends.base import BackendError, ServingBackend
 from harness.core.errors import UserError
+from harness.core.sizes import Arrival, Point
 from harness.measuring.closed_loop import Edges
-from harness.measuring.open_loop import Arrival, OpenLoopPlan, poisson_arrivals, run_open_loop
+from harness.measuring.open_loop import OpenLoopPlan, run_open_loop
+from harness.measuring.open_plan import poisson_arrivals
 from harness.runs.load_figures import LatencyLimits, load_figures
 from harness.runs.load_stamps import LoopRun
 from tests.helpers import ROOT, environment
@@ -39,7 +41,7 @@ def open_loop(url: str, plan: OpenLoopPlan, edges: Edges = Edges()) -> LoopRun:
 
 
 def test_poisson_arrivals_have_their_rate_and_no_memory() -> None:
-    arrivals = poisson_arrivals(50.0, 200.0, 8, 16, seed=3)
+    arrivals = poisson_arrivals(50.0, 200.0, [Point(8, 16)], seed=3)
     offsets = np.array([arrival.offset_s for arrival in arrivals])
     gaps = np.diff(offsets)
     assert len(arrivals) == pytest.approx(10_000, abs=4 * math.sqrt(10_000))
@@ -47,14 +49,14 @@ def test_poisson_arrivals_have_their_rate_and_no_memory() -> None:
     assert np.corrcoef(gaps[1:], gaps[:-1])[0, 1] == pytest.approx(0.0, abs=0.05)
     assert 0.0 < offsets[0] < offsets[-1] < 200.0
     assert {(arrival.input_tokens, arrival.output_tokens) for arrival in arrivals} == {(8, 16)}
-    assert arrivals == poisson_arrivals(50.0, 200.0, 8, 16, seed=3)
-    assert arrivals != poisson_arrivals(50.0, 200.0, 8, 16, seed=4)
+    assert arrivals == poisson_arrivals(50.0, 200.0, [Point(8, 16)], seed=3)
+    assert arrivals != poisson_arrivals(50.0, 200.0, [Point(8, 16)], seed=4)
 
 
 @pytest.mark.parametrize(("rate", "duration"), [(0.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (1.0, math.inf), (1e9, 1e9)])
 def test_rates_that_nobody_can_send_are_refused(rate: float, duration: float) -> None:
     with pytest.raises(UserError):
-        poisson_arrivals(rate, duration, 8, 16)
+        poisson_arrivals(rate, duration, [Point(8, 16)])
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_plans_that_make_no_sense_are_refused(offsets: tuple[float, ...], durati
 
 
 def test_requests_leave_when_they_are_due(stub: str) -> None:
-    plan = OpenLoopPlan(poisson_arrivals(80.0, 1.5, 8, 16, seed=1), duration_s=1.5, warm_s=0.4)
+    plan = OpenLoopPlan(poisson_arrivals(80.0, 1.5, [Point(8, 16)], seed=1), duration_s=1.5, warm_s=0.4)
     passed: list[str] = []
     names = ("begins", "all_busy", "one_idle", "ended")
     edges: Any = {name: lambda name=name: passed.append(name) for name in names}
@@ -129,7 +131,7 @@ def test_more_requests_than_connections_open_more_of_them(stub: str) -> None:
 
 @pytest.mark.parametrize("stub", [["--ttft", "0.1", "--slots", "2"]], indirect=True)
 def test_a_server_that_cant_keep_up_is_seen(stub: str) -> None:
-    plan = OpenLoopPlan(poisson_arrivals(60.0, 0.8, 8, 1, seed=2), duration_s=0.8)
+    plan = OpenLoopPlan(poisson_arrivals(60.0, 0.8, [Point(8, 1)], seed=2), duration_s=0.8)
     found = load_figures(open_loop(stub, plan), LatencyLimits(ttft_s=0.15))
     assert found.arrivals is not None
     assert found.arrivals.saturated
