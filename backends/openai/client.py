@@ -80,7 +80,14 @@ def server_address(url: str) -> ServerAddress:
     except ValueError:
         host = port = None
     plain = url.isascii() and url.isprintable() and " " not in url
-    if not host or port == 0 or not plain or parts.scheme not in ("http", "https") or "@" in parts.netloc or parts.query:
+    if (
+        not host
+        or port == 0
+        or not plain
+        or parts.scheme not in ("http", "https")
+        or "@" in parts.netloc
+        or parts.query
+    ):
         raise InvalidConfig(
             "a server's URL is written as http://127.0.0.1:8000 or https://host; keys belong in --api-key-env"
         )
@@ -104,7 +111,7 @@ class _Connection(asyncio.Protocol):
         self._ended: asyncio.Future[Answer] | None = None
         self._stamp_ns = 0
         self._heard = False
-        self._framed = False
+        self._headed = self._framed = False
         self.ended_ns = 0
         """When the last answer had come; 0 before the first."""
         self.lost = False
@@ -118,7 +125,7 @@ class _Connection(asyncio.Protocol):
     async def exchange(self, message: bytes, request: Request) -> Answer:
         """Send a request and wait for the end of its answer. Raises _NeverAnswered or BackendError."""
         self._ended = asyncio.get_running_loop().create_future()
-        self._heard = self._framed = False
+        self._heard = self._headed = self._framed = False
         transport = self._transport
         self._answer = Answer(request, time.monotonic_ns())
         transport.write(message)
@@ -143,6 +150,9 @@ class _Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() in (b"content-length", b"transfer-encoding"):
             self._framed = True
+
+    def on_headers_complete(self) -> None:
+        self._headed = True
 
     def on_body(self, body: bytes) -> None:
         if self._answer is not None:
@@ -186,7 +196,8 @@ class _Connection(asyncio.Protocol):
             if not lost and self.ended_ns:
                 self._client.closed(self._place, soon=now_ns - self.ended_ns < CLOSED_AFTER_S * 1e9)
             return
-        if self._heard and self._parser.get_status_code() and not self._framed:
+        if self._headed and not self._framed:
+            # The end of the connection is the end of the answer.
             self._finish(keep=False)
         elif self._heard:
             self._fail(BackendError(f"the server closed the connection in mid answer{_why(exc)}"))
