@@ -313,6 +313,7 @@ def test_words_that_can_not_be_counted_are_refused(backend):
         (Request(8000, 193), "8192"),
         (Request(4000, 4000, concurrency=1), "cache of 5824"),
         (Request(4, 4, concurrency=257), "256"),
+        (Request(1000, 4, concurrency=6), "cache of 5824 together"),
         (Request(0, 1), "at least 1"),
         (Request(1, 0), "at least 1"),
     ],
