@@ -305,6 +305,9 @@ def test_words_that_can_not_be_counted_are_refused(backend):
     rules = Rules(takes=("text",), tokens_of=len)
     with canned_server(OTHER, rules) as canned:
         assert "it counted" in refusal(backend.load, Config("m", url=canned.url))
+        backend.load(Config("m", url=canned.url, allow_inexact=True))
+        m, n = backend.prepare(Request(10, 4)).sizes
+        assert (m, n) == (sum(map(len, canned.rules.asked[-1]["prompt"].split())), 4)
 
 
 @pytest.mark.parametrize(

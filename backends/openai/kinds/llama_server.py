@@ -8,6 +8,7 @@ from backends.openai.control import Control
 from backends.openai.kinds.base import IGNORE_EOS, Form, Kind, Signs, Told, whole, word
 from backends.openai.metrics import series
 
+
 def _ask(control: Control, signs: Signs) -> Told:
     found = control.look("/props")
     props: dict[str, Any] = found if isinstance(found, dict) else {}
