@@ -20,6 +20,7 @@ import numpy as np
 
 from backends.base import BackendError, Client, Request, ServingBackend
 from harness.core.errors import UserError
+from harness.core.sizes import Arrival
 from harness.measuring.client_group import after, collector_off, stamps_of
 from harness.measuring.closed_loop import SWITCH_S, Edges
 from harness.measuring.server_watch import ServerWatch, figures_now
@@ -28,20 +29,10 @@ from harness.runs.load_stamps import LoopRun, LoopStamps, ServerReadings
 
 MOST_CONNECTIONS = 900
 """``select`` takes 1,024 files; its timers are exact to microseconds, those of ``epoll`` are rounded up to 1 ms."""
-MOST_ARRIVALS = 1_000_000
 _FEWEST_CONNECTIONS = 32
 _MOST_AT_FIRST = 256
 _WRITTEN_FIRST_TOKENS = 2_000_000
 """Input tokens of the requests that are written before the loop begins; others when they are sent."""
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """A request that is due ``offset_s`` after the loop begins."""
-
-    offset_s: float
-    input_tokens: int
-    output_tokens: int
 
 
 @dataclass(frozen=True)
@@ -65,25 +56,6 @@ class OpenLoopPlan:
             raise UserError("an open loop needs at least one arrival, and their times in order from 0 s on")
         if not 0 <= self.warm_s < self.duration_s < math.inf:
             raise UserError(f"no time is left of {self.duration_s:g} s after {self.warm_s:g} s of warming up")
-
-
-def poisson_arrivals(
-    rate_per_s: float, duration_s: float, input_tokens: int, output_tokens: int, seed: int = 0
-) -> tuple[Arrival, ...]:
-    """Arrivals of one size at random times, on average ``rate_per_s`` a second, before ``duration_s``.
-
-    Gaps are exponential, drawn from the seed. Raises UserError for a rate or a duration that can't be.
-    """
-    if not (0 < rate_per_s < math.inf and 0 < duration_s < math.inf):
-        raise UserError(f"a rate and a duration must be above 0, not {rate_per_s:g}/s and {duration_s:g} s")
-    if rate_per_s * duration_s > MOST_ARRIVALS:
-        raise UserError(f"{rate_per_s:g}/s for {duration_s:g} s are more than {MOST_ARRIVALS} requests; take fewer")
-    generator = np.random.default_rng(seed)
-    offsets: list[float] = []
-    now_s = 0.0
-    while (now_s := now_s + float(generator.exponential(1.0 / rate_per_s))) < duration_s:
-        offsets.append(now_s)
-    return tuple(Arrival(offset, input_tokens, output_tokens) for offset in offsets)
 
 
 def run_open_loop(backend: ServingBackend, plan: OpenLoopPlan, edges: Edges = Edges()) -> LoopRun:
