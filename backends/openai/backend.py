@@ -147,7 +147,7 @@ class OpenAIServer(ServingBackend):
             "exact_sizes": asking.problem is None,
             "tells_cached_tokens": reply.cached_tokens is not None,
             "tells_tokens_of_pieces": reply.counted,
-            "tells_metrics": bool(self.server_figures()),
+            "no_metrics": None if self.server_figures() else served.kind.no_metrics,
             **told.settings,
         }
 
@@ -178,6 +178,11 @@ class OpenAIServer(ServingBackend):
             raise InvalidConfig(
                 f"{m} input and {n} output tokens are more than the server's cache of {told.cache_tokens} holds; "
                 "ask for fewer tokens or give the server more memory for its cache"
+            )
+        if told.cache_tokens is not None and c * (m + 1) > told.cache_tokens:
+            raise InvalidConfig(
+                f"{c} requests of {m} input tokens don't fit into the server's cache of {told.cache_tokens} together; "
+                "ask for fewer at once or give the server more memory for its cache"
             )
         if told.most_in_flight is not None and c > told.most_in_flight:
             raise InvalidConfig(

@@ -27,7 +27,7 @@ def _ask(control: Control, signs: Signs) -> Told:
         cache_tokens=blocks * size if blocks and size else None,
         vocabulary_size=whole(model.get("vocab_size")),
         architecture=word(model, "model_type"),
-        settings={**cache, **scheduler},
+        settings={name: value for name, value in {**cache, **scheduler}.items() if name != "num_gpu_blocks"},
     )
 
 
