@@ -10,7 +10,7 @@ from harness.energy.meter import Meter, MeteredWindow
 from harness.measuring.loop_message import run_from_message
 from harness.measuring.model_host import ModelHost
 from harness.measuring.observer import Observer
-from harness.measuring.plan import WARMUP_REQUESTS, WARMUP_S, Plan
+from harness.measuring.plan import LENGTHS, WARM_LENGTHS, WARMUP_REQUESTS, WARMUP_S, Plan
 from harness.measuring.schedule import Schedule, TrialSpec
 from harness.measuring.time_left import repeats
 from harness.measuring.trial_results import batch_marks, batch_result, loop_result
@@ -22,8 +22,6 @@ from harness.runs.store import RunStore
 
 IDLE_S = 10.0
 """How long the idle baseline is read before and after the sweep."""
-WARM_LENGTHS, LENGTHS = 1.0, 3.0
-"""Shortest window of a loop, in lengths of its requests: of a warm-up, and of a trial."""
 
 
 @dataclass
