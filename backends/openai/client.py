@@ -290,8 +290,9 @@ class OpenAIClient:
         self.reopen(place)
 
     def get_ready(self, request: Request, numbers: Sequence[int]) -> None:
-        """Draw and write the requests that will be sent next; those made ready before and never sent are dropped."""
-        self._bodies = {number: (request, self._write(request, number)) for number in numbers}
+        """Draw and write the requests that will be sent next; those of another size or seed not sent yet are dropped."""
+        kept = {number: made for number, made in self._bodies.items() if made[0] == request}
+        self._bodies = kept | {number: (request, self._write(request, number)) for number in numbers}
 
     def _write(self, request: Request, number: int) -> bytes:
         body = self._settings.form.body(request, number)
