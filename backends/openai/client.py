@@ -290,7 +290,7 @@ class OpenAIClient:
         self.reopen(place)
 
     def get_ready(self, request: Request, numbers: Sequence[int]) -> None:
-        """Draw and write the requests that will be sent next; those of another size or seed not sent yet are dropped."""
+        """Draw and write the requests that will be sent next; unsent ones of another size or seed are dropped."""
         kept = {number: made for number, made in self._bodies.items() if made[0] == request}
         self._bodies = kept | {number: (request, self._write(request, number)) for number in numbers}
 
