@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +11,6 @@ from typing import Any
 from backends.base import BackendError, Reply, Request
 
 LONGEST_MESSAGE = 300
-UNSEEN = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029]+")
-"""White space, line ends and control characters of a terminal."""
 
 
 @dataclass(slots=True)
@@ -220,5 +217,5 @@ def one_line(text: str | bytes) -> str:
     """Text of a server for a message: one line without control characters, cut where it is long."""
     if isinstance(text, bytes):
         text = text[: 8 * LONGEST_MESSAGE].decode(errors="replace")
-    text = UNSEEN.sub(" ", text).strip()
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= LONGEST_MESSAGE else f"{text[: LONGEST_MESSAGE - 1]}…"
