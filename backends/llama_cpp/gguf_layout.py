@@ -62,7 +62,7 @@ def metadata(architecture: Architecture) -> dict[str, int | float | str]:
         "rope.dimension_count": a.head_dim,
         "rope.freq_base": a.rope_theta,
     }
-    tokenizer = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.add_bos_token": False}
+    tokenizer: dict[str, int | float | str] = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.add_bos_token": False}
     return {f"{prefix}.{key}": value for key, value in own.items()} | tokenizer
 
 
