@@ -44,10 +44,11 @@ _SET_DEATH_SIGNAL, _SET_SUBREAPER = 1, 36
 def main() -> None:
     arguments = sys.argv[1:]
     if arguments[:1] == [INNER]:
-        supervisor = Supervisor(_say)
+        supervisor = Supervisor(_say, GRACE_S)
         supervisor.start(arguments[1:], signal.SIGKILL)
     else:
-        supervisor = Supervisor(lambda message: None)
+        # The inner one is given the time that it gives.
+        supervisor = Supervisor(lambda message: None, GRACE_S + REST_GRACE_S + KILLED_WITHIN_S)
         supervisor.start([sys.executable, "-P", __file__, INNER, *arguments], signal.SIGTERM)
     supervisor.wait()
     supervisor.end_all()
@@ -56,8 +57,9 @@ def main() -> None:
 class Supervisor:
     """Starts one process and ends whatever comes of it."""
 
-    def __init__(self, say: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, say: Callable[[dict[str, Any]], None], grace_s: float) -> None:
         self._say = say
+        self._grace_s = grace_s
         self._parent = os.getppid()
         self._child = 0
         self._child_ended = False
@@ -109,20 +111,21 @@ class Supervisor:
         """End every descendant: the process first, so that it can end its own, then those that are left."""
         if not self._child_ended:
             os.kill(self._child, signal.SIGTERM)
-            self._await_end(GRACE_S)
+            self._await(lambda: self._child_ended, self._grace_s)
         _send(self._descendants(), signal.SIGTERM)
-        self._await_end(REST_GRACE_S)
+        self._await(lambda: False, REST_GRACE_S)
         until = time.monotonic() + KILLED_WITHIN_S
         while left := self._descendants():
             _send(left, signal.SIGKILL)
-            self._await_end(_LOOK_S)
+            self._await(lambda: False, _LOOK_S)
             if time.monotonic() > until:
                 print(f"these processes can't be ended: {left}", file=sys.stderr, flush=True)
                 return
 
-    def _await_end(self, seconds: float) -> None:
+    def _await(self, enough: Callable[[], bool], seconds: float) -> None:
+        """Wait until nothing is left, or until enough has happened."""
         until = time.monotonic() + seconds
-        while self._descendants() and time.monotonic() < until:
+        while self._descendants() and not enough() and time.monotonic() < until:
             time.sleep(_LOOK_S)
 
     def _descendants(self) -> list[psutil.Process]:
