@@ -12,6 +12,7 @@ from backends.base import MEMORY_WORDS, Backend, BackendError, Config, InvalidCo
 CONFIGS = {
     "fake": Config("fake", device="cpu"),
     "llama-cpp": Config("tiny-test", device="cpu", threads=1),
+    "mlx": Config("tiny-test", device="cpu"),
     "transformers": Config("tiny-test", device="cpu", threads=1),
 }
 SIZES = [(1, 1), (1, 5), (7, 1), (32, 4), (3, 40)]
@@ -78,6 +79,7 @@ def test_every_backend_is_under_this_contract():
         "error: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
         "MPS backend out of memory (MPS allocated: 8.86 GB, other allocations: 0 bytes, max allowed: 9.07 GB)",
         "Invalid buffer size: 19.45 GB",
+        "[metal::malloc] Attempting to allocate 19450000000 bytes greater than the maximum allowed buffer size",
         "DefaultCPUAllocator: not enough memory: you tried to allocate 80000000000 bytes.",
         "DefaultCPUAllocator: can't allocate memory: you tried to allocate 80000000000 bytes. Error code 12",
         "ggml_aligned_malloc: insufficient memory (attempted to allocate 30517.58 MB)",
