@@ -17,6 +17,7 @@ BACKENDS = {
     "fake": "backends.fake.backend",
     "llama-cpp": "backends.llama_cpp.backend",
     "mlx": "backends.mlx.backend",
+    "openai": "backends.openai.backend",
     "transformers": "backends.transformers.backend",
 }
 """By the name on the command line, the module that has ``create() -> Backend``; imported when it is asked for."""

@@ -131,7 +131,7 @@ def test_worker_killed_while_it_waits_costs_one_trial(tmp_path: Path) -> None:
     """During the idle baseline nobody listens to the worker: its death is noticed by the next request."""
     command = [*COMMAND[: COMMAND.index("--point")], "--point", "1,1", "--probes", "fake", "--min-window", "0.1"]
     command += ["--max-window", "0.5"]
-    program = "from harness.cli import main; from harness.measuring import sweep; sweep.IDLE_S = 1.0; main()"
+    program = "from harness.cli import main; from harness.measuring import session; session.IDLE_S = 1.0; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", program, *command, "-o", str(tmp_path)],
         env=environment(),

@@ -56,7 +56,7 @@ def test_a_point_measured_afterwards_lies_in_its_interval() -> None:
         system="box",
         model="tiny",
         kv_cache=True,
-        batch_size=1,
+        concurrency=1,
         backend=None,
         device=None,
         device_names=[],

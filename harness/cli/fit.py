@@ -17,7 +17,8 @@ FormName = StrEnum("FormName", [*FORMS, AUTO])  # type: ignore[misc]  # the name
 def fit(
     runs: Annotated[list[Path] | None, Argument(metavar="RUN", help="Run directories of one system and model.")] = None,
     measurements: Annotated[
-        Path | None, Option(help="CSV of trials measured elsewhere: input_tokens, output_tokens, runtime_s, energies.")
+        Path | None,
+        Option(help="CSV of trials measured elsewhere: input_tokens, output_tokens, runtime_s, energies, concurrency."),
     ] = None,
     system: Annotated[str | None, Option(help="Name of the machine.", show_default="the device's")] = None,
     model: Annotated[str | None, Option(help="Name of the model; for --measurements.")] = None,
@@ -25,6 +26,17 @@ def fit(
         bool,
         Option("--kv-cache/--no-kv-cache", help="Whether the KV cache was on; for --measurements.", show_default="on"),
     ] = True,
+    concurrency: Annotated[
+        int | None,
+        Option(
+            "--concurrency",
+            "-c",
+            metavar="C",
+            min=1,
+            help="Fit what was measured with so many requests in flight.",
+            show_default="1, or the fewest with enough points",
+        ),
+    ] = None,
     form: Annotated[
         FormName, Option(help=f"Which model of the cost; {AUTO}: the one with the smaller held-out error.")
     ] = FormName(DEFAULT),
@@ -53,11 +65,11 @@ def fit(
     if measurements is not None:
         if system is None or model is None:
             raise UserError("--measurements needs --system NAME and --model NAME")
-        pooled = from_csv(measurements, system, model, kv_cache)
+        pooled = from_csv(measurements, system, model, kv_cache, concurrency)
     else:
         if model is not None or not kv_cache:
             raise UserError("--model and --no-kv-cache go with --measurements; a run knows its own")
-        pooled = from_runs([load_run(run) for run in runs or []], system)
+        pooled = from_runs([load_run(run) for run in runs or []], system, concurrency)
     made = fit_pooled(pooled, form.value, drop_suspects, name)
     if output is not None:
         made.profile.save(output)

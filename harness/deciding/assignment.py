@@ -1,7 +1,8 @@
 """Assign requests to systems under shares or capacities: linear programmes solved by HiGHS.
 
-Pure. ``cost`` and ``runtime_s`` have shape (systems, pairs), per request; ``count`` has shape (pairs,), the number of
-requests of each size. An assignment has shape (systems, pairs): how many of a pair's requests each system serves.
+Pure. ``cost`` and ``busy_s``, a request's share of a system's time, have shape (systems, pairs), per request; ``count``
+has shape (pairs,), the number of requests of each size. An assignment has shape (systems, pairs): how many of a pair's
+requests each system serves.
 """
 
 from dataclasses import dataclass, replace
@@ -43,9 +44,9 @@ class Limit:
     amount: float
     """Requests for a share, seconds for a capacity."""
 
-    def usage(self, runtime_s: Floats) -> Floats:
+    def usage(self, busy_s: Floats) -> Floats:
         """What one request of each pair takes of the amount."""
-        return np.ones(runtime_s.shape[1]) if self.kind == "share" else runtime_s[self.system]
+        return np.ones(busy_s.shape[1]) if self.kind == "share" else busy_s[self.system]
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class _Problem:
         return priced
 
 
-def assign(cost: Floats, runtime_s: Floats, count: Floats, limits: list[Limit]) -> Assignment:
+def assign(cost: Floats, busy_s: Floats, count: Floats, limits: list[Limit]) -> Assignment:
     """The cheapest assignment of all requests within the limits.
 
     Shares give a transportation problem, whose vertices are integral. A capacity splits at most one pair, whose parts
@@ -115,7 +116,7 @@ def assign(cost: Floats, runtime_s: Floats, count: Floats, limits: list[Limit]) 
         count,
         np.array([limit.system for limit in limits], dtype=np.intp),
         np.array([limit.kind == "share" for limit in limits]),
-        np.array([limit.usage(runtime_s) for limit in limits]),
+        np.array([limit.usage(busy_s) for limit in limits]),
         np.array([limit.amount for limit in limits]),
     )
     if count.size <= DIRECT_PAIRS:

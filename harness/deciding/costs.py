@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ class Costs:
     energy_j: Floats
     """Per request, within the boundary; idle power subtracted when ``idle`` says so."""
     runtime_s: Floats
+    """How long a request takes with as many in flight as its profile says."""
     boundary: str
     idle: str
     """``included`` or ``subtracted``."""
@@ -36,6 +38,16 @@ class Costs:
     """None where it was not measured."""
     mark: str = ""
     """What every result must begin with where systems that aren't comparable were compared; else empty."""
+
+    @cached_property
+    def in_flight(self) -> Floats:
+        """Requests that share the time of each system, shape (systems, 1); 1 where unknown."""
+        return np.array([[float(profile.requests_in_flight)] for profile in self.profiles])
+
+    @cached_property
+    def busy_s(self) -> Floats:
+        """Each request's share of the time that a system is busy, of the shape of ``runtime_s``: R/c."""
+        return self.runtime_s / self.in_flight
 
     @property
     def components(self) -> list[str] | None:
@@ -66,7 +78,7 @@ class Costs:
         runtime_s = np.stack([p.runtime_s(m, n) for p in self.profiles])
         energy_j = np.stack([p.energy_j(m, n, self.components) for p in self.profiles])
         if self.idle == "subtracted":
-            energy_j -= np.array(self.idle_power_w, dtype=float)[:, None] * runtime_s
+            energy_j -= np.array(self.idle_power_w, dtype=float)[:, None] * (runtime_s / self.in_flight)
         return energy_j, runtime_s
 
 

@@ -36,7 +36,7 @@ class ServingPlan:
     for longer."""
     horizon_s: float
     """The horizon asked for, or the longest busy time of a system in any of the plans that are compared, when each
-    system serves one request at a time."""
+    system serves as many requests at a time as its profile says."""
     meets_slo: bool | None
     """Whether every request is served within the latency objective; None without one."""
     energy_sd_j: float | None = None
@@ -112,13 +112,28 @@ def make_scales(
             raise UserError("prices already weigh energy against time: leave out --weight or --scale price")
         if prices is None:
             raise UserError("--scale price needs --price-per-kwh, --price-per-hour or both")
-        return price_scales(*prices)
+        return price_scales(prices[0], _per_hour_of_a_request(prices[1], costs))
     if prices is not None:
         raise UserError("--price-per-kwh and --price-per-hour need --scale price")
     energy_weight = 1.0 if weight is None else weight
     if name == "none":
         return raw_scales(energy_weight)
     return reference_scales(energy_weight, costs.energy_j[reference], costs.runtime_s[reference], workload.count)
+
+
+def _per_hour_of_a_request(price_per_hour: float, costs: Costs) -> float:
+    """What an hour of one request's runtime costs of a machine's hour, which the requests in flight share.
+
+    Raises UserError where the systems differ in how many these are: their runtimes then have no price in common.
+    """
+    shared = dict(zip(costs.labels, costs.in_flight[:, 0].tolist(), strict=True))
+    if price_per_hour and len(set(shared.values())) > 1:
+        said = ", ".join(f"{label}: {requests:g}" for label, requests in shared.items())
+        raise UserError(
+            f"an hour of a machine is shared by different numbers of requests in flight ({said}): leave out "
+            "--price-per-hour, or fit all at one concurrency (joulebench fit -c)"
+        )
+    return price_per_hour / next(iter(shared.values()))
 
 
 def best_thresholds(costs: Costs, workload: Workload, key: str, scales: Sequence[Scales]) -> list[BestThreshold]:
@@ -231,7 +246,7 @@ def assigned(costs: Costs, cost: Floats, allowed: Mask, served: Floats, limits: 
     """The cheapest assignment of the served requests within the limits. Raises UserError where there is none."""
     present = np.flatnonzero(served)
     masked = np.where(allowed, cost, np.inf)[:, present]
-    assignment = assign(masked, costs.runtime_s[:, present], served[present], list(limits))
+    assignment = assign(masked, costs.busy_s[:, present], served[present], list(limits))
     requests = np.zeros(cost.shape)
     requests[:, present] = assignment.requests
     return replace(assignment, requests=requests)
@@ -269,7 +284,7 @@ def _plans(
 ) -> tuple[ServingPlan, dict[str, ServingPlan], tuple[Floats, Floats]]:
     """The plan that ``requests`` is, and its baselines: each system alone by its label, then ``round_robin``,
     ``random`` and ``oracle`` (least cost per request). Last the half-widths of the 95 % intervals of the plan's
-    energy in J and runtime in s by system.
+    energy in J and busy time in s by system.
 
     ``allowed`` marks which system serves which pair in time; None without a latency objective. What none serves in
     time is left out; else only the oracle heeds it. Raises UserError when the plan doesn't fit into ``horizon_s``.
@@ -281,13 +296,14 @@ def _plans(
     even = np.broadcast_to(count / systems, cost.shape)
     oracle = routing.served_by(routing.cheapest(cost, allowed), count, systems)
     plans = (requests, *alone, even, oracle)
-    busy_s = [(x * costs.runtime_s).sum(axis=1) for x in plans]
+    busy_s = [(x * costs.busy_s).sum(axis=1) for x in plans]
     horizon = max(float(b.max()) for b in busy_s) if horizon_s is None else horizon_s
     if busy_s[0].max() > horizon:
         slowest = int(busy_s[0].argmax())
+        at_once = costs.profiles[slowest].requests_in_flight
         raise UserError(
             f"--horizon {horizon:g} s is too short: {costs.labels[slowest]} is busy for {busy_s[0][slowest]:,.0f} s "
-            "when each system serves one request at a time"
+            f"when it serves {'one request' if at_once == 1 else f'{at_once} requests'} at a time"
         )
     by_system = uncertainty.half_widths(costs, workload, plans)
     # Systems err independently of each other.
@@ -300,7 +316,7 @@ def _plans(
     spread = float(np.sqrt(count @ costs.energy_j.var(axis=0)))
     named = dict(zip(costs.labels, alone_plans, strict=True))
     named |= {"round_robin": round_robin, "random": replace(round_robin, energy_sd_j=spread), "oracle": oracle_plan}
-    return plan, named, (by_system[0][0], by_system[1][0])
+    return plan, named, (by_system[0][0], by_system[1][0] / costs.in_flight[:, 0])
 
 
 def _plan(
@@ -310,10 +326,10 @@ def _plan(
 
     ``ci95`` are the half-widths of energy in J and of runtime in s.
     """
-    energy_j, busy_s = (requests * costs.energy_j).sum(axis=1), (requests * costs.runtime_s).sum(axis=1)
+    energy_j, runtime_s, busy_s = ((requests * c).sum(axis=1) for c in (costs.energy_j, costs.runtime_s, costs.busy_s))
     used = requests.sum(axis=1) > 0
     on = used if np.count_nonzero(used) == 1 else np.ones(used.size, dtype=np.bool_)
-    energy, runtime = float(energy_j.sum()), float(busy_s.sum())
+    energy, runtime = float(energy_j.sum()), float(runtime_s.sum())
     marginal = fleet = None
     if all(power is not None for power, is_on in zip(costs.idle_power_w, on, strict=True) if is_on):
         idle = np.array([power or 0.0 for power in costs.idle_power_w])

@@ -137,11 +137,15 @@ def _saving(against: str, energy: Interval, cost: Interval, runtime_ratio: Inter
 
 
 def _rule_prices(decision: RoutingDecision, costs: Costs) -> list[RulePrice]:
-    priced = zip(decision.limits, _prices(decision), strict=True)
-    return [
-        RulePrice(system=costs.labels[limit.system], per="request" if limit.kind == "share" else "second", price=price)
-        for limit, price in priced
-    ]
+    prices = []
+    for limit, price in zip(decision.limits, _prices(decision), strict=True):
+        label, in_flight = costs.labels[limit.system], costs.profiles[limit.system].requests_in_flight
+        if limit.kind == "share":
+            prices.append(RulePrice(system=label, per="request", price=price))
+        else:
+            # A second of a system's time is as many seconds of runtime as requests share it.
+            prices.append(RulePrice(system=label, per="second", price=price / in_flight))
+    return prices
 
 
 def _prices(decision: RoutingDecision) -> tuple[float, ...]:
@@ -155,7 +159,7 @@ def _choices(answer: RoutingAnswer) -> tuple[NDArray[np.int64], NDArray[np.int64
     energy_j, runtime_s = answer.costs.at(np.repeat(m, n.size), np.tile(n, m.size))
     cost = decision.scales.cost(energy_j, runtime_s)
     for limit, price in zip(decision.limits, _prices(decision), strict=True):
-        cost[limit.system] += price * limit.usage(runtime_s)
+        cost[limit.system] += price * limit.usage(runtime_s / answer.costs.in_flight)
     choice = routing.cheapest(cost, routing.serviceable(runtime_s, answer.slo_s))
     return m, n, choice.reshape(m.size, n.size)
 

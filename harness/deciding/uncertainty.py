@@ -83,7 +83,7 @@ class SystemDraws:
     Energy is the sum of components whose correlation is not stored: their errors are taken to move together, the
     cautious choice, as in ``Profile.predict_energy``. The errors of energy and of runtime are drawn independently
     of each other; where both come from the same trials their true correlation is positive, so that the error of
-    net energy, E − P_idle·R, is drawn a little too wide.
+    net energy, E − P_idle·R/c, is drawn a little too wide.
     """
 
     def __init__(self, costs: Costs, system: int, workload: Workload, rng: np.random.Generator) -> None:
@@ -103,8 +103,8 @@ class SystemDraws:
         """What the draws add to Σ weight·cost by group of pairs: energy in J, runtime in s, (draws, groups)."""
         runtime = self._drawn(self.runtime_normals, self.runtime, weight, group, groups)
         parts = [self._drawn(self.energy_normals, function, weight, group, groups) for function in self.energy]
-        busy_s = np.bincount(group, weight * self.runtime_s, groups)
-        energy = np.add.reduce(parts) - self.idle_power_w * runtime - self.idle_sd_w * self.idle_normals * busy_s
+        known_s = np.bincount(group, weight * self.runtime_s, groups)
+        energy = np.add.reduce(parts) - self.idle_power_w * runtime - self.idle_sd_w * self.idle_normals * known_s
         return energy, runtime
 
     def _drawn(self, normals: Floats, function: CostFunction, weight: Floats, group: Indices, groups: int) -> Floats:
@@ -142,8 +142,8 @@ def half_widths(costs: Costs, workload: Workload, plans: Sequence[Floats]) -> tu
         runtime_variance[:, s] = _variance([profile.runtime_function], served, workload, cell)
         energy_variance[:, s] = _variance(profile.energy_functions(costs.components), served, workload, cell)
         idle_w, idle_sd_w = _subtracted_w(costs, s)
-        busy_s = np.array([costs.runtime_s[s] @ x for x in served])
-        energy_variance[:, s] += idle_w**2 * runtime_variance[:, s] + (idle_sd_w * busy_s) ** 2
+        runtime_s = np.array([costs.runtime_s[s] @ x for x in served])
+        energy_variance[:, s] += idle_w**2 * runtime_variance[:, s] + (idle_sd_w * runtime_s) ** 2
     return Z95 * np.sqrt(energy_variance), Z95 * np.sqrt(runtime_variance)
 
 
@@ -162,11 +162,14 @@ def _variance(functions: Sequence[CostFunction], served: Sequence[Floats], workl
 
 
 def _subtracted_w(costs: Costs, system: int) -> tuple[float, float]:
-    """Idle power that is subtracted and its standard deviation; 0 both where none is."""
+    """Idle power that is subtracted for a second of one request's runtime and its standard deviation; 0 both where
+    none is. The requests in flight share the machine's."""
     if costs.idle == "included":
         return 0.0, 0.0
     half_widths_w = costs.profiles[system].idle_power_ci95_w(costs.components)
-    return costs.idle_power_w[system] or 0.0, sum(half or 0.0 for half in half_widths_w) / Z95
+    in_flight = costs.profiles[system].requests_in_flight
+    idle_w, sd_w = costs.idle_power_w[system] or 0.0, sum(half or 0.0 for half in half_widths_w) / Z95
+    return idle_w / in_flight, sd_w / in_flight
 
 
 def _aligned_root(covariance: Floats, direction: Floats) -> Floats:

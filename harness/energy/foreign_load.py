@@ -1,7 +1,7 @@
 """How much of the machine's CPU other programs take while we measure, and which they are.
 
-Ours are this process, and the worker with all processes that it started. What else this process started is not: a
-program that measures and computes in other processes meanwhile disturbs its own measurement.
+Ours are this process, and the worker and a server that it uses, with all processes that these started. What else this
+process started is not: a program that measures and computes in other processes meanwhile disturbs its own measurement.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import os
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from harness.core.wording import percent
+from harness.energy.process_tree import ProcessTimes, TreeTime, busy_s, descendants, times_of
 from harness.energy.readings import AS_IT_STANDS
 
 _SHORTEST_S = 0.25
@@ -56,28 +57,16 @@ class CpuLoad:
 
 
 @dataclass(frozen=True)
-class _Process:
-    name: str
-    parent: int
-    begun_s: float
-    """When it was started: numbers of processes are used again."""
-    cpu_s: float
-    """CPU time that it spent since then."""
-    reaped_s: float
-    """CPU time of the children that it waited for."""
-
-
-@dataclass(frozen=True)
 class _Sample:
     time_ns: int
     busy_s: float
     """CPU time spent by everybody since boot, all processors together."""
     ours_s: float
-    """CPU time spent by our processes since their starts."""
+    """CPU time spent by our processes since the first sample."""
     ours: frozenset[int]
     """Process ids."""
-    worker: int | None
-    processes: dict[int, _Process]
+    roots: tuple[int, ...]
+    processes: dict[int, ProcessTimes]
 
 
 class ForeignLoad:
@@ -85,9 +74,10 @@ class ForeignLoad:
 
     def __init__(self) -> None:
         self._samples: deque[_Sample] = deque(maxlen=16)
+        self._ours = TreeTime()
 
-    def sample(self, worker_pid: int | None) -> None:
-        """Note the CPU times now; it takes some 50 µs a process of the machine.
+    def sample(self, *roots: int) -> None:
+        """Note the CPU times now, with the worker and servers as ``roots``; takes some 50 µs a process of the machine.
 
         Where the system hides the times nothing is noted, and the load is unknown.
         """
@@ -95,16 +85,18 @@ class ForeignLoad:
 
         try:
             processes = _processes()
-            times = psutil.cpu_times()
+            busy_seconds = busy_s()
         except (psutil.Error, OSError):
             return
         if os.getpid() not in processes:
             return
-        busy_s = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
-        worker = worker_pid if worker_pid in processes else None
-        ours = _ours(worker, processes)
-        ours_s = sum(processes[pid].cpu_s + processes[pid].reaped_s for pid in ours)
-        self._samples.append(_Sample(time.monotonic_ns(), busy_s, ours_s, ours, worker, processes))
+        living = tuple(pid for pid in roots if pid in processes)
+        # What was ours once is ours until it ends, whoever has become its parent.
+        known = self._ours.known(processes) - {os.getpid()}
+        ours = descendants({*living, *known}, {pid: process.parent for pid, process in processes.items()})
+        ours.add(os.getpid())
+        ours_s = self._ours.add(living, {pid: processes[pid] for pid in ours})
+        self._samples.append(_Sample(time.monotonic_ns(), busy_seconds, ours_s, frozenset(ours), living, processes))
 
     def over(self, start_ns: int, end_ns: int) -> CpuLoad | None:
         """The load over the samples around a window; None where it can't be told."""
@@ -113,7 +105,7 @@ class ForeignLoad:
         samples = list(self._samples)
         first = next((sample for sample in reversed(samples) if sample.time_ns <= start_ns), None)
         last = next((sample for sample in samples if sample.time_ns >= end_ns), None)
-        if first is None or last is None or first.worker != last.worker:
+        if first is None or last is None or first.roots != last.roots:
             return None
         seconds = (last.time_ns - first.time_ns) / 1e9
         if seconds < _SHORTEST_S:
@@ -126,23 +118,12 @@ class ForeignLoad:
 def look(duration_s: float = 1.0) -> CpuLoad | None:
     """What other programs take of the processors now, watched for ``duration_s`` seconds; None where it is hidden."""
     load = ForeignLoad()
-    load.sample(None)
+    load.sample()
     start_ns = time.monotonic_ns()
     time.sleep(duration_s)
     end_ns = time.monotonic_ns()
-    load.sample(None)
+    load.sample()
     return load.over(start_ns, end_ns)
-
-
-def own_pids(worker_pid: int | None) -> frozenset[int]:
-    """This process, and the worker with all processes that it started."""
-    return _ours(worker_pid, _processes())
-
-
-def process_cpu_s(process: Any) -> float:
-    """CPU time of a ``psutil.Process``, its threads and the children it waited for, in s. Raises psutil.Error."""
-    times = process.cpu_times()
-    return float(sum(getattr(times, name, 0.0) for name in ("user", "system", "children_user", "children_system")))
 
 
 def clean_name(name: str) -> str:
@@ -151,7 +132,7 @@ def clean_name(name: str) -> str:
     return plain.strip()[:_LONGEST_NAME] or "unnamed"
 
 
-def _processes() -> dict[int, _Process]:
+def _processes() -> dict[int, ProcessTimes]:
     """All processes that the system shows."""
     import psutil
 
@@ -159,27 +140,10 @@ def _processes() -> dict[int, _Process]:
     for process in psutil.process_iter():
         try:
             with process.oneshot():
-                times = process.cpu_times()
-                reaped_s = getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
-                found[process.pid] = _Process(
-                    process.name(), process.ppid(), process.create_time(), times.user + times.system, reaped_s
-                )
+                found[process.pid] = times_of(process, process.name())
         except (psutil.Error, OSError):
             continue
     return found
-
-
-def _ours(worker: int | None, processes: dict[int, _Process]) -> frozenset[int]:
-    children: dict[int, list[int]] = {}
-    for pid, process in processes.items():
-        children.setdefault(process.parent, []).append(pid)
-    found, waiting = {os.getpid()}, [] if worker is None else [worker, *children.get(worker, [])]
-    while waiting:
-        pid = waiting.pop()
-        if pid not in found:
-            found.add(pid)
-            waiting += children.get(pid, [])
-    return frozenset(found)
 
 
 def _top(first: _Sample, last: _Sample, available_s: float) -> tuple[ProgramLoad, ...]:
@@ -194,16 +158,12 @@ def _top(first: _Sample, last: _Sample, available_s: float) -> tuple[ProgramLoad
     return tuple(program for program in spent[:_TOP] if program.share >= _LEAST_SHARE)
 
 
-def foreign_pids(listed: set[int], worker: int) -> list[int] | None:
-    """Of the processes that a driver lists on a device those that are not ours.
+def foreign_pids(listed: set[int], own: frozenset[int]) -> list[int] | None:
+    """Of the processes that a driver lists on a device those that are not ours: neither ``own`` nor this one.
 
-    None where the worker itself is not listed: in a container the driver may list other numbers or none.
+    None where none of ours is listed: in a container the driver may list other numbers or none.
     """
-    if worker not in listed:
-        return None
-    others = listed - {worker, os.getpid()}
-    # Who started them is only looked up where there are any: that looks at every process of the machine.
-    return sorted(others - own_pids(worker)) if others else []
+    return sorted(listed - own - {os.getpid()}) if listed & own else None
 
 
 def named_pids(pids: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""A process's share of a GPU that others use too, from NVML's utilization by process: an estimate, not a measurement.
+"""Our part of a GPU that others use too, from NVML's utilization by process: an estimate, not a measurement.
 
 ``nvmlDeviceGetProcessUtilization`` tells for each process the percentage of time in which one of its kernels ran, since
 a time stamp or in the driver's last sample period (1/6 to 1 s, depending on the board). It says nothing of how many
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.core.errors import ProbeFailed
-from harness.energy.foreign_load import own_pids
 from harness.energy.probes.base import ProbeContext
 from harness.energy.readings import LOST, Domain, Reading
 
@@ -55,8 +54,6 @@ class UtilizationShare:
         self._running = running
         self._latest: dict[int, Busy] = {}
         self._newest_us = 0
-        self._own: dict[int, bool] = {}
-        self._worker: int | None = None
         self._last: tuple[int, float] | None = None
         self._board_j = 0.0
         self._share_j = 0.0
@@ -83,7 +80,7 @@ class UtilizationShare:
         return [Reading(self.domain.name, reading.time_ns, self._share_j)]
 
     def _look(self) -> float | None:
-        """The worker's part of all utilization now; None where NVML doesn't know the worker by its number."""
+        """Our part of all utilization now; None where NVML doesn't know our processes by their numbers."""
         for busy in self._utilization(self._newest_us):
             if 0 <= busy.percent <= 100 and busy.pid:
                 self._latest[busy.pid] = busy
@@ -93,22 +90,12 @@ class UtilizationShare:
         total = sum(busy.percent for busy in self._latest.values())
         if total == 0:
             return 0.0
-        own = sum(busy.percent for pid, busy in self._latest.items() if self._is_own(pid))
-        if own == 0 and self._context.worker_pid not in (self._running() or ()):
+        computing = self._running() or set()
+        ours = self._context.own_pids({*self._latest, *computing}) | {os.getpid()}
+        own = sum(busy.percent for pid, busy in self._latest.items() if pid in ours)
+        if own == 0 and ours.isdisjoint(computing):
             return None
         return own / total
-
-    def _is_own(self, pid: int) -> bool:
-        """Whether it is the worker's or this process, or one that the worker started."""
-        worker = self._context.worker_pid
-        if worker != self._worker:
-            self._worker, self._own = worker, {}
-        if pid in (worker, os.getpid()):
-            return True
-        if pid not in self._own:
-            # Only looked up once: that looks at every process of the machine.
-            self._own[pid] = pid in own_pids(worker)
-        return self._own[pid]
 
 
 def share_of(board: Domain, index: int) -> Domain:

@@ -31,6 +31,8 @@ class ModelHost:
         self._observer = observer
         self._started = 0
         self._worker = self._start()
+        self.server_pids: tuple[int, ...] = ()
+        """Processes outside the present worker that compute for it."""
 
     def __enter__(self) -> ModelHost:
         return self
@@ -81,9 +83,10 @@ class ModelHost:
             raise SweepStopped(f"the model can't be loaded any more: {refusal}") from None
 
     def run(self, timeout_s: float, at_edge: Callable[[], None], **request: Any) -> dict[str, Any]:
-        """Run one window; returns its marks. Raises TrialFailed; the model is gone then, see ``reload``.
+        """Run one window or loop; returns the worker's answer. Raises TrialFailed; see ``reload`` then.
 
-        ``at_edge`` is called right before its first request begins and right after its last has ended.
+        ``at_edge`` is called right before its first request begins and right after its last has ended, and where the
+        window of a loop begins and ends.
         """
         return self._worker.run(timeout_s, at_edge, **request)
 
@@ -92,7 +95,9 @@ class ModelHost:
             try:
                 if not self._worker.alive:
                     self._worker = self._start()
-                return self._worker.load(self._config, LOAD_TIMEOUT_S)
+                loaded, versions = self._worker.load(self._config, LOAD_TIMEOUT_S)
+                self.server_pids = tuple(loaded.server_pids)
+                return loaded, versions
             except TrialFailed as failure:
                 self._worker.close()
                 self._observer.notice(f"loading the model failed ({attempt} of {LOAD_ATTEMPTS}): {failure.reason}")

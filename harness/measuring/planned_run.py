@@ -41,6 +41,11 @@ class PlannedRun:
         )
         return Path("runs") / f"{runtime}-{model}-{self.plan.protocol}"
 
+    @property
+    def served(self) -> bool:
+        """Whether a server computes, to which requests go in a closed loop."""
+        return self.config.url is not None or self.config.serve is not None
+
     def foreseen(self) -> Foreseen:
         """What a run would do, and a guess of how long it takes. Raises UserError or InvalidConfig."""
         runtime = backends.create(self.backend)
@@ -61,7 +66,8 @@ class Foreseen:
 
     def holds(self, point: Point) -> bool:
         """Whether requests of this size are within the model's context."""
-        return point.input_tokens + point.output_tokens <= self.model.context_length
+        context_length = self.model.context_length
+        return context_length is None or point.input_tokens + point.output_tokens <= context_length
 
 
 def prepare(backend: str | None = None, **options: Any) -> PlannedRun:

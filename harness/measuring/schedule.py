@@ -37,11 +37,13 @@ class _State:
 class Schedule:
     """The state of a run: feed it every record in order, ask it for the next trial.
 
-    ``context_length`` is the longest m + n of the model and ``most_in_flight`` the number of requests that its server
-    works on at once, beyond which they wait; None for any. Points beyond them are skipped.
+    ``context_length`` is the longest m + n of the model, and ``most_in_flight`` the number of requests that its server
+    works on at once, beyond which they wait; None where it is not known. Points beyond them are skipped.
     """
 
-    def __init__(self, plan: Plan, *, kv_cache: bool, context_length: int, most_in_flight: int | None = None) -> None:
+    def __init__(
+        self, plan: Plan, *, kv_cache: bool, context_length: int | None, most_in_flight: int | None = None
+    ) -> None:
         self._plan = plan
         self._kv_cache = kv_cache
         self._states = {point: _State() for point in plan.points}
@@ -53,7 +55,7 @@ class Schedule:
         self._open_loops: dict[float | None, _State] = {rate_per_s: _State() for rate_per_s in loads}
         for point, state in self._states.items():
             tokens = point.input_tokens + point.output_tokens
-            if tokens > context_length:
+            if context_length is not None and tokens > context_length:
                 state.skip_reason = f"{tokens} tokens are more than the model's context of {context_length}"
             elif most_in_flight is not None and point.concurrency > most_in_flight:
                 state.skip_reason = (
@@ -63,7 +65,7 @@ class Schedule:
 
     def add(self, record: Trial) -> None:
         """Take one record into account, also one of a point that is no longer asked for."""
-        point = record.point
+        point = record.asked
         if record.purpose == "measure":
             self._drift = _State()  # the plan has grown since: drift is looked at once more
         if record.purpose == "open loop":

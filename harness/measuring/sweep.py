@@ -1,35 +1,26 @@
 """Run a plan: one worker, one trial after the other, each recorded as it ends, whatever happens to it."""
 
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from backends.base import Loaded
 from harness.core.errors import UserError
 from harness.core.version import __version__
 from harness.energy.config import EnergyConfig
 from harness.energy.foreign_load import CpuLoad, look
-from harness.energy.meter import Meter, MeterDescription, MeteredWindow
+from harness.energy.meter import Meter, MeterDescription
 from harness.energy.probes.base import ProbeContext
-from harness.energy.readings import Window
 from harness.measuring import machine, same_run
 from harness.measuring.model_host import ModelHost, SweepStopped
 from harness.measuring.observer import Observer
-from harness.measuring.plan import WARMUP_REQUESTS, WARMUP_S, Plan
 from harness.measuring.planned_run import PlannedRun, prepare
-from harness.measuring.schedule import Schedule, TrialSpec
-from harness.measuring.time_left import repeats
-from harness.measuring.worker_process import TrialFailed
+from harness.measuring.schedule import Schedule
+from harness.measuring.session import MeasuringSession, now
 from harness.runs.records import RecordedRun, load_run
-from harness.runs.run_schema import BackendOptions, BackendRecord, ModelRecord, Run, Session
+from harness.runs.run_schema import BackendOptions, BackendRecord, ModelRecord, Run, Session, noted
 from harness.runs.schema import Trial
 from harness.runs.store import LOG_FILE, RunStore
-
-IDLE_S = 10.0
-"""How long the idle baseline is read before and after the sweep."""
 
 
 def measure(
@@ -80,15 +71,18 @@ def _run_session(planned: PlannedRun, store: RunStore, observer: Observer) -> No
         planned.plan.refuse_beyond(model.context_length)
         observer.loading(model)
         loaded, versions = host.load()
+        served = loaded.concurrency == "closed loop"
+        if planned.plan.open_loop and not served:
+            raise UserError("requests come at a rate to a server only: name one with --url or --serve")
         with _open_meter(planned.energy, loaded, host.pid) as meter:
             for notice in meter.notices:
                 observer.notice(notice)
             if unused := _unused_gpus(planned.config.device, loaded):
                 observer.notice(unused)
             _begin_session(planned, store, loaded, versions, meter.describe(), load, unused)
-            schedule = _schedule(planned, store, loaded.model.context_length)
-            _Session(planned.plan, store, host, meter, observer).run(schedule)
-    _note(store, ended_at=_now(), ended="complete")
+            schedule = _schedule(planned, store, loaded.model.context_length, loaded.most_in_flight)
+            MeasuringSession(planned.plan, store, host, meter, observer, served).run(schedule)
+    _note(store, ended_at=now(), ended="complete")
 
 
 def _look_for_others(limit: float | None, observer: Observer) -> CpuLoad | None:
@@ -122,30 +116,40 @@ def _unused_gpus(asked: str, loaded: Loaded) -> str | None:
 def _note_end(store: RunStore, begun: int, how: str) -> None:
     # A session that never began, because the model was not loaded yet, has no end.
     if store.run and len(store.run.sessions) > begun:
-        _note(store, ended_at=_now(), ended=how)
+        _note(store, ended_at=now(), ended=how)
 
 
 def _note(store: RunStore, **facts: Any) -> None:
     """Write facts about the present session down. Raises StorageError."""
     assert store.run
-    *earlier, session = store.run.sessions
-    store.write_run(store.run.model_copy(update={"sessions": (*earlier, session.model_copy(update=facts))}))
+    store.write_run(noted(store.run, **facts))
 
 
 def _open_meter(energy: EnergyConfig, loaded: Loaded, pid: int) -> Meter:
     """Open the power sources for what was loaded in the worker with that pid."""
-    context = ProbeContext(gpu_uuids=tuple(loaded.gpu_uuids), device=loaded.device, worker_pid=pid)
+    context = ProbeContext(
+        gpu_uuids=tuple(loaded.gpu_uuids), device=loaded.device, worker_pid=pid, server_pids=tuple(loaded.server_pids)
+    )
     # Power is read in real time: it has no meaning for requests on a virtual clock.
     virtual = loaded.settings.get("virtual_clock")
-    return Meter.open(replace(energy, probes="none") if virtual else energy, context)
+    return Meter.open(replace(energy, probes="none") if virtual else energy, context, loaded.no_energy)
 
 
-def _schedule(planned: PlannedRun, store: RunStore, context_length: int) -> Schedule:
-    schedule = Schedule(planned.plan, kv_cache=planned.config.kv_cache, context_length=context_length)
+def _schedule(
+    planned: PlannedRun, store: RunStore, context_length: int | None, most_in_flight: int | None = None
+) -> Schedule:
+    schedule = Schedule(
+        planned.plan,
+        kv_cache=planned.config.kv_cache,
+        context_length=context_length,
+        most_in_flight=most_in_flight,
+    )
     recorded = set(store.run.plan.points) if store.run else set()
     sessions = store.run.sessions if store.run else ()
     for trial in store.records:
-        if (trial.input_tokens, trial.output_tokens, trial.concurrency) not in recorded:
+        asked = trial.asked
+        planned_size = (asked.input_tokens, asked.output_tokens, asked.concurrency) in recorded
+        if not planned_size and trial.purpose != "open loop":
             raise UserError(
                 f"{store.directory} is damaged: the size of trial {trial.id} is not in its plan; use another directory"
             )
@@ -191,7 +195,7 @@ def _begin_session(
     else:
         held = Run(
             tool_version=__version__,
-            created_at=_now(),
+            created_at=now(),
             plan=planned.plan.record(None),
             backend=backend,
             model=model,
@@ -201,7 +205,7 @@ def _begin_session(
         )
     plan = planned.plan.record(held.plan)
     session = Session(
-        started_at=_now(),
+        started_at=now(),
         software=machine.software() | versions,
         energy=measured,
         idle={},
@@ -211,115 +215,3 @@ def _begin_session(
         unused_gpus=unused_gpus,
     )
     store.write_run(held.model_copy(update={"plan": plan, "sessions": (*held.sessions, session)}))
-
-
-@dataclass
-class _Session:
-    """The trials of one session, once the model is loaded and the meter is open."""
-
-    plan: Plan
-    store: RunStore
-    host: ModelHost
-    meter: Meter
-    observer: Observer
-    request_s: float = 0.0
-    """Fastest request of the present point's warm-up, the first left out."""
-
-    def run(self, schedule: Schedule) -> None:
-        """Measure until the plan is done. Raises SweepStopped or StorageError."""
-        self._note_idle("before")
-        while spec := schedule.next(self.number, self.host.number):
-            self.observer.trial_starts(spec, schedule)
-            trial = self._trial(spec)
-            schedule.add(trial)
-            self.observer.trial_ended(trial)
-        if self.host.alive:
-            self._note_idle("after")
-
-    @property
-    def number(self) -> int:
-        """Which session of the run this is, from 0."""
-        assert self.store.run
-        return len(self.store.run.sessions) - 1
-
-    def _note_idle(self, when: str) -> None:
-        assert self.store.run
-        # An estimate has no sensor that could read it.
-        if any(domain.method != "estimated" for domain in self.meter.describe().domains.values()):
-            self.observer.notice(f"reading idle power for {IDLE_S:g} s {when} the sweep")
-            idle = self.store.run.sessions[-1].idle
-            _note(self.store, idle=idle | {when: self.meter.idle(IDLE_S)})
-
-    def _trial(self, spec: TrialSpec) -> Trial:
-        """Run and record one trial; a failure is a record too, and the next trial gets a new worker."""
-        facts: dict[str, Any] = {
-            "id": max((trial.id for trial in self.store.records), default=-1) + 1,
-            "session": self.number,
-            "worker": self.host.number,
-            "purpose": spec.purpose,
-            **asdict(spec.point),
-            "started_at": _now(),
-        }
-        if spec.skip_reason:
-            return self.store.append(Trial(**facts, status="skipped", reason=spec.skip_reason))
-        try:
-            with self.meter.window() as window:
-                answer = self.host.run(self.plan.timeout_s, self.meter.read_edge, **self._request(spec))
-                window.mark(_marks(answer))
-        except TrialFailed as failure:
-            trial = self.store.append(Trial(**facts, status=failure.status, reason=failure.reason))
-            self.host.reload()
-            self.meter.set_worker(self.host.pid)
-            return trial
-        return self.store.append(self._measured(facts, answer, window), window.marks, window.traces)
-
-    def _request(self, spec: TrialSpec) -> dict[str, Any]:
-        request = {**asdict(spec.point), "seed": self.plan.seed}
-        if spec.purpose == "warmup":
-            # A request of more than half the time limit warms up alone: two would not fit into it.
-            limits = {"min_window_s": min(WARMUP_S, self._window_s()), "last_start_s": self.plan.timeout_s / 2}
-            return request | {"repeats": WARMUP_REQUESTS, **limits}
-        return request | {"repeats": self._repeats(), "min_window_s": 0.0}
-
-    def _window_s(self) -> float:
-        """Length that windows should reach, in seconds: for the slowest sensor to be sure within 1 %."""
-        wanted_s = max(self.plan.min_window_s, self.meter.needed_window_s(0.01))
-        return min(wanted_s, self.plan.max_window_s, self.plan.timeout_s / 2)
-
-    def _repeats(self) -> int:
-        """Requests that fill a window, from how long they took in the point's warm-up."""
-        return repeats(self._window_s(), self.request_s, self.plan.max_window_s)
-
-    def _measured(self, facts: dict[str, Any], answer: dict[str, Any], window: MeteredWindow) -> Trial:
-        marks = window.marks
-        single_s = (marks.end_ns - marks.start_ns) / 1e9
-        window_s = float(marks.end_ns[-1] - marks.start_ns[0]) / 1e9
-        disturbed = window.disturbed
-        if facts["purpose"] == "warmup":
-            self.request_s = float(single_s[1:].min()) if len(single_s) > 1 else float(single_s[0])
-            disturbed = None
-        return Trial(
-            **facts,
-            status="disturbed" if disturbed else "ok",
-            reason=disturbed,
-            repeats=len(single_s),
-            requests=float(len(single_s) * facts["concurrency"]),
-            window_s=window_s,
-            runtime_s=window_s / len(single_s),
-            prefill_s=float((marks.prefill_end_ns - marks.start_ns).mean()) / 1e9,
-            decode_s=float((marks.end_ns - marks.prefill_end_ns).mean()) / 1e9,
-            runtime_sd_s=float(single_s.std(ddof=1)) if len(single_s) > 1 else None,
-            output_tokens_produced=answer["output_tokens"],
-            **answer["prepared"],
-            energy=window.energy.over(facts["concurrency"]),
-            conditions=window.conditions,
-            warnings=window.energy.warnings,
-        )
-
-
-def _marks(answer: dict[str, Any]) -> Window:
-    return Window(*(np.array(answer[key], dtype=np.int64) for key in ("start_ns", "prefill_end_ns", "end_ns")))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

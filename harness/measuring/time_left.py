@@ -2,7 +2,11 @@
 
 A trial takes its window and what lies around it: starting, waiting for the last readings, writing. Windows follow from
 the seconds of a request, and those of sizes not measured yet from the phases of those measured: a constant and a part
-that grows with the tokens, held to the shape of the guess where too little is measured to tell.
+that grows with the tokens, held to the shape of the guess where too little is measured to tell. Each number of requests
+in flight has curves of its own; until it has any, those of the nearest one stand for it, scaled by the guess.
+
+A closed loop takes more than its window: before it until all requests are in flight, and after it until the last one
+has ended. An open loop lasts as long as its arrivals.
 """
 
 from __future__ import annotations
@@ -16,8 +20,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from harness.core.sizes import Point
-from harness.measuring.plan import WARMUP_REQUESTS, WARMUP_S, Plan
+from harness.measuring.plan import LENGTHS, WARM_LENGTHS, WARMUP_REQUESTS, WARMUP_S, Plan
 from harness.measuring.schedule import DRIFT_TRIALS
+from harness.measuring.stopping import FixedTrials
 from harness.measuring.time_guess import RequestGuess, mean_length
 from harness.runs.schema import Trial
 
@@ -25,6 +30,11 @@ _USUAL_SPREAD = 0.025
 """Relative standard deviation of a point's trials, until there are any."""
 _WEIGHT_OF_GUESS = 0.07
 """The guess may be wrong by a factor of two, a mean of trials by 5 %."""
+_RAMP_AND_DRAIN = 2.0
+"""Lengths of a request by which a closed loop is longer than that, about one on each side."""
+
+_Seconds = dict[float, list[float]]
+"""By tokens, what trials took."""
 
 
 def repeats(window_s: float, request_s: float, max_window_s: float = math.inf) -> int:
@@ -40,25 +50,34 @@ class TimeLeft:
     guess: RequestGuess
     window_s: float
     """What a trial's window should reach; see ``needed_window_s`` of the meter."""
+    loop: bool = False
+    """Whether requests are in flight in a closed loop, as with a server, and not as a static batch."""
     _trials: dict[Point, list[Trial]] = field(default_factory=dict)
     _around_s: dict[bool, list[tuple[float, float]]] = field(default_factory=lambda: {True: [], False: []})
-    """Of this session's trials, warm-ups apart: seconds of the window, and seconds spent in all."""
+    """Of this session's trials, warm-ups apart: seconds of the window, with a loop's ramp and drain, and in all."""
+    _open_loops: int = 0
     _last: Point | None = None
     _first: Point | None = None
     _drifts: int = 0
 
     def add(self, trial: Trial, spent_s: float | None) -> None:
         """Learn from a trial that took ``spent_s`` in all; None for one of an earlier session."""
+        if trial.purpose == "open loop":
+            # Its requests had other sizes, and others beside them: it teaches nothing of a point.
+            self._open_loops += trial.usable_load
+            return
+        point = trial.asked
         if trial.runtime_s is not None and trial.window_s is not None:
-            self._trials.setdefault(trial.point, []).append(trial)
+            self._trials.setdefault(point, []).append(trial)
             if spent_s is not None:
-                self._around_s[trial.purpose == "warmup"].append((trial.window_s, spent_s))
+                edges_s = trial.load.ramp_s + trial.load.drain_s if trial.load else 0.0
+                self._around_s[trial.purpose == "warmup"].append((trial.window_s + edges_s, spent_s))
         if trial.purpose == "drift":
             self._drifts += 1
         elif trial.usable:
             self._drifts = 0
-            self._first = self._first or trial.point
-        self._last = trial.point if spent_s is not None else None
+            self._first = self._first or point
+        self._last = point if spent_s is not None else None
 
     def left_s(self, remaining: Sequence[tuple[Point, int]], idle_s: float = 0.0) -> float:
         """Seconds until the run is complete: the remaining points, each with the trials that it has, the repeated first
@@ -66,7 +85,7 @@ class TimeLeft:
         """
         request_s = self._requests_s([point for point, _ in remaining])
         trials = self._trials_needed({point for point, _ in remaining})
-        left_s = idle_s
+        left_s = idle_s + self._open_loops_s()
         for point, done in remaining:
             more = max(1, trials(request_s[point]) - done)
             left_s += self._trials_s(request_s[point], more, warm=point == self._last)
@@ -82,13 +101,35 @@ class TimeLeft:
         return self._trials_s(request_s, self._trials_needed({point})(request_s), warm=False)
 
     def _trials_s(self, request_s: float, trials: int, warm: bool) -> float:
-        window_s = request_s * repeats(self.window_s, request_s, self.plan.max_window_s)
-        spent_s = trials * self._spent_s(window_s, warmup=False)
-        if not warm:
-            fewest = WARMUP_REQUESTS if request_s <= self.plan.timeout_s / 2 else 1
-            requests = max(fewest, repeats(min(WARMUP_S, self.window_s), request_s))
-            spent_s += self._spent_s(request_s * requests, warmup=True)
-        return spent_s
+        spent_s = trials * self._spent_s(self._trial_s(request_s), warmup=False)
+        return spent_s if warm else spent_s + self._spent_s(self._warmup_s(request_s), warmup=True)
+
+    def _trial_s(self, request_s: float) -> float:
+        """Seconds of a trial's window, and in a closed loop of what comes before and after it."""
+        if self.loop:
+            return self._loop_s(min(self.window_s, self.plan.max_window_s), LENGTHS, request_s)
+        return request_s * repeats(self.window_s, request_s, self.plan.max_window_s)
+
+    def _warmup_s(self, request_s: float) -> float:
+        window_s = min(WARMUP_S, self.window_s)
+        if self.loop:
+            return self._loop_s(window_s, WARM_LENGTHS, request_s)
+        fewest = WARMUP_REQUESTS if request_s <= self.plan.timeout_s / 2 else 1
+        return request_s * max(fewest, repeats(window_s, request_s))
+
+    def _loop_s(self, window_s: float, lengths: float, request_s: float) -> float:
+        # No request begins after half the time limit.
+        longest_s = max(self.plan.timeout_s / 2 - request_s, 0.0)
+        return min(max(window_s, lengths * request_s), longest_s) + _RAMP_AND_DRAIN * request_s
+
+    def _open_loops_s(self) -> float:
+        """Seconds of the open loops still to come, their arrivals alone."""
+        load = self.plan.open_loop
+        if load is None:
+            return 0.0
+        lasts_s = max((arrival.offset_s for arrival in load.logged), default=load.duration_s)
+        each = self.plan.stopping.max_trials if isinstance(self.plan.stopping, FixedTrials) else 1
+        return lasts_s * max(each * len(load.loads) - self._open_loops, 0)
 
     def _spent_s(self, window_s: float, warmup: bool) -> float:
         """Seconds of a trial with such a window."""
@@ -108,22 +149,36 @@ class TimeLeft:
 
     def _requests_s(self, points: Sequence[Point]) -> dict[Point, float]:
         """Seconds of a request at each point: as measured, or from the phases measured at others."""
-        prefills: dict[float, list[float]] = {}
-        steps: dict[float, list[float]] = {}
+        known = {point: request_s for point in points if (request_s := self._known_s(point))}
+        foreseen: dict[Point, float] = {}
+        for concurrency in {point.concurrency for point in points if point not in known}:
+            unknown = [p for p in points if p not in known and p.concurrency == concurrency]
+            foreseen |= self._foreseen_s(unknown, concurrency)
+        return known | foreseen
+
+    def _foreseen_s(self, points: Sequence[Point], concurrency: int) -> dict[Point, float]:
+        """Seconds of a request at points with so many in flight, from the phases of those measured."""
+        prefills, steps = self._phases()
+        prefill_s = _curve_at(concurrency, prefills, self.guess.prefill_s, [point.input_tokens for point in points])
+        step_s = _curve_at(concurrency, steps, self.guess.step_s, [mean_length(point) for point in points])
+        return {
+            point: prefill_s(point.input_tokens) + (point.output_tokens - 1) * step_s(mean_length(point))
+            for point in points
+        }
+
+    def _phases(self) -> tuple[dict[int, _Seconds], dict[int, _Seconds]]:
+        """By requests in flight, the seconds of each trial's prefill by input tokens and of its steps by length."""
+        prefills: dict[int, _Seconds] = {}
+        steps: dict[int, _Seconds] = {}
         for point, trials in self._trials.items():
             for trial in trials:
                 if trial.prefill_s:
-                    prefills.setdefault(point.input_tokens, []).append(trial.prefill_s)
+                    at = prefills.setdefault(point.concurrency, {})
+                    at.setdefault(point.input_tokens, []).append(trial.prefill_s)
                 if trial.decode_s and point.output_tokens > 1:
-                    steps.setdefault(mean_length(point), []).append(trial.decode_s / (point.output_tokens - 1))
-        unknown = [point for point in points if point not in self._trials]
-        prefill_s = _curve(prefills, self.guess.prefill_s, [point.input_tokens for point in unknown])
-        step_s = _curve(steps, self.guess.step_s, [mean_length(point) for point in unknown])
-        return {
-            point: self._known_s(point)
-            or prefill_s(point.input_tokens) + (point.output_tokens - 1) * step_s(mean_length(point))
-            for point in points
-        }
+                    at = steps.setdefault(point.concurrency, {})
+                    at.setdefault(mean_length(point), []).append(trial.decode_s / (point.output_tokens - 1))
+        return prefills, steps
 
     def _trials_needed(self, remaining: set[Point]) -> Callable[[float], int]:
         """By the seconds of a request, the counted trials until a point is done: from the spread of those measured, and
@@ -148,6 +203,20 @@ def _trials_by_rule(plan: Plan, request_s: float, spread: float) -> int:
     # Alternating by the spread gives that standard deviation, apart from the last of an odd number.
     runtimes_s = [request_s * (1 + (spread if number % 2 else -spread)) for number in range(most)]
     return 1 + bisect(range(1, most), False, key=lambda count: plan.stopping.done({"runtime_s": runtimes_s[:count]}))
+
+
+def _curve_at(
+    concurrency: int,
+    measured: Mapping[int, _Seconds],
+    guess: Callable[[float, int], float],
+    asked: Sequence[float],
+) -> Callable[[float], float]:
+    """Seconds by tokens with so many requests in flight: from those measured so, or with the nearest number."""
+    near = min(measured, key=lambda other: abs(math.log(other / concurrency)), default=concurrency)
+    curve = _curve(measured.get(near, {}), lambda size: guess(size, near), asked)
+    if near == concurrency:
+        return curve
+    return lambda size: curve(size) * guess(size, concurrency) / guess(size, near)
 
 
 def _curve(

@@ -72,16 +72,19 @@ class WorkerProcess:
         loaded = answer["loaded"]
         return Loaded(**{**loaded, "model": Model(**loaded["model"])}), answer["versions"]
 
-    def run(self, timeout_s: float, at_edge: Callable[[], None] = lambda: None, **request: Any) -> dict[str, Any]:
-        """Run one window; returns its marks. Raises TrialFailed; after a timeout the child is dead.
+    def run(
+        self, timeout_s: float, at_edge: Callable[[], None] = lambda: None, do: str = "run", **request: Any
+    ) -> dict[str, Any]:
+        """Run one window or loop, see ``worker``; returns its answer. Raises TrialFailed; after a timeout the child is
+        dead.
 
-        ``at_edge`` is called right before the window's first request begins and right after its last has ended.
+        ``at_edge`` is called right before the first request begins and right after the last has ended, and where the
+        window of a loop begins and ends.
         """
         try:
-            window: dict[str, Any] = self._ask({"do": "run", **request}, timeout_s, at_edge)["window"]
+            return self._ask({"do": do, **request}, timeout_s, at_edge)
         except LoadRefused as refusal:
             raise TrialFailed("error", str(refusal)) from None
-        return window
 
     def close(self) -> None:
         """End the child and everything it started; safe to call twice."""

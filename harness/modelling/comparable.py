@@ -1,6 +1,7 @@
-"""The one rule of what may be compared: same model, same cache mode, same batch and precision, same boundary.
+"""The one rule of what may be compared: same model, same cache mode, same precision, same boundary.
 
-A boundary is the set of components whose energy counts. It is chosen when comparing, not when measuring.
+A boundary is the set of components whose energy counts. It is chosen when comparing, not when measuring. Requests in
+flight may differ: every cost is that of one request at its profile's concurrency, and the comparison says which.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ from dataclasses import dataclass
 from harness.core.errors import UserError
 from harness.core.quantities import Component, parse_boundary
 from harness.modelling.profile import Boundary, Profile
-from harness.modelling.profile_schema import Identity
+from harness.modelling.profile_schema import IN_FLIGHT_AS, Identity
 from harness.modelling.system_names import precision, told_apart
 
 _MUST_AGREE = {
     "model": ("ran different models", "models", "-m"),
     "kv_cache": ("differ in cache mode", "cache modes", "--kv-cache or --no-kv-cache"),
-    "batch_size": ("differ in batch size", "batch sizes", "--batch-size"),
     "dtype": ("differ in precision", "precisions", "--dtype"),
 }
 """Fields of a profile's identity: what is wrong where they differ, what then differs, and which option decides it."""
@@ -26,6 +26,7 @@ _SHOULD_AGREE = {
     "compile": "decode steps are launched in different ways",
     "prefill_chunk": "prefills are cut into different chunks",
     "attention": "attention is computed in different ways",
+    IN_FLIGHT_AS: "requests in flight are computed in different ways",
 }
 """Settings of the runtime, and what to say where they differ: a warning, no refusal."""
 
@@ -148,6 +149,10 @@ def _judged(
 def _settings(named: Sequence[tuple[str, Identity]]) -> list[str]:
     """Warnings where a runtime was used in different ways, as far as that is known."""
     warnings = []
+    loads = [(name, identity.concurrency) for name, identity in named if identity.concurrency is not None]
+    if len({concurrency for _, concurrency in loads}) > 1:
+        grouped = _grouped([(name, f"{concurrency} in flight") for name, concurrency in loads])
+        warnings.append(f"energy and runtime are those of a request at different loads ({grouped})")
     for setting, what in _SHOULD_AGREE.items():
         held = [(name, identity.settings[setting]) for name, identity in named if setting in identity.settings]
         if len({value for _, value in held}) > 1:

@@ -73,8 +73,11 @@ def fit_quantities(
 ) -> list[Quantity]:
     """Fit runtime and, where they were measured, energy and each component, in every form.
 
-    ``form`` is the one to use, or ``auto``. Raises UserError.
+    ``form`` is the one to use, or ``auto``. Raises UserError, also for points of different concurrencies: a form is
+    of one.
     """
+    if len({point.concurrency for point in measurements}) > 1:
+        raise UserError("points at different numbers of requests in flight can't be fitted together: fit one of them")
     fit_one = partial(fit_form, kv_cache=kv_cache, decode_context=decode_context)
     if form != AUTO:
         form_named(form)

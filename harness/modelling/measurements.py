@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CSV_COLUMNS = (
     "input_tokens, output_tokens, runtime_s and, where energy was measured, energy_j or one column per component "
-    "such as cpu_energy_j and gpu_energy_j"
+    "such as cpu_energy_j and gpu_energy_j; and concurrency where more than one request was in flight"
 )
 ENCLOSING_METER = "the meter of the whole system contains the components added up and is left out"
 PRIOR_FREEDOM = 4
@@ -34,7 +34,7 @@ SUSPECT_TRIAL = 5.0
 LARGEST = 1e100
 """Far beyond every measurement; squares of much larger numbers are infinite."""
 _PARTS = ("", "prefill_", "decode_")
-_POINT = ["input_tokens", "output_tokens"]
+_POINT = ["input_tokens", "output_tokens", "concurrency"]
 _COMPONENT_ENERGIES = tuple(f"{component}_energy_j" for component in COMPONENTS)
 
 
@@ -48,6 +48,8 @@ class Trials:
     runtime_only: int
     """Trials used for runtime but not for energy, since theirs can't be right."""
     notes: tuple[str, ...]
+    says_concurrency: bool = True
+    """Whether the requests in flight are told; where they aren't, one at a time is assumed."""
 
 
 def without_negative_energy(table: pd.DataFrame) -> Trials:
@@ -120,11 +122,14 @@ def _without_enclosing_meter(trials: Trials) -> Trials:
 
 
 def aggregate(trials: pd.DataFrame) -> list[Measurement]:
-    """Mean, standard deviation and number of trials per point, sorted by size.
+    """Mean, standard deviation and number of trials per point, sorted by size and then by requests in flight.
 
-    A trial in which fewer components were measured than in others has no total: it would be another boundary.
+    A trial in which fewer components were measured than in others has no total: it would be another boundary. Without
+    a column ``concurrency`` one request was in flight.
     """
     trials = trials.copy()
+    if "concurrency" not in trials:
+        trials["concurrency"] = 1
     totals = [f"{part}energy_j" for part in _PARTS if f"{part}energy_j" in trials]
     trials.loc[trials[_metered(trials)].isna().any(axis=1), totals] = np.nan
     return [_measurement(group) for _, group in trials.groupby(_POINT, sort=True)]
@@ -198,6 +203,7 @@ def _measurement(group: pd.DataFrame) -> Measurement:
         output_tokens_requested=requested,
         trials=len(group),
         disturbed_trials=int(group["disturbed"].sum()) if "disturbed" in group else 0,
+        concurrency=int(group["concurrency"].iloc[0]),
         runtime_s=runtime,
         **parts,
     )

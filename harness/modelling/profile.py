@@ -31,6 +31,7 @@ from harness.core.quantities import Component, Facts, Method, parse_boundary, we
 from harness.modelling.cost_function import CostFunction, Prediction
 from harness.modelling.forms import form_named
 from harness.modelling.forms.base import Part
+from harness.modelling.older_profiles import OLDER_KEY, energy_of_each, measurement_of_each, with_concurrency
 from harness.modelling.profile_schema import CostModel, EnergyModel, Identity, Measurement, Provenance, Strict
 
 PROFILE_VERSION = 1
@@ -82,11 +83,28 @@ class Profile(Strict):
 
     @classmethod
     def parse(cls, text: str | bytes, where: str = "profile") -> Self:
-        """Check the text of a profile. ``where`` names it in the message. Raises UserError in one line."""
+        """Check the text of a profile. ``where`` names it in the message. Raises UserError in one line.
+
+        A file of an earlier version that has energies of whole batches becomes one of energies per request.
+        """
+        current = with_concurrency(text)
         try:
-            return cls.model_validate_json(text)
+            profile = cls.model_validate_json(text if current is None else current)
         except ValidationError as error:
             raise UserError(f"{where} {_explain(error, text)}") from None
+        return profile if current is None else profile._per_request()
+
+    def _per_request(self) -> Self:
+        """The profile whose energies are those of whole batches as one whose energies are per request."""
+        batch = self.requests_in_flight
+        if batch == 1:
+            return self
+        per_request = {
+            "energy": None if self.energy is None else energy_of_each(self.energy, batch),
+            "components": {name: energy_of_each(part, batch) for name, part in self.components.items()},
+            "measurements": [measurement_of_each(point, batch) for point in self.measurements],
+        }
+        return self.model_copy(update=per_request)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the profile; an interrupted write leaves the old file whole. Raises UserError."""
@@ -115,8 +133,12 @@ class Profile(Strict):
         return np.add.reduce([function.cost(m, n, part) for function in self.energy_functions(boundary)])
 
     def net_energy_j(self, m: ArrayLike, n: ArrayLike, boundary: Boundary = None) -> Floats:
-        """Joules above idle: E − P_idle·R. Raises UserError where the idle power is unknown."""
-        return self.energy_j(m, n, boundary) - self.idle_power_w(boundary) * self.runtime_s(m, n)
+        """Joules above idle: E − P_idle·R/c, since c requests in flight share the machine's time.
+
+        Raises UserError where the idle power is unknown.
+        """
+        busy_s = self.runtime_s(m, n) / self.requests_in_flight
+        return self.energy_j(m, n, boundary) - self.idle_power_w(boundary) * busy_s
 
     def predict_runtime(
         self, m: ArrayLike, n: ArrayLike, *, part: Part = "request", strict: bool = False
@@ -142,6 +164,11 @@ class Profile(Strict):
             max(p.factor_95 for p in parts),
             np.logical_or.reduce([p.out_of_range for p in parts]),
         )
+
+    @property
+    def requests_in_flight(self) -> int:
+        """c, the requests that share the machine's time; 1 where unknown."""
+        return self.identity.concurrency or 1
 
     @property
     def runtime_function(self) -> CostFunction:
@@ -248,5 +275,7 @@ def _explain(error: ValidationError, text: str | bytes) -> str:
         return f"has schema version {version}, this joulebench reads up to {PROFILE_VERSION}: upgrade joulebench"
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "the profile"
+    if where == "identity.concurrency" and OLDER_KEY in content["identity"]:
+        where = f"identity.{OLDER_KEY}"
     more = error.error_count() - 1
     return f"is not valid at {where}: {first['msg'][:200]}" + (f" (and {more} more)" if more else "")

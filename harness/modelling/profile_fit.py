@@ -48,18 +48,21 @@ def fit(
     form: str = DEFAULT,
     drop_suspects: bool = False,
     name: str | None = None,
+    concurrency: int | None = None,
 ) -> Profile:
     """Fit runtime and energy models to a run or its directory, or to several of one system and model.
 
     ``system`` names the machine (default: the device's name) and ``name`` the profile (default: system and model).
     ``form`` is ``phase``, ``bilinear`` or ``auto``, which takes the one of smaller held-out error; ``drop_suspects``
-    leaves out points far outside the scatter of the others. Raises UserError.
+    leaves out points far outside the scatter of the others. ``concurrency`` says at how many requests in flight the
+    profile is to hold (default: 1, or where too few points were measured so, the fewest that have enough). Raises
+    UserError.
     """
     if name is not None:
         check_name(name)
     given = [runs] if isinstance(runs, str | os.PathLike | RecordedRun) else runs
     loaded = [run if isinstance(run, RecordedRun) else load_run(run) for run in given]
-    return fit_pooled(from_runs(loaded, system), form, drop_suspects, name).profile
+    return fit_pooled(from_runs(loaded, system, concurrency), form, drop_suspects, name).profile
 
 
 def load_or_fit(given: ProfileLike) -> Loaded:
@@ -76,7 +79,9 @@ def load_or_fit(given: ProfileLike) -> Loaded:
     except UserError as error:
         # Among several runs: which it is.
         raise UserError(f"{path}: {error}") from None
-    return Loaded(profile, str(path), (f"fitted {path}: held-out error {held_out_words(profile)}",))
+    load = profile.requests_in_flight
+    at = f" at {load} in flight" if load > 1 else ""
+    return Loaded(profile, str(path), (f"fitted {path}{at}: held-out error {held_out_words(profile)}",))
 
 
 def held_out_words(profile: Profile) -> str:
@@ -91,7 +96,13 @@ def held_out_words(profile: Profile) -> str:
 def fit_pooled(pooled: Pooled, form: str = DEFAULT, drop_suspects: bool = False, name: str | None = None) -> ProfileFit:
     """Fit every quantity of pooled trials and make the profile, whose ``name`` is a valid one. Raises UserError."""
     identity = pooled.identity
-    quantities = fit_quantities(pooled.measurements, identity.kv_cache, form, drop_suspects, identity.decode_context)
+    points, context = pooled.measurements, identity.decode_context
+    try:
+        quantities = fit_quantities(points, identity.kv_cache, form, drop_suspects, context)
+    except UserError as error:
+        if not pooled.others:
+            raise
+        raise UserError(f"{error}; a model is of one concurrency, this one of {points[0].concurrency}") from None
     profile = build_profile(
         name or pooled.name, identity, pooled.measurements, quantities, pooled.power, pooled.provenance
     )

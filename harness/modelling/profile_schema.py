@@ -26,6 +26,9 @@ from harness.modelling.forms import FORMS, form_named
 from harness.modelling.forms.base import DecodeContext, Form
 from harness.runs.run_schema import Count
 
+IN_FLIGHT_AS = "requests_in_flight"
+"""Setting of an identity at more than one request in flight: whether they are a static batch or a closed loop."""
+
 
 def _registered(name: str) -> str:
     try:
@@ -48,8 +51,19 @@ class Strict(BaseModel):
     )
 
 
+def _with_older_key(schema: dict[str, Any]) -> None:
+    """Let the JSON schema allow what ``older_profiles`` reads."""
+    held = schema["properties"]["concurrency"]
+    said = "In earlier files, in place of concurrency: sequences per request; every energy is that of all of them."
+    schema["properties"]["batch_size"] = {**held, "title": "Batch Size", "deprecated": True, "description": said}
+    schema["required"].remove("concurrency")
+    schema["oneOf"] = [{"required": ["concurrency"]}, {"required": ["batch_size"]}]
+
+
 class Identity(Strict):
     """What was measured."""
+
+    model_config = ConfigDict(json_schema_extra=_with_older_key)
 
     system: str = Field(min_length=1)
     """The machine, such as m1-pro."""
@@ -57,8 +71,9 @@ class Identity(Strict):
     """The language model, such as llama-2-7b."""
     kv_cache: bool
     """False where every decode step read the whole sequence again."""
-    batch_size: Count | None
-    """Sequences per request; costs are those of the whole request."""
+    concurrency: Count | None
+    """Requests in flight at which the costs hold: runtime is that of a request beside so many others, energy is per
+    request; null where unknown. Earlier files have ``batch_size`` in its place, whose energies are of whole batches."""
     backend: str | None
     """The runtime, such as transformers or llama-cpp; null where unknown."""
     device: str | None
@@ -71,7 +86,8 @@ class Identity(Strict):
     """True where the weights were drawn at random in the model's shape."""
     settings: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
     """What else the runtime was told or chose that decides cost: compile mode, cache class and length, attention,
-    threads, …, by the backend's own names; empty, and absent from the file, where unknown."""
+    threads, how several requests are in flight, …, by the backend's own names; empty, and absent from the file, where
+    unknown."""
 
     @property
     def decode_context(self) -> DecodeContext:
@@ -260,10 +276,10 @@ class Statistic(Strict):
 
 
 class Measurement(Strict):
-    """One point: trials of one request size, warm-ups left out."""
+    """One point: trials of one request size at one number of requests in flight, warm-ups left out."""
 
     input_tokens: PositiveFloat
-    """Of every sequence."""
+    """Of every request."""
     output_tokens: PositiveFloat
     """Tokens really produced, mean over the trials."""
     output_tokens_requested: Count
@@ -271,13 +287,13 @@ class Measurement(Strict):
     trials: Count
     """How many were counted."""
     runtime_s: Statistic
-    """Of a whole request."""
+    """Of a whole request, beside the others in flight."""
     prefill_s: Statistic | None
     """Until the first output token; null where not measured."""
     decode_s: Statistic | None
     """From the first output token to the last; null where not measured."""
     energy_j: Statistic | None
-    """Sum over all components."""
+    """Per request, sum over all components."""
     prefill_energy_j: Statistic | None
     """Null where the sensors can't tell it."""
     decode_energy_j: Statistic | None
@@ -290,11 +306,14 @@ class Measurement(Strict):
     """Of each component whose decoding the sensors can tell."""
     disturbed_trials: NonNegativeInt = 0
     """Of the trials, those during which others used the machine: all of them, or none. Absent from the file if 0."""
+    concurrency: Count = 1
+    """Requests in flight. Absent from the file if 1."""
 
     @model_serializer(mode="wrap")
-    def _without_no_disturbance(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_the_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialize(self)
-        return {key: value for key, value in content.items() if value or key != "disturbed_trials"}
+        usual = {"disturbed_trials": 0, "concurrency": 1}
+        return {key: value for key, value in content.items() if key not in usual or value != usual[key]}
 
 
 class Record(Strict):

@@ -16,6 +16,7 @@ from harness.core.quantities import COMPONENTS, Method, weakest
 from harness.core.statistics import Estimate, estimate_of
 from harness.core.version import __version__
 from harness.energy.attribution import IdleBaseline
+from harness.modelling.concurrency import at_concurrency, chosen, others
 from harness.modelling.fitting import Power
 from harness.modelling.measurements import (
     SuspectTrial,
@@ -26,7 +27,7 @@ from harness.modelling.measurements import (
     suspect_trials,
 )
 from harness.modelling.power_caps import gpu_settings
-from harness.modelling.profile_schema import Identity, Measurement, Provenance, Record
+from harness.modelling.profile_schema import IN_FLIGHT_AS, Identity, Measurement, Provenance, Record
 from harness.modelling.system_names import default_name, plain_name
 from harness.modelling.trials_csv import read_csv
 from harness.runs.records import RUN_FILE, TRIALS_FILE, RecordedRun
@@ -50,13 +51,19 @@ class Pooled:
     name: str
     identity: Identity
     measurements: list[Measurement]
+    """The points at the concurrency that is fitted."""
     power: Power
     provenance: Provenance
     suspect_trials: list[SuspectTrial]
+    others: tuple[Measurement, ...] = ()
+    """The points at other concurrencies."""
 
 
-def from_runs(runs: Sequence[RecordedRun], system: str | None = None) -> Pooled:
-    """Pool the trials of runs of one system. Raises UserError when they differ or hold none."""
+def from_runs(runs: Sequence[RecordedRun], system: str | None = None, concurrency: int | None = None) -> Pooled:
+    """Pool the trials of runs of one system. Raises UserError when they differ or hold none.
+
+    ``concurrency`` says at how many requests in flight; see ``concurrency.chosen``.
+    """
     if not runs:
         raise UserError("no run to fit: name at least one run directory")
     identities = [_with_settings(identity_of(run.facts, system), gpu_settings(run)) for run in runs]
@@ -67,7 +74,9 @@ def from_runs(runs: Sequence[RecordedRun], system: str | None = None) -> Pooled:
                 f"{second.directory} and {first.directory} differ in {', '.join(different)}: "
                 "only runs of one system and model can be pooled; fit them apart"
             )
-    trials = pool_runs(runs)
+    pooled = pool_runs(runs)
+    in_flight = chosen(pooled.table, concurrency)
+    trials = at_concurrency(pooled, in_flight)
     files = [run.directory / name for run in runs for name in (RUN_FILE, TRIALS_FILE)]
     sessions = [session for run in runs for session in run.facts.sessions]
     versions = runs[0].facts.sessions[-1].software if runs[0].facts.sessions else {}
@@ -82,28 +91,50 @@ def from_runs(runs: Sequence[RecordedRun], system: str | None = None) -> Pooled:
     if any(baseline.conditions.get("disturbed") and baseline.total.power_w is not None for baseline in idle):
         notes.append("idle power was read while the machine was disturbed: it is probably too high")
     settings = {key: value for identity in identities for key, value in identity.settings.items()}
-    identity = _with_settings(identities[0], settings)
+    if in_flight > 1:
+        settings[IN_FLIGHT_AS] = _in_flight_as(runs, in_flight)
+    identity = _with_settings(identities[0], settings).model_copy(update={"concurrency": in_flight})
     power = Power(_methods(trials), _idle_w(sessions))
-    return _pooled(identity, trials, power, provenance("joulebench run", files, trials, versions, notes))
+    origin = provenance("joulebench run", files, trials, versions, notes)
+    return _pooled(identity, trials, power, origin, others(pooled, in_flight))
 
 
-def from_csv(path: Path, system: str, model: str, kv_cache: bool) -> Pooled:
-    """Measurements made elsewhere, of which the method and the machine are not known. Raises UserError."""
-    trials = read_csv(path)
-    unknown: dict[str, Any] = dict.fromkeys(("batch_size", "backend", "device", "dtype", "random_weights"))
-    identity = Identity(system=system, model=model, kv_cache=kv_cache, device_names=[], **unknown)
-    return _pooled(identity, trials, Power({}, {}), provenance(f"measurements in {path.name}", [path], trials))
+def _in_flight_as(runs: Sequence[RecordedRun], concurrency: int) -> str:
+    """``static batch`` or ``closed loop``, as the runs say that have such points."""
+    having = [run.facts.backend for run in runs if any(point[2] == concurrency for point in run.facts.plan.points)]
+    return " or ".join(sorted({backend.concurrency for backend in having}))
 
 
-def _pooled(identity: Identity, trials: Trials, power: Power, origin: Provenance) -> Pooled:
+def from_csv(path: Path, system: str, model: str, kv_cache: bool, concurrency: int | None = None) -> Pooled:
+    """Measurements made elsewhere, of which the method and the machine are not known. Raises UserError.
+
+    ``concurrency`` is as in ``from_runs``. A file without such a column doesn't say it: one request at a time.
+    """
+    pooled = read_csv(path)
+    in_flight = chosen(pooled.table, concurrency)
+    trials = at_concurrency(pooled, in_flight)
+    unknown: dict[str, Any] = dict.fromkeys(("backend", "device", "dtype", "random_weights"))
+    said = in_flight if pooled.says_concurrency else None
+    identity = Identity(system=system, model=model, kv_cache=kv_cache, concurrency=said, device_names=[], **unknown)
+    origin = provenance(f"measurements in {path.name}", [path], trials)
+    return _pooled(identity, trials, Power({}, {}), origin, others(pooled, in_flight))
+
+
+def _pooled(
+    identity: Identity, trials: Trials, power: Power, origin: Provenance, others: Sequence[Measurement]
+) -> Pooled:
     measurements = aggregate(trials.table)
     if words := disturbance_words(measurements):
         origin = origin.model_copy(update={"notes": [words, *origin.notes]})
-    return Pooled(default_name(identity), identity, measurements, power, origin, suspect_trials(trials.table))
+    suspects = suspect_trials(trials.table)
+    return Pooled(default_name(identity), identity, measurements, power, origin, suspects, tuple(others))
 
 
 def identity_of(run: Run, system: str | None) -> Identity:
-    """What a run measured; ``system`` renames the machine, which else is called by its processor."""
+    """What a run measured, at its fewest requests in flight.
+
+    ``system`` renames the machine, which else is called by its processor.
+    """
     backend, model = run.backend, run.model
     names = list(backend.device_names)
     machine = run.machine.cpu_model if backend.device == "cpu" or not names else names[0]
@@ -113,7 +144,7 @@ def identity_of(run: Run, system: str | None) -> Identity:
         system=system or plain_name(machine or "unnamed machine"),
         model=model.name,
         kv_cache=backend.config.kv_cache,
-        batch_size=1,
+        concurrency=min((concurrency for _, _, concurrency in run.plan.points), default=None),
         backend=backend.name,
         device=backend.device,
         device_names=names,
@@ -128,8 +159,9 @@ def _with_settings(identity: Identity, settings: Mapping[str, Setting]) -> Ident
 
 
 def _differences(one: Identity, other: Identity) -> list[str]:
-    """Names of the fields and settings that differ."""
-    fields = [key for key, value in one if key != "settings" and value != getattr(other, key)]
+    """Names of the fields and settings that differ; concurrency is an axis and may."""
+    axes = ("settings", "concurrency")
+    fields = [key for key, value in one if key not in axes and value != getattr(other, key)]
     # A setting that only one program recorded says nothing: the options that decide it are there.
     shared = [key for key in one.settings if key in other.settings]
     return fields + [key for key in shared if one.settings[key] != other.settings[key]]

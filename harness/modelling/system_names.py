@@ -12,7 +12,7 @@ from harness.modelling.profile_schema import Identity
 _SAME_PRECISION = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 _TELLING = ("model", "backend", "dtype")
 """What a name holds wherever it differs between systems of one name."""
-_FURTHER = ("device", "batch_size", "kv_cache")
+_FURTHER = ("device", "concurrency", "kv_cache")
 """What it holds where systems of one name would else be called alike; then come the runtime's settings."""
 _MARKS = re.compile(r"\((R|TM|C)\)", re.IGNORECASE)
 
@@ -55,7 +55,7 @@ def default_name(identity: Identity) -> str:
     """
     special = [
         "" if identity.kv_cache or identity.backend is None else "no-kv-cache",
-        f"batch-{identity.batch_size}" if (identity.batch_size or 1) > 1 else "",
+        f"c{identity.concurrency}" if (identity.concurrency or 1) > 1 else "",
         str(identity.settings.get("compile") or "none").replace("none", ""),
     ]
     parts = (plain_name(identity.system), identity.model, identity.backend, identity.dtype, *special)
@@ -92,7 +92,7 @@ def _value(identity: Identity, field: str) -> str:
         return f"{field.replace('_', ' ')} unknown"
     if field == "dtype":
         return precision(value)
-    return f"batch {value}" if field == "batch_size" else str(value)
+    return f"c = {value}" if field == "concurrency" else str(value)
 
 
 def _numbered(names: Sequence[str], keys: Sequence[Hashable] | None) -> list[str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     "table", "quantity", "name", "unit", "input_tokens", "output_tokens", "value", "standard_error",
-    "interval_95", "trials", "out_of_range", "method", "form", "kv_cache", "name_2", "decode_context",
+    "interval_95", "trials", "out_of_range", "method", "form", "kv_cache", "name_2", "decode_context", "concurrency",
 )  # fmt: skip
 FORMATS = ("json", "csv", "parquet")
 
@@ -34,7 +34,7 @@ def long_table(profile: Profile) -> pd.DataFrame:
     ``form``, ``kv_cache`` and ``decode_context`` of its model), ``covariance`` (of the coefficients ``name`` and
     ``name_2``), ``range`` (``minimum`` and each ``corner``, as input and output tokens), ``measurement`` or
     ``prediction``. ``quantity`` is ``runtime``, ``energy`` or a component's, such as ``gpu_energy``. ``method`` is how
-    the energy behind the number was measured.
+    the energy behind the number was measured, ``concurrency`` at how many requests in flight all of them hold.
     """
     import pandas as pd
 
@@ -45,6 +45,7 @@ def long_table(profile: Profile) -> pd.DataFrame:
     rows = [*described, *_measurement_rows(profile), *_prediction_rows(models)]
     for row in rows:
         row["method"] = energies[row["quantity"]].method if row["quantity"] in energies else None
+        row["concurrency"] = profile.identity.concurrency
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 

@@ -73,7 +73,8 @@ class ModelRecord(_Open):
     """The model: ``backends.base.Model``, of which the harness reads these."""
 
     name: str = Field(min_length=1)
-    context_length: int
+    context_length: int | None
+    """None where a server does not say."""
     dtype: str
     random_weights: bool | None
     parameters: int | None = None
@@ -141,3 +142,9 @@ class Run(_Open):
     schema_version: int = RUN_VERSION
     tool_version: str | None = None
     created_at: str | None = None
+
+
+def noted(run: Run, **facts: object) -> Run:
+    """The run with facts about its last session."""
+    *earlier, session = run.sessions
+    return run.model_copy(update={"sessions": (*earlier, session.model_copy(update=facts))})

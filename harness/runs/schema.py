@@ -15,6 +15,8 @@ from harness.core.sizes import MAX_CONCURRENCY, Point
 from harness.core.statistics import Estimate
 from harness.energy.attribution import EnergyFigure, EnergyReport
 from harness.energy.readings import AS_IT_STANDS
+from harness.energy.stretches import LoopStretches
+from harness.runs.load_figures import LoadFigures
 
 Purpose = Literal["warmup", "measure", "drift", "open loop"]
 """Why a trial was run; only ``measure`` enters the statistics of its point. In an ``open loop`` requests came at times
@@ -64,6 +66,8 @@ class Trial:
     concurrency: int = 1
     """c, requests in flight: as one static batch, or in a closed loop where a server computes. 1 in an open loop, where
     it has no meaning: ``load`` has the mean."""
+    asked_tokens: tuple[int, int] | None = None
+    """Input and output tokens that were asked for, where a server did not keep to them and that was allowed."""
     rate_per_s: float | None = None
     """Rate of an open loop's Poisson arrivals; None with a log's arrivals and for every other purpose."""
     reason: str | None = None
@@ -74,8 +78,8 @@ class Trial:
     window_s: float | None = None
     """First start to last end, gaps between requests included; under load while all c requests were in flight."""
     runtime_s: float | None = None
-    """c × window / requests: how long a request takes. With c in flight this is a batch's runtime, and by Little's law
-    the mean time of a request in a closed loop."""
+    """How long a request takes: requests in flight × window / requests. With c in flight this is a batch's runtime, and
+    by Little's law the mean time of a request in a closed loop."""
     prefill_s: float | None = None
     """Start of a request to its first output token, mean: the TTFT."""
     decode_s: float | None = None
@@ -90,7 +94,9 @@ class Trial:
     """File with the raw marks and readings, relative to the run directory."""
     energy: EnergyReport | None = None
     """Joules per request, with the reasons for those that could not be told; None where no request was measured."""
-    load: None = None
+    stretches: LoopStretches | None = None
+    """Joules of a loop's ramp, window and drain and of the time around it, each integrated by itself."""
+    load: LoadFigures | None = None
     """What a server did with the requests of the window; None where they were computed in a process of ours."""
     conditions: Facts = field(default_factory=dict)
     """Temperature, clocks, throttle reasons, foreign load during the window, as far as they can be read."""
@@ -110,6 +116,11 @@ class Trial:
     def point(self) -> Point:
         """The size of its requests, and how many were in flight."""
         return Point(self.input_tokens, self.output_tokens, self.concurrency)
+
+    @property
+    def asked(self) -> Point:
+        """The point of the plan that it is a trial of: ``point``, unless a server did not keep to its sizes."""
+        return Point(*self.asked_tokens, self.concurrency) if self.asked_tokens else self.point
 
     @property
     def counts(self) -> bool:
@@ -266,7 +277,7 @@ COLUMNS = (
     _as_recorded("repeats", "batches one after the other, or requests that a server ended in the window"),
     _as_recorded("requests", "requests in the window, of those that cross its edges the part inside"),
     _as_recorded("window_s", "first start to last end, or while all c requests were in flight, s"),
-    _as_recorded("runtime_s", "c × window_s / requests: how long a request takes, s"),
+    _as_recorded("runtime_s", "requests in flight × window_s / requests: how long a request takes, s"),
     _as_recorded("runtime_sd_s", "standard deviation of single requests in the window, s"),
     _as_recorded("prefill_s", "start to first output token (TTFT), mean per request, s"),
     _as_recorded("decode_s", "first to last output token, mean per request, s"),

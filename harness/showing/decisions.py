@@ -141,7 +141,7 @@ def _routing_json(answer: RoutingAnswer) -> dict[str, Any]:
                 "requests": float(requests[s].sum()),
                 "energy_j": float(requests[s] @ costs.energy_j[s]),
                 "energy_ci95_j": float(decision.energy_ci95_j[s]),
-                "busy_s": float(requests[s] @ costs.runtime_s[s]),
+                "busy_s": float(requests[s] @ costs.busy_s[s]),
                 "busy_ci95_s": float(decision.busy_ci95_s[s]),
             }
             for s, label in enumerate(costs.labels)

@@ -103,7 +103,9 @@ def _words(match: _Match) -> str:
     outside = ", outside the measured range" if both.out_of_range[0] else ""
     missing = f"; energy isn't compared: {match.without_energy}" if match.without_energy else ""
     size = request_words(both.input_tokens[0], both.output_tokens[0])
-    return f"against {match.name}: {' and '.join(parts)} at {size}{outside}{missing}"
+    here, there = (profile.identity.concurrency for profile in (both.first, both.second))
+    load = f", {here} in flight here and {there} there" if here and there and here != there else ""
+    return f"against {match.name}: {' and '.join(parts)} at {size}{load}{outside}{missing}"
 
 
 def _remedies(own: Loaded, program: str) -> list[str]:
@@ -115,7 +117,7 @@ def _remedies(own: Loaded, program: str) -> list[str]:
     elif identity.kv_cache and not any(profile.identity.kv_cache for profile in shipped):
         why = f"The shipped profiles of {identity.model} ran without KV cache."
     else:
-        why = f"The shipped profiles of {identity.model} differ in batch size or precision."
+        why = f"The shipped profiles of {identity.model} differ in precision."
     model = identity.model if shipped else "llama-2-7b"
     paper = f"To compare with the paper's systems: {program} measure --protocol paper -m {model} ({PAPER_NEEDS})"
     return [why, paper, _other_backend(own, program)]
@@ -129,7 +131,7 @@ def _other_backend(own: Loaded, program: str) -> str:
     called = SHARED_PRECISION[shared]
     others = [backend for backend in called if backend != identity.backend]
     # Random weights are those of a preset, which both backends have.
-    if len(others) > 1 or not identity.random_weights or not identity.kv_cache or (identity.batch_size or 1) > 1:
+    if len(others) > 1 or not identity.random_weights or not identity.kv_cache or (identity.concurrency or 1) > 1:
         there = f"{program} compare {shlex.quote(own.given)} OTHER"
         return f"To compare with another machine: measure the same there, then: {there}"
     again = [] if shared == own_precision else [str(identity.backend)]

@@ -58,7 +58,7 @@ def print_plan(planned: PlannedRun, as_json: bool = False) -> None:
     print(f"{planned.backend}, {model.name} ({model.parameters:,} parameters, {model.dtype}) on {seen.device}")
     points = f"{len(plan.points)} points" if len(plan.points) > 1 else "1 point"
     print(f"{points} in this order, each with a warm-up and at most {plan.stopping.max_trials} trials:")
-    left = TimeLeft(plan, seen.guess, plan.min_window_s)
+    left = TimeLeft(plan, seen.guess, plan.min_window_s, planned.served)
     for point in plan.points:
         size = f"  {point.input_tokens:5} in  {point.output_tokens:5} out"
         if not seen.holds(point):
@@ -177,7 +177,7 @@ class Display(Observer):
         window_s = min(window_s, self._plan.max_window_s, self._plan.timeout_s / 2)
         config = self._config
         guess = RequestGuess(self._model, self._store.run.backend.device, config.kv_cache)
-        left = TimeLeft(self._plan, guess, window_s)
+        left = TimeLeft(self._plan, guess, window_s, self._store.run.backend.concurrency == "closed loop")
         for trial in self._store.records:
             left.add(trial, None)
         return left

@@ -105,7 +105,7 @@ def make_profile(table: pd.DataFrame, system: str, model: str, folder: Path) -> 
         system=name,
         model=MODELS[model],
         kv_cache=False,
-        batch_size=1,
+        concurrency=1,
         backend="transformers",
         device="mps" if name == "m1-pro" else "cuda",
         device_names=DEVICES[name],

@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from harness.energy import foreign_load
-from harness.energy.foreign_load import CpuLoad, ForeignLoad, clean_name, look, process_cpu_s
+from harness.energy.foreign_load import CpuLoad, ForeignLoad, clean_name, look
+from harness.energy.process_tree import times_of
 from tests.helpers import others_computing
 
 
@@ -32,9 +33,9 @@ def test_foreign_load_counts_everybody_but_us_and_the_worker(busy: int) -> None:
     child = psutil.Process(busy)
 
     def sample() -> tuple[int, float]:
-        theirs.sample(None)
+        theirs.sample()
         ours.sample(busy)
-        return time.monotonic_ns(), process_cpu_s(child)
+        return time.monotonic_ns(), times_of(child).cpu_s
 
     def watch() -> tuple[float, float]:
         """The difference between the shares and what the worker spent."""
@@ -67,12 +68,12 @@ def test_what_the_worker_starts_is_ours_too() -> None:
             children = psutil.Process(worker.pid).children()
         theirs, ours = ForeignLoad(), ForeignLoad()
         for load in (theirs, ours):
-            load.sample(worker.pid if load is ours else None)
+            load.sample(*([worker.pid] if load is ours else []))
         start_ns = time.monotonic_ns()
         time.sleep(1.5)
         end_ns = time.monotonic_ns()
         for load in (theirs, ours):
-            load.sample(worker.pid if load is ours else None)
+            load.sample(*([worker.pid] if load is ours else []))
         with_it, without_it = theirs.over(start_ns, end_ns), ours.over(start_ns, end_ns)
     finally:
         for process in (*children, worker):
@@ -82,6 +83,36 @@ def test_what_the_worker_starts_is_ours_too() -> None:
     assert without_it is not None
     assert with_it.share - without_it.share > 0.05 / (psutil.cpu_count() or 1)
     assert not {children[0].pid, worker.pid} & {program.pid for program in without_it.programs}
+
+
+def test_a_server_that_others_started_is_ours_with_its_children() -> None:
+    """As one that ran before: the worker is no parent of it."""
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
+    server = subprocess.Popen([sys.executable, "-c", code])
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        children: list[psutil.Process] = []
+        while not children:
+            time.sleep(0.05)
+            children = psutil.Process(server.pid).children()
+        with_it, without_it = ForeignLoad(), ForeignLoad()
+        for load, roots in ((with_it, [worker.pid, server.pid]), (without_it, [worker.pid])):
+            load.sample(*roots)
+        start_ns = time.monotonic_ns()
+        time.sleep(1.5)
+        end_ns = time.monotonic_ns()
+        for load, roots in ((with_it, [worker.pid, server.pid]), (without_it, [worker.pid])):
+            load.sample(*roots)
+        ours, foreign = with_it.over(start_ns, end_ns), without_it.over(start_ns, end_ns)
+    finally:
+        for process in (*children, server, worker):
+            process.kill()
+        server.wait()
+        worker.wait()
+    assert ours is not None
+    assert foreign is not None
+    assert foreign.share - ours.share > 0.05 / (psutil.cpu_count() or 1)
+    assert not {children[0].pid, server.pid} & {program.pid for program in ours.programs}
 
 
 class Machine:
@@ -147,9 +178,9 @@ def test_a_load_that_is_hidden_is_unknown(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_foreign_load_of_a_moment_or_across_a_restart_is_unknown() -> None:
     load = ForeignLoad()
-    load.sample(None)
+    load.sample()
     now = time.monotonic_ns()
-    load.sample(None)
+    load.sample()
     assert load.over(now, now) is None
     time.sleep(0.3)
     load.sample(os.getpid())

@@ -11,6 +11,7 @@ from harness.core.errors import UserError
 from harness.modelling.comparable import check, check_drawn
 from harness.modelling.contrast import compare
 from harness.modelling.profile import Profile
+from harness.modelling.profile_schema import IN_FLIGHT_AS
 from tests.helpers import ROOT
 
 GOLDEN = ROOT / "tests" / "data" / "profile-schema-1.json"
@@ -23,6 +24,7 @@ def profile(
     content = json.loads(GOLDEN.read_text())
     part = content["components"]["gpu"] | {"method": methods}
     energy = content["energy"] | {"method": methods} if components is not None else None
+    content["identity"]["concurrency"] = content["identity"].pop("batch_size")
     content |= {
         "name": name,
         "components": dict.fromkeys(components, part),
@@ -50,7 +52,6 @@ def test_like_is_compared_with_like_without_a_word() -> None:
     [
         ({"model": "other"}, "different models"),
         ({"kv_cache": False}, "differ in cache mode"),
-        ({"batch_size": 8}, "differ in batch size"),
         ({"dtype": "float32"}, "differ in precision"),
     ],
 )
@@ -74,6 +75,21 @@ def test_another_way_of_decoding_is_compared_with_a_warning() -> None:
     assert check(chunked).warnings == ("prefills are cut into different chunks (none: a, 64: b)",)
 
 
+def test_other_loads_are_compared_and_each_is_said() -> None:
+    trio = [profile("a"), profile("b", concurrency=8), profile("c", concurrency=8)]
+    drawn = check_drawn([(p.name, p.identity, frozenset(p.components)) for p in trio], None, False)
+    said = "energy and runtime are those of a request at different loads (1 in flight: a, 8 in flight: b and 1 more)"
+    for comparison in (check(trio), drawn):
+        assert not comparison.mixed
+        assert comparison.warnings == (said,)
+    assert not check([profile("a", concurrency=None), profile("b", concurrency=8)]).warnings
+    kinds = {"a": "static batch", "b": "closed loop"}
+    (warning,) = check(
+        [profile(name, concurrency=8, settings={IN_FLIGHT_AS: kind}) for name, kind in kinds.items()]
+    ).warnings
+    assert warning == "requests in flight are computed in different ways (static batch: a, closed loop: b)"
+
+
 def test_an_unknown_precision_hides_no_difference_in_any_order() -> None:
     trio = [profile("a"), profile("b", dtype=None), profile("c", dtype="float32")]
     for order in itertools.permutations(trio):
@@ -91,7 +107,7 @@ def test_a_meter_of_the_whole_system_is_chosen_alone() -> None:
 
 
 def test_an_unknown_precision_is_no_difference() -> None:
-    assert not check([profile("a"), profile("b", dtype=None, batch_size=None)]).mixed
+    assert not check([profile("a"), profile("b", dtype=None, concurrency=None)]).mixed
 
 
 def test_more_components_on_one_side_are_refused_with_what_would_work() -> None:
@@ -159,9 +175,9 @@ def test_llama_cpp_and_torch_call_one_precision_by_two_names() -> None:
 
 
 def test_what_is_not_comparable_is_named_in_one_line() -> None:
-    pair = [profile("a"), profile("b", model="other", dtype="float32", batch_size=8)]
+    pair = [profile("a"), profile("b", model="other", dtype="float32", concurrency=8)]
     mark = check(pair, allow_mixed=True).mark
-    assert mark == "NOT COMPARABLE (--allow-mixed): different models, batch sizes and precisions"
+    assert mark == "NOT COMPARABLE (--allow-mixed): different models and precisions"
     assert check([profile("a"), profile("b")]).mark == ""
 
 

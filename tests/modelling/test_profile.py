@@ -15,6 +15,7 @@ from harness.modelling.cost_function import CostFunction, Range
 from harness.modelling.forms.phase import Phase
 from harness.modelling.profile import Profile, json_schema, shipped_names
 from tests.helpers import ROOT
+from tests.profile_variants import VARIANTS, variant
 
 GOLDEN = ROOT / "tests" / "data" / "profile-schema-1.json"
 
@@ -60,11 +61,44 @@ def test_saved_profiles_read_back_bit_for_bit(golden: Profile, tmp_path: Path) -
     golden.save(tmp_path / "p.json")
     again = Profile.load(tmp_path / "p.json")
     assert again == golden
-    assert (tmp_path / "p.json").read_bytes() == GOLDEN.read_bytes()
+    # What earlier versions called batch_size.
+    assert (tmp_path / "p.json").read_text() == GOLDEN.read_text().replace('"batch_size": 1', '"concurrency": 1')
     m, n = np.arange(1, 3000), np.arange(3000, 1, -1)
     for method in ("energy_j", "runtime_s"):
         assert np.array_equal(getattr(again, method)(m, n), getattr(golden, method)(m, n))
     assert [path.name for path in tmp_path.iterdir()] == ["p.json"]
+
+
+@pytest.mark.parametrize("name", [*VARIANTS, "m1-pro-llama-2-7b"])
+def test_energies_of_whole_batches_become_those_of_a_request(name: str, tmp_path: Path) -> None:
+    """Files of earlier versions: 8 sequences a request. Every form is linear enough to be divided."""
+    single = variant(name)
+    older = json.loads(single.dump())
+    older["energy"] |= {"idle_power_w": 30.0, "idle_power_ci95_w": 1.0}
+    del older["identity"]["concurrency"]
+    older["identity"]["batch_size"] = 8
+    batched = Profile.parse(json.dumps(older))
+    assert batched.identity.concurrency == 8
+    assert {point.concurrency for point in batched.measurements} == {8}
+    m, n = np.array([16, 100, 1000]), np.array([1, 50, 200])
+    assert np.array_equal(batched.runtime_s(m, n), single.runtime_s(m, n))
+    for boundary in (None, "gpu", "cpu"):
+        assert batched.energy_j(m, n, boundary) == pytest.approx(single.energy_j(m, n, boundary) / 8)
+        was, now = (profile.predict_energy(m, n, boundary) for profile in (single, batched))
+        for field in ("standard_error", "interval_95"):
+            assert getattr(now, field) == pytest.approx(getattr(was, field) / 8)
+    assert batched.idle_power_w() == 30
+    assert batched.net_energy_j(m, n) == pytest.approx((single.energy_j(m, n) - 30 * single.runtime_s(m, n)) / 8)
+    for now, before in zip(batched.measurements, single.measurements, strict=True):
+        assert now.runtime_s == before.runtime_s
+        assert now.energy_j is not None
+        assert before.energy_j is not None
+        assert now.energy_j.sd == pytest.approx(before.energy_j.sd and before.energy_j.sd / 8)
+        for component, statistic in before.component_energy_j.items():
+            assert now.component_energy_j[component].mean == pytest.approx(statistic.mean / 8)
+    # Written, it is no earlier file any more.
+    batched.save(tmp_path / "p.json")
+    assert Profile.load(tmp_path / "p.json") == batched
 
 
 def test_an_unwritable_place_is_refused_in_one_line(golden: Profile, tmp_path: Path) -> None:
@@ -77,9 +111,13 @@ def test_the_schema_accepts_what_the_program_accepts(golden: Profile) -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
     validator.validate(content())
-    unknown = content() | {"surprise": 1}
-    assert not validator.is_valid(unknown)
-    refusal(unknown)
+    validator.validate(json.loads(golden.dump()))
+    both, neither = (json.loads(golden.dump()) for _ in range(2))
+    both["identity"]["batch_size"] = 1
+    del neither["identity"]["concurrency"]
+    for wrong in (content() | {"surprise": 1}, both, neither):
+        assert not validator.is_valid(wrong)
+        refusal(wrong)
 
 
 def test_phases_add_up_and_match_the_measured_ones(golden: Profile) -> None:
@@ -194,6 +232,8 @@ def change(path: str, value: Any) -> dict[str, Any]:
         (change("runtime.unit", "J"), "coefficients of the phase form must be"),
         (change("identity.kv_cache", False), "kv_cache differs"),
         (change("identity.batch_size", 1.5), "identity.batch_size"),
+        (change("identity.batch_size", 10**30), "identity.batch_size"),
+        (change("identity.concurrency", 8), "identity.batch_size"),
         (change("components.brain", None), "components.brain"),
         (
             change("measurements.0.component_energy_j.gpu.trials", 10**29),

@@ -11,7 +11,7 @@ def identity(**changed: Any) -> Identity:
         "system": "xeon",
         "model": "tiny",
         "kv_cache": True,
-        "batch_size": 1,
+        "concurrency": 1,
         "backend": "transformers",
         "device": "cpu",
         "device_names": [],
@@ -45,9 +45,10 @@ def test_other_differences_are_named_where_these_are_the_same() -> None:
         "xeon (compile none)",
         "xeon (compile graph)",
     ]
-    assert named(identity(), identity(batch_size=8)) == ["xeon (batch 1)", "xeon (batch 8)"]
+    assert named(identity(), identity(concurrency=8)) == ["xeon (c = 1)", "xeon (c = 8)"]
+    assert named(identity(concurrency=None), identity(concurrency=8)) == ["xeon (concurrency unknown)", "xeon (c = 8)"]
     assert named(identity(), identity(kv_cache=False)) == ["xeon (KV cache)", "xeon (no KV cache)"]
-    assert named(identity(), identity(device="cuda", batch_size=None)) == ["xeon (cpu)", "xeon (cuda)"]
+    assert named(identity(), identity(device="cuda", concurrency=None)) == ["xeon (cpu)", "xeon (cuda)"]
 
 
 def test_alike_systems_are_numbered() -> None:
@@ -63,7 +64,7 @@ def test_a_figure_may_show_one_system_once_for_each_model() -> None:
 
 def test_a_fit_is_called_by_machine_model_backend_and_precision() -> None:
     assert default_name(identity(system="Intel(R) Xeon(R) CPU")) == "intel-xeon-cpu-tiny-transformers-float32"
-    special = identity(backend="llama-cpp", dtype="F16", kv_cache=False, batch_size=4, settings={"compile": "graph"})
-    assert default_name(special) == "xeon-tiny-llama-cpp-f16-no-kv-cache-batch-4-graph"
-    elsewhere = identity(backend=None, dtype=None, kv_cache=False, batch_size=None, device=None, random_weights=None)
+    special = identity(backend="llama-cpp", dtype="F16", kv_cache=False, concurrency=4, settings={"compile": "graph"})
+    assert default_name(special) == "xeon-tiny-llama-cpp-f16-no-kv-cache-c4-graph"
+    elsewhere = identity(backend=None, dtype=None, kv_cache=False, concurrency=None, device=None, random_weights=None)
     assert default_name(elsewhere) == "xeon-tiny"

@@ -53,6 +53,14 @@ def test_trials_that_stopped_early_stay_with_their_point(tmp_path: Path) -> None
         (["input_tokens,output_tokens,runtime_s", "99999999999999999999,8,1"], "1 to 20000000"),
         (["input_tokens,output_tokens,output_tokens_requested,runtime_s", "8,8,0,1"], "output_tokens_requested is 0"),
         (["input_tokens,output_tokens,runtime_s", "True,True,True"], "input_tokens is True"),
+        (
+            ["input_tokens,output_tokens,runtime_s,concurrency", "8,8,1,0"],
+            "concurrency is 0.0; it must be a whole number",
+        ),
+        (["input_tokens,output_tokens,runtime_s,concurrency", "8,8,1,1.5"], "concurrency is 1.5"),
+        (["input_tokens,output_tokens,runtime_s,concurrency", "8,8,1,99999"], "1 to 65536"),
+        (["input_tokens,output_tokens,runtime_s,concurrency", "8,8,1,few"], "concurrency is few"),
+        (["input_tokens,output_tokens,runtime_s,batch_size", "8,8,1,1", "8,8,1,8"], "line 3: batch_size is 8.0; call"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_line(lines: list[str], said: str, tmp_path: Path) -> None:

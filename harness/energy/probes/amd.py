@@ -303,11 +303,10 @@ class Amd(Probe):
         }
 
     def _foreign_processes(self, handles: Sequence[Any]) -> list[int] | None:
-        """Ids of other processes on a socket; None where the worker itself is not listed, as in some containers."""
+        """Ids of other processes on a socket; None where none of ours is listed, as in some containers."""
         listed = [self._try(self._smi.amdsmi_get_gpu_process_list, handle) for handle in handles]
-        worker = self._context.worker_pid
         pids = {process["pid"] for running in listed for process in running or ()}
-        return None if worker is None else foreign_pids(pids, worker)
+        return foreign_pids(pids, self._context.own_pids(pids))
 
     def _try(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """What ``call`` returns, or None where the board, driver or package has no such thing."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import Literal, NamedTuple, Protocol
 
 from harness.core.quantities import Facts
+from harness.energy.process_tree import TreeMembers
 from harness.energy.readings import Domain, Reading
 
 _POLL_PAUSE_S = 0.001
@@ -47,12 +48,29 @@ class ProbeContext:
     """Where the backend computes (``cpu``, ``cuda``, ``mps``, ``metal``); None when unknown."""
     worker_pid: int | None = None
     """Process that runs inference now; changes when the worker is restarted, so probes read it at each use."""
+    server_pids: tuple[int, ...] = ()
+    """Processes outside the worker's that compute for it: a server that it did not start."""
     cpu_watts: float | None = None
     """Declared power of the whole CPU under full load, for the estimate."""
     attribution: Attribution = "system"
     """Whether energy of the CPU and of a shared GPU is the worker's share or all, where the source can tell."""
     rate_hz: float = 20.0
     """How often the harness reads."""
+    whole_machine: bool = False
+    """Whether the machine is metered with all that runs on it, and no process."""
+    meter_token_env: str | None = None
+    """Name of the environment variable that holds the token of another machine's meter."""
+    members: TreeMembers = field(default_factory=TreeMembers)
+    """Looks up what the roots started."""
+
+    @property
+    def roots(self) -> tuple[int, ...]:
+        """The worker and the servers: what they and all that they started do is what is measured."""
+        return self.server_pids if self.worker_pid is None else (self.worker_pid, *self.server_pids)
+
+    def own_pids(self, asked: Collection[int] = ()) -> frozenset[int]:
+        """The roots with all that they started; ids in ``asked`` are never judged by an earlier look."""
+        return self.members.of(self.roots, asked)
 
 
 class Probe(Protocol):
@@ -61,6 +79,10 @@ class Probe(Protocol):
     role: Role
     note: str
     """What its figures are, in one sentence; of use once open."""
+    poll_s: float = 0.0
+    """Time between its readings, in s, where others than the harness read for it."""
+    lag_s: float = 0.0
+    """How much later than they were read its readings may come, in s."""
 
     def open(self, context: ProbeContext) -> None:
         """Get ready. Raises ProbeUnavailable with the reason and the remedy."""

@@ -270,10 +270,10 @@ class Nvml(Probe):
     def _foreign_processes(self, handle: Any) -> list[int] | None:
         """Ids of other processes that compute on a GPU.
 
-        None where the worker itself is not listed: in a container the driver may list other numbers or none.
+        None where none of ours is listed: in a container the driver may list other numbers or none.
         """
-        pids, worker = self._running(handle), self._context.worker_pid
-        return None if pids is None or worker is None else foreign_pids(pids, worker)
+        pids = self._running(handle)
+        return None if pids is None else foreign_pids(pids, self._context.own_pids(pids))
 
     def _running(self, handle: Any) -> set[int] | None:
         """Ids of the processes that compute on a GPU, as the driver lists them; None where it lists none."""

@@ -239,13 +239,14 @@ class Powermetrics(Probe):
         for rail, domain in self._rails.items():
             joules = _rail_j(document, rail)
             if self._by_process and rail == "cpu":
-                worker = self._context.worker_pid
-                if worker is None:
+                own = self._context.own_pids()
+                if not own:
                     continue
                 impacts = _impacts(document) or {}
                 total = sum(impacts.values())
                 if joules is not None:
-                    joules *= impacts.get(worker, 0.0) / total if total > 0 else 0.0
+                    ours = sum(impact for pid, impact in impacts.items() if pid in own)
+                    joules *= ours / total if total > 0 else 0.0
             self._joules[rail] += joules or 0.0
             readings.append(Reading(domain.name, end_ns, LOST if joules is None else self._joules[rail]))
         return readings

@@ -1,0 +1,178 @@
+"""The trials of one session, once the model is loaded and the meter is open."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, astuple, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from harness.energy.meter import Meter
+from harness.energy.metered_window import MeteredWindow
+from harness.measuring.loop_message import run_from_message
+from harness.measuring.model_host import ModelHost
+from harness.measuring.observer import Observer
+from harness.measuring.plan import LENGTHS, WARM_LENGTHS, WARMUP_REQUESTS, WARMUP_S, Plan
+from harness.measuring.schedule import Schedule, TrialSpec
+from harness.measuring.time_left import repeats
+from harness.measuring.trial_results import batch_marks, batch_result, loop_marks, loop_result
+from harness.measuring.worker_process import TrialFailed
+from harness.runs.load_figures import LatencyLimits, LoadFigures, load_figures
+from harness.runs.run_schema import noted
+from harness.runs.schema import Trial
+from harness.runs.store import RunStore
+
+IDLE_S = 10.0
+"""How long the idle baseline is read before and after the sweep."""
+
+
+@dataclass
+class MeasuringSession:
+    """Runs what the schedule says and records each trial as it ends."""
+
+    plan: Plan
+    store: RunStore
+    host: ModelHost
+    meter: Meter
+    observer: Observer
+    served: bool
+    """Whether a server computes, so that trials are loops of requests and not batches in the worker."""
+    request_s: float = 0.0
+    """Fastest batch of the present point's warm-up, the first left out."""
+
+    def run(self, schedule: Schedule) -> None:
+        """Measure until the plan is done. Raises SweepStopped or StorageError."""
+        self._note_idle("before")
+        while spec := schedule.next(self.number, self.host.number):
+            self.observer.trial_starts(spec, schedule)
+            trial = self._trial(spec)
+            schedule.add(trial)
+            self.observer.trial_ended(trial)
+        if self.host.alive:
+            self._note_idle("after")
+
+    @property
+    def number(self) -> int:
+        """Which session of the run this is, from 0."""
+        assert self.store.run
+        return len(self.store.run.sessions) - 1
+
+    def _note_idle(self, when: str) -> None:
+        assert self.store.run
+        # An estimate has no sensor that could read it.
+        if any(domain.method != "estimated" for domain in self.meter.describe().domains.values()):
+            self.observer.notice(f"reading idle power for {IDLE_S:g} s {when} the sweep")
+            idle = self.store.run.sessions[-1].idle
+            self.store.write_run(noted(self.store.run, idle=idle | {when: self.meter.idle(IDLE_S)}))
+
+    def _trial(self, spec: TrialSpec) -> Trial:
+        """Run and record one trial; a failure is a record too, and the next trial gets a new worker."""
+        facts: dict[str, Any] = {
+            "id": max((trial.id for trial in self.store.records), default=-1) + 1,
+            "session": self.number,
+            "worker": self.host.number,
+            "purpose": spec.purpose,
+            **asdict(spec.point),
+            "rate_per_s": spec.rate_per_s,
+            "started_at": now(),
+        }
+        if spec.skip_reason:
+            return self.store.append(Trial(**facts, status="skipped", reason=spec.skip_reason))
+        try:
+            return self._loop(spec, facts) if self.served else self._batches(spec, facts)
+        except TrialFailed as failure:
+            trial = self.store.append(Trial(**facts, status=failure.status, reason=failure.reason))
+            self.host.reload()
+            self.meter.set_worker(self.host.pid, self.host.server_pids)
+            return trial
+
+    def _batches(self, spec: TrialSpec, facts: dict[str, Any]) -> Trial:
+        """A window of batches one after the other. Raises TrialFailed or StorageError."""
+        with self.meter.window() as window:
+            answer = self._run("run", **self._batch_request(spec))["window"]
+            window.mark(batch_marks(answer))
+        if spec.purpose == "warmup":
+            single_s = (window.marks.end_ns - window.marks.start_ns) / 1e9
+            self.request_s = float(single_s[1:].min()) if len(single_s) > 1 else float(single_s[0])
+        measured = batch_result(answer, window, spec.point.concurrency)
+        trial = Trial(**facts, **measured, **_circumstances(spec, window))
+        return self.store.append(trial, window.marks, window.traces)
+
+    def _batch_request(self, spec: TrialSpec) -> dict[str, Any]:
+        request = {**asdict(spec.point), "seed": self.plan.seed}
+        if spec.purpose == "warmup":
+            # A request of more than half the time limit warms up alone: two would not fit into it.
+            limits = {"min_window_s": min(WARMUP_S, self._window_s()), "last_start_s": self.plan.timeout_s / 2}
+            return request | {"repeats": WARMUP_REQUESTS, **limits}
+        return request | {"repeats": self._repeats(), "min_window_s": 0.0}
+
+    def _loop(self, spec: TrialSpec, facts: dict[str, Any]) -> Trial:
+        """A closed or an open loop of requests at a server. Raises TrialFailed or StorageError."""
+        with self.meter.window() as window:
+            if spec.purpose == "open loop":
+                answer = self._run("open_loop", **self._open_request(spec, facts["id"]))["loop"]
+            else:
+                answer = self._run("closed_loop", **self._loop_request(spec, facts["id"]))["loop"]
+            loop = run_from_message(answer)
+            load = load_figures(loop, self._limits())
+            window.mark_loop(*loop_marks(loop, load))
+        measured = loop_result(load, window)
+        trial = Trial(**{**facts, **_sizes(spec, load)}, **measured, **_circumstances(spec, window))
+        return self.store.append(trial, window.marks, window.traces, loop.stamps)
+
+    def _loop_request(self, spec: TrialSpec, trial: int) -> dict[str, Any]:
+        request = {**asdict(spec.point), "seed": self.plan.seed, "trial": trial}
+        window_s = self._window_s()
+        if spec.purpose == "warmup":
+            window_s, lengths = min(WARMUP_S, window_s), WARM_LENGTHS
+        else:
+            lengths = LENGTHS
+        return request | {"min_window_s": window_s, "lengths": lengths, "last_start_s": self.plan.timeout_s / 2}
+
+    def _window_s(self) -> float:
+        """Length that windows should reach, in seconds: for the slowest sensor to be sure within 1 %."""
+        wanted_s = max(self.plan.min_window_s, self.meter.needed_window_s(0.01))
+        return min(wanted_s, self.plan.max_window_s, self.plan.timeout_s / 2)
+
+    def _repeats(self) -> int:
+        """Requests that fill a window, from how long they took in the point's warm-up."""
+        return repeats(self._window_s(), self.request_s, self.plan.max_window_s)
+
+    def _limits(self) -> LatencyLimits:
+        load = self.plan.open_loop
+        return LatencyLimits(load.ttft_limit_s, load.tpot_limit_s, load.e2e_limit_s) if load else LatencyLimits()
+
+    def _open_request(self, spec: TrialSpec, trial: int) -> dict[str, Any]:
+        assert self.plan.open_loop
+        arrivals = self.plan.open_loop.arrivals(spec.rate_per_s, self.plan.seed + trial)
+        asked = {"arrivals": [astuple(arrival) for arrival in arrivals], "seed": self.plan.seed}
+        return asked if spec.rate_per_s is None else asked | {"duration_s": self.plan.open_loop.duration_s}
+
+    def _run(self, do: str, **asked: Any) -> dict[str, Any]:
+        # How long an open loop takes was asked for; the time limit is for what comes on top.
+        timeout_s = self.plan.timeout_s + (self.plan.open_loop.duration_s if self.plan.open_loop else 0.0)
+        return self.host.run(timeout_s, self.meter.read_edge, do=do, **asked)
+
+
+def _sizes(spec: TrialSpec, load: LoadFigures) -> dict[str, Any]:
+    """The sizes of a loop's requests where they came out otherwise than asked, by the names of a trial's fields."""
+    m, n = (max(1, round(tokens / load.requests)) for tokens in (load.input_tokens, load.output_tokens))
+    asked = (spec.point.input_tokens, spec.point.output_tokens)
+    if spec.purpose == "open loop" or (m, n) == asked:
+        return {}
+    return {"input_tokens": m, "output_tokens": n, "asked_tokens": asked}
+
+
+def _circumstances(spec: TrialSpec, window: MeteredWindow) -> dict[str, Any]:
+    """How a trial ended and what the machine was like, by the names of its fields."""
+    disturbed = None if spec.purpose == "warmup" else window.disturbed
+    return {
+        "status": "disturbed" if disturbed else "ok",
+        "reason": disturbed,
+        "conditions": window.conditions,
+        "warnings": window.energy.warnings,
+    }
+
+
+def now() -> str:
+    """UTC, ISO 8601, in milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
