@@ -16,6 +16,7 @@ GROUP = "joulebench.backends"
 BACKENDS = {
     "fake": "backends.fake.backend",
     "llama-cpp": "backends.llama_cpp.backend",
+    "mlx": "backends.mlx.backend",
     "openai": "backends.openai.backend",
     "transformers": "backends.transformers.backend",
 }

@@ -17,7 +17,7 @@ from annotated_types import Ge, Le
 
 MEMORY_WORDS = re.compile(
     r"out[ _]?of[ _]?memory|(not enough|insufficient) memory|(failed|unable) to allocate"
-    r"|can(no|')t allocate memory|bad_alloc|alloc_failed|MemoryError|invalid buffer size",
+    r"|can(no|')t allocate memory|bad_alloc|alloc_failed|MemoryError|invalid buffer size|maximum allowed buffer size",
     re.IGNORECASE,
 )
 """How torch, ggml, CUDA, Metal, the C++ library and the kernel say that memory couldn't be had."""

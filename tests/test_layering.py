@@ -59,7 +59,7 @@ PURE = (
 """Mathematics: no clock, no file, no screen."""
 
 HEAVY = {
-    *("torch", "transformers", "llama_cpp", "gguf", "matplotlib", "pandas", "duckdb"),
+    *("torch", "transformers", "llama_cpp", "mlx", "mlx_lm", "gguf", "matplotlib", "pandas", "duckdb"),
     *("pynvml", "amdsmi", "zeus_apple_silicon"),
 }
 """Imported inside the function that needs them."""

@@ -16,6 +16,7 @@ from tests.helpers import ROOT
 CONFIGS = {
     "fake": Config("fake", device="cpu"),
     "llama-cpp": Config("tiny-test", device="cpu", threads=1),
+    "mlx": Config("tiny-test", device="cpu"),
     "openai": Config("stub", device="cpu"),
     "transformers": Config("tiny-test", device="cpu", threads=1),
 }
@@ -108,6 +109,7 @@ def test_every_backend_is_under_this_contract():
         "error: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
         "MPS backend out of memory (MPS allocated: 8.86 GB, other allocations: 0 bytes, max allowed: 9.07 GB)",
         "Invalid buffer size: 19.45 GB",
+        "[metal::malloc] Attempting to allocate 19450000000 bytes greater than the maximum allowed buffer size",
         "DefaultCPUAllocator: not enough memory: you tried to allocate 80000000000 bytes.",
         "DefaultCPUAllocator: can't allocate memory: you tried to allocate 80000000000 bytes. Error code 12",
         "ggml_aligned_malloc: insufficient memory (attempted to allocate 30517.58 MB)",

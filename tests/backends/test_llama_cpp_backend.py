@@ -197,6 +197,26 @@ def test_each_step_of_a_batch_decodes_one_token_of_each_sequence(backend, decode
     assert decoded == [(0, 12), (0, 14), (0, 16)]
 
 
+@pytest.mark.parametrize("kv_cache", [True, False])
+def test_logits_come_out_for_the_last_token_of_each_sequence_and_no_other(backend, monkeypatch, kv_cache):
+    """llama-batched-bench asks for the same; without them the output layer would be left out, unnoticed."""
+    asked = []
+    decode = llama_cpp.llama_decode
+
+    def watch(context, batch):
+        asked.append("".join(str(batch.logits[i]) for i in range(batch.n_tokens)))
+        return decode(context, batch)
+
+    monkeypatch.setattr(llama_cpp, "llama_decode", watch)
+    backend.load(cpu(kv_cache=kv_cache))
+    complete(backend, 5, 3, concurrency=3)
+    steps = ["111", "111"] if kv_cache else ["0" * 15 + "111", "0" * 18 + "111"]
+    assert asked == ["0" * 12 + "111", *steps]
+    asked.clear()
+    complete(backend, 683, 1, concurrency=3)
+    assert asked == ["0" * 2046 + "11", "1"]
+
+
 def test_more_sequences_than_llama_cpp_holds_are_refused(backend):
     backend.load(cpu())
     most = llama_cpp.llama_max_parallel_sequences()

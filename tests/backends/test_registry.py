@@ -51,7 +51,7 @@ def test_backend_whose_package_is_broken_is_refused_in_one_line(tmp_path, monkey
 
 
 def test_refusal_names_backends_of_other_packages_too(guest):
-    with pytest.raises(InvalidConfig, match="choose one of fake, guest, llama-cpp, openai, transformers"):
+    with pytest.raises(InvalidConfig, match="choose one of fake, guest, llama-cpp, mlx, openai, transformers"):
         backends.create("tensorflow")
 
 
@@ -66,5 +66,6 @@ def test_names_import_no_backend():
 @pytest.mark.parametrize("name", backends.BACKENDS)
 def test_making_a_backend_imports_no_other_and_no_runtime(name):
     own = backends.BACKENDS[name].split(".")[1]
-    code = f"import backends, sys; backends.create('{name}'); assert not sys.modules.keys() & {{'torch', 'llama_cpp'}}"
+    runtimes = {"torch", "llama_cpp", "mlx", "mlx_lm"}
+    code = f"import backends, sys; backends.create('{name}'); assert not sys.modules.keys() & {runtimes}"
     assert {module.split(".")[0] for module in imported_by(code, "backends")} <= {"base", "presets", own}
