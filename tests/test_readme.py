@@ -41,8 +41,9 @@ OF_OTHERS = {
     "--skip-tokenizer-init",
 }
 """Options of scripts and of other programs that pages name."""
-SKIPPED = ("doctor --load", ".gguf")
-"""What takes half a minute, which tests of doctor do, and what needs a file of weights; the options are checked."""
+SKIPPED = ("doctor --load", "meter --listen", ".gguf")
+"""What takes half a minute, which tests of doctor do, what runs until it is ended, and what needs a file of weights; the
+options are checked."""
 
 
 def commands(text: str) -> Iterator[str]:

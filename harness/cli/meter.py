@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from typer import Option
 
 from harness.cli.help import ALONE
 from harness.core.errors import UserError
 
+if TYPE_CHECKING:
+    from harness.energy.config import EnergyConfig
+    from harness.energy.guarded_http import GuardedServer
+
 _DEFAULT = ALONE["--listen"]
 _FEW_CHARACTERS = 16
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def meter(
@@ -58,27 +63,33 @@ def meter(
         raise UserError(f"say that it is to listen: joulebench meter --listen, at {_DEFAULT} unless told otherwise")
     from harness.energy.config import EnergyConfig
     from harness.energy.guarded_http import Answer, GuardedServer, parse_address
-    from harness.energy.listen import MeterServer
-    from harness.energy.meter import Meter
-    from harness.energy.probes.base import ProbeContext
 
     config = EnergyConfig(probes, rate_hz, cpu_watts, calibration=tuple(calibration or ()), max_foreign_load=None)
     # Before anything is opened, which may take seconds.
     server = GuardedServer(*parse_address(listen), lambda asked: Answer({}), _token(token_env))
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, _interrupt)
-        with Meter.open(config, ProbeContext(whole_machine=True)) as opened, MeterServer(opened, server) as served:
-            for notice in opened.notices:
-                print(notice, file=sys.stderr)
-            sources = ", ".join(opened.describe().domains) or "no power source: every energy is absent"
-            print(f"{server.url}/metrics serves {sources}; Ctrl-C ends it", flush=True)
-            served.run()
+        _serve(config, server)
     except KeyboardInterrupt:
         print("ended", file=sys.stderr)
     finally:
         server.server_close()
+
+
+def _serve(config: EnergyConfig, server: GuardedServer) -> None:
+    """Until a signal ends it."""
+    from harness.energy.listen import MeterServer
+    from harness.energy.meter import Meter
+    from harness.energy.probes.base import ProbeContext
+
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    with Meter.open(config, ProbeContext(whole_machine=True)) as opened, MeterServer(opened, server) as served:
+        for notice in opened.notices:
+            print(notice, file=sys.stderr)
+        sources = ", ".join(opened.describe().domains) or "no power source: every energy is absent"
+        print(f"{server.url}/metrics serves {sources}; Ctrl-C ends it", flush=True)
+        served.run()
 
 
 def _token(variable: str | None) -> str | None:
@@ -96,6 +107,6 @@ def _token(variable: str | None) -> str | None:
 
 
 def _interrupt(number: int, _frame: object) -> NoReturn:
-    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for other in _SIGNALS:
         signal.signal(other, signal.SIG_IGN)  # a second one must not interrupt the ending
     raise KeyboardInterrupt

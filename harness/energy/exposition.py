@@ -37,7 +37,7 @@ class Exposition:
         registry.register(self)
         try:
             encode, content_type = exposition.choose_encoder(accept)
-        except ValueError:  # a version that is none
+        except (ValueError, TypeError):  # a version that is none
             encode, content_type = exposition.choose_encoder("")
         return encode(registry), content_type
 

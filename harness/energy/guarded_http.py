@@ -178,7 +178,7 @@ class _Limited(io.RawIOBase):
 class _Handler(BaseHTTPRequestHandler):
     server: GuardedServer
     protocol_version = "HTTP/1.0"
-    request_version = "HTTP/1.0"
+    request_version = default_request_version = "HTTP/1.0"
     server_version, sys_version = "joulebench", ""
     requestline, command = "", ""
     close_connection = True

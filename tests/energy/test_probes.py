@@ -79,7 +79,7 @@ def test_contract(name: str, recording: Path) -> None:
 
 
 def test_names_are_the_files_names() -> None:
-    real = ["amd", "battery", "command", "hwmon", "ioreport", "nvml", "powermetrics", "rapl"]
+    real = ["amd", "battery", "command", "hwmon", "ioreport", "nvml", "powermetrics", "rapl", "remote"]
     assert probes.names() == sorted([*real, "estimate", "fake", "replay"])
 
 
