@@ -108,6 +108,17 @@ def stretch_energies(trace: Trace, edges_ns: Sequence[int]) -> list[Energy]:
     return [_stretch(trace, start_ns, end_ns, edges_ns) for start_ns, end_ns in pairwise(edges_ns)]
 
 
+def part_energy(trace: Trace, start_ns: int, end_ns: int) -> Energy:
+    """Energy between two times of a trace that reaches beyond both; those of parts that follow each other add up."""
+    try:
+        _require_span(trace, start_ns, end_ns)
+        off = _quiet(trace, start_ns, end_ns)
+    except Unknown as unknown:
+        return Energy(None, None, str(unknown))
+    # No edge is an outer one: on both sides of each there is more of the same.
+    return off or _stretch(trace, start_ns, end_ns, (int(trace.times_ns[0]) - 1, int(trace.times_ns[-1]) + 1))
+
+
 def _stretch(trace: Trace, start_ns: int, end_ns: int, edges_ns: Sequence[int]) -> Energy:
     """The energy of one of the stretches."""
     if start_ns == end_ns:

@@ -78,8 +78,13 @@ class Meter:
         domains = self._sampler.domains
         self._rank = [name.partition(":")[0] for name in self._probes]
         self._chosen = attribution.choose(domains, self._rank)
-        poll_s = 1.0 / config.rate_hz
-        self._margins_ns = {domain.name: int(integrate.margin_s(domain, poll_s) * _NS) for domain in domains}
+        self._poll_s = {
+            domain.name: max(1.0 / config.rate_hz, probe.poll_s)
+            for probe in self._probes.values()
+            for domain in probe.domains()
+        }
+        margins_s = {domain.name: integrate.margin_s(domain, self._poll_s[domain.name]) for domain in domains}
+        self._margins_ns = {name: int(seconds * _NS) for name, seconds in margins_s.items()}
         self._widest_margin_ns = max(self._margins_ns.values(), default=0)
         self._calibration = config.calibrations
         _check_domains(domains, self._calibration)
@@ -99,15 +104,16 @@ class Meter:
         """Open the power sources that ``config`` names; without a ``context`` they watch this very process.
 
         ``unmeasured`` says why no power source of this machine sees what computes: then none is opened, and the energy
-        is null with that reason.
+        is null with that reason. A meter at ``config.meter_url`` sees it all the same.
 
         Raises UserError for an unknown probe, a wrong option, or a named probe that does not work here.
         """
         _ = config.calibrations  # what is wrong is said before anything is opened
         context = context or ProbeContext(worker_pid=os.getpid())
         context.rate_hz, context.cpu_watts = config.rate_hz, config.cpu_watts
-        context.attribution = config.attribution
-        opened, left_out = open_sources("none" if unmeasured else config.probes, context)
+        context.attribution, context.meter_token_env = config.attribution, config.meter_token_env
+        elsewhere = config.sources != config.probes
+        opened, left_out = open_sources("none" if unmeasured and not elsewhere else config.sources, context)
         return cls(opened, context, config, left_out, unmeasured)
 
     def __enter__(self) -> Meter:
@@ -150,8 +156,8 @@ class Meter:
         """
         used = attribution.innermost(self._sampler.domains, self._chosen)
         sensors = [d for d in self._sampler.domains if d.name in used and (d.period_s or d.method != "estimated")]
-        poll_s = 1.0 / self._config.rate_hz
-        return max((integrate.edge_uncertainty_s(domain, poll_s) for domain in sensors), default=0.0) / relative_error
+        edges_s = [integrate.edge_uncertainty_s(domain, self._poll_s[domain.name]) for domain in sensors]
+        return max(edges_s, default=0.0) / relative_error
 
     @contextmanager
     def window(self) -> Iterator[MeteredWindow]:
@@ -238,9 +244,31 @@ class Meter:
         self._wait_while(lambda domain, margin_ns: self._is_awaited(domain, end_ns + margin_ns), end_ns)
         return self._sampler.traces(start_ns - widest_ns, end_ns + widest_ns)
 
+    @property
+    def slowest_poll_s(self) -> float:
+        """Longest time between two readings of a power source, in s."""
+        return max(self._poll_s.values(), default=1.0 / self._config.rate_hz)
+
+    def recent(self, start_ns: int, end_ns: int, calibrated: bool = False) -> list[Trace]:
+        """The readings that are there of every domain between two times (CLOCK_MONOTONIC); waits for none."""
+        traces = self._sampler.traces(start_ns, end_ns)
+        return [self._calibrated(trace) for trace in traces] if calibrated else traces
+
+    def latest_conditions(self) -> tuple[dict[str, Facts], str | None]:
+        """What each probe last saw of its device, and what disturbed it then, or None."""
+        looks = {
+            name: self._sampler.conditions(probe, 0, time.monotonic_ns())[-1:] for name, probe in self._probes.items()
+        }
+        seen: dict[str, Facts] = {
+            name: {k: v for k, v in look[0].items() if k not in VERDICTS} for name, look in looks.items() if look
+        }
+        verdicts = [str(found) for look in looks.values() if look and (found := look[0].get("disturbed"))]
+        return seen, "; ".join(dict.fromkeys(verdicts)) or None
+
     def _wait_while(self, lacking: Callable[[str, int], bool], since_ns: int) -> None:
         """Wait while a living domain, called with its margin, lacks readings; a bounded time from ``since_ns`` on."""
-        deadline_ns = since_ns + self._widest_margin_ns + int(_PATIENCE_S * _NS)
+        patience_s = _PATIENCE_S + max((probe.lag_s for probe in self._probes.values()), default=0.0)
+        deadline_ns = since_ns + self._widest_margin_ns + int(patience_s * _NS)
         while time.monotonic_ns() < deadline_ns and any(
             lacking(domain, margin_ns) and domain not in self._sampler.failures()
             for domain, margin_ns in self._margins_ns.items()

@@ -16,7 +16,7 @@ MOST_ARRIVALS = 1_000_000
 
 
 @dataclass(frozen=True)
-class ArrivalPlan:
+class OpenLoopPlan:
     """The open loops of a run: one at each rate, or one with the arrivals of a log."""
 
     rates_per_s: tuple[float, ...]

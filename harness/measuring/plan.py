@@ -12,7 +12,7 @@ from annotated_types import Ge, Le
 
 from harness.core.errors import UserError
 from harness.core.sizes import Arrival, Point, parse_concurrency, parse_point, parse_tokens
-from harness.measuring.open_plan import MOST_ARRIVALS, ArrivalPlan, parse_rates
+from harness.measuring.open_plan import MOST_ARRIVALS, OpenLoopPlan, parse_rates
 from harness.measuring.stopping import FixedTrials, RelativePrecision, RuntimeHalfWidth, StoppingRule
 from harness.runs.run_schema import PlanRecord
 
@@ -21,6 +21,8 @@ WARMUP_S = 1.0
 WARMUP_REQUESTS = 2
 """Fewest requests of a warm-up: what is planned and cached on the first, such as attention kernels, may double its
 time, so that only the later ones tell how long a request takes."""
+WARM_LENGTHS, LENGTHS = 1.0, 3.0
+"""Shortest window of a closed loop, in lengths of its requests: of a warm-up, and of a trial."""
 
 
 def sweeps(inputs: Iterable[int], outputs: Iterable[int], fixed_input: int, fixed_output: int) -> list[Point]:
@@ -107,7 +109,7 @@ class Plan:
     min_window_s: float
     max_window_s: float
     timeout_s: float
-    open_loop: ArrivalPlan | None = None
+    open_loop: OpenLoopPlan | None = None
     """Requests that come at times of their own, in place of points."""
 
     def refuse_beyond(self, context_length: int | None) -> None:
@@ -233,7 +235,7 @@ def _chosen_points(base: Protocol, options: PlanOptions) -> list[Point]:
     return [*swept, *further]
 
 
-def _open_loop(base: Protocol, options: PlanOptions) -> ArrivalPlan | None:
+def _open_loop(base: Protocol, options: PlanOptions) -> OpenLoopPlan | None:
     """The open loops that were asked for; None where none was. Raises UserError."""
     limits = {"--slo-ttft": options.slo_ttft_s, "--slo-tpot": options.slo_tpot_s, "--slo-e2e": options.slo_e2e_s}
     given = [option for option, limit in limits.items() if limit is not None]
@@ -246,14 +248,14 @@ def _open_loop(base: Protocol, options: PlanOptions) -> ArrivalPlan | None:
     if options.arrivals:
         if options.rate is not None or options.explicit:
             raise UserError("--arrivals has times and sizes of its own: leave out --rate, -p, -n and --point")
-        return ArrivalPlan((), options.arrivals[-1].offset_s, (), options.arrivals, *limits.values())
+        return OpenLoopPlan((), options.arrivals[-1].offset_s, (), options.arrivals, *limits.values())
     if not options.explicit:
         raise UserError("--rate needs the sizes of its requests, such as -p 128 --fixed-output 32, or --point 128,32")
     assert options.rate is not None
     rates = parse_rates(options.rate)
     if max(rates) * options.duration_s > MOST_ARRIVALS:
         raise UserError(f"--rate {options.rate} over {options.duration_s:g} s are more than {MOST_ARRIVALS} requests")
-    return ArrivalPlan(
+    return OpenLoopPlan(
         rates, options.duration_s, tuple(dict.fromkeys(_chosen_points(base, options))), (), *limits.values()
     )
 

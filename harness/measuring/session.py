@@ -11,7 +11,7 @@ from harness.energy.metered_window import MeteredWindow
 from harness.measuring.loop_message import run_from_message
 from harness.measuring.model_host import ModelHost
 from harness.measuring.observer import Observer
-from harness.measuring.plan import WARMUP_REQUESTS, WARMUP_S, Plan
+from harness.measuring.plan import LENGTHS, WARM_LENGTHS, WARMUP_REQUESTS, WARMUP_S, Plan
 from harness.measuring.schedule import Schedule, TrialSpec
 from harness.measuring.time_left import repeats
 from harness.measuring.trial_results import batch_marks, batch_result, loop_marks, loop_result
@@ -23,10 +23,6 @@ from harness.runs.store import RunStore
 
 IDLE_S = 10.0
 """How long the idle baseline is read before and after the sweep."""
-OPEN_WARM_S, OPEN_WARM_SHARE = 10.0, 0.1
-"""How long an open loop runs before its window at most, in s and as a share of its time."""
-WARM_LENGTHS, LENGTHS = 1.0, 3.0
-"""Shortest window of a loop, in lengths of its requests: of a warm-up, and of a trial."""
 
 
 @dataclass
@@ -148,17 +144,12 @@ class MeasuringSession:
     def _open_request(self, spec: TrialSpec, trial: int) -> dict[str, Any]:
         assert self.plan.open_loop
         arrivals = self.plan.open_loop.arrivals(spec.rate_per_s, self.plan.seed + trial)
-        duration_s = self.plan.open_loop.duration_s
-        return {
-            "arrivals": [astuple(arrival) for arrival in arrivals],
-            "duration_s": duration_s,
-            "warm_s": min(OPEN_WARM_S, OPEN_WARM_SHARE * duration_s),
-            "seed": self.plan.seed,
-        }
+        asked = {"arrivals": [astuple(arrival) for arrival in arrivals], "seed": self.plan.seed}
+        return asked if spec.rate_per_s is None else asked | {"duration_s": self.plan.open_loop.duration_s}
 
     def _run(self, do: str, **asked: Any) -> dict[str, Any]:
         # How long an open loop takes was asked for; the time limit is for what comes on top.
-        timeout_s = self.plan.timeout_s + asked.get("duration_s", 0.0)
+        timeout_s = self.plan.timeout_s + (self.plan.open_loop.duration_s if self.plan.open_loop else 0.0)
         return self.host.run(timeout_s, self.meter.read_edge, do=do, **asked)
 
 

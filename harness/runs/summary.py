@@ -105,8 +105,10 @@ class Headline:
 
     @property
     def speed(self) -> tuple[str, Estimate] | None:
-        """``decode`` or ``output``, and such tokens per second: while one of several requests in a loop is in prefill it
-        doesn't decode, so that all of them are slower than their decode steps. None where n = 1."""
+        """``decode`` or ``output``, and such tokens per second; None where n = 1.
+
+        While one of several requests in a loop is in prefill it doesn't decode: all are slower than their decode steps.
+        """
         if self.loop and self.point.concurrency > 1 and self.output_tokens_per_s:
             return "output", self.output_tokens_per_s
         return None if self.decode_tokens_per_s is None else ("decode", self.decode_tokens_per_s)
