@@ -304,6 +304,9 @@ class ServingBackend(Backend, Protocol):
     def client(self, description: Mapping[str, object]) -> Client:
         """A client of the loaded server; also in a process where nothing was loaded."""
 
+    def blame(self, error: BackendError) -> BackendError:
+        """What lies behind a client's error: how the server ended, where it is ours and did; else the error itself."""
+
     def server_figures(self) -> dict[str, float]:
         """What the server says of itself now: counters and gauges by the names of ``docs/servers.md``; may be empty."""
 

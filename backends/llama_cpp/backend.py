@@ -63,9 +63,9 @@ class LlamaCpp(Backend):
             raise InvalidConfig(f"{config.threads} threads make no sense; give 1 or more")
         source = classify(config.model)
         if source == "preset":
-            return _preset_model(config)
+            return preset_model(config)
         if source == "gguf":
-            return _file_model(config)
+            return file_model(config)
         raise InvalidConfig(
             f"llama-cpp can't load '{config.model}'; convert it with llama.cpp's convert_hf_to_gguf.py and give "
             "the .gguf file, or use --backend transformers"
@@ -245,7 +245,8 @@ def _cuda_unusable() -> str | None:
     return f"this build of llama-cpp-python sees no CUDA device; update the NVIDIA driver, or {_rebuild('cuda')}"
 
 
-def _preset_model(config: Config) -> Model:
+def preset_model(config: Config) -> Model:
+    """A preset as GGUF file. Raises InvalidConfig for a dtype that isn't one, or where the disk has no room for it."""
     dtypes = {"auto": "F16"} | {name.lower(): name for name in gguf_file.DTYPES}
     dtype = dtypes.get(config.dtype.lower())
     if dtype is None:
@@ -265,7 +266,8 @@ def _preset_model(config: Config) -> Model:
     )
 
 
-def _file_model(config: Config) -> Model:
+def file_model(config: Config) -> Model:
+    """What a GGUF file holds. Raises InvalidConfig where it is broken, or a dtype is asked for."""
     if config.dtype != "auto":
         raise InvalidConfig(f"a .gguf file has its dtype; leave --dtype at auto instead of '{config.dtype}'")
     header = read_header(Path(config.model))

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import shlex
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -33,10 +34,12 @@ from backends.base import (
 from backends.openai import metrics
 from backends.openai.client import ClientSettings, OpenAIClient, RefusedByServer, settings_from_json
 from backends.openai.control import Control, NoAnswer, parse_url
+from backends.openai.described import completed, describe
 from backends.openai.discovery import Served, discover, read_key
 from backends.openai.exactness import Asking, find_asking, mismatch
-from backends.openai.placement import Placement, flag, place
+from backends.openai.placement import Placement, flag, place, place_started
 from backends.openai.prompts import RequestForm
+from backends.openai.servers.managed import ManagedServer, ServerPlan, start
 
 DEVICES = ("cpu", "cuda", "metal")
 FIRST_PROBE = 1 << 40
@@ -55,13 +58,16 @@ class OpenAIServer(ServingBackend):
         self._runner: asyncio.Runner | None = None
         self._numbers = itertools.count(FIRST_PROBE)
         self._prepared: Request | None = None
+        self._managed: ManagedServer | None = None
 
     def capabilities(self) -> Capabilities:
         return Capabilities(devices=DEVICES, dtypes=(), concurrency="closed loop", samples_tokens=True)
 
     def resolve(self, config: Config) -> Model:
         _refuse_options(config)
-        control = _control(config)
+        if config.serve is not None:
+            return describe(config)
+        control = _control(config, config.url)
         try:
             return discover(control, config.model, config.api_key_env).model()
         except NoAnswer as error:
@@ -73,13 +79,27 @@ class OpenAIServer(ServingBackend):
         self.close()
         _refuse_options(config)
         self._config = config
-        self._control = _control(config)
-        served = self._await_server()
-        placement = place(config, self._control.address)
-        self._served = served = _with_flags(served, placement)
+        try:
+            return self._load(config)
+        except BaseException as error:
+            blamed = self.blame(error) if isinstance(error, BackendError) else error
+            self.close()
+            raise blamed from None
+
+    def _load(self, config: Config) -> Loaded:
+        described = None
+        if config.serve is not None:
+            described = describe(config)
+            self._managed = started = start(_server_plan(config), progress=_say_progress)
+            self._control = _control(config, started.url)
+            placement = place_started(config, started.pid, started.command)
+        else:
+            self._control = _control(config, config.url)
+            placement = place(config, self._control.address)
+        self._served = served = _with_flags(self._await_server(), placement)
         self._asking = asking = self._find_asking(served)
         return Loaded(
-            model=served.model(),
+            model=completed(described, served.told) if described else served.model(),
             device=placement.device.kind,
             device_names=placement.device.names,
             gpu_uuids=placement.device.gpu_uuids,
@@ -89,6 +109,11 @@ class OpenAIServer(ServingBackend):
             concurrency="closed loop",
             most_in_flight=served.told.most_in_flight,
         )
+
+    def blame(self, error: BackendError) -> BackendError:
+        """What lies behind a request's failure: how a server that was started here ended, if it did."""
+        managed = self._managed
+        return managed.death() if managed is not None and not managed.alive() else error
 
     def _await_server(self) -> Served:
         """Find out what is served; a server that doesn't answer gets a while. Raises BackendError or InvalidConfig."""
@@ -125,7 +150,10 @@ class OpenAIServer(ServingBackend):
         if self._runner is None:
             self._runner = asyncio.Runner()
         client = OpenAIClient(self._client_settings(form, exact=False), read_key(self._config.api_key_env))
-        return self._runner.run(_exchange(client, request, next(self._numbers)))
+        try:
+            return self._runner.run(_exchange(client, request, next(self._numbers)))
+        except BackendError as error:
+            raise self.blame(error) from None
 
     def _client_settings(self, form: RequestForm, exact: bool) -> ClientSettings:
         assert self._control is not None
@@ -240,6 +268,9 @@ class OpenAIServer(ServingBackend):
         if self._runner is not None:
             self._runner.close()
             self._runner = None
+        if self._managed is not None:
+            self._managed.close()
+            self._managed = None
 
 
 async def _exchange(client: OpenAIClient, request: Request, number: int) -> Reply:
@@ -262,9 +293,28 @@ def _with_flags(served: Served, placement: Placement) -> Served:
     return replace(served, told=replace(told, most_in_flight=in_flight))
 
 
-def _control(config: Config) -> Control:
-    assert config.url is not None
-    return Control(parse_url(config.url), read_key(config.api_key_env))
+def _control(config: Config, url: str | None) -> Control:
+    assert url is not None
+    return Control(parse_url(url), read_key(config.api_key_env))
+
+
+def _server_plan(config: Config) -> ServerPlan:
+    assert config.serve is not None
+    return ServerPlan(
+        config.serve,
+        config.model,
+        flags=config.server_flags,
+        threads=config.threads,
+        device=config.device,
+        dtype=config.dtype,
+        seed=config.seed,
+        api_key=read_key(config.api_key_env),
+    )
+
+
+def _say_progress(seconds: float, line: str) -> None:
+    """To the log of the process that loads."""
+    print(f"the server has been starting for {seconds:.0f} s: {line}", file=sys.stderr, flush=True)
 
 
 def _refuse_options(config: Config) -> None:
@@ -276,6 +326,8 @@ def _refuse_options(config: Config) -> None:
         )
     if config.url is not None:
         refuse_unused(config, "openai", "dtype", "threads", "seed", "server_flags")
+    elif config.server_pid is not None:
+        raise InvalidConfig("--server-pid names a process that runs already; leave it out with --serve")
     if (config.url is None) == (config.serve is None):
         raise InvalidConfig("the openai backend needs either a server's address, --url, or one to start, --serve")
 

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backends.base import Config, InvalidConfig
 from backends.openai.control import Address
 from backends.openai.devices import UNKNOWN, ServerDevice, device_of
+from backends.openai.port_owner import NAME_IT, find_owner, is_this_machine
 
-FORWARDERS = {
-    *("ssh", "sshd", "autossh", "docker-proxy", "rootlessport", "slirp4netns", "pasta", "kubectl", "socat"),
-    *("nginx", "haproxy", "caddy", "envoy", "traefik", "litellm", "com.docker.backend"),
-}
-"""Programs that listen for others: what they take they pass on, and compute nothing."""
 SECRET_FLAG = re.compile(r"-.*(?:^|[-_])(?:keys?|token|secret|password)", re.IGNORECASE)
 
 
@@ -31,72 +26,40 @@ class Placement:
 
 
 def place(config: Config, address: Address) -> Placement:
-    """Find the server's processes: the one that ``server_pid`` names, or the owner of its port.
+    """Find the processes of a server that runs already: the one that is named, or the owner of its port.
 
     Raises InvalidConfig for a process that isn't there, or a device other than the server's own.
     """
-    if not _is_here(address.host):
+    if not is_this_machine(address.host):
         if config.server_pid is not None:
             raise InvalidConfig(f"--server-pid {config.server_pid}: the server at {address.url} is on another machine")
         remedy = f"name a joulebench meter there, --meter-url http://{address.host}:PORT"
         return _unseen(config, f"the server is on another machine; {remedy}")
-    pids, reason = _processes(config, address)
-    if not pids:
-        return _unseen(config, f"{reason}; name its process, --server-pid N")
-    return Placement(_declared(config, device_of(pids)), pids, command=_command(pids[0]))
+    if config.server_pid is None:
+        owner = find_owner(address.host, address.port)
+        if owner.pid is None:
+            return _unseen(config, owner.reason or f"nobody is seen to listen on port {address.port}; {NAME_IT}")
+        return _seen(config, owner.pid)
+    import psutil
+
+    if not psutil.pid_exists(config.server_pid):
+        raise InvalidConfig(f"--server-pid {config.server_pid}: there is no such process; give the server's")
+    return _seen(config, config.server_pid)
+
+
+def place_started(config: Config, pid: int, command: Sequence[str]) -> Placement:
+    """Where a server computes that this process started, whose command line names the port that was free."""
+    ports = {index + 1 for index, word in enumerate(command) if word == "--port"}
+    words = ["PORT" if index in ports else word for index, word in enumerate(command)]
+    return Placement(_declared(config, device_of([pid])), command=without_keys(words))
+
+
+def _seen(config: Config, pid: int) -> Placement:
+    return Placement(_declared(config, device_of([pid])), (pid,), command=_command(pid))
 
 
 def _unseen(config: Config, no_energy: str) -> Placement:
     return Placement(_declared(config, ServerDevice(UNKNOWN)), no_energy=no_energy)
-
-
-def _is_here(host: str) -> bool:
-    """Whether a name or address is this machine's own."""
-    import psutil
-
-    try:
-        found = {str(entry[4][0]).split("%")[0] for entry in socket.getaddrinfo(host, None)}
-    except OSError:
-        return False
-    own = {entry.address.split("%")[0] for entries in psutil.net_if_addrs().values() for entry in entries}
-    return all(address.startswith("127.") or address in ("::1", "0.0.0.0", "::") or address in own for address in found)
-
-
-def _processes(config: Config, address: Address) -> tuple[tuple[int, ...], str]:
-    """The server's processes, or none and why."""
-    import psutil
-
-    if config.server_pid is not None:
-        if not psutil.pid_exists(config.server_pid):
-            raise InvalidConfig(f"--server-pid {config.server_pid}: there is no such process; give the server's")
-        return (config.server_pid,), ""
-    pids = _listeners(address.port)
-    if not pids:
-        return (), f"the process that listens on port {address.port} can't be seen"
-    name = psutil.Process(pids[0]).name()
-    if name in FORWARDERS:
-        return (), f"{name} listens on port {address.port} and passes requests on to a server that can't be seen"
-    return _topmost(pids), ""
-
-
-def _listeners(port: int) -> list[int]:
-    import psutil
-
-    try:
-        found = psutil.net_connections(kind="tcp")
-    except psutil.Error:
-        return []
-    listening = (
-        entry for entry in found if entry.status == psutil.CONN_LISTEN and entry.laddr and entry.laddr.port == port
-    )
-    return sorted({entry.pid for entry in listening if entry.pid})
-
-
-def _topmost(pids: Sequence[int]) -> tuple[int, ...]:
-    """Those whose parents aren't among them: the others are started by these."""
-    import psutil
-
-    return tuple(pid for pid in pids if not {parent.pid for parent in psutil.Process(pid).parents()} & set(pids))
 
 
 def _declared(config: Config, found: ServerDevice) -> ServerDevice:

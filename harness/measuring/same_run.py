@@ -16,6 +16,8 @@ from harness.runs.run_schema import BackendRecord, Machine, ModelRecord, Run
 
 _SPELLED = {"rate_hz": "--sample-rate", "calibration": "--calibrate"}
 """Options whose name on the command line is not that of their field."""
+_AT_START = {"cache_tokens"}
+"""Settings that a server works out anew from the memory that is free when it starts."""
 
 
 def refuse_other_run(directory: Path, held: Run, asked: PlannedRun, machine: Machine) -> None:
@@ -48,7 +50,7 @@ def refuse_other_hardware(
     for name in held.backend.versions | backend.versions:
         _refuse(directory, f"the version of {name}", held.backend.versions.get(name), backend.versions.get(name))
     # A setting that only one program records says nothing: the options that decide it agree.
-    for key in held.backend.settings.keys() & backend.settings.keys():
+    for key in held.backend.settings.keys() & backend.settings.keys() - _AT_START:
         _refuse(directory, f"the backend's setting {key}", held.backend.settings[key], backend.settings[key])
     if held.sessions:
         first = held.sessions[0].energy.components

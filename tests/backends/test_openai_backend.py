@@ -1,13 +1,18 @@
 """The openai backend against servers of every behaviour: what is refused, when, and in which words."""
 
+import contextlib
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
+import psutil
 import pytest
 
 import backends
@@ -410,3 +415,94 @@ def test_a_server_can_be_loaded_again_after_it_was_closed(backend):
             backend.close()
             with pytest.raises(BackendError):
                 backend.run(Request(3, 3))
+
+
+PROGRAM = """#!{python}
+import sys
+if "--broken" in sys.argv:
+    sys.exit("error: invalid argument: --broken")
+given = dict(zip(sys.argv, sys.argv[1:]))
+sys.path.insert(0, {root!r})
+sys.argv[1:] = ["--model", given["--alias"], "--port", given["--port"], "--context", "512"]
+from tests.stub_server import main
+main()
+"""
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """A program of llama-server's name and flags, and a cache of our own."""
+    folder = tmp_path / "llama-server" / "bin"
+    folder.mkdir(parents=True)
+    path = folder / "llama-server"
+    path.write_text(PROGRAM.format(python=sys.executable, root=str(ROOT)))
+    path.chmod(0o755)
+    monkeypatch.setenv("JOULEBENCH_SERVERS", str(tmp_path))
+    monkeypatch.setenv("JOULEBENCH_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("JOULEBENCH_SERVER_LOG", str(tmp_path / "server.log"))
+
+
+SERVED = Config("tiny-test", serve="llama-server", server_flags=("-np", "3"))
+
+
+def test_a_server_is_started_described_and_ended(backend, program, tmp_path):
+    model = backend.resolve(SERVED)
+    assert (model.source, model.context_length) == ("preset", 4096)
+    assert not (tmp_path / "cache").exists()
+    loaded = backend.load(SERVED)
+    assert loaded.model == replace(model, context_length=512)
+    assert loaded.server_pids == ()
+    assert "--port PORT" in loaded.settings["command_line"]
+    assert loaded.settings["command_line"].endswith("-np 3")
+    backend.prepare(Request(5, 4))
+    assert backend.run(Request(5, 4)).output_tokens == 4
+    children = psutil.Process().children(recursive=True)
+    assert children
+    backend.close()
+    assert not psutil.wait_procs(children, timeout=10)[1]
+
+
+def commands() -> list[tuple[int, list[str]]]:
+    """Process and command line of each of our descendants."""
+    return [(child.pid, child.cmdline()) for child in psutil.Process().children(recursive=True)]
+
+
+def test_a_started_server_that_dies_is_named_and_started_again(backend, program):
+    backend.load(SERVED)
+    backend.prepare(Request(5, 4))
+    error = BackendError("the server closed the connection in mid answer")
+    assert backend.blame(error) is error
+    os.kill(next(pid for pid, words in commands() if words[1:2] and words[1].endswith("/llama-server")), signal.SIGKILL)
+    until = time.monotonic() + 10
+    said = ""
+    while "SIGKILL" not in said and time.monotonic() < until:
+        with contextlib.suppress(BackendError):
+            said = str(backend.blame(error))
+    assert "llama-server was killed by SIGKILL" in said
+    with pytest.raises(BackendError, match="llama-server was killed"):
+        backend.run(Request(5, 4))
+    backend.load(SERVED)
+    assert backend.prepare(Request(5, 4)).sizes is None
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"serve": "ollama"}, "unknown server 'ollama'"),
+        ({"model": ""}, "-m MODEL"),
+        ({"model": "no-such-model"}, "no-such-model"),
+        ({"dtype": "int3"}, "int3"),
+        ({"server_pid": 1}, "--server-pid"),
+        ({"server_flags": ("--port", "80")}, "--port"),
+        ({"server_flags": ("--api-key", "sk-1")}, "--api-key-env"),
+    ],
+)
+def test_a_server_that_can_not_be_started_so_is_refused_before_it_is(backend, program, change, word):
+    said = refusal(backend.resolve, replace(SERVED, **change))
+    assert word in said
+    assert "sk-1" not in said
+
+
+def test_flags_that_the_server_refuses_are_told_in_its_words(backend, program):
+    with pytest.raises(BackendError, match="invalid argument: --broken"):
+        backend.load(replace(SERVED, server_flags=("--broken",)))
