@@ -110,10 +110,10 @@ class _Worker:
             return {"failed": "error", "reason": f"{type(error).__name__}: {error}"}
 
     def _resolve(self, message: dict[str, Any]) -> dict[str, Any]:
-        return {"model": asdict(self._backend.resolve(Config(**message["config"])))}
+        return {"model": asdict(self._backend.resolve(_config(message)))}
 
     def _load(self, message: dict[str, Any]) -> dict[str, Any]:
-        loaded = self._backend.load(Config(**message["config"]))
+        loaded = self._backend.load(_config(message))
         return {"loaded": asdict(loaded), "versions": self._backend.versions()}
 
     def _run(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -191,6 +191,12 @@ class _Worker:
             return processes_needed(concurrency, cores)
         loop_s = (earlier.ended_ns - earlier.begun_ns) / 1e9
         return processes_needed(concurrency, cores, earlier.client_cpu_s / loop_s, earlier.client_processes)
+
+
+def _config(message: dict[str, Any]) -> Config:
+    fields = message["config"]
+    # JSON has lists only.
+    return Config(**{**fields, "server_flags": tuple(fields["server_flags"])})
 
 
 def main() -> None:
