@@ -308,6 +308,22 @@ def test_a_server_that_refuses_costs_a_trial_and_no_worker(stub: str, worker: Wo
         assert worker.alive
 
 
+def test_client_processes_end_with_a_worker_that_is_killed(stub: str, worker: WorkerProcess) -> None:
+    worker.load(Config("stub", url=stub), 30.0)
+    clients: list[psutil.Process] = []
+
+    def kill() -> None:
+        if not clients and load_processes():
+            clients.extend(load_processes())
+            os.kill(worker.pid, signal.SIGKILL)
+
+    with pytest.raises(TrialFailed, match="killed by SIGKILL"):
+        worker.run(20.0, kill, do="closed_loop", **LOOP | {"min_window_s": 20.0, "processes": 2})
+    assert len(clients) == 2
+    gone, alive = psutil.wait_procs(clients, timeout=10.0)
+    assert (len(gone), alive) == (2, [])
+
+
 @pytest.mark.parametrize("stub", [["--fault", "hang", "--fault-from", "5"]], indirect=True)
 def test_a_server_that_hangs_is_out_of_time(stub: str, worker: WorkerProcess) -> None:
     worker.load(Config("stub", url=stub), 30.0)

@@ -136,3 +136,8 @@ def test_a_failed_request_ends_the_loop_at_once(stub: str) -> None:
 def test_a_log_goes_on_for_a_mean_gap_after_its_last_request() -> None:
     assert usual_duration_s([Arrival(0.5 * k, 8, 2) for k in range(5)]) == pytest.approx(2.5)
     assert usual_duration_s([Arrival(0.0, 8, 2)]) == 1.0
+
+
+def test_a_window_without_a_request_is_an_error(stub: str) -> None:
+    with pytest.raises(BackendError, match="no request was in flight"):
+        open_loop(stub, DueRequests((Arrival(0.0, 4, 1),), duration_s=0.6, warm_s=0.5))
