@@ -22,9 +22,11 @@ from harness.measuring.pacing import ClosedLoopPlan
 from harness.runs.load_stamps import UNKNOWN, LoopStamps
 
 READY_AHEAD = 4
-"""How many requests of a client are written before they are sent; a ramp's and those of the shortest window."""
+"""How many requests of a client are written ahead: a ramp's and those of the shortest window."""
+_MOST_READY_TOKENS = 2_000_000
+"""Input tokens of all requests written ahead; where these are long there are fewer, at least one a client."""
 _READY_PAUSE_S = 0.001
-"""Between writing requests and writing the next ones: what is in flight is stamped meanwhile."""
+"""Between looking whether there are requests to write."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class ClientGroup:
         self._clock = clock
         self._request = Request(plan.input_tokens, plan.output_tokens, plan.seed)
         self._next_number = [plan.first_number + member for member in members]
+        fitting = _MOST_READY_TOKENS // (plan.concurrency * plan.input_tokens)
+        self._ahead = max(1, min(READY_AHEAD, fitting))
         self._to_write: deque[int] = deque()
         self._sent: list[Sent] = []
         self._deadline_ns = 2**62
@@ -95,7 +99,7 @@ class ClientGroup:
         await self._client.open(len(self._members))
         for place, tokens in self._short.items():
             self._client.get_ready(self._of(tokens), [self._next_number[place]])
-        ahead = range(1 if self._short else 0, READY_AHEAD)
+        ahead = range(1 if self._short else 0, self._ahead)
         c = self._plan.concurrency
         self._client.get_ready(self._request, [first + step * c for step in ahead for first in self._next_number])
 
@@ -119,7 +123,7 @@ class ClientGroup:
         while (request := self._next_request(place)) is not None:
             number, spread = self._next_number[place], self._spread
             self._next_number[place] += self._plan.concurrency
-            self._to_write.append(number + READY_AHEAD * self._plan.concurrency)
+            self._to_write.append(number + self._ahead * self._plan.concurrency)
             start_ns = self._clock()
             counted = place not in self._short
             if counted:
@@ -155,12 +159,12 @@ class ClientGroup:
             self._pacer.round(self._group, self._spread, now_ns, list(self._full_starts.values()), length_s)
 
     async def _keep_writing(self) -> None:
-        """Write requests well before they are sent, a few at a time."""
+        """Write requests well before they are sent, one at a time: what is in flight is stamped between them."""
         while True:
             await asyncio.sleep(_READY_PAUSE_S)
-            few = [self._to_write.popleft() for _ in range(min(4, len(self._to_write)))]
-            if few:
-                self._client.get_ready(self._request, few)
+            for _ in range(len(self._to_write)):
+                self._client.get_ready(self._request, [self._to_write.popleft()])
+                await asyncio.sleep(0)
 
     def read(self) -> LoopStamps:
         """What the answers say. Raises BackendError for one that is garbage or has other sizes than asked."""

@@ -125,6 +125,8 @@ class _OpenLoop:
             server = ServerReadings(before, tuple(self._watch.readings), figures_now(self._backend))
             stamps = self._read(begun_ns)
         start_ns, end_ns = (begun_ns + round(s * 1e9) for s in (self._plan.warm_s, self._plan.duration_s))
+        if stamps.shares(start_ns, end_ns).sum() <= 0.0:
+            raise BackendError("no request was in flight while the window lasted; load it longer or at a higher rate")
         in_flight = most_open(stamps.start_ns, stamps.end_ns, begun_ns, int(stamps.end_ns.max()))
         return LoopRun("open loop", in_flight, stamps, (start_ns, end_ns), cpu_s, 1, server=server)
 

@@ -14,16 +14,19 @@ into step again and again is measured as it is: the figures tell their coherence
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
 
 from harness.runs.load_figures import coherence_of_starts, step_threshold
 
 MOST_SPREADS = 2
 """How often clients in step are spread again in one loop."""
 _ROUNDS_IN_STEP = 2
+_SLACK_S = 0.002
+"""That much longer than asked windows are aimed to last: a request's end is noticed a little after its stamp."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,7 @@ class ClosedLoopPlan:
     def first_output_tokens(self, spread: int) -> list[int]:
         """By client, the output tokens of the short request that begins the ``spread``-th ramp, from 0."""
         c, n = self.concurrency, self.output_tokens
-        ranks = list(range(c))
-        random.Random(f"{self.seed} {self.trial} {spread}").shuffle(ranks)
+        ranks: list[int] = np.random.default_rng((self.seed, self.trial, spread)).permutation(c).tolist()
         return [max(1, math.ceil((rank + 1) * n / c)) for rank in ranks]
 
 
@@ -121,7 +123,8 @@ class Pacer:
                 each.spread_again(self.spreads)
             return
         window_s = max(self._plan.min_window_s, self._plan.lengths * self._length_s())
-        self._end_at(min(max(self._busy_ns.values()) + round(window_s * 1e9), self._latest_ns()))
+        until_ns = max(self._busy_ns.values()) + round((window_s + _SLACK_S) * 1e9)
+        self._end_at(min(until_ns, self._latest_ns()))
 
     def idle(self) -> None:
         """A client has nothing more to do."""

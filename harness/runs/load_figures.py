@@ -222,7 +222,7 @@ def doubts(figures: LoadFigures) -> list[str]:
     if figures.kind == "closed loop" and figures.in_flight_mean < _LEAST_BUSY * figures.concurrency:
         found.append(
             f"only {figures.in_flight_mean:.3g} of {figures.concurrency} requests were in flight on average: "
-            "the clients are too slow for this server"
+            "the clients, or connections that had to be opened anew, are too slow for requests so short"
         )
     if figures.coherence is not None and figures.coherence > step_threshold(figures.concurrency):
         found.append(f"the clients were in step (coherence {figures.coherence:.2f}): the server brings them there")

@@ -117,8 +117,8 @@ def test_windows_last_some_lengths_of_a_request_and_as_long_as_asked(
 ) -> None:
     found = figures(replace(PLAN, concurrency=c, lengths=lengths, min_window_s=min_window_s))
     assert found.e2e_s is not None
-    least_s = max(min_window_s, lengths * found.e2e_s.mean_s)
-    assert 0.99 * least_s <= found.window_s <= least_s + 1.2 * found.e2e_s.mean_s
+    least_s = max(min_window_s, 0.99 * lengths * found.e2e_s.mean_s)
+    assert least_s <= found.window_s <= least_s + 1.2 * found.e2e_s.mean_s
 
 
 def test_no_request_begins_after_the_last_start_but_each_client_has_one() -> None:
@@ -227,7 +227,7 @@ def test_a_loop_over_sockets_measures_what_the_stub_takes(stub: str) -> None:
     # What a busy machine adds is no fault of the loop: the best requests show what it does.
     assert (stamps.first_token_ns - stamps.start_ns).min() == pytest.approx(20e6, abs=2e6)
     assert (stamps.end_ns - stamps.start_ns)[stamps.counted].min() == pytest.approx(50e6, abs=4e6)
-    assert found.window_s >= 0.3
+    assert found.window_s >= 0.25
     assert found.in_flight_mean > 3.0
     assert set(found.said_s) >= {"prompt_s", "predicted_s"}
     assert 0.0 < found.client_cpu < 1.0
@@ -241,7 +241,7 @@ def test_further_processes_share_the_loop_and_are_gone_after_it(stub: str, guest
     assert found.in_flight_max == 6
     assert found.in_flight_mean > 4.0
     assert found.client_cpu > 0.0
-    assert not psutil.Process().children(recursive=True) or load_processes() == []
+    assert load_processes() == []
 
 
 def load_processes() -> list[psutil.Process]:
@@ -306,6 +306,22 @@ def test_a_server_that_refuses_costs_a_trial_and_no_worker(stub: str, worker: Wo
             ask(worker, lambda: None, do="closed_loop", **LOOP | {"min_window_s": 20.0})
         assert caught.value.status == "error"
         assert worker.alive
+
+
+def test_client_processes_end_with_a_worker_that_is_killed(stub: str, worker: WorkerProcess) -> None:
+    worker.load(Config("stub", url=stub), 30.0)
+    clients: list[psutil.Process] = []
+
+    def kill() -> None:
+        if not clients and load_processes():
+            clients.extend(load_processes())
+            os.kill(worker.pid, signal.SIGKILL)
+
+    with pytest.raises(TrialFailed, match="killed by SIGKILL"):
+        worker.run(20.0, kill, do="closed_loop", **LOOP | {"min_window_s": 20.0, "processes": 2})
+    assert len(clients) == 2
+    gone, alive = psutil.wait_procs(clients, timeout=10.0)
+    assert (len(gone), alive) == (2, [])
 
 
 @pytest.mark.parametrize("stub", [["--fault", "hang", "--fault-from", "5"]], indirect=True)

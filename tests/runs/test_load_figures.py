@@ -252,7 +252,7 @@ def test_lateness_cached_tokens_and_what_the_server_says() -> None:
 
 def test_slow_clients_are_told() -> None:
     found = load_figures(closed(stamps(*({"at": 200 * k, "pieces": [(100, 1)]} for k in range(4))), 1))
-    assert any("too slow" in doubt for doubt in doubts(found))
+    assert any("too slow for requests so short" in doubt for doubt in doubts(found))
 
 
 def test_what_the_server_says_of_itself() -> None:
