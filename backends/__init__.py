@@ -16,6 +16,7 @@ GROUP = "joulebench.backends"
 BACKENDS = {
     "fake": "backends.fake.backend",
     "llama-cpp": "backends.llama_cpp.backend",
+    "openai": "backends.openai.backend",
     "transformers": "backends.transformers.backend",
 }
 """By the name on the command line, the module that has ``create() -> Backend``; imported when it is asked for."""

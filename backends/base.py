@@ -102,14 +102,17 @@ class Request:
     concurrency: int = 1
 
 
-def refuse_request(request: Request, context_length: int) -> None:
-    """Refuse a request of no tokens or sequences, or of more than ``context_length``. Raises InvalidConfig."""
+def refuse_request(request: Request, context_length: int | None) -> None:
+    """Refuse a request of no tokens or sequences, or of more than ``context_length``, None where it isn't known.
+
+    Raises InvalidConfig.
+    """
     m, n = request.input_tokens, request.output_tokens
     if m < 1 or n < 1:
         raise InvalidConfig(f"a request needs at least 1 input and 1 output token, not {m} and {n}")
     if request.concurrency < 1:
         raise InvalidConfig(f"a concurrency of {request.concurrency} makes no sense; ask for at least 1")
-    if m + n > context_length:
+    if context_length is not None and m + n > context_length:
         raise InvalidConfig(
             f"{m} input and {n} output tokens are more than the model's context of {context_length}; "
             "ask for fewer tokens or take another model"
@@ -124,6 +127,9 @@ class Prepared:
     """Compiling the decode step, its first runs included."""
     capture_s: float | None = None
     """Capturing the decode step in a graph, the runs that must come before included."""
+    sizes: tuple[int, int] | None = None
+    """Input and output tokens of a request as it came out where that differs from what was asked for, with
+    ``Config.allow_inexact``; None where they agree."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +165,8 @@ class Model:
     parameters: int | None
     """Number of weights; tied embeddings count once. None where a server doesn't say, never 0."""
     weight_bytes: int | None
-    context_length: int
-    """Longest m + n that the model is made for, or that its server takes, in tokens."""
+    context_length: int | None
+    """Longest m + n that the model is made for, or that its server takes, in tokens; None where that is not known."""
     vocabulary_size: int | None
     dtype: str
     revision: str | None = None
@@ -280,7 +286,7 @@ class Client(Protocol):
         """
 
     def get_ready(self, request: Request, numbers: Sequence[int]) -> None:
-        """Draw and write the requests that will be sent next, while there is time for it."""
+        """Draw and write requests that will be sent soon, while there is time for it, beside those that are ready."""
 
     def read(self, answer: Any) -> Reply:
         """What an answer says. Raises BackendError where it is garbage, ended early, or has other sizes than asked."""
@@ -292,10 +298,10 @@ class Client(Protocol):
 class ServingBackend(Backend, Protocol):
     """A backend whose requests are served elsewhere: its ``Capabilities.concurrency`` is ``closed loop``."""
 
-    def client_description(self) -> dict[str, Any]:
+    def client_description(self) -> Mapping[str, object]:
         """What ``client`` needs in another process, as JSON; without any key. Call after ``load``."""
 
-    def client(self, description: Mapping[str, Any]) -> Client:
+    def client(self, description: Mapping[str, object]) -> Client:
         """A client of the loaded server; also in a process where nothing was loaded."""
 
     def server_figures(self) -> dict[str, float]:

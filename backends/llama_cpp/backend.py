@@ -44,7 +44,7 @@ _ALL_LAYERS = -1
 class LlamaCpp(Backend):
     def __init__(self) -> None:
         self._config = Config(model="")
-        self._context_length = 0
+        self._context_length: int | None = 0
         self._vocabulary_size = 0
         self._threads = 1
         self._model: int | None = None

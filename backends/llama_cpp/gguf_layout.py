@@ -1,7 +1,7 @@
 """The tensors and metadata that llama.cpp expects in a GGUF file of a given architecture.
 
-Names and meanings are those of the GGUF specification and of llama.cpp's own converter. There is no tokenizer
-(model ``none``): llama.cpp then takes token ids as they are, up to ``vocab_size``.
+Names and meanings are those of the GGUF specification and of llama.cpp's own converter. The vocabulary is made up; it
+is there because servers turn every token into text.
 """
 
 from __future__ import annotations
@@ -33,6 +33,16 @@ def gguf_architecture(architecture: Architecture) -> str:
     return "llama" if architecture.family == "mistral" else architecture.family
 
 
+def vocabulary(size: int) -> list[str]:
+    """The text of each token: short, not empty, no two alike, whole characters each.
+
+    The first 256 are the names under which llama.cpp looks for bytes, so that it can split any text. None is of the
+    type byte: a server holds back bytes until they make up a character.
+    """
+    names = [f"<0x{byte:02X}>" for byte in range(min(size, 256))]
+    return names + [f"▁{number:x}" for number in range(256, size)]
+
+
 def metadata(architecture: Architecture) -> dict[str, int | float | str]:
     """Metadata keys and values that describe the model; the prefix of the architecture included."""
     a = architecture
@@ -52,7 +62,8 @@ def metadata(architecture: Architecture) -> dict[str, int | float | str]:
         "rope.dimension_count": a.head_dim,
         "rope.freq_base": a.rope_theta,
     }
-    return {f"{prefix}.{key}": value for key, value in own.items()} | {"tokenizer.ggml.model": "none"}
+    tokenizer: dict[str, int | float | str] = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.add_bos_token": False}
+    return {f"{prefix}.{key}": value for key, value in own.items()} | tokenizer
 
 
 def tensors(architecture: Architecture) -> list[Tensor]:

@@ -95,6 +95,14 @@ def server_address(url: str) -> ServerAddress:
     return ServerAddress(host, port or (443 if tls else 80), tls, parts.path.rstrip("/"))
 
 
+class RefusedByServer(BackendError):
+    """The server answered a request with a failure; ``status`` is HTTP's."""
+
+    def __init__(self, status: int, said: str) -> None:
+        super().__init__(f"the server answered {status}: {said}")
+        self.status = status
+
+
 class _NeverAnswered(Exception):
     """The connection was closed without a byte of the answer."""
 
@@ -111,7 +119,7 @@ class _Connection(asyncio.Protocol):
         self._ended: asyncio.Future[Answer] | None = None
         self._stamp_ns = 0
         self._heard = False
-        self._framed = False
+        self._headed = self._framed = False
         self.ended_ns = 0
         """When the last answer had come; 0 before the first."""
         self.lost = False
@@ -125,7 +133,7 @@ class _Connection(asyncio.Protocol):
     async def exchange(self, message: bytes, request: Request) -> Answer:
         """Send a request and wait for the end of its answer. Raises _NeverAnswered or BackendError."""
         self._ended = asyncio.get_running_loop().create_future()
-        self._heard = self._framed = False
+        self._heard = self._headed = self._framed = False
         transport = self._transport
         self._answer = Answer(request, time.monotonic_ns())
         transport.write(message)
@@ -150,6 +158,9 @@ class _Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() in (b"content-length", b"transfer-encoding"):
             self._framed = True
+
+    def on_headers_complete(self) -> None:
+        self._headed = True
 
     def on_body(self, body: bytes) -> None:
         if self._answer is not None:
@@ -193,7 +204,8 @@ class _Connection(asyncio.Protocol):
             if not lost and self.ended_ns:
                 self._client.closed(self._place, soon=now_ns - self.ended_ns < CLOSED_AFTER_S * 1e9)
             return
-        if self._heard and self._parser.get_status_code() and not self._framed:
+        if self._headed and not self._framed:
+            # The end of the connection is the end of the answer.
             self._finish(keep=False)
         elif self._heard:
             self._fail(BackendError(f"the server closed the connection in mid answer{_why(exc)}"))
@@ -286,8 +298,8 @@ class OpenAIClient:
         self.reopen(place)
 
     def get_ready(self, request: Request, numbers: Sequence[int]) -> None:
-        """Draw and write the requests that will be sent next; those made ready before and never sent are dropped."""
-        self._bodies = {number: (request, self._write(request, number)) for number in numbers}
+        """Draw and write requests that will be sent soon, beside those that are ready; ``close`` drops what is left."""
+        self._bodies |= {number: (request, self._write(request, number)) for number in numbers}
 
     def _write(self, request: Request, number: int) -> bytes:
         body = self._settings.form.body(request, number)
@@ -309,7 +321,7 @@ class OpenAIClient:
                 raise BackendError("the server closed the connection before it answered") from None
         if answer.status != 200:
             said = error_message(b"".join(part for _, part in answer.parts))
-            raise BackendError(f"the server answered {answer.status}: {self._without_key(said)}")
+            raise RefusedByServer(answer.status, self._without_key(said))
         return answer
 
     def _without_key(self, text: str) -> str:
@@ -364,6 +376,7 @@ class OpenAIClient:
     async def close(self) -> None:
         """Close the connections. Safe to call twice."""
         self._open = False
+        self._bodies = {}
         opening = list(self._opening.values())
         for task in opening:
             task.cancel()

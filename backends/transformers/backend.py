@@ -73,7 +73,7 @@ class TransformersBackend(Backend):
     def __init__(self) -> None:
         self.model: PreTrainedModel | None = None
         self._config = Config(model="")
-        self._context_length = 0
+        self._context_length: int | None = 0
         self._devices: tuple[torch.device, ...] = ()
         self._packages: tuple[str, ...] = ()
         self._threads_before: int | None = None

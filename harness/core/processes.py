@@ -37,7 +37,7 @@ def private_stdout() -> BinaryIO:
     return stream
 
 
-def read_messages(put: Callable[[dict[str, Any]], object]) -> None:
+def read_messages(put: Callable[[Any], object]) -> None:
     """Hand on each line of JSON from the parent; when there are no more, end this process at once."""
     try:
         for line in sys.stdin:

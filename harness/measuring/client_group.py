@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from backends.base import BackendError, Client, Reply, Request
+from backends.base import BackendError, Client, InvalidConfig, OutOfMemory, Reply, Request
 from harness.measuring.pacing import ClosedLoopPlan
 from harness.runs.load_stamps import UNKNOWN, LoopStamps
 
@@ -109,7 +109,7 @@ class ClientGroup:
         try:
             await asyncio.gather(*driving)
         except BackendError as error:
-            raise _failed(error, len(self._sent)) from error
+            raise after(len(self._sent), error) from error
         finally:
             for task in (writing, *driving):
                 task.cancel()
@@ -179,7 +179,7 @@ def read_answers(client: Client, sent: Sequence[Sent], spread: int = 0) -> LoopS
         try:
             replies.append(client.read(each.answer))
         except BackendError as error:
-            raise type(error)(f"{error} (request {place + 1} of {len(sent)})") from error
+            raise told(error, f"request {place + 1} of {len(sent)}") from error
     order = sorted(range(len(replies)), key=lambda place: replies[place].start_ns)
     replies, sent = [replies[place] for place in order], [sent[place] for place in order]
     begun_ns = min((reply.start_ns for reply in replies), default=0)
@@ -216,6 +216,7 @@ def stamps_of(
         output_tokens=_integers(reply.output_tokens for reply in replies),
         cached_tokens=_integers(UNKNOWN if reply.cached_tokens is None else reply.cached_tokens for reply in replies),
         counted=np.array(counted, dtype=np.bool_),
+        told=np.array([reply.counted for reply in replies], dtype=np.bool_),
         pieces=_integers(len(reply.token_ns) for reply in replies),
         piece_ns=_integers(stamp for reply in replies for stamp in reply.token_ns),
         piece_tokens=_integers(tokens for reply in replies for tokens in reply.token_counts),
@@ -236,8 +237,15 @@ def collector_off() -> Iterator[None]:
             gc.enable()
 
 
-def _failed(error: BackendError, succeeded: int) -> BackendError:
-    return type(error)(f"{error} (after {succeeded} requests that succeeded)")
+def after(succeeded: int, error: BackendError) -> BackendError:
+    """The error that ended a loop, with how many of its requests had succeeded by then."""
+    return told(error, f"request {succeeded + 1} of the loop; {succeeded} had succeeded")
+
+
+def told(error: BackendError, where: str) -> BackendError:
+    """An error of the same kind that says where it happened."""
+    kind = next(each for each in (OutOfMemory, InvalidConfig, BackendError) if isinstance(error, each))
+    return kind(f"{error} ({where})")
 
 
 def _integers(values: Iterable[int]) -> Any:

@@ -21,7 +21,7 @@ from harness.runs.load_stamps import LoopRun, LoopStamps, ServerReadings, busy_w
 CLIENTS_PER_PROCESS = 128
 BUSY_PROCESS = 0.5
 """A client process that takes more than this share of a processor delays stamps: another one helps."""
-_SWITCH_S = 0.0005
+SWITCH_S = 0.0005
 """How long another thread of this process may keep the stamping of an answer waiting."""
 
 
@@ -57,7 +57,7 @@ def run_closed_loop(
     Raises BackendError as soon as one request fails, or where the answers aren't what was asked for.
     """
     switch_s = sys.getswitchinterval()
-    sys.setswitchinterval(_SWITCH_S)
+    sys.setswitchinterval(SWITCH_S)
     try:
         return asyncio.run(_Loop(backend, name, plan, edges, processes).run())
     finally:

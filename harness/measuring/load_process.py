@@ -1,11 +1,11 @@
 """Further processes of clients: ``python -m harness.measuring.load_process BACKEND``, and the parent's handle on one.
 
-Parent and child exchange one JSON object a line. The parent begins with ``{"description", "plan", "members", "group"}``,
-then says ``{"do": "run"}``, as often as needed ``{"do": "stop_at", "at": ns}`` or ``{"do": "spread_again", "at":
-spread}``, and ``{"do": "read"}``. The child says ``{"ready": true}`` once its connections are open, calls the pacer by
-``{"hears": "busy" | "round" | "idle", "with": […]}``, says ``{"drained": true}`` after its last request, answers
-``read`` with ``{"stamps", "cpu_s"}``, and says ``{"failed": reason}`` where something goes wrong. It dies with its
-parent.
+Parent and child exchange one JSON object a line. The parent begins with ``{"description", "plan", "members",
+"group"}``, then says ``{"do": "run"}``, as often as needed ``{"do": "stop_at", "at": ns}`` or ``{"do":
+"spread_again", "at": spread}``, and ``{"do": "read"}``. The child says ``{"ready": true}`` once its connections are
+open, calls the pacer by ``{"hears": "busy" | "round" | "idle", "with": […]}``, says ``{"drained": true}`` after its
+last request, answers ``read`` with ``{"stamps", "cpu_s"}``, and says ``{"failed": reason}`` where something goes wrong.
+It dies with its parent.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def stamps_message(stamps: LoopStamps) -> dict[str, Any]:
 def stamps_from_message(message: Mapping[str, Any]) -> LoopStamps:
     """The stamps of ``stamps_message``. Raises ValueError."""
     arrays: dict[str, Any] = {name: _integers(message[name]) for name in _ARRAYS}
-    arrays["counted"] = arrays["counted"].astype(np.bool_)
+    arrays |= {name: arrays[name].astype(np.bool_) for name in ("counted", "told")}
     return LoopStamps(**arrays, said={name: _unpacked(text, "<f8") for name, text in message["said"].items()})
 
 

@@ -83,7 +83,7 @@ class ModelHost:
             raise SweepStopped(f"the model can't be loaded any more: {refusal}") from None
 
     def run(self, timeout_s: float, at_edge: Callable[[], None], **request: Any) -> dict[str, Any]:
-        """Run one window or loop; returns the worker's answer. Raises TrialFailed; then the model is gone, see ``reload``.
+        """Run one window or loop; returns the worker's answer. Raises TrialFailed; see ``reload`` then.
 
         ``at_edge`` is called right before its first request begins and right after its last has ended, and where the
         window of a loop begins and ends.

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.runs.load_figures import coherence_of_starts
+from harness.runs.load_figures import coherence_of_starts, step_threshold
 
 MOST_SPREADS = 2
 """How often clients in step are spread again in one loop."""
@@ -52,11 +52,6 @@ class ClosedLoopPlan:
         ranks = list(range(c))
         random.Random(f"{self.seed} {self.trial} {spread}").shuffle(ranks)
         return [max(1, math.ceil((rank + 1) * n / c)) for rank in ranks]
-
-
-def step_threshold(concurrency: int) -> float:
-    """Coherence above which clients count as in step; random phases reach it once in 100, or never at c ≤ 5."""
-    return min(0.9, max(0.5, math.sqrt(math.log(100.0) / concurrency)))
 
 
 class PacedClients(Protocol):

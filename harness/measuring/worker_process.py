@@ -72,7 +72,9 @@ class WorkerProcess:
         loaded = answer["loaded"]
         return Loaded(**{**loaded, "model": Model(**loaded["model"])}), answer["versions"]
 
-    def run(self, timeout_s: float, at_edge: Callable[[], None] = lambda: None, **request: Any) -> dict[str, Any]:
+    def run(
+        self, timeout_s: float, at_edge: Callable[[], None] = lambda: None, do: str = "run", **request: Any
+    ) -> dict[str, Any]:
         """Run one window or loop, see ``worker``; returns its answer. Raises TrialFailed; after a timeout the child is
         dead.
 
@@ -80,7 +82,7 @@ class WorkerProcess:
         window of a loop begins and ends.
         """
         try:
-            return self._ask(request, timeout_s, at_edge)
+            return self._ask({"do": do, **request}, timeout_s, at_edge)
         except LoadRefused as refusal:
             raise TrialFailed("error", str(refusal)) from None
 

@@ -15,6 +15,8 @@ from harness.runs.load_stamps import UNKNOWN, Int64s, LoadKind, LoopRun, LoopSta
 
 _NS = 1e9
 _COHERENCE_SAMPLES = 400
+_LEAST_BUSY = 0.95
+"""Share of a closed loop's clients that must have a request in flight, on average."""
 _GROWTH_TAIL = 3.0
 """How many standard deviations of a Poisson count the requests in flight must grow by to count as growing."""
 
@@ -68,10 +70,10 @@ class ArrivalFigures:
     ttft_from_due_s: Percentiles | None
     """Time from when a request was due to its first output token; ``LoadFigures.ttft_s`` counts from its start."""
     e2e_from_due_s: Percentiles | None
-    in_flight_growth: float
-    """Mean requests in flight in the last third of the window less that in the first third."""
+    open_growth: float
+    """Mean requests due and not ended in the last third of the window, less that in the first third."""
     saturated: bool
-    """Whether requests in flight grew by more than chance explains: the rate may be more than the server can take."""
+    """Whether these grew by more than chance explains: the rate may be more than the server can take."""
     limits: LatencyLimits = LatencyLimits()
     goodput: float | None = None
     """Share of the requests that kept all limits; None without limits."""
@@ -144,6 +146,8 @@ class LoadFigures:
     """Start to last output token."""
     tokens_per_piece: float | None = None
     """Output tokens over pieces of output. Above 1, inter-token times are those of pieces."""
+    tokens_told: bool = True
+    """Whether the server told the tokens of every piece; where not, they are spread evenly over a request's pieces."""
     coherence: float | None = None
     """|mean of exp(2πi·phase)| of the clients, over the window: 0 spread evenly, 1 in step. None for one client."""
     spreads: int = 0
@@ -202,6 +206,7 @@ def load_figures(run: LoopRun, limits: LatencyLimits = LatencyLimits()) -> LoadF
         inter_token_s=percentiles(_between_pieces(whole)),
         e2e_s=percentiles(whole.end_ns - whole.start_ns),
         tokens_per_piece=tokens / pieces if pieces else None,
+        tokens_told=bool(stamps.told.all()),
         coherence=coherence(stamps, start_ns, end_ns) if run.kind == "closed loop" and run.concurrency > 1 else None,
         spreads=run.spreads,
         cached_tokens_max=int(cached.max()) if (cached != UNKNOWN).any() else None,
@@ -209,6 +214,28 @@ def load_figures(run: LoopRun, limits: LatencyLimits = LatencyLimits()) -> LoadF
         arrivals=_arrival_figures(run, whole, limits) if run.kind == "open loop" else None,
         server=_server_figures(run.server),
     )
+
+
+def doubts(figures: LoadFigures) -> list[str]:
+    """Why a loop's figures must be marked, in words; nothing where the clients did what they should."""
+    found = []
+    if figures.kind == "closed loop" and figures.in_flight_mean < _LEAST_BUSY * figures.concurrency:
+        found.append(
+            f"only {figures.in_flight_mean:.3g} of {figures.concurrency} requests were in flight on average: "
+            "the clients are too slow for this server"
+        )
+    if figures.coherence is not None and figures.coherence > step_threshold(figures.concurrency):
+        found.append(f"the clients were in step (coherence {figures.coherence:.2f}): the server brings them there")
+    if figures.arrivals is not None and figures.arrivals.saturated:
+        found.append(
+            f"requests in flight grew by {figures.arrivals.open_growth:.3g}: the rate may be more than the server takes"
+        )
+    return found
+
+
+def step_threshold(concurrency: int) -> float:
+    """Coherence above which clients count as in step; random phases reach it once in 100, or never at c ≤ 5."""
+    return min(0.9, max(0.5, math.sqrt(math.log(100.0) / concurrency)))
 
 
 def mean_open(from_ns: Int64s, to_ns: Int64s, start_ns: int, end_ns: int) -> float:
@@ -282,15 +309,15 @@ def _arrival_figures(run: LoopRun, whole: LoopStamps, limits: LatencyLimits) -> 
     window_s = (end_ns - start_ns) / _NS
     ended = int(((stamps.end_ns > start_ns) & (stamps.end_ns <= end_ns)).sum())
     third_ns = (end_ns - start_ns) // 3
-    early = mean_open(stamps.start_ns, stamps.end_ns, start_ns, start_ns + third_ns)
-    late = mean_open(stamps.start_ns, stamps.end_ns, end_ns - third_ns, end_ns)
+    early = mean_open(stamps.due_ns, stamps.end_ns, start_ns, start_ns + third_ns)
+    late = mean_open(stamps.due_ns, stamps.end_ns, end_ns - third_ns, end_ns)
     good = _within(whole, limits)
     return ArrivalFigures(
         offered_per_s=len(whole) / window_s,
         achieved_per_s=ended / window_s,
         ttft_from_due_s=percentiles(whole.first_token_ns - whole.due_ns),
         e2e_from_due_s=percentiles(whole.end_ns - whole.due_ns),
-        in_flight_growth=late - early,
+        open_growth=late - early,
         saturated=late - early > _GROWTH_TAIL * math.sqrt(early + 1.0),
         limits=limits,
         goodput=None if good is None or not len(whole) else good / len(whole),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from harness.core.quantities import Method, weakest
 from harness.core.sizes import Point
 from harness.core.statistics import Estimate, estimate_of
+from harness.runs.load_summary import LoadSummary, load_summary
 from harness.runs.run_schema import Run, Session
 from harness.runs.schema import Trial
 
@@ -34,12 +35,23 @@ class PointSummary:
     decode_tokens_per_s: Estimate | None
     """None where a request has a single output token, which comes out of prefill."""
     total_tokens_per_s: Estimate | None
+    tpot_s: Estimate | None
+    """Time per output token after the first; None where there is none."""
+    output_tokens_per_s: Estimate | None
+    """Output tokens of all requests in flight over the time they took."""
     energy_j: Estimate | None
+    energy_per_output_token_j: Estimate | None
+    energy_per_token_j: Estimate | None
+    """Over input and output tokens."""
+    tokens_per_j: Estimate | None
+    """Output tokens per joule."""
     energy_method: Method | None
     energy_reason: str | None
     """Why the energy of the trials used is not known; None where it is, or where none is used."""
     trouble: str | None
     """The last failure of the point, or why its trials are disturbed, as ``status: reason``."""
+    load: LoadSummary | None = None
+    """What a server did with the requests; None where they were computed in a process of ours."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,8 @@ class Headline:
     """Start of the request to its first output token."""
     decode_tokens_per_s: Estimate | None
     """Output tokens a second of all requests in flight once the first token is out; None where n = 1."""
+    output_tokens_per_s: Estimate | None
+    """Output tokens a second of all requests in flight, over all of their time."""
     energy_j: Estimate | None
     energy_per_output_token_j: Estimate | None
     """Energy of the request over its output tokens."""
@@ -86,6 +100,18 @@ class Headline:
     """What an estimated energy was worked out from, such as "5 W per busy core"; None for other methods."""
     energy_reason: str | None
     """Why there is no energy, in words for people; None where there is one."""
+    loop: str | None
+    """``closed loop`` or ``open loop``, in which a server got its requests; None for a batch in a process of ours."""
+
+    @property
+    def speed(self) -> tuple[str, Estimate] | None:
+        """``decode`` or ``output``, and such tokens per second; None where n = 1.
+
+        While one of several requests in a loop is in prefill it doesn't decode: all are slower than their decode steps.
+        """
+        if self.loop and self.point.concurrency > 1 and self.output_tokens_per_s:
+            return "output", self.output_tokens_per_s
+        return None if self.decode_tokens_per_s is None else ("decode", self.decode_tokens_per_s)
 
 
 @dataclass(frozen=True)
@@ -132,11 +158,10 @@ def headline(facts: Run, trials: Sequence[Trial]) -> Headline | None:
     known = {point: summary for point, summary in measured.items() if summary.runtime_s is not None}
     if not known:
         return None
-    wanted = _crossing([Point(*size) for size in facts.plan.points])
+    wanted = _crossing(list(dict.fromkeys(Point(m, n) for m, n, _ in facts.plan.points)))
     point = min(known, key=lambda point: (_log_distance(point, wanted), point))
     chosen = known[point]
     assert chosen.runtime_s is not None
-    tokens = point.output_tokens
     used = used_trials(trial for trial in trials if trial.point == point)
     estimated = chosen.energy_method == "estimated"
     return Headline(
@@ -146,11 +171,13 @@ def headline(facts: Run, trials: Sequence[Trial]) -> Headline | None:
         runtime_s=chosen.runtime_s,
         first_token_s=chosen.prefill_s,
         decode_tokens_per_s=chosen.decode_tokens_per_s,
+        output_tokens_per_s=chosen.output_tokens_per_s,
         energy_j=chosen.energy_j,
-        energy_per_output_token_j=chosen.energy_j.over(tokens) if chosen.energy_j else None,
+        energy_per_output_token_j=chosen.energy_per_output_token_j,
         energy_method=chosen.energy_method,
         estimated_from=_price(facts, used) if estimated else None,
         energy_reason=_no_energy(facts, used, chosen) if chosen.energy_j is None else None,
+        loop=chosen.load.kind if chosen.load else None,
     )
 
 
@@ -296,20 +323,26 @@ def _summary(point: Point, trials: Sequence[Trial]) -> PointSummary:
         prefill_tokens_per_s=None if any(record.load for record in used) else _speed(c * m, prefill_s),
         decode_tokens_per_s=_speed(c * (n - 1), decode_s),
         total_tokens_per_s=_speed(c * (m + n), runtime_s),
+        tpot_s=decode_s.over(n - 1) if decode_s and n > 1 else None,
+        output_tokens_per_s=_speed(c * n, runtime_s),
         energy_j=energy_j,
+        energy_per_output_token_j=energy_j.over(n) if energy_j else None,
+        energy_per_token_j=energy_j.over(m + n) if energy_j else None,
+        tokens_per_j=_speed(n, energy_j),
         energy_method=method,
         energy_reason=_energy_reason(used) if energy_j is None else None,
         trouble=f"{failures[-1].status}: {failures[-1].reason}" if failures else None,
+        load=load_summary([record.load for record in used if record.load is not None]),
     )
 
 
-def _speed(tokens: int, seconds: Estimate | None) -> Estimate | None:
-    """Tokens over their mean time, with its relative interval. A mean of speeds would be that of the luckiest trials,
-    and contradict the time beside it."""
-    if not tokens or seconds is None or not seconds.mean:
+def _speed(tokens: int, cost: Estimate | None) -> Estimate | None:
+    """Tokens over their mean time or energy, with its relative interval. A mean of speeds would be that of the luckiest
+    trials, and contradict the time beside it."""
+    if not tokens or cost is None or not cost.mean:
         return None
-    speed = tokens / seconds.mean
-    return Estimate(speed, None if seconds.half_width is None else speed * seconds.half_width / seconds.mean)
+    speed = tokens / cost.mean
+    return Estimate(speed, None if cost.half_width is None else speed * cost.half_width / cost.mean)
 
 
 def _energy_reason(used: Sequence[Trial]) -> str | None:

@@ -15,12 +15,13 @@ from harness.modelling import sources
 from harness.modelling.comparable import Comparison, check_drawn
 from harness.modelling.profile import Profile, shipped_names
 from harness.modelling.profile_fit import fit_pooled
-from harness.modelling.profile_schema import Identity
+from harness.modelling.profile_schema import IN_FLIGHT_AS, Identity
 from harness.modelling.system_names import precision, told_apart
 from harness.runs.records import RecordedRun, load_run
 from harness.runs.schema import status_words
 from harness.showing.names import model_words
 from harness.showing.panels import DrawnSystem, Failure
+from harness.showing.under_load import loaded_points
 
 PUBLISHED_SOURCE = "2407.00010"
 """What the provenance of the profiles derived from the paper's trials names."""
@@ -72,6 +73,8 @@ def differences(source: DrawnSystem, others: Sequence[DrawnSystem]) -> DrawnSyst
         known = {_compared(identity, field) for identity in alike} - {None}
         if value is not None and known - {_compared(mine, field)}:
             said.append(words(value))
+    if source.concurrency not in {other.concurrency for other in others}:
+        said.append(f"{source.concurrency} in flight")
     held = {other.components for other in others if other.components}
     boundary = () if not source.components or held <= {source.components} else tuple(sorted(source.components))
     return replace(source, differs=tuple(said), differing_boundary=boundary)
@@ -93,31 +96,38 @@ def _compared(identity: Identity, field: str) -> object:
 def _profile(profile: Profile, given: str) -> DrawnSystem:
     method = profile.energy.method if profile.energy else None
     note = _estimated(method, profile.name)
-    return DrawnSystem(profile.name, given, profile.identity, profile.measurements, method, profile, note)
+    kind = str(profile.identity.settings.get(IN_FLIGHT_AS) or "")
+    return DrawnSystem(profile.name, given, profile.identity, profile.measurements, method, profile, note, kind=kind)
 
 
 def draw_run(run: RecordedRun) -> DrawnSystem:
-    """A run as it is drawn, with its fit or why there is none."""
+    """A run as it is drawn, with its fit or why there is none: sizes at the concurrency that is fitted, and loads."""
+    drawn = _draw_sizes(run)
+    failures = failed_sizes(run, drawn.concurrency)
+    return replace(drawn, failures=failures, kind=run.facts.backend.concurrency, loaded=loaded_points(run), own=True)
+
+
+def _draw_sizes(run: RecordedRun) -> DrawnSystem:
+    """A run's points at one concurrency."""
     name = str(run.directory)
-    failures = failed_sizes(run)
     try:
         found = sources.from_runs([run])
     except UserError as nothing:
         # Failures are results too.
         identity = sources.identity_of(run.facts, None)
-        return DrawnSystem(name, name, identity, (), None, None, f"{name}: {nothing}", failures, own=True)
+        return DrawnSystem(name, name, identity, (), None, None, f"{name}: {nothing}")
     method = found.power.methods.get("total")
     profile, note = None, _estimated(method, name)
     try:
         profile = fit_pooled(found).profile
     except UserError as refusal:
         note = f"{name}: no model is drawn: {refusal}"
-    return DrawnSystem(name, name, found.identity, found.measurements, method, profile, note, failures, own=True)
+    return DrawnSystem(name, name, found.identity, found.measurements, method, profile, note)
 
 
-def failed_sizes(run: RecordedRun) -> list[Failure]:
-    """The sizes of a run at which no trial succeeded, each with how its last trial ended."""
-    trials = [trial for trial in run.trials if trial.purpose != "drift"]
+def failed_sizes(run: RecordedRun, concurrency: int) -> list[Failure]:
+    """The sizes of a run at which no trial with so many requests in flight succeeded, each with how its last ended."""
+    trials = [trial for trial in run.trials if trial.purpose != "drift" and trial.concurrency == concurrency]
     measured = {trial.point for trial in trials if trial.usable}
     last = {trial.point: trial.status for trial in trials if trial.status != "ok"}
     return [

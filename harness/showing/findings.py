@@ -11,7 +11,8 @@ import numpy as np
 
 from harness.core.arrays import Floats
 from harness.core.statistics import Estimate
-from harness.core.wording import number
+from harness.core.wording import number, percent
+from harness.runs.summary import PointSummary
 
 GRID = 400
 """Sizes at which lines are compared, evenly spread on the logarithmic axis they share."""
@@ -235,3 +236,40 @@ def _about(size: float) -> str:
 def _span(ratio: Floats) -> str:
     low, high = number(float(ratio.min()), 2), number(float(ratio.max()), 2)
     return f"about {low}" if low == high else f"{low} to {high}"
+
+
+def load_finding(points: Sequence[PointSummary]) -> str:
+    """What more requests in flight do to one size: from the fewest to the most of them, by ascending concurrency.
+
+    Empty where it was measured at one concurrency alone. Of an estimated energy nothing is claimed.
+    """
+    known = [point for point in points if point.output_tokens_per_s]
+    if len(known) < 2:
+        return ""
+    first, last = known[0], known[-1]
+    parts = [_grown("output tokens/s", first.output_tokens_per_s, last.output_tokens_per_s)]
+    if "estimated" not in (first.energy_method, last.energy_method):
+        parts.append(_grown("energy per request", first.energy_j, last.energy_j))
+    parts.append(_grown("time per output token", first.tpot_s, last.tpot_s))
+    said = [part for part in parts if part]
+    joined = said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
+    return f"From {first.point.concurrency} to {last.point.concurrency} requests in flight {joined}"
+
+
+def _grown(what: str, before: Estimate | None, after: Estimate | None) -> str:
+    """``energy per request falls by 66 %``; empty where one of the two was not measured."""
+    if before is None or after is None or not before.mean:
+        return ""
+    widths = [value.half_width or 0.0 for value in (before, after)]
+    ratio = after.mean / before.mean
+    plural = what.endswith("/s")
+    if abs(after.mean - before.mean) <= math.hypot(*widths) or abs(ratio - 1) < NOTABLE:
+        return f"{what} hardly {'change' if plural else 'changes'}"
+    if ratio < 1:
+        return f"{what} {'fall' if plural else 'falls'} by {percent(1 - ratio, digits=0)}"
+    grows = "grow" if plural else "grows"
+    return (
+        f"{what} {grows} {number(ratio, 2)} times"
+        if ratio >= 2
+        else f"{what} {grows} by {percent(ratio - 1, digits=0)}"
+    )

@@ -16,6 +16,7 @@ from harness.core.sizes import Point
 from harness.core.statistics import Estimate
 from harness.modelling.profile import Profile
 from harness.modelling.profile_schema import Identity, Measurement, Statistic
+from harness.runs.summary import PointSummary
 
 Axis = Literal["input", "output"]
 AXES: dict[Axis, str] = {"input": "figure1", "output": "figure2"}
@@ -25,7 +26,7 @@ PANELS = {
     "energy_j": "energy per request, J",
     "total_tokens_per_s": "total tokens/s",
 }
-"""By the field of a point that a panel shows, its label. Tokens are input and output tokens of all sequences."""
+"""By the field of a point that a panel shows, its label. Tokens are input and output tokens."""
 FIRST_PANELS = ("runtime_s", "energy_per_token_j")
 """What is drawn unless all panels are asked for."""
 
@@ -83,6 +84,10 @@ class DrawnSystem:
     failures: Sequence[Failure] = ()
     own: bool = False
     """Whether it is a run, not a profile."""
+    kind: str = ""
+    """How several requests are in flight, such as ``static batch`` or ``closed loop``; empty where unknown."""
+    loaded: Sequence[PointSummary] = ()
+    """A run's points at all its concurrencies; empty where it never had more than one request in flight."""
     differs: tuple[str, ...] = ()
     """What it ran otherwise than the systems beside it, in words, so that it can't be compared with them."""
     differing_boundary: tuple[Component, ...] = ()
@@ -94,8 +99,8 @@ class DrawnSystem:
         return self.identity.system, self.identity.model
 
     @property
-    def sequences(self) -> int:
-        """Requests in flight; 1 where unknown, as published measurements have it."""
+    def concurrency(self) -> int:
+        """Requests in flight of its measurements; 1 where unknown, as published measurements have it."""
         return self.identity.concurrency or 1
 
     @property
@@ -113,7 +118,7 @@ class SweepPoint:
     trials: int
     runtime_s: Estimate
     total_tokens_per_s: Estimate
-    """Input and output tokens over runtime, as in the paper."""
+    """Input and output tokens of all requests in flight over runtime, as in the paper."""
     energy_per_token_j: Estimate | None
     energy_j: Estimate | None
 
@@ -128,7 +133,7 @@ def sweep(source: DrawnSystem, axis: Axis, options: Options) -> list[SweepPoint]
         chosen.sort(key=lambda m: m.input_tokens)
     else:
         chosen = _at_fixed_input(source.measurements, options.fixed_input)
-    return [_point(measurement, source.sequences, options.boundary) for measurement in chosen]
+    return [_point(measurement, source.concurrency, options.boundary) for measurement in chosen]
 
 
 def _at_fixed_input(measurements: Iterable[Measurement], fixed: int) -> list[Measurement]:
@@ -148,7 +153,7 @@ def point_at(source: DrawnSystem, size: Point, options: Options) -> SweepPoint:
     """A source's point of a size that it has measured."""
     wanted = (size.input_tokens, size.output_tokens)
     at = next(m for m in source.measurements if (round(m.input_tokens), m.output_tokens_requested) == wanted)
-    return _point(at, source.sequences, options.boundary)
+    return _point(at, source.concurrency, options.boundary)
 
 
 def failures_on(source: DrawnSystem, axis: Axis, options: Options) -> list[Failure]:
@@ -180,11 +185,11 @@ def mean_95(statistic: Statistic) -> Estimate:
     return statistics.estimate(statistic.mean, statistic.sd, statistic.trials, statistic.ci95)
 
 
-def _point(measurement: Measurement, sequences: int, boundary: Sequence[Component] | None) -> SweepPoint:
-    tokens = sequences * (measurement.input_tokens + measurement.output_tokens)
+def _point(measurement: Measurement, concurrency: int, boundary: Sequence[Component] | None) -> SweepPoint:
+    tokens = measurement.input_tokens + measurement.output_tokens
     runtime_s, energy_j = mean_95(measurement.runtime_s), _energy_j(measurement, boundary)
     relative = None if runtime_s.half_width is None else runtime_s.half_width / runtime_s.mean
-    throughput = tokens / runtime_s.mean
+    throughput = concurrency * tokens / runtime_s.mean
     return SweepPoint(
         measurement.input_tokens,
         measurement.output_tokens,

@@ -55,11 +55,12 @@ def phase_rows(sources: Sequence[DrawnSystem], without_energy: Sequence[DrawnSys
 def _costs(source: DrawnSystem, m: Measurement, phase: str) -> tuple[Estimate | None, Estimate | None]:
     """Seconds and joules per token of a phase: prefill works on input tokens, decode on all output tokens but one."""
     if phase == "prefill":
-        statistics, tokens = (m.prefill_s, m.prefill_energy_j), source.sequences * m.input_tokens
+        statistics, tokens = (m.prefill_s, m.prefill_energy_j), m.input_tokens
     else:
-        statistics, tokens = (m.decode_s, m.decode_energy_j), source.sequences * (m.output_tokens - 1)
+        statistics, tokens = (m.decode_s, m.decode_energy_j), m.output_tokens - 1
     time_s, energy_j = (None if one is None else per(mean_95(one), tokens) for one in statistics)
-    return time_s, energy_j
+    # A batch works on the tokens of all its requests at the same time.
+    return time_s and time_s.over(source.concurrency), energy_j
 
 
 def phase_figure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from harness.core.sizes import Point
@@ -22,7 +23,9 @@ from harness.runs.summary import (
     idle_drift,
     idle_power_w,
 )
+from harness.showing.findings import load_finding
 from harness.showing.terminal import program
+from harness.showing.under_load import by_size
 
 _MOST_REASONS = 3
 _COARSE_DRIFT = 0.2
@@ -35,6 +38,8 @@ def result_lines(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterato
     """What a person wants to know of a run before they look at its table, at most ten lines."""
     found = headline(run.facts, run.trials)
     yield from headline_lines(found) if found else ("Nothing was measured.",)
+    if found and (said := load_words(found, summaries)):
+        yield said
     moved = drift(run.trials)
     if moved:
         yield drift_text(moved)
@@ -45,14 +50,22 @@ def result_lines(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterato
 def headline_lines(found: Headline) -> Iterator[str]:
     """The numbers that matter, one sentence each."""
     size = f" for {found.point.words()}"
-    if found.decode_tokens_per_s is not None:
-        yield f"{_with_interval(found.decode_tokens_per_s, 'decode tokens/s')}{size}."
+    if found.speed is not None:
+        kind, speed = found.speed
+        yield f"{_with_interval(speed, f'{kind} tokens/s')}{size}."
         size = ""
     first = f"; the first token comes after {_with_interval(found.first_token_s, 's')}" if found.first_token_s else ""
     yield f"{_with_interval(found.runtime_s, 's')} per request{size}{first}."
     yield f"{energy_text(found)}."
     if found.trials == 1:
         yield "± ?: only one trial, so no interval."
+
+
+def load_words(found: Headline, summaries: Sequence[PointSummary]) -> str:
+    """What more requests in flight do to the typical request; empty where it was measured at one concurrency."""
+    size = replace(found.point, concurrency=1)
+    said = load_finding(by_size(summaries).get(size, ()))
+    return f"{said} ({size.words()})." if said else ""
 
 
 def energy_text(found: Headline) -> str:

@@ -187,6 +187,7 @@ def cautions(drawing: Drawing) -> list[str]:
         notes[-1] += ", dashed beyond the sizes measured"
     if any(source.method == "estimated" for source in sources):
         notes.append("Hollow points: energy estimated, not measured, so without intervals")
+    notes += _in_flight(drawing)
     for source in sources:
         said = [*source.differs]
         if source.differing_boundary:
@@ -204,6 +205,16 @@ def cautions(drawing: Drawing) -> list[str]:
     if silent:
         notes.append(f"Energy was not measured{f': {_names(drawing, silent)}' if len(silent) < len(sources) else ''}")
     return notes
+
+
+def _in_flight(drawing: Drawing) -> list[str]:
+    """Of systems that were never measured with a single request in flight, how many there were."""
+    found: dict[str, list[DrawnSystem]] = {}
+    for source in drawing.sources:
+        if source.concurrency > 1:
+            kind = f" ({source.kind})" if source.kind else ""
+            found.setdefault(f"{source.concurrency} requests in flight{kind}", []).append(source)
+    return [words + (f": {_names(drawing, of)}" if len(drawing.sources) > 1 else "") for words, of in found.items()]
 
 
 def _names(drawing: Drawing, sources: Sequence[DrawnSystem]) -> str:
@@ -250,11 +261,15 @@ def _draw_model(ax: Axes, drawing: Drawing, source: DrawnSystem, column: str, lo
     m, n = sizes_along(drawing.axis, x, options)
     energy = "energy" in column
     predicted = profile.predict_energy(m, n, options.boundary) if energy else profile.predict_runtime(m, n)
-    tokens = source.sequences * (m + n)
+    tokens = m + n
     value, half = predicted.value, predicted.interval_95
     # A band of more than the value has no lower end on a logarithmic axis.
     ends = np.array([value, np.maximum(value - half, 0.05 * value), value + half])
-    y, low, high = tokens / ends[[0, 2, 1]] if column == "total_tokens_per_s" else ends / _share(column, tokens)
+    y, low, high = (
+        source.concurrency * tokens / ends[[0, 2, 1]]
+        if column == "total_tokens_per_s"
+        else ends / _share(column, tokens)
+    )
     inside = x <= round(max(sizes))
     # Both halves meet at the last size measured.
     beyond = x >= x[inside].max()

@@ -13,6 +13,7 @@ from harness.core.wording import estimated, number, plus_minus
 from harness.runs.records import RecordedRun
 from harness.runs.schema import Row, joules_per, status_words, tokens_in_all, tokens_out
 from harness.runs.summary import PointSummary, summarise
+from harness.showing.load_table import IN_FLIGHT, print_load
 from harness.showing.run_results import next_commands, result_lines
 from harness.showing.terminal import narrow_table, open_console, print_fitting, print_whole
 
@@ -45,6 +46,7 @@ TRIAL_CELLS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("status", lambda row: row.trial.status),
     ("input", lambda row: str(row.trial.input_tokens)),
     ("output", lambda row: str(row.trial.output_tokens)),
+    ("in flight", lambda row: str(row.trial.concurrency)),
     ("repeats", lambda row: "–" if row.trial.repeats is None else str(row.trial.repeats)),
     ("prefill s", lambda row: _number(row.trial.prefill_s)),
     ("decode s", lambda row: _number(row.trial.decode_s)),
@@ -127,6 +129,7 @@ def _joules(point: PointSummary) -> str:
 POINT_CELLS: tuple[tuple[str, Callable[[PointSummary], str]], ...] = (
     ("input", lambda point: str(point.point.input_tokens)),
     ("output", lambda point: str(point.point.output_tokens)),
+    (IN_FLIGHT, lambda point: str(point.point.concurrency)),
     ("trials", lambda point: f"{point.trials} {DISTURBED}" if point.disturbed else str(point.trials)),
     ("prefill\ns", _mean(lambda point: point.prefill_s, 3)),
     ("decode\ns", _of_decoding(lambda point: point.decode_s, 3)),
@@ -151,7 +154,12 @@ def print_trials(run: RecordedRun, format: str) -> None:
         return
     run.table()  # refuses files that don't belong together
     console = open_console()
-    columns = {heading: [cell(Row(trial, None)) for trial in run.trials] for heading, cell in TRIAL_CELLS}
+    loaded = any(trial.concurrency > 1 for trial in run.trials)
+    columns = {
+        heading: [cell(Row(trial, None)) for trial in run.trials]
+        for heading, cell in TRIAL_CELLS
+        if loaded or heading != "in flight"
+    }
     left_out = print_fitting(columns, DISPENSABLE, console)
     if left_out:
         console.print(f"not shown on so narrow a terminal: {', '.join(left_out)}; --format csv has every column")
@@ -164,7 +172,10 @@ def print_results(run: RecordedRun, console: Console) -> None:
     summaries = sorted(summarise(run.trials), key=lambda summary: summary.point)
     for line in result_lines(run, summaries):
         console.print(line, markup=False, soft_wrap=True)
-    columns = [column for column in POINT_CELLS if console.width >= 100 or column[0] not in _WIDE_ONLY]
+    left_out = [] if console.width >= 100 else list(_WIDE_ONLY)
+    if all(summary.point.concurrency == 1 for summary in summaries):
+        left_out.append(IN_FLIGHT)
+    columns = [column for column in POINT_CELLS if column[0] not in left_out]
     table = narrow_table(*(heading for heading, _ in columns))
     rows = [[cell(summary) for _, cell in columns] for summary in summaries]
     for row in rows:
@@ -174,6 +185,7 @@ def print_results(run: RecordedRun, console: Console) -> None:
     for word, meaning in _EXPLAINED.items():
         if any(word in cell for cell in shown):
             console.print(f"{word}: {meaning}", markup=False, soft_wrap=True)
+    print_load(run, console)
 
 
 def print_next(run: RecordedRun, console: Console) -> None:

@@ -33,7 +33,7 @@ def test_edges_lie_right_before_the_first_request_and_right_after_the_last(worke
             time.sleep(0.05)
             edges.append((began, time.monotonic_ns()))
 
-        marks = worker.run(60.0, at_edge, **REQUEST)
+        marks = worker.run(60.0, at_edge, **REQUEST)["window"]
         (_, ready), (over, _) = edges
         assert ready < marks["start_ns"][0] < ready + 1e9
         assert marks["end_ns"][-1] < over < marks["end_ns"][-1] + 1e9

@@ -23,7 +23,7 @@ SIZES = ["-p", "8,32", "-n", "8,32"]
 
 
 def lines_of(run: RecordedRun) -> list[str]:
-    return list(result_lines(run, summarise(run.trials, run.batch_size)))
+    return list(result_lines(run, summarise(run.trials)))
 
 
 def before_table(output: str) -> list[str]:
@@ -52,7 +52,7 @@ def test_speeds_agree_with_the_times_beside_them() -> None:
     run = load_run(DATA / "run-first")
     first = next(trial for trial in run.trials if trial.counts)
     trials = [replace(first, decode_s=decode_s) for decode_s in (0.001, 0.3, 0.3)]
-    (summary,) = summarise(trials, run.batch_size)
+    (summary,) = summarise(trials)
     assert summary.decode_s
     assert summary.decode_tokens_per_s
     assert summary.decode_tokens_per_s.mean == pytest.approx((first.output_tokens - 1) / summary.decode_s.mean)
@@ -117,12 +117,12 @@ def test_measured_energy_failures_and_idle_power() -> None:
     assert lines[-1] == "Idle power of fake: 150.0 ± 1.3 W before, 150.0 ± 1.3 W after, change 0.0 ± 1.8 W."
 
 
-def test_several_sequences_and_a_single_output_token_are_said() -> None:
+def test_several_in_flight_and_a_single_output_token_are_said() -> None:
     run = load_run(DATA / "run-first")
     found = headline(run.facts, run.trials)
     assert found
-    first, *_ = headline_lines(replace(found, decode_tokens_per_s=None), 8)
-    assert first.startswith("0.8778 ± 0.0066 s per request for 8 sequences of 32 in, 32 out; ")
+    first, *_ = headline_lines(replace(found, point=Point(32, 32, 8), decode_tokens_per_s=None))
+    assert first.startswith("0.8778 ± 0.0066 s per request for 32 in, 32 out, 8 in flight; ")
 
 
 def test_run_without_a_meter_says_so_in_sentence_and_table(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def _model(
         found = profile.predict_energy(m, n, options.boundary) if energy else profile.predict_runtime(m, n)
     except UserError:
         return None
-    tokens = source.sequences * (m + n) if energy else np.ones_like(m)
+    tokens = m + n if energy else np.ones_like(m)
     return _curve(sizes, found, tokens, guess=energy and source.method == "estimated")
 
 

@@ -169,13 +169,13 @@ function showRequests() {
 }
 
 function requestCards(system, m, n, [price, carbon], named) {
-  const { sequences, runtime, energy, estimated } = system, size = `${number(m)} in, ${number(n)} out`;
+  const { in_flight, runtime, energy, estimated } = system;
+  const size = `${number(m)} in, ${number(n)} out${in_flight > 1 ? `, ${in_flight} in flight` : ""}`;
   const time = costAt(runtime, m, n), cards = element("div", null, "cards");
-  const who = sequences > 1 ? `A request of ${sequences} sequences of ${size}` : `A request of ${size}`;
-  cards.append(costCard(`${who} takes`, time, "s", false));
+  cards.append(costCard(`A request of ${size} takes`, time, "s", false));
   let measured = time.measured;
   if (energy) {
-    const joules = costAt(energy, m, n), perToken = joules.value / (sequences * n), kwh = perToken / 3.6;  // of a million tokens
+    const joules = costAt(energy, m, n), perToken = joules.value / n, kwh = perToken / 3.6;  // of a million tokens
     const about = estimated ? guessed : plain;
     measured = measured && joules.measured;
     const money = price === null ? null : `${about(kwh * price)} in your currency`, grams = carbon === null ? null : `${about(kwh * carbon)} g of CO₂`;

@@ -47,7 +47,7 @@ def _request_costs(source: DrawnSystem, options: Options) -> dict[str, Any]:
     runtime["ranges"] = [_range(profile.runtime_function.range)]
     return {
         "name": source.name,
-        "sequences": source.sequences,
+        "in_flight": source.concurrency,
         "reach": reach,
         "measured": profile.runtime_function.describe_range(),
         "estimated": source.method == "estimated",

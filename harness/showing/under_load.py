@@ -1,0 +1,35 @@
+"""A run at several numbers of requests in flight: which points tables and figures show, and what they are. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from harness.core.sizes import Point
+from harness.runs.records import RecordedRun
+from harness.runs.summary import PointSummary, summarise
+
+
+def loaded_points(run: RecordedRun) -> list[PointSummary]:
+    """The measured points of a run by size and concurrency; none where it has no more than one request in flight."""
+    found = sorted((point for point in summarise(run.trials) if point.trials), key=lambda point: point.point)
+    return found if any(point.point.concurrency > 1 for point in found) else []
+
+
+def by_size(points: Iterable[PointSummary]) -> dict[Point, list[PointSummary]]:
+    """The points of each request size, whose key has a concurrency of 1, by ascending concurrency."""
+    sizes: dict[Point, list[PointSummary]] = {}
+    for point in sorted(points, key=lambda each: each.point):
+        sizes.setdefault(Point(point.point.input_tokens, point.point.output_tokens), []).append(point)
+    return sizes
+
+
+def in_flight_words(run: RecordedRun) -> str:
+    """``1 in flight`` or ``1–8 in flight, closed loop``, by the run's plan."""
+    return flight_words([c for _, _, c in run.facts.plan.points], run.facts.backend.concurrency)
+
+
+def flight_words(concurrencies: Sequence[int], kind: str) -> str:
+    """``1 in flight`` or ``1–8 in flight, closed loop``."""
+    low, high = min(concurrencies, default=1), max(concurrencies, default=1)
+    span = f"{low}" if low == high else f"{low}–{high}"
+    return f"{span} in flight" + (f", {kind}" if high > 1 else "")
