@@ -89,10 +89,11 @@ class Profile(Strict):
         """
         current = with_concurrency(text)
         try:
-            profile = cls.model_validate_json(text if current is None else current)
+            if current is None:
+                return cls.model_validate_json(text)
+            return cls.model_validate_json(current)._per_request()
         except ValidationError as error:
             raise UserError(f"{where} {_explain(error, text)}") from None
-        return profile if current is None else profile._per_request()
 
     def _per_request(self) -> Self:
         """The profile whose energies are those of whole batches as one whose energies are per request."""

@@ -75,12 +75,13 @@ def load_or_fit(given: ProfileLike) -> Loaded:
         return Loaded(Profile.load(path), str(path))
     run = given if isinstance(given, RecordedRun) else load_run(path)
     try:
-        profile = fit(run)
+        made = fit_pooled(from_runs([run]))
     except UserError as error:
         # Among several runs: which it is.
         raise UserError(f"{path}: {error}") from None
+    profile = made.profile
     load = profile.requests_in_flight
-    at = f" at {load} in flight" if load > 1 else ""
+    at = f" at {load} in flight" if load > 1 or made.pooled.others else ""
     return Loaded(profile, str(path), (f"fitted {path}{at}: held-out error {held_out_words(profile)}",))
 
 

@@ -76,6 +76,7 @@ def test_a_model_is_of_one_concurrency_and_says_what_is_left_out(run: Path) -> N
 
 
 def test_the_points_left_out_are_there_to_be_drawn(run: Path) -> None:
+    assert load_or_fit(run).fitted[0].startswith(f"fitted {run} at 1 in flight: held-out error")
     pooled = from_runs([load_run(run)])
     assert [(point.concurrency, point.trials > 0) for point in pooled.others] == [(8, True)] * 4
     assert [point.concurrency for point in pooled.measurements] == [1] * 4
