@@ -265,7 +265,11 @@ def _draw_model(ax: Axes, drawing: Drawing, source: DrawnSystem, column: str, lo
     value, half = predicted.value, predicted.interval_95
     # A band of more than the value has no lower end on a logarithmic axis.
     ends = np.array([value, np.maximum(value - half, 0.05 * value), value + half])
-    y, low, high = source.concurrency * tokens / ends[[0, 2, 1]] if column == "total_tokens_per_s" else ends / _share(column, tokens)
+    y, low, high = (
+        source.concurrency * tokens / ends[[0, 2, 1]]
+        if column == "total_tokens_per_s"
+        else ends / _share(column, tokens)
+    )
     inside = x <= round(max(sizes))
     # Both halves meet at the last size measured.
     beyond = x >= x[inside].max()
