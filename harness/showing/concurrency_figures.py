@@ -199,9 +199,16 @@ def load_title(source: DrawnSystem, options: Options) -> str:
 
 
 def load_cautions(
-    source: DrawnSystem, shown: Mapping[Point, object], panels: Sequence[LoadPanel], without_energy: bool
+    source: DrawnSystem,
+    shown: Mapping[Point, object],
+    panels: Sequence[LoadPanel],
+    without_energy: bool,
+    all_in: str = "the CSV file",
 ) -> list[str]:
-    """What the reader must know: what was loaded how, what the lines are, what is estimated or left out."""
+    """What the reader must know: what was loaded how, what the lines are, what is estimated or left out.
+
+    ``all_in`` says where the sizes are that aren't drawn.
+    """
     notes = [f"{model_words(source.identity.model)} on {system_words(source.identity.system)}, {source.kind}"]
     notes.append("Points: means of trials with 95 % intervals")
     if any(len(panel.curves) > 1 for panel in panels):
@@ -215,7 +222,7 @@ def load_cautions(
         notes.append("Energy was not measured")
     sizes = len(by_size(source.loaded))
     if sizes > len(shown):
-        notes.append(f"{len(shown)} of {sizes} request sizes are drawn; the CSV file has all")
+        notes.append(f"{len(shown)} of {sizes} request sizes are drawn; {all_in} has all")
     return notes
 
 

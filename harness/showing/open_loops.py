@@ -75,20 +75,19 @@ def print_open_loops(run: RecordedRun, console: Console) -> None:
     for trial in trials:
         table.add_row(*(cell(trial) for _, cell in columns))
     print_whole(table, console)
-    for note in open_notes(trials):
-        console.print(f"{note}.", markup=False, soft_wrap=True)
+    console.print("; ".join(open_notes(trials)) + ".", markup=False, soft_wrap=True)
 
 
 def open_notes(trials: Sequence[Trial]) -> Iterator[str]:
     """What the columns mean, and which rates were too much."""
-    yield "TTFT and E2E: from when a request was due to its first and its last token"
+    yield "TTFT and E2E are from when a request was due to its first and its last token"
     limits = arrivals_of(trials[0]).limits
     if words := _limit_words(limits):
-        yield f"goodput: share of the requests with {words}"
+        yield f"goodput is the share of the requests with {words}"
     saturated = [trial for trial in trials if arrivals_of(trial).saturated]
     if saturated:
         rates = ", ".join("the log's" if t.rate_per_s is None else f"{number(t.rate_per_s, 3)}/s" for t in saturated)
-        yield f"Requests piled up at {rates}: their times depend on how long the loop was"
+        yield f"requests piled up at {rates}: their times depend on how long the loop was"
 
 
 def _limit_words(limits: LatencyLimits) -> str:

@@ -41,7 +41,7 @@ def _section(run: RecordedRun, source: DrawnSystem, options: Options) -> dict[st
     shown = drawn_sizes(source, options) if drawn else {}
     panels = load_panels(source.loaded) if drawn else []
     looks = size_looks(source, shown, options) if drawn else {}
-    notes = load_cautions(source, shown, panels, without_energy=False) if drawn else []
+    notes = load_cautions(source, shown, panels, without_energy=False, all_in="the table") if drawn else []
     return {
         "name": source.name,
         "finding": load_title(source, options) if drawn else "",
@@ -64,8 +64,10 @@ def _chart(
     """One panel: of each size a line, and dashed ones for the percentiles above it."""
     title = panel.label.replace("\n", " ")
     unit = title.rpartition(", ")[2]
+    # What comes first lies on top.
+    typical_first = sorted(shown.items(), key=lambda item: looks[item[0]][0] != OWN)
     series = []
-    for size, points in shown.items():
+    for size, points in typical_first:
         colour, marker = looks[size]
         for at, curve in enumerate(panel.curves):
             known = [(point, value) for point in points if (value := curve.value(point)) is not None and value.mean > 0]
@@ -80,7 +82,7 @@ def _chart(
                     "points": [_point(point, value.over(panel.unit), unit, guess, at > 0) for point, value in known],
                 }
             )
-    return {"title": title, "series": [one for one in series if one["points"]]}
+    return {"title": title[:1].upper() + title[1:], "series": [one for one in series if one["points"]]}
 
 
 def _point(point: PointSummary, value: Estimate, unit: str, guess: bool, bare: bool) -> list[Any]:
@@ -106,7 +108,5 @@ def _open_table(run: RecordedRun) -> Iterator[dict[str, Any]]:
         yield {
             "columns": [heading.replace("\n", " ") for heading, _ in OPEN_CELLS],
             "rows": [[cell(trial) for _, cell in OPEN_CELLS] for trial in trials],
-            "note": " ".join(
-                f"{note}." for note in ("Open loops: requests come at times of their own", *open_notes(trials))
-            ),
+            "note": f"Open loops: {'; '.join(open_notes(trials))}.",
         }

@@ -128,7 +128,7 @@ function showLoads() {
     at("loads").append(part);
     showFigures(place, charts.map(({ title, series }) => ({ title, xLabel: label, xTicks: ticks, named: sizes.size > 1, series })));
     for (const { columns, rows, note: said } of tables) {
-      const scroll = element("div", null, "scroll"), table = element("table");
+      const scroll = element("div", null, "scroll"), table = element("table", null, "numbers");
       Object.assign(scroll, { tabIndex: 0, ariaLabel: "Points under load" });
       scroll.setAttribute("role", "region");
       fillTable(table, columns, rows);
@@ -193,7 +193,7 @@ function showRequests() {
 
 function requestCards(system, m, n, [price, carbon], named) {
   const { in_flight, runtime, energy, estimated } = system;
-  const size = `${number(m)} in, ${number(n)} out${in_flight > 1 ? `, ${in_flight} in flight` : ""}`;
+  const size = `${number(m)} in, ${number(n)} out${in_flight === null ? "" : `, ${in_flight} in flight`}`;
   const time = costAt(runtime, m, n), cards = element("div", null, "cards");
   cards.append(costCard(`A request of ${size} takes`, time, "s", false));
   let measured = time.measured;
