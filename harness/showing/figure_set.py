@@ -84,15 +84,11 @@ def _write_loads(named: Sequence[DrawnSystem], directory: Path, options: Options
     loaded = [source for source in named if has_several(source.loaded)]
     for at, source in enumerate(loaded, 1):
         name = "load" if len(loaded) == 1 else f"load-{at}"
-        partial = _is_partial(source, options)
+        # Energy under load is known as the sum of all components alone.
+        partial = source.reaches_beyond(options.boundary)
         figure = load_figure(source, options, without_energy=partial)
         paths += write_figure(figure, directory / name, LOAD_HEADER, load_rows(source, without_energy=partial))
     return paths
-
-
-def _is_partial(source: DrawnSystem, options: Options) -> bool:
-    """Whether energies that are known as the sum of all components alone have to be left out."""
-    return options.boundary is not None and not source.components <= set(options.boundary)
 
 
 def _differing(source: DrawnSystem) -> str | None:
@@ -115,7 +111,7 @@ def _write_phases(
         why = "with several requests at a server they run beside each other" if mixed else _NO_PHASES
         return [], [f"no figure of the phases: {why}"] if named else []
     # Energy per phase is known as the sum of all components alone.
-    partial = [source for source in shown if _is_partial(source, options)]
+    partial = [source for source in shown if source.reaches_beyond(options.boundary)]
     notes = [
         f"the figure of the phases leaves out the energy of {source.name}: per phase it is that of all its components"
         for source in partial

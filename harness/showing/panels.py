@@ -108,6 +108,10 @@ class DrawnSystem:
         """Whether prefills run beside the decode steps of others, so that a phase has no cost of its own."""
         return self.concurrency > 1 and self.kind not in ("", "static batch")
 
+    def reaches_beyond(self, boundary: tuple[Component, ...] | None) -> bool:
+        """Whether sums of all its components hold some that a boundary leaves out."""
+        return boundary is not None and not self.components <= set(boundary)
+
     @property
     def components(self) -> frozenset[Component]:
         """The components whose energy was measured."""

@@ -30,7 +30,7 @@ def by_size(points: Iterable[PointSummary]) -> dict[Point, list[PointSummary]]:
 
 
 def in_flight_words(run: RecordedRun) -> str:
-    """``1 in flight`` or ``1–8 in flight, closed loop``, by the run's plan; ``open loop`` where it has no concurrency."""
+    """``1 in flight`` or ``1–8 in flight, closed loop``, by the plan; ``open loop`` where it has no concurrency."""
     if not run.facts.plan.points:
         return "open loop"
     return flight_words([c for _, _, c in run.facts.plan.points], run.facts.backend.concurrency)

@@ -61,7 +61,7 @@ def _subtitle(run: RecordedRun) -> str:
     used = [summary for summary in summarise(run.trials) if summary.trials]
     counted, sizes = sum(summary.trials for summary in used), len(used)
     of = "" if sizes == len(plan.points) else f" of {len(plan.points)}"
-    what = "point" if any(summary.point.concurrency > 1 for summary in used) else "request size"
+    what = "point" if len({summary.point.concurrency for summary in used}) > 1 else "request size"
     parts = [
         ", ".join(settings),
         f"{sizes}{of} {what}{'' if sizes == 1 and not of else 's'}, {counted} trial{'' if counted == 1 else 's'}",

@@ -39,9 +39,10 @@ def loads(runs: Sequence[RecordedRun], sources: Sequence[DrawnSystem], options: 
 def _section(run: RecordedRun, source: DrawnSystem, options: Options) -> dict[str, Any]:
     drawn = has_several(source.loaded)
     shown = drawn_sizes(source, options) if drawn else {}
-    panels = load_panels(source.loaded) if drawn else []
+    partial = source.reaches_beyond(options.boundary)
+    panels = load_panels(source.loaded, partial) if drawn else []
     looks = size_looks(source, shown, options) if drawn else {}
-    notes = load_cautions(source, shown, panels, without_energy=False, all_in="the table") if drawn else []
+    notes = load_cautions(source, shown, panels, partial, all_in="the table") if drawn else []
     return {
         "name": source.name,
         "finding": load_title(source, options) if drawn else "",
