@@ -73,7 +73,8 @@ class Stub:
         self.delayed = options.ttft > 0 or options.tpot > 0
         self.requests = 0
         self.running = 0
-        self.generated = self.prompted = 0
+        self.generated = self.prompted = self.answered = 0
+        self.ttft_s = 0.0
         self.waiting: deque[Stream] = deque()
         self._arrivals: deque[tuple[Connection, bytes, bytes, int]] = deque()
         self._writable: deque[Stream] = deque()
@@ -166,6 +167,8 @@ class Stub:
             "vllm:num_requests_waiting": len(self.waiting),
             "vllm:prompt_tokens_total": self.prompted,
             "vllm:generation_tokens_total": self.generated,
+            "vllm:time_to_first_token_seconds_sum": self.ttft_s,
+            "vllm:time_to_first_token_seconds_count": self.answered,
         }
         return "".join(f'{name}{{model_name="{self.options.model}"}} {value}\n' for name, value in values.items())
 
@@ -326,13 +329,15 @@ class Connection(asyncio.Protocol):
         self._stub.prompted += stream.input_tokens
         self._stub.generated += stream.output_tokens
         sent = stream.sent_ns or [stream.received_ns]
-        said: dict[str, Any] = {"choices": []}
+        said: dict[str, Any] = {"object": "chat.completion.chunk" if stream.chat else "text_completion", "choices": []}
         if stream.usage:
             m = stream.input_tokens + (stream.fault == "long-prompt")
             said["usage"] = {"prompt_tokens": m, "completion_tokens": stream.output_tokens}
             if options.cached is not None:
                 said["usage"]["prompt_tokens_details"] = {"cached_tokens": options.cached}
         prompt_ms, predicted_ms = (sent[0] - stream.received_ns) / 1e6, (sent[-1] - sent[0]) / 1e6
+        self._stub.ttft_s += prompt_ms / 1e3
+        self._stub.answered += 1
         said["timings"] = {"prompt_ms": prompt_ms, "predicted_ms": predicted_ms}
         said["stub"] = {"number": stream.number, "received_ns": stream.received_ns, "sent_ns": sent}
         out = self._event(json.dumps(said).encode()) + self._event(b"[DONE]")
@@ -347,11 +352,14 @@ def _piece(stream: Stream, count: int, empty: bool) -> bytes:
     """The chunk of the next ``count`` tokens."""
     text = b"" if empty else b" a" * count
     if stream.chat:
-        return b'{"choices":[{"index":0,"delta":{"content":"%b"}}]}' % text
+        return b'{"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"%b"}}]}' % text
     if stream.ids:
         listed = ",".join(str(7 + stream.sent + k) for k in range(count)).encode()
-        return b'{"choices":[{"index":0,"text":"%b","token_ids":[%b],"finish_reason":null}]}' % (text, listed)
-    return b'{"choices":[{"index":0,"text":"%b","finish_reason":null}]}' % text
+        return (
+            b'{"object":"text_completion","choices":[{"index":0,"text":"%b","token_ids":[%b],"finish_reason":null}]}'
+            % (text, listed)
+        )
+    return b'{"object":"text_completion","choices":[{"index":0,"text":"%b","finish_reason":null}]}' % text
 
 
 def _input_tokens(prompt: Any, chat: bool) -> int:

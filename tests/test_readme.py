@@ -37,6 +37,8 @@ OF_OTHERS = {
     "--gpus",
     "--gpu-reset",
     "--force-reinstall",
+    *("--metrics", "--enable-metrics", "--enable-cache-report", "--enable-prompt-tokens-details"),
+    "--skip-tokenizer-init",
 }
 """Options of scripts and of other programs that pages name."""
 SKIPPED = ("doctor --load", ".gguf")

@@ -1,25 +1,20 @@
 """GGUF files with random weights for the presets, kept in the user's cache directory.
 
 A file's name identifies its content; it appears under that name only when it is complete, so that what a killed
-run leaves behind is never loaded. Writers hold a lock on their unfinished file; one without a lock is rubbish.
+run leaves behind is never loaded.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import hashlib
 import math
 import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from backends import model_cache
 from backends.base import InvalidConfig
 from backends.llama_cpp.gguf_header import read_header, require_gguf
 from backends.llama_cpp.gguf_layout import Tensor, gguf_architecture, metadata, tensors, vocabulary
@@ -44,17 +39,6 @@ _STANDARD_DEVIATION = 0.02
 """Of random weights: the usual initialisation of these families, which keeps activations finite."""
 _CHUNK_ELEMENTS = 1 << 20
 """Weights drawn at a time by one thread: small enough for its temporaries to stay in cache."""
-_UNFINISHED = ".unfinished"
-
-
-def cache_directory() -> Path:
-    """Where the files are kept: ``$JOULEBENCH_CACHE_DIR``, else ``joulebench`` in the user's cache directory."""
-    override = os.environ.get("JOULEBENCH_CACHE_DIR")
-    if override:
-        return Path(override).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "joulebench"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "joulebench"
 
 
 def weight_bytes(architecture: Architecture, dtype: str) -> int:
@@ -67,14 +51,13 @@ def check_space(preset: str, dtype: str, seed: int) -> None:
     path = _path(preset, dtype, seed)
     if path.exists():
         return
-    padding_bytes = _ALIGNMENT * len(tensors(PRESETS[preset].architecture))
-    needed_bytes = weight_bytes(PRESETS[preset].architecture, dtype) + padding_bytes + _HEADER_BYTES
-    directory = path.parent
-    while not directory.exists():
-        directory = directory.parent
-    free_bytes = shutil.disk_usage(directory).free
-    if free_bytes < needed_bytes:
-        raise _no_space(path, f"{needed_bytes / 1e9:.2f} GB needed, {free_bytes / 1e9:.2f} GB free")
+    model_cache.check_room(path, _file_bytes(preset, dtype))
+
+
+def _file_bytes(preset: str, dtype: str) -> int:
+    """Size of the preset's file, or a little more."""
+    architecture = PRESETS[preset].architecture
+    return weight_bytes(architecture, dtype) + _ALIGNMENT * len(tensors(architecture)) + _HEADER_BYTES
 
 
 def preset_file(preset: str, dtype: str, seed: int) -> Path:
@@ -87,30 +70,17 @@ def preset_file(preset: str, dtype: str, seed: int) -> Path:
     path = _path(preset, dtype, seed)
     if _is_whole(path):
         return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path.parent)
-        check_space(preset, dtype, seed)
-        with _unfinished_file(path) as (file, unfinished):
-            _write_header(unfinished, preset, dtype)
-            file.seek(0, os.SEEK_END)
-            _write_weights(file, tensors(PRESETS[preset].architecture), dtype, seed)
-            file.flush()
-            os.fsync(file.fileno())
-            unfinished.replace(path)
-        _sync_directory(path.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise _no_space(path, str(error.strerror)) from error
-        remedy = "set JOULEBENCH_CACHE_DIR to another directory"
-        raise InvalidConfig(f"can't write '{path}': {error.strerror}; {remedy}") from error
+    with model_cache.new_file(path, _file_bytes(preset, dtype)) as (file, unfinished):
+        _write_header(unfinished, preset, dtype)
+        file.seek(0, os.SEEK_END)
+        _write_weights(file, tensors(PRESETS[preset].architecture), dtype, seed)
     return path
 
 
 def _path(preset: str, dtype: str, seed: int) -> Path:
     identity = repr((_VERSION, PRESETS[preset].architecture, dtype, seed))
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
-    return cache_directory() / "gguf" / f"{preset}-{dtype}-random-{seed}-{digest}.gguf"
+    return model_cache.cache_directory() / "gguf" / f"{preset}-{dtype}-random-{seed}-{digest}.gguf"
 
 
 def _is_whole(path: Path) -> bool:
@@ -123,44 +93,6 @@ def _is_whole(path: Path) -> bool:
         path.unlink()
         return False
     return True
-
-
-def _no_space(path: Path, reason: str) -> InvalidConfig:
-    remedy = "free some or set JOULEBENCH_CACHE_DIR to another disk"
-    return InvalidConfig(f"too little disk for '{path}': {reason}; {remedy}")
-
-
-@contextlib.contextmanager
-def _unfinished_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """A new locked file beside ``path``, removed at the end unless it was renamed."""
-    while True:
-        descriptor, name = tempfile.mkstemp(suffix=_UNFINISHED, prefix=path.stem + "-", dir=path.parent)
-        file = os.fdopen(descriptor, "wb")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:
-            break
-        file.close()  # another process took it for abandoned before it was locked
-    unfinished = Path(name)
-    try:
-        with file:
-            yield file, unfinished
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _remove_abandoned(directory: Path) -> None:
-    for unfinished in directory.glob(f"*{_UNFINISHED}"):
-        with contextlib.suppress(FileNotFoundError, BlockingIOError), unfinished.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            unfinished.unlink()
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_header(path: Path, preset: str, dtype: str) -> None:

@@ -1,6 +1,6 @@
 """The tensors and metadata that llama.cpp expects in a GGUF file of a given architecture.
 
-Names and meanings are those of the GGUF specification and of llama.cpp's own converter. The vocabulary is made up: it
+Names and meanings are those of the GGUF specification and of llama.cpp's own converter. The vocabulary is made up; it
 is there because servers turn every token into text.
 """
 

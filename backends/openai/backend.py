@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import shlex
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from backends.base import (
@@ -33,6 +35,7 @@ from backends.openai.client import ClientSettings, OpenAIClient, RefusedByServer
 from backends.openai.control import Control, NoAnswer, parse_url
 from backends.openai.discovery import Served, discover, read_key
 from backends.openai.exactness import Asking, find_asking, mismatch
+from backends.openai.placement import Placement, flag, place
 from backends.openai.prompts import RequestForm
 
 DEVICES = ("cpu", "cuda", "metal")
@@ -71,16 +74,19 @@ class OpenAIServer(ServingBackend):
         _refuse_options(config)
         self._config = config
         self._control = _control(config)
-        self._served = served = self._await_server()
+        served = self._await_server()
+        placement = place(config, self._control.address)
+        self._served = served = _with_flags(served, placement)
         self._asking = asking = self._find_asking(served)
-        pids, no_energy = (), None
         return Loaded(
             model=served.model(),
-            device="unknown",
-            device_names=(),
-            settings=self._settings(served, asking),
-            server_pids=pids,
-            no_energy=no_energy,
+            device=placement.device.kind,
+            device_names=placement.device.names,
+            gpu_uuids=placement.device.gpu_uuids,
+            settings=self._settings(served, asking) | self._command_line(placement),
+            server_pids=placement.pids,
+            no_energy=placement.no_energy,
+            concurrency="closed loop",
             most_in_flight=served.told.most_in_flight,
         )
 
@@ -141,9 +147,15 @@ class OpenAIServer(ServingBackend):
             "exact_sizes": asking.problem is None,
             "tells_cached_tokens": reply.cached_tokens is not None,
             "tells_tokens_of_pieces": reply.counted,
-            "tells_metrics": bool(self.server_figures()),
+            "no_metrics": None if self.server_figures() else served.kind.no_metrics,
             **told.settings,
         }
+
+    def _command_line(self, placement: Placement) -> dict[str, str]:
+        if not placement.command:
+            return {}
+        key = read_key(self._config.api_key_env)
+        return {"command_line": shlex.join(word.replace(key, "…") if key else word for word in placement.command)}
 
     def prepare(self, request: Request) -> Prepared:
         served, asking = self._loaded()
@@ -166,6 +178,11 @@ class OpenAIServer(ServingBackend):
             raise InvalidConfig(
                 f"{m} input and {n} output tokens are more than the server's cache of {told.cache_tokens} holds; "
                 "ask for fewer tokens or give the server more memory for its cache"
+            )
+        if told.cache_tokens is not None and c * (m + 1) > told.cache_tokens:
+            raise InvalidConfig(
+                f"{c} requests of {m} input tokens don't fit into the server's cache of {told.cache_tokens} together; "
+                "ask for fewer at once or give the server more memory for its cache"
             )
         if told.most_in_flight is not None and c > told.most_in_flight:
             raise InvalidConfig(
@@ -238,6 +255,13 @@ async def _exchange(client: OpenAIClient, request: Request, number: int) -> Repl
     return client.read(answer)
 
 
+def _with_flags(served: Served, placement: Placement) -> Served:
+    """What is served, with what only the server's command line tells of its limits."""
+    told = served.told
+    in_flight = told.most_in_flight or flag(placement.command, served.kind.in_flight_flags)
+    return replace(served, told=replace(told, most_in_flight=in_flight))
+
+
 def _control(config: Config) -> Control:
     assert config.url is not None
     return Control(parse_url(config.url), read_key(config.api_key_env))
@@ -246,6 +270,12 @@ def _control(config: Config) -> Control:
 def _refuse_options(config: Config) -> None:
     """Refuse what no server can be asked for. Raises InvalidConfig."""
     refuse_unused(config, "openai", "kv_cache", "compile", "prefill_chunk")
+    if config.device not in ("auto", *DEVICES):
+        raise InvalidConfig(
+            f"--device {config.device}: a server chooses its devices itself; leave it out, or say {', '.join(DEVICES)}"
+        )
+    if config.url is not None:
+        refuse_unused(config, "openai", "dtype", "threads", "seed", "server_flags")
     if (config.url is None) == (config.serve is None):
         raise InvalidConfig("the openai backend needs either a server's address, --url, or one to start, --serve")
 

@@ -119,7 +119,7 @@ class _Connection(asyncio.Protocol):
         self._ended: asyncio.Future[Answer] | None = None
         self._stamp_ns = 0
         self._heard = False
-        self._framed = False
+        self._headed = self._framed = False
         self.ended_ns = 0
         """When the last answer had come; 0 before the first."""
         self.lost = False
@@ -133,7 +133,7 @@ class _Connection(asyncio.Protocol):
     async def exchange(self, message: bytes, request: Request) -> Answer:
         """Send a request and wait for the end of its answer. Raises _NeverAnswered or BackendError."""
         self._ended = asyncio.get_running_loop().create_future()
-        self._heard = self._framed = False
+        self._heard = self._headed = self._framed = False
         transport = self._transport
         self._answer = Answer(request, time.monotonic_ns())
         transport.write(message)
@@ -158,6 +158,9 @@ class _Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() in (b"content-length", b"transfer-encoding"):
             self._framed = True
+
+    def on_headers_complete(self) -> None:
+        self._headed = True
 
     def on_body(self, body: bytes) -> None:
         if self._answer is not None:
@@ -201,7 +204,8 @@ class _Connection(asyncio.Protocol):
             if not lost and self.ended_ns:
                 self._client.closed(self._place, soon=now_ns - self.ended_ns < CLOSED_AFTER_S * 1e9)
             return
-        if self._heard and self._parser.get_status_code() and not self._framed:
+        if self._headed and not self._framed:
+            # The end of the connection is the end of the answer.
             self._finish(keep=False)
         elif self._heard:
             self._fail(BackendError(f"the server closed the connection in mid answer{_why(exc)}"))

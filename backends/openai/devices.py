@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -76,7 +77,13 @@ def _nvidia_gpus(pids: list[int]) -> list[tuple[str, str]]:
 def _open_devices(pid: int) -> set[str] | None:
     """Names of the files in /dev that a process has open; None where it may not be looked at."""
     try:
-        links = [link.readlink() for link in Path(f"/proc/{pid}/fd").iterdir()]
+        links = list(Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
         return None if Path(f"/proc/{pid}").exists() else set()
-    return {link.name for link in links if str(link).startswith("/dev/")}
+    found: set[str] = set()
+    for link in links:
+        # A file may be closed in the meantime.
+        with contextlib.suppress(OSError):
+            target = link.readlink()
+            found |= {target.name} if str(target).startswith("/dev/") else set()
+    return found

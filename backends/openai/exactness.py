@@ -128,6 +128,6 @@ def _calibrated(ask: Ask, form: RequestForm) -> RequestForm:
     counts = {word: count((word,), MANY_WORDS) for word in form.words}
     fewest = min(counts.values())
     single = tuple(word for word, counted in counts.items() if counted == fewest)
-    if fewest < MANY_WORDS or len(single) < FEWEST_WORDS:
+    if len(single) < FEWEST_WORDS or fewest - count(single[:1], 1) != MANY_WORDS - 1:
         return form
     return replace(form, words=single, end_id=len(single), template_tokens=fewest - MANY_WORDS)

@@ -176,8 +176,9 @@ def _with_tokens(pieces: list[_Piece], n: int) -> list[_Piece]:
     """The pieces that carry n tokens: those with text, or where text is withheld, as many as fit the count."""
     written = [piece for piece in pieces if piece.text]
     bare = [piece for piece in pieces if piece.text or not (piece.opens or piece.ends)]
-    ending = [piece for piece in pieces if piece.text or not piece.opens]
-    choices = (written, bare, ending)
+    ending = [piece for piece in pieces if not piece.opens]
+    # An end without text carries no token where others have text, as in llama-server; where none has, it may.
+    choices = (written, bare) if written else (bare, ending)
     exact = next((some for some in choices if len(some) == n), None)
     found = exact or next((some for some in choices if 0 < len(some) < n), None)
     if found is None:

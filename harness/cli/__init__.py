@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +16,7 @@ from harness.cli import (
     figures,
     fit,
     measure,
+    meter,
     paper,
     predict,
     profiles,
@@ -49,8 +51,8 @@ app = typer.Typer(
     # Plain help starts faster than rich's and leaves the sentences twice the width.
     rich_markup_mode=None,
 )
-SECTIONS = {
-    "Measure": (doctor.doctor, measure.measure, trials.trials),
+SECTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
+    "Measure": (doctor.doctor, measure.measure, meter.meter, trials.trials),
     "Model": (fit.fit, predict.predict, compare.compare, export.export),
     "Decide": (threshold.threshold, route.route),
     "Draw": (figures.figures, report.report, paper.paper),

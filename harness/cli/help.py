@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import zip_longest
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
@@ -11,11 +12,23 @@ from typer.core import TyperCommand, TyperGroup
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 """``-h`` works on every command."""
 
+ALONE = {"--listen": "127.0.0.1:9437"}
+"""Options that may come without a value, and what they mean then."""
+
 _KINDS = {"int": "N", "float": "X", "path": "PATH", "str": "TEXT"}
 
 
 class Command(TyperCommand):
     """A command whose options stand under the headings that their ``rich_help_panel`` names."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The rest of the arguments; an option that may stand alone gets the value that it has then."""
+        told: list[str] = []
+        for argument, after in zip_longest(args, args[1:], fillvalue="--"):
+            told.append(argument)
+            if argument in ALONE and after.startswith("-"):
+                told.append(ALONE[argument])
+        return super().parse_args(ctx, told)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The pieces of the line ``Usage:``, without the braces and second dots that typer puts around arguments."""

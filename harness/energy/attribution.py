@@ -26,11 +26,16 @@ DISAGREEMENT_LIMIT = 0.02
 DISAGREEMENT_WINDOW_S = 5.0
 """… over windows of at least this length, where edges no longer explain it."""
 
+NO_SOURCE = "no power source"
+"""Why a sum of nothing is null."""
+STUCK = "the readings did not move although it worked"
+
 _PHASES = ("prefill", "decode")
 _METHODS: tuple[str, ...] = get_args(Method)
 
 
-def _known_together(value: float | None, half_width: float | None, name: str) -> None:
+def known_together(value: float | None, half_width: float | None, name: str) -> None:
+    """Raises ValueError unless a value and its half-width are both known or neither, and the latter isn't negative."""
     if (value is None) != (half_width is None):
         raise ValueError(f"{name} and its half-width must both be known or neither")
     if half_width is not None and half_width < 0:
@@ -57,9 +62,9 @@ class EnergyFigure:
     phase_reason: str | None = None
 
     def __post_init__(self) -> None:
-        _known_together(self.request_j, self.request_ci95_j, "request_j")
-        _known_together(self.prefill_j, self.prefill_ci95_j, "prefill_j")
-        _known_together(self.decode_j, self.decode_ci95_j, "decode_j")
+        known_together(self.request_j, self.request_ci95_j, "request_j")
+        known_together(self.prefill_j, self.prefill_ci95_j, "prefill_j")
+        known_together(self.decode_j, self.decode_ci95_j, "decode_j")
         if self.request_j is not None and self.method is None:
             raise ValueError("an energy needs its method")
 
@@ -102,7 +107,7 @@ class PowerFigure:
     reason: str | None = None
 
     def __post_init__(self) -> None:
-        _known_together(self.power_w, self.ci95_w, "power_w")
+        known_together(self.power_w, self.ci95_w, "power_w")
 
 
 @dataclass(frozen=True)
@@ -120,12 +125,17 @@ class IdleBaseline:
 
 
 def attribute(
-    traces: Sequence[Trace], window: Window, rank: Sequence[str] = (), working: Collection[str] = ("cpu", "system")
+    traces: Sequence[Trace],
+    window: Window,
+    rank: Sequence[str] = (),
+    working: Collection[str] = ("cpu", "system"),
+    absent: str = NO_SOURCE,
 ) -> EnergyReport:
     """Energy per request of every domain, component and their total.
 
     ``rank`` lists probe names, preferred first, and settles ties between equal methods. ``working`` are the components
-    that can't have been off, so that no energy is no reading. Raises ValueError for an empty window.
+    that can't have been off, so that no energy is no reading. ``absent`` says why there are no traces. Raises
+    ValueError for an empty window.
     """
     requests = int(window.start_ns.size)
     if requests == 0:
@@ -137,8 +147,11 @@ def attribute(
     return EnergyReport(
         domains={name: _figure([name], parts, methods, requests) for name in parts},
         components={key: _figure(names, parts, methods, requests) for key, names in chosen.items()},
-        total=_figure(innermost(domains, chosen), parts, methods, requests),
-        warnings=tuple(_disagreements(traces, parts, window)),
+        total=_figure(innermost(domains, chosen), parts, methods, requests, absent),
+        warnings=disagreements(
+            {trace.domain: parts[trace.domain.name]["request"] for trace in traces},
+            (int(window.end_ns[-1]) - int(window.start_ns[0])) / 1e9,
+        ),
     )
 
 
@@ -196,7 +209,7 @@ def _energies(trace: Trace, window: Window, working: bool) -> dict[str, Energy]:
     """Energy of the whole window and of all its prefill and decode stretches."""
     energies = {"request": window_energy(trace, int(window.start_ns[0]), int(window.end_ns[-1]))}
     if working and energies["request"].joules == 0.0:
-        stuck = Energy(None, None, "the readings did not move although it worked")
+        stuck = Energy(None, None, STUCK)
         return dict.fromkeys(("request", *_PHASES), stuck)
     for phase in _PHASES:
         starts, ends = phase_marks(window, phase)
@@ -206,10 +219,15 @@ def _energies(trace: Trace, window: Window, working: bool) -> dict[str, Energy]:
 
 
 def _figure(
-    names: Sequence[str], parts: Mapping[str, Mapping[str, Energy]], methods: Mapping[str, Method], requests: int
+    names: Sequence[str],
+    parts: Mapping[str, Mapping[str, Energy]],
+    methods: Mapping[str, Method],
+    requests: int,
+    absent: str = NO_SOURCE,
 ) -> EnergyFigure:
     """The sum of the named domains, per request."""
-    request, prefill, decode = (_sum({name: parts[name][key] for name in names}) for key in ("request", *_PHASES))
+    keys = ("request", *_PHASES)
+    request, prefill, decode = (summed({name: parts[name][key] for name in names}, absent) for key in keys)
     prefill, decode = _certain(prefill, "prefill"), _certain(decode, "decode")
     phase_reasons = dict.fromkeys(phase.reason for phase in (prefill, decode) if phase.reason)
 
@@ -224,10 +242,10 @@ def _per(value: float | None, number: float) -> float | None:
     return None if value is None else value / number
 
 
-def _sum(energies: Mapping[str, Energy]) -> Energy:
-    """Sum of independent energies; null, with the parts' reasons, when one of them is."""
+def summed(energies: Mapping[str, Energy], absent: str = NO_SOURCE) -> Energy:
+    """Sum of independent energies; null, with the parts' reasons, when one of them is, or ``absent`` of none."""
     if not energies:
-        return Energy(None, None, "no power source")
+        return Energy(None, None, absent)
     if len(energies) == 1:
         return next(iter(energies.values()))
     missing = [f"{name}: {energy.reason}" for name, energy in energies.items() if energy.joules is None]
@@ -248,19 +266,19 @@ def _certain(energy: Energy, phase: str) -> Energy:
     return Energy(None, None, f"{phase} is too short for the sensor: uncertain by {percent(share, digits=0)}")
 
 
-def _disagreements(traces: Sequence[Trace], parts: Mapping[str, Mapping[str, Energy]], window: Window) -> list[str]:
+def disagreements(energies: Mapping[Domain, Energy], seconds: float) -> tuple[str, ...]:
     """Warnings on counters and integrated powers of one source that differ over a long window."""
-    if (int(window.end_ns[-1]) - int(window.start_ns[0])) / 1e9 < DISAGREEMENT_WINDOW_S:
-        return []
+    if seconds < DISAGREEMENT_WINDOW_S:
+        return ()
     warnings = []
-    for one, other in combinations([trace.domain for trace in traces], 2):
+    for one, other in combinations(energies, 2):
         if one.source != other.source or one.kind == other.kind:
             continue
         counter, power = (one, other) if one.kind == "counter" else (other, one)
-        counted, integrated = parts[counter.name]["request"].joules, parts[power.name]["request"].joules
+        counted, integrated = energies[counter].joules, energies[power].joules
         if counted is None or integrated is None or counted <= 0.0:
             continue
         difference = integrated / counted - 1.0
         if abs(difference) > DISAGREEMENT_LIMIT:
             warnings.append(f"{power.name} integrates to {difference:+.1%} of what {counter.name} counted")
-    return warnings
+    return tuple(warnings)

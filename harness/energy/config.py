@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Le
 
+from harness.core.errors import UserError
 from harness.core.validation import validated
 from harness.energy import probes
 from harness.energy.calibration import parse_calibration
@@ -34,11 +35,23 @@ class EnergyConfig:
     max_foreign_load: Annotated[float, Ge(0.0), Le(1.0)] | None = 0.1
     """Share of all processors that other programs may take during a trial before it is disturbed; None for any."""
 
+    meter_url: str | None = None
+    """Where ``joulebench meter --listen`` of the machine that computes is, in place of this machine's power sources."""
+    meter_token_env: str | None = None
+    """Name of the environment variable that holds that meter's token; the token itself is never stored."""
+
+    @property
+    def sources(self) -> str:
+        """The power sources to open: ``probes``, or the meter elsewhere that stands in their place."""
+        return f"remote:{self.meter_url}" if self.meter_url and self.probes == "auto" else self.probes
+
     @cached_property
     def calibrations(self) -> dict[str, Calibration]:
         """By domain, read once; if all that can be refused before a power source is opened is right, else UserError."""
         validated(EnergyConfig, asdict(self))
-        if self.probes not in ("auto", "none"):
-            for name in self.probes.split(","):
+        if self.meter_url and self.probes not in ("auto", "none"):
+            raise UserError(f"--meter-url reads another machine's power, --probes {self.probes} this one's: give one")
+        if self.sources not in ("auto", "none"):
+            for name in self.sources.split(","):
                 probes.create(name.strip())
         return parse_calibration(self.calibration)

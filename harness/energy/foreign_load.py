@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.core.wording import percent
-from harness.energy.process_tree import ProcessTimes, TreeTime, descendants, times_of
+from harness.energy.process_tree import ProcessTimes, TreeTime, busy_s, descendants, times_of
 from harness.energy.readings import AS_IT_STANDS
 
 _SHORTEST_S = 0.25
@@ -85,19 +85,18 @@ class ForeignLoad:
 
         try:
             processes = _processes()
-            times = psutil.cpu_times()
+            busy_seconds = busy_s()
         except (psutil.Error, OSError):
             return
         if os.getpid() not in processes:
             return
-        busy_s = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
         living = tuple(pid for pid in roots if pid in processes)
         # What was ours once is ours until it ends, whoever has become its parent.
         known = self._ours.known(processes) - {os.getpid()}
         ours = descendants({*living, *known}, {pid: process.parent for pid, process in processes.items()})
         ours.add(os.getpid())
         ours_s = self._ours.add(living, {pid: processes[pid] for pid in ours})
-        self._samples.append(_Sample(time.monotonic_ns(), busy_s, ours_s, frozenset(ours), living, processes))
+        self._samples.append(_Sample(time.monotonic_ns(), busy_seconds, ours_s, frozenset(ours), living, processes))
 
     def over(self, start_ns: int, end_ns: int) -> CpuLoad | None:
         """The load over the samples around a window; None where it can't be told."""

@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NoReturn
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,10 +22,12 @@ from harness.energy import attribution, integrate
 from harness.energy.attribution import EnergyReport, IdleBaseline
 from harness.energy.config import EnergyConfig
 from harness.energy.foreign_load import ForeignLoad
+from harness.energy.metered_window import MeterDescription, MeteredWindow, range_of
 from harness.energy.power_sources import LeftOut, computing_components, open_sources
 from harness.energy.probes.base import VERDICTS, Probe, ProbeContext
 from harness.energy.readings import Calibration, Domain, Trace, Window
 from harness.energy.sampler import Sampler
+from harness.energy.stretches import attribute_loop
 
 SETTLE_S = 5.0
 """How long a machine gets to come to rest before its idle power is read."""
@@ -34,64 +35,8 @@ _PATIENCE_S = 1.0
 """How much later than expected a sensor's reading may come before the window is closed without it."""
 _NS = 1e9
 
-
-@dataclass(frozen=True)
-class MeterDescription:
-    """What measures and how, as a run's sessions keep it."""
-
-    __pydantic_config__: ClassVar[dict[str, bool]] = {"allow_inf_nan": False}
-
-    attribution: str
-    rate_hz: float = 0.0
-    probes: dict[str, str] = field(default_factory=dict)
-    """What the figures of each open probe are, in words."""
-    domains: dict[str, Domain] = field(default_factory=dict)
-    components: dict[str, list[str]] = field(default_factory=dict)
-    """The domains that are added up for each component."""
-    calibration: dict[str, Calibration] = field(default_factory=dict)
-    left_out: tuple[LeftOut, ...] = ()
-    needed_window_s: float = 0.0
-
-
-class MeteredWindow:
-    """A stretch of time under the meter. All but ``mark`` is there once its ``with`` block has ended."""
-
-    marks: Window
-    """When each request inside began and ended; the whole block as one request where nobody said."""
-    traces: list[Trace]
-    """Raw readings around the window."""
-    energy: EnergyReport
-    """Joules per request, by domain, by component and in all."""
-    conditions: Facts
-    """What the machine was like: ``foreign_cpu_load``, the share of all processors that other programs took,
-    ``foreign_programs``, those that took most, and by probe what it saw: numbers as ``{"min", "max"}``, anything else
-    as the list of what was seen."""
-    disturbed: str | None
-    """What disturbed the window, so that its time or energy is not that of its requests alone; None where nothing."""
-
-    def mark(self, marks: Window) -> None:
-        """Say when the requests inside the block began and ended. Raises UserError for marks that make no sense."""
-        marks.check()
-        self.marks = marks
-
-    def __getattr__(self, name: str) -> NoReturn:
-        """Only what is not known yet comes here."""
-        raise AttributeError(f"window.{name} is known once its block has ended, and only if nothing was raised in it")
-
-    @property
-    def energy_j(self) -> float | None:
-        """Joules of one request, or of the block where no requests were marked; None where they can't be told."""
-        return self.energy.total.request_j
-
-    @property
-    def ci95_j(self) -> float | None:
-        """Half-width of the 95 % interval of ``energy_j``."""
-        return self.energy.total.request_ci95_j
-
-    @property
-    def reason(self) -> str | None:
-        """Why ``energy_j`` is None."""
-        return self.energy.total.reason
+_Attribute = Callable[[Sequence[Trace], Collection[str]], EnergyReport]
+"""Takes the traces, and the components that can't have been off."""
 
 
 class Meter:
@@ -106,8 +51,9 @@ class Meter:
         context: ProbeContext | None = None,
         config: EnergyConfig = EnergyConfig(),
         left_out: Sequence[LeftOut] = (),
+        unmeasured: str | None = None,
     ) -> None:
-        """``opened`` maps names to open probes, preferred first.
+        """``opened`` maps names to open probes, preferred first; ``unmeasured`` as in ``open``.
 
         Raises UserError, with the probes closed, for two domains of one name and for a calibration of an unknown
         domain or of only one of several that read the same thing.
@@ -116,6 +62,7 @@ class Meter:
         self._config = config
         self._probes = dict(opened)
         self._left_out = tuple(left_out)
+        self._absent = unmeasured or attribution.NO_SOURCE
         self._foreign = ForeignLoad()
         try:
             self._begin()
@@ -131,8 +78,13 @@ class Meter:
         domains = self._sampler.domains
         self._rank = [name.partition(":")[0] for name in self._probes]
         self._chosen = attribution.choose(domains, self._rank)
-        poll_s = 1.0 / config.rate_hz
-        self._margins_ns = {domain.name: int(integrate.margin_s(domain, poll_s) * _NS) for domain in domains}
+        self._poll_s = {
+            domain.name: max(1.0 / config.rate_hz, probe.poll_s)
+            for probe in self._probes.values()
+            for domain in probe.domains()
+        }
+        margins_s = {domain.name: integrate.margin_s(domain, self._poll_s[domain.name]) for domain in domains}
+        self._margins_ns = {name: int(seconds * _NS) for name, seconds in margins_s.items()}
         self._widest_margin_ns = max(self._margins_ns.values(), default=0)
         self._calibration = config.calibrations
         _check_domains(domains, self._calibration)
@@ -143,17 +95,26 @@ class Meter:
             self._sampler.start()
 
     @classmethod
-    def open(cls, config: EnergyConfig = EnergyConfig(), context: ProbeContext | None = None) -> Meter:
+    def open(
+        cls,
+        config: EnergyConfig = EnergyConfig(),
+        context: ProbeContext | None = None,
+        unmeasured: str | None = None,
+    ) -> Meter:
         """Open the power sources that ``config`` names; without a ``context`` they watch this very process.
+
+        ``unmeasured`` says why no power source of this machine sees what computes: then none is opened, and the energy
+        is null with that reason. A meter at ``config.meter_url`` sees it all the same.
 
         Raises UserError for an unknown probe, a wrong option, or a named probe that does not work here.
         """
         _ = config.calibrations  # what is wrong is said before anything is opened
         context = context or ProbeContext(worker_pid=os.getpid())
         context.rate_hz, context.cpu_watts = config.rate_hz, config.cpu_watts
-        context.attribution = config.attribution
-        opened, left_out = open_sources(config.probes, context)
-        return cls(opened, context, config, left_out)
+        context.attribution, context.meter_token_env = config.attribution, config.meter_token_env
+        elsewhere = config.sources != config.probes
+        opened, left_out = open_sources("none" if unmeasured and not elsewhere else config.sources, context)
+        return cls(opened, context, config, left_out, unmeasured)
 
     def __enter__(self) -> Meter:
         return self
@@ -195,8 +156,8 @@ class Meter:
         """
         used = attribution.innermost(self._sampler.domains, self._chosen)
         sensors = [d for d in self._sampler.domains if d.name in used and (d.period_s or d.method != "estimated")]
-        poll_s = 1.0 / self._config.rate_hz
-        return max((integrate.edge_uncertainty_s(domain, poll_s) for domain in sensors), default=0.0) / relative_error
+        edges_s = [integrate.edge_uncertainty_s(domain, self._poll_s[domain.name]) for domain in sensors]
+        return max(edges_s, default=0.0) / relative_error
 
     @contextmanager
     def window(self) -> Iterator[MeteredWindow]:
@@ -217,11 +178,38 @@ class Meter:
             if not hasattr(window, "marks"):
                 start, end = np.array([[start_ns], [end_ns]], dtype=np.int64)
                 window.marks = Window(start, end, end)
-            start_ns, end_ns = int(window.marks.start_ns[0]), int(window.marks.end_ns[-1])
             self._note_load()
-            window.traces = self.traces(start_ns, end_ns)
-            window.conditions, window.disturbed, shared = self._conditions(start_ns, end_ns)
-            window.energy = self._attribute(window.traces, window.marks, shared)
+            self._complete(window, start_ns, end_ns)
+
+    def past(self, start_ns: int, end_ns: int) -> MeteredWindow:
+        """Meter what happened between two times of the last hour (CLOCK_MONOTONIC), as one request.
+
+        Waits like ``window`` for the sensors' next updates. Raises UserError for times out of order or still to come.
+        """
+        if not start_ns < end_ns <= time.monotonic_ns():
+            raise UserError("a metered interval begins before it ends, and has ended: start_ns < end_ns ≤ now")
+        window = MeteredWindow()
+        start, end = np.array([[start_ns], [end_ns]], dtype=np.int64)
+        window.marks = Window(start, end, end)
+        self._complete(window, start_ns, end_ns)
+        return window
+
+    def _complete(self, window: MeteredWindow, start_ns: int, end_ns: int) -> None:
+        """Work out what a window from one time to another tells, once it is over and has its marks."""
+        first_ns, last_ns = int(window.marks.start_ns[0]), int(window.marks.end_ns[-1])
+        reach_ns = (start_ns, end_ns) if window.loop else (first_ns, last_ns)
+        window.traces = self.traces(*reach_ns)
+        window.conditions, window.disturbed, shared = self._conditions(first_ns, last_ns)
+
+        def attribute(traces: Sequence[Trace], working: Collection[str]) -> EnergyReport:
+            if window.loop is None:
+                return attribution.attribute(traces, window.marks, self._rank, working, self._absent)
+            report, window.stretches = attribute_loop(traces, window.loop, *reach_ns, self._rank, working, self._absent)
+            if not window.overlapped:
+                return attribution.attribute(traces, window.marks, self._rank, working, self._absent)
+            return report
+
+        window.energy = self._attribute(window.traces, attribute, shared)
 
     def read_edge(self) -> None:
         """Read the meters whose reads are quick, now: right before what a window is about begins, and right after it.
@@ -256,16 +244,38 @@ class Meter:
         self._wait_while(lambda domain, margin_ns: self._is_awaited(domain, end_ns + margin_ns), end_ns)
         return self._sampler.traces(start_ns - widest_ns, end_ns + widest_ns)
 
+    @property
+    def slowest_poll_s(self) -> float:
+        """Longest time between two readings of a power source, in s."""
+        return max(self._poll_s.values(), default=1.0 / self._config.rate_hz)
+
+    def recent(self, start_ns: int, end_ns: int, calibrated: bool = False) -> list[Trace]:
+        """The readings that are there of every domain between two times (CLOCK_MONOTONIC); waits for none."""
+        traces = self._sampler.traces(start_ns, end_ns)
+        return [self._calibrated(trace) for trace in traces] if calibrated else traces
+
+    def latest_conditions(self) -> tuple[dict[str, Facts], str | None]:
+        """What each probe last saw of its device, and what disturbed it then, or None."""
+        looks = {
+            name: self._sampler.conditions(probe, 0, time.monotonic_ns())[-1:] for name, probe in self._probes.items()
+        }
+        seen: dict[str, Facts] = {
+            name: {k: v for k, v in look[0].items() if k not in VERDICTS} for name, look in looks.items() if look
+        }
+        verdicts = [str(found) for look in looks.values() if look and (found := look[0].get("disturbed"))]
+        return seen, "; ".join(dict.fromkeys(verdicts)) or None
+
     def _wait_while(self, lacking: Callable[[str, int], bool], since_ns: int) -> None:
         """Wait while a living domain, called with its margin, lacks readings; a bounded time from ``since_ns`` on."""
-        deadline_ns = since_ns + self._widest_margin_ns + int(_PATIENCE_S * _NS)
+        patience_s = _PATIENCE_S + max((probe.lag_s for probe in self._probes.values()), default=0.0)
+        deadline_ns = since_ns + self._widest_margin_ns + int(patience_s * _NS)
         while time.monotonic_ns() < deadline_ns and any(
             lacking(domain, margin_ns) and domain not in self._sampler.failures()
             for domain, margin_ns in self._margins_ns.items()
         ):
             time.sleep(0.5 / self._config.rate_hz)
 
-    def _attribute(self, traces: Sequence[Trace], window: Window, shared: Mapping[str, str]) -> EnergyReport:
+    def _attribute(self, traces: Sequence[Trace], attribute: _Attribute, shared: Mapping[str, str]) -> EnergyReport:
         """Energy per request after calibration; its warnings also say when nothing meters the device that computes.
 
         ``shared`` has, by probe, why its readings hold energy that others spent: it is nobody's figure then.
@@ -278,13 +288,11 @@ class Meter:
                 else self._calibrated(trace)
                 for trace in traces
             ]
-            report = attribution.attribute(calibrated, window, self._rank, working)
+            report = attribute(calibrated, working)
         except Exception as error:
             # A fault in here must cost this trial's figures, and never the hours of a sweep.
             reason = f"the energy could not be worked out: {type(error).__name__}: {error}"
-            report = attribution.attribute(
-                [_without_readings(trace, reason) for trace in traces], window, self._rank, working
-            )
+            report = attribute([_without_readings(trace, reason) for trace in traces], working)
         return replace(report, warnings=(*report.warnings, self._unmetered)) if self._unmetered else report
 
     def _conditions(self, start_ns: int, end_ns: int) -> tuple[Facts, str | None, dict[str, str]]:
@@ -304,7 +312,7 @@ class Meter:
                 reasons += others
                 shared |= {domain.probe: "; ".join(dict.fromkeys(others)) for domain in probe.domains()}
             inside = inside or self._sampler.conditions(probe, 0, start_ns)[-1:]
-            seen[name] = _range([{k: v for k, v in conditions.items() if k not in VERDICTS} for conditions in inside])
+            seen[name] = range_of([{k: v for k, v in conditions.items() if k not in VERDICTS} for conditions in inside])
         programs = [str(program) for program in load.programs] if load else []
         foreign = {"foreign_cpu_load": load.share if load else None, "foreign_programs": programs}
         return {**foreign, **seen}, "; ".join(dict.fromkeys(reasons)) or None, shared
@@ -355,18 +363,3 @@ def _check_domains(domains: Sequence[Domain], calibration: Mapping[str, Calibrat
             f"{', '.join(sorted(calibration))} and {', '.join(missing)} read the same thing: "
             f"calibrate all of them (add --calibrate {missing[0]}=gain,offset)"
         )
-
-
-def _range(facts: Sequence[Any]) -> Any:
-    """Several looks at one thing in one: the range of numbers, the distinct others; None where nothing was seen."""
-    known = [fact for fact in facts if fact is not None]
-    if not known:
-        return None
-    if isinstance(known[0], dict):
-        keys = dict.fromkeys(key for fact in known for key in fact)
-        return {key: _range([fact.get(key) for fact in known]) for key in keys}
-    if isinstance(known[0], list):
-        return list(dict.fromkeys(item for fact in known for item in fact))
-    if isinstance(known[0], int | float):
-        return {"min": min(known), "max": max(known)}
-    return list(dict.fromkeys(known))

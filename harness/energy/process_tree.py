@@ -125,6 +125,17 @@ def parents() -> dict[int, int]:
     return {process.pid: process.info["ppid"] for process in psutil.process_iter(["ppid"])}
 
 
+def busy_s() -> float:
+    """CPU time that all processes have spent since boot, all processors together, in s.
+
+    Raises psutil.Error or OSError.
+    """
+    import psutil
+
+    times = psutil.cpu_times()
+    return float(sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq")))
+
+
 def times_of(process: Any, name: str = "") -> ProcessTimes:
     """The times of a ``psutil.Process``. Raises psutil.Error or OSError."""
     with process.oneshot():

@@ -61,6 +61,9 @@ class Domain:
     echo_s: float = 0.0
     """A counter that moves twice within so short a time shows one update in two parts."""
 
+    clock_s: float = 0.0
+    """How much a reading's time may be off, either way, because it was taken by another machine's clock."""
+
     def contains(self, other: Domain) -> bool:
         """Whether this energy includes that of ``other``, going by what they measure: then they are not added up."""
         return other._extent in _INSIDE.get(self._extent, ())
@@ -73,7 +76,8 @@ class Domain:
     @property
     def fresh(self) -> bool:
         """Whether this is a counter that moves so often that a window's edge can wait for its next update."""
-        return self.kind == "counter" and not self.stamped and 0.0 < (self.period_s or 0.0) <= _FRESH_S
+        here = self.kind == "counter" and not self.stamped and not self.clock_s
+        return here and 0.0 < (self.period_s or 0.0) <= _FRESH_S
 
     @property
     def _extent(self) -> Scope:

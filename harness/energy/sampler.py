@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import numpy as np
 
@@ -150,7 +151,9 @@ class Sampler:
         traces = []
         for domain in self.domains:
             with self._lock:
-                readings = [item for item in self._readings[domain.name] if start_ns <= item[0] <= end_ns]
+                # From the newest back: an hour of readings may lie before them.
+                latest = takewhile(lambda item: item[0] >= start_ns, reversed(self._readings[domain.name]))
+                readings = [item for item in latest if item[0] <= end_ns][::-1]
             times = np.array([time_ns for time_ns, _ in readings], dtype=np.int64)
             values = np.array([value for _, value in readings], dtype=np.float64)
             traces.append(Trace(domain, times, values, failures.get(domain.name)))

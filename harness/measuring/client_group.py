@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from backends.base import BackendError, Client, Reply, Request
+from backends.base import BackendError, Client, InvalidConfig, OutOfMemory, Reply, Request
 from harness.measuring.pacing import ClosedLoopPlan
 from harness.runs.load_stamps import UNKNOWN, LoopStamps
 
@@ -179,7 +179,7 @@ def read_answers(client: Client, sent: Sequence[Sent], spread: int = 0) -> LoopS
         try:
             replies.append(client.read(each.answer))
         except BackendError as error:
-            raise type(error)(f"{error} (request {place + 1} of {len(sent)})") from error
+            raise told(error, f"request {place + 1} of {len(sent)}") from error
     order = sorted(range(len(replies)), key=lambda place: replies[place].start_ns)
     replies, sent = [replies[place] for place in order], [sent[place] for place in order]
     begun_ns = min((reply.start_ns for reply in replies), default=0)
@@ -239,7 +239,13 @@ def collector_off() -> Iterator[None]:
 
 def after(succeeded: int, error: BackendError) -> BackendError:
     """The error that ended a loop, with how many of its requests had succeeded by then."""
-    return type(error)(f"{error} (request {succeeded + 1} of the loop; {succeeded} had succeeded)")
+    return told(error, f"request {succeeded + 1} of the loop; {succeeded} had succeeded")
+
+
+def told(error: BackendError, where: str) -> BackendError:
+    """An error of the same kind that says where it happened."""
+    kind = next(each for each in (OutOfMemory, InvalidConfig, BackendError) if isinstance(error, each))
+    return kind(f"{error} ({where})")
 
 
 def _integers(values: Iterable[int]) -> Any:

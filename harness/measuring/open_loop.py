@@ -12,15 +12,16 @@ import math
 import selectors
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from backends.base import BackendError, Client, Request, ServingBackend
-from harness.core.errors import UserError
-from harness.measuring.client_group import after, collector_off, stamps_of
+from backends.base import BackendError, Client, InvalidConfig, Request, ServingBackend
+from harness.core.sizes import Arrival
+from harness.measuring.client_group import after, collector_off, stamps_of, told
 from harness.measuring.closed_loop import SWITCH_S, Edges
 from harness.measuring.server_watch import ServerWatch, figures_now
 from harness.runs.load_figures import most_open
@@ -28,7 +29,8 @@ from harness.runs.load_stamps import LoopRun, LoopStamps, ServerReadings
 
 MOST_CONNECTIONS = 900
 """``select`` takes 1,024 files; its timers are exact to microseconds, those of ``epoll`` are rounded up to 1 ms."""
-MOST_ARRIVALS = 1_000_000
+WARM_SHARE = 0.1
+"""Part of a loop in which the server comes to its load, where nothing else is said."""
 _FEWEST_CONNECTIONS = 32
 _MOST_AT_FIRST = 256
 _WRITTEN_FIRST_TOKENS = 2_000_000
@@ -36,20 +38,11 @@ _WRITTEN_FIRST_TOKENS = 2_000_000
 
 
 @dataclass(frozen=True)
-class Arrival:
-    """A request that is due ``offset_s`` after the loop begins."""
-
-    offset_s: float
-    input_tokens: int
-    output_tokens: int
-
-
-@dataclass(frozen=True)
-class OpenLoopPlan:
+class DueRequests:
     """What an open loop is to do."""
 
     arrivals: tuple[Arrival, ...]
-    """In the order of their times."""
+    """In the order of their times, which count from the start of the loop."""
     duration_s: float
     """The window ends so long after the loop began."""
     warm_s: float = 0.0
@@ -59,34 +52,23 @@ class OpenLoopPlan:
     first_number: int = 0
 
     def __post_init__(self) -> None:
-        """Raises UserError for arrivals that nobody can keep, or a window without time."""
+        """Raises InvalidConfig for arrivals that nobody can keep, or a window without time."""
         offsets = [arrival.offset_s for arrival in self.arrivals]
-        if not offsets or offsets != sorted(offsets) or not offsets[0] >= 0 or not math.isfinite(offsets[-1]):
-            raise UserError("an open loop needs at least one arrival, and their times in order from 0 s on")
+        if not offsets or offsets != sorted(offsets) or offsets[0] < 0 or not all(map(math.isfinite, offsets)):
+            raise InvalidConfig("an open loop needs at least one request, and their times in order from 0 s on")
         if not 0 <= self.warm_s < self.duration_s < math.inf:
-            raise UserError(f"no time is left of {self.duration_s:g} s after {self.warm_s:g} s of warming up")
+            raise InvalidConfig(
+                f"{self.duration_s:g} s of load leave no window after {self.warm_s:g} s of warming up; load it longer"
+            )
 
 
-def poisson_arrivals(
-    rate_per_s: float, duration_s: float, input_tokens: int, output_tokens: int, seed: int = 0
-) -> tuple[Arrival, ...]:
-    """Arrivals of one size at random times, on average ``rate_per_s`` a second, before ``duration_s``.
-
-    Gaps are exponential, drawn from the seed. Raises UserError for a rate or a duration that can't be.
-    """
-    if not (0 < rate_per_s < math.inf and 0 < duration_s < math.inf):
-        raise UserError(f"a rate and a duration must be above 0, not {rate_per_s:g}/s and {duration_s:g} s")
-    if rate_per_s * duration_s > MOST_ARRIVALS:
-        raise UserError(f"{rate_per_s:g}/s for {duration_s:g} s are more than {MOST_ARRIVALS} requests; take fewer")
-    generator = np.random.default_rng(seed)
-    offsets: list[float] = []
-    now_s = 0.0
-    while (now_s := now_s + float(generator.exponential(1.0 / rate_per_s))) < duration_s:
-        offsets.append(now_s)
-    return tuple(Arrival(offset, input_tokens, output_tokens) for offset in offsets)
+def usual_duration_s(arrivals: Sequence[Arrival]) -> float:
+    """How long a log of arrivals goes on: a mean gap beyond the last, so that this one counts like the others."""
+    count, last_s = len(arrivals), arrivals[-1].offset_s if arrivals else 0.0
+    return last_s * count / (count - 1) if count > 1 and last_s > 0 else last_s + 1.0
 
 
-def run_open_loop(backend: ServingBackend, plan: OpenLoopPlan, edges: Edges = Edges()) -> LoopRun:
+def run_open_loop(backend: ServingBackend, plan: DueRequests, edges: Edges = Edges()) -> LoopRun:
     """Run an open loop against the loaded server of a backend.
 
     Raises BackendError as soon as one request fails, or where the answers aren't what was asked for.
@@ -116,7 +98,7 @@ class _Place:
 class _OpenLoop:
     """One open loop, from opening its connections to reading its answers."""
 
-    def __init__(self, backend: ServingBackend, plan: OpenLoopPlan, edges: Edges) -> None:
+    def __init__(self, backend: ServingBackend, plan: DueRequests, edges: Edges) -> None:
         self._backend = backend
         self._plan = plan
         self._edges = edges
@@ -209,7 +191,7 @@ class _OpenLoop:
             try:
                 replies.append((place.client.read(answer), row, place))
             except BackendError as error:
-                raise type(error)(f"{error} (request {row + 1} of {len(self._requests)})") from error
+                raise told(error, f"request {row + 1} of {len(self._requests)}") from error
         replies.sort(key=lambda each: each[0].start_ns)
         return stamps_of(
             [reply for reply, _, _ in replies],
@@ -220,7 +202,7 @@ class _OpenLoop:
         )
 
 
-def _connections_at_first(plan: OpenLoopPlan) -> int:
+def _connections_at_first(plan: DueRequests) -> int:
     """As many as requests are due within any second, twice: requests that take up to 2 s find one open."""
     offsets = np.array([arrival.offset_s for arrival in plan.arrivals])
     busiest = int((np.searchsorted(offsets, offsets + 1.0) - np.arange(len(offsets))).max())

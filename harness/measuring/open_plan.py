@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,15 +38,7 @@ class OpenLoopPlan:
         """The requests of one loop, by time: those of the log, or of a Poisson process over ``duration_s``."""
         if rate_per_s is None:
             return self.logged
-        rng = np.random.default_rng(seed)
-        count = rng.poisson(rate_per_s * self.duration_s)
-        # Given their number, the arrivals of a Poisson process are uniform.
-        offsets_s = np.sort(rng.uniform(0.0, self.duration_s, count))
-        drawn = rng.integers(len(self.sizes), size=count)
-        return tuple(
-            Arrival(float(offset_s), self.sizes[i].input_tokens, self.sizes[i].output_tokens)
-            for offset_s, i in zip(offsets_s, drawn, strict=True)
-        )
+        return poisson_arrivals(rate_per_s, self.duration_s, self.sizes, seed)
 
     def mean_size(self) -> Point:
         """Mean input and output tokens of its requests, rounded."""
@@ -66,3 +59,24 @@ def parse_rates(text: str) -> tuple[float, ...]:
             )
         rates.append(float(match[1]) / {"s": 1, "min": 60, "h": 3600}[match[2]])
     return tuple(dict.fromkeys(rates))
+
+
+def poisson_arrivals(
+    rate_per_s: float, duration_s: float, sizes: Sequence[Point], seed: int = 0
+) -> tuple[Arrival, ...]:
+    """Requests at random times before ``duration_s``, ``rate_per_s`` a second on average, each of one size at random.
+
+    Raises UserError for a rate or a duration that can't be.
+    """
+    if not (0 < rate_per_s < math.inf and 0 < duration_s < math.inf):
+        raise UserError(f"a rate and a duration must be above 0, not {rate_per_s:g}/s and {duration_s:g} s")
+    if rate_per_s * duration_s > MOST_ARRIVALS:
+        raise UserError(f"{rate_per_s:g}/s for {duration_s:g} s are more than {MOST_ARRIVALS} requests; take fewer")
+    rng = np.random.default_rng(seed)
+    # Given their number, the arrivals of a Poisson process are uniform.
+    offsets_s = np.sort(rng.uniform(0.0, duration_s, rng.poisson(rate_per_s * duration_s)))
+    drawn = rng.integers(len(sizes), size=len(offsets_s))
+    return tuple(
+        Arrival(float(offset_s), sizes[i].input_tokens, sizes[i].output_tokens)
+        for offset_s, i in zip(offsets_s, drawn, strict=True)
+    )

@@ -21,6 +21,8 @@ WARMUP_S = 1.0
 WARMUP_REQUESTS = 2
 """Fewest requests of a warm-up: what is planned and cached on the first, such as attention kernels, may double its
 time, so that only the later ones tell how long a request takes."""
+WARM_LENGTHS, LENGTHS = 1.0, 3.0
+"""Shortest window of a closed loop, in lengths of its requests: of a warm-up, and of a trial."""
 
 
 def sweeps(inputs: Iterable[int], outputs: Iterable[int], fixed_input: int, fixed_output: int) -> list[Point]:

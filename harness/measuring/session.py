@@ -6,14 +6,15 @@ from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from harness.energy.meter import Meter, MeteredWindow
+from harness.energy.meter import Meter
+from harness.energy.metered_window import MeteredWindow
 from harness.measuring.loop_message import run_from_message
 from harness.measuring.model_host import ModelHost
 from harness.measuring.observer import Observer
-from harness.measuring.plan import WARMUP_REQUESTS, WARMUP_S, Plan
+from harness.measuring.plan import LENGTHS, WARM_LENGTHS, WARMUP_REQUESTS, WARMUP_S, Plan
 from harness.measuring.schedule import Schedule, TrialSpec
 from harness.measuring.time_left import repeats
-from harness.measuring.trial_results import batch_marks, batch_result, loop_result
+from harness.measuring.trial_results import batch_marks, batch_result, loop_marks, loop_result
 from harness.measuring.worker_process import TrialFailed
 from harness.runs.load_figures import LatencyLimits, LoadFigures, load_figures
 from harness.runs.run_schema import noted
@@ -22,8 +23,6 @@ from harness.runs.store import RunStore
 
 IDLE_S = 10.0
 """How long the idle baseline is read before and after the sweep."""
-WARM_LENGTHS, LENGTHS = 1.0, 3.0
-"""Shortest window of a loop, in lengths of its requests: of a warm-up, and of a trial."""
 
 
 @dataclass
@@ -114,8 +113,8 @@ class MeasuringSession:
             else:
                 answer = self._run("closed_loop", **self._loop_request(spec, facts["id"]))["loop"]
             loop = run_from_message(answer)
-            window.mark_loop(loop)
-        load = load_figures(loop, self._limits())
+            load = load_figures(loop, self._limits())
+            window.mark_loop(*loop_marks(loop, load))
         measured = loop_result(load, window)
         trial = Trial(**{**facts, **_sizes(spec, load)}, **measured, **_circumstances(spec, window))
         return self.store.append(trial, window.marks, window.traces, loop.stamps)
@@ -145,10 +144,13 @@ class MeasuringSession:
     def _open_request(self, spec: TrialSpec, trial: int) -> dict[str, Any]:
         assert self.plan.open_loop
         arrivals = self.plan.open_loop.arrivals(spec.rate_per_s, self.plan.seed + trial)
-        return {"arrivals": [astuple(arrival) for arrival in arrivals], "seed": self.plan.seed, "trial": trial}
+        asked = {"arrivals": [astuple(arrival) for arrival in arrivals], "seed": self.plan.seed}
+        return asked if spec.rate_per_s is None else asked | {"duration_s": self.plan.open_loop.duration_s}
 
     def _run(self, do: str, **asked: Any) -> dict[str, Any]:
-        return self.host.run(self.plan.timeout_s, self.meter.read_edge, do=do, **asked)
+        # How long an open loop takes was asked for; the time limit is for what comes on top.
+        timeout_s = self.plan.timeout_s + (self.plan.open_loop.duration_s if self.plan.open_loop else 0.0)
+        return self.host.run(timeout_s, self.meter.read_edge, do=do, **asked)
 
 
 def _sizes(spec: TrialSpec, load: LoadFigures) -> dict[str, Any]:

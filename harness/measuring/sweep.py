@@ -127,10 +127,12 @@ def _note(store: RunStore, **facts: Any) -> None:
 
 def _open_meter(energy: EnergyConfig, loaded: Loaded, pid: int) -> Meter:
     """Open the power sources for what was loaded in the worker with that pid."""
-    context = ProbeContext(gpu_uuids=tuple(loaded.gpu_uuids), device=loaded.device, worker_pid=pid)
+    context = ProbeContext(
+        gpu_uuids=tuple(loaded.gpu_uuids), device=loaded.device, worker_pid=pid, server_pids=tuple(loaded.server_pids)
+    )
     # Power is read in real time: it has no meaning for requests on a virtual clock.
     virtual = loaded.settings.get("virtual_clock")
-    return Meter.open(replace(energy, probes="none") if virtual else energy, context)
+    return Meter.open(replace(energy, probes="none") if virtual else energy, context, loaded.no_energy)
 
 
 def _schedule(

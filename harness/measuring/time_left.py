@@ -5,7 +5,8 @@ the seconds of a request, and those of sizes not measured yet from the phases of
 that grows with the tokens, held to the shape of the guess where too little is measured to tell. Each number of requests
 in flight has curves of its own; until it has any, those of the nearest one stand for it, scaled by the guess.
 
-A closed loop takes more than its window: until all its requests are in flight, and after it until the last has ended.
+A closed loop takes more than its window: before it until all requests are in flight, and after it until the last one
+has ended. An open loop lasts as long as its arrivals.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from harness.core.sizes import Point
-from harness.measuring.plan import WARMUP_REQUESTS, WARMUP_S, Plan
+from harness.measuring.plan import LENGTHS, WARM_LENGTHS, WARMUP_REQUESTS, WARMUP_S, Plan
 from harness.measuring.schedule import DRIFT_TRIALS
+from harness.measuring.stopping import FixedTrials
 from harness.measuring.time_guess import RequestGuess, mean_length
 from harness.runs.schema import Trial
 
@@ -28,10 +30,8 @@ _USUAL_SPREAD = 0.025
 """Relative standard deviation of a point's trials, until there are any."""
 _WEIGHT_OF_GUESS = 0.07
 """The guess may be wrong by a factor of two, a mean of trials by 5 %."""
-_FEWEST_LENGTHS = 3
-"""Lengths of a request that the window of a closed loop lasts at least."""
-_RAMP_AND_DRAIN = 2
-"""Lengths of a request before and after it: about one each."""
+_RAMP_AND_DRAIN = 2.0
+"""Lengths of a request by which a closed loop is longer than that, about one on each side."""
 
 _Seconds = dict[float, list[float]]
 """By tokens, what trials took."""
@@ -55,23 +55,29 @@ class TimeLeft:
     _trials: dict[Point, list[Trial]] = field(default_factory=dict)
     _around_s: dict[bool, list[tuple[float, float]]] = field(default_factory=lambda: {True: [], False: []})
     """Of this session's trials, warm-ups apart: seconds of the window, with a loop's ramp and drain, and in all."""
+    _open_loops: int = 0
     _last: Point | None = None
     _first: Point | None = None
     _drifts: int = 0
 
     def add(self, trial: Trial, spent_s: float | None) -> None:
         """Learn from a trial that took ``spent_s`` in all; None for one of an earlier session."""
+        if trial.purpose == "open loop":
+            # Its requests had other sizes, and others beside them: it teaches nothing of a point.
+            self._open_loops += trial.usable_load
+            return
+        point = trial.asked
         if trial.runtime_s is not None and trial.window_s is not None:
-            self._trials.setdefault(trial.point, []).append(trial)
+            self._trials.setdefault(point, []).append(trial)
             if spent_s is not None:
-                lasted_s = self._with_edges(trial.window_s, trial.runtime_s)
-                self._around_s[trial.purpose == "warmup"].append((lasted_s, spent_s))
+                edges_s = trial.load.ramp_s + trial.load.drain_s if trial.load else 0.0
+                self._around_s[trial.purpose == "warmup"].append((trial.window_s + edges_s, spent_s))
         if trial.purpose == "drift":
             self._drifts += 1
         elif trial.usable:
             self._drifts = 0
-            self._first = self._first or trial.point
-        self._last = trial.point if spent_s is not None else None
+            self._first = self._first or point
+        self._last = point if spent_s is not None else None
 
     def left_s(self, remaining: Sequence[tuple[Point, int]], idle_s: float = 0.0) -> float:
         """Seconds until the run is complete: the remaining points, each with the trials that it has, the repeated first
@@ -79,7 +85,7 @@ class TimeLeft:
         """
         request_s = self._requests_s([point for point, _ in remaining])
         trials = self._trials_needed({point for point, _ in remaining})
-        left_s = idle_s
+        left_s = idle_s + self._open_loops_s()
         for point, done in remaining:
             more = max(1, trials(request_s[point]) - done)
             left_s += self._trials_s(request_s[point], more, warm=point == self._last)
@@ -95,20 +101,35 @@ class TimeLeft:
         return self._trials_s(request_s, self._trials_needed({point})(request_s), warm=False)
 
     def _trials_s(self, request_s: float, trials: int, warm: bool) -> float:
-        window_s = request_s * repeats(self.window_s, request_s, self.plan.max_window_s)
-        if self.loop:
-            # A loop's window ends at any time, not with a request.
-            window_s = max(min(self.window_s, self.plan.max_window_s), _FEWEST_LENGTHS * request_s)
-        spent_s = trials * self._spent_s(self._with_edges(window_s, request_s), warmup=False)
-        if not warm:
-            fewest = WARMUP_REQUESTS if request_s <= self.plan.timeout_s / 2 else 1
-            requests = max(fewest, repeats(min(WARMUP_S, self.window_s), request_s))
-            spent_s += self._spent_s(self._with_edges(request_s * requests, request_s), warmup=True)
-        return spent_s
+        spent_s = trials * self._spent_s(self._trial_s(request_s), warmup=False)
+        return spent_s if warm else spent_s + self._spent_s(self._warmup_s(request_s), warmup=True)
 
-    def _with_edges(self, window_s: float, request_s: float) -> float:
-        """Seconds of a window and, in a closed loop, of ramp and drain."""
-        return window_s + _RAMP_AND_DRAIN * request_s if self.loop else window_s
+    def _trial_s(self, request_s: float) -> float:
+        """Seconds of a trial's window, and in a closed loop of what comes before and after it."""
+        if self.loop:
+            return self._loop_s(min(self.window_s, self.plan.max_window_s), LENGTHS, request_s)
+        return request_s * repeats(self.window_s, request_s, self.plan.max_window_s)
+
+    def _warmup_s(self, request_s: float) -> float:
+        window_s = min(WARMUP_S, self.window_s)
+        if self.loop:
+            return self._loop_s(window_s, WARM_LENGTHS, request_s)
+        fewest = WARMUP_REQUESTS if request_s <= self.plan.timeout_s / 2 else 1
+        return request_s * max(fewest, repeats(window_s, request_s))
+
+    def _loop_s(self, window_s: float, lengths: float, request_s: float) -> float:
+        # No request begins after half the time limit.
+        longest_s = max(self.plan.timeout_s / 2 - request_s, 0.0)
+        return min(max(window_s, lengths * request_s), longest_s) + _RAMP_AND_DRAIN * request_s
+
+    def _open_loops_s(self) -> float:
+        """Seconds of the open loops still to come, their arrivals alone."""
+        load = self.plan.open_loop
+        if load is None:
+            return 0.0
+        lasts_s = max((arrival.offset_s for arrival in load.logged), default=load.duration_s)
+        each = self.plan.stopping.max_trials if isinstance(self.plan.stopping, FixedTrials) else 1
+        return lasts_s * max(each * len(load.loads) - self._open_loops, 0)
 
     def _spent_s(self, window_s: float, warmup: bool) -> float:
         """Seconds of a trial with such a window."""

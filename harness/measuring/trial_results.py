@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from harness.energy.meter import MeteredWindow
+from harness.energy.loop_marks import LoopMarks
+from harness.energy.metered_window import MeteredWindow
 from harness.energy.readings import Window
 from harness.runs.load_figures import LoadFigures
+from harness.runs.load_stamps import LoopRun
 
 
 def batch_marks(answer: Mapping[str, Any]) -> Window:
@@ -37,6 +39,15 @@ def batch_result(answer: Mapping[str, Any], window: MeteredWindow, concurrency: 
     }
 
 
+def loop_marks(loop: LoopRun, load: LoadFigures) -> tuple[LoopMarks, Window | None]:
+    """The parts of a loop, and the marks of its requests where one was in flight at a time."""
+    marks = LoopMarks(loop.begun_ns, *loop.window_ns, loop.ended_ns, load.requests)
+    if loop.kind == "open loop" or loop.concurrency > 1:
+        return marks, None
+    inside = loop.stamps.among(loop.stamps.counted)
+    return marks, Window(inside.start_ns, inside.first_token_ns, inside.end_ns)
+
+
 def loop_result(load: LoadFigures, window: MeteredWindow) -> dict[str, Any]:
     """What the window of a loop measured, by the names of a trial's fields."""
     latency, first, whole = load.e2e_s, load.ttft_s, load.whole_requests
@@ -50,5 +61,6 @@ def loop_result(load: LoadFigures, window: MeteredWindow) -> dict[str, Any]:
         "runtime_sd_s": latency.sd_s if latency else None,
         "output_tokens_produced": round(load.output_tokens / load.requests),
         "energy": window.energy,
+        "stretches": window.stretches,
         "load": load,
     }

@@ -15,7 +15,8 @@ A backend whose requests are served elsewhere is asked for loops instead of ``ru
 ``last_start_s`` and ``processes``. Their first request follows ``begins`` and their last one precedes ``ended`` as
 above; in between ``{"edge": "all busy"}`` and ``{"edge": "one idle"}`` say when their window begins and ends, the first
 of them again where a window was given up. The answer is ``{"loop": {…}}``, which ``run_from_message`` reads.
-``{"do": "open_loop", "arrivals": [[offset_s, m, n], …], "duration_s", "warm_s", "seed"}`` is answered in the same way.
+``{"do": "open_loop", "arrivals": [[offset_s, m, n], …], "seed"}``, also with ``duration_s`` and ``warm_s``, is answered
+in the same way.
 """
 
 import json
@@ -32,9 +33,10 @@ from typing import Any, cast
 import backends
 from backends.base import BackendError, Config, InvalidConfig, OutOfMemory, Prepared, Request, ServingBackend
 from harness.core.processes import die_with_parent, private_stdout, read_messages
+from harness.core.sizes import Arrival
 from harness.measuring.closed_loop import Edges, processes_needed, run_closed_loop
 from harness.measuring.loop_message import run_message
-from harness.measuring.open_loop import Arrival, OpenLoopPlan, run_open_loop
+from harness.measuring.open_loop import WARM_SHARE, DueRequests, run_open_loop, usual_duration_s
 from harness.measuring.pacing import ClosedLoopPlan
 from harness.measuring.window import run_window
 from harness.runs.load_stamps import LoopRun
@@ -108,10 +110,10 @@ class _Worker:
             return {"failed": "error", "reason": f"{type(error).__name__}: {error}"}
 
     def _resolve(self, message: dict[str, Any]) -> dict[str, Any]:
-        return {"model": asdict(self._backend.resolve(Config(**message["config"])))}
+        return {"model": asdict(self._backend.resolve(_config(message)))}
 
     def _load(self, message: dict[str, Any]) -> dict[str, Any]:
-        loaded = self._backend.load(Config(**message["config"]))
+        loaded = self._backend.load(_config(message))
         return {"loaded": asdict(loaded), "versions": self._backend.versions()}
 
     def _run(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -159,11 +161,12 @@ class _Worker:
 
     def _open_loop(self, message: dict[str, Any]) -> dict[str, Any]:
         arrivals = tuple(Arrival(*arrival) for arrival in message["arrivals"])
-        limits = {name: message[name] for name in ("duration_s", "warm_s", "seed")}
-        plan = OpenLoopPlan(arrivals, **limits, first_number=self._new_numbers())
+        duration_s = message.get("duration_s") or usual_duration_s(arrivals)
+        warm_s = message.get("warm_s", WARM_SHARE * duration_s)
+        due = DueRequests(arrivals, duration_s, warm_s, message["seed"], self._new_numbers())
         longest = max(arrivals, key=lambda arrival: arrival.input_tokens + arrival.output_tokens)
-        prepared = self._prepare(Request(longest.input_tokens, longest.output_tokens, plan.seed))
-        run = run_open_loop(cast(ServingBackend, self._backend), plan, self._edges())
+        prepared = self._prepare(Request(longest.input_tokens, longest.output_tokens, due.seed))
+        run = run_open_loop(cast(ServingBackend, self._backend), due, self._edges())
         return {"loop": run_message(run) | {"prepared": asdict(prepared)}}
 
     def _edges(self) -> Edges:
@@ -188,6 +191,12 @@ class _Worker:
             return processes_needed(concurrency, cores)
         loop_s = (earlier.ended_ns - earlier.begun_ns) / 1e9
         return processes_needed(concurrency, cores, earlier.client_cpu_s / loop_s, earlier.client_processes)
+
+
+def _config(message: dict[str, Any]) -> Config:
+    fields = message["config"]
+    # JSON has lists only.
+    return Config(**{**fields, "server_flags": tuple(fields["server_flags"])})
 
 
 def main() -> None:

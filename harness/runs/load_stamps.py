@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +101,11 @@ class LoopStamps:
         said = {name: values[chosen] for name, values in self.said.items()}
         return LoopStamps(**columns, piece_ns=self.piece_ns[kept], piece_tokens=self.piece_tokens[kept], said=said)
 
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All arrays by name, for a file; those of ``said`` as ``said_NAME``."""
+        said = {f"{_SAID}{name}": values for name, values in self.said.items()}
+        return {name: getattr(self, name) for name in _ARRAYS} | said
+
     @property
     def _first_piece(self) -> Int64s:
         return np.cumsum(self.pieces) - self.pieces
@@ -111,6 +116,17 @@ PER_REQUEST = (
     *("told", "pieces"),
 )
 """The arrays of ``LoopStamps`` with one entry a request."""
+_ARRAYS = (*PER_REQUEST, "piece_ns", "piece_tokens")
+_SAID = "said_"
+
+
+def stamps_from_arrays(arrays: Mapping[str, NDArray[Any]]) -> LoopStamps:
+    """The stamps of ``LoopStamps.arrays``. Raises ValueError."""
+    absent = [name for name in _ARRAYS if name not in arrays]
+    if absent:
+        raise ValueError(f"stamps of a loop need {', '.join(absent)}")
+    said = {name.removeprefix(_SAID): values for name, values in arrays.items() if name.startswith(_SAID)}
+    return LoopStamps(**{name: arrays[name] for name in _ARRAYS}, said=said)
 
 
 def busy_window(stamps: LoopStamps) -> tuple[int, int]:
@@ -162,10 +178,10 @@ class LoopRun:
 
     @property
     def begun_ns(self) -> int:
-        """When the first request began."""
-        return int(self.stamps.start_ns.min())
+        """When the first request or the window began."""
+        return min(int(self.stamps.start_ns.min()), self.window_ns[0])
 
     @property
     def ended_ns(self) -> int:
-        """When the last request had ended."""
-        return int(self.stamps.end_ns.max())
+        """When the last request and the window had ended."""
+        return max(int(self.stamps.end_ns.max()), self.window_ns[1])

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from harness.core.errors import UserError
 from harness.energy import trace_file
 from harness.energy.readings import Trace, Window
+from harness.runs.load_stamps import LoopStamps, stamps_from_arrays
 from harness.runs.run_schema import RUN_VERSION, Run
 from harness.runs.schema import COLUMNS, Row, Trial, component_columns
 from harness.runs.summary import idle_power_w
@@ -183,6 +184,17 @@ def _per_request(trial: Trial, batch_size: int) -> Trial:
 def dump_trial(trial: Trial) -> bytes:
     """One line of ``trials.jsonl``."""
     return json.dumps(asdict(trial), allow_nan=False).encode() + b"\n"
+
+
+def read_stamps(directory: Path | str, trial: Trial) -> LoopStamps:
+    """When each request of a loop and each piece of its output came. Raises UserError when there are none."""
+    if trial.trace is None or trial.load is None:
+        raise UserError(f"trial {trial.id} of {directory} has no stamps of requests: it was no loop, or it failed")
+    path = Path(directory) / trial.trace
+    try:
+        return stamps_from_arrays(trace_file.load_further(path))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
 
 
 def read_trace(directory: Path | str, trial: Trial) -> tuple[Window, list[Trace]]:

@@ -15,6 +15,7 @@ from harness.core.sizes import MAX_CONCURRENCY, Point
 from harness.core.statistics import Estimate
 from harness.energy.attribution import EnergyFigure, EnergyReport
 from harness.energy.readings import AS_IT_STANDS
+from harness.energy.stretches import LoopStretches
 from harness.runs.load_figures import LoadFigures
 
 Purpose = Literal["warmup", "measure", "drift", "open loop"]
@@ -93,6 +94,8 @@ class Trial:
     """File with the raw marks and readings, relative to the run directory."""
     energy: EnergyReport | None = None
     """Joules per request, with the reasons for those that could not be told; None where no request was measured."""
+    stretches: LoopStretches | None = None
+    """Joules of a loop's ramp, window and drain and of the time around it, each integrated by itself."""
     load: LoadFigures | None = None
     """What a server did with the requests of the window; None where they were computed in a process of ours."""
     conditions: Facts = field(default_factory=dict)

@@ -18,6 +18,7 @@ from harness.core.errors import UserError
 from harness.core.files import cant_write, replace_file
 from harness.energy import trace_file
 from harness.energy.readings import Trace, Window
+from harness.runs.load_stamps import LoopStamps
 from harness.runs.records import RUN_FILE, TRIALS_FILE, dump_trial, first_fault, parse_trials, read_run, whole_length
 from harness.runs.run_schema import Run
 from harness.runs.schema import Trial
@@ -90,8 +91,14 @@ class RunStore(contextlib.AbstractContextManager["RunStore"]):
             self.run = before
             raise StorageError(f"{self.directory}: {error.strerror or error}") from None
 
-    def append(self, record: Trial, window: Window | None = None, readings: Sequence[Trace] = ()) -> Trial:
-        """Add a record, with its raw marks and readings when it has any; on return it is on the disk.
+    def append(
+        self,
+        record: Trial,
+        window: Window | None = None,
+        readings: Sequence[Trace] = (),
+        stamps: LoopStamps | None = None,
+    ) -> Trial:
+        """Add a record, with its raw marks, readings and stamps when it has any; on return it is on the disk.
 
         Returns the record, which names the file of its readings. When the disk is full, space kept in reserve takes
         this last record before StorageError is raised.
@@ -99,18 +106,20 @@ class RunStore(contextlib.AbstractContextManager["RunStore"]):
         if window is not None:
             record = replace(record, trace=f"{_TRACES}/{record.id}.npz")
         try:
-            self._append(record, window, readings)
+            self._append(record, window, readings, stamps)
         except OSError as error:
             self._release_reserve()
             with contextlib.suppress(OSError):
-                self._append(record, window, readings)
+                self._append(record, window, readings, stamps)
             raise StorageError(f"{self.directory}: {error.strerror or error}") from None
         return record
 
-    def _append(self, record: Trial, window: Window | None, readings: Sequence[Trace]) -> None:
+    def _append(
+        self, record: Trial, window: Window | None, readings: Sequence[Trace], stamps: LoopStamps | None
+    ) -> None:
         if window is not None and record.trace is not None:
             content = io.BytesIO()
-            trace_file.write_trace(content, window, readings)
+            trace_file.write_trace(content, window, readings, stamps.arrays() if stamps else None)
             _replace(self.directory / record.trace, content.getvalue())
         length = os.fstat(self._trials.fileno()).st_size
         line = dump_trial(record)

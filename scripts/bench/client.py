@@ -223,7 +223,7 @@ def results(rounds: int, short: bool) -> dict[str, Any]:
     with stub(servers) as url:
         rows = [one_row(url, c, tokens, rounds, requests) for tokens, c in itertools.product(LENGTHS, CONCURRENCIES)]
         rate = at_rate(url, rounds, 1000 if short else 5000)
-        rivals = [] if short else rival_clients.rows(url, CONCURRENCIES, LENGTHS, own)
+        rivals = [] if short else rival_clients.rows(url, CONCURRENCIES, LENGTHS)
     return {
         "rows": [asdict(row) for row in rows],
         "known_delays": known_delays(servers, rounds, 400 if short else 1000),
@@ -237,10 +237,12 @@ def results(rounds: int, short: bool) -> dict[str, Any]:
 def as_lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"{'client':12}{'c':>5}{'tokens':>8}{'requests/s':>12}{'TTFT error p50':>17}{'p99':>10}"
     for row in [{"client": "joulebench", **row} for row in found["rows"]] + found["rivals"]:
-        errors = [row["ttft_error_ms_p50"], row["ttft_error_ms_p99"]]
-        shown = ["–" if error is None else f"{error:.2f} ms" for error in errors]
-        rate = f"{row['requests_per_s']:,.0f}"
-        yield f"{row['client']:12}{row['concurrency']:>5}{row['tokens']:>8}{rate:>12}{shown[0]:>17}{shown[1]:>10}"
+        start = f"{row['client']:12}{row['concurrency']:>5}{row['tokens']:>8}"
+        if "unavailable" in row:
+            yield f"{start}  {row['unavailable']}"
+            continue
+        shown = [f"{row[name]:.2f} ms" for name in ("ttft_error_ms_p50", "ttft_error_ms_p99")]
+        yield f"{start}{row['requests_per_s']:>12,.0f}{shown[0]:>17}{shown[1]:>10}"
     for title in ("known_delays", "open_loop_1000_per_s"):
         yield ""
         yield title.replace("_", " ") + ": " + ", ".join(f"{name} {value:.3g}" for name, value in found[title].items())

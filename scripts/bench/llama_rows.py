@@ -14,6 +14,7 @@ from pathlib import Path
 from comparison import Comparison, Options, Unavailable, complete, decode_rate, in_turns, prefill_rate
 
 import backends
+from backends import model_cache
 from backends.base import Config, Request
 from backends.llama_cpp import gguf_file
 
@@ -64,7 +65,7 @@ def llama_bench_program(version: str) -> Path:
     """
     import llama_cpp
 
-    directory = gguf_file.cache_directory() / "llama-bench" / version
+    directory = model_cache.cache_directory() / "llama-bench" / version
     program = directory / "llama-bench"
     if program.exists():
         return program

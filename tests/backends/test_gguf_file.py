@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 import pytest
 
+from backends import model_cache
 from backends.base import InvalidConfig, NotInstalled
 from backends.llama_cpp import gguf_file
 from backends.llama_cpp.gguf_header import read_header
@@ -222,13 +223,13 @@ def test_unusable_cache_directory_is_refused(tmp_path, monkeypatch):
 
 
 def test_cache_directory_follows_the_environment(tmp_path, monkeypatch):
-    assert gguf_file.cache_directory() == tmp_path
+    assert model_cache.cache_directory() == tmp_path
     monkeypatch.delenv("JOULEBENCH_CACHE_DIR")
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert str(gguf_file.cache_directory()) == "/somewhere/joulebench"
+    assert str(model_cache.cache_directory()) == "/somewhere/joulebench"
     monkeypatch.setattr("sys.platform", "darwin")
-    assert str(gguf_file.cache_directory()).endswith("/Library/Caches/joulebench")
+    assert str(model_cache.cache_directory()).endswith("/Library/Caches/joulebench")
 
 
 def test_absent_package_is_refused_before_writing_and_reading(cache, monkeypatch):

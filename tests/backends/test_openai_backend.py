@@ -305,6 +305,9 @@ def test_words_that_can_not_be_counted_are_refused(backend):
     rules = Rules(takes=("text",), tokens_of=len)
     with canned_server(OTHER, rules) as canned:
         assert "it counted" in refusal(backend.load, Config("m", url=canned.url))
+        backend.load(Config("m", url=canned.url, allow_inexact=True))
+        m, n = backend.prepare(Request(10, 4)).sizes
+        assert (m, n) == (sum(map(len, canned.rules.asked[-1]["prompt"].split())), 4)
 
 
 @pytest.mark.parametrize(
@@ -313,6 +316,7 @@ def test_words_that_can_not_be_counted_are_refused(backend):
         (Request(8000, 193), "8192"),
         (Request(4000, 4000, concurrency=1), "cache of 5824"),
         (Request(4, 4, concurrency=257), "256"),
+        (Request(1000, 4, concurrency=6), "cache of 5824 together"),
         (Request(0, 1), "at least 1"),
         (Request(1, 0), "at least 1"),
     ],

@@ -132,7 +132,6 @@ def test_nonsense_in_the_further_pages_is_not_believed(pages, page):
 def test_the_flags_that_a_server_tells_are_kept_by_its_own_names():
     assert look(VLLM).told.settings == {
         "block_size": 16,
-        "num_gpu_blocks": 364,
         "cache_dtype": "auto",
         "enable_prefix_caching": True,
         "gpu_memory_utilization": 0.92,

@@ -51,7 +51,7 @@ def test_backend_whose_package_is_broken_is_refused_in_one_line(tmp_path, monkey
 
 
 def test_refusal_names_backends_of_other_packages_too(guest):
-    with pytest.raises(InvalidConfig, match="choose one of fake, guest, llama-cpp, transformers"):
+    with pytest.raises(InvalidConfig, match="choose one of fake, guest, llama-cpp, openai, transformers"):
         backends.create("tensorflow")
 
 

@@ -61,45 +61,39 @@ class Server:
     all others one token further. A step takes ``step_s``, ``row_s`` a request that decodes and ``input_s`` an input
     token.
 
-    ``alone``: each request runs as if it were the only one, so that phases never change.
+    ``static``: it takes what waits only once everything it took has ended, so that requests are always in step.
+    ``hiccup_s``: that long after its first request it does so once.
     """
 
     loop: VirtualLoop
     step_s: float = 0.010
     row_s: float = 0.001
     input_s: float = 0.0005
-    alone: bool = False
+    static: bool = False
+    hiccup_s: float | None = None
     fails_at: int | None = None
     """Number of the first request that is answered by an error."""
     waiting: list[_Flight] = field(default_factory=list)
     running: list[_Flight] = field(default_factory=list)
     engine: asyncio.Task[None] | None = None
     numbers: list[int] = field(default_factory=list)
+    began_s: float = 0.0
 
     async def serve(self, request: Request, number: int) -> _Flight:
+        self.began_s = self.began_s or self.loop.now_s
         flight = _Flight(request, number, self.loop.clock(), self.loop.create_future())
         self.numbers.append(number)
         if self.fails_at is not None and number >= self.fails_at:
             raise BackendError("the server answered 429: too many requests")
-        if self.alone:
-            await self._serve_alone(flight)
-            return flight
         self.waiting.append(flight)
         if self.engine is None or self.engine.done():
             self.engine = asyncio.ensure_future(self._steps())
         await flight.done
         return flight
 
-    async def _serve_alone(self, flight: _Flight) -> None:
-        await asyncio.sleep(self.step_s + self.input_s * flight.request.input_tokens)
-        flight.token_ns.append(self.loop.clock())
-        for _ in range(1, flight.request.output_tokens):
-            await asyncio.sleep(self.step_s + self.row_s)
-            flight.token_ns.append(self.loop.clock())
-
     async def _steps(self) -> None:
         while self.waiting or self.running:
-            started, self.waiting = self.waiting, []
+            started, self.waiting = ([], self.waiting) if self._holds() else (self.waiting, [])
             inputs = sum(flight.request.input_tokens for flight in started)
             await asyncio.sleep(self.step_s + self.row_s * len(self.running) + self.input_s * inputs)
             self.running += started
@@ -111,6 +105,13 @@ class Server:
             # Clients send their next requests before the next step begins.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
+
+    def _holds(self) -> bool:
+        """Whether what waits must wait on."""
+        began = self.hiccup_s is not None and self.loop.now_s >= self.began_s + self.hiccup_s
+        if began and not self.running:
+            self.hiccup_s = None
+        return bool(self.running) and (self.static or began)
 
 
 class Client:

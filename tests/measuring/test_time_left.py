@@ -7,13 +7,14 @@ import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
 from backends.base import Model
 from harness.core.sizes import Point
 from harness.energy.meter import SETTLE_S
-from harness.measuring.plan import WARMUP_REQUESTS, WARMUP_S, PlanOptions, make_plan
+from harness.measuring.plan import LENGTHS, WARM_LENGTHS, WARMUP_REQUESTS, WARMUP_S, PlanOptions, make_plan
 from harness.measuring.schedule import Schedule
 from harness.measuring.time_guess import RequestGuess, spell
 from harness.measuring.time_left import TimeLeft, repeats
@@ -34,6 +35,8 @@ class Shape:
     sensor_window_s: float = 0.0
     """Window that its power meter needs."""
     idle_s: float = 0.0
+    batch_share: float = 0.0
+    """What each further request in flight adds to a phase, of the time that it takes alone."""
 
 
 SHAPES = {
@@ -44,6 +47,11 @@ SHAPES = {
     "slow CPU": Shape(lambda m: 0.04 + 9e-4 * m, lambda length: 0.027),
     "compiled": Shape(lambda m: 1e-4 * m, lambda length: 0.02, compile_s=20.0),
     "noisy": Shape(lambda m: 0.04 + 9e-4 * m, lambda length: 0.027, spread=0.06),
+}
+BATCHED = {
+    "free": Shape(lambda m: 0.04 + 9e-4 * m, lambda length: 0.027),
+    "shared": Shape(lambda m: 0.04 + 9e-4 * m, lambda length: 0.027, batch_share=0.2),
+    "queued": Shape(lambda m: 0.01 + 4e-4 * m, lambda length: 0.01 + 1e-5 * length, batch_share=1.0),
 }
 METER = {"around_s": 0.4, "sensor_window_s": 10.0, "idle_s": 15.0}
 MODEL = Model(
@@ -59,25 +67,32 @@ MODEL = Model(
 )
 
 
-def simulated(shape: Shape, options: PlanOptions, seed: int) -> Iterator[tuple[int, float, float]]:
+def simulated(shape: Shape, options: PlanOptions, seed: int, loop: bool = False) -> Iterator[tuple[int, float, float]]:
     """A run, trial by trial: points begun, seconds left as foretold, seconds left in truth."""
     chance = random.Random(seed)
     plan, kv_cache = make_plan(options, seed)
     window_s = min(max(plan.min_window_s, shape.sensor_window_s), plan.max_window_s, plan.timeout_s / 2)
     schedule = Schedule(plan, kv_cache=kv_cache, context_length=MODEL.context_length)
-    left = TimeLeft(plan, RequestGuess(MODEL, "cpu", kv_cache, 1), window_s)
+    left = TimeLeft(plan, RequestGuess(MODEL, "cpu", kv_cache), window_s, loop)
     said: list[tuple[int, float, float]] = []
     points: set[Point] = set()
     now_s = 0.0
     while spec := schedule.next(0, 0):
-        m, n = spec.point.input_tokens, spec.point.output_tokens
-        scale = chance.gauss(1, shape.spread)
+        m, n, c = spec.point.input_tokens, spec.point.output_tokens, spec.point.concurrency
+        scale = chance.gauss(1, shape.spread) * (1 + shape.batch_share * (c - 1))
         prefill_s = shape.prefill_s(m) * scale
         decode_s = (n - 1) * shape.step_s(m + (n - 1) / 2) * scale
         request_s = prefill_s + decode_s
         warmup = spec.purpose == "warmup"
         count = repeats(min(WARMUP_S, window_s) if warmup else window_s, request_s, plan.max_window_s)
         count = max(count, WARMUP_REQUESTS) if warmup and request_s <= plan.timeout_s / 2 else count
+        lasts_s, load, edges_s = count * request_s, None, 0.0
+        if loop:
+            lengths, least_s = (WARM_LENGTHS, min(WARMUP_S, window_s)) if warmup else (LENGTHS, window_s)
+            # The window ends when the first client has nothing more to do, the loop when the last has.
+            lasts_s = max(least_s, lengths * request_s) + request_s / c
+            load = SimpleNamespace(ramp_s=request_s, drain_s=request_s * (1 - 1 / c))
+            edges_s = load.ramp_s + load.drain_s
         trial = Trial(
             id=len(said),
             session=0,
@@ -85,15 +100,17 @@ def simulated(shape: Shape, options: PlanOptions, seed: int) -> Iterator[tuple[i
             purpose=spec.purpose,
             input_tokens=m,
             output_tokens=n,
+            concurrency=c,
             status="ok",
             started_at="",
             repeats=count,
-            window_s=count * request_s,
+            window_s=lasts_s,
             runtime_s=request_s,
             prefill_s=prefill_s,
             decode_s=decode_s,
+            load=load,  # type: ignore[arg-type]
         )
-        spent_s = count * request_s + shape.around_s * chance.uniform(0.8, 1.2) + (shape.compile_s if warmup else 0)
+        spent_s = lasts_s + edges_s + shape.around_s * chance.uniform(0.8, 1.2) + (shape.compile_s if warmup else 0)
         now_s += spent_s
         schedule.add(trial)
         left.add(trial, spent_s)
@@ -126,13 +143,51 @@ def test_time_left_of_long_protocols_is_true_within_30_percent(protocol: str, sh
     assert statistics.median(errors) <= 0.3, errors
 
 
+@pytest.mark.parametrize("loop", [False, True], ids=["static batch", "closed loop"])
+@pytest.mark.parametrize("shape", BATCHED)
+def test_time_left_of_several_concurrencies_is_true_within_30_percent(shape: str, loop: bool) -> None:
+    options = PlanOptions(concurrency="1,4,16", input_tokens="8-512*4", output_tokens="8-128*4")
+    errors = [median_error(simulated(replace(BATCHED[shape], **METER), options, seed, loop)) for seed in range(3)]
+    assert statistics.median(errors) <= 0.3, errors
+
+
+def test_a_concurrency_that_is_new_takes_the_curves_of_the_nearest() -> None:
+    """By the guess a cached decode step of 16 sequences takes as long as one of 1, their prefill 16 times as long."""
+    plan, _ = make_plan(PlanOptions(concurrency="1,8,16", runs=1, points=("64,1", "64,65")))
+    left = TimeLeft(plan, RequestGuess(replace(MODEL, weight_bytes=1), "cpu", True), 0.0)
+    fixed = {"session": 0, "worker": 0, "purpose": "measure", "status": "ok", "started_at": "", "window_s": 1.0}
+    sizes = {"input_tokens": 64, "output_tokens": 65}
+    for c, prefill_s in ((1, 3.0), (8, 7.0)):
+        left.add(
+            Trial(id=c, **fixed, **sizes, concurrency=c, runtime_s=9.0, prefill_s=prefill_s, decode_s=9.0 - prefill_s),
+            None,
+        )
+    known_s, alone_s = left.point_s(Point(64, 65, 8)), left.point_s(Point(64, 1, 8))
+    ratio = left.guess.prefill_s(64, 16) / left.guess.prefill_s(64, 8)
+    assert 1.5 < ratio <= 2
+    assert alone_s / known_s == pytest.approx(7 / 9)
+    assert left.point_s(Point(64, 1, 16)) / alone_s == pytest.approx(ratio)
+
+
+def test_time_left_of_open_loops_is_that_of_their_arrivals() -> None:
+    plan, _ = make_plan(PlanOptions(rate="1/s,2/s", duration_s=60.0, input_tokens="8", output_tokens="8"))
+    left = TimeLeft(plan, RequestGuess(MODEL, "cpu", True), 1.0, loop=True)
+    assert left.left_s([], 5.0) == 125
+    done = Trial(
+        id=0, session=0, worker=0, purpose="open loop", input_tokens=8, output_tokens=8, status="ok", started_at="",
+        rate_per_s=1.0, runtime_s=1.0, window_s=60.0,
+    )  # fmt: skip
+    left.add(done, 61.0)
+    assert left.left_s([], 5.0) == 65
+
+
 def test_time_left_of_a_recorded_run_is_true_within_30_percent() -> None:
     """A run of a real model on a CPU, by when its trials began."""
     run = load_run(ROOT / "tests" / "data" / "run-first")
     plan, kv_cache = make_plan()
     plan = replace(plan, points=tuple(Point(*size) for size in run.facts.plan.points))
     model = replace(MODEL, parameters=run.facts.model.parameters or 0)
-    left = TimeLeft(plan, RequestGuess(model, "cpu", kv_cache, 1), plan.min_window_s)
+    left = TimeLeft(plan, RequestGuess(model, "cpu", kv_cache), plan.min_window_s)
     schedule = Schedule(plan, kv_cache=kv_cache, context_length=MODEL.context_length)
     session = run.facts.sessions[0]
     assert session.ended_at

@@ -78,6 +78,8 @@ class Kind:
     metrics_path: str = "/metrics"
     no_metrics: str = "the server has no metrics"
     """Why there may be none, and what mends it."""
+    in_flight_flags: tuple[str, ...] = ()
+    """Flags of its command line that say how many requests it works on at once."""
     inexact: str | None = None
     """Why no request of exactly m and n tokens can be asked for; None where one can."""
 

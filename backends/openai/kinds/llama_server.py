@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from backends.openai.control import Control
-from backends.openai.kinds.base import IGNORE_EOS, Form, Kind, Signs, Told, picked, whole, word
+from backends.openai.kinds.base import IGNORE_EOS, Form, Kind, Signs, Told, whole, word
 from backends.openai.metrics import series
-
-_PROPS = ("model_ftype", "build_info", "endpoint_metrics")
 
 
 def _ask(control: Control, signs: Signs) -> Told:
@@ -19,7 +17,6 @@ def _ask(control: Control, signs: Signs) -> Told:
     generation = props.get("default_generation_settings")
     slot = generation.get("n_ctx") if isinstance(generation, dict) else None
     slots = whole(props.get("total_slots"))
-    settings = picked(props, _PROPS) | ({"total_slots": slots} if slots else {})
     return Told(
         version=word(props, "build_info"),
         context_length=whole(slot) or whole(meta.get("n_ctx")),
@@ -28,7 +25,6 @@ def _ask(control: Control, signs: Signs) -> Told:
         parameters=whole(meta.get("n_params")),
         weight_bytes=whole(meta.get("size")),
         dtype=word(props, "model_ftype") or word(meta, "ftype"),
-        settings=settings,
     )
 
 

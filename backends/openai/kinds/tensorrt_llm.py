@@ -49,5 +49,6 @@ KIND = Kind(
         "ttft_requests_total": series("trtllm_time_to_first_token_seconds_count"),
     },
     metrics_path=_METRICS,
+    in_flight_flags=("--max_batch_size", "--max-batch-size"),
     no_metrics="set return_perf_metrics: true in its configuration",
 )

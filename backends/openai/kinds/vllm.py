@@ -27,7 +27,7 @@ def _ask(control: Control, signs: Signs) -> Told:
         cache_tokens=blocks * size if blocks and size else None,
         vocabulary_size=whole(model.get("vocab_size")),
         architecture=word(model, "model_type"),
-        settings={**cache, **scheduler},
+        settings={name: value for name, value in {**cache, **scheduler}.items() if name != "num_gpu_blocks"},
     )
 
 
@@ -93,5 +93,6 @@ KIND = Kind(
         "ttft_s_total": series("vllm:time_to_first_token_seconds_sum"),
         "ttft_requests_total": series("vllm:time_to_first_token_seconds_count"),
     },
+    in_flight_flags=("--max-num-seqs", "--max_num_seqs"),
     no_metrics="it was started with --disable-log-stats",
 )

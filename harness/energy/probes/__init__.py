@@ -27,6 +27,7 @@ PROBES = {
     "nvml": "harness.energy.probes.nvml",
     "powermetrics": "harness.energy.probes.powermetrics",
     "rapl": "harness.energy.probes.rapl",
+    "remote": "harness.energy.probes.remote",
     "replay": "harness.energy.probes.replay",
 }
 """By the name on the command line, the module that has ``create(option) -> Probe``; imported when it is asked for."""

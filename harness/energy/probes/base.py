@@ -56,6 +56,10 @@ class ProbeContext:
     """Whether energy of the CPU and of a shared GPU is the worker's share or all, where the source can tell."""
     rate_hz: float = 20.0
     """How often the harness reads."""
+    whole_machine: bool = False
+    """Whether the machine is metered with all that runs on it, and no process."""
+    meter_token_env: str | None = None
+    """Name of the environment variable that holds the token of another machine's meter."""
     members: TreeMembers = field(default_factory=TreeMembers)
     """Looks up what the roots started."""
 
@@ -75,6 +79,10 @@ class Probe(Protocol):
     role: Role
     note: str
     """What its figures are, in one sentence; of use once open."""
+    poll_s: float = 0.0
+    """Time between its readings, in s, where others than the harness read for it."""
+    lag_s: float = 0.0
+    """How much later than they were read its readings may come, in s."""
 
     def open(self, context: ProbeContext) -> None:
         """Get ready. Raises ProbeUnavailable with the reason and the remedy."""

@@ -10,8 +10,8 @@ from harness.core.errors import ProbeUnavailable
 from harness.core.quantities import Facts
 from harness.energy.probes import refuse_option
 from harness.energy.probes.base import Probe, ProbeContext, Role
-from harness.energy.process_tree import TreeReader
-from harness.energy.readings import LOST, Domain, Reading
+from harness.energy.process_tree import TreeReader, busy_s
+from harness.energy.readings import LOST, Domain, Reading, Scope
 
 ASSUMED_WATTS_PER_PROCESSOR = 5.0
 """Assumed power of one busy logical processor, between a laptop's ≈ 4 W (15 W / 4) and a desktop's ≈ 8 W (65 W / 8)."""
@@ -20,7 +20,7 @@ ASSUMED_WATTS_PER_PROCESSOR = 5.0
 class CpuTimeEstimate(Probe):
     """Counts the CPU seconds of the worker and its servers, with all that they started and that is still running.
 
-    Each is priced at the declared power of one processor.
+    Each is priced at the declared power of one processor. Where the whole machine is metered all processes count.
     """
 
     role: Role = "fallback"
@@ -47,14 +47,15 @@ class CpuTimeEstimate(Probe):
     def domains(self) -> Sequence[Domain]:
         tick_j = 1.0 / os.sysconf("SC_CLK_TCK") * self.watts_per_processor
         name = "cpu-time"
+        scope: Scope | None = None if self._context.whole_machine else "process"
         lost = "the CPU time of a process that computes can't be read"
         return [
-            Domain(
-                name, "cpu", "counter", "estimated", "estimate", tick_j, source=name, scope="process", lost_means=lost
-            )
+            Domain(name, "cpu", "counter", "estimated", "estimate", tick_j, source=name, scope=scope, lost_means=lost)
         ]
 
     def read(self) -> Sequence[Reading]:
+        if self._context.whole_machine:
+            return [Reading("cpu-time", time.monotonic_ns(), busy_s() * self.watts_per_processor)]
         if not self._context.roots:
             return []
         read = self._tree.read(self._context.roots)
