@@ -271,12 +271,8 @@ def _with_load(what: str, costs: Sequence[tuple[int, Estimate | None]]) -> str:
         return f"{what} hardly {'change' if plural else 'changes'}"
     if ratio < 1:
         return f"{what} {'fall' if plural else 'falls'} by {percent(1 - ratio, digits=0)}"
-    grows = "grow" if plural else "grows"
-    return (
-        f"{what} {grows} {number(ratio, 2)} times"
-        if ratio >= 2
-        else f"{what} {grows} by {percent(ratio - 1, digits=0)}"
-    )
+    more = f"{number(ratio, 2)} times" if ratio >= 2 else f"by {percent(ratio - 1, digits=0)}"
+    return f"{what} {'grow' if plural else 'grows'} {more}"
 
 
 def _notable(one: Estimate, other: Estimate) -> bool:

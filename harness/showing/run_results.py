@@ -116,6 +116,11 @@ def disturbance_text(found: Disturbance) -> str:
     )
 
 
+def without_numbers(words: str) -> str:
+    """A sentence with a # for each number, so that those that differ in them alone are one."""
+    return _NUMBERS.sub("#", words)
+
+
 def warning_counts(trials: Sequence[Trial]) -> list[tuple[str, int]]:
     """The warnings of trials, the most frequent first, each with how many trials have it.
 
@@ -123,7 +128,7 @@ def warning_counts(trials: Sequence[Trial]) -> list[tuple[str, int]]:
     """
     said: dict[str, list[str]] = {}
     for trial in trials:
-        for kind, words in {_NUMBERS.sub("#", words): words for words in trial.warnings}.items():
+        for kind, words in {without_numbers(words): words for words in trial.warnings}.items():
             said.setdefault(kind, []).append(words)
     found = [(same[0] if len(set(same)) == 1 else f"{same[0]}, or similar", len(same)) for same in said.values()]
     return sorted(found, key=lambda each: -each[1])
