@@ -91,7 +91,7 @@ def _say_next(run: RecordedRun) -> None:
     from harness.showing.terminal import open_console
     from harness.showing.trials import print_next
 
-    if not any(trial.usable for trial in run.trials):
+    if not any(trial.usable or trial.usable_load for trial in run.trials):
         print(f"joulebench: {nothing_measured(run)}", file=sys.stderr)
         raise typer.Exit(1)
     print_next(run, open_console())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Annotated, ClassVar, Literal
@@ -182,7 +182,7 @@ def decode_tokens_per_s(row: Row) -> float | None:
 
     In a closed loop the c requests decode at most at this speed: while one of them is in prefill it doesn't decode.
     """
-    return _speed(row.trial.concurrency * (row.trial.output_tokens - 1), row.trial.decode_s)
+    return _speed(_in_flight(row.trial) * (row.trial.output_tokens - 1), row.trial.decode_s)
 
 
 def total_tokens_per_s(row: Row) -> float | None:
@@ -211,10 +211,15 @@ def tokens_per_j(row: Row) -> float | None:
 
 
 def _throughput(row: Row, tokens: int) -> float | None:
-    return _speed(row.trial.concurrency * tokens, row.trial.runtime_s)
+    return _speed(_in_flight(row.trial) * tokens, row.trial.runtime_s)
 
 
-def _speed(tokens: int, seconds: float | None) -> float | None:
+def _in_flight(trial: Trial) -> float:
+    """Requests in flight: c, or the mean in an open loop."""
+    return trial.load.in_flight_mean if trial.load and trial.purpose == "open loop" else trial.concurrency
+
+
+def _speed(tokens: float, seconds: float | None) -> float | None:
     return tokens / seconds if tokens and seconds else None
 
 
@@ -248,8 +253,24 @@ def _net(row: Row) -> Sequence[float | None]:
     if energy_j is None or row.idle_w is None or row.trial.runtime_s is None:
         return None, None
     # Requests in flight share the machine's time.
-    busy_s = row.trial.runtime_s / row.trial.concurrency
+    busy_s = row.trial.runtime_s / _in_flight(row.trial)
     return net_energy_j(energy_j, ci95_j or 0.0, row.idle_w.mean, row.idle_w.half_width or 0.0, busy_s)
+
+
+def _of_load(name: str, meaning: str) -> Column:
+    """A field of ``LoadFigures``."""
+    return Column(name, meaning, lambda row: getattr(row.trial.load, name, None))
+
+
+def _percentiles_of(latency: str, meaning: str) -> Iterator[Column]:
+    """The percentiles of a time of single requests at a server."""
+    for percentile in (50, 90, 99):
+        said = f"{meaning}, {percentile}th percentile of single requests at a server, s"
+        yield Column(f"{latency}_p{percentile}_s", said, _percentile(f"{latency}_s", f"p{percentile}_s"))
+
+
+def _percentile(latency: str, name: str) -> Callable[[Row], object]:
+    return lambda row: getattr(getattr(row.trial.load, latency, None), name, None)
 
 
 def _figure(name: str, meaning: str, value: Callable[[Row], Sequence[float | None]]) -> tuple[Column, Column]:
@@ -272,7 +293,7 @@ COLUMNS = (
         "c, requests in flight: a static batch, or a closed loop where a server computes; absent in an open loop",
         lambda row: None if row.trial.purpose == "open loop" else row.trial.concurrency,
     ),
-    _as_recorded("rate_per_s", "rate of an open loop's Poisson arrivals, requests/s"),
+    _as_recorded("rate_per_s", "requests per second of an open loop's Poisson arrivals"),
     _as_recorded("output_tokens_produced", "tokens the backend or the server counted"),
     _as_recorded("repeats", "batches one after the other, or requests that a server ended in the window"),
     _as_recorded("requests", "requests in the window, of those that cross its edges the part inside"),
@@ -284,6 +305,13 @@ COLUMNS = (
     _as_recorded("compile_s", "compiling for this size, before the window and in no other column, s"),
     _as_recorded("capture_s", "capturing the decode step, before the window and in no other column, s"),
     Column("tpot_s", "decode_s over n − 1: time per output token, s", tpot_s),
+    *_percentiles_of("ttft", "time to first token"),
+    *_percentiles_of("tpot", "time per output token"),
+    *_percentiles_of("e2e", "start to last output token"),
+    _of_load("in_flight_mean", "requests in flight at a server, mean over the window"),
+    _of_load("prefill_mean", "requests that wait for their first token, mean over the window"),
+    _of_load("coherence", "0 where the clients of a closed loop are spread evenly, 1 where they are in step"),
+    _of_load("cached_tokens_max", "most input tokens of a request out of the server's prefix cache"),
     Column("prefill_tokens_per_s", "c × m over prefill_s; absent in a closed loop", prefill_tokens_per_s),
     Column("decode_tokens_per_s", "c × (n − 1) over decode_s", decode_tokens_per_s),
     Column("output_tokens_per_s", "c × n over runtime_s: throughput of output tokens", output_tokens_per_s),
@@ -305,6 +333,7 @@ COLUMNS = (
     ),
     Column("tokens_per_j", "n over energy_j: output tokens per joule", tokens_per_j),
     *_figure("net_energy_j", "energy_j less the session's idle power over runtime_s / c, J per request", _net),
+    Column("warnings", "what puts the window in doubt", lambda row: "; ".join(row.trial.warnings) or None),
 )
 """The table of trials, a line a column. What was not measured is missing, never 0. For each component c with a meter
 the columns of ``component_columns`` follow."""

@@ -105,9 +105,9 @@ class Headline:
 
     @property
     def speed(self) -> tuple[str, Estimate] | None:
-        """``decode`` or ``output``, and such tokens per second; None where n = 1.
+        """``decode`` or ``output``, and such tokens per second; None where n = 1 and there are no decode steps.
 
-        While one of several requests in a loop is in prefill it doesn't decode: all are slower than their decode steps.
+        While one of several requests in a loop is in prefill it doesn't decode: all are slower than decode steps say.
         """
         if self.loop and self.point.concurrency > 1 and self.output_tokens_per_s:
             return "output", self.output_tokens_per_s
@@ -141,9 +141,11 @@ class IdleDrift:
 
 
 def summarise(records: Iterable[Trial]) -> list[PointSummary]:
-    """One summary per point, in the order of first measurement."""
+    """One summary per point, in the order of first measurement; an open loop is no point."""
     by_point: dict[Point, list[Trial]] = {}
     for record in records:
+        if record.purpose == "open loop":
+            continue
         by_point.setdefault(record.point, []).append(record)
     return [_summary(point, trials) for point, trials in by_point.items()]
 

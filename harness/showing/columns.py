@@ -19,10 +19,12 @@ ANY = "COMPONENT"
 
 _UNITS = (
     (r"tokens_per_s$", "tokens/s"),
+    (r"tokens_per_j$", "tokens/J"),
+    (r"_per_s$", "1/s"),
     (r"_s$", "s"),
     (r"_per(_output)?_token(_ci95)?_j$", "J/token"),
     (r"_j$", "J"),
-    (r"tokens(_produced)?$", "tokens"),
+    (r"tokens(_produced|_max)?$", "tokens"),
 )
 """A quantity carries its unit in its name: the end of the name, the unit."""
 

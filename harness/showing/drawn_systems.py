@@ -127,7 +127,8 @@ def _draw_sizes(run: RecordedRun) -> DrawnSystem:
 
 def failed_sizes(run: RecordedRun, concurrency: int) -> list[Failure]:
     """The sizes of a run at which no trial with so many requests in flight succeeded, each with how its last ended."""
-    trials = [trial for trial in run.trials if trial.purpose != "drift" and trial.concurrency == concurrency]
+    here = [trial for trial in run.trials if trial.concurrency == concurrency]
+    trials = [trial for trial in here if trial.purpose not in ("drift", "open loop")]
     measured = {trial.point for trial in trials if trial.usable}
     last = {trial.point: trial.status for trial in trials if trial.status != "ok"}
     return [

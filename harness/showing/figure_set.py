@@ -9,12 +9,16 @@ from pathlib import Path
 from harness.core.errors import UserError
 from harness.core.files import make_directory
 from harness.showing.caps_figures import CAPS_HEADER, capped, caps_figure, caps_rows
+from harness.showing.concurrency_figures import LOAD_HEADER, load_figure, load_rows
 from harness.showing.drawn_systems import compare_drawn, differences, distinct, load_drawn, published_sources
 from harness.showing.figures import write_figure
 from harness.showing.fit_figures import FIT_HEADER, fit_figure, fit_rows
 from harness.showing.panels import AXES, DrawnSystem, Options, boundary_words
 from harness.showing.phase_figures import PHASE_HEADER, phase_figure, phase_rows
 from harness.showing.sweep_figures import HEADER, sweep_figure, sweep_rows
+from harness.showing.under_load import has_several
+
+_NO_PHASES = "none of these has time or energy per phase"
 
 
 def write_figures(
@@ -25,7 +29,7 @@ def write_figures(
     published: bool = False,
     allow_mixed: bool = False,
 ) -> tuple[list[Path], list[str]]:
-    """Write figure1 and figure2, the fits of what is named and, where phases are known, phases.
+    """Write figure1 and figure2, the fits of what is named and, where phases or loads are known, phases and load.
 
     Beside the published systems (``published``) anything is drawn, faint and labelled with what differs; else what
     isn't comparable is refused, or marked with ``allow_mixed``. Returns the paths and notes for the reader. Raises
@@ -59,6 +63,7 @@ def write_figures(
             at = options.fixed(axis)
             notes.append(f"no {name}: nothing was measured at {at} tokens (--fixed-input, --fixed-output)")
     paths += _write_caps(as_measured, directory, options)
+    paths += _write_loads(as_measured, directory, options)
     more, why_not = _write_phases(named, directory, options, mark)
     return [*paths, *more, *_write_fits(named, directory)], [*notes, *why_not]
 
@@ -70,6 +75,19 @@ def _write_caps(named: Sequence[DrawnSystem], directory: Path, options: Options)
     for at, caps in enumerate(found, 1):
         name = "caps" if len(found) == 1 else f"caps-{at}"
         paths += write_figure(caps_figure(caps), directory / name, CAPS_HEADER, caps_rows(caps))
+    return paths
+
+
+def _write_loads(named: Sequence[DrawnSystem], directory: Path, options: Options) -> list[Path]:
+    """A figure of each run that had several requests in flight; numbered where there are several."""
+    paths = []
+    loaded = [source for source in named if has_several(source.loaded)]
+    for at, source in enumerate(loaded, 1):
+        name = "load" if len(loaded) == 1 else f"load-{at}"
+        # Energy under load is known as the sum of all components alone.
+        partial = source.reaches_beyond(options.boundary)
+        figure = load_figure(source, options, without_energy=partial)
+        paths += write_figure(figure, directory / name, LOAD_HEADER, load_rows(source, without_energy=partial))
     return paths
 
 
@@ -89,9 +107,11 @@ def _write_phases(
     """The figure of the phases of those whose phases are known, and what it leaves out."""
     shown = [source for source in named if phase_rows([source])]
     if not shown:
-        return [], ["no figure of the phases: none of these has time or energy per phase"] if named else []
+        mixed = any(source.mixes_phases for source in named)
+        why = "with several requests at a server they run beside each other" if mixed else _NO_PHASES
+        return [], [f"no figure of the phases: {why}"] if named else []
     # Energy per phase is known as the sum of all components alone.
-    partial = [s for s in shown if options.boundary is not None and not s.components <= set(options.boundary)]
+    partial = [source for source in shown if source.reaches_beyond(options.boundary)]
     notes = [
         f"the figure of the phases leaves out the energy of {source.name}: per phase it is that of all its components"
         for source in partial

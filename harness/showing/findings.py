@@ -246,30 +246,36 @@ def load_finding(points: Sequence[PointSummary]) -> str:
     known = [point for point in points if point.output_tokens_per_s]
     if len(known) < 2:
         return ""
-    first, last = known[0], known[-1]
-    parts = [_grown("output tokens/s", first.output_tokens_per_s, last.output_tokens_per_s)]
-    if "estimated" not in (first.energy_method, last.energy_method):
-        parts.append(_grown("energy per request", first.energy_j, last.energy_j))
-    parts.append(_grown("time per output token", first.tpot_s, last.tpot_s))
+    parts = [_with_load("output tokens/s", [(p.point.concurrency, p.output_tokens_per_s) for p in known])]
+    if not any(point.energy_method == "estimated" for point in known):
+        parts.append(_with_load("energy per request", [(p.point.concurrency, p.energy_j) for p in known]))
+    parts.append(_with_load("time per output token", [(p.point.concurrency, p.tpot_s) for p in known]))
     said = [part for part in parts if part]
+    first, last = known[0], known[-1]
     joined = said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
     return f"From {first.point.concurrency} to {last.point.concurrency} requests in flight {joined}"
 
 
-def _grown(what: str, before: Estimate | None, after: Estimate | None) -> str:
-    """``energy per request falls by 66 %``; empty where one of the two was not measured."""
-    if before is None or after is None or not before.mean:
+def _with_load(what: str, costs: Sequence[tuple[int, Estimate | None]]) -> str:
+    """``energy per request falls by 66 %``, or at how many it is least; empty where not all were measured."""
+    known = [(concurrency, cost) for concurrency, cost in costs if cost is not None and cost.mean > 0]
+    if len(known) < 2 or len(known) < len(costs):
         return ""
-    widths = [value.half_width or 0.0 for value in (before, after)]
-    ratio = after.mean / before.mean
     plural = what.endswith("/s")
-    if abs(after.mean - before.mean) <= math.hypot(*widths) or abs(ratio - 1) < NOTABLE:
+    best = (max if plural else min)(known, key=lambda each: each[1].mean)
+    if best[0] not in (known[0][0], known[-1][0]) and all(_notable(best[1], known[end][1]) for end in (0, -1)):
+        return f"{what} {'are highest' if plural else 'is least'} at {best[0]}"
+    before, after = known[0][1], known[-1][1]
+    ratio = after.mean / before.mean
+    if not _notable(before, after):
         return f"{what} hardly {'change' if plural else 'changes'}"
     if ratio < 1:
         return f"{what} {'fall' if plural else 'falls'} by {percent(1 - ratio, digits=0)}"
-    grows = "grow" if plural else "grows"
-    return (
-        f"{what} {grows} {number(ratio, 2)} times"
-        if ratio >= 2
-        else f"{what} {grows} by {percent(ratio - 1, digits=0)}"
-    )
+    more = f"{number(ratio, 2)} times" if ratio >= 2 else f"by {percent(ratio - 1, digits=0)}"
+    return f"{what} {'grow' if plural else 'grows'} {more}"
+
+
+def _notable(one: Estimate, other: Estimate) -> bool:
+    """Whether two costs differ by more than both intervals and ``NOTABLE`` leave open."""
+    widths = [value.half_width or 0.0 for value in (one, other)]
+    return abs(one.mean - other.mean) > math.hypot(*widths) and abs(one.mean / other.mean - 1) > NOTABLE

@@ -104,6 +104,15 @@ class DrawnSystem:
         return self.identity.concurrency or 1
 
     @property
+    def mixes_phases(self) -> bool:
+        """Whether prefills run beside the decode steps of others, so that a phase has no cost of its own."""
+        return self.concurrency > 1 and self.kind not in ("", "static batch")
+
+    def reaches_beyond(self, boundary: tuple[Component, ...] | None) -> bool:
+        """Whether sums of all its components hold some that a boundary leaves out."""
+        return boundary is not None and not self.components <= set(boundary)
+
+    @property
     def components(self) -> frozenset[Component]:
         """The components whose energy was measured."""
         return frozenset(component for m in self.measurements for component in m.component_energy_j)

@@ -40,7 +40,7 @@ def phase_rows(sources: Sequence[DrawnSystem], without_energy: Sequence[DrawnSys
     """Time and energy per token of each phase at every point where they are known, in the columns of
     ``PHASE_HEADER``; None where one isn't."""
     rows: list[CsvRow] = []
-    for source in sources:
+    for source in (source for source in sources if not source.mixes_phases):
         for m in source.measurements:
             for phase in PHASES:
                 time_s, energy_j = _costs(source, m, phase)

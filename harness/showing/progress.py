@@ -21,10 +21,10 @@ from harness.measuring.schedule import Schedule, TrialSpec
 from harness.measuring.time_guess import RequestGuess, spell
 from harness.measuring.time_left import TimeLeft
 from harness.runs.records import RecordedRun
-from harness.runs.schema import Trial
+from harness.runs.schema import Row, Trial, output_tokens_per_s
 from harness.runs.store import RunStore
 from harness.runs.summary import names_of
-from harness.showing.run_results import failure_text
+from harness.showing.run_results import failure_text, without_numbers
 from harness.showing.terminal import open_console
 from harness.showing.trials import print_results
 
@@ -55,22 +55,37 @@ def print_plan(planned: PlannedRun, as_json: bool = False) -> None:
         return
     plan, seen = planned.plan, planned.foreseen()
     model = seen.model
-    print(f"{planned.backend}, {model.name} ({model.parameters:,} parameters, {model.dtype}) on {seen.device}")
-    points = f"{len(plan.points)} points" if len(plan.points) > 1 else "1 point"
-    print(f"{points} in this order, each with a warm-up and at most {plan.stopping.max_trials} trials:")
+    print(f"{planned.backend}, {model.name} ({', '.join(_weights(model))}) on {seen.device}")
+    if plan.points:
+        points = f"{len(plan.points)} points" if len(plan.points) > 1 else "1 point"
+        print(f"{points} in this order, each with a warm-up and at most {plan.stopping.max_trials} trials:")
     left = TimeLeft(plan, seen.guess, plan.min_window_s, planned.served)
+    loaded = any(point.concurrency > 1 for point in plan.points)
     for point in plan.points:
         size = f"  {point.input_tokens:5} in  {point.output_tokens:5} out"
+        size += f"  {point.concurrency:5} in flight" if loaded else ""
         if not seen.holds(point):
             print(f"{size}  skipped: beyond the model's context")
             continue
         print(f"{size}  ≈ {number(seen.guess.request_s(point), 2):>7} s per request  ≈ {spell(left.point_s(point)):>7}")
+    for rate_per_s in plan.open_loop.loads if plan.open_loop else ():
+        print(f"  {_open_words(rate_per_s)}")
     idle_s = 0.0 if planned.energy.probes == "none" else 2 * _IDLE_S
     whole_s = left.left_s([(point, 0) for point in plan.points if seen.holds(point)], idle_s)
     print(
         f"about {spell(whole_s)} in all, plus loading the model; guessed from typical rates of a {seen.device}, "
         "good to a factor of three"
     )
+
+
+def _weights(model: Model) -> list[str]:
+    """What is known of a model's weights: a server may not say."""
+    parameters = "parameters unknown" if model.parameters is None else f"{model.parameters:,} parameters"
+    return [parameters, model.dtype]
+
+
+def _open_words(rate_per_s: float | None) -> str:
+    return "open loop, arrivals of a log" if rate_per_s is None else f"open loop, {number(rate_per_s, 3)} requests/s"
 
 
 class _Countdown(ProgressColumn):
@@ -94,6 +109,7 @@ class Display(Observer):
         self._since_s = 0.0
         self._number = 0  # of the point, from 1; 0 in the drift check
         self._disturbance_told = False
+        self._marks_told: set[str] = set()
         if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"),
@@ -114,8 +130,8 @@ class Display(Observer):
     def loading(self, model: Model) -> None:
         """Say what is loaded."""
         self._model = model
-        weights = "random weights" if model.random_weights else "real weights"
-        self.notice(f"loading {model.name}: {model.parameters:,} parameters, {model.dtype}, {weights}")
+        kind = {True: ["random weights"], False: ["real weights"], None: []}[model.random_weights]
+        self.notice(f"loading {model.name}: {', '.join([*_weights(model), *kind])}")
 
     def trial_starts(self, spec: TrialSpec, schedule: Schedule) -> None:
         """Show which point is measured and how long the rest may take."""
@@ -127,7 +143,8 @@ class Display(Observer):
         self._number = len(self._plan.points) - remaining + 1 if remaining else 0
         if self._progress:
             width = self._width(spec.point) if spec.purpose == "measure" else ""
-            text = ": ".join(filter(None, (self._label(spec.purpose, spec.point, ended=False), width)))
+            label = self._label(spec.purpose, spec.point, spec.rate_per_s, ended=False)
+            text = ": ".join(filter(None, (label, width)))
             end_s = time.monotonic() + self._left_s()
             done = len(self._plan.points) - remaining
             self._progress.update(self._task, completed=done, description=text, end_s=end_s)
@@ -139,6 +156,7 @@ class Display(Observer):
             self._time.add(record, now_s - self._since_s)
         self._since_s = now_s
         disturbed = record.status == "disturbed"
+        self._tell_marks(record)
         if self._progress and (record.status == "ok" or (disturbed and self._disturbance_told)):
             return
         self.notice(self._trial_text(record))
@@ -148,6 +166,14 @@ class Display(Observer):
                 "Disturbed trials are kept and marked, and measured again up to 3 times a point. Close other programs, "
                 "or raise --max-foreign-load."
             )
+
+    def _tell_marks(self, record: Trial) -> None:
+        """What a server's window is marked with, each kind once: the results count them."""
+        for words in record.warnings if record.load else ():
+            kind = without_numbers(words)
+            if kind not in self._marks_told:
+                self._marks_told.add(kind)
+                self.notice(f"Marked: trial {record.id} ({record.point.words()}): {words}.")
 
     def results(self) -> None:
         """The numbers that matter, the table of every point, and where the records are."""
@@ -190,8 +216,10 @@ class Display(Observer):
         idle_s = 0.0 if idle is None else (idle.duration_s or 0.0) + SETTLE_S
         return self._time.left_s(self._schedule.remaining(), idle_s)
 
-    def _label(self, purpose: str, point: Point, ended: bool) -> str:
+    def _label(self, purpose: str, point: Point, rate_per_s: float | None, ended: bool) -> str:
         """Which trial of which point this is, one that has ended or the next."""
+        if purpose == "open loop":
+            return _open_words(rate_per_s)
         trials = [trial for trial in self._store.records if (trial.point, trial.purpose) == (point, purpose)]
         count = "" if purpose == "warmup" else f" {len(trials) + (not ended)}"
         place = f"{self._number}/{len(self._plan.points)}" if self._number else "drift check"
@@ -209,7 +237,7 @@ class Display(Observer):
         return f"runtime ± {number(width.half_width, 2)} s (wanted: ± {width.wanted:g} s)"
 
     def _trial_text(self, record: Trial) -> str:
-        label = self._label(record.purpose, record.point, ended=True)
+        label = self._label(record.purpose, record.point, record.rate_per_s, ended=True)
         if record.runtime_s is None:
             return f"{label}: {failure_text(record)}; {self._left_text()}"
         text = ""
@@ -217,6 +245,8 @@ class Display(Observer):
             if spent_s is not None:
                 text += f"{what} in {number(spent_s, 3)} s, "
         text += f"{number(record.runtime_s)} s per request"
+        speed = output_tokens_per_s(Row(record, None))
+        text += f", {number(speed)} output tokens/s" if speed and record.concurrency > 1 else ""
         total = record.energy.total if record.energy else None
         if total and total.request_j is not None:
             shown = plus_minus(total.request_j, total.request_ci95_j, "J")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -28,6 +29,7 @@ from harness.showing.terminal import program
 from harness.showing.under_load import by_size
 
 _MOST_REASONS = 3
+_NUMBERS = re.compile(r"\d+(?:[.,]\d+)*")
 _COARSE_DRIFT = 0.2
 """Half-width from which a drift that isn't seen may be there."""
 _LEAST_TO_FIT = 4
@@ -37,13 +39,16 @@ _LEAST_TO_FIT = 4
 def result_lines(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterator[str]:
     """What a person wants to know of a run before they look at its table, at most ten lines."""
     found = headline(run.facts, run.trials)
-    yield from headline_lines(found) if found else ("Nothing was measured.",)
+    opened = any(trial.usable_load for trial in run.trials)
+    if found or not opened:
+        yield from headline_lines(found) if found else ("Nothing was measured.",)
     if found and (said := load_words(found, summaries)):
         yield said
     moved = drift(run.trials)
     if moved:
         yield drift_text(moved)
     yield from _coverage(run, summaries)
+    yield from _marked(run)
     yield from _idle(run)
 
 
@@ -111,6 +116,24 @@ def disturbance_text(found: Disturbance) -> str:
     )
 
 
+def without_numbers(words: str) -> str:
+    """A sentence with a # for each number, so that those that differ in them alone are one."""
+    return _NUMBERS.sub("#", words)
+
+
+def warning_counts(trials: Sequence[Trial]) -> list[tuple[str, int]]:
+    """The warnings of trials, the most frequent first, each with how many trials have it.
+
+    Those that differ in their numbers alone count as one, shown as the first of them was.
+    """
+    said: dict[str, list[str]] = {}
+    for trial in trials:
+        for kind, words in {without_numbers(words): words for words in trial.warnings}.items():
+            said.setdefault(kind, []).append(words)
+    found = [(same[0] if len(set(same)) == 1 else f"{same[0]}, or similar", len(same)) for same in said.values()]
+    return sorted(found, key=lambda each: -each[1])
+
+
 def failure_text(trial: Trial) -> str:
     """What became of a trial that is not ok, and why."""
     return f"{status_words(trial.status)}: {trial.reason or 'no reason is known'}"
@@ -150,6 +173,9 @@ def _with_interval(value: Estimate, unit: str) -> str:
 def _coverage(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterator[str]:
     """How many points and trials were measured; what was not, by its reason."""
     measured = [summary for summary in summaries if summary.trials]
+    if not run.facts.plan.points:
+        yield _open_coverage(run)
+        return
     trials = sum(summary.trials for summary in measured)
     planned = len(run.facts.plan.points)
     counts = f"{len(measured)} of {planned} {'point' if planned == 1 else 'points'}, "
@@ -167,6 +193,19 @@ def _coverage(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterator[s
         yield f"Not measured: {points[0].words()}{more}: {reason}."
     if len(lost) > _MOST_REASONS:
         yield f"Not measured: {sum(map(len, list(lost.values())[_MOST_REASONS:]))} more points, for other reasons."
+
+
+def _open_coverage(run: RecordedRun) -> str:
+    """How many open loops came to their end."""
+    opened = [trial for trial in run.trials if trial.purpose == "open loop"]
+    ended = sum(trial.usable_load for trial in opened)
+    return f"Measured: {ended} of {len(opened)} open {'loop' if len(opened) == 1 else 'loops'}."
+
+
+def _marked(run: RecordedRun) -> Iterator[str]:
+    """What trials were marked with, the most frequent first."""
+    for words, count in warning_counts(run.trials)[:_MOST_REASONS]:
+        yield f"Marked: {count} of {len(run.trials)} trials: {words}."
 
 
 def _idle(run: RecordedRun) -> Iterator[str]:

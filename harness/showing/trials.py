@@ -14,6 +14,7 @@ from harness.runs.records import RecordedRun
 from harness.runs.schema import Row, joules_per, status_words, tokens_in_all, tokens_out
 from harness.runs.summary import PointSummary, summarise
 from harness.showing.load_table import IN_FLIGHT, print_load
+from harness.showing.open_loops import print_open_loops
 from harness.showing.run_results import next_commands, result_lines
 from harness.showing.terminal import narrow_table, open_console, print_fitting, print_whole
 
@@ -46,7 +47,7 @@ TRIAL_CELLS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("status", lambda row: row.trial.status),
     ("input", lambda row: str(row.trial.input_tokens)),
     ("output", lambda row: str(row.trial.output_tokens)),
-    ("in flight", lambda row: str(row.trial.concurrency)),
+    ("in flight", lambda row: "–" if row.trial.purpose == "open loop" else str(row.trial.concurrency)),
     ("repeats", lambda row: "–" if row.trial.repeats is None else str(row.trial.repeats)),
     ("prefill s", lambda row: _number(row.trial.prefill_s)),
     ("decode s", lambda row: _number(row.trial.decode_s)),
@@ -175,17 +176,20 @@ def print_results(run: RecordedRun, console: Console) -> None:
     left_out = [] if console.width >= 100 else list(_WIDE_ONLY)
     if all(summary.point.concurrency == 1 for summary in summaries):
         left_out.append(IN_FLIGHT)
-    columns = [column for column in POINT_CELLS if column[0] not in left_out]
-    table = narrow_table(*(heading for heading, _ in columns))
-    rows = [[cell(summary) for _, cell in columns] for summary in summaries]
-    for row in rows:
-        table.add_row(*row)
-    print_whole(table, console)
-    shown = {cell for row in rows for cell in row}
+    columns = {heading: list(map(cell, summaries)) for heading, cell in POINT_CELLS if heading not in left_out}
+    # A closed loop has no speed of its prefill.
+    columns = {heading: cells for heading, cells in columns.items() if any(cells)}
+    if summaries:
+        table = narrow_table(*columns)
+        for row in zip(*columns.values(), strict=True):
+            table.add_row(*row)
+        print_whole(table, console)
+    shown = {cell for cells in columns.values() for cell in cells}
     for word, meaning in _EXPLAINED.items():
         if any(word in cell for cell in shown):
             console.print(f"{word}: {meaning}", markup=False, soft_wrap=True)
     print_load(run, console)
+    print_open_loops(run, console)
 
 
 def print_next(run: RecordedRun, console: Console) -> None:

@@ -49,9 +49,11 @@ def sweep_charts(
         charts = [chart for chart in charts if chart["series"]]
         measured = [source for source in sources if sweep(source, axis, options)]
         other = f"{options.fixed_output} output" if axis == "input" else f"{options.fixed_input} input"
+        counts = sorted({source.concurrency for source in sources})
+        loaded = f", {' and '.join(map(str, counts))} in flight" if counts[-1:] > [1] else ""
         found[axis] = {
             "finding": title(Drawing(measured, axis, options, mark)) if measured else "",
-            "label": f"{axis} tokens ({other} tokens each)",
+            "label": f"{axis} tokens ({other} tokens each{loaded})",
             "charts": charts,
         }
     return found
@@ -132,7 +134,7 @@ def _series(source: DrawnSystem, axis: Axis, options: Options, column: str, look
         # An estimate has no interval that looks like a measurement's.
         width = None if guess else value.half_width
         words = value_words(value, "J per token" if energy else "s", guess)
-        size = request_words(point.input_tokens, point.output_tokens)
+        size = request_words(point.input_tokens, point.output_tokens, source.concurrency)
         drawn.append((tokens_along(axis, point), value.mean, width, f"{size}: {words}"))
     return {
         **look,

@@ -21,18 +21,24 @@ from harness.showing.panels import DrawnSystem, Options
 from harness.showing.report.charts import absent, differing, sweep_charts
 from harness.showing.report.explorer import explorer
 from harness.showing.report.head import run_head
+from harness.showing.report.load import loads
 from harness.showing.report.models import models
 from harness.showing.report.requests import requests
 
 TRIAL_COLUMNS = (
-    *("trial_id", "purpose", "status", "input_tokens", "output_tokens", "repeats"),
+    *("trial_id", "purpose", "status", "input_tokens", "output_tokens", "concurrency", "repeats"),
     *("runtime_s", "prefill_s", "decode_s", "decode_tokens_per_s"),
     *("energy_j", "energy_ci95_j", "energy_method", "energy_per_output_token_j"),
     *("started_at", "reason"),
 )
 
 
-PURPOSES = {"warmup": "warm-ups", "measure": "measurements", "drift": "checks of drift"}
+PURPOSES = {
+    "warmup": "warm-ups",
+    "measure": "measurements",
+    "drift": "checks of drift",
+    "open loop": "open loops",
+}
 
 
 def page_data(
@@ -62,6 +68,7 @@ def page_data(
         "absent": absent(sources, options),
         "sweeps": sweep_charts(sources, published, options, comparison.mark),
         "differing": differing(sources, published),
+        "load": loads(runs, sources, options),
         "models": models(sources),
         "requests": requests(sources, options),
         "typical": _typical(heads, options),
@@ -170,8 +177,10 @@ def _energy(run: RecordedRun) -> dict[str, Any]:
 
 def _trials(runs: Sequence[RecordedRun]) -> dict[str, Any]:
     rows: list[list[Any]] = []
+    loaded = any(trial.concurrency > 1 for run in runs for trial in run.trials)
+    columns = [column for column in TRIAL_COLUMNS if loaded or column != "concurrency"]
     for run in runs:
-        table = run.table()[list(TRIAL_COLUMNS)].astype(object)
+        table = run.table()[columns].astype(object)
         values = table.where(table.notna(), None).values.tolist()
         rows += [[str(run.directory), *row] for row in values] if len(runs) > 1 else values
-    return {"columns": [*(["run"] if len(runs) > 1 else []), *TRIAL_COLUMNS], "rows": rows}
+    return {"columns": [*(["run"] if len(runs) > 1 else []), *columns], "rows": rows}

@@ -72,7 +72,7 @@ const path = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(
 // One system: its model with a band, faint beyond the sizes measured, then its points with their intervals.
 function drawSeries(series, x, y, yLow, bottom) {
   const colour = series.colour || INK, group = svg("g", { class: series.faint ? "faint" : "own" });
-  const stroke = { fill: "none", stroke: colour, "stroke-width": series.faint ? 1.5 : 2.5, "stroke-linejoin": "round" };
+  const stroke = { fill: "none", stroke: colour, "stroke-width": series.faint || series.dashed ? 1.5 : 2.5, "stroke-linejoin": "round", "stroke-dasharray": series.dashed ? "6 4" : null };
   if (series.model) {
     const band = series.model.filter(([, , low, , inside]) => inside && low !== null);
     if (band.length) {
@@ -122,7 +122,7 @@ function drawFigure(figure, spec, width) {
   const left = 14 + 7 * Math.max(2, ...yTicks.map((tick) => tickText(tick).length)), right = width - 16;
   const plot = { left, right, top: 10, bottom };
   const x = scale(xLow, xHigh, left, right, logX), y = scale(yLow, yHigh, bottom, plot.top, logY);
-  const xTicks = (logX ? logTicks : linearTicks)(xLow, xHigh, Math.max(3, Math.floor((right - left) / 46)));
+  const xTicks = spec.xTicks?.length > 1 ? spec.xTicks : (logX ? logTicks : linearTicks)(xLow, xHigh, Math.max(3, Math.floor((right - left) / 46)));
   const picture = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", tabindex: 0, "aria-label": `${spec.title} against ${spec.xLabel}; the arrow keys read its points` });
   const shown = svg("svg", { x: left, y: plot.top, width: right - left, height: bottom - plot.top, viewBox: `${left} ${plot.top} ${right - left} ${bottom - plot.top}` });
   if (spec.shade) shown.append(svg("rect", { x: x(Math.max(spec.shade[0], xLow)), width: Math.max(2, x(Math.min(spec.shade[1], xHigh)) - x(Math.max(spec.shade[0], xLow))), y: plot.top, height: bottom - plot.top, fill: "var(--accent)", opacity: 0.15 }));

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from datetime import datetime
 from typing import Any
 
@@ -14,8 +13,10 @@ from harness.runs.records import RecordedRun
 from harness.runs.schema import status_words
 from harness.runs.summary import Headline, disturbance, drift, headline, idle_drift, summarise
 from harness.showing.names import machine_words, model_words
+from harness.showing.open_loops import open_loops
 from harness.showing.panels import DrawnSystem
-from harness.showing.run_results import disturbance_text
+from harness.showing.run_results import disturbance_text, warning_counts
+from harness.showing.under_load import in_flight_words
 
 
 def run_head(run: RecordedRun, source: DrawnSystem) -> dict[str, Any]:
@@ -55,14 +56,18 @@ def _subtitle(run: RecordedRun) -> str:
         backend.name,
         run.facts.model.dtype,
         f"KV cache {'on' if backend.config.kv_cache else 'off'}",
+        in_flight_words(run),
     ]
     used = [summary for summary in summarise(run.trials) if summary.trials]
     counted, sizes = sum(summary.trials for summary in used), len(used)
     of = "" if sizes == len(plan.points) else f" of {len(plan.points)}"
+    what = "point" if len({summary.point.concurrency for summary in used}) > 1 else "request size"
     parts = [
         ", ".join(settings),
-        f"{sizes}{of} request size{'' if sizes == 1 and not of else 's'}, {counted} trial{'' if counted == 1 else 's'}",
+        f"{sizes}{of} {what}{'' if sizes == 1 and not of else 's'}, {counted} trial{'' if counted == 1 else 's'}",
     ]
+    if not plan.points:
+        parts[1] = f"{len(open_loops(run))} open loop{'' if len(open_loops(run)) == 1 else 's'}"
     started = run.facts.sessions[0].started_at if run.facts.sessions else None
     return " · ".join([*parts, *([_day(started)] if started else [])])
 
@@ -86,10 +91,10 @@ def _speed_card(found: Headline) -> dict[str, str]:
     size = found.point.words()
     first = found.first_token_s
     note = f"{size}; time to first token {_short_time(first)}" if first else size
-    speed = found.decode_tokens_per_s
-    if speed is None:
+    if found.speed is None:
         return _card("Decode", "no steps", f"{size}: a single output token has no decode steps")
-    return _card("Decode", plus_minus(speed.mean, speed.half_width, "tokens/s"), note)
+    kind, speed = found.speed
+    return _card(kind.capitalize(), plus_minus(speed.mean, speed.half_width, "tokens/s"), note)
 
 
 def _short_time(time_s: Estimate) -> str:
@@ -130,11 +135,11 @@ def _cautions(run: RecordedRun, source: DrawnSystem, found: Headline | None) -> 
     """What puts the numbers in doubt, the gravest first, each a sentence."""
     sessions = run.facts.sessions
     lines = []
-    if found is None:
+    if found is None and not open_loops(run):
         lines.append("Nothing was measured: no trial of this run came to its end.")
-    elif found.energy_method == "estimated":
+    elif found is not None and found.energy_method == "estimated":
         lines.append(f"Energy is estimated at {found.estimated_from}, not measured.")
-    elif found.energy_j is None:
+    elif found is not None and found.energy_j is None:
         lines.append(f"Energy was not measured: {found.energy_reason}.")
     lines += _moved(run)
     lines += _spoilt(run)
@@ -175,5 +180,4 @@ def _spoilt(run: RecordedRun) -> list[str]:
     for (status, reason), sizes in failed.items():
         shown = " and ".join(list(sizes)[:2]) + (f" and {len(sizes) - 2} more" if len(sizes) > 2 else "")
         lines.append(f"{shown}: {status_words(status)}{f' ({reason})' if reason else ''}.")
-    said = Counter(warning for trial in run.trials for warning in trial.warnings)
-    return lines + [f"{count} of {total} trials: {warning}." for warning, count in said.most_common()]
+    return lines + [f"{count} of {total} trials: {warning}." for warning, count in warning_counts(run.trials)]

@@ -46,7 +46,7 @@ def _fitted(source: DrawnSystem, quantity: str, unit: str, look: dict[str, Any])
         predicted = float(predict(m, n))
         off = percent(predicted / measured.mean - 1, signed=True)
         value = value_words(mean_95(measured), unit, guess)
-        words = f"{request_words(m, n)}: {value}, predicted {number(predicted)} {unit} ({off})"
+        words = f"{request_words(m, n, source.concurrency)}: {value}, predicted {number(predicted)} {unit} ({off})"
         points.append([measured.mean, six_digits(predicted), None, words])
     return {**look, "hollow": guess, "points": points}
 

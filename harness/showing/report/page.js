@@ -115,6 +115,29 @@ function legendEntry(series) {
   return entry;
 }
 
+// Several requests in flight: charts against how many there are, and every point in a table.
+function showLoads() {
+  at("load").hidden = !data.load.length;
+  for (const { name, finding, label, ticks, charts, note, tables } of data.load) {
+    const part = element("div", null, "loaded"), legend = element("ul", null, "legend"), place = element("div", null, "charts");
+    if (data.heads.length > 1) part.append(element("h3", name));
+    if (finding) part.append(element("p", kept(`${finding}.`), "finding"));
+    const sizes = new Map(charts.flatMap((chart) => chart.series).filter((series) => !series.dashed).map((series) => [series.name, series]));
+    if (sizes.size > 1) legend.append(...[...sizes.values()].map(legendEntry));
+    part.append(legend, place, element("p", note, "note"));
+    at("loads").append(part);
+    showFigures(place, charts.map(({ title, series }) => ({ title, xLabel: label, xTicks: ticks, named: sizes.size > 1, series })));
+    for (const { columns, rows, note: said } of tables) {
+      const scroll = element("div", null, "scroll"), table = element("table", null, "numbers");
+      Object.assign(scroll, { tabIndex: 0, ariaLabel: "Points under load" });
+      scroll.setAttribute("role", "region");
+      fillTable(table, columns, rows);
+      scroll.append(table);
+      part.append(scroll, element("p", said, "note"));
+    }
+  }
+}
+
 // A value between the sizes of a table, by the logarithms of both sizes. The table is Python's.
 function costAt(table, m, n) {
   const place = (axis, size) => {
@@ -170,7 +193,7 @@ function showRequests() {
 
 function requestCards(system, m, n, [price, carbon], named) {
   const { in_flight, runtime, energy, estimated } = system;
-  const size = `${number(m)} in, ${number(n)} out${in_flight > 1 ? `, ${in_flight} in flight` : ""}`;
+  const size = `${number(m)} in, ${number(n)} out${in_flight === null ? "" : `, ${in_flight} in flight`}`;
   const time = costAt(runtime, m, n), cards = element("div", null, "cards");
   cards.append(costCard(`A request of ${size} takes`, time, "s", false));
   let measured = time.measured;
@@ -319,6 +342,7 @@ document.body.append(Object.assign(element("div"), { id: "tip", hidden: true }))
 at("tip").setAttribute("role", "status");
 showHeads();
 showSweeps();
+showLoads();
 showRequests();
 showModels();
 showExplorer();

@@ -47,7 +47,8 @@ def _request_costs(source: DrawnSystem, options: Options) -> dict[str, Any]:
     runtime["ranges"] = [_range(profile.runtime_function.range)]
     return {
         "name": source.name,
-        "in_flight": source.concurrency,
+        # Said where it might be another.
+        "in_flight": source.concurrency if source.loaded or source.concurrency > 1 else None,
         "reach": reach,
         "measured": profile.runtime_function.describe_range(),
         "estimated": source.method == "estimated",
