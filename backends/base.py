@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, Protocol
 
@@ -297,6 +297,9 @@ class Client(Protocol):
 
 class ServingBackend(Backend, Protocol):
     """A backend whose requests are served elsewhere: its ``Capabilities.concurrency`` is ``closed loop``."""
+
+    on_progress: Callable[[str], None]
+    """Told in a line now and then how far ``load`` is; whoever holds the backend may set it."""
 
     def client_description(self) -> Mapping[str, object]:
         """What ``client`` needs in another process, as JSON; without any key. Call after ``load``."""

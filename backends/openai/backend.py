@@ -12,7 +12,7 @@ import itertools
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -59,6 +59,7 @@ class OpenAIServer(ServingBackend):
         self._numbers = itertools.count(FIRST_PROBE)
         self._prepared: Request | None = None
         self._managed: ManagedServer | None = None
+        self.on_progress: Callable[[str], None] = lambda said: print(said, file=sys.stderr, flush=True)
 
     def capabilities(self) -> Capabilities:
         return Capabilities(devices=DEVICES, dtypes=(), concurrency="closed loop", samples_tokens=True)
@@ -90,7 +91,7 @@ class OpenAIServer(ServingBackend):
         described = None
         if config.serve is not None:
             described = describe(config)
-            self._managed = started = start(_server_plan(config), progress=_say_progress)
+            self._managed = started = start(_server_plan(config), progress=self._say_progress)
             self._control = _control(config, started.url)
             placement = place_started(config, started.pid, started.command)
         else:
@@ -109,6 +110,9 @@ class OpenAIServer(ServingBackend):
             concurrency="closed loop",
             most_in_flight=served.told.most_in_flight,
         )
+
+    def _say_progress(self, seconds: float, line: str) -> None:
+        self.on_progress(f"the server has been starting for {seconds:.0f} s: {line}")
 
     def blame(self, error: BackendError) -> BackendError:
         """What lies behind a request's failure: how a server that was started here ended, if it did."""
@@ -183,7 +187,11 @@ class OpenAIServer(ServingBackend):
         if not placement.command:
             return {}
         key = read_key(self._config.api_key_env)
-        return {"command_line": shlex.join(word.replace(key, "…") if key else word for word in placement.command)}
+        words = [word.replace(key, "…") if key else word for word in placement.command]
+        if self._managed:
+            # The port is another one at each start, and says nothing of what is measured.
+            words = ["PORT" if word == str(self._managed.port) else word for word in words]
+        return {"command_line": shlex.join(words)}
 
     def prepare(self, request: Request) -> Prepared:
         served, asking = self._loaded()
@@ -310,11 +318,6 @@ def _server_plan(config: Config) -> ServerPlan:
         seed=config.seed,
         api_key=read_key(config.api_key_env),
     )
-
-
-def _say_progress(seconds: float, line: str) -> None:
-    """To the log of the process that loads."""
-    print(f"the server has been starting for {seconds:.0f} s: {line}", file=sys.stderr, flush=True)
 
 
 def _refuse_options(config: Config) -> None:

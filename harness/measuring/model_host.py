@@ -108,4 +108,4 @@ class ModelHost:
 
     def _start(self) -> WorkerProcess:
         self._started += 1
-        return WorkerProcess(self._backend, self._log)
+        return WorkerProcess(self._backend, self._log, self._observer.notice)

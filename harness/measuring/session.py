@@ -14,7 +14,7 @@ from harness.measuring.observer import Observer
 from harness.measuring.plan import LENGTHS, WARM_LENGTHS, WARMUP_REQUESTS, WARMUP_S, Plan
 from harness.measuring.schedule import Schedule, TrialSpec
 from harness.measuring.time_left import repeats
-from harness.measuring.trial_results import batch_marks, batch_result, loop_marks, loop_result
+from harness.measuring.trial_results import batch_marks, batch_result, loop_doubts, loop_marks, loop_result
 from harness.measuring.worker_process import TrialFailed
 from harness.runs.load_figures import LatencyLimits, LoadFigures, load_figures
 from harness.runs.run_schema import noted
@@ -116,7 +116,9 @@ class MeasuringSession:
             load = load_figures(loop, self._limits())
             window.mark_loop(*loop_marks(loop, load))
         measured = loop_result(load, window)
-        trial = Trial(**{**facts, **_sizes(spec, load)}, **measured, **_circumstances(spec, window))
+        circumstances = _circumstances(spec, window)
+        circumstances["warnings"] = (*circumstances["warnings"], *loop_doubts(loop, load))
+        trial = Trial(**{**facts, **_sizes(spec, load)}, **measured, **circumstances)
         return self.store.append(trial, window.marks, window.traces, loop.stamps)
 
     def _loop_request(self, spec: TrialSpec, trial: int) -> dict[str, Any]:

@@ -7,8 +7,8 @@ first request of a window and after its last the child says ``{"edge": "begins"}
 the parent can read its meters there; it begins when the parent says ``{"do": "go"}``. The child answers each with
 ``{"model": {…}}``, ``{"loaded": {…}, "versions": {…}}``,
 ``{"window": {"start_ns": […], "prefill_end_ns": […], "end_ns": […], "output_tokens": n, "prepared": {…}}}`` or
-``{"failed": "invalid" | "oom" | "error", "reason": …}``. Whatever libraries print goes to stderr, never between the
-messages.
+``{"failed": "invalid" | "oom" | "error", "reason": …}``; before that, ``{"progress": …}`` says in words how far it is.
+Whatever libraries print goes to stderr, never between the messages.
 
 A backend whose requests are served elsewhere is asked for loops instead of ``run``: ``{"do": "closed_loop",
 "input_tokens", "output_tokens", "concurrency", "min_window_s", "seed", "trial"}``, also with ``lengths``,
@@ -102,17 +102,24 @@ class _Worker:
             return {"failed": "oom", "reason": str(error) or "out of memory"}
         except BackendError as error:
             self._prepared = None
-            return {"failed": "error", "reason": str(error)}
+            return self._blamed(error)
         except Exception as error:
             # A fault in a backend or in a library under it is a result, not the end of the sweep.
             traceback.print_exc()
             self._prepared = None
             return {"failed": "error", "reason": f"{type(error).__name__}: {error}"}
 
+    def _blamed(self, error: BackendError) -> dict[str, Any]:
+        """The failure, or what lies behind it where a server of ours has ended."""
+        behind = self._backend.blame(error) if hasattr(self._backend, "blame") else error
+        return {"failed": "oom" if isinstance(behind, OutOfMemory) else "error", "reason": str(behind)}
+
     def _resolve(self, message: dict[str, Any]) -> dict[str, Any]:
         return {"model": asdict(self._backend.resolve(_config(message)))}
 
     def _load(self, message: dict[str, Any]) -> dict[str, Any]:
+        if hasattr(self._backend, "on_progress"):
+            self._backend.on_progress = lambda said: self._parent.say({"progress": said})
         loaded = self._backend.load(_config(message))
         return {"loaded": asdict(loaded), "versions": self._backend.versions()}
 

@@ -15,6 +15,7 @@ from typing import Any
 from backends.base import MEMORY_WORDS, Config, Loaded, Model
 from harness.core.processes import module_command, module_environment
 from harness.runs.schema import Status
+from harness.runs.store import SERVER_LOG_FILE
 
 
 class TrialFailed(Exception):
@@ -33,7 +34,8 @@ class LoadRefused(Exception):
 class WorkerProcess:
     """One child process with one backend. Not reusable: after a failure that kills it, start another."""
 
-    def __init__(self, backend: str, log: Path) -> None:
+    def __init__(self, backend: str, log: Path, on_progress: Callable[[str], None] = lambda said: None) -> None:
+        self._on_progress = on_progress
         self._log = log
         self._log_start = log.stat().st_size if log.exists() else 0
         self._oom_kills = _kernel_oom_kills()
@@ -45,7 +47,7 @@ class WorkerProcess:
                 stderr=stderr,
                 # Unbuffered: a message to a dead child fails when it is written, not when the pipe is closed.
                 bufsize=0,
-                env=module_environment(),
+                env=module_environment() | {"JOULEBENCH_SERVER_LOG": str(log.with_name(SERVER_LOG_FILE))},
                 # Ctrl-C is the parent's business: it decides what becomes of the child.
                 start_new_session=True,
             )
@@ -105,9 +107,12 @@ class WorkerProcess:
         deadline = time.monotonic() + timeout_s
         self._say(message)
         answer: dict[str, Any] = json.loads(self._read_line(deadline, timeout_s))
-        while edge := answer.get("edge"):
-            at_edge()
-            if edge == "begins":
+        while "edge" in answer or "progress" in answer:
+            if "progress" in answer:
+                self._on_progress(answer["progress"])
+            else:
+                at_edge()
+            if answer.get("edge") == "begins":
                 self._say({"do": "go"})
             answer = json.loads(self._read_line(deadline, timeout_s))
         if "failed" not in answer:
@@ -127,7 +132,8 @@ class WorkerProcess:
         assert self._process.stdout
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
-            while b"\n" not in self._buffer:
+            chunk = self._buffer
+            while b"\n" not in chunk:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
                     self.close()
                     raise TrialFailed("timeout", f"no answer within {timeout_s:g} s")

@@ -24,6 +24,8 @@ from harness.runs.run_schema import Run
 from harness.runs.schema import Trial
 
 LOG_FILE = "worker.log"
+SERVER_LOG_FILE = "server.log"
+"""What a server wrote that was started for the run."""
 _TRACES = "traces"
 _RESERVE = ".reserve"
 _RESERVE_BYTES = 1 << 20
@@ -70,7 +72,7 @@ class RunStore(contextlib.AbstractContextManager["RunStore"]):
             with contextlib.suppress(OSError):
                 if (self.directory / TRIALS_FILE).stat().st_size == 0:
                     (self.directory / _TRACES).rmdir()
-                    for name in (LOG_FILE, TRIALS_FILE):
+                    for name in (LOG_FILE, SERVER_LOG_FILE, TRIALS_FILE):
                         (self.directory / name).unlink(missing_ok=True)
                     self.directory.rmdir()
         self._trials.close()
@@ -174,7 +176,7 @@ def _refuse_strangers(directory: Path) -> None:
     begun = TRIALS_FILE in names
     if begun and (directory / TRIALS_FILE).stat().st_size:
         raise UserError(f"{directory} has a {TRIALS_FILE} but no {RUN_FILE}: it is damaged; choose another directory")
-    ours = {TRIALS_FILE, LOG_FILE, _RESERVE, f"{RUN_FILE}.part"} if begun else set()
+    ours = {TRIALS_FILE, LOG_FILE, SERVER_LOG_FILE, _RESERVE, f"{RUN_FILE}.part"} if begun else set()
     if _TRACES in names and not any((directory / _TRACES).iterdir()):
         ours.add(_TRACES)
     strangers = sorted(names - ours)
