@@ -51,7 +51,8 @@ class MlxBackend(Backend):
         self._config = Config(model="")
         self._device = "cpu"
         self._module: Any = None
-        self._context_length = self._vocabulary_size = 0
+        self._context_length: int | None = 0
+        self._vocabulary_size = 0
         self._prepared: tuple[Request, Decoder] | None = None
         self._wired_bytes_before: int | None = None
 

@@ -46,7 +46,7 @@ MOST_SIZES = 5
 
 
 @dataclass(frozen=True)
-class LineOfSizes:
+class Trend:
     """One line of a panel for each request size."""
 
     value: Value
@@ -59,7 +59,7 @@ class LoadPanel:
     """One quantity against the requests in flight."""
 
     label: str
-    curves: tuple[LineOfSizes, ...]
+    curves: tuple[Trend, ...]
     energy: bool = False
     unit: float = 1.0
     """What the values are divided by."""
@@ -85,20 +85,20 @@ def _latency_panel(latency: str, label: str, unit: str, served: bool) -> LoadPan
     """Percentiles of single requests, or the mean where a process of ours computes them as one batch."""
     each = 1e-3 if unit == "ms" else 1.0
     if not served:
-        return LoadPanel(f"{label}, {unit}", (LineOfSizes(_field(_MEANS[latency])),), unit=each)
-    curves = (LineOfSizes(_percentile(latency, "p50_s")), LineOfSizes(_percentile(latency, "p99_s"), "--"))
+        return LoadPanel(f"{label}, {unit}", (Trend(_field(_MEANS[latency])),), unit=each)
+    curves = (Trend(_percentile(latency, "p50_s")), Trend(_percentile(latency, "p99_s"), "--"))
     return LoadPanel(f"{label},\np50 and p99, {unit}", curves, unit=each)
 
 
 def load_panels(points: Sequence[PointSummary], without_energy: bool = False) -> list[LoadPanel]:
     """The panels of which anything was measured."""
     served = any(point.load for point in points)
-    panels = [LoadPanel("output tokens/s", (LineOfSizes(_field("output_tokens_per_s")),))]
+    panels = [LoadPanel("output tokens/s", (Trend(_field("output_tokens_per_s")),))]
     if not without_energy:
         panels += [
-            LoadPanel("output tokens per joule", (LineOfSizes(_field("tokens_per_j")),), energy=True),
-            LoadPanel("energy per request, J", (LineOfSizes(_field("energy_j")),), energy=True),
-            LoadPanel("energy per output token, J", (LineOfSizes(_field("energy_per_output_token_j")),), energy=True),
+            LoadPanel("output tokens per joule", (Trend(_field("tokens_per_j")),), energy=True),
+            LoadPanel("energy per request, J", (Trend(_field("energy_j")),), energy=True),
+            LoadPanel("energy per output token, J", (Trend(_field("energy_per_output_token_j")),), energy=True),
         ]
     panels += [
         _latency_panel("ttft_s", "time to first token", "s", served),
@@ -226,7 +226,7 @@ def load_cautions(
     return notes
 
 
-def _draw(ax: Axes, points: Sequence[PointSummary], curve: LineOfSizes, panel: LoadPanel, look: tuple[str, str]) -> None:
+def _draw(ax: Axes, points: Sequence[PointSummary], curve: Trend, panel: LoadPanel, look: tuple[str, str]) -> None:
     known = [(point, value) for point in points if (value := curve.value(point)) is not None and value.mean > 0]
     if not known:
         return
