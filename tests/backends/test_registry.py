@@ -68,4 +68,4 @@ def test_making_a_backend_imports_no_other_and_no_runtime(name):
     own = backends.BACKENDS[name].split(".")[1]
     runtimes = {"torch", "llama_cpp", "mlx", "mlx_lm"}
     code = f"import backends, sys; backends.create('{name}'); assert not sys.modules.keys() & {runtimes}"
-    assert {module.split(".")[0] for module in imported_by(code, "backends")} <= {"base", "presets", own}
+    assert {module.split(".")[0] for module in imported_by(code, "backends")} <= {"base", "model_cache", "presets", own}
