@@ -40,8 +40,8 @@ OF_OTHERS = {
 }
 """Options of scripts and of other programs that pages name."""
 SKIPPED = ("doctor --load", "meter --listen", ".gguf")
-"""What takes half a minute, which tests of doctor do, what runs until it is ended, and what needs a file of weights; the
-options are checked."""
+"""What takes half a minute, which tests of doctor do, what runs until it is ended, and what needs a file of
+weights; the options are checked."""
 
 
 def commands(text: str) -> Iterator[str]:
