@@ -1,5 +1,6 @@
 """Options that a caller gives, checked against the types and limits of the fields that they fill."""
 
+import dataclasses
 import json
 import reprlib
 from pathlib import PurePath
@@ -12,7 +13,7 @@ _Kind = TypeVar("_Kind")
 
 
 def validated(kind: type[_Kind], values: Facts) -> _Kind:
-    """The dataclass ``kind`` made of ``values``, of which NumPy's numbers and paths may be.
+    """The dataclass ``kind`` made of ``values``, of which NumPy's numbers, paths and dataclasses may be.
 
     Raises UserError, in one line that names the field, for a value of another type or outside the field's limits.
     """
@@ -41,6 +42,8 @@ def _spelled(name: str) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, PurePath):
         return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return vars(value)
     item = getattr(value, "item", None)
     if item is None:
         raise TypeError(value)

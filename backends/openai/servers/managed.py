@@ -120,9 +120,9 @@ class ManagedServer:
         except psutil.Error:
             return set()
 
-    def alive(self) -> bool:
-        """Whether the server still runs."""
-        return not self._look(0)
+    def alive(self, after_s: float = 0.0) -> bool:
+        """Whether the server still runs, also ``after_s`` from now."""
+        return not self._look(after_s)
 
     def death(self) -> BackendError:
         """How the server ended, by its exit code and its last words; call when it isn't ``alive``."""
