@@ -48,6 +48,8 @@ def read_key(name: str | None) -> str | None:
     key = os.environ.get(name, "").strip()
     if not key:
         raise InvalidConfig(f"--api-key-env {name}: there is no key in this environment variable; export {name}=…")
+    if not (key.isascii() and key.isprintable()):
+        raise InvalidConfig(f"--api-key-env {name}: the key there has characters that no header may have; correct it")
     return key
 
 
