@@ -56,6 +56,8 @@ def test_a_point_knows_its_latencies_and_its_tokens_per_joule(loop: Path) -> Non
     assert point.energy_per_token_j
     assert point.energy_per_token_j.mean == pytest.approx(energy_j(wanted) / 160)
     assert point.prefill_tokens_per_s is None, "prefills of a loop run beside the decode steps of others"
+    assert point.decode_tokens_per_s is None, "while one of them waits or is in prefill it doesn't decode"
+    assert points[Point(32, 128)].decode_tokens_per_s
 
 
 def test_the_table_under_load(loop: Path) -> None:
@@ -217,4 +219,18 @@ def test_open_loops_have_a_table_of_their_own(tmp_path: Path) -> None:
     table = json.loads(joulebench("trials", run, "--json").stdout)
     assert table[0]["concurrency"] is None
     assert table[0]["output_tokens_per_s"] == pytest.approx(2.5 * 32 / loaded_runs.runtime_s(Point(32, 32)))
+    assert joulebench("report", run, "-o", tmp_path / "a.html").returncode == 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_time_of_zero_is_in_no_logarithmic_axis(tmp_path: Path) -> None:
+    """Where a server sends all tokens at once, a label at the end of its line collapsed the axes."""
+    run = write_run(tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["concurrency"] == 8:
+            line["load"]["tpot_s"] |= dict.fromkeys(("mean_s", "p50_s", "p90_s", "p99_s"), 0.0)
+    (run / "trials.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    figure = load_figure(load_drawn(str(run)), Options())
+    assert_readable(figure)
     assert joulebench("report", run, "-o", tmp_path / "a.html").returncode == 0
