@@ -17,6 +17,8 @@ _NS = 1e9
 _COHERENCE_SAMPLES = 400
 _LEAST_BUSY = 0.95
 """Share of a closed loop's clients that must have a request in flight, on average."""
+_MOST_STALLED = 0.01
+"""Share of a loop's time in which its clients may be kept from the processor."""
 _GROWTH_TAIL = 3.0
 """How many standard deviations of a Poisson count the requests in flight must grow by to count as growing."""
 
@@ -136,6 +138,9 @@ class LoadFigures:
     client_cpu: float
     """CPU time of the clients over that of the loop; 1 is one processor."""
     client_processes: int
+    client_stalled: float | None = None
+    """Share of the loop's time in which the clients were kept from the processor, so that what came meanwhile has later
+    times than it should; None where nobody looked."""
     ttft_s: Percentiles | None = None
     """Start to first output token."""
     tpot_s: Percentiles | None = None
@@ -201,6 +206,7 @@ def load_figures(run: LoopRun, limits: LatencyLimits = LatencyLimits()) -> LoadF
         lateness_s=percentiles(whole.start_ns - whole.due_ns),
         client_cpu=run.client_cpu_s / ((run.ended_ns - run.begun_ns) / _NS),
         client_processes=run.client_processes,
+        client_stalled=run.client_stalled_s / ((run.ended_ns - run.begun_ns) / _NS),
         ttft_s=percentiles(whole.first_token_ns - whole.start_ns),
         tpot_s=percentiles(_time_per_output_token(whole)),
         inter_token_s=percentiles(_between_pieces(whole)),
@@ -223,6 +229,11 @@ def doubts(figures: LoadFigures) -> list[str]:
         found.append(
             f"only {figures.in_flight_mean:.3g} of {figures.concurrency} requests were in flight on average: "
             "the clients, or connections that had to be opened anew, are too slow for requests so short"
+        )
+    if figures.client_stalled is not None and figures.client_stalled > _MOST_STALLED:
+        found.append(
+            f"the clients were kept from the processor for {figures.client_stalled:.0%} of the time, and took what "
+            "came meanwhile for later than it was: leave a core to them"
         )
     if figures.coherence is not None and figures.coherence > step_threshold(figures.concurrency):
         found.append(f"the clients were in step (coherence {figures.coherence:.2f}): the server brings them there")
