@@ -12,6 +12,7 @@ case "$*" in *llama-cpp*)
     need_compiler
     ;;
 esac
+case "$*" in *mlx*) extras=$extras,mlx ;; esac
 make_environment
 echo "installing joulebench[$extras] (minutes the first time, seconds later)"
 install_extras "$extras"

@@ -145,11 +145,11 @@ WRONG |= {
         ("input_tokens", 8),
         ("points", "8,8"),
         ("seed", 2**40),
-        ("batch_size", 0),
         ("kv_cache", "yes"),
         ("model", b"fake"),
     ]
 }
+WRONG["batch_size"] = partial(jb.measure, "own", backend="fake", batch_size=0), "-c 0: write requests in flight"
 WRONG["meter"] = lambda: jb.Meter.open(jb.EnergyConfig(rate_hz=0.0)), "rate_hz (--rate) can't be 0.0"
 
 

@@ -82,7 +82,7 @@ class MlxBackend(Backend):
             _guarded(lambda: models.evaluate(made.module))
             settings = _settings(made, config)
         self._config, self._device, self._module = config, device, made.module
-        self._context_length, self._vocabulary_size = model.context_length, models.vocabulary_size(made)
+        self._context_length, self._vocabulary_size = models.context_length(made), models.vocabulary_size(made)
         if device == "metal":
             settings["wired_limit_bytes"] = self._keep_resident()
         return Loaded(

@@ -7,6 +7,10 @@ import ipaddress
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 NAME_IT = "name the server's process with --server-pid"
 _ELSEWHERE = {"ssh": "an SSH port forward", "sshd": "an SSH port forward", "kubectl": "a port forward of kubectl"}
@@ -63,18 +67,18 @@ def find_owner(host: str, port: int) -> Owner:
 def listening_pid(host: str, port: int) -> int | None:
     """The process that listens at the port, at this address or at all; None where the system doesn't tell.
 
-    Of several the first one that was started: the others are its workers.
+    Of a process and the workers that inherited its socket it is the process.
     """
     import psutil
 
-    pids = {pid for ip, own_port, pid in _listening() if own_port == port and _covers(ip, host)}
-    begun = {}
-    for pid in pids:
-        try:
-            begun[pid] = psutil.Process(pid).create_time()
-        except psutil.Error:
-            continue
-    return min(begun, key=lambda pid: (begun[pid], pid), default=None)
+    pids = [pid for ip, own_port, pid in _listening() if own_port == port and _covers(ip, host)]
+    if not pids:
+        return None
+    process = psutil.Process(pids[0]) if psutil.pid_exists(pids[0]) else None
+    with contextlib.suppress(psutil.Error):
+        while process and (parent := process.parent()) and any(at == port for _, at in _sockets(parent)):
+            process = parent
+    return process.pid if process else pids[0]
 
 
 def _listening() -> Iterator[tuple[str, int, int]]:
@@ -93,9 +97,15 @@ def _listening() -> Iterator[tuple[str, int, int]]:
         pass
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            for own in process.net_connections("tcp"):
-                if own.status == psutil.CONN_LISTEN and own.laddr:
-                    yield own.laddr.ip, own.laddr.port, process.pid
+            yield from ((ip, port, process.pid) for ip, port in _sockets(process))
+
+
+def _sockets(process: psutil.Process) -> list[tuple[str, int]]:
+    """Address and port of the sockets at which a process listens. Raises psutil.Error where it may not be asked."""
+    import psutil
+
+    found = process.net_connections("tcp")
+    return [(own.laddr.ip, own.laddr.port) for own in found if own.status == psutil.CONN_LISTEN and own.laddr]
 
 
 def _covers(listening: str, host: str) -> bool:

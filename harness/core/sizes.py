@@ -51,29 +51,28 @@ def parse_tokens(text: str) -> list[int]:
 
     Ranges start at a and never pass b. Returns each count once, in the order given. Raises UserError.
     """
-    return _parse_counts(text, "token counts")
+    counts: dict[int, None] = {}
+    for part in text.split(","):
+        counts.update(dict.fromkeys(_parse_part(part.strip(), text)))
+    return list(counts)
 
 
 def parse_concurrency(text: str) -> list[int]:
     """Numbers of requests in flight, written as token counts are, in ascending order. Raises UserError."""
-    counts = sorted(_parse_counts(text, "numbers of requests in flight"))
-    if counts[-1] > MAX_CONCURRENCY:
-        raise UserError(f"{counts[-1]} requests in flight are out of range; use 1 to {MAX_CONCURRENCY}")
+    try:
+        counts = sorted(parse_tokens(text))
+    except UserError:
+        counts = []
+    if not counts or counts[-1] > MAX_CONCURRENCY:
+        raise UserError(f"-c {text}: write requests in flight as 1,2,4 or 1-64*2; there can be 1 to {MAX_CONCURRENCY}")
     return counts
 
 
-def _parse_counts(text: str, what: str) -> list[int]:
-    counts: dict[int, None] = {}
-    for part in text.split(","):
-        counts.update(dict.fromkeys(_parse_part(part.strip(), text, what)))
-    return list(counts)
-
-
-def _parse_part(part: str, text: str, what: str) -> list[int]:
+def _parse_part(part: str, text: str) -> list[int]:
     match = _RANGE.fullmatch(part)
     if not match:
         if not part.isascii() or not part.isdigit():
-            raise UserError(f"'{text}' is not a list of {what}; write 8,64,512 or 8-2048*2 or 128-1024+128")
+            raise UserError(f"'{text}' is not a list of token counts; write 8,64,512 or 8-2048*2 or 128-1024+128")
         return [_positive(int(part), text)]
     first, last, operator, step = int(match[1]), int(match[2]), match[3], int(match[4])
     _positive(first, text)
@@ -95,7 +94,7 @@ def _parse_part(part: str, text: str, what: str) -> list[int]:
 
 def _positive(count: int, text: str) -> int:
     if not 1 <= count <= MAX_TOKENS:
-        raise UserError(f"the count {count} in '{text}' is out of range; use 1 to {MAX_TOKENS}")
+        raise UserError(f"token count {count} in '{text}' is out of range; use 1 to {MAX_TOKENS}")
     return count
 
 

@@ -72,14 +72,15 @@ class Foreseen:
 
 def prepare(backend: str | None = None, **options: Any) -> PlannedRun:
     """The measurement that options ask for: fields of ``PlanOptions``, ``backends.base.Config``, ``EnergyConfig``,
-    and ``batch_size`` for ``concurrency``.
+    and ``batch_size`` for ``concurrency``, of which both may be a number or a list of numbers.
 
     ``model`` is ``DEFAULT_MODEL``, with a ``url`` the one that is served there, ``backend`` is ``openai`` with a
     ``url`` or ``serve`` and else ``transformers``, and ``kv_cache`` the protocol's, where they are not given or None.
     Raises UserError for what can't be measured, TypeError for an unknown option.
     """
     if "batch_size" in options:
-        options["concurrency"] = str(options.pop("batch_size"))
+        options["concurrency"] = options.pop("batch_size")
+    options["concurrency"] = _listed(options.get("concurrency", "1"))
     served = [f"--{name}" for name in ("url", "serve") if options.get(name)]
     backend = backend or (_SERVED if served else "transformers")
     if backend not in backends.names():
@@ -106,6 +107,12 @@ def prepare(backend: str | None = None, **options: Any) -> PlannedRun:
     energy = _chosen(EnergyConfig, options)
     _ = energy.calibrations  # what is wrong with them is said now
     return PlannedRun(plan, backend, config, energy)
+
+
+def _listed(concurrency: object) -> str:
+    """Requests in flight as the command line has them, from a number or several too."""
+    several = concurrency if isinstance(concurrency, list | tuple) else [concurrency]
+    return ",".join(map(str, several))
 
 
 def _chosen(kind: type[_Options], options: Mapping[str, Any]) -> _Options:

@@ -125,7 +125,7 @@ def _draw_sizes(run: RecordedRun) -> DrawnSystem:
     return DrawnSystem(name, name, found.identity, found.measurements, method, profile, note)
 
 
-def failed_sizes(run: RecordedRun, concurrency: int) -> list[Failure]:
+def failed_sizes(run: RecordedRun, concurrency: int = 1) -> list[Failure]:
     """The sizes of a run at which no trial with so many requests in flight succeeded, each with how its last ended."""
     here = [trial for trial in run.trials if trial.concurrency == concurrency]
     trials = [trial for trial in here if trial.purpose not in ("drift", "open loop")]

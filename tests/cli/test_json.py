@@ -13,8 +13,8 @@ from tests.helpers import FAKE, ROOT, joulebench, refused
 DATA = ROOT / "tests" / "data"
 RUN = DATA / "run-first"
 PAIR = ("m1-pro-llama-2-7b", "swing-a100-llama-2-7b")
-WITHOUT = {("profiles", "schema"), ("rule", "schema")}
-"""Commands that print nothing but JSON."""
+WITHOUT = {("profiles", "schema"), ("rule", "schema"), ("meter",)}
+"""Commands that print nothing but JSON, and one that serves until it is ended."""
 
 COMMANDS = {
     ("measure",): [*FAKE, "-m", "fake", "-o", "run", "--point", "8,4", "--runs", "1"],
@@ -82,7 +82,7 @@ def test_measure_sends_progress_to_stderr(tmp_path: Path) -> None:
 
 def test_plan_as_json_measures_nothing(tmp_path: Path) -> None:
     done = joulebench(*FAKE, "-m", "fake", "--dry-run", "--json", "-p", "8,16", "-n", "4", cwd=tmp_path)
-    assert sorted(json.loads(done.stdout)["plan"]["points"]) == [[8, 32], [16, 32], [32, 4]]
+    assert sorted(json.loads(done.stdout)["plan"]["points"]) == [[8, 32, 1], [16, 32, 1], [32, 4, 1]]
     assert not list(tmp_path.iterdir())
 
 

@@ -239,6 +239,18 @@ def test_with_a_token_every_request_needs_it() -> None:
         assert ask(server, "/clock", Authorization=f"Bearer {TOKEN}", Host="anything.example")[0] == 200
 
 
+def test_another_machine_reads_it_with_the_token_and_not_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METER_TOKEN", TOKEN)
+    monkeypatch.setenv("WRONG_TOKEN", "guessed")
+    with serving(token=TOKEN) as server:
+        with Meter.open(EnergyConfig(meter_url=server.url, meter_token_env="METER_TOKEN")) as meter:
+            assert [*meter.describe().domains] == ["fake"]
+            assert TOKEN not in str(meter.describe())
+        for variable in (None, "WRONG_TOKEN"):
+            with pytest.raises(UserError, match="--meter-token-env"):
+                Meter.open(EnergyConfig(meter_url=server.url, meter_token_env=variable))
+
+
 @pytest.mark.parametrize(
     ("text", "address"),
     [

@@ -34,8 +34,10 @@ from harness.showing.panels import Options
 from harness.showing.report import explorer
 from harness.showing.report.requests import requests
 from tests.helpers import FAKE, ROOT, joulebench, refused
+from tests.showing.loaded_runs import write_run
 
 RUN = ROOT / "tests" / "data" / "run-first"
+LATENCY = "Time to first token, p50 and p99, s"
 HOSTILE = "<img src=x onerror=alert(1)></script><b>bold</b>"
 
 
@@ -130,7 +132,7 @@ def test_the_page_is_one_file_without_addresses(report: Path) -> None:
 def test_the_head_has_the_numbers_that_matter(report: Path) -> None:
     with opened(report) as page:
         assert page.title() == page.inner_text("h1") == "SmolLM2-135M on Intel Xeon, 2 cores"
-        subtitle = "transformers, float32, KV cache on, batch 1 · 11 request sizes, 35 trials · 24 Nov 2026"
+        subtitle = "transformers, float32, KV cache on, 1 in flight · 11 request sizes, 35 trials · 24 Nov 2026"
         assert page.inner_text(".subtitle") == subtitle
         speed, runtime, energy = (text.replace("\xa0", " ") for text in page.locator("header .card").all_inner_texts())
         assert "37.85 ± 0.25 tokens/s" in speed
@@ -795,14 +797,37 @@ def test_sizes_that_failed_are_shown_where_nothing_else_is(tmp_path: Path) -> No
         assert page.locator("#sweeps .failure").count() == 4
 
 
-def test_a_batch_is_a_request_of_several_sequences(tmp_path: Path) -> None:
+def test_requests_of_a_batch_are_in_flight_together(tmp_path: Path) -> None:
     sizes = ["-p", "8-64*2", "-n", "8-64*2", "--batch-size", "4"]
     assert joulebench(*FAKE, "-m", "fake", *sizes, "-o", tmp_path / "run").returncode == 0
     assert joulebench("report", tmp_path / "run", "-o", tmp_path / "a.html").returncode == 0
     with opened(tmp_path / "a.html") as page:
-        assert "batch 4" in page.inner_text(".subtitle")
-        assert "A request of 4 sequences of 32 in, 32 out takes" in page.inner_text("#heads")
-        assert "A request of 4 sequences of 32 in, 32 out takes" in page.inner_text("#costs")
+        assert "4 in flight, static batch · 7 request sizes" in page.inner_text(".subtitle")
+        assert "A request of 32 in, 32 out, 4 in flight takes" in page.inner_text("#heads")
+        assert "A request of 32 in, 32 out, 4 in flight takes" in page.inner_text("#costs")
+        assert page.locator("#loads figure").count() == 0, "one concurrency is no line"
+        assert page.locator("#loads tbody tr").count() == 7
+
+
+@pytest.mark.parametrize("width", [1240, 390])
+def test_what_load_does_is_drawn_and_told(tmp_path: Path, width: int) -> None:
+    run = write_run(tmp_path / "run")
+    assert joulebench("report", run, "-o", tmp_path / "a.html").returncode == 0
+    with opened(tmp_path / "a.html", viewport={"width": width, "height": 900}) as page:
+        assert "1–8 in flight, closed loop · 20 points, 60 trials" in page.inner_text(".subtitle")
+        assert page.inner_text("#load .finding").startswith("From 1 to 8 requests in flight output tokens/s grow 4.4")
+        captions = page.locator("#loads figcaption").all_inner_texts()
+        assert captions[2:5] == ["Energy per request, J", "Energy per output token, J", LATENCY]
+        assert page.locator("#loads figure").nth(4).locator("path[stroke-dasharray='6 4']").count() == 5
+        assert page.locator("#loads figure").nth(0).locator(".marker").count() == 20
+        ticks = page.locator("#loads figure").nth(0).locator("text").all_text_contents()
+        assert ticks[-5:-1] == ["1", "2", "4", "8"]
+        assert page.locator("#loads tbody tr").count() == 20
+        assert "A request of 32 in, 32 out, 1 in flight takes" in page.inner_text("#costs")
+        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        page.locator("#loads svg[role=img]").nth(2).focus()
+        page.keyboard.press("ArrowRight")
+        assert page.inner_text("#tip").startswith("32 in, 32 out, 1 in flight: 11.77 ± 0.32 J")
 
 
 def test_models_and_machines_have_the_names_that_people_use() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.core.sizes import Point
+from harness.core.sizes import Point, request_words
 from harness.core.statistics import Estimate
 from harness.runs.records import RecordedRun
 from harness.runs.summary import PointSummary
@@ -88,7 +88,8 @@ def _chart(
 
 def _point(point: PointSummary, value: Estimate, unit: str, guess: bool, bare: bool) -> list[Any]:
     """Place, value, half-width and words of one point; percentiles above the first have no bar."""
-    words = f"{point.point.concurrency} in flight: {value_words(value, unit, guess)}"
+    size = request_words(point.point.input_tokens, point.point.output_tokens)
+    words = f"{size}, {point.point.concurrency} in flight{', p99' if bare else ''}: {value_words(value, unit, guess)}"
     width = None if guess or bare or value.half_width is None else six_digits(value.half_width)
     return [point.point.concurrency, six_digits(value.mean), width, words]
 

@@ -126,7 +126,7 @@ function showLoads() {
     if (sizes.size > 1) legend.append(...[...sizes.values()].map(legendEntry));
     part.append(legend, place, element("p", note, "note"));
     at("loads").append(part);
-    showFigures(place, charts.map(({ title, series }) => ({ title, xLabel: label, xTicks: ticks, named: sizes.size > 1, series })));
+    showFigures(place, charts.map(({ title, series }) => ({ title, xLabel: label, xTicks: ticks, series })));
     for (const { columns, rows, note: said } of tables) {
       const scroll = element("div", null, "scroll"), table = element("table", null, "numbers");
       Object.assign(scroll, { tabIndex: 0, ariaLabel: "Points under load" });
