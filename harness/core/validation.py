@@ -2,6 +2,7 @@
 
 import json
 import reprlib
+from dataclasses import asdict, is_dataclass
 from pathlib import PurePath
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ _Kind = TypeVar("_Kind")
 
 
 def validated(kind: type[_Kind], values: Facts) -> _Kind:
-    """The dataclass ``kind`` made of ``values``, of which NumPy's numbers and paths may be.
+    """The dataclass ``kind`` made of ``values``, of which NumPy's numbers, paths and dataclasses may be.
 
     Raises UserError, in one line that names the field, for a value of another type or outside the field's limits.
     """
@@ -41,6 +42,8 @@ def _spelled(name: str) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, PurePath):
         return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
     item = getattr(value, "item", None)
     if item is None:
         raise TypeError(value)
