@@ -33,6 +33,9 @@ TRIAL_COLUMNS = (
 )
 
 
+_UNSAID = (None, "auto", "", ())
+"""Settings that say nothing."""
+
 PURPOSES = {
     "warmup": "warm-ups",
     "measure": "measurements",
@@ -145,7 +148,7 @@ def _facts(run: RecordedRun) -> dict[str, Any]:
         "parameters": None if model.parameters is None else f"{model.parameters:,}",
         "precision": model.dtype,
         "backend": f"{backend.name} on {', '.join((backend.device, *backend.device_names))}",
-        "settings": ", ".join(f"{key}: {value}" for key, value in settings.items() if value not in (None, "auto", "", ())),
+        "settings": ", ".join(f"{key}: {value}" for key, value in settings.items() if value not in _UNSAID),
         "protocol": f"{run.facts.plan.protocol}, seed {run.facts.plan.seed}",
         "trials": ", ".join(f"{count} {PURPOSES[purpose]}" for purpose, count in purposes.items()),
         "measured": sessions[0].started_at if sessions else None,
