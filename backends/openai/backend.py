@@ -47,6 +47,8 @@ FIRST_PROBE = 1 << 40
 PATIENCE_S = 20.0
 """How long a server that was there before may be away: others may be starting it again."""
 PROBE_TIMEOUT_S = 600.0
+NEWS_WITHIN_S = 1.0
+"""How long after a request's failure the end of its server may become known."""
 
 
 class OpenAIServer(ServingBackend):
@@ -117,7 +119,7 @@ class OpenAIServer(ServingBackend):
     def blame(self, error: BackendError) -> BackendError:
         """What lies behind a request's failure: how a server that was started here ended, if it did."""
         managed = self._managed
-        return managed.death() if managed is not None and not managed.alive() else error
+        return managed.death() if managed is not None and not managed.alive(NEWS_WITHIN_S) else error
 
     def _await_server(self) -> Served:
         """Find out what is served; a server that doesn't answer gets a while. Raises BackendError or InvalidConfig."""
