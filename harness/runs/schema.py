@@ -315,9 +315,7 @@ COLUMNS = (
     _of_load("coherence", "0 where the clients of a closed loop are spread evenly, 1 where they are in step"),
     _of_load("cached_tokens_max", "most input tokens of a request out of the server's prefix cache"),
     Column("prefill_tokens_per_s", "c × m over prefill_s; absent in a closed loop", prefill_tokens_per_s),
-    Column(
-        "decode_tokens_per_s", "c × (n − 1) over decode_s; absent with several in a loop", decode_tokens_per_s
-    ),
+    Column("decode_tokens_per_s", "c × (n − 1) over decode_s; absent with several in a loop", decode_tokens_per_s),
     Column("output_tokens_per_s", "c × n over runtime_s: throughput of output tokens", output_tokens_per_s),
     Column("total_tokens_per_s", "c × (m + n) over runtime_s", total_tokens_per_s),
     *_figure("energy_j", "sum over the components measured, J per request", joules_per("request")),
