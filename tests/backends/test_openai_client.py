@@ -286,7 +286,9 @@ def test_a_fault_is_one_line_and_the_next_request_works(fault: str, message: str
         with pytest.raises(BackendError, match=message):
             client.read(await client.send(0, Request(5, 6), 1))
         if fault == "die":
-            with pytest.raises(BackendError, match=r"no server takes a connection at .*: connection refused"):
+            with pytest.raises(
+                BackendError, match=r"connection refused|closed the connection before it answered"
+            ):
                 await client.send(0, Request(5, 6), 2)
         else:
             assert client.read(await client.send(0, Request(5, 6), 2)).output_tokens == 6
