@@ -32,8 +32,9 @@ from backends.base import (
     refuse_unused,
 )
 from backends.openai import metrics
+from backends.openai.address import parse_url
 from backends.openai.client import ClientSettings, OpenAIClient, RefusedByServer, settings_from_json
-from backends.openai.control import Control, NoAnswer, parse_url
+from backends.openai.control import Control, NoAnswer
 from backends.openai.described import completed, describe
 from backends.openai.discovery import Served, discover, read_key
 from backends.openai.exactness import Asking, find_asking, mismatch

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backends.base import Config, InvalidConfig
-from backends.openai.control import Address
+from backends.openai.address import Address
 from backends.openai.devices import UNKNOWN, ServerDevice, device_of
 from backends.openai.port_owner import NAME_IT, find_owner, is_this_machine
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from backends.base import Config, InvalidConfig
-from backends.openai.control import parse_url
+from backends.openai.address import parse_url
 from backends.openai.devices import device_of
 from backends.openai.placement import flag, place, without_keys
 
