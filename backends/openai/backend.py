@@ -43,8 +43,8 @@ from backends.openai.prompts import RequestForm
 from backends.openai.servers.managed import ManagedServer, ServerPlan, start
 
 DEVICES = ("cpu", "cuda", "metal")
-FIRST_PROBE = 1 << 40
-"""Number of the first request that is sent to find something out; those of trials stay below."""
+FIRST_PROBE = 1 << 62
+"""Number of the first request that is sent to find something out; those of trials stay far below."""
 PATIENCE_S = 20.0
 """How long a server that was there before may be away: others may be starting it again."""
 PROBE_TIMEOUT_S = 600.0
@@ -189,9 +189,6 @@ class OpenAIServer(ServingBackend):
             return {}
         key = read_key(self._config.api_key_env)
         words = [word.replace(key, "…") if key else word for word in placement.command]
-        if self._managed:
-            # The port is another one at each start, and says nothing of what is measured.
-            words = ["PORT" if word == str(self._managed.port) else word for word in words]
         return {"command_line": shlex.join(words)}
 
     def prepare(self, request: Request) -> Prepared:

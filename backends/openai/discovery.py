@@ -49,6 +49,8 @@ def read_key(name: str | None) -> str | None:
     key = os.environ.get(name, "").strip()
     if not key:
         raise InvalidConfig(f"--api-key-env {name}: there is no key in this environment variable; export {name}=…")
+    if not (key.isascii() and key.isprintable()):
+        raise InvalidConfig(f"--api-key-env {name}: this environment variable has characters that no key may have")
     return key
 
 
