@@ -32,8 +32,9 @@ from backends.base import (
     refuse_unused,
 )
 from backends.openai import metrics
+from backends.openai.address import parse_url
 from backends.openai.client import ClientSettings, OpenAIClient, RefusedByServer, settings_from_json
-from backends.openai.control import Control, NoAnswer, parse_url
+from backends.openai.control import Control, NoAnswer
 from backends.openai.described import completed, describe
 from backends.openai.discovery import Served, discover, read_key
 from backends.openai.exactness import Asking, find_asking, mismatch
@@ -42,8 +43,8 @@ from backends.openai.prompts import RequestForm
 from backends.openai.servers.managed import ManagedServer, ServerPlan, start
 
 DEVICES = ("cpu", "cuda", "metal")
-FIRST_PROBE = 1 << 40
-"""Number of the first request that is sent to find something out; those of trials stay below."""
+FIRST_PROBE = 1 << 62
+"""Number of the first request that is sent to find something out; those of trials stay far below."""
 PATIENCE_S = 20.0
 """How long a server that was there before may be away: others may be starting it again."""
 PROBE_TIMEOUT_S = 120.0
@@ -204,9 +205,6 @@ class OpenAIServer(ServingBackend):
             return {}
         key = read_key(self._config.api_key_env)
         words = [word.replace(key, "…") if key else word for word in placement.command]
-        if self._managed:
-            # The port is another one at each start, and says nothing of what is measured.
-            words = ["PORT" if word == str(self._managed.port) else word for word in words]
         return {"command_line": shlex.join(words)}
 
     def prepare(self, request: Request) -> Prepared:

@@ -3,10 +3,8 @@
 Usage: python scripts/bench/kills.py [--kills 50] [--serve llama-server|vllm] [--seed N] [--directory DIR] [-- FLAGS]
 
 Each kill interrupts ``joulebench measure --backend openai --serve …``; the next start of the same command resumes it.
-After each no
-process may be left of those that there were; every trial that was on disk stays as it was; numbers of trials are
-0, 1, 2, … In the
-end the run resumes to its end and every point has its trials. Exits with 1 otherwise.
+After each no process may be left of those that there were; every trial that was on disk stays as it was; numbers of
+trials are 0, 1, 2, … In the end the run resumes to its end and every point has its trials. Exits with 1 otherwise.
 """
 
 from __future__ import annotations
@@ -24,6 +22,7 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 
@@ -55,16 +54,8 @@ class Run:
     def start(self) -> subprocess.Popen[bytes]:
         model, flags = FLAGS[self.serve]
         command = [
-            sys.executable,
-            "-m",
-            "harness",
-            "measure",
-            "--backend",
-            "openai",
-            "--serve",
-            self.serve,
-            "-m",
-            model,
+            *(sys.executable, "-m", "harness", "measure"),
+            *("--backend", "openai", "--serve", self.serve, "-m", model),
         ]
         command += [option for m, n, _ in sorted(POINTS) for option in ("--point", f"{m},{n}")]
         command += ["-c", "1,2", "--protocol", "quick", "--max-foreign-load", "1", "-o", str(self.directory)]
@@ -188,7 +179,7 @@ def finish(run: Run, kills: int) -> str:
     return f"{len(trials)} trials, {count['error'].total()} of them failed, {len(given_up)} points given up"
 
 
-def fail(what: str) -> None:
+def fail(what: str) -> NoReturn:
     raise SystemExit(f"FAILED: {what}")
 
 

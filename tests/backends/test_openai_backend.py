@@ -193,6 +193,14 @@ def test_a_variable_without_a_key_is_refused(backend, monkeypatch, value):
     )
 
 
+@pytest.mark.parametrize("value", ["sk-1\nX-Other: 2", "sk-ü"])
+def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(backend, monkeypatch, value):
+    monkeypatch.setenv("SERVER_KEY", value)
+    said = refusal(backend.resolve, Config("m", url="http://127.0.0.1:1", api_key_env="SERVER_KEY"))
+    assert "SERVER_KEY" in said
+    assert "sk-" not in said
+
+
 def test_a_wrong_key_is_refused_without_being_shown(backend, monkeypatch):
     monkeypatch.setenv("SERVER_KEY", KEY)
     with stub("--key", "another") as url:

@@ -290,6 +290,9 @@ def test_an_open_loop_has_rates_goodput_and_the_mean_in_flight() -> None:
     assert figures.in_flight_mean == pytest.approx(3.0, rel=0.05)
     assert figures.runtime_s == pytest.approx(0.03, rel=0.1)
     assert (figures.whole_requests, figures.coherence) == (30, None)
+    strict = load_figures(open_run([20, 40] * 30), LatencyLimits(ttft_s=0.0)).arrivals
+    assert strict is not None
+    assert strict.goodput == 0.0
     without = load_figures(open_run([20, 40] * 30)).arrivals
     assert without is not None
     assert (without.goodput, without.goodput_per_s) == (None, None)
