@@ -44,6 +44,7 @@ def completed(model: Model, told: Told) -> Model:
         weight_bytes=model.weight_bytes or told.weight_bytes,
         vocabulary_size=model.vocabulary_size or told.vocabulary_size,
         context_length=told.context_length or model.context_length,
+        dtype=model.dtype or told.dtype,
     )
 
 
@@ -84,7 +85,7 @@ def _hub_model(config: Config, source: str) -> Model:
         weight_bytes=None,
         context_length=whole(found.get("max_position_embeddings")),
         vocabulary_size=whole(found.get("vocab_size")),
-        dtype=word(found, "torch_dtype") or word(found, "dtype") or UNKNOWN,
+        dtype=word(found, "torch_dtype") or word(found, "dtype"),
     )
 
 
