@@ -44,6 +44,7 @@ def completed(model: Model, told: Told) -> Model:
         weight_bytes=model.weight_bytes or told.weight_bytes,
         vocabulary_size=model.vocabulary_size or told.vocabulary_size,
         context_length=told.context_length or model.context_length,
+        dtype=model.dtype or told.dtype,
     )
 
 

@@ -38,7 +38,7 @@ class Served:
             weight_bytes=told.weight_bytes,
             context_length=told.context_length,
             vocabulary_size=told.vocabulary_size,
-            dtype=told.dtype or "unknown",
+            dtype=told.dtype,
         )
 
 

@@ -81,7 +81,7 @@ def print_plan(planned: PlannedRun, as_json: bool = False) -> None:
 def _weights(model: Model) -> list[str]:
     """What is known of a model's weights: a server may not say."""
     parameters = "parameters unknown" if model.parameters is None else f"{model.parameters:,} parameters"
-    return [parameters, model.dtype]
+    return [parameters, *filter(None, [model.dtype])]
 
 
 def _open_words(rate_per_s: float | None) -> str:

@@ -134,6 +134,7 @@ def _facts(run: RecordedRun) -> dict[str, Any]:
     backend, model, machine, sessions = run.facts.backend, run.facts.model, run.facts.machine, run.facts.sessions
     settings = {**backend.config.model_dump(exclude={"batch_size"}), **backend.settings}
     told = {key: value for key, value in settings.items() if value not in (None, "auto", "", ())}
+    weights = {True: "random; speed and energy don't depend on their values", False: "real", None: None}
     gpus = [gpu.name for gpu in machine.gpus if gpu.name]
     purposes = Counter(trial.purpose for trial in run.trials)
     rows = {
@@ -142,7 +143,7 @@ def _facts(run: RecordedRun) -> dict[str, Any]:
         "cores, memory": f"{machine.usable_cores} cores, {machine.memory_bytes / 2**30:.1f} GiB",
         "system": ", ".join(filter(None, (machine.os, machine.os_version, machine.container))),
         "model": model.name,
-        "weights": "random; speed and energy don't depend on their values" if model.random_weights else "real",
+        "weights": weights[model.random_weights],
         "parameters": None if model.parameters is None else f"{model.parameters:,}",
         "precision": model.dtype,
         "backend": f"{backend.name} on {', '.join((backend.device, *backend.device_names))}",

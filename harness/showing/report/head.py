@@ -63,7 +63,7 @@ def _subtitle(run: RecordedRun) -> str:
     of = "" if sizes == len(plan.points) else f" of {len(plan.points)}"
     what = "point" if len({summary.point.concurrency for summary in used}) > 1 else "request size"
     parts = [
-        ", ".join(settings),
+        ", ".join(filter(None, settings)),
         f"{sizes}{of} {what}{'' if sizes == 1 and not of else 's'}, {counted} trial{'' if counted == 1 else 's'}",
     ]
     if not plan.points:
