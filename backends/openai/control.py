@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from backends.base import BackendError, InvalidConfig
+from backends.openai.stream import one_line
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 60.0
@@ -46,7 +47,7 @@ class Answer:
         """The body's JSON; None where it is none."""
         try:
             return json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
 
     def said(self) -> str:
@@ -55,7 +56,7 @@ class Answer:
         error = found.get("error", found) if isinstance(found, dict) else None
         message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
         text = message if isinstance(message, str) else self.body[:1000].decode(errors="replace")
-        return " ".join(text.split())[:200] or "nothing"
+        return one_line(text)[:200] or "nothing"
 
 
 def parse_url(url: str) -> Address:

@@ -11,6 +11,7 @@ from backends.base import BackendError, InvalidConfig, Model
 from backends.openai import kinds
 from backends.openai.control import Answer, Control
 from backends.openai.kinds.base import Kind, Signs, Told
+from backends.openai.stream import one_line
 
 LISTED_AT_MOST = 8
 """Names of models in a message."""
@@ -29,7 +30,7 @@ class Served:
         """What is known of the model."""
         told = self.told
         return Model(
-            name=self.name,
+            name=one_line(self.name) or "unnamed",
             architecture=told.architecture or "unknown",
             source="server",
             random_weights=None,
@@ -95,7 +96,7 @@ def _cards(answer: Answer) -> list[Mapping[str, Any]] | None:
 
 
 def _chosen(cards: list[Mapping[str, Any]], model: str, url: str) -> Mapping[str, Any]:
-    names = [str(card["id"]) for card in cards]
+    names = [one_line(str(card["id"])) for card in cards]
     shown = ", ".join(names[:LISTED_AT_MOST]) + (" …" if len(names) > LISTED_AT_MOST else "")
     if not cards:
         raise InvalidConfig(f"the server at {url} serves no model now; load one there")
