@@ -221,7 +221,10 @@ class Connection(asyncio.Protocol):
         }
         if self._options.tells_slots:
             model["owned_by"] = "llamacpp"
-            props = {"total_slots": self._options.slots, "default_generation_settings": {"n_ctx": self._options.context}}
+            props = {
+                "total_slots": self._options.slots,
+                "default_generation_settings": {"n_ctx": self._options.context},
+            }
             answers["/v1/models"] = ("application/json", json.dumps({"object": "list", "data": [model]}))
             answers["/props"] = ("application/json", json.dumps(props))
         if target in answers:

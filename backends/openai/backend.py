@@ -41,6 +41,7 @@ from backends.openai.exactness import Asking, find_asking, mismatch
 from backends.openai.placement import Placement, flag, place, place_started
 from backends.openai.prompts import RequestForm
 from backends.openai.servers.managed import ManagedServer, ServerPlan, start
+from backends.openai.stream import one_line
 
 DEVICES = ("cpu", "cuda", "metal")
 FIRST_PROBE = 1 << 62
@@ -197,7 +198,7 @@ class OpenAIServer(ServingBackend):
             "tells_cached_tokens": reply.cached_tokens is not None,
             "tells_tokens_of_pieces": reply.counted,
             "no_metrics": None if self.server_figures() else served.kind.no_metrics,
-            **told.settings,
+            **{name: one_line(value) if isinstance(value, str) else value for name, value in told.settings.items()},
         }
 
     def _command_line(self, placement: Placement) -> dict[str, str]:

@@ -230,6 +230,11 @@ def doubts(figures: LoadFigures) -> list[str]:
             f"only {figures.in_flight_mean:.3g} of {figures.concurrency} requests were in flight on average: "
             "the clients, or connections that had to be opened anew, are too slow for requests so short"
         )
+    if figures.tpot_s is not None and figures.tpot_s.p50_s <= 0.0:
+        found.append(
+            "most answers came all at once: their time to first token is that of the whole answer; see whether the "
+            "server, or a proxy before it, holds streams back"
+        )
     if figures.client_stalled is not None and figures.client_stalled > _MOST_STALLED:
         found.append(
             f"the clients were kept from the processor for {figures.client_stalled:.0%} of the time, and took what "

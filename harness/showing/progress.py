@@ -244,6 +244,7 @@ class Display(Observer):
         for what, spent_s in (("compiled", record.compile_s), ("captured", record.capture_s)):
             if spent_s is not None:
                 text += f"{what} in {number(spent_s, 3)} s, "
+        text += f"{record.input_tokens} in, {record.output_tokens} out came: " if record.asked_tokens else ""
         text += f"{number(record.runtime_s)} s per request"
         speed = output_tokens_per_s(Row(record, None))
         text += f", {number(speed)} output tokens/s" if speed and record.concurrency > 1 else ""
