@@ -150,7 +150,11 @@ WRONG |= {
     ]
 }
 WRONG["batch_size"] = partial(jb.measure, "own", backend="fake", batch_size=0), "-c 0: write requests in flight"
-WRONG["meter"] = lambda: jb.Meter.open(jb.EnergyConfig(rate_hz=0.0)), "rate_hz (--rate) can't be 0.0"
+WRONG["batch_size and concurrency"] = (
+    partial(jb.measure, "own", backend="fake", batch_size=2, concurrency=2),
+    "give one of them",
+)
+WRONG["meter"] = lambda: jb.Meter.open(jb.EnergyConfig(rate_hz=0.0)), "rate_hz (--sample-rate) can't be 0.0"
 
 
 def test_numbers_of_numpy_and_paths_are_taken(place: Path) -> None:

@@ -85,8 +85,16 @@ def _hub_model(config: Config, source: str) -> Model:
         weight_bytes=None,
         context_length=whole(found.get("max_position_embeddings")),
         vocabulary_size=whole(found.get("vocab_size")),
-        dtype=word(found, "torch_dtype") or word(found, "dtype"),
+        dtype=_dtype(config, found),
     )
+
+
+def _dtype(config: Config, found: dict[str, Any]) -> str:
+    """What vLLM computes in: what it is told, else what the checkpoint has; float32 it casts as it likes."""
+    if config.dtype != "auto":
+        return config.dtype
+    stored = word(found, "torch_dtype") or word(found, "dtype") or UNKNOWN
+    return UNKNOWN if stored == "float32" else stored
 
 
 def _config(folder: str) -> dict[str, Any]:

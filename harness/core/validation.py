@@ -10,6 +10,8 @@ from harness.core.errors import UserError
 from harness.core.quantities import Facts
 
 _Kind = TypeVar("_Kind")
+_OPTIONS = {"rate_hz": "--sample-rate", "calibration": "--calibrate"}
+"""Options of the command whose name is not that of their field."""
 
 
 def validated(kind: type[_Kind], values: Facts) -> _Kind:
@@ -34,9 +36,13 @@ def validated(kind: type[_Kind], values: Facts) -> _Kind:
         raise UserError(f"{_spelled(name)} can't be {_shown(values.get(name))}: it {said}") from None
 
 
+def option_of(name: str) -> str:
+    """The option of the command that fills a field; it leaves the unit out."""
+    return _OPTIONS.get(name, f"--{name.removesuffix('_s').replace('_', '-')}")
+
+
 def _spelled(name: str) -> str:
-    """The field with the option of the command that fills it, which leaves the unit out."""
-    return f"{name} (--{name.removesuffix('_s').removesuffix('_hz').replace('_', '-')})"
+    return f"{name} ({option_of(name)})"
 
 
 def _plain(value: object) -> object:

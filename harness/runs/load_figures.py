@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -231,6 +231,11 @@ def doubts(figures: LoadFigures) -> list[str]:
             f"only {figures.in_flight_mean:.3g} of {figures.concurrency} requests were in flight on average: "
             "the clients, or connections that had to be opened anew, are too slow for requests so short"
         )
+    if figures.tpot_s is not None and figures.tpot_s.p50_s <= 0.0:
+        found.append(
+            "most answers came all at once: their time to first token is that of the whole answer; see whether the "
+            "server, or a proxy before it, holds streams back"
+        )
     if figures.client_stalled is not None and figures.client_stalled > _MOST_STALLED:
         found.append(
             f"the clients were kept from the processor for {percent(figures.client_stalled, digits=0)} of the time, "
@@ -341,12 +346,12 @@ def _within(stamps: LoopStamps, limits: LatencyLimits) -> int | None:
     """How many requests kept all limits; None without limits."""
     if limits == LatencyLimits():
         return None
-    infinite = math.inf
+    ttft_s, tpot_s, e2e_s = (math.inf if limit is None else limit for limit in astuple(limits))
     decode_ns = (stamps.end_ns - stamps.first_token_ns) / np.maximum(stamps.output_tokens - 1, 1)
     kept = (
-        ((stamps.first_token_ns - stamps.due_ns) / _NS <= (limits.ttft_s or infinite))
-        & (decode_ns / _NS <= (limits.tpot_s or infinite))
-        & ((stamps.end_ns - stamps.due_ns) / _NS <= (limits.e2e_s or infinite))
+        ((stamps.first_token_ns - stamps.due_ns) / _NS <= ttft_s)
+        & (decode_ns / _NS <= tpot_s)
+        & ((stamps.end_ns - stamps.due_ns) / _NS <= e2e_s)
     )
     return int(kept.sum())
 

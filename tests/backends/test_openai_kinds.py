@@ -3,7 +3,8 @@
 import pytest
 
 from backends.openai import kinds
-from backends.openai.control import Control, parse_url
+from backends.openai.address import parse_url
+from backends.openai.control import Control
 from backends.openai.discovery import Served, discover
 from tests.backends.canned_server import canned_server
 

@@ -229,7 +229,7 @@ def test_open_loops_have_a_table_of_their_own(tmp_path: Path) -> None:
     assert table[0]["output_tokens_per_s"] == pytest.approx(2.5 * 32 / loaded_runs.runtime_s(Point(32, 32)))
     assert joulebench("report", run, "-o", tmp_path / "a.html").returncode == 0
     assert "No input sweep was measured" not in (tmp_path / "a.html").read_text(), "none was asked for"
-    assert "holds open loops alone" in refused(joulebench("fit", run))
+    assert "open loops only" in refused(joulebench("fit", run))
 
 
 @pytest.mark.filterwarnings("error")

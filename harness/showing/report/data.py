@@ -33,9 +33,6 @@ TRIAL_COLUMNS = (
 )
 
 
-_UNSAID = (None, "auto", "", ())
-"""Settings that say nothing."""
-
 PURPOSES = {
     "warmup": "warm-ups",
     "measure": "measurements",
@@ -136,6 +133,7 @@ def _refusal(profiles: Sequence[Profile]) -> str:
 def _facts(run: RecordedRun) -> dict[str, Any]:
     backend, model, machine, sessions = run.facts.backend, run.facts.model, run.facts.machine, run.facts.sessions
     settings = {**backend.config.model_dump(exclude={"batch_size"}), **backend.settings}
+    told = {key: value for key, value in settings.items() if value not in (None, "auto", "", ())}
     weights = {True: "random; speed and energy don't depend on their values", False: "real", None: None}
     gpus = [gpu.name for gpu in machine.gpus if gpu.name]
     purposes = Counter(trial.purpose for trial in run.trials)
@@ -149,7 +147,7 @@ def _facts(run: RecordedRun) -> dict[str, Any]:
         "parameters": None if model.parameters is None else f"{model.parameters:,}",
         "precision": model.dtype,
         "backend": f"{backend.name} on {', '.join((backend.device, *backend.device_names))}",
-        "settings": ", ".join(f"{key}: {value}" for key, value in settings.items() if value not in _UNSAID),
+        "settings": ", ".join(f"{key}: {value}" for key, value in told.items()),
         "protocol": f"{run.facts.plan.protocol}, seed {run.facts.plan.seed}",
         "trials": ", ".join(f"{count} {PURPOSES[purpose]}" for purpose, count in purposes.items()),
         "measured": sessions[0].started_at if sessions else None,
