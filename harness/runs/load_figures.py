@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from harness.core.arrays import Floats
+from harness.core.wording import percent
 from harness.energy.readings import AS_IT_STANDS
 from harness.runs.load_stamps import UNKNOWN, Int64s, LoadKind, LoopRun, LoopStamps, ServerReadings
 
@@ -240,8 +241,8 @@ def doubts(figures: LoadFigures) -> list[str]:
         )
     if figures.client_stalled is not None and figures.client_stalled > _MOST_STALLED:
         found.append(
-            f"the clients were kept from the processor for {figures.client_stalled:.0%} of the time, and took what "
-            "came meanwhile for later than it was: leave a core to them"
+            f"the clients were kept from the processor for {percent(figures.client_stalled, digits=0)} of the time, "
+            "and took what came meanwhile for later than it was: leave a core to them"
         )
     if figures.coherence is not None and figures.coherence > step_threshold(figures.concurrency):
         found.append(f"the clients were in step (coherence {figures.coherence:.2f}): the server brings them there")
