@@ -65,7 +65,7 @@ def page_data(
         "mark": comparison.mark,
         "cautions": [*comparison.warnings, *_cautions(heads)],
         "heads": heads,
-        "absent": absent(sources, options),
+        "absent": absent(sources, options) if any(run.facts.plan.points for run in runs) else [],
         "sweeps": sweep_charts(sources, published, options, comparison.mark),
         "differing": differing(sources, published),
         "load": loads(runs, sources, options),
