@@ -32,23 +32,26 @@ from backends.base import (
     refuse_unused,
 )
 from backends.openai import metrics
+from backends.openai.address import parse_url
 from backends.openai.client import ClientSettings, OpenAIClient, RefusedByServer, settings_from_json
-from backends.openai.control import Control, NoAnswer, parse_url
+from backends.openai.control import Control, NoAnswer
 from backends.openai.described import completed, describe
 from backends.openai.discovery import Served, discover, read_key
 from backends.openai.exactness import Asking, find_asking, mismatch
 from backends.openai.placement import Placement, flag, place, place_started
 from backends.openai.prompts import RequestForm
 from backends.openai.servers.managed import ManagedServer, ServerPlan, start
+from backends.openai.stream import one_line
 
 DEVICES = ("cpu", "cuda", "metal")
-FIRST_PROBE = 1 << 40
-"""Number of the first request that is sent to find something out; those of trials stay below."""
+FIRST_PROBE = 1 << 62
+"""Number of the first request that is sent to find something out; those of trials stay far below."""
 PATIENCE_S = 20.0
 """How long a server that was there before may be away: others may be starting it again."""
 PROBE_TIMEOUT_S = 120.0
 """For the first small requests, on which some servers load the model."""
-_ENDS_WITHIN_S = 0.5
+NEWS_WITHIN_S = 1.0
+"""How long after a request's failure the end of its server may become known."""
 _NOT_NOW, _NOT_SO = (429, 503), (400, 413, 422)
 """How a server says that it can't take a request at the moment, and that it never takes one like this."""
 
@@ -121,8 +124,7 @@ class OpenAIServer(ServingBackend):
     def blame(self, error: BackendError) -> BackendError:
         """What lies behind a request's failure: how a server that was started here ended, if it did."""
         managed = self._managed
-        # Its connections close a moment before its end is known.
-        return managed.death() if managed is not None and not managed.alive(_ENDS_WITHIN_S) else error
+        return managed.death() if managed is not None and not managed.alive(NEWS_WITHIN_S) else error
 
     def _await_server(self) -> Served:
         """Find out what is served; a server that doesn't answer gets a while. Raises BackendError or InvalidConfig."""
@@ -196,7 +198,7 @@ class OpenAIServer(ServingBackend):
             "tells_cached_tokens": reply.cached_tokens is not None,
             "tells_tokens_of_pieces": reply.counted,
             "no_metrics": None if self.server_figures() else served.kind.no_metrics,
-            **told.settings,
+            **{name: one_line(value) if isinstance(value, str) else value for name, value in told.settings.items()},
         }
 
     def _command_line(self, placement: Placement) -> dict[str, str]:
@@ -204,9 +206,6 @@ class OpenAIServer(ServingBackend):
             return {}
         key = read_key(self._config.api_key_env)
         words = [word.replace(key, "…") if key else word for word in placement.command]
-        if self._managed:
-            # The port is another one at each start, and says nothing of what is measured.
-            words = ["PORT" if word == str(self._managed.port) else word for word in words]
         return {"command_line": shlex.join(words)}
 
     def prepare(self, request: Request) -> Prepared:

@@ -15,13 +15,13 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import httptools
 
 from backends.base import BackendError, InvalidConfig, Reply, Request
+from backends.openai.address import parse_url
 from backends.openai.prompts import RequestForm, form_from_json
 from backends.openai.stream import Answer, error_message, read_reply
 
@@ -45,8 +45,6 @@ class ClientSettings:
     form: RequestForm
     exact: bool = True
     """Whether a reply of other sizes than asked for is an error."""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """Further headers; the key is none of them."""
 
     def as_json(self) -> dict[str, Any]:
         """The settings, as ``settings_from_json`` takes them."""
@@ -56,43 +54,6 @@ class ClientSettings:
 def settings_from_json(fields: Mapping[str, Any]) -> ClientSettings:
     """The settings that ``as_json`` described, also after a way through a file."""
     return ClientSettings(**{**fields, "form": form_from_json(fields["form"])})
-
-
-@dataclass(frozen=True)
-class ServerAddress:
-    """Where a server listens."""
-
-    host: str
-    port: int
-    tls: bool
-    path: str
-    """Before that of the form, without a slash at its end."""
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def server_address(url: str) -> ServerAddress:
-    """The parts of ``http://host:port/path``. Raises InvalidConfig, without repeating what may be a password."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    plain = url.isascii() and url.isprintable() and " " not in url
-    if (
-        not host
-        or port == 0
-        or not plain
-        or parts.scheme not in ("http", "https")
-        or "@" in parts.netloc
-        or parts.query
-    ):
-        raise InvalidConfig(
-            "a server's URL is written as http://127.0.0.1:8000 or https://host; keys belong in --api-key-env"
-        )
-    tls = parts.scheme == "https"
-    return ServerAddress(host, port or (443 if tls else 80), tls, parts.path.rstrip("/"))
 
 
 class RefusedByServer(BackendError):
@@ -226,13 +187,13 @@ class OpenAIClient:
         if key is not None and not (key.isascii() and key.isprintable() and key.strip() == key != ""):
             raise InvalidConfig("the server's API key is empty or has characters that no header may have")
         self._settings = settings
-        self._address = server_address(settings.url)
+        self._address = parse_url(settings.url)
         self._key = key
         self._head = self._write_head()
         self._bodies: dict[int, tuple[Request, bytes]] = {}
         self._connections: list[_Connection | None] = []
         self._opening: dict[int, asyncio.Task[None]] = {}
-        self._tls = ssl.create_default_context() if self._address.tls else None
+        self._tls = ssl.create_default_context() if self._address.secure else None
         self._queue: deque[asyncio.Future[None]] = deque()
         self._sends_left = SENDS_BETWEEN_READS
         self._renewing = False
@@ -242,12 +203,11 @@ class OpenAIClient:
 
     def _write_head(self) -> bytes:
         address, key = self._address, self._key
-        default = address.port == (443 if address.tls else 80)
+        is_default = address.port == (443 if address.secure else 80)
         headers = {
-            "Host": str(address).removesuffix(f":{address.port}") if default else str(address),
+            "Host": address.netloc.removesuffix(f":{address.port}") if is_default else address.netloc,
             "Content-Type": "application/json",
             "Accept": "text/event-stream",
-            **self._settings.headers,
             **({} if key is None else {"Authorization": f"Bearer {key}"}),
         }
         lines = [f"{name}: {value}" for name, value in headers.items()]
@@ -272,9 +232,9 @@ class OpenAIClient:
         try:
             transport, protocol = await asyncio.wait_for(made, OPEN_TIMEOUT_S)
         except TimeoutError:
-            raise BackendError(f"no server took a connection at {address} within {OPEN_TIMEOUT_S:g} s") from None
+            raise BackendError(f"no server took a connection at {address.netloc} within {OPEN_TIMEOUT_S:g} s") from None
         except OSError as error:
-            raise BackendError(f"no server takes a connection at {address}: {_reason(error)}") from None
+            raise BackendError(f"no server takes a connection at {address.netloc}: {_reason(error)}") from None
         if self._open:
             self._connections[place] = protocol
         else:

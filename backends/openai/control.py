@@ -9,9 +9,9 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
-from backends.base import BackendError, InvalidConfig
+from backends.base import BackendError
+from backends.openai.address import Address
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 60.0
@@ -20,22 +20,7 @@ MOST_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
-class Address:
-    """Where a server is: ``path`` comes before ``/v1`` and is empty for most."""
-
-    secure: bool
-    host: str
-    port: int
-    path: str = ""
-
-    @property
-    def url(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.secure else 'http'}://{host}:{self.port}{self.path}"
-
-
-@dataclass(frozen=True)
-class Answer:
+class Response:
     """A whole answer; names of headers are in lower case."""
 
     status: int
@@ -46,39 +31,8 @@ class Answer:
         """The body's JSON; None where it is none."""
         try:
             return json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
-
-    def said(self) -> str:
-        """The server's own words about a failure, in one line of at most 200 characters."""
-        found = self.json()
-        error = found.get("error", found) if isinstance(found, dict) else None
-        message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-        text = message if isinstance(message, str) else self.body[:1000].decode(errors="replace")
-        return " ".join(text.split())[:200] or "nothing"
-
-
-def parse_url(url: str) -> Address:
-    """The address in ``http://host:port``, also with ``/v1`` at its end as OpenAI's clients take it.
-
-    Raises InvalidConfig.
-    """
-    try:
-        parts = urlsplit(url.strip())
-        port = parts.port
-    except ValueError as error:
-        raise InvalidConfig(f"--url {url}: {error}; write http://HOST:PORT") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise InvalidConfig(f"--url {_without_login(url)} is no address of a server; write http://HOST:PORT")
-    if parts.username is not None or parts.password is not None:
-        raise InvalidConfig("--url holds a user or a password; give a key by --api-key-env NAME instead")
-    secure = parts.scheme == "https"
-    path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
-    return Address(secure, parts.hostname, port or (443 if secure else 80), path)
-
-
-def _without_login(url: str) -> str:
-    return url.rpartition("@")[2]
 
 
 class NoAnswer(BackendError):
@@ -94,11 +48,11 @@ class Control:
         self._lock = threading.Lock()
         self._connection: http.client.HTTPConnection | None = None
 
-    def get(self, path: str) -> Answer:
+    def get(self, path: str) -> Response:
         """The answer to GET. Raises NoAnswer."""
         return self._ask("GET", path, None)
 
-    def post(self, path: str, body: Mapping[str, Any]) -> Answer:
+    def post(self, path: str, body: Mapping[str, Any]) -> Response:
         """The answer to a POST of JSON. Raises NoAnswer."""
         return self._ask("POST", path, json.dumps(body).encode())
 
@@ -115,7 +69,7 @@ class Control:
         with self._lock:
             self._drop()
 
-    def _ask(self, method: str, path: str, body: bytes | None) -> Answer:
+    def _ask(self, method: str, path: str, body: bytes | None) -> Response:
         with self._lock:
             kept = self._connection is not None
             try:
@@ -132,7 +86,7 @@ class Control:
                 self._drop()
                 raise NoAnswer(self._why(error)) from None
 
-    def _once(self, method: str, path: str, body: bytes | None) -> Answer:
+    def _once(self, method: str, path: str, body: bytes | None) -> Response:
         if self._connection is None:
             self._connection = self._open()
         headers = dict(self._headers)
@@ -144,7 +98,7 @@ class Control:
         data = response.read(MOST_BYTES)
         if not response.isclosed():
             self._drop()
-        return Answer(response.status, found, data)
+        return Response(response.status, found, data)
 
     def _open(self) -> http.client.HTTPConnection:
         host, port = self.address.host, self.address.port

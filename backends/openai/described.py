@@ -44,6 +44,7 @@ def completed(model: Model, told: Told) -> Model:
         weight_bytes=model.weight_bytes or told.weight_bytes,
         vocabulary_size=model.vocabulary_size or told.vocabulary_size,
         context_length=told.context_length or model.context_length,
+        dtype=model.dtype or told.dtype,
     )
 
 
@@ -84,8 +85,16 @@ def _hub_model(config: Config, source: str) -> Model:
         weight_bytes=None,
         context_length=whole(found.get("max_position_embeddings")),
         vocabulary_size=whole(found.get("vocab_size")),
-        dtype=word(found, "torch_dtype") or word(found, "dtype") or UNKNOWN,
+        dtype=_dtype(config, found),
     )
+
+
+def _dtype(config: Config, found: dict[str, Any]) -> str:
+    """What vLLM computes in: what it is told, else what the checkpoint has; float32 it casts as it likes."""
+    if config.dtype != "auto":
+        return config.dtype
+    stored = word(found, "torch_dtype") or word(found, "dtype") or UNKNOWN
+    return UNKNOWN if stored == "float32" else stored
 
 
 def _config(folder: str) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from typing import Any
 
 from backends.base import BackendError, InvalidConfig, Model
 from backends.openai import kinds
-from backends.openai.control import Answer, Control
+from backends.openai.control import Control, Response
 from backends.openai.kinds.base import Kind, Signs, Told
+from backends.openai.stream import error_message, one_line
 
 LISTED_AT_MOST = 8
 """Names of models in a message."""
@@ -29,7 +30,7 @@ class Served:
         """What is known of the model."""
         told = self.told
         return Model(
-            name=self.name,
+            name=one_line(self.name) or "unnamed",
             architecture=told.architecture or "unknown",
             source="server",
             random_weights=None,
@@ -37,7 +38,7 @@ class Served:
             weight_bytes=told.weight_bytes,
             context_length=told.context_length,
             vocabulary_size=told.vocabulary_size,
-            dtype=told.dtype or "unknown",
+            dtype=told.dtype,
         )
 
 
@@ -49,7 +50,7 @@ def read_key(name: str | None) -> str | None:
     if not key:
         raise InvalidConfig(f"--api-key-env {name}: there is no key in this environment variable; export {name}=…")
     if not (key.isascii() and key.isprintable()):
-        raise InvalidConfig(f"--api-key-env {name}: the key there has characters that no header may have; correct it")
+        raise InvalidConfig(f"--api-key-env {name}: this environment variable has characters that no key may have")
     return key
 
 
@@ -73,8 +74,8 @@ def discover(control: Control, model: str, key_env: str | None = None) -> Served
     return Served(kind, str(card["id"]), kind.ask(control, signs))
 
 
-def _refuse_failure(answer: Answer, url: str, key_env: str | None) -> None:
-    said = answer.said()
+def _refuse_failure(answer: Response, url: str, key_env: str | None) -> None:
+    said = error_message(answer.body)
     if answer.status in (401, 403):
         if key_env is None:
             raise InvalidConfig(
@@ -87,7 +88,7 @@ def _refuse_failure(answer: Answer, url: str, key_env: str | None) -> None:
         raise InvalidConfig(f"the server at {url} speaks TLS; write https:// in --url")
 
 
-def _cards(answer: Answer) -> list[Mapping[str, Any]] | None:
+def _cards(answer: Response) -> list[Mapping[str, Any]] | None:
     """The entries of ``/v1/models``; None where the answer is of another form."""
     found = answer.json() if answer.status == 200 else None
     listed = found.get("data") if isinstance(found, dict) else None
@@ -98,7 +99,7 @@ def _cards(answer: Answer) -> list[Mapping[str, Any]] | None:
 
 def _chosen(cards: list[Mapping[str, Any]], model: str, url: str) -> Mapping[str, Any]:
     names = [str(card["id"]) for card in cards]
-    shown = ", ".join(names[:LISTED_AT_MOST]) + (" …" if len(names) > LISTED_AT_MOST else "")
+    shown = one_line(", ".join(names[:LISTED_AT_MOST])) + (" …" if len(names) > LISTED_AT_MOST else "")
     if not cards:
         raise InvalidConfig(f"the server at {url} serves no model now; load one there")
     if not model:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backends.base import Config, InvalidConfig
-from backends.openai.control import Address
+from backends.openai.address import Address
 from backends.openai.devices import UNKNOWN, ServerDevice, device_of
 from backends.openai.port_owner import NAME_IT, find_owner, is_this_machine
 
-SECRET_FLAG = re.compile(r"-.*(?:^|[-_])(?:keys?|token|secret|password)", re.IGNORECASE)
+SECRET_FLAG = re.compile(r"-(hft|.*(keys?|token|secret|password))", re.IGNORECASE)
+"""Flags of servers whose values nobody else may see."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ def place(config: Config, address: Address) -> Placement:
 
 
 def place_started(config: Config, pid: int, command: Sequence[str]) -> Placement:
-    """Where a server computes that this process started, whose command line names the port that was free."""
+    """Where a server computes that this process started.
+
+    The port on its command line is another one at each start, and says nothing of what is measured.
+    """
     ports = {index + 1 for index, word in enumerate(command) if word == "--port"}
     words = ["PORT" if index in ports else word for index, word in enumerate(command)]
     return Placement(_declared(config, device_of([pid])), command=without_keys(words))

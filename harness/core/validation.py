@@ -1,8 +1,8 @@
 """Options that a caller gives, checked against the types and limits of the fields that they fill."""
 
-import dataclasses
 import json
 import reprlib
+from dataclasses import asdict, is_dataclass
 from pathlib import PurePath
 from typing import TypeVar
 
@@ -10,6 +10,8 @@ from harness.core.errors import UserError
 from harness.core.quantities import Facts
 
 _Kind = TypeVar("_Kind")
+_OPTIONS = {"rate_hz": "--sample-rate", "calibration": "--calibrate"}
+"""Options of the command whose name is not that of their field."""
 
 
 def validated(kind: type[_Kind], values: Facts) -> _Kind:
@@ -34,16 +36,20 @@ def validated(kind: type[_Kind], values: Facts) -> _Kind:
         raise UserError(f"{_spelled(name)} can't be {_shown(values.get(name))}: it {said}") from None
 
 
+def option_of(name: str) -> str:
+    """The option of the command that fills a field; it leaves the unit out."""
+    return _OPTIONS.get(name, f"--{name.removesuffix('_s').replace('_', '-')}")
+
+
 def _spelled(name: str) -> str:
-    """The field with the option of the command that fills it, which leaves the unit out."""
-    return f"{name} (--{name.removesuffix('_s').removesuffix('_hz').replace('_', '-')})"
+    return f"{name} ({option_of(name)})"
 
 
 def _plain(value: object) -> object:
     if isinstance(value, PurePath):
         return str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return vars(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
     item = getattr(value, "item", None)
     if item is None:
         raise TypeError(value)

@@ -81,7 +81,10 @@ class RunningTotals:
         since_ns = [self._since_ns(domain, now_ns) for domain in self._domains]
         for trace in self._traces(min(since_ns), now_ns) if since_ns else ():
             state = replace(self._states[trace.domain.name])
-            self._step(trace, state, now_ns)
+            try:
+                self._step(trace, state, now_ns)
+            except Exception as error:  # a fault in here must be seen, and not end the thread in silence
+                state.failure = f"the energy could not be worked out: {type(error).__name__}: {error}"
             with self._lock:
                 self._states[trace.domain.name] = state
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from backends.base import BackendError, Client, InvalidConfig, OutOfMemory, Reply, Request
 from harness.measuring.pacing import ClosedLoopPlan
+from harness.measuring.stalls import Stalls
 from harness.runs.load_stamps import UNKNOWN, LoopStamps
 
 READY_AHEAD = 4
@@ -69,6 +70,7 @@ class ClientGroup:
         self._pacer = pacer
         self._group = group
         self._clock = clock
+        self.stalls = Stalls(clock)
         self._request = Request(plan.input_tokens, plan.output_tokens, plan.seed)
         self._next_number = [plan.first_number + member for member in members]
         fitting = _MOST_READY_TOKENS // (plan.concurrency * plan.input_tokens)
@@ -108,16 +110,16 @@ class ClientGroup:
 
         Raises BackendError as soon as one request fails; the others are given up then.
         """
-        writing = asyncio.ensure_future(self._keep_writing())
+        beside = [asyncio.ensure_future(task) for task in (self._keep_writing(), self.stalls.watch())]
         driving = [asyncio.ensure_future(self._drive(place)) for place in range(len(self._members))]
         try:
             await asyncio.gather(*driving)
         except BackendError as error:
             raise after(len(self._sent), error) from error
         finally:
-            for task in (writing, *driving):
+            for task in (*beside, *driving):
                 task.cancel()
-            await asyncio.gather(writing, *driving, return_exceptions=True)
+            await asyncio.gather(*beside, *driving, return_exceptions=True)
 
     async def _drive(self, place: int) -> None:
         while (request := self._next_request(place)) is not None:

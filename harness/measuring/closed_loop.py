@@ -91,7 +91,7 @@ class _Loop:
                     cpu_s += time.process_time()
                     self._edges.ended()
             after = figures_now(self._backend)
-            stamps, others_cpu_s = await self._read()
+            stamps, others_cpu_s, stalled_s = await self._read()
         try:
             window_ns = busy_window(stamps)
         except ValueError as error:
@@ -103,6 +103,7 @@ class _Loop:
             window_ns=window_ns,
             client_cpu_s=cpu_s + others_cpu_s,
             client_processes=len(self._groups),
+            client_stalled_s=stalled_s,
             spreads=self._pacer.spreads,
             server=ServerReadings(before, tuple(self._watch.readings), after),
         )
@@ -128,13 +129,17 @@ class _Loop:
         self._watch.stop()
         self._edges.one_idle()
 
-    async def _read(self) -> tuple[LoopStamps, float]:
-        """All stamps, and the CPU time of other processes in s. Raises BackendError."""
+    async def _read(self) -> tuple[LoopStamps, float, float]:
+        """All stamps, the CPU time of other processes, and the stalls of the one that had most; in s.
+
+        Raises BackendError.
+        """
         [first, *_] = self._groups
         if isinstance(first, ClientGroup):
-            return first.read(), 0.0
+            return first.read(), 0.0, first.stalls.seconds
         parts = [await group.read() for group in self._groups if isinstance(group, LoadProcess)]
-        return joined([stamps for stamps, _ in parts]), sum(cpu_s for _, cpu_s in parts)
+        stamps, cpu_s, stalled_s = zip(*parts, strict=True)
+        return joined(stamps), sum(cpu_s), max(stalled_s)
 
 
 async def _all_or_none(parts: Sequence[Coroutine[Any, Any, None]]) -> None:

@@ -4,8 +4,8 @@ Parent and child exchange one JSON object a line. The parent begins with ``{"des
 "group"}``, then says ``{"do": "run"}``, as often as needed ``{"do": "stop_at", "at": ns}`` or ``{"do":
 "spread_again", "at": spread}``, and ``{"do": "read"}``. The child says ``{"ready": true}`` once its connections are
 open, calls the pacer by ``{"hears": "busy" | "round" | "idle", "with": […]}``, says ``{"drained": true}`` after its
-last request, answers ``read`` with ``{"stamps", "cpu_s"}``, and says ``{"failed": reason}`` where something goes wrong.
-It dies with its parent.
+last request, answers ``read`` with ``{"stamps", "cpu_s", "stalled_s"}``, and says ``{"failed": reason}`` where
+something goes wrong. It dies with its parent.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ class LoadProcess:
         self._tell({"do": "run"})
         await self._answer("drained")
 
-    async def read(self) -> tuple[LoopStamps, float]:
-        """The stamps of its requests, and the CPU time that they took there in s. Raises BackendError."""
+    async def read(self) -> tuple[LoopStamps, float, float]:
+        """The stamps of its requests, the CPU time that they took there and its stalls, in s. Raises BackendError."""
         self._tell({"do": "read"})
         answer = await self._answer("stamps")
-        return stamps_from_message(answer["stamps"]), answer["cpu_s"]
+        return stamps_from_message(answer["stamps"]), answer["cpu_s"], answer["stalled_s"]
 
     def stop_at(self, deadline_ns: int) -> None:
         """See ``PacedClients``."""
@@ -176,7 +176,7 @@ async def _serve(backend: ServingBackend, parent: _Parent) -> None:
             cpu_s += time.process_time()
         parent.say({"drained": True})
         await told
-        parent.say({"stamps": stamps_message(group.read()), "cpu_s": cpu_s})
+        parent.say({"stamps": stamps_message(group.read()), "cpu_s": cpu_s, "stalled_s": group.stalls.seconds})
     except BackendError as error:
         parent.say({"failed": str(error)})
     finally:

@@ -13,6 +13,7 @@ import numpy as np
 from harness.runs.load_stamps import PER_REQUEST, LoopRun, LoopStamps, ServerReadings
 
 _ARRAYS = (*PER_REQUEST, "piece_ns", "piece_tokens")
+_PLAIN = ("kind", "concurrency", "client_cpu_s", "client_processes", "client_stalled_s", "spreads")
 
 
 def stamps_message(stamps: LoopStamps) -> dict[str, Any]:
@@ -37,6 +38,7 @@ def run_message(run: LoopRun) -> dict[str, Any]:
         "window_ns": list(run.window_ns),
         "client_cpu_s": run.client_cpu_s,
         "client_processes": run.client_processes,
+        "client_stalled_s": run.client_stalled_s,
         "spreads": run.spreads,
         "server": asdict(run.server),
     }
@@ -46,7 +48,7 @@ def run_from_message(message: Mapping[str, Any]) -> LoopRun:
     """The loop of ``run_message``. Raises ValueError."""
     start_ns, end_ns = message["window_ns"]
     return LoopRun(
-        **{name: message[name] for name in ("kind", "concurrency", "client_cpu_s", "client_processes", "spreads")},
+        **{name: message[name] for name in _PLAIN},
         stamps=stamps_from_message(message["stamps"]),
         window_ns=(start_ns, end_ns),
         server=ServerReadings(**message["server"]),

@@ -24,6 +24,7 @@ from harness.core.sizes import Arrival
 from harness.measuring.client_group import after, collector_off, stamps_of, told
 from harness.measuring.closed_loop import SWITCH_S, Edges
 from harness.measuring.server_watch import ServerWatch, figures_now
+from harness.measuring.stalls import Stalls
 from harness.runs.load_figures import most_open
 from harness.runs.load_stamps import LoopRun, LoopStamps, ServerReadings
 
@@ -105,6 +106,7 @@ class _OpenLoop:
         self._description = backend.client_description()
         self._clients = AsyncExitStack()
         self._watch = ServerWatch(backend)
+        self._stalls = Stalls()
         self._requests = [Request(each.input_tokens, each.output_tokens, plan.seed) for each in plan.arrivals]
         self._free: asyncio.Queue[_Place] = asyncio.Queue()
         self._places = 0
@@ -128,7 +130,16 @@ class _OpenLoop:
         if stamps.shares(start_ns, end_ns).sum() <= 0.0:
             raise BackendError("no request was in flight while the window lasted; load it longer or at a higher rate")
         in_flight = most_open(stamps.start_ns, stamps.end_ns, begun_ns, int(stamps.end_ns.max()))
-        return LoopRun("open loop", in_flight, stamps, (start_ns, end_ns), cpu_s, 1, server=server)
+        return LoopRun(
+            "open loop",
+            in_flight,
+            stamps,
+            (start_ns, end_ns),
+            cpu_s,
+            client_processes=1,
+            client_stalled_s=self._stalls.seconds,
+            server=server,
+        )
 
     async def _open(self, connections: int) -> None:
         """Open further connections, of a client of their own. Raises BackendError."""
@@ -150,6 +161,7 @@ class _OpenLoop:
         """Send every request when it is due, and wait for all answers and for the window's end."""
         loop = asyncio.get_running_loop()
         begun_s = loop.time() - (time.monotonic_ns() - begun_ns) / 1e9
+        stalls = asyncio.ensure_future(self._stalls.watch())
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._pass_edges(begun_s))
@@ -163,6 +175,8 @@ class _OpenLoop:
             error = failed.exceptions[0]
             assert isinstance(error, BackendError)
             raise after(len(self._answered), error) from error
+        finally:
+            stalls.cancel()
 
     async def _pass_edges(self, begun_s: float) -> None:
         loop = asyncio.get_running_loop()

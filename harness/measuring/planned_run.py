@@ -36,9 +36,9 @@ class PlannedRun:
     def directory(self) -> Path:
         """Where the run goes if nobody says: measuring the same again resumes it."""
         runtime = self.config.serve or self.backend
-        model = Path(self.config.model).name.partition(":")[0] or urlsplit(self.config.url or "").netloc.replace(
-            ":", "-"
-        )
+        # Of a URL the host and port alone: before them a password may stand.
+        host = urlsplit(self.config.url or "").netloc.rpartition("@")[2]
+        model = Path(self.config.model).name.partition(":")[0] or host.replace(":", "-")
         return Path("runs") / f"{runtime}-{model}-{self.plan.protocol}"
 
     @property
@@ -79,6 +79,8 @@ def prepare(backend: str | None = None, **options: Any) -> PlannedRun:
     Raises UserError for what can't be measured, TypeError for an unknown option.
     """
     if "batch_size" in options:
+        if "concurrency" in options:
+            raise UserError("batch_size is another name of concurrency: give one of them")
         options["concurrency"] = options.pop("batch_size")
     options["concurrency"] = _listed(options.get("concurrency", "1"))
     served = [f"--{name}" for name in ("url", "serve") if options.get(name)]

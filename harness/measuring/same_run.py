@@ -9,14 +9,13 @@ from pathlib import Path
 
 from backends.base import Config
 from harness.core.errors import UserError
+from harness.core.validation import option_of
 from harness.energy.meter import MeterDescription
 from harness.measuring.machine import identity
 from harness.measuring.plan import Plan
 from harness.measuring.planned_run import PlannedRun
 from harness.runs.run_schema import BackendRecord, Machine, ModelRecord, OpenLoopRecord, Run
 
-_SPELLED = {"rate_hz": "--sample-rate", "calibration": "--calibrate"}
-"""Options whose name on the command line is not that of their field."""
 _OF_OPEN_LOOPS = {
     "logged": "--arrivals",
     "log_sha256": "--arrivals",
@@ -79,7 +78,7 @@ def refuse_other_hardware(
 
 def _refuse_options(directory: Path, held: Mapping[str, object], now: Mapping[str, object]) -> None:
     for key in dict.fromkeys([*now, *held]):
-        _refuse(directory, _SPELLED.get(key, f"--{key.replace('_', '-')}"), held.get(key), now.get(key))
+        _refuse(directory, option_of(key), held.get(key), now.get(key))
 
 
 def _refuse(directory: Path, what: str, held: object, now: object) -> None:

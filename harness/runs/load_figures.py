@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
 from harness.core.arrays import Floats
+from harness.core.wording import percent
 from harness.energy.readings import AS_IT_STANDS
 from harness.runs.load_stamps import UNKNOWN, Int64s, LoadKind, LoopRun, LoopStamps, ServerReadings
 
@@ -17,6 +18,8 @@ _NS = 1e9
 _COHERENCE_SAMPLES = 400
 _LEAST_BUSY = 0.95
 """Share of a closed loop's clients that must have a request in flight, on average."""
+_MOST_STALLED = 0.01
+"""Share of a loop's time in which its clients may be kept from the processor."""
 _GROWTH_TAIL = 3.0
 """How many standard deviations of a Poisson count the requests in flight must grow by to count as growing."""
 
@@ -136,6 +139,11 @@ class LoadFigures:
     client_cpu: float
     """CPU time of the clients over that of the loop; 1 is one processor."""
     client_processes: int
+    client_stalled: float | None = None
+    """Share of the loop's time in which the clients were kept from the processor, so that what came meanwhile has later
+    times than it should; None where nobody looked."""
+    all_at_once: bool = False
+    """Whether most answers of several tokens came in one piece, so that no times within them are known."""
     ttft_s: Percentiles | None = None
     """Start to first output token."""
     tpot_s: Percentiles | None = None
@@ -182,7 +190,7 @@ def load_figures(run: LoopRun, limits: LatencyLimits = LatencyLimits()) -> LoadF
     whole = _whole(run)
     waits = (stamps.start_ns, stamps.first_token_ns)
     tokens, pieces = int(whole.output_tokens.sum()), int(whole.pieces.sum())
-    cached = stamps.cached_tokens
+    cached, all_at_once = stamps.cached_tokens, _all_at_once(whole)
     return LoadFigures(
         kind=run.kind,
         concurrency=run.concurrency,
@@ -201,8 +209,10 @@ def load_figures(run: LoopRun, limits: LatencyLimits = LatencyLimits()) -> LoadF
         lateness_s=percentiles(whole.start_ns - whole.due_ns),
         client_cpu=run.client_cpu_s / ((run.ended_ns - run.begun_ns) / _NS),
         client_processes=run.client_processes,
-        ttft_s=percentiles(whole.first_token_ns - whole.start_ns),
-        tpot_s=percentiles(_time_per_output_token(whole)),
+        client_stalled=run.client_stalled_s / ((run.ended_ns - run.begun_ns) / _NS),
+        all_at_once=all_at_once,
+        ttft_s=None if all_at_once else percentiles(whole.first_token_ns - whole.start_ns),
+        tpot_s=None if all_at_once else percentiles(_time_per_output_token(whole)),
         inter_token_s=percentiles(_between_pieces(whole)),
         e2e_s=percentiles(whole.end_ns - whole.start_ns),
         tokens_per_piece=tokens / pieces if pieces else None,
@@ -223,6 +233,16 @@ def doubts(figures: LoadFigures) -> list[str]:
         found.append(
             f"only {figures.in_flight_mean:.3g} of {figures.concurrency} requests were in flight on average: "
             "the clients, or connections that had to be opened anew, are too slow for requests so short"
+        )
+    if figures.all_at_once:
+        found.append(
+            "most answers came all at once, so that no time to first token is known; see whether the server, or a "
+            "proxy before it, holds streams back"
+        )
+    if figures.client_stalled is not None and figures.client_stalled > _MOST_STALLED:
+        found.append(
+            f"the clients were kept from the processor for {percent(figures.client_stalled, digits=0)} of the time, "
+            "and took what came meanwhile for later than it was: leave a core to them"
         )
     if figures.coherence is not None and figures.coherence > step_threshold(figures.concurrency):
         found.append(f"the clients were in step (coherence {figures.coherence:.2f}): the server brings them there")
@@ -286,6 +306,11 @@ def _whole(run: LoopRun) -> LoopStamps:
     return stamps.among(stamps.counted & (stamps.start_ns >= start_ns) & (stamps.end_ns <= end_ns))
 
 
+def _all_at_once(stamps: LoopStamps) -> bool:
+    several = stamps.output_tokens > 1
+    return bool(several.any() and np.median(stamps.end_ns[several] - stamps.first_token_ns[several]) <= 0)
+
+
 def _time_per_output_token(stamps: LoopStamps) -> Floats:
     several = stamps.output_tokens > 1
     decode_ns = (stamps.end_ns - stamps.first_token_ns)[several]
@@ -329,12 +354,12 @@ def _within(stamps: LoopStamps, limits: LatencyLimits) -> int | None:
     """How many requests kept all limits; None without limits."""
     if limits == LatencyLimits():
         return None
-    infinite = math.inf
+    ttft_s, tpot_s, e2e_s = (math.inf if limit is None else limit for limit in astuple(limits))
     decode_ns = (stamps.end_ns - stamps.first_token_ns) / np.maximum(stamps.output_tokens - 1, 1)
     kept = (
-        ((stamps.first_token_ns - stamps.due_ns) / _NS <= (limits.ttft_s or infinite))
-        & (decode_ns / _NS <= (limits.tpot_s or infinite))
-        & ((stamps.end_ns - stamps.due_ns) / _NS <= (limits.e2e_s or infinite))
+        ((stamps.first_token_ns - stamps.due_ns) / _NS <= ttft_s)
+        & (decode_ns / _NS <= tpot_s)
+        & ((stamps.end_ns - stamps.due_ns) / _NS <= e2e_s)
     )
     return int(kept.sum())
 

@@ -174,6 +174,8 @@ class LoopRun:
     client_processes: int
     spreads: int = 0
     """How often clients that had fallen into step were spread again."""
+    client_stalled_s: float = 0.0
+    """For how long the clients were kept from the processor; of several processes the one where it was longest."""
     server: ServerReadings = ServerReadings()
 
     @property

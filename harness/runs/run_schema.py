@@ -94,7 +94,7 @@ class ModelRecord(_Open):
     name: str = Field(min_length=1)
     context_length: int | None
     """None where a server does not say."""
-    dtype: str
+    dtype: str | None
     random_weights: bool | None
     parameters: int | None = None
 

@@ -180,9 +180,11 @@ def prefill_tokens_per_s(row: Row) -> float | None:
 def decode_tokens_per_s(row: Row) -> float | None:
     """The n − 1 output tokens that decode steps produce, of all requests in flight, over their time; None for n = 1.
 
-    In a closed loop the c requests decode at most at this speed: while one of them is in prefill it doesn't decode.
+    None for several requests in a loop too: while one of them waits or is in prefill it doesn't decode.
     """
-    return _speed(_in_flight(row.trial) * (row.trial.output_tokens - 1), row.trial.decode_s)
+    trial = row.trial
+    several = trial.load is not None and (trial.concurrency > 1 or trial.purpose == "open loop")
+    return None if several else _speed(trial.concurrency * (trial.output_tokens - 1), trial.decode_s)
 
 
 def total_tokens_per_s(row: Row) -> float | None:
@@ -313,7 +315,7 @@ COLUMNS = (
     _of_load("coherence", "0 where the clients of a closed loop are spread evenly, 1 where they are in step"),
     _of_load("cached_tokens_max", "most input tokens of a request out of the server's prefix cache"),
     Column("prefill_tokens_per_s", "c × m over prefill_s; absent in a closed loop", prefill_tokens_per_s),
-    Column("decode_tokens_per_s", "c × (n − 1) over decode_s", decode_tokens_per_s),
+    Column("decode_tokens_per_s", "c × (n − 1) over decode_s; absent with several in a loop", decode_tokens_per_s),
     Column("output_tokens_per_s", "c × n over runtime_s: throughput of output tokens", output_tokens_per_s),
     Column("total_tokens_per_s", "c × (m + n) over runtime_s", total_tokens_per_s),
     *_figure("energy_j", "sum over the components measured, J per request", joules_per("request")),

@@ -33,7 +33,8 @@ class PointSummary:
     decode_s: Estimate | None
     prefill_tokens_per_s: Estimate | None
     decode_tokens_per_s: Estimate | None
-    """None where a request has a single output token, which comes out of prefill."""
+    """None where a request has a single output token, which comes out of prefill, and for several requests in a loop:
+    while one of them waits or is in prefill it doesn't decode."""
     total_tokens_per_s: Estimate | None
     tpot_s: Estimate | None
     """Time per output token after the first; None where there is none."""
@@ -319,6 +320,7 @@ def _summary(asked: Point, trials: Sequence[Trial]) -> PointSummary:
     failures = [record for record in trials if record.status not in explained]
     energy_j, method = _energy(used)
     m, n, c = point.input_tokens, point.output_tokens, point.concurrency
+    served = any(record.load for record in used)
     runtime_s, prefill_s, decode_s = (
         estimate_of([seconds for record in used if (seconds := getattr(record, field)) is not None])
         for field in ("runtime_s", "prefill_s", "decode_s")
@@ -331,8 +333,8 @@ def _summary(asked: Point, trials: Sequence[Trial]) -> PointSummary:
         runtime_s=runtime_s,
         prefill_s=prefill_s,
         decode_s=decode_s,
-        prefill_tokens_per_s=None if any(record.load for record in used) else _speed(c * m, prefill_s),
-        decode_tokens_per_s=_speed(c * (n - 1), decode_s),
+        prefill_tokens_per_s=None if served else _speed(c * m, prefill_s),
+        decode_tokens_per_s=None if served and c > 1 else _speed(c * (n - 1), decode_s),
         total_tokens_per_s=_speed(c * (m + n), runtime_s),
         tpot_s=decode_s.over(n - 1) if decode_s and n > 1 else None,
         output_tokens_per_s=_speed(c * n, runtime_s),

@@ -65,8 +65,8 @@ class LoadPanel:
     """What the values are divided by."""
 
     def known(self, points: Sequence[PointSummary]) -> list[PointSummary]:
-        """The points that have its first curve's value."""
-        return [point for point in points if self.curves[0].value(point) is not None]
+        """The points whose value of its first curve a logarithmic axis can show."""
+        return [point for point in points if (value := self.curves[0].value(point)) is not None and value.mean > 0]
 
 
 def _field(name: str) -> Value:

@@ -81,7 +81,7 @@ def print_plan(planned: PlannedRun, as_json: bool = False) -> None:
 def _weights(model: Model) -> list[str]:
     """What is known of a model's weights: a server may not say."""
     parameters = "parameters unknown" if model.parameters is None else f"{model.parameters:,} parameters"
-    return [parameters, model.dtype]
+    return [parameters, *filter(None, [model.dtype])]
 
 
 def _open_words(rate_per_s: float | None) -> str:
@@ -246,6 +246,7 @@ class Display(Observer):
         for what, spent_s in (("compiled", record.compile_s), ("captured", record.capture_s)):
             if spent_s is not None:
                 text += f"{what} in {number(spent_s, 3)} s, "
+        text += f"{record.input_tokens} in, {record.output_tokens} out came: " if record.asked_tokens else ""
         text += f"{number(record.runtime_s)} s per request"
         speed = output_tokens_per_s(Row(record, None))
         text += f", {number(speed)} output tokens/s" if speed and record.concurrency > 1 else ""

@@ -21,6 +21,7 @@ import harness_rows
 import llama_rows
 import model_rows
 import rapl_tree
+import server_rows
 import startup_rows
 import transformers_rows
 from comparison import Benchmark, Comparison, OneLineParser, Options, Unavailable
@@ -34,6 +35,7 @@ REPORTED_REQUESTS = 20_000_000
 
 BENCHMARKS: dict[str, Benchmark] = {
     "llama-bench": llama_rows.against_llama_bench,
+    "llama-server": server_rows.against_in_process,
     "generate": transformers_rows.against_generate,
     "inductor": transformers_rows.inductor_against_eager,
     "graph": transformers_rows.graph_against_eager,
@@ -50,6 +52,7 @@ REPORTS: dict[str, Callable[[], list[str]]] = {
     "sensors": energy_rows.sensors,
     "sampler": energy_rows.sampler,
     "rapl": lambda: rapl_tree.table(*rapl_tree.results()),
+    "serving": lambda: server_rows.causes(MODEL, ROUNDS),
     "decide": lambda: decide_rows.table(REPORTED_REQUESTS),
 }
 """Tables of their own, as lines; ``--only`` takes their names too."""

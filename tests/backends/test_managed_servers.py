@@ -154,6 +154,7 @@ def test_threads_are_one_less_than_cores_unless_the_users_flags_say(stub, monkey
         (ServerPlan("llama-server", "tiny-test", ("--port", "80")), "leave '--port' out"),
         (ServerPlan("llama-server", "tiny-test", ("--host=0.0.0.0",)), "leave '--host' out"),
         (ServerPlan("vllm", "smollm2-135m", ("--model", "x")), "leave '--model' out"),
+        (ServerPlan("vllm", "smollm2-135m", ("--dtype=half",)), "leave '--dtype' out"),
         (ServerPlan("llama-server", "tiny-test", ("--api-key", "s3cret")), "--api-key-env"),
         (ServerPlan("llama-server", "tiny-test", ("--hf-token=s3cret",)), "'--hf-token' would be recorded"),
         (ServerPlan("llama-server", "tiny-tset"), "did you mean tiny-test"),
@@ -325,13 +326,21 @@ def test_ten_kills_at_random_instants_leave_no_process(tree, tmp_path):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), MARK: f"{os.getpid()}-{number}"}
         environment["TREE_PIDS"] = str(tmp_path / f"pids-{number}")
         command = [sys.executable, "-c", PARENT, str(tmp_path / f"log-{number}")]
-        parent = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        parent = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,  # a server that is killed before it was ready is told there
+            text=True,
+            start_new_session=True,
+        )
         started.append((number, parent, rng.choice(["us", "server", "both"]), rng.uniform(0, 4)))
     begun = time.monotonic()
     for number, parent, victims, after_s in sorted(started, key=lambda each: each[3]):
         time.sleep(max(0.0, begun + after_s - time.monotonic()))
         pids = Path(tmp_path / f"pids-{number}")
-        server = int(pids.read_text().split()[0]) if pids.exists() else None
+        written = pids.read_text().split() if pids.exists() else []
+        server = int(written[0]) if written else None
         if victims != "us" and server:
             os.kill(server, signal.SIGKILL)
         if victims != "server" or not server:

@@ -75,6 +75,19 @@ def test_an_unknown_model_is_refused_with_the_names_there_are_whatever_the_serve
     assert "no model 'gpt-4'; it has m" in said
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("a\x1b]0;title\x07\x1b[31mred\nb", "a ]0;title [31mred b"), ("a\ud800b", "a b"), ("", "unnamed")],
+)
+def test_a_model_may_have_any_name_and_is_shown_in_plain_words(backend, name, shown):
+    pages = {"/v1/models": {"data": [{"id": name}]}}
+    with canned_server(pages, Rules()) as canned:
+        assert backend.load(Config("", url=canned.url)).model.name == shown
+        backend.prepare(Request(4, 3))
+        assert backend.run(Request(4, 3)).output_tokens == 3
+        assert canned.rules.asked[-1]["model"] == name
+
+
 def test_several_models_must_be_chosen_from(backend):
     pages = {"/v1/models": {"data": [{"id": "small"}, {"id": "large"}]}}
     with canned_server(pages) as canned:
@@ -191,6 +204,14 @@ def test_a_variable_without_a_key_is_refused(backend, monkeypatch, value):
     assert "export SERVER_KEY=" in refusal(
         backend.resolve, Config("m", url="http://127.0.0.1:1", api_key_env="SERVER_KEY")
     )
+
+
+@pytest.mark.parametrize("value", ["sk-1\nX-Other: 2", "sk-ü"])
+def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(backend, monkeypatch, value):
+    monkeypatch.setenv("SERVER_KEY", value)
+    said = refusal(backend.resolve, Config("m", url="http://127.0.0.1:1", api_key_env="SERVER_KEY"))
+    assert "SERVER_KEY" in said
+    assert "sk-" not in said
 
 
 def test_a_wrong_key_is_refused_without_being_shown(backend, monkeypatch):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import math
 import socket
 import ssl
 import statistics
@@ -23,7 +24,8 @@ from hypothesis import strategies as st
 
 from backends.base import BackendError, InvalidConfig, Reply, Request
 from backends.openai import client as client_module
-from backends.openai.client import ClientSettings, OpenAIClient, server_address, settings_from_json
+from backends.openai.address import parse_url
+from backends.openai.client import ClientSettings, OpenAIClient, settings_from_json
 from backends.openai.prompts import RequestForm, draw_ids, form_from_json
 from backends.openai.stream import Answer, error_message, events, one_line, read_reply
 from tests.helpers import ROOT, environment
@@ -230,9 +232,11 @@ def test_what_counts_as_a_token(
         ([], "was empty"),
         ([b'{"choices": [{"te'], "what isn't JSON"),
         ([b"[1, 2]"], "isn't an event of an answer"),
+        ([b"[" * 200_000], "what isn't JSON"),
         ([{"error": {"message": "out of\nblocks \x1b[31m"}}], r"failed in mid answer: out of blocks \[31m"),
         ([{"usage": {"prompt_tokens": True, "completion_tokens": 3}}], "no count prompt_tokens"),
         ([{"usage": {"prompt_tokens": 4}}], "no count completion_tokens"),
+        ([counted(4, 2**63)], "no count completion_tokens"),
         ([*[piece("a")] * 4, END], "counted 3 output tokens but sent 4 pieces"),
         ([END], "counted 3 output tokens but sent 0 pieces"),
         ([counted(4, 0)], "not 4 and 3"),
@@ -243,11 +247,31 @@ def test_what_an_answer_may_not_say(said: list[Any], message: str) -> None:
         read_reply(answer(*said), exact=True)
 
 
+def test_compressed_answers_are_named() -> None:
+    with pytest.raises(BackendError, match="compresses its answers"):
+        read_reply(Answer(Request(4, 3), 0, [(1, b"\x1f\x8b\x08\x00\xd3")], 200), exact=True)
+
+
 def test_other_sizes_are_read_where_they_are_allowed() -> None:
     reply = read_reply(answer(piece("a"), piece("b"), counted(9, 2), b"[DONE]"), exact=False)
     assert (reply.input_tokens, reply.output_tokens, reply.token_counts) == (9, 2, (1, 1))
     with pytest.raises(BackendError, match="no output token"):
         read_reply(answer(counted(4, 0), b"[DONE]"), exact=False)
+
+
+def test_what_no_record_can_hold_is_left_out() -> None:
+    usage = {"prompt_tokens": 4, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": -(10**30)}}
+    timings = {
+        "prompt_ms": 20,
+        "\x1b[31m_ms": 1,
+        "a\ud800_ms": 1,
+        "huge_ms": 10**400,
+        "no_ms": True,
+        "nan_ms": math.nan,
+    }
+    reply = read_reply(answer(*[piece("a")] * 3, {"usage": usage, "timings": timings}), exact=True)
+    assert reply.cached_tokens is None
+    assert reply.said == {"prompt_s": 0.02}
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6))
@@ -535,7 +559,7 @@ def test_what_was_made_ready_is_what_is_sent() -> None:
 def test_settings_come_back_from_json() -> None:
     words = tuple("abcdefgh")
     form = RequestForm("m", 1, 8, path="/v1/chat/completions", prompt_key="messages", words=words, extra=USAGE)
-    whole = ClientSettings("https://host/base", form, exact=False, headers={"X-A": "b"})
+    whole = ClientSettings("https://host/base", form, exact=False)
     assert settings_from_json(json.loads(json.dumps(whole.as_json()))) == whole
     assert form_from_json(json.loads(json.dumps(form.as_json()))) == form
 
@@ -555,8 +579,8 @@ def test_forms_that_cannot_be(fields: dict[str, Any]) -> None:
     ],
 )
 def test_urls(url: str, parts: Sequence[Any]) -> None:
-    address = server_address(url)
-    assert (address.host, address.port, address.tls, address.path) == parts
+    address = parse_url(url)
+    assert (address.host, address.port, address.secure, address.path) == parts
 
 
 @pytest.mark.parametrize(
@@ -564,8 +588,8 @@ def test_urls(url: str, parts: Sequence[Any]) -> None:
     ["127.0.0.1:8000", "ftp://host", "http://", "http://h:99999", "http://h:0", "http://u:secret@h", "http://h/ü"],
 )
 def test_urls_that_are_none(url: str) -> None:
-    with pytest.raises(InvalidConfig, match="is written as http://127") as refused:
-        server_address(url)
+    with pytest.raises(InvalidConfig, match="--url") as refused:
+        parse_url(url)
     assert "secret" not in str(refused.value)
 
 

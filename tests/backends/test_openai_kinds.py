@@ -3,7 +3,8 @@
 import pytest
 
 from backends.openai import kinds
-from backends.openai.control import Control, parse_url
+from backends.openai.address import parse_url
+from backends.openai.control import Control
 from backends.openai.discovery import Served, discover
 from tests.backends.canned_server import canned_server
 
@@ -109,6 +110,25 @@ def test_a_server_is_known_by_what_it_shows_and_asked_for_its_limits(
     assert served.kind.name == kind
     assert (told.version, told.context_length) == (version, context)
     assert (told.most_in_flight, told.cache_tokens) == (in_flight, cache)
+
+
+@pytest.mark.parametrize(
+    ("pages", "dtype"),
+    [
+        (LLAMA_SERVER, "F16"),
+        (LLAMA_SERVER | {"/props": {"model_ftype": "(guessed) all F32"}}, "F32"),
+        (LLAMA_SERVER | {"/props": {"model_ftype": "Q4_K - Medium"}}, "Q4_K_M"),
+        (LLAMA_SERVER | {"/props": {"model_ftype": "IQ4_NL - 4.5 bpw"}}, "IQ4_NL"),
+        (LLAMA_SERVER | {"/props": {"model_ftype": "unknown, may not work"}}, None),
+        (SGLANG, "bfloat16"),
+        (SGLANG | {"/get_server_info": {"dtype": "auto"}}, None),
+        (OLLAMA, "Q4_K_M"),
+        (VLLM, None),
+    ],
+)
+def test_a_precision_has_the_name_that_other_backends_give_it(pages, dtype):
+    """Runs of different precision are not compared."""
+    assert look(pages).model().dtype == dtype
 
 
 @pytest.mark.parametrize(

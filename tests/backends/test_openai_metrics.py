@@ -139,3 +139,8 @@ def test_a_counter_that_appears_with_its_first_event_started_at_zero():
 def test_cached_prompts_mark_a_window_and_silence_does_not():
     assert judge_cached([None, 0, 1, 1]) == []
     assert "1 of 3 prompts" in judge_cached([0, 48, None])[0]
+
+
+def test_a_value_beyond_all_numbers_is_no_figure():
+    with pytest.raises(ValueError, match="beyond"):
+        figures("vllm:num_requests_waiting 1\nvllm:prompt_tokens_total " + "9" * 400, kinds.vllm.KIND.figures)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from backends.base import Config, InvalidConfig
-from backends.openai.control import parse_url
+from backends.openai.address import parse_url
 from backends.openai.devices import device_of
 from backends.openai.placement import flag, place, without_keys
 
@@ -84,6 +84,7 @@ def test_processes_that_are_gone_tell_nothing():
         ("s --api-key=a --hf-token t --tokenizer x", "s --api-key=… --hf-token … --tokenizer x"),
         ("s --max-num-batched-tokens 8 --key-length 3", "s --max-num-batched-tokens 8 --key-length 3"),
         ("s --key k --ssl-key-password p", "s --key … --ssl-key-password …"),
+        ("s -hft t --apikey k --max-tokens 3", "s -hft … --apikey … --max-tokens 3"),
     ],
 )
 def test_keys_are_left_out_of_command_lines(command, shown):

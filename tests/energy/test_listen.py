@@ -293,6 +293,18 @@ def test_a_sensor_that_dies_is_absent_and_down() -> None:
     assert samples(text, "joulebench_component_power_watts") == {}
 
 
+def test_a_fault_in_counting_is_told_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    domain = Domain("gpu0", "gpu", "counter", "counter", "nvml", 1e-3, period_s=0.1, source="gpu0")
+    described = replace(Meter({}).describe(), domains={"gpu0": domain}, components={"gpu": ["gpu0"]})
+    times_ns = (np.arange(0, 10, 0.05) * 1e9).astype(np.int64)
+    totals = RunningTotals(described, 0.05, lambda start, end: [Trace(domain, times_ns, times_ns.astype(str))])
+    for now_s in (6, 8):
+        monkeypatch.setattr("harness.energy.running_totals.time.monotonic_ns", lambda now_s=now_s: int(now_s * 1e9))
+        totals.advance()
+    assert "could not be worked out" in (totals.whole().failure or "")
+    assert totals.whole().energy_j is None
+
+
 def test_totals_add_up_to_what_the_counter_counted_and_gaps_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Step by step over a recording, with a reading in its midst that could not be understood."""
     domain = Domain("gpu0", "gpu", "counter", "counter", "nvml", 1e-3, period_s=0.1, source="gpu0")

@@ -187,6 +187,10 @@ def test_a_meter_elsewhere_stands_in_place_of_the_sources_here(monkeypatch: pyte
     monkeypatch.delenv("NO_TOKEN_HERE", raising=False)
     with pytest.raises(UserError, match="NO_TOKEN_HERE holds no token"):
         Meter.open(EnergyConfig(meter_url="http://10.0.0.7", meter_token_env="NO_TOKEN_HERE"))
+    monkeypatch.setenv("BROKEN_TOKEN", "secret\nX-Other: 2")
+    with pytest.raises(UserError, match="BROKEN_TOKEN") as refused:
+        Meter.open(EnergyConfig(meter_url="http://10.0.0.7", meter_token_env="BROKEN_TOKEN"))
+    assert "secret" not in str(refused.value)
 
 
 def test_the_clock_is_told_within_its_bounds_under_jitter_and_drift() -> None:

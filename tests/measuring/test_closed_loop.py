@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,7 +27,7 @@ from backends.base import BackendError, Config, ServingBackend
 from harness.measuring.client_group import ClientGroup
 from harness.measuring.closed_loop import Edges, processes_needed, run_closed_loop
 from harness.measuring.load_process import joined
-from harness.measuring.loop_message import run_from_message
+from harness.measuring.loop_message import run_from_message, run_message
 from harness.measuring.pacing import MOST_SPREADS, ClosedLoopPlan, Pacer
 from harness.measuring.worker_process import TrialFailed, WorkerProcess
 from harness.runs.load_figures import LoadFigures, doubts, load_figures
@@ -242,6 +243,25 @@ def test_further_processes_share_the_loop_and_are_gone_after_it(stub: str, guest
     assert found.in_flight_mean > 4.0
     assert found.client_cpu > 0.0
     assert load_processes() == []
+
+
+def test_clients_that_something_keeps_from_the_processor_say_so(stub: str, guest: None) -> None:
+    run = over_sockets(stub, SMALL, edges=Edges(all_busy=lambda: time.sleep(0.4)))
+    assert 0.35 < run.client_stalled_s < (run.ended_ns - run.begun_ns) / 1e9
+    assert run_from_message(run_message(run)).client_stalled_s == run.client_stalled_s
+    assert any("kept from the processor" in doubt for doubt in doubts(load_figures(run)))
+    still = replace(run, client_stalled_s=0.0)
+    assert not any("kept from the processor" in doubt for doubt in doubts(load_figures(still)))
+
+
+def test_stalls_of_a_client_process_are_told(stub: str, guest: None) -> None:
+    def stop_and_go_on() -> None:
+        (first, *_) = load_processes()
+        first.suspend()
+        threading.Timer(0.4, first.resume).start()
+
+    run = over_sockets(stub, SMALL, processes=2, edges=Edges(all_busy=stop_and_go_on))
+    assert run.client_stalled_s > 0.35
 
 
 def load_processes() -> list[psutil.Process]:

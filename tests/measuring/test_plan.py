@@ -1,5 +1,7 @@
 """Ranges, sweeps, grids and their order."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from harness.core.errors import UserError
 from harness.core.sizes import Point, parse_point, parse_tokens
 from harness.measuring.plan import PROTOCOLS, PlanOptions, make_plan, shuffled, sweeps
+from harness.measuring.planned_run import prepare
 
 
 @pytest.mark.parametrize(
@@ -109,3 +112,8 @@ def test_settings_override_the_protocol() -> None:
 def test_contradictions_are_refused(options: dict) -> None:
     with pytest.raises(UserError):
         make_plan(PlanOptions(**options))
+
+
+def test_a_run_is_not_named_by_what_may_be_a_password() -> None:
+    directory = prepare(url="http://user:secret@127.0.0.1:8000/v1").directory
+    assert directory == Path("runs/openai-127.0.0.1-8000-quick")

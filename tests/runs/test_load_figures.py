@@ -157,6 +157,12 @@ def test_spread_clients_give_their_rate_wherever_the_window_lies(c: int) -> None
     assert doubts(found) == []
 
 
+def test_answers_that_come_all_at_once_are_marked() -> None:
+    """A proxy that holds streams back: the first token seems to take as long as the whole answer."""
+    found = load_figures(closed(stamps(*({"at": 100 * k, "pieces": [(100, 1)] * 8} for k in range(4))), 1))
+    assert [doubt for doubt in doubts(found) if "all at once" in doubt]
+
+
 def test_any_window_over_steady_clients_has_the_same_energy_per_request() -> None:
     """At a constant power energy goes with time: no window may favour its edges."""
     found = steady(4, 12)
@@ -290,6 +296,9 @@ def test_an_open_loop_has_rates_goodput_and_the_mean_in_flight() -> None:
     assert figures.in_flight_mean == pytest.approx(3.0, rel=0.05)
     assert figures.runtime_s == pytest.approx(0.03, rel=0.1)
     assert (figures.whole_requests, figures.coherence) == (30, None)
+    strict = load_figures(open_run([20, 40] * 30), LatencyLimits(ttft_s=0.0)).arrivals
+    assert strict is not None
+    assert strict.goodput == 0.0
     without = load_figures(open_run([20, 40] * 30)).arrivals
     assert without is not None
     assert (without.goodput, without.goodput_per_s) == (None, None)

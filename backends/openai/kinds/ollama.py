@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from backends.openai.control import Answer, Control, NoAnswer
+from backends.openai.control import Control, NoAnswer
 from backends.openai.kinds.base import USAGE, Form, Kind, Signs, Told, picked, whole, word
 
 
@@ -27,7 +27,7 @@ def _ask(control: Control, signs: Signs) -> Told:
 
 def _show(control: Control, model: str) -> dict[str, Any]:
     try:
-        answer: Answer = control.post("/api/show", {"model": model})
+        answer = control.post("/api/show", {"model": model})
     except NoAnswer:
         return {}
     found = answer.json()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,11 +11,11 @@ from pathlib import Path
 from typing import Protocol
 
 from backends.base import InvalidConfig, NotInstalled
+from backends.openai.placement import SECRET_FLAG
 
 HOST = "127.0.0.1"
 """Servers started here are for this machine alone."""
 CHECKOUT = Path(__file__).resolve().parents[3]
-_SECRET = re.compile(r"-(hft|.*(key|token|secret|password))")
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,6 @@ def refuse_flags(flags: Sequence[str], launcher: Launcher) -> None:
         name = flag.split("=", 1)[0]
         if name in launcher.refused_flags:
             raise InvalidConfig(f"leave '{name}' out of {launcher.name}'s flags: {launcher.refused_flags[name]}")
-        if _SECRET.fullmatch(name):
+        if SECRET_FLAG.fullmatch(name):
             remedy = "name an environment variable that holds the server's key with --api-key-env, others export"
             raise InvalidConfig(f"'{name}' would be recorded with the command line; leave it out, and {remedy}")

@@ -32,7 +32,7 @@ LOG_VARIABLE = "JOULEBENCH_SERVER_LOG"
 READY_WITHIN_S = 1800.0
 """Until a server must be ready: large models are read from slow disks."""
 _LOOK_S = 0.2
-_PROGRESS_S = 1.0
+_PROGRESS_S = 5.0
 _PORT_TRIES = 3
 
 Progress = Callable[[float, str], None]
@@ -120,9 +120,9 @@ class ManagedServer:
         except psutil.Error:
             return set()
 
-    def alive(self, after_s: float = 0.0) -> bool:
-        """Whether the server still runs, also ``after_s`` from now."""
-        return not self._look(after_s)
+    def alive(self, news_within_s: float = 0.0) -> bool:
+        """Whether the server still runs. Its end is known a moment after its connections break; that may be awaited."""
+        return not self._look(news_within_s)
 
     def death(self) -> BackendError:
         """How the server ended, by its exit code and its last words; call when it isn't ``alive``."""

@@ -23,6 +23,7 @@ class Vllm:
         **dict.fromkeys(("--host", "--port", "--uds", "--headless"), _OURS),
         **dict.fromkeys(("--model", "--model-tag", "--served-model-name"), "name the model with -m before --"),
         "--root-path": "joulebench asks at /v1",
+        "--dtype": "name it with --dtype before --",
     }
     key_variable = "VLLM_API_KEY"
 

@@ -190,9 +190,11 @@ def _token(variable: str | None) -> str | None:
     """What is in the environment variable. Raises ProbeUnavailable where nothing is."""
     if variable is None:
         return None
-    token = os.environ.get(variable)
+    token = os.environ.get(variable, "").strip()
     if not token:
         raise ProbeUnavailable(f"the environment variable {variable} holds no token", f"export {variable}=…")
+    if not (token.isascii() and token.isprintable()):
+        raise ProbeUnavailable(f"the environment variable {variable} has characters that no token may have")
     return token
 
 
