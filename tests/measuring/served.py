@@ -19,7 +19,7 @@ from tests.helpers import ROOT, environment
 TTFT_S, TPOT_S = 0.012, 0.001
 DELAYS = ("--ttft", str(TTFT_S), "--tpot", str(TPOT_S))
 # Other programs on a test machine must not decide which trials count.
-QUICK = ("--max-foreign-load", "1", "--min-window", "0.1", "--max-window", "0.15")
+QUICK = ("--max-foreign-load", "1", "--min-window", "0.06", "--max-window", "0.1")
 WITHOUT_METER = (*QUICK, "--probes", "none")
 
 MEASURE = """

@@ -122,7 +122,7 @@ def test_requests_of_a_window_follow_littles_law_and_the_server_counts_as_many(s
         assert load.server.grown("requests_total") == load.all_requests == len(stamps)
         assert load.server.grown("generation_tokens_total") == stamps.output_tokens.sum()
         assert load.server.grown("prompt_tokens_total") == stamps.input_tokens.sum()
-        assert load.server.readings >= 1
+        assert load.server.readings >= (load.window_s > 0.2)
 
 
 def test_energies_of_all_stretches_add_up_and_the_windows_is_shared_by_its_requests(swept: Swept) -> None:

