@@ -13,7 +13,7 @@ from harness.modelling.profile_fit import fit
 from harness.runs.records import dump_trial, load_run
 from harness.runs.summary import headline, summarise
 from harness.showing.concurrency_figures import load_figure
-from harness.showing.drawn_systems import load_drawn
+from harness.showing.drawn_systems import differences, load_drawn, published_sources
 from harness.showing.findings import load_finding
 from harness.showing.fit_figures import fit_figure
 from harness.showing.panels import Options
@@ -119,7 +119,9 @@ def test_a_loop_of_one_concurrency_is_told_by_its_output(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"figure1", "figure2", "fit"}
     assert "no figure of the phases: with several requests at a server they run beside each other" in done.stdout
-    figure = sweep_figure([load_drawn(str(run))], "input", Options())
+    source = load_drawn(str(run))
+    figure = sweep_figure([source], "input", Options())
+    assert not [words for words in differences(source, published_sources()).differs if "in flight" in words]
     assert "8 requests in flight (closed loop)" in notes(figure)
     assert "8 requests in flight (closed loop)" in notes(fit_figure(fit(run)))
 
