@@ -9,6 +9,7 @@ import pytest
 
 from harness.core.sizes import Point
 from harness.core.statistics import Estimate
+from harness.energy.attribution import EnergyFigure, EnergyReport
 from harness.modelling.profile_fit import fit
 from harness.runs.records import dump_trial, load_run
 from harness.runs.summary import headline, summarise
@@ -24,6 +25,8 @@ from tests.helpers import FAKE, ROOT, joulebench, refused
 from tests.showing import loaded_runs
 from tests.showing.drawn import assert_readable, notes, texts, title
 from tests.showing.loaded_runs import energy_j, open_loop, tpot_s, ttft_s, write_run
+
+UNKNOWN = {"request_j": None, "request_ci95_j": None, "reason": "coarse"}
 
 
 @pytest.fixture(scope="module")
@@ -223,11 +226,20 @@ def test_open_loops_have_a_table_of_their_own(tmp_path: Path) -> None:
     assert quick[-2:] == ["75.0", "%"]
     assert "goodput is the share of the requests with TTFT ≤ 0.100 s" in shown
     assert "requests piled up at 20.0/s" in shown
+    assert "≈" not in shown
     assert "Measured: 2 of 2 open loops." in shown
     assert "\n1 open loop: disturbed: others computed.\n" in shown
     assert "Nothing was measured" not in shown
     table = json.loads(joulebench("trials", run, "--json").stdout)
     assert table[0]["concurrency"] is None
+    for figure, said in (
+        ({"method": "estimated"}, "≈: energy is estimated"),
+        (UNKNOWN, "–: energy was not measured: c"),
+    ):
+        total = {**vars(fast.energy.total), **figure} if fast.energy else {}
+        write = replace(fast, energy=EnergyReport({}, EnergyFigure(**total)))
+        (run / "trials.jsonl").write_bytes(dump_trial(write))
+        assert said in joulebench("trials", run).stdout
     assert table[0]["output_tokens_per_s"] == pytest.approx(2.5 * 32 / loaded_runs.runtime_s(Point(32, 32)))
     assert joulebench("report", run, "-o", tmp_path / "a.html").returncode == 0
     assert "No input sweep was measured" not in (tmp_path / "a.html").read_text(), "none was asked for"
