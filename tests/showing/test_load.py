@@ -4,12 +4,12 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.core.sizes import Point
 from harness.core.statistics import Estimate
-from harness.energy.attribution import EnergyFigure, EnergyReport
 from harness.modelling.profile_fit import fit
 from harness.runs.records import dump_trial, load_run
 from harness.runs.summary import headline, summarise
@@ -17,6 +17,7 @@ from harness.showing.concurrency_figures import load_figure
 from harness.showing.drawn_systems import differences, load_drawn, published_sources
 from harness.showing.findings import load_finding
 from harness.showing.fit_figures import fit_figure
+from harness.showing.open_loops import open_notes
 from harness.showing.panels import Options
 from harness.showing.phase_figures import phase_figure
 from harness.showing.sweep_figures import sweep_figure
@@ -25,8 +26,6 @@ from tests.helpers import FAKE, ROOT, joulebench, refused
 from tests.showing import loaded_runs
 from tests.showing.drawn import assert_readable, notes, texts, title
 from tests.showing.loaded_runs import energy_j, open_loop, tpot_s, ttft_s, write_run
-
-UNKNOWN = {"request_j": None, "request_ci95_j": None, "reason": "coarse"}
 
 
 @pytest.fixture(scope="module")
@@ -232,18 +231,25 @@ def test_open_loops_have_a_table_of_their_own(tmp_path: Path) -> None:
     assert "Nothing was measured" not in shown
     table = json.loads(joulebench("trials", run, "--json").stdout)
     assert table[0]["concurrency"] is None
-    for figure, said in (
-        ({"method": "estimated"}, "≈: energy is estimated"),
-        (UNKNOWN, "–: energy was not measured: c"),
-    ):
-        total = {**vars(fast.energy.total), **figure} if fast.energy else {}
-        write = replace(fast, energy=EnergyReport({}, EnergyFigure(**total)))
-        (run / "trials.jsonl").write_bytes(dump_trial(write))
-        assert said in joulebench("trials", run).stdout
     assert table[0]["output_tokens_per_s"] == pytest.approx(2.5 * 32 / loaded_runs.runtime_s(Point(32, 32)))
     assert joulebench("report", run, "-o", tmp_path / "a.html").returncode == 0
     assert "No input sweep was measured" not in (tmp_path / "a.html").read_text(), "none was asked for"
     assert "open loops only" in refused(joulebench("fit", run))
+
+
+@pytest.mark.parametrize(
+    ("figure", "said"),
+    [
+        ({"method": "estimated"}, "≈: energy is estimated, not measured"),
+        ({"request_j": None, "request_ci95_j": None, "reason": "too coarse"}, "–: energy was not measured: too coarse"),
+    ],
+)
+def test_open_loops_say_why_energy_is_no_measurement(figure: dict[str, Any], said: str) -> None:
+    trial = open_loop(0, 2.0, 1.98)
+    assert trial.energy
+    assert not any("energy" in note for note in open_notes([trial]))
+    total = replace(trial.energy.total, **figure)
+    assert said in open_notes([replace(trial, energy=replace(trial.energy, total=total))])
 
 
 @pytest.mark.filterwarnings("error")
