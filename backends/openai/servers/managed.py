@@ -32,7 +32,7 @@ LOG_VARIABLE = "JOULEBENCH_SERVER_LOG"
 READY_WITHIN_S = 1800.0
 """Until a server must be ready: large models are read from slow disks."""
 _LOOK_S = 0.2
-_PROGRESS_S = 1.0
+_PROGRESS_S = 5.0
 _PORT_TRIES = 3
 
 Progress = Callable[[float, str], None]
