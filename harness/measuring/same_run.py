@@ -25,7 +25,7 @@ _OF_OPEN_LOOPS = {
     "tpot_limit_s": "--slo-tpot",
     "e2e_limit_s": "--slo-e2e",
 }
-_AT_START = {"cache_tokens"}
+AT_START = {"cache_tokens"}
 """Settings that a server works out anew from the memory that is free when it starts."""
 
 
@@ -69,7 +69,7 @@ def refuse_other_hardware(
     for name in held.backend.versions | backend.versions:
         _refuse(directory, f"the version of {name}", held.backend.versions.get(name), backend.versions.get(name))
     # A setting that only one program records says nothing: the options that decide it agree.
-    for key in held.backend.settings.keys() & backend.settings.keys() - _AT_START:
+    for key in held.backend.settings.keys() & backend.settings.keys() - AT_START:
         _refuse(directory, f"the backend's setting {key}", held.backend.settings[key], backend.settings[key])
     if held.sessions:
         first = held.sessions[0].energy.components
