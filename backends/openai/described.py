@@ -89,7 +89,7 @@ def _hub_model(config: Config, source: str) -> Model:
 
 
 def _dtype(config: Config, found: dict[str, Any]) -> str:
-    """What vLLM computes in: what it is told, else what the checkpoint has, but for float32, which it casts as it likes."""
+    """What vLLM computes in: what it is told, else what the checkpoint has, but for float32, which it casts."""
     if config.dtype != "auto":
         return config.dtype
     stored = word(found, "torch_dtype") or word(found, "dtype") or UNKNOWN

@@ -21,7 +21,6 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import psutil
 
@@ -168,9 +167,10 @@ def finish(run: Run) -> int:
         if code == 0 and set(counted) == POINTS and min(counted.values()) >= 3:
             return len(trials)
     fail(f"the run does not get to its end: exit code {code}, measured {counted}")
+    raise AssertionError
 
 
-def fail(what: str) -> NoReturn:
+def fail(what: str) -> None:
     raise SystemExit(f"FAILED: {what}")
 
 

@@ -5,6 +5,7 @@ import pytest
 from backends.openai import kinds
 from backends.openai.metrics import COUNTERS, GAUGES, figures, grown, judge, judge_cached
 
+KINDS = {kind.name: kind for kind in kinds.KINDS}
 VLLM = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
@@ -46,7 +47,7 @@ trtllm_request_prefill_time_seconds_sum{engine_type="trtllm",model_name="m"} 0.2
 
 
 def read(kind: str, text: str) -> dict[str, float]:
-    return figures(text, kinds.named(kind).figures)
+    return figures(text, KINDS[kind].figures)
 
 
 def test_figures_of_several_engines_are_added_up_and_what_is_not_told_is_left_out():
