@@ -168,7 +168,8 @@ class Model:
     context_length: int | None
     """Longest m + n that the model is made for, or that its server takes, in tokens; None where that is not known."""
     vocabulary_size: int | None
-    dtype: str
+    dtype: str | None
+    """Precision of the weights; None where a server doesn't say."""
     revision: str | None = None
     """Commit of a hub model or SHA-256 prefix of a file's header and size; None where it has none."""
 

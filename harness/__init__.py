@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from harness.modelling.contrast import compare
     from harness.modelling.profile import Profile
     from harness.modelling.profile_fit import fit
-    from harness.runs.records import RecordedRun, load_run, load_trials
+    from harness.runs.records import RecordedRun, load_run, load_trials, read_stamps
     from harness.runs.store import StorageError
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "load_trials",
     "load_workload",
     "measure",
+    "read_stamps",
     "save_rule",
 ]
 
@@ -69,6 +70,7 @@ _MODULES = {
     "load_trials": "harness.runs.records",
     "load_workload": "harness.deciding.trace_files",
     "measure": "harness.measuring.sweep",
+    "read_stamps": "harness.runs.records",
     "save_rule": "harness.deciding.exported_rule",
 }
 """By public name, where it is. Nothing heavy is imported before it is asked for."""

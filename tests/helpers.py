@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import signal
@@ -104,6 +105,18 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
     assert lines[0].startswith("joulebench: error: ")
     assert "Traceback" not in done.stdout
     return lines[0]
+
+
+@contextlib.contextmanager
+def stub_server(*options: str) -> Iterator[str]:
+    """The server of ``tests/stub_server.py`` as a process of its own; yields its URL."""
+    command = [sys.executable, "-m", "tests.stub_server", *options]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            yield f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
+        finally:
+            process.kill()
 
 
 def build_nvml(folder: Path) -> Path:

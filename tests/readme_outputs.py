@@ -24,6 +24,8 @@ from tests.helpers import ROOT, joulebench
 README = ROOT / "README.md"
 PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
 RUN = ROOT / "tests" / "data" / "run-first"
+SERVED = ROOT / "tests" / "data" / "run-served"
+"""What `--serve llama-server -c 1,2,4 --point 128,32 -- -np 4 -c 8192` left, without its traces."""
 _BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
 _CUT = re.compile(r" \| (head|tail) -n (\d+)")
 
@@ -54,15 +56,18 @@ def run(command: str, directory: Path) -> str:
 
 
 def prepare(directory: Path) -> None:
-    """Lay out what the pages name: two runs, one of another backend, profiles, a log of requests and trials."""
+    """Lay out what the pages name: runs, one of another backend and one of a server, profiles, logs and trials."""
     for name in ("first", "x"):
         shutil.copytree(RUN, directory / "runs" / name)
     _other_backend(directory / "runs" / "llama")
+    shutil.copytree(SERVED, directory / "runs" / "served")
     for name, profile in (("small", "m1-pro-llama-2-7b"), ("large", "swing-a100-llama-2-7b")):
         shutil.copy(ROOT / "profiles" / f"{profile}.json", directory / f"{name}.json")
     shutil.copy(ROOT / "profiles" / "m1-pro-mistral-7b.json", directory)
     sizes = [(20, 16), (40, 8), (300, 32)] * 20
     (directory / "log.csv").write_text("input_tokens,output_tokens\n" + "".join(f"{m},{n}\n" for m, n in sizes))
+    times = "".join(f"{0.5 * row},{m},{n}\n" for row, (m, n) in enumerate(sizes))
+    (directory / "arrivals.csv").write_text("timestamp,input_tokens,output_tokens\n" + times)
     trials = [(m, n, 0.1 + 0.001 * m + 0.03 * n) for m, n in [(8, 8), (64, 8), (8, 64), (64, 64), (32, 32), (16, 128)]]
     rows = "".join(f"{m},{n},{seconds},{20 * seconds}\n" for m, n, seconds in trials)
     (directory / "trials.csv").write_text("input_tokens,output_tokens,runtime_s,energy_j\n" + rows)

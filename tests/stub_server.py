@@ -167,9 +167,14 @@ class Stub:
             "vllm:num_requests_waiting": len(self.waiting),
             "vllm:prompt_tokens_total": self.prompted,
             "vllm:generation_tokens_total": self.generated,
+            "vllm:request_success_total": self.answered,
             "vllm:time_to_first_token_seconds_sum": self.ttft_s,
             "vllm:time_to_first_token_seconds_count": self.answered,
         }
+        if self.options.preempts:
+            values["vllm:num_preemptions_total"] = self.answered
+        if self.options.cached is not None:
+            values["vllm:prompt_tokens_cached_total"] = self.options.cached * self.answered
         return "".join(f'{name}{{model_name="{self.options.model}"}} {value}\n' for name, value in values.items())
 
 
@@ -214,6 +219,14 @@ class Connection(asyncio.Protocol):
             "/metrics": ("text/plain; version=0.0.4", self._stub.metrics()),
             "/v1/models": ("application/json", json.dumps({"object": "list", "data": [model]})),
         }
+        if self._options.tells_slots:
+            model["owned_by"] = "llamacpp"
+            props = {
+                "total_slots": self._options.slots,
+                "default_generation_settings": {"n_ctx": self._options.context},
+            }
+            answers["/v1/models"] = ("application/json", json.dumps({"object": "list", "data": [model]}))
+            answers["/props"] = ("application/json", json.dumps(props))
         if target in answers:
             kind, text = answers[target]
             self._whole("200 OK", text, kind)
@@ -385,6 +398,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--model", default="stub")
     parser.add_argument("--context", type=int, default=None, help="most input and output tokens together")
     parser.add_argument("--slots", type=int, default=0, help="requests worked on at once; the others wait")
+    parser.add_argument("--tells-slots", action="store_true", help="call yourself llama-server and tell the slots")
+    parser.add_argument("--preempts", action="store_true", help="count a preemption for each answer")
     parser.add_argument("--cached", type=int, default=None, help="cached input tokens in the usage")
     parser.add_argument("--key", default=None, help="the API key that requests must bring")
     parser.add_argument("--fault", choices=FAULTS, default=None)

@@ -6,7 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 
 import harness as jb
 from harness.cli import joulebench
-from tests.helpers import ROOT, environment
+from tests.helpers import ROOT, environment, stub_server
 
 SMALL, LARGE = "m1-pro-llama-2-7b", "swing-a100-llama-2-7b"
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
@@ -26,18 +26,34 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", PAGE, 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with the run and the trace that the examples name."""
-    shutil.copytree(ROOT / "tests" / "data" / "run-first", tmp_path / "runs" / "first")
+    for name in ("first", "served"):
+        shutil.copytree(ROOT / "tests" / "data" / f"run-{name}", tmp_path / "runs" / name)
     trace = pd.DataFrame({"input_tokens": [20, 40, 300] * 20, "output_tokens": [16, 8, 32] * 20})
     trace.to_parquet(tmp_path / "trace.parquet")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_the_page_prints_what_it_shows(place: Path, monkeypatch, capsys) -> None:
+@pytest.fixture
+def server() -> Iterator[str]:
+    """The URL of a server that takes its time."""
+    with stub_server("--ttft", "0.01", "--tpot", "0.002") as url:
+        yield url
+
+
+def _measured(server: str, directory: str, **options: object) -> jb.RecordedRun:
+    """``measure`` with short windows, and at ``server`` where the page names one.
+
+    A busy machine must not fail the test, nor threads wait for each other on it.
+    """
+    options |= {"url": server} if "url" in options else {"threads": 1}
+    return jb.measure(directory, max_foreign_load=1.0, min_window_s=0.2, **options)
+
+
+def test_the_page_prints_what_it_shows(place: Path, server: str, monkeypatch, capsys) -> None:
     assert len(BLOCKS) == PAGE.count("```python") > 5
     monkeypatch.setitem(sys.modules, "joulebench", joulebench)
-    # A busy machine must not fail the test, nor threads wait for each other on it; short windows show enough.
-    monkeypatch.setattr(joulebench, "measure", partial(jb.measure, max_foreign_load=1.0, threads=1, min_window_s=0.2))
+    monkeypatch.setattr(joulebench, "measure", partial(_measured, server))
     idle = jb.Meter.idle
     monkeypatch.setattr(jb.Meter, "idle", lambda meter, _: idle(meter, duration_s=0.2, settle_s=0.0))
     script = place / "examples.py"

@@ -14,7 +14,7 @@ import typer
 
 from harness.cli import app
 from tests import readme_outputs
-from tests.helpers import joulebench
+from tests.helpers import joulebench, stub_server
 
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in readme_outputs.PAGES}
 README = TEXTS["README.md"]
@@ -41,6 +41,8 @@ OF_OTHERS = {
     "--skip-tokenizer-init",
 }
 """Options of scripts and of other programs that pages name."""
+SERVER = "http://127.0.0.1:8000"
+"""Where the pages' servers run; the tests have one elsewhere."""
 SKIPPED = ("doctor --load", "meter --listen", ".gguf")
 """What takes half a minute, which tests of doctor do, what runs until it is ended, and what needs a file of weights;
 the options are checked."""
@@ -73,7 +75,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     readme_outputs.prepare(directory)
     made = joulebench("fit", "runs/first", "--system", "my-machine", "-o", "first.json", cwd=directory)
     assert made.returncode == 0, made.stderr
+    for name in ("llama-server", "vllm"):  # a plan looks for a server's program and doesn't start it
+        program = directory / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\nexit 1\n")
+        program.chmod(0o755)
     return directory
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The URL of a server that the pages say runs."""
+    with stub_server() as url:
+        yield url
 
 
 @pytest.mark.parametrize("name", [name for name, text in TEXTS.items() if "```console" in text])
@@ -84,15 +98,16 @@ def test_commands_print_what_is_shown(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", TYPED)
-def test_commands_work(command: str, place: Path) -> None:
+def test_commands_work(command: str, place: Path, server: str) -> None:
     """Measurements are planned, not run; everything else runs as it stands."""
-    arguments = shlex.split(command)[1:]
+    arguments = shlex.split(command.replace(SERVER, server))[1:]
     if arguments[0] == "measure" and "--dry-run" not in arguments:
-        arguments.append("--dry-run")
+        arguments.insert(1, "--dry-run")
         if "--export-json" in arguments:  # a plan has no result to export
             at = arguments.index("--export-json")
             del arguments[at : at + 2]
-    done = joulebench(*arguments, cwd=place)
+    path = f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = joulebench(*arguments, cwd=place, PATH=path, JOULEBENCH_SERVERS=str(place))
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 
@@ -113,7 +128,7 @@ def test_the_readme_is_short_and_shows_how() -> None:
     for command in ("trials", "fit", "predict", "figures", "threshold"):
         assert any(shown.startswith(f"joulebench {command} ") for shown in walked), command
     # The end of a run: its numbers, from the first to how much was measured.
-    (end,) = (shown for command, shown in walked.items() if command.startswith("joulebench trials"))
+    (end,) = (shown for command, shown in walked.items() if command.startswith("joulebench trials runs/first"))
     assert re.match(r"\S+ ± \S+ decode tokens/s", end)
     assert "\nMeasured: 11 of 11 points" in end
     assert len(TYPED) > 30

@@ -74,8 +74,10 @@ class LlamaCpp(Backend):
     def load(self, config: Config) -> Loaded:
         self.close()
         model = self.resolve(config)
-        is_preset = model.source == "preset"
-        path = gguf_file.preset_file(config.model, model.dtype, config.seed) if is_preset else Path(config.model)
+        path = Path(config.model)
+        if model.source == "preset":
+            assert model.dtype
+            path = gguf_file.preset_file(config.model, model.dtype, config.seed)
         device, used = self._device(config)
         library.clear_log()
         self._load_model(path, used)

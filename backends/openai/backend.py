@@ -41,13 +41,19 @@ from backends.openai.exactness import Asking, find_asking, mismatch
 from backends.openai.placement import Placement, flag, place, place_started
 from backends.openai.prompts import RequestForm
 from backends.openai.servers.managed import ManagedServer, ServerPlan, start
+from backends.openai.stream import one_line
 
 DEVICES = ("cpu", "cuda", "metal")
 FIRST_PROBE = 1 << 62
 """Number of the first request that is sent to find something out; those of trials stay far below."""
 PATIENCE_S = 20.0
 """How long a server that was there before may be away: others may be starting it again."""
-PROBE_TIMEOUT_S = 600.0
+PROBE_TIMEOUT_S = 120.0
+"""For the first small requests, on which some servers load the model."""
+NEWS_WITHIN_S = 1.0
+"""How long after a request's failure the end of its server may become known."""
+_NOT_NOW, _NOT_SO = (429, 503), (400, 413, 422)
+"""How a server says that it can't take a request at the moment, and that it never takes one like this."""
 
 
 class OpenAIServer(ServingBackend):
@@ -118,7 +124,7 @@ class OpenAIServer(ServingBackend):
     def blame(self, error: BackendError) -> BackendError:
         """What lies behind a request's failure: how a server that was started here ended, if it did."""
         managed = self._managed
-        return managed.death() if managed is not None and not managed.alive() else error
+        return managed.death() if managed is not None and not managed.alive(NEWS_WITHIN_S) else error
 
     def _await_server(self) -> Served:
         """Find out what is served; a server that doesn't answer gets a while. Raises BackendError or InvalidConfig."""
@@ -139,7 +145,7 @@ class OpenAIServer(ServingBackend):
         if kind.inexact and not self._config.allow_inexact:
             raise InvalidConfig(_inexact(kind.name, kind.inexact))
         try:
-            asking = find_asking(self._ask, kind, served.name, served.told.vocabulary_size)
+            asking = self._patiently(lambda: find_asking(self._ask, kind, served.name, served.told.vocabulary_size))
         except RefusedByServer as error:
             if error.status not in (401, 403):
                 raise
@@ -150,13 +156,24 @@ class OpenAIServer(ServingBackend):
             raise InvalidConfig(_inexact(kind.name, asking.problem))
         return asking
 
-    def _ask(self, form: RequestForm, request: Request) -> Reply:
+    def _patiently(self, find: Callable[[], Asking]) -> Asking:
+        """What is found, tried again for a while where the server is busy. Raises BackendError or InvalidConfig."""
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return find()
+            except RefusedByServer as error:
+                if error.status not in _NOT_NOW or time.monotonic() > until:
+                    raise
+                time.sleep(0.5)
+
+    def _ask(self, form: RequestForm, request: Request, within_s: float | None = PROBE_TIMEOUT_S) -> Reply:
         """Send one request by itself and read its answer, whatever its sizes. Raises BackendError."""
         if self._runner is None:
             self._runner = asyncio.Runner()
         client = OpenAIClient(self._client_settings(form, exact=False), read_key(self._config.api_key_env))
         try:
-            return self._runner.run(_exchange(client, request, next(self._numbers)))
+            return self._runner.run(_exchange(client, request, next(self._numbers), within_s))
         except BackendError as error:
             raise self.blame(error) from None
 
@@ -181,7 +198,7 @@ class OpenAIServer(ServingBackend):
             "tells_cached_tokens": reply.cached_tokens is not None,
             "tells_tokens_of_pieces": reply.counted,
             "no_metrics": None if self.server_figures() else served.kind.no_metrics,
-            **told.settings,
+            **{name: one_line(value) if isinstance(value, str) else value for name, value in told.settings.items()},
         }
 
     def _command_line(self, placement: Placement) -> dict[str, str]:
@@ -196,12 +213,25 @@ class OpenAIServer(ServingBackend):
         self._refuse_beyond(request, served)
         self._prepared = None
         one = Request(request.input_tokens, request.output_tokens, request.seed)
-        reply = self._ask(asking.form, one)
+        reply = self._tried(asking.form, one)
         wrong = mismatch(one, reply)
         if wrong and not self._config.allow_inexact:
-            raise InvalidConfig(_inexact(served.kind.name, wrong))
+            # Once may be a slip, which isn't how the server does it.
+            wrong = mismatch(one, self._tried(asking.form, one))
+            if wrong:
+                raise InvalidConfig(_inexact(served.kind.name, wrong))
         self._prepared = request
         return Prepared(sizes=(reply.input_tokens, reply.output_tokens) if wrong else None)
+
+    def _tried(self, form: RequestForm, request: Request) -> Reply:
+        """A reply to a request of a size not tried yet, which takes what it takes. Raises BackendError."""
+        try:
+            return self._ask(form, request, within_s=None)
+        except RefusedByServer as error:
+            if error.status not in _NOT_SO:
+                raise
+            m, n = request.input_tokens, request.output_tokens
+            raise InvalidConfig(f"the server takes no requests of {m} input and {n} output tokens: {error}") from None
 
     def _refuse_beyond(self, request: Request, served: Served) -> None:
         """Refuse sizes and concurrency beyond what the server tells of its limits. Raises InvalidConfig."""
@@ -230,7 +260,7 @@ class OpenAIServer(ServingBackend):
             raise BackendError("this request was not prepared")
         if request.concurrency != 1:
             raise BackendError("several requests in flight are sent by clients, not by run")
-        reply = self._ask(asking.form, request)
+        reply = self._ask(asking.form, request, within_s=None)
         wrong = mismatch(request, reply)
         if wrong and not self._config.allow_inexact:
             raise BackendError(f"the server did not keep to the sizes: {wrong}")
@@ -279,13 +309,13 @@ class OpenAIServer(ServingBackend):
             self._managed = None
 
 
-async def _exchange(client: OpenAIClient, request: Request, number: int) -> Reply:
+async def _exchange(client: OpenAIClient, request: Request, number: int, within_s: float | None) -> Reply:
     try:
         await client.open(1)
-        async with asyncio.timeout(PROBE_TIMEOUT_S):
+        async with asyncio.timeout(within_s):
             answer = await client.send(0, request, number)
     except TimeoutError:
-        raise BackendError(f"the server did not finish one request within {PROBE_TIMEOUT_S:g} s") from None
+        raise BackendError(f"the server did not finish one request within {within_s:g} s") from None
     finally:
         with contextlib.suppress(BackendError):
             await client.close()

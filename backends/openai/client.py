@@ -31,7 +31,7 @@ OPENED_AT_ONCE = 64
 """Below the queue of 128 that servers usually let the system keep for connections not yet accepted."""
 OPEN_TIMEOUT_S = 10.0
 CLOSED_BEFORE_S = 1.0
-"""A connection that closes within this time after a request, without a byte, was closed before the request came."""
+"""A used or idle connection that closes so soon after a request, without a byte, was closed before it."""
 CLOSED_AFTER_S = 0.1
 """A server that closes within this time after an answer doesn't keep connections, whatever it announced."""
 
@@ -78,9 +78,9 @@ class _Connection(asyncio.Protocol):
         self._transport: Any = None
         self._answer: Answer | None = None
         self._ended: asyncio.Future[Answer] | None = None
+        self._made_ns = time.monotonic_ns()
         self._stamp_ns = 0
-        self._heard = False
-        self._headed = self._framed = False
+        self._heard = self._headed = self._framed = False
         self.ended_ns = 0
         """When the last answer had come; 0 before the first."""
         self.lost = False
@@ -165,15 +165,15 @@ class _Connection(asyncio.Protocol):
             if not lost and self.ended_ns:
                 self._client.closed(self._place, soon=now_ns - self.ended_ns < CLOSED_AFTER_S * 1e9)
             return
+        start_ns, patience_ns = self._answer.start_ns, CLOSED_BEFORE_S * 1e9
         if self._headed and not self._framed:
             # The end of the connection is the end of the answer.
             self._finish(keep=False)
         elif self._heard:
             self._fail(BackendError(f"the server closed the connection in mid answer{_why(exc)}"))
-        elif now_ns - self._answer.start_ns < CLOSED_BEFORE_S * 1e9:
+        elif now_ns - start_ns < patience_ns and (self.ended_ns or start_ns - self._made_ns > patience_ns):
             if self.ended_ns:
-                soon = self._answer.start_ns - self.ended_ns < CLOSED_AFTER_S * 1e9
-                self._client.closed(self._place, soon=soon)
+                self._client.closed(self._place, soon=start_ns - self.ended_ns < CLOSED_AFTER_S * 1e9)
             self._fail(_NeverAnswered())
         else:
             self._fail(BackendError(f"the server closed the connection before it answered{_why(exc)}"))

@@ -31,7 +31,7 @@ class Response:
         """The body's JSON; None where it is none."""
         try:
             return json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
 
 

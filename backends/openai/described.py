@@ -44,6 +44,7 @@ def completed(model: Model, told: Told) -> Model:
         weight_bytes=model.weight_bytes or told.weight_bytes,
         vocabulary_size=model.vocabulary_size or told.vocabulary_size,
         context_length=told.context_length or model.context_length,
+        dtype=model.dtype or told.dtype,
     )
 
 
@@ -89,7 +90,7 @@ def _hub_model(config: Config, source: str) -> Model:
 
 
 def _dtype(config: Config, found: dict[str, Any]) -> str:
-    """What vLLM computes in: what it is told, else what the checkpoint has, but for float32, which it casts."""
+    """What vLLM computes in: what it is told, else what the checkpoint has; float32 it casts as it likes."""
     if config.dtype != "auto":
         return config.dtype
     stored = word(found, "torch_dtype") or word(found, "dtype") or UNKNOWN

@@ -30,7 +30,7 @@ class Served:
         """What is known of the model."""
         told = self.told
         return Model(
-            name=self.name,
+            name=one_line(self.name) or "unnamed",
             architecture=told.architecture or "unknown",
             source="server",
             random_weights=None,
@@ -38,7 +38,7 @@ class Served:
             weight_bytes=told.weight_bytes,
             context_length=told.context_length,
             vocabulary_size=told.vocabulary_size,
-            dtype=told.dtype or "unknown",
+            dtype=told.dtype,
         )
 
 

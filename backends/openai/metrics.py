@@ -63,7 +63,10 @@ def samples(text: str, names: tuple[str, ...]) -> list[tuple[str, dict[str, str]
 
     kept = [line for line in text.splitlines() if line.startswith(names) and _name(line) in names]
     families = text_string_to_metric_families("\n".join([*kept, ""]))
-    return [(sample.name, sample.labels, sample.value) for family in families for sample in family.samples]
+    try:
+        return [(sample.name, sample.labels, float(sample.value)) for family in families for sample in family.samples]
+    except OverflowError:
+        raise ValueError("a sample's value is beyond all numbers") from None
 
 
 def _name(line: str) -> str:

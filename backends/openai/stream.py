@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,11 @@ from typing import Any
 from backends.base import BackendError, Reply, Request
 
 LONGEST_MESSAGE = 300
+MOST_TOKENS = 1 << 31
+"""Of a count that a server may tell; there are no such requests, and more than an array's integers hold is a fault."""
+GZIP = b"\x1f\x8b"
+PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
+"""Names of a server's own times: they come into records, tables and pages."""
 
 
 @dataclass(slots=True)
@@ -113,6 +119,8 @@ def read_reply(answer: Answer, exact: bool) -> Reply:
 
 def _unfinished(answer: Answer) -> str:
     body = b"".join(part for _, part in answer.parts)
+    if body.startswith(GZIP):
+        return "the server compresses its answers, though nobody asked it to; switch that off in it or in its proxy"
     if body.lstrip()[:1] == b"{":
         return f"the server answered without streaming: {one_line(body)}"
     return f"the server's answer ended early, after {len(body)} bytes" if body else "the server's answer was empty"
@@ -121,7 +129,7 @@ def _unfinished(answer: Answer) -> str:
 def _parse(data: bytes) -> dict[str, Any]:
     try:
         said = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BackendError(f"the server sent what isn't JSON: {one_line(data)}") from None
     if not isinstance(said, dict):
         raise BackendError(f"the server sent what isn't an event of an answer: {one_line(data)}")
@@ -185,7 +193,7 @@ def _with_tokens(pieces: list[_Piece], n: int) -> list[_Piece]:
 
 def _count(usage: Mapping[str, Any], name: str) -> int:
     value = usage.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < MOST_TOKENS:
         raise BackendError(f"the server's usage has no count {name}: {one_line(json.dumps(usage))}")
     return value
 
@@ -193,19 +201,26 @@ def _count(usage: Mapping[str, Any], name: str) -> int:
 def _cached(usage: Mapping[str, Any], timings: Mapping[str, Any]) -> int | None:
     details = usage.get("prompt_tokens_details")
     found = details.get("cached_tokens") if isinstance(details, dict) else timings.get("cache_n")
-    return found if isinstance(found, int) else None
+    known = isinstance(found, int) and not isinstance(found, bool) and 0 <= found < MOST_TOKENS
+    return found if known else None
 
 
 def _times(timings: Mapping[str, Any]) -> dict[str, float]:
-    found = {name: value for name, value in timings.items() if isinstance(value, int | float) and math.isfinite(value)}
+    found = {name: value for name, value in timings.items() if PLAIN_NAME.fullmatch(name) and _is_number(value)}
     return {f"{name.removesuffix('_ms')}_s": value / 1000 for name, value in found.items() if name.endswith("_ms")}
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < MOST_TOKENS if isinstance(value, int) else math.isfinite(value)
 
 
 def error_message(body: bytes) -> str:
     """What a server says of an error, in one line: the message in its JSON, or else the text itself."""
     try:
         said = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return one_line(body) or "it says nothing more"
     for name in ("error", "message", "detail"):
         if isinstance(said, dict) and said.get(name):

@@ -63,6 +63,7 @@ class _Plan:
     def packages(self) -> tuple[str, ...]:
         """What is needed beside torch and transformers."""
         if self.quantization is not None:
+            assert self.model.dtype
             return quantizers.METHODS[self.model.dtype].packages
         return ("accelerate",) if len(self.devices) > 1 else ()
 

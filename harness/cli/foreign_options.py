@@ -1,4 +1,4 @@
-"""What users of llama-bench, hyperfine, vllm bench, optimum-benchmark and Zeus type, and what to type here instead.
+"""What users of llama-bench, hyperfine, vllm bench, AIPerf, guidellm and others type, and what to type here instead.
 
 Options that mean the same here are options of ``measure`` (``cli/measure_options.py``). The others are in one table.
 """
@@ -25,11 +25,16 @@ _LENGTHS = (
     "measure takes random tokens of given lengths; token lengths of a data set go to: "
     "joulebench threshold … --workload FILE"
 )
+_ONE_SIZE = "type --point INPUT,OUTPUT"
+_WINDOW = "a trial lasts as long as its power sensor needs: type --min-window SECONDS; with --rate --duration SECONDS"
 _WARMUP = "one warm-up trial per point is always made, which is not counted"
 _COMMAND = "measure runs a model, not a command; joules of your own Python code: joulebench.Meter"
 _HYDRA = "there are no configuration files; type options, such as --model NAME --device cpu"
 
 LLAMA_BENCH = {
+    **dict.fromkeys(("-npp", "-ntg"), "type --point INPUT,OUTPUT, or a sweep -p 8-512*2 or -n 8-128*2"),
+    "-npl": "type -c 1,2,4",
+    "-pps": "every prompt is drawn afresh; none is shared",
     "-b": _CHUNK,
     "-ub": _CHUNK,
     "--ubatch-size": _CHUNK,
@@ -115,6 +120,18 @@ VLLM_BENCH = {
     "--profile": "for times within a model use the profiler of its runtime",
 }
 
+LOAD_BENCH = {
+    "--target": _SERVER,
+    **dict.fromkeys(("--isl", "--osl", "--synthetic-input-tokens-mean", "--output-tokens-mean"), _ONE_SIZE),
+    **dict.fromkeys(("--request-count", "--num-requests", "--max-requests"), _WINDOW),
+    **dict.fromkeys(("--benchmark-duration", "--max-seconds"), _WINDOW),
+    "--rate-type": "for requests in flight type -c 1,2,4, for Poisson arrivals --rate 2/s",
+    "--arrival-pattern": "arrivals are Poisson (--rate 2/s) or those of a log (--arrivals FILE)",
+    "--streaming": "answers are always streamed",
+    "--endpoint-type": "the endpoint is found out: completions, or chat where there are none",
+}
+"""Of AIPerf and guidellm."""
+
 OTHERS = {
     **dict.fromkeys(("--config-dir", "--config-name", "--config", "--multirun", "-cd", "-cn"), _HYDRA),
     **dict.fromkeys(("--gpus", "--gpu-indices", "--gpu-ids"), _GPUS),
@@ -123,7 +140,7 @@ OTHERS = {
 }
 """Of optimum-benchmark, Zeus and the ML.ENERGY benchmark."""
 
-FOREIGN = {**OTHERS, **VLLM_BENCH, **HYPERFINE, **LLAMA_BENCH}
+FOREIGN = {**OTHERS, **LOAD_BENCH, **VLLM_BENCH, **HYPERFINE, **LLAMA_BENCH}
 """By an option that ``measure`` doesn't have, what to type or why there is none."""
 
 

@@ -28,7 +28,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def measure(
     output: Path | None, dry_run: bool, pictures: bool, as_json: bool, export_json: Path | None, **options: Any
 ) -> None:
-    """Measure this machine: sweeps of real inference, recorded trial by trial."""
+    """Measure this machine, or a server: sweeps of real inference, recorded trial by trial."""
     from harness.measuring.planned_run import prepare
     from harness.showing.progress import plan_json, print_plan
 

@@ -65,7 +65,8 @@ class MeasureOptions(ServerOptions):
             "--dtype",
             "--quant",
             metavar="TYPE",
-            help="Weights: a torch dtype, bnb-int8, bnb-nf4, torchao-int8 or -int4; llama-cpp: F32, F16, Q8_0, Q4_0.",
+            help="Weights: a torch dtype, bnb-int8, bnb-nf4, torchao-int8 or -int4; llama-cpp: F32, F16, Q8_0, Q4_0; "
+            "mlx: 4bit, 8bit, mxfp4, ….",
             rich_help_panel=_WHAT,
         ),
     ] = "auto"

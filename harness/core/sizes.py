@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from harness.core.errors import UserError
 from harness.core.wording import number
 
+MAX_TOKENS = 10_000_000
+MAX_CONCURRENCY = 65_536
+
 
 @dataclass(frozen=True, order=True)
 class Point:
@@ -27,10 +30,6 @@ class Arrival:
     offset_s: float
     input_tokens: int
     output_tokens: int
-
-
-MAX_TOKENS = 10_000_000
-MAX_CONCURRENCY = 65_536
 
 
 _RANGE = re.compile(r"(\d+)-(\d+)([+*])(\d+)")

@@ -104,15 +104,26 @@ def read_request_log(
         if bad_here and not skip_bad:
             examples += islice(_broken_rows(table, *columns), EXAMPLES - len(examples))
     if bad_rows and not skip_bad:
-        more = " …" if bad_rows > len(examples) else ""
-        rows = "1 broken row" if bad_rows == 1 else f"{bad_rows:,} broken rows"
-        remedy = "Mend the file or leave them out with --skip-bad"
-        raise UserError(f"{pattern}: {rows}: {'; '.join(examples)}{more}. {remedy}")
+        raise UserError(_refusal(pattern, bad_rows, examples, "Mend the file or leave them out with --skip-bad"))
     m, n, requests = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
     if m.size == 0:
         left_out = f": all {bad_rows:,} rows are broken" if bad_rows else ""
         raise UserError(f"{pattern} holds no requests{left_out}")
     return replace(from_pairs(Path(pattern).name, pattern, m, n, requests), dropped_rows=bad_rows)
+
+
+def refuse_broken_rows(table: Table, m_column: str, n_column: str) -> None:
+    """Raise UserError with the line numbers of rows that are no requests, which readers would pass over."""
+    _, bad_rows = _count_pairs(table, m_column, n_column)
+    if bad_rows:
+        examples = list(islice(_broken_rows(table, m_column, n_column), EXAMPLES))
+        raise UserError(_refusal(str(table.path), bad_rows, examples, "Mend the file"))
+
+
+def _refusal(where: str, bad_rows: int, examples: Sequence[str], remedy: str) -> str:
+    more = " …" if bad_rows > len(examples) else ""
+    rows = "1 broken row" if bad_rows == 1 else f"{bad_rows:,} broken rows"
+    return f"{where}: {rows}: {'; '.join(examples)}{more}. {remedy}"
 
 
 def matching_files(pattern: str) -> list[Path]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
 from harness.core.errors import UserError
-from harness.core.sizes import Arrival, Point
+from harness.core.sizes import MAX_TOKENS, Arrival, Point
+from harness.runs.run_schema import OpenLoopRecord
 
 MOST_ARRIVALS = 1_000_000
+LONGEST_S = 1e6
+FEWEST_ARRIVALS = 5
+"""With fewer on average it may happen that none comes."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,38 @@ class OpenLoopPlan:
             return self.logged
         return poisson_arrivals(rate_per_s, self.duration_s, self.sizes, seed)
 
+    def record(self) -> OpenLoopRecord:
+        """The plan as it is stored with the run; of a log what tells it from others."""
+        arrivals = json.dumps([astuple(arrival) for arrival in self.logged])
+        return OpenLoopRecord(
+            rates_per_s=self.rates_per_s,
+            duration_s=self.duration_s,
+            sizes=tuple((size.input_tokens, size.output_tokens) for size in self.sizes),
+            logged=len(self.logged),
+            log_sha256=hashlib.sha256(arrivals.encode()).hexdigest() if self.logged else None,
+            ttft_limit_s=self.ttft_limit_s,
+            tpot_limit_s=self.tpot_limit_s,
+            e2e_limit_s=self.e2e_limit_s,
+        )
+
     def mean_size(self) -> Point:
         """Mean input and output tokens of its requests, rounded."""
         sizes: Sequence[Arrival | Point] = self.logged or self.sizes
         means = [np.mean([getattr(size, name) for size in sizes]) for name in ("input_tokens", "output_tokens")]
         return Point(*(max(1, round(float(mean))) for mean in means))
+
+
+def refuse_arrivals(arrivals: Sequence[Arrival]) -> None:
+    """Refuse what no load can be: times out of order, before its start or days after it, requests without tokens.
+
+    Raises UserError.
+    """
+    offsets_s = [arrival.offset_s for arrival in arrivals]
+    if offsets_s != sorted(offsets_s) or offsets_s[0] < 0 or offsets_s[-1] > LONGEST_S:
+        raise UserError(f"times of arrivals must be in order, from 0 to {LONGEST_S:.0f} s")
+    tokens = [count for arrival in arrivals for count in (arrival.input_tokens, arrival.output_tokens)]
+    if not 1 <= min(tokens) <= max(tokens) <= MAX_TOKENS:
+        raise UserError(f"arrivals have from 1 to {MAX_TOKENS} input and output tokens")
 
 
 def parse_rates(text: str) -> tuple[float, ...]:

@@ -12,7 +12,13 @@ from annotated_types import Ge, Le
 
 from harness.core.errors import UserError
 from harness.core.sizes import Arrival, Point, parse_concurrency, parse_point, parse_tokens
-from harness.measuring.open_plan import MOST_ARRIVALS, OpenLoopPlan, parse_rates
+from harness.measuring.open_plan import (
+    FEWEST_ARRIVALS,
+    MOST_ARRIVALS,
+    OpenLoopPlan,
+    parse_rates,
+    refuse_arrivals,
+)
 from harness.measuring.stopping import FixedTrials, RelativePrecision, RuntimeHalfWidth, StoppingRule
 from harness.runs.run_schema import PlanRecord
 
@@ -135,6 +141,7 @@ class Plan:
     def record(self, held: PlanRecord | None) -> PlanRecord:
         """The plan as it is stored with the run, with the points that the run had before."""
         points = [(point.input_tokens, point.output_tokens, point.concurrency) for point in self.points]
+        kept = held.open_loop if held else None
         return PlanRecord(
             protocol=self.protocol,
             seed=self.seed,
@@ -143,6 +150,7 @@ class Plan:
             max_window_s=self.max_window_s,
             timeout_s=self.timeout_s,
             points=tuple(dict.fromkeys([*(held.points if held else ()), *points])),
+            open_loop=self.open_loop.record() if self.open_loop else kept,
         )
 
 
@@ -248,6 +256,7 @@ def _open_loop(base: Protocol, options: PlanOptions) -> OpenLoopPlan | None:
     if options.arrivals:
         if options.rate is not None or options.explicit:
             raise UserError("--arrivals has times and sizes of its own: leave out --rate, -p, -n and --point")
+        refuse_arrivals(options.arrivals)
         return OpenLoopPlan((), options.arrivals[-1].offset_s, (), options.arrivals, *limits.values())
     if not options.explicit:
         raise UserError("--rate needs the sizes of its requests, such as -p 128 --fixed-output 32, or --point 128,32")
@@ -255,6 +264,11 @@ def _open_loop(base: Protocol, options: PlanOptions) -> OpenLoopPlan | None:
     rates = parse_rates(options.rate)
     if max(rates) * options.duration_s > MOST_ARRIVALS:
         raise UserError(f"--rate {options.rate} over {options.duration_s:g} s are more than {MOST_ARRIVALS} requests")
+    if min(rates) * options.duration_s < FEWEST_ARRIVALS:
+        raise UserError(
+            f"--rate {options.rate} over {options.duration_s:g} s are fewer than {FEWEST_ARRIVALS} requests; "
+            f"give --duration {math.ceil(FEWEST_ARRIVALS / min(rates))} or more"
+        )
     return OpenLoopPlan(
         rates, options.duration_s, tuple(dict.fromkeys(_chosen_points(base, options))), (), *limits.values()
     )

@@ -104,6 +104,8 @@ def prepare(backend: str | None = None, **options: Any) -> PlannedRun:
     kv_cache = given.pop("kv_cache", None)
     config = _chosen(Config, given if kv_cache is None else given | {"kv_cache": kv_cache})
     plan, kv_cache_of_protocol = make_plan(_chosen(PlanOptions, options), config.seed)
+    if plan.open_loop and not served:
+        raise UserError("requests come at a rate to a server only: name one with --url or --serve")
     if kv_cache is None:
         config = replace(config, kv_cache=kv_cache_of_protocol)
     energy = _chosen(EnergyConfig, options)

@@ -12,9 +12,19 @@ from harness.core.errors import UserError
 from harness.core.validation import option_of
 from harness.energy.meter import MeterDescription
 from harness.measuring.machine import identity
+from harness.measuring.plan import Plan
 from harness.measuring.planned_run import PlannedRun
-from harness.runs.run_schema import BackendRecord, Machine, ModelRecord, Run
+from harness.runs.run_schema import BackendRecord, Machine, ModelRecord, OpenLoopRecord, Run
 
+_OF_OPEN_LOOPS = {
+    "logged": "--arrivals",
+    "log_sha256": "--arrivals",
+    "duration_s": "--duration",
+    "sizes": "the sizes of requests that come at a rate",
+    "ttft_limit_s": "--slo-ttft",
+    "tpot_limit_s": "--slo-tpot",
+    "e2e_limit_s": "--slo-e2e",
+}
 _AT_START = {"cache_tokens"}
 """Settings that a server works out anew from the memory that is free when it starts."""
 
@@ -31,9 +41,19 @@ def refuse_other_run(directory: Path, held: Run, asked: PlannedRun, machine: Mac
     # How much foreign load is let pass decides which trials count, not what they are.
     ours, theirs = ({**asdict(energy), "max_foreign_load": None} for energy in (held.energy, asked.energy))
     _refuse_options(directory, ours, theirs)
+    _refuse_open_loops(directory, held.plan.open_loop, asked.plan)
     then, now = identity(held.machine), identity(machine)
     for key in then | now:
         _refuse(directory, f"the machine's {key}", then.get(key), now.get(key))
+
+
+def _refuse_open_loops(directory: Path, held: OpenLoopRecord | None, plan: Plan) -> None:
+    """Open loops are told apart by their rates alone: all else must agree. Raises UserError."""
+    if held is None or plan.open_loop is None:
+        return
+    then, now = held.model_dump(), plan.open_loop.record().model_dump()
+    for key, spelled in _OF_OPEN_LOOPS.items():
+        _refuse(directory, spelled, then[key], now[key])
 
 
 def refuse_other_hardware(

@@ -23,6 +23,9 @@ from harness.runs.store import RunStore
 
 IDLE_S = 10.0
 """How long the idle baseline is read before and after the sweep."""
+_DOUBTFUL = ("oom", "timeout", "error")
+"""After trials that end so nobody knows what state the worker, or a server that it started, is in: the next trial gets
+a new one."""
 
 
 @dataclass
@@ -47,6 +50,9 @@ class MeasuringSession:
             trial = self._trial(spec)
             schedule.add(trial)
             self.observer.trial_ended(trial)
+            if trial.status in _DOUBTFUL:
+                self.host.reload()
+                self.meter.set_worker(self.host.pid, self.host.server_pids)
         if self.host.alive:
             self._note_idle("after")
 
@@ -65,7 +71,7 @@ class MeasuringSession:
             self.store.write_run(noted(self.store.run, idle=idle | {when: self.meter.idle(IDLE_S)}))
 
     def _trial(self, spec: TrialSpec) -> Trial:
-        """Run and record one trial; a failure is a record too, and the next trial gets a new worker."""
+        """Run and record one trial; a failure is a record too."""
         facts: dict[str, Any] = {
             "id": max((trial.id for trial in self.store.records), default=-1) + 1,
             "session": self.number,
@@ -80,10 +86,7 @@ class MeasuringSession:
         try:
             return self._loop(spec, facts) if self.served else self._batches(spec, facts)
         except TrialFailed as failure:
-            trial = self.store.append(Trial(**facts, status=failure.status, reason=failure.reason))
-            self.host.reload()
-            self.meter.set_worker(self.host.pid, self.host.server_pids)
-            return trial
+            return self.store.append(Trial(**facts, status=failure.status, reason=failure.reason))
 
     def _batches(self, spec: TrialSpec, facts: dict[str, Any]) -> Trial:
         """A window of batches one after the other. Raises TrialFailed or StorageError."""

@@ -72,8 +72,6 @@ def _run_session(planned: PlannedRun, store: RunStore, observer: Observer) -> No
         observer.loading(model)
         loaded, versions = host.load()
         served = loaded.concurrency == "closed loop"
-        if planned.plan.open_loop and not served:
-            raise UserError("requests come at a rate to a server only: name one with --url or --serve")
         with _open_meter(planned.energy, loaded, host.pid) as meter:
             for notice in meter.notices:
                 observer.notice(notice)

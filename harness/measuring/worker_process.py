@@ -18,6 +18,9 @@ from harness.core.processes import module_command, module_environment
 from harness.runs.schema import Status
 from harness.runs.store import SERVER_LOG_FILE
 
+_ENDED_WITHIN_S = 45.0
+"""Longer than a server's supervisor takes to end all of it."""
+
 
 class TrialFailed(Exception):
     """The worker could not do what it was asked; ``status`` and ``reason`` go into the record."""
@@ -54,6 +57,8 @@ class WorkerProcess:
             )
         self._buffer = b""
         self._closed = False
+        self._helpers: list[Any] = []
+        """Processes that it started while it loaded: a server has them, and may outlive it for a moment."""
 
     @property
     def pid(self) -> int:
@@ -72,14 +77,15 @@ class WorkerProcess:
     def load(self, config: Config, timeout_s: float) -> tuple[Loaded, dict[str, str]]:
         """Load the model; returns it and the backend's versions. Raises LoadRefused or TrialFailed."""
         answer = self._ask({"do": "load", "config": asdict(config)}, timeout_s)
+        self._helpers = _descendants(self._process.pid)
         loaded = answer["loaded"]
         return Loaded(**{**loaded, "model": Model(**loaded["model"])}), answer["versions"]
 
     def run(
         self, timeout_s: float, at_edge: Callable[[], None] = lambda: None, do: str = "run", **request: Any
     ) -> dict[str, Any]:
-        """Run one window or loop, see ``worker``; returns its answer. Raises TrialFailed; after a timeout the child is
-        dead.
+        """Run one window or loop, see ``worker``; returns its answer. Raises TrialFailed, with status ``skipped`` where
+        the backend refuses its size; after a timeout the child is dead.
 
         ``at_edge`` is called right before the first request begins and right after the last has ended, and where the
         window of a loop begins and ends.
@@ -87,13 +93,14 @@ class WorkerProcess:
         try:
             return self._ask({"do": do, **request}, timeout_s, at_edge)
         except LoadRefused as refusal:
-            raise TrialFailed("error", str(refusal)) from None
+            raise TrialFailed("skipped", str(refusal)) from None
 
     def close(self) -> None:
-        """End the child and everything it started; safe to call twice."""
+        """End the child and everything it started, and wait for that; safe to call twice."""
         if self._closed:
             return
         self._closed = True
+        helpers = [*self._helpers, *_descendants(self._process.pid)]
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.close()
@@ -101,6 +108,8 @@ class WorkerProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._process.stdout.close()
+        # The next server needs the memory that this one holds.
+        _await_end(helpers)
 
     def _ask(
         self, message: dict[str, Any], timeout_s: float, at_edge: Callable[[], None] = lambda: None
@@ -165,3 +174,28 @@ class WorkerProcess:
             stream.seek(max(self._log_start, self._log.stat().st_size - 4096))
             lines = stream.read().decode(errors="replace").splitlines()
         return [line.strip()[:300] for line in lines if line.strip()]
+
+
+def _descendants(pid: int) -> list[Any]:
+    """All processes that come of a process, as psutil's."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).children(recursive=True)
+    return []
+
+
+def _await_end(processes: list[Any]) -> None:
+    """Wait until none of these runs; their supervisors end them. Gives up after ``_ENDED_WITHIN_S``."""
+    until = time.monotonic() + _ENDED_WITHIN_S
+    while any(map(_runs, processes)) and time.monotonic() < until:
+        time.sleep(0.02)
+
+
+def _runs(process: Any) -> bool:
+    import psutil
+
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False

@@ -82,6 +82,8 @@ def pool_runs(runs: Iterable[RecordedRun]) -> Trials:
     table = pd.concat(tables.values(), ignore_index=True)
     measured = table[table["purpose"] == "measure"]
     usable = measured[measured["status"].isin(["ok", "disturbed"])].copy()
+    if usable.empty and ((table["purpose"] == "open loop") & table["runtime_s"].notna()).any():
+        raise UserError("the run has open loops only, and a model is fitted to requests in flight: measure with -c too")
     if usable.empty:
         raise UserError("the run holds no usable trial; see joulebench trials for what happened")
     usable["disturbed"] = usable["status"] == "disturbed"

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from harness.core.arrays import Floats
+from harness.core.wording import percent
 from harness.energy.readings import AS_IT_STANDS
 from harness.runs.load_stamps import UNKNOWN, Int64s, LoadKind, LoopRun, LoopStamps, ServerReadings
 
@@ -141,6 +142,8 @@ class LoadFigures:
     client_stalled: float | None = None
     """Share of the loop's time in which the clients were kept from the processor, so that what came meanwhile has later
     times than it should; None where nobody looked."""
+    all_at_once: bool = False
+    """Whether most answers of several tokens came in one piece, so that no times within them are known."""
     ttft_s: Percentiles | None = None
     """Start to first output token."""
     tpot_s: Percentiles | None = None
@@ -187,7 +190,7 @@ def load_figures(run: LoopRun, limits: LatencyLimits = LatencyLimits()) -> LoadF
     whole = _whole(run)
     waits = (stamps.start_ns, stamps.first_token_ns)
     tokens, pieces = int(whole.output_tokens.sum()), int(whole.pieces.sum())
-    cached = stamps.cached_tokens
+    cached, all_at_once = stamps.cached_tokens, _all_at_once(whole)
     return LoadFigures(
         kind=run.kind,
         concurrency=run.concurrency,
@@ -207,8 +210,9 @@ def load_figures(run: LoopRun, limits: LatencyLimits = LatencyLimits()) -> LoadF
         client_cpu=run.client_cpu_s / ((run.ended_ns - run.begun_ns) / _NS),
         client_processes=run.client_processes,
         client_stalled=run.client_stalled_s / ((run.ended_ns - run.begun_ns) / _NS),
-        ttft_s=percentiles(whole.first_token_ns - whole.start_ns),
-        tpot_s=percentiles(_time_per_output_token(whole)),
+        all_at_once=all_at_once,
+        ttft_s=None if all_at_once else percentiles(whole.first_token_ns - whole.start_ns),
+        tpot_s=None if all_at_once else percentiles(_time_per_output_token(whole)),
         inter_token_s=percentiles(_between_pieces(whole)),
         e2e_s=percentiles(whole.end_ns - whole.start_ns),
         tokens_per_piece=tokens / pieces if pieces else None,
@@ -230,10 +234,15 @@ def doubts(figures: LoadFigures) -> list[str]:
             f"only {figures.in_flight_mean:.3g} of {figures.concurrency} requests were in flight on average: "
             "the clients, or connections that had to be opened anew, are too slow for requests so short"
         )
+    if figures.all_at_once:
+        found.append(
+            "most answers came all at once, so that no time to first token is known; see whether the server, or a "
+            "proxy before it, holds streams back"
+        )
     if figures.client_stalled is not None and figures.client_stalled > _MOST_STALLED:
         found.append(
-            f"the clients were kept from the processor for {figures.client_stalled:.0%} of the time, and took what "
-            "came meanwhile for later than it was: leave a core to them"
+            f"the clients were kept from the processor for {percent(figures.client_stalled, digits=0)} of the time, "
+            "and took what came meanwhile for later than it was: leave a core to them"
         )
     if figures.coherence is not None and figures.coherence > step_threshold(figures.concurrency):
         found.append(f"the clients were in step (coherence {figures.coherence:.2f}): the server brings them there")
@@ -295,6 +304,11 @@ def _whole(run: LoopRun) -> LoopStamps:
     if run.kind == "open loop":
         return stamps.among(stamps.counted & (stamps.due_ns >= start_ns) & (stamps.due_ns < end_ns))
     return stamps.among(stamps.counted & (stamps.start_ns >= start_ns) & (stamps.end_ns <= end_ns))
+
+
+def _all_at_once(stamps: LoopStamps) -> bool:
+    several = stamps.output_tokens > 1
+    return bool(several.any() and np.median(stamps.end_ns[several] - stamps.first_token_ns[several]) <= 0)
 
 
 def _time_per_output_token(stamps: LoopStamps) -> Floats:

@@ -29,6 +29,23 @@ class _Open(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
 
 
+class OpenLoopRecord(_Open):
+    """Requests that came at times of their own: one loop at each rate, or one with the arrivals of a log."""
+
+    rates_per_s: tuple[float, ...]
+    """Poisson arrivals; empty where a log says when requests come."""
+    duration_s: float
+    sizes: tuple[tuple[Count, Count], ...]
+    """Sizes that Poisson arrivals have, each as likely as the others."""
+    logged: int = 0
+    """Requests of the log."""
+    log_sha256: str | None = None
+    """Of the times and sizes in it."""
+    ttft_limit_s: float | None = None
+    tpot_limit_s: float | None = None
+    e2e_limit_s: float | None = None
+
+
 class PlanRecord(_Open):
     """Everything that decides which trials a run consists of."""
 
@@ -41,6 +58,8 @@ class PlanRecord(_Open):
     timeout_s: float
     points: tuple[tuple[Count, Count, Count], ...]
     """Input tokens, output tokens and requests in flight, in the order in which they are measured."""
+    open_loop: OpenLoopRecord | None = None
+    """The open loops of the run; None where it has none."""
 
 
 class BackendOptions(_Open):
@@ -75,7 +94,7 @@ class ModelRecord(_Open):
     name: str = Field(min_length=1)
     context_length: int | None
     """None where a server does not say."""
-    dtype: str
+    dtype: str | None
     random_weights: bool | None
     parameters: int | None = None
 

@@ -53,6 +53,14 @@ class PointSummary:
     """The last failure of the point, or why its trials are disturbed, as ``status: reason``."""
     load: LoadSummary | None = None
     """What a server did with the requests; None where they were computed in a process of ours."""
+    asked_tokens: tuple[int, int] | None = None
+    """Input and output tokens that were asked for, where a server did not keep to them; ``point`` has the means of
+    what came."""
+
+    @property
+    def asked(self) -> Point:
+        """The point of the plan that this is."""
+        return Point(*self.asked_tokens, self.point.concurrency) if self.asked_tokens else self.point
 
 
 @dataclass(frozen=True)
@@ -147,8 +155,8 @@ def summarise(records: Iterable[Trial]) -> list[PointSummary]:
     for record in records:
         if record.purpose == "open loop":
             continue
-        by_point.setdefault(record.point, []).append(record)
-    return [_summary(point, trials) for point, trials in by_point.items()]
+        by_point.setdefault(record.asked, []).append(record)
+    return [_summary(asked, trials) for asked, trials in by_point.items()]
 
 
 def headline(facts: Run, trials: Sequence[Trial]) -> Headline | None:
@@ -165,7 +173,7 @@ def headline(facts: Run, trials: Sequence[Trial]) -> Headline | None:
     point = min(known, key=lambda point: (_log_distance(point, wanted), point))
     chosen = known[point]
     assert chosen.runtime_s is not None
-    used = used_trials(trial for trial in trials if trial.point == point)
+    used = used_trials(trial for trial in trials if trial.asked == chosen.asked)
     estimated = chosen.energy_method == "estimated"
     return Headline(
         point=point,
@@ -239,14 +247,14 @@ def disturbance(records: Iterable[Trial]) -> Disturbance | None:
     disturbed = [record for record in usable if not record.counts]
     if not disturbed:
         return None
-    points = {record.point for record in usable}
+    points = {record.asked for record in usable}
     loads = [record.conditions.get("foreign_cpu_load") for record in disturbed if "CPU" in (record.reason or "")]
     shares = [load for load in loads if isinstance(load, float)]
     named = Counter(name for record in disturbed for name in names_of(record.conditions.get("foreign_programs")))
     return Disturbance(
         trials=len(disturbed),
         of_trials=len(usable),
-        points=len(points - {record.point for record in usable if record.counts}),
+        points=len(points - {record.asked for record in usable if record.counts}),
         of_points=len(points),
         cpu_shares=(min(shares), max(shares)) if shares else None,
         programs=tuple(name for name, _ in named.most_common(3)),
@@ -266,8 +274,8 @@ def drift(records: Iterable[Trial]) -> Drift | None:
     repeated = [record for record in counted if record.purpose == "drift" and record.id > last]
     if not repeated:
         return None
-    point = repeated[0].point
-    first = [record for record in counted if record.purpose == "measure" and record.point == point]
+    point = repeated[0].asked
+    first = [record for record in counted if record.purpose == "measure" and record.asked == point]
     before, after = estimate_of(_runtimes(first)), estimate_of(_runtimes(repeated))
     if before is None or after is None:
         return None
@@ -303,8 +311,9 @@ def _runtimes(records: Sequence[Trial]) -> list[float]:
     return [record.runtime_s for record in records if record.runtime_s is not None]
 
 
-def _summary(point: Point, trials: Sequence[Trial]) -> PointSummary:
+def _summary(asked: Point, trials: Sequence[Trial]) -> PointSummary:
     used = used_trials(trials)
+    point = _size(asked, used)
     disturbed = sum(record.status == "disturbed" for record in used)
     # Where undisturbed trials are used, the disturbed ones explain nothing.
     explained = ("ok",) if disturbed or not used else ("ok", "disturbed")
@@ -337,7 +346,16 @@ def _summary(point: Point, trials: Sequence[Trial]) -> PointSummary:
         energy_reason=_energy_reason(used) if energy_j is None else None,
         trouble=f"{failures[-1].status}: {failures[-1].reason}" if failures else None,
         load=load_summary([record.load for record in used if record.load is not None]),
+        asked_tokens=None if point == asked else (asked.input_tokens, asked.output_tokens),
     )
+
+
+def _size(asked: Point, used: Sequence[Trial]) -> Point:
+    """Mean size of the requests that came of a point, rounded: a server may produce others than it was asked for."""
+    if not used:
+        return asked
+    m, n = (round(statistics.fmean(getattr(t, name) for t in used)) for name in ("input_tokens", "output_tokens"))
+    return Point(m, n, asked.concurrency)
 
 
 def _speed(tokens: int, cost: Estimate | None) -> Estimate | None:

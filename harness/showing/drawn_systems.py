@@ -129,8 +129,8 @@ def failed_sizes(run: RecordedRun, concurrency: int = 1) -> list[Failure]:
     """The sizes of a run at which no trial with so many requests in flight succeeded, each with how its last ended."""
     here = [trial for trial in run.trials if trial.concurrency == concurrency]
     trials = [trial for trial in here if trial.purpose not in ("drift", "open loop")]
-    measured = {trial.point for trial in trials if trial.usable}
-    last = {trial.point: trial.status for trial in trials if trial.status != "ok"}
+    measured = {trial.asked for trial in trials if trial.usable}
+    last = {trial.asked: trial.status for trial in trials if trial.status != "ok"}
     return [
         Failure(p.input_tokens, p.output_tokens, status_words(status))
         for p, status in last.items()

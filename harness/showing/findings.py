@@ -249,11 +249,11 @@ def load_finding(points: Sequence[PointSummary]) -> str:
     parts = [_with_load("output tokens/s", [(p.point.concurrency, p.output_tokens_per_s) for p in known])]
     if not any(point.energy_method == "estimated" for point in known):
         parts.append(_with_load("energy per request", [(p.point.concurrency, p.energy_j) for p in known]))
-    parts.append(_with_load("time per output token", [(p.point.concurrency, p.tpot_s) for p in known]))
+    parts.append(_with_load("time per request", [(p.point.concurrency, p.runtime_s) for p in known]))
     said = [part for part in parts if part]
     first, last = known[0], known[-1]
     joined = said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
-    return f"From {first.point.concurrency} to {last.point.concurrency} requests in flight {joined}"
+    return f"From {first.point.concurrency} to {last.point.concurrency} requests in flight, {joined}"
 
 
 def _with_load(what: str, costs: Sequence[tuple[int, Estimate | None]]) -> str:

@@ -11,9 +11,10 @@ import numpy as np
 from harness.core.arrays import Floats
 from harness.core.wording import percent
 from harness.modelling.profile import Profile
-from harness.modelling.profile_schema import CostModel, Statistic
+from harness.modelling.profile_schema import IN_FLIGHT_AS, CostModel, Statistic
 from harness.showing.colours import OWN
 from harness.showing.figures import CsvRow, cost_axis, foot, head, new_figure, token_axis
+from harness.showing.names import several_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,6 +64,8 @@ def fit_figure(profile: Profile) -> Figure:
     notes = ["Held-out error: mean relative error at points left out of the fit"]
     notes.append("Shaded: where 95 % of new measurements should lie")
     notes.append("▲ more output than input tokens, ● the others")
+    kind = str(profile.identity.settings.get(IN_FLIGHT_AS) or "")
+    notes += filter(None, [several_words(profile.requests_in_flight, kind)])
     if any(one.estimated for one in fitted):
         notes.append("Hollow: energy estimated, not measured")
     if profile.energy is None:

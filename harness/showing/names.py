@@ -70,3 +70,10 @@ def processor_words(cpu_model: str | None) -> str:
 
 def _cores(count: int) -> str:
     return "1 core" if count == 1 else f"{count} cores"
+
+
+def several_words(concurrency: int, kind: str) -> str:
+    """``8 requests in flight (static batch)``; empty for a single one."""
+    if concurrency == 1:
+        return ""
+    return f"{concurrency} requests in flight" + (f" ({kind})" if kind else "")

@@ -22,7 +22,7 @@ from harness.showing.figures import (
     new_figure,
     token_axis,
 )
-from harness.showing.names import system_words
+from harness.showing.names import several_words, system_words
 from harness.showing.panels import DrawnSystem, Options, mean_95, mean_and_width, per
 
 if TYPE_CHECKING:
@@ -163,6 +163,10 @@ def _title(sources: Sequence[DrawnSystem], lines: dict[int, list[Measurement]]) 
 
 def _notes(sources: Sequence[DrawnSystem], metered: Sequence[DrawnSystem]) -> list[str]:
     notes = ["Prefill per input token, decode per output token after the first", "Bars: 95 % intervals"]
+    for source in sources:
+        if words := several_words(source.concurrency, source.kind):
+            which = f": {system_words(source.identity.system)}" if len(sources) > 1 else ""
+            notes.append(f"{words}, whose tokens are computed together{which}")
     estimated = [source for source in metered if source.method == "estimated"]
     if estimated:
         notes.append("Hollow points: energy estimated, not measured, so without intervals")

@@ -81,7 +81,7 @@ def print_plan(planned: PlannedRun, as_json: bool = False) -> None:
 def _weights(model: Model) -> list[str]:
     """What is known of a model's weights: a server may not say."""
     parameters = "parameters unknown" if model.parameters is None else f"{model.parameters:,} parameters"
-    return [parameters, model.dtype]
+    return [parameters, *filter(None, [model.dtype])]
 
 
 def _open_words(rate_per_s: float | None) -> str:
@@ -220,7 +220,7 @@ class Display(Observer):
         """Which trial of which point this is, one that has ended or the next."""
         if purpose == "open loop":
             return _open_words(rate_per_s)
-        trials = [trial for trial in self._store.records if (trial.point, trial.purpose) == (point, purpose)]
+        trials = [trial for trial in self._store.records if (trial.asked, trial.purpose) == (point, purpose)]
         count = "" if purpose == "warmup" else f" {len(trials) + (not ended)}"
         place = f"{self._number}/{len(self._plan.points)}" if self._number else "drift check"
         return f"{place}  {point.words()}, {'warm-up' if purpose == 'warmup' else 'trial'}{count}"
@@ -237,13 +237,14 @@ class Display(Observer):
         return f"runtime ± {number(width.half_width, 2)} s (wanted: ± {width.wanted:g} s)"
 
     def _trial_text(self, record: Trial) -> str:
-        label = self._label(record.purpose, record.point, record.rate_per_s, ended=True)
+        label = self._label(record.purpose, record.asked, record.rate_per_s, ended=True)
         if record.runtime_s is None:
             return f"{label}: {failure_text(record)}; {self._left_text()}"
         text = ""
         for what, spent_s in (("compiled", record.compile_s), ("captured", record.capture_s)):
             if spent_s is not None:
                 text += f"{what} in {number(spent_s, 3)} s, "
+        text += f"{record.input_tokens} in, {record.output_tokens} out came: " if record.asked_tokens else ""
         text += f"{number(record.runtime_s)} s per request"
         speed = output_tokens_per_s(Row(record, None))
         text += f", {number(speed)} output tokens/s" if speed and record.concurrency > 1 else ""
@@ -251,7 +252,7 @@ class Display(Observer):
         if total and total.request_j is not None:
             shown = plus_minus(total.request_j, total.request_ci95_j, "J")
             text += f", {estimated(total.request_j, 'J') if total.method == 'estimated' else shown}"
-        parts = [text, self._width(record.point) if record.purpose == "measure" else "", self._left_text()]
+        parts = [text, self._width(record.asked) if record.purpose == "measure" else "", self._left_text()]
         if record.status != "ok":
             # Who it is stays mostly the same: the first line and the result say it.
             programs = [] if self._disturbance_told else names_of(record.conditions.get("foreign_programs"))

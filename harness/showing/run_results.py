@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,11 +126,16 @@ def warning_counts(trials: Sequence[Trial]) -> list[tuple[str, int]]:
 
     Those that differ in their numbers alone count as one, shown as the first of them was.
     """
-    said: dict[str, list[str]] = {}
-    for trial in trials:
-        for kind, words in {without_numbers(words): words for words in trial.warnings}.items():
-            said.setdefault(kind, []).append(words)
-    found = [(same[0] if len(set(same)) == 1 else f"{same[0]}, or similar", len(same)) for same in said.values()]
+    kinds = ({without_numbers(words): words for words in trial.warnings} for trial in trials)
+    return _alike(words for of_trial in kinds for words in of_trial.values())
+
+
+def _alike(said: Iterable[str]) -> list[tuple[str, int]]:
+    """Sentences that differ in their numbers alone as the first of them, with their count, the most frequent first."""
+    kinds: dict[str, list[str]] = {}
+    for words in said:
+        kinds.setdefault(without_numbers(words), []).append(words)
+    found = [(same[0] if len(set(same)) == 1 else f"{same[0]}, or similar", len(same)) for same in kinds.values()]
     return sorted(found, key=lambda each: -each[1])
 
 
@@ -174,7 +179,7 @@ def _coverage(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterator[s
     """How many points and trials were measured; what was not, by its reason."""
     measured = [summary for summary in summaries if summary.trials]
     if not run.facts.plan.points:
-        yield _open_coverage(run)
+        yield from _open_coverage(run)
         return
     trials = sum(summary.trials for summary in measured)
     planned = len(run.facts.plan.points)
@@ -195,11 +200,19 @@ def _coverage(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterator[s
         yield f"Not measured: {sum(map(len, list(lost.values())[_MOST_REASONS:]))} more points, for other reasons."
 
 
-def _open_coverage(run: RecordedRun) -> str:
-    """How many open loops came to their end."""
+def _open_coverage(run: RecordedRun) -> Iterator[str]:
+    """How many open loops came to their end, and which of them others disturbed."""
     opened = [trial for trial in run.trials if trial.purpose == "open loop"]
-    ended = sum(trial.usable_load for trial in opened)
-    return f"Measured: {ended} of {len(opened)} open {'loop' if len(opened) == 1 else 'loops'}."
+    ended = [trial for trial in opened if trial.usable_load]
+    yield f"Measured: {len(ended)} of {len(opened)} open {'loop' if len(opened) == 1 else 'loops'}."
+    yield from open_trouble(run)
+
+
+def open_trouble(run: RecordedRun) -> Iterator[str]:
+    """Of open loops that others disturbed or that failed, a sentence for each reason."""
+    opened = [trial for trial in run.trials if trial.purpose == "open loop" and trial.status != "ok"]
+    for words, count in _alike(map(failure_text, opened))[:_MOST_REASONS]:
+        yield f"{count} open {'loop' if count == 1 else 'loops'}: {words}."
 
 
 def _marked(run: RecordedRun) -> Iterator[str]:

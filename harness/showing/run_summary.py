@@ -1,4 +1,4 @@
-"""A measured run as JSON for programs: its headline and its points."""
+"""A measured run as JSON for programs: its headline, its points and its open loops."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.runs.records import RecordedRun
+from harness.runs.schema import Trial
 from harness.runs.summary import drift, headline, summarise
+from harness.showing.open_loops import open_loops
 
 
 def run_summary(run: RecordedRun) -> str:
-    """JSON: what was measured on what, the headline, every point, drift. Estimates are ``mean`` and ``half_width``.
+    """JSON: what was measured on what, the headline, every point, every open loop, drift. Estimates are ``mean`` and
+    ``half_width``.
 
     ``half_width`` is that of the 95 % interval. What was not measured is null.
     """
@@ -29,9 +32,28 @@ def run_summary(run: RecordedRun) -> str:
         "trials": Counter(trial.status for trial in run.trials),
         "headline": None if found is None else _flat(found),
         "points": [_flat(point) for point in sorted(summarise(run.trials), key=lambda each: each.point)],
+        "open_loops": [_open_loop(trial) for trial in open_loops(run)],
         "drift": None if shift is None else _flat(shift),
     }
     return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _open_loop(trial: Trial) -> dict[str, Any]:
+    """What a rate gave: the figures of its window, and joules per request."""
+    assert trial.load
+    total = trial.energy.total if trial.energy else None
+    return {
+        "trial_id": trial.id,
+        "rate_per_s": trial.rate_per_s,
+        "disturbed": trial.status == "disturbed",
+        "runtime_s": trial.runtime_s,
+        "energy_j": total and total.request_j,
+        "energy_ci95_j": total and total.request_ci95_j,
+        "energy_method": total and total.method,
+        "energy_reason": total and total.reason,
+        **asdict(trial.load),
+        "warnings": trial.warnings,
+    }
 
 
 def _flat(summary: Any) -> dict[str, Any]:

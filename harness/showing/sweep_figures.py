@@ -27,7 +27,7 @@ from harness.showing.figures import (
     token_axis,
 )
 from harness.showing.findings import Line, finding
-from harness.showing.names import model_words, system_words
+from harness.showing.names import model_words, several_words, system_words
 from harness.showing.panels import (
     PANELS,
     Axis,
@@ -208,12 +208,11 @@ def cautions(drawing: Drawing) -> list[str]:
 
 
 def _in_flight(drawing: Drawing) -> list[str]:
-    """Of systems that were never measured with a single request in flight, how many there were."""
+    """Of systems that are drawn with several requests in flight, how many there were."""
     found: dict[str, list[DrawnSystem]] = {}
     for source in drawing.sources:
-        if source.concurrency > 1:
-            kind = f" ({source.kind})" if source.kind else ""
-            found.setdefault(f"{source.concurrency} requests in flight{kind}", []).append(source)
+        if words := several_words(source.concurrency, source.kind):
+            found.setdefault(words, []).append(source)
     return [words + (f": {_names(drawing, of)}" if len(drawing.sources) > 1 else "") for words, of in found.items()]
 
 

@@ -75,7 +75,7 @@ _EXPLAINED = {
     "timed out": "a trial took longer than --timeout",
     "failed": "the backend failed; joulebench trials lists every error",
     DISTURBED: "others used the machine during every trial of this point: its numbers are probably too high",
-    "skipped": "not tried: it needs more memory or a longer context than there is",
+    "skipped": "not tried: it needs more memory, a longer context or more requests at once than there are",
     UNFINISHED: "measuring stopped, or is still, before the first trial that counts",
     NO_DECODE: "a single output token comes out of prefill, so nothing is decoded",
     NO_METER: "no power meter saw the device that computes; joulebench doctor says what to do",

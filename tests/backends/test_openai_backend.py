@@ -75,6 +75,19 @@ def test_an_unknown_model_is_refused_with_the_names_there_are_whatever_the_serve
     assert "no model 'gpt-4'; it has m" in said
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("a\x1b]0;title\x07\x1b[31mred\nb", "a ]0;title [31mred b"), ("a\ud800b", "a b"), ("", "unnamed")],
+)
+def test_a_model_may_have_any_name_and_is_shown_in_plain_words(backend, name, shown):
+    pages = {"/v1/models": {"data": [{"id": name}]}}
+    with canned_server(pages, Rules()) as canned:
+        assert backend.load(Config("", url=canned.url)).model.name == shown
+        backend.prepare(Request(4, 3))
+        assert backend.run(Request(4, 3)).output_tokens == 3
+        assert canned.rules.asked[-1]["model"] == name
+
+
 def test_several_models_must_be_chosen_from(backend):
     pages = {"/v1/models": {"data": [{"id": "small"}, {"id": "large"}]}}
     with canned_server(pages) as canned:

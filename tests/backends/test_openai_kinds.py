@@ -115,6 +115,25 @@ def test_a_server_is_known_by_what_it_shows_and_asked_for_its_limits(
 
 
 @pytest.mark.parametrize(
+    ("pages", "dtype"),
+    [
+        (LLAMA_SERVER, "F16"),
+        (LLAMA_SERVER | {"/props": {"model_ftype": "(guessed) all F32"}}, "F32"),
+        (LLAMA_SERVER | {"/props": {"model_ftype": "Q4_K - Medium"}}, "Q4_K_M"),
+        (LLAMA_SERVER | {"/props": {"model_ftype": "IQ4_NL - 4.5 bpw"}}, "IQ4_NL"),
+        (LLAMA_SERVER | {"/props": {"model_ftype": "unknown, may not work"}}, None),
+        (SGLANG, "bfloat16"),
+        (SGLANG | {"/get_server_info": {"dtype": "auto"}}, None),
+        (OLLAMA, "Q4_K_M"),
+        (VLLM, None),
+    ],
+)
+def test_a_precision_has_the_name_that_other_backends_give_it(pages, dtype):
+    """Runs of different precision are not compared."""
+    assert look(pages).model().dtype == dtype
+
+
+@pytest.mark.parametrize(
     ("pages", "kind"), [(VLLM, "vllm"), (LLAMA_SERVER, "llama-server"), (SGLANG, "sglang"), (OLLAMA, "ollama")]
 )
 def test_a_server_that_tells_nothing_more_is_still_known(pages, kind):

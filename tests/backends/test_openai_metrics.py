@@ -100,3 +100,8 @@ def test_text_without_figures_gives_none(text):
 def test_broken_text_is_an_error(text):
     with pytest.raises(ValueError, match=r"float|label|quote|Invalid"):
         read("vllm", text)
+
+
+def test_a_value_beyond_all_numbers_is_no_figure():
+    with pytest.raises(ValueError, match="beyond"):
+        figures("vllm:num_requests_waiting 1\nvllm:prompt_tokens_total " + "9" * 400, kinds.vllm.KIND.figures)

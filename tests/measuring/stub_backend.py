@@ -9,7 +9,7 @@ from backends.base import Capabilities, Config, InvalidConfig, Loaded, Model, Pr
 from backends.openai.client import ClientSettings, OpenAIClient, settings_from_json
 from backends.openai.prompts import RequestForm
 
-MODEL = Model("stub", "stub", "server", None, None, None, context_length=4096, vocabulary_size=None, dtype="unknown")
+MODEL = Model("stub", "stub", "server", None, None, None, context_length=4096, vocabulary_size=None, dtype=None)
 
 
 class StubBackend:

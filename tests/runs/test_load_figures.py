@@ -157,6 +157,12 @@ def test_spread_clients_give_their_rate_wherever_the_window_lies(c: int) -> None
     assert doubts(found) == []
 
 
+def test_answers_that_come_all_at_once_are_marked() -> None:
+    """A proxy that holds streams back: the first token seems to take as long as the whole answer."""
+    found = load_figures(closed(stamps(*({"at": 100 * k, "pieces": [(100, 1)] * 8} for k in range(4))), 1))
+    assert [doubt for doubt in doubts(found) if "all at once" in doubt]
+
+
 def test_any_window_over_steady_clients_has_the_same_energy_per_request() -> None:
     """At a constant power energy goes with time: no window may favour its edges."""
     found = steady(4, 12)

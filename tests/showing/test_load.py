@@ -9,15 +9,18 @@ import pytest
 
 from harness.core.sizes import Point
 from harness.core.statistics import Estimate
+from harness.modelling.profile_fit import fit
 from harness.runs.records import dump_trial, load_run
 from harness.runs.summary import headline, summarise
 from harness.showing.concurrency_figures import load_figure
 from harness.showing.drawn_systems import load_drawn
 from harness.showing.findings import load_finding
+from harness.showing.fit_figures import fit_figure
 from harness.showing.panels import Options
+from harness.showing.phase_figures import phase_figure
 from harness.showing.sweep_figures import sweep_figure
 from harness.showing.under_load import loaded_points, typical_size
-from tests.helpers import FAKE, ROOT, joulebench
+from tests.helpers import FAKE, ROOT, joulebench, refused
 from tests.showing import loaded_runs
 from tests.showing.drawn import assert_readable, notes, texts, title
 from tests.showing.loaded_runs import energy_j, open_loop, tpot_s, ttft_s, write_run
@@ -74,8 +77,8 @@ def test_the_table_under_load(loop: Path) -> None:
     assert float(row[10]) == pytest.approx(32 / energy_j(point), rel=0.01)
     assert "200.0 ± 5.0 decode tokens/s for 32 in, 32 out." in shown, "the headline is that of one request in flight"
     assert (
-        "From 1 to 8 requests in flight output tokens/s grow 4.4 times, energy per request falls by 55 % and time per "
-        "output token grows by 84 % (32 in, 32 out)." in shown
+        "From 1 to 8 requests in flight, output tokens/s grow 4.4 times, energy per request falls by 55 % and time per "
+        "request grows by 81 % (32 in, 32 out)." in shown
     )
 
 
@@ -98,6 +101,8 @@ def test_batches_have_one_time_for_all(tmp_path: Path) -> None:
     four = next(t for t in trials if (t["output_tokens"], t["concurrency"], t["purpose"]) == (8, 4, "measure"))
     assert float(rows[3][5]) == pytest.approx(1e3 * four["tpot_s"], rel=0.01)
     assert float(rows[3][4]) == pytest.approx(four["prefill_s"], rel=0.01)
+    batches = load_drawn(str(write_run(tmp_path / "eight", (8,), served=False)))
+    assert "8 requests in flight (static batch)" in notes(phase_figure([batches], Options()))
     assert rows[1][5] == "–", "a single output token has no time per token after it"
     planned = joulebench(*FAKE, *options[:-1], tmp_path / "other", "--dry-run").stdout
     assert planned.count("4 in flight") == 2
@@ -116,6 +121,7 @@ def test_a_loop_of_one_concurrency_is_told_by_its_output(tmp_path: Path) -> None
     assert "no figure of the phases: with several requests at a server they run beside each other" in done.stdout
     figure = sweep_figure([load_drawn(str(run))], "input", Options())
     assert "8 requests in flight (closed loop)" in notes(figure)
+    assert "8 requests in flight (closed loop)" in notes(fit_figure(fit(run)))
 
 
 def test_sweeps_over_sizes_are_those_of_the_fewest_in_flight(loop: Path) -> None:
@@ -154,7 +160,7 @@ def test_the_figure_has_every_quantity_against_concurrency(loop: Path, tmp_path:
         "time to first token, p50 and p99, s",
         "time per output token, p50 and p99, ms",
     ]
-    assert title(figure).startswith("From 1 to 8 requests in flight output tokens/s grow 4.4 times")
+    assert title(figure).startswith("From 1 to 8 requests in flight, output tokens/s grow 4.4 times")
     assert "requests in flight (closed loop)" in texts(figure)
     assert "p99 dashed" in notes(figure)
 
@@ -183,7 +189,7 @@ def test_many_sizes_are_drawn_so_far_as_they_can_be_told_apart(tmp_path: Path) -
     assert "5 of 11 request sizes are drawn; the CSV file has all" in notes(figure)
     assert {"32 in, 32 out", "512 in, 32 out", "8 in, 32 out"} <= set(texts(figure))
     assert typical_size(source.loaded, 32, 32) == Point(32, 32)
-    assert title(figure).startswith("From 1 to 256 requests in flight output tokens/s grow ")
+    assert title(figure).startswith("From 1 to 256 requests in flight, output tokens/s grow ")
     assert "energy per request is least at 8" in title(figure), "it grows again beyond"
 
 
@@ -206,20 +212,24 @@ def test_marked_windows_are_counted_by_kind(tmp_path: Path) -> None:
 
 def test_open_loops_have_a_table_of_their_own(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", sizes=())
-    (run / "trials.jsonl").write_bytes(dump_trial(open_loop(0, 20.0, 12.1)) + dump_trial(open_loop(1, 2.0, 1.98)))
+    fast = replace(open_loop(0, 20.0, 12.1), status="disturbed", reason="others computed")
+    (run / "trials.jsonl").write_bytes(dump_trial(fast) + dump_trial(open_loop(1, 2.0, 1.98)))
     shown = joulebench("trials", run).stdout
-    slow, fast = after(shown, "Open loops")
+    slow, quick = after(shown, "Open loops")
     assert slow[:4] == ["2.00", "2.00", "1.98", "2.50"]
     assert float(slow[5]) == pytest.approx(2 * 1.6 * ttft_s(Point(32, 32)), rel=0.01)
-    assert fast[-2:] == ["75.0", "%"]
+    assert quick[-2:] == ["75.0", "%"]
     assert "goodput is the share of the requests with TTFT ≤ 0.100 s" in shown
     assert "requests piled up at 20.0/s" in shown
     assert "Measured: 2 of 2 open loops." in shown
+    assert "\n1 open loop: disturbed: others computed.\n" in shown
     assert "Nothing was measured" not in shown
     table = json.loads(joulebench("trials", run, "--json").stdout)
     assert table[0]["concurrency"] is None
     assert table[0]["output_tokens_per_s"] == pytest.approx(2.5 * 32 / loaded_runs.runtime_s(Point(32, 32)))
     assert joulebench("report", run, "-o", tmp_path / "a.html").returncode == 0
+    assert "No input sweep was measured" not in (tmp_path / "a.html").read_text(), "none was asked for"
+    assert "open loops only" in refused(joulebench("fit", run))
 
 
 @pytest.mark.filterwarnings("error")

@@ -815,7 +815,7 @@ def test_what_load_does_is_drawn_and_told(tmp_path: Path, width: int) -> None:
     assert joulebench("report", run, "-o", tmp_path / "a.html").returncode == 0
     with opened(tmp_path / "a.html", viewport={"width": width, "height": 900}) as page:
         assert "1–8 in flight, closed loop · 20 points, 60 trials" in page.inner_text(".subtitle")
-        assert page.inner_text("#load .finding").startswith("From 1 to 8 requests in flight output tokens/s grow 4.4")
+        assert page.inner_text("#load .finding").startswith("From 1 to 8 requests in flight, output tokens/s grow 4.4")
         captions = page.locator("#loads figcaption").all_inner_texts()
         assert captions[2:5] == ["Energy per request, J", "Energy per output token, J", LATENCY]
         assert page.locator("#loads figure").nth(4).locator("path[stroke-dasharray='6 4']").count() == 5

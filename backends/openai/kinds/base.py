@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from backends.openai.control import Control
 from backends.openai.metrics import Names
+from backends.openai.stream import one_line
 
 Scalar = str | int | float | bool | None
 
@@ -85,14 +86,14 @@ class Kind:
 
 
 def whole(value: Any) -> int | None:
-    """A count as servers write it: a positive whole number, or None."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+    """A count as servers write it: a positive whole number of at most 64 bits, or None."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 63 else None
 
 
 def word(found: Any, name: str) -> str | None:
     """The text of this name in what a server told; None where there is none."""
     value = found.get(name) if isinstance(found, dict) else None
-    return value if isinstance(value, str) and value else None
+    return (one_line(value) or None) if isinstance(value, str) else None
 
 
 def picked(found: Any, names: tuple[str, ...]) -> dict[str, Scalar]:

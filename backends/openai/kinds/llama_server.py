@@ -24,8 +24,16 @@ def _ask(control: Control, signs: Signs) -> Told:
         vocabulary_size=whole(meta.get("n_vocab")),
         parameters=whole(meta.get("n_params")),
         weight_bytes=whole(meta.get("size")),
-        dtype=word(props, "model_ftype") or word(meta, "ftype"),
+        dtype=_dtype(word(props, "model_ftype") or word(meta, "ftype")),
     )
+
+
+def _dtype(told: str | None) -> str | None:
+    """``F32`` for llama.cpp's ``all F32``, ``Q4_K_M`` for ``Q4_K - Medium``: as GGUF files are called elsewhere."""
+    if told is None or told.startswith("unknown"):
+        return None
+    name, _, size = told.removeprefix("(guessed) ").removeprefix("all ").partition(" - ")
+    return f"{name}_{size[0]}" if size in ("Small", "Medium", "Large") else name
 
 
 KIND = Kind(

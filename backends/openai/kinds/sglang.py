@@ -27,7 +27,7 @@ def _ask(control: Control, signs: Signs) -> Told:
         context_length=whole(signs.card.get("max_model_len")) or whole(info.get("context_length")),
         most_in_flight=sum(known) if known else whole(info.get("max_running_requests")),
         cache_tokens=whole(info.get("max_total_num_tokens")),
-        dtype=word(info, "dtype"),
+        dtype=None if info.get("dtype") == "auto" else word(info, "dtype"),
         settings=picked(info, _FLAGS),
     )
 

@@ -118,9 +118,9 @@ class ManagedServer:
         except psutil.Error:
             return set()
 
-    def alive(self) -> bool:
-        """Whether the server still runs."""
-        return not self._look(0)
+    def alive(self, news_within_s: float = 0.0) -> bool:
+        """Whether the server still runs. Its end is known a moment after its connections break; that may be awaited."""
+        return not self._look(news_within_s)
 
     def death(self) -> BackendError:
         """How the server ended, by its exit code and its last words; call when it isn't ``alive``."""

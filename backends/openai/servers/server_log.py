@@ -50,17 +50,17 @@ def death(name: str, code: int | None, said: list[str], log: Path, out_of_memory
         return OutOfMemory(_sentence(name, code, telling or "the kernel was out of memory", log))
     if flag := next((line for line in said if _FLAG.search(line)), None):
         return InvalidConfig(f"{name} doesn't take its flags: {_bare(flag)}; correct what follows --")
-    was_killed = code is not None and -code in (signal.SIGKILL, signal.SIGTERM)
-    return BackendError(_sentence(name, code, "" if was_killed else _words(said), log))
+    by_itself = code is not None and -code not in (signal.SIGKILL, signal.SIGTERM)
+    return BackendError(_sentence(name, code, _words(said, code) if by_itself else "", log))
 
 
-def _words(said: list[str]) -> str:
-    """The last line that tells of a fault, else the last line."""
+def _words(said: list[str], code: int | None) -> str:
+    """The last line that tells of a fault; where there is none, the last line of a server that failed."""
     for line in reversed(said):
         bare = _bare(line)
         if _TELLING.search(bare) and not any(words in bare.lower() for words in _EMPTY_WORDS):
             return bare
-    return _bare(said[-1]) if said else ""
+    return _bare(said[-1]) if said and code != 0 else ""
 
 
 def _bare(line: str) -> str:
@@ -69,7 +69,7 @@ def _bare(line: str) -> str:
 
 def _sentence(name: str, code: int | None, words: str, log: Path) -> str:
     if code is None:
-        how = "ended"
+        how = "was ended, because the process that watches it was"
     elif code < 0:
         how = f"was killed by {signal_name(-code)}"
     else:

@@ -33,9 +33,6 @@ TRIAL_COLUMNS = (
 )
 
 
-_UNSAID = (None, "auto", "", ())
-"""Settings that say nothing."""
-
 PURPOSES = {
     "warmup": "warm-ups",
     "measure": "measurements",
@@ -68,7 +65,7 @@ def page_data(
         "mark": comparison.mark,
         "cautions": [*comparison.warnings, *_cautions(heads)],
         "heads": heads,
-        "absent": absent(sources, options),
+        "absent": absent(sources, options) if any(run.facts.plan.points for run in runs) else [],
         "sweeps": sweep_charts(sources, published, options, comparison.mark),
         "differing": differing(sources, published),
         "load": loads(runs, sources, options),
@@ -136,6 +133,8 @@ def _refusal(profiles: Sequence[Profile]) -> str:
 def _facts(run: RecordedRun) -> dict[str, Any]:
     backend, model, machine, sessions = run.facts.backend, run.facts.model, run.facts.machine, run.facts.sessions
     settings = {**backend.config.model_dump(exclude={"batch_size"}), **backend.settings}
+    told = {key: value for key, value in settings.items() if value not in (None, "auto", "", ())}
+    weights = {True: "random; speed and energy don't depend on their values", False: "real", None: None}
     gpus = [gpu.name for gpu in machine.gpus if gpu.name]
     purposes = Counter(trial.purpose for trial in run.trials)
     rows = {
@@ -144,11 +143,11 @@ def _facts(run: RecordedRun) -> dict[str, Any]:
         "cores, memory": f"{machine.usable_cores} cores, {machine.memory_bytes / 2**30:.1f} GiB",
         "system": ", ".join(filter(None, (machine.os, machine.os_version, machine.container))),
         "model": model.name,
-        "weights": "random; speed and energy don't depend on their values" if model.random_weights else "real",
+        "weights": weights[model.random_weights],
         "parameters": None if model.parameters is None else f"{model.parameters:,}",
         "precision": model.dtype,
         "backend": f"{backend.name} on {', '.join((backend.device, *backend.device_names))}",
-        "settings": ", ".join(f"{key}: {value}" for key, value in settings.items() if value not in _UNSAID),
+        "settings": ", ".join(f"{key}: {value}" for key, value in told.items()),
         "protocol": f"{run.facts.plan.protocol}, seed {run.facts.plan.seed}",
         "trials": ", ".join(f"{count} {PURPOSES[purpose]}" for purpose, count in purposes.items()),
         "measured": sessions[0].started_at if sessions else None,

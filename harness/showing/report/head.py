@@ -15,7 +15,7 @@ from harness.runs.summary import Headline, disturbance, drift, headline, idle_dr
 from harness.showing.names import machine_words, model_words
 from harness.showing.open_loops import open_loops
 from harness.showing.panels import DrawnSystem
-from harness.showing.run_results import disturbance_text, warning_counts
+from harness.showing.run_results import disturbance_text, open_trouble, warning_counts
 from harness.showing.under_load import in_flight_words
 
 
@@ -63,7 +63,7 @@ def _subtitle(run: RecordedRun) -> str:
     of = "" if sizes == len(plan.points) else f" of {len(plan.points)}"
     what = "point" if len({summary.point.concurrency for summary in used}) > 1 else "request size"
     parts = [
-        ", ".join(settings),
+        ", ".join(filter(None, settings)),
         f"{sizes}{of} {what}{'' if sizes == 1 and not of else 's'}, {counted} trial{'' if counted == 1 else 's'}",
     ]
     if not plan.points:
@@ -174,10 +174,11 @@ def _spoilt(run: RecordedRun) -> list[str]:
         lines.append(disturbance_text(others))
     failed: dict[tuple[str, str], dict[str, None]] = {}
     for trial in run.trials:
-        if trial.status not in ("ok", "disturbed"):
+        if trial.status not in ("ok", "disturbed") and trial.purpose != "open loop":
             sizes = failed.setdefault((trial.status, trial.reason or ""), {})
             sizes[trial.point.words()] = None
     for (status, reason), sizes in failed.items():
         shown = " and ".join(list(sizes)[:2]) + (f" and {len(sizes) - 2} more" if len(sizes) > 2 else "")
         lines.append(f"{shown}: {status_words(status)}{f' ({reason})' if reason else ''}.")
+    lines += open_trouble(run)
     return lines + [f"{count} of {total} trials: {warning}." for warning, count in warning_counts(run.trials)]
