@@ -98,13 +98,16 @@ class OpenAIServer(ServingBackend):
         described = None
         if config.serve is not None:
             described = describe(config)
-            self._managed = started = start(_server_plan(config), progress=self._say_progress)
-            self._control = _control(config, started.url)
-            placement = place_started(config, started.pid, started.command)
-        else:
-            self._control = _control(config, config.url)
-            placement = place(config, self._control.address)
-        self._served = served = _with_flags(self._await_server(), placement)
+            self._managed = start(_server_plan(config), progress=self._say_progress)
+        self._control = control = _control(config, self._managed.url if self._managed else config.url)
+        found = self._await_server()
+        # Not before it answers: a server that others start again is another process then.
+        placement = (
+            place_started(config, self._managed.pid, self._managed.command)
+            if self._managed
+            else place(config, control.address)
+        )
+        self._served = served = _with_flags(found, placement)
         self._asking = asking = self._find_asking(served)
         return Loaded(
             model=completed(described, served.told) if described else served.model(),

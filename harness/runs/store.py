@@ -66,13 +66,17 @@ class RunStore(contextlib.AbstractContextManager["RunStore"]):
         self.close()
 
     def close(self) -> None:
-        """Let go of the directory; one in which nothing was begun is taken away again. Safe to call twice."""
+        """Let go of the directory; one in which nothing was begun is taken away again, unless a server that did not
+        start has left words there. Safe to call twice.
+        """
         self._release_reserve()
         if self.run is None and not (self.directory / RUN_FILE).exists():
             with contextlib.suppress(OSError):
-                if (self.directory / TRIALS_FILE).stat().st_size == 0:
+                server_log = self.directory / SERVER_LOG_FILE
+                said = server_log.exists() and server_log.stat().st_size
+                if (self.directory / TRIALS_FILE).stat().st_size == 0 and not said:
                     (self.directory / _TRACES).rmdir()
-                    for name in (LOG_FILE, SERVER_LOG_FILE, TRIALS_FILE):
+                    for name in (SERVER_LOG_FILE, LOG_FILE, TRIALS_FILE):
                         (self.directory / name).unlink(missing_ok=True)
                     self.directory.rmdir()
         self._trials.close()

@@ -316,6 +316,8 @@ import os, sys
 given = dict(zip(sys.argv, sys.argv[1:]))
 sys.path.insert(0, {root!r})
 print("a server starts", file=sys.stderr, flush=True)
+if "STUB_ENDS" in os.environ:
+    sys.exit("error: " + os.environ["STUB_ENDS"])
 sys.argv[1:] = ["--model", given["--alias"], "--port", given["--port"], "--context", "512", *{delays!r}]
 from tests.stub_server import main
 main()
@@ -375,6 +377,19 @@ def test_a_managed_server_that_dies_is_started_again_and_ends_with_us(tmp_path: 
     assert whole(run, 2)
     assert run.facts.backend.settings["server"] == "other"
     assert (directory / "server.log").read_text().count("$ ") == 4
+
+
+def test_a_server_that_can_not_be_started_leaves_its_log(tmp_path: Path, program: None) -> None:
+    directory = tmp_path / "run"
+    done = joulebench(*MANAGED, "-o", directory, STUB_ENDS="no such thing as a slot")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "llama-server exited with code 1: error: no such thing as a slot" in done.stderr
+    assert str(directory / "server.log") in done.stderr
+    assert (directory / "server.log").read_text().count("a server starts") == 3
+    done = joulebench(*MANAGED, *ONE, "-o", directory)
+    assert done.returncode == 0, done.stderr
+    assert (directory / "server.log").read_text().count("a server starts") == 4
 
 
 def test_a_real_llama_server_that_dies_is_started_again(tmp_path: Path) -> None:
