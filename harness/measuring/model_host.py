@@ -10,6 +10,7 @@ from typing import Any
 from backends.base import Config, Loaded, Model
 from harness.core.errors import UserError
 from harness.measuring.observer import Observer
+from harness.measuring.same_run import changed
 from harness.measuring.worker_process import LoadRefused, TrialFailed, WorkerProcess
 
 LOAD_TIMEOUT_S = 3600.0
@@ -30,6 +31,7 @@ class ModelHost:
         self._log = log
         self._observer = observer
         self._started = 0
+        self._first: Loaded | None = None
         self._worker = self._start()
         self.server_pids: tuple[int, ...] = ()
         """Processes outside the present worker that compute for it."""
@@ -70,17 +72,20 @@ class ModelHost:
         Raises UserError where the backend refuses the configuration, SweepStopped where it fails.
         """
         try:
-            return self._load()
+            self._first, versions = self._load()
+            return self._first, versions
         except LoadRefused as refusal:
             raise UserError(str(refusal)) from None
 
     def reload(self) -> None:
-        """Load the model into a new worker after a failed trial. Raises SweepStopped."""
+        """Load the model into a new worker after a failed trial. Raises SweepStopped, also where it is another now."""
         self._worker.close()
         try:
-            self._load()
+            loaded, _ = self._load()
         except LoadRefused as refusal:
             raise SweepStopped(f"the model can't be loaded any more: {refusal}") from None
+        if self._first and (found := changed(self._first, loaded)):
+            raise SweepStopped(f"what is loaded now is not what was measured before, in {found}")
 
     def run(self, timeout_s: float, at_edge: Callable[[], None], **request: Any) -> dict[str, Any]:
         """Run one window or loop; returns the worker's answer. Raises TrialFailed; see ``reload`` then.

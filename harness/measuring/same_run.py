@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
-from backends.base import Config
+from backends.base import Config, Loaded
 from harness.core.errors import UserError
 from harness.core.validation import option_of
 from harness.energy.meter import MeterDescription
@@ -27,6 +27,8 @@ _OF_OPEN_LOOPS = {
 }
 _AT_START = {"cache_tokens"}
 """Settings that a server works out anew from the memory that is free when it starts."""
+_LASTING = ("device", "device_names", "gpu_uuids", "no_energy", "concurrency", "most_in_flight")
+"""What of ``Loaded`` stays as it is when the same is loaded again, beside model and settings."""
 
 
 def refuse_other_run(directory: Path, held: Run, asked: PlannedRun, machine: Machine) -> None:
@@ -74,6 +76,22 @@ def refuse_other_hardware(
     if held.sessions:
         first = held.sessions[0].energy.components
         _refuse(directory, "what is metered", first, meter.components)
+
+
+def changed(first: Loaded, now: Loaded) -> str | None:
+    """What differs, in words, where the model was loaded a second time in a run; None where nothing does."""
+    then, there = (_facts(one) for one in (first, now))
+    for key in dict.fromkeys([*then, *there]):
+        if then.get(key) != there.get(key):
+            return f"{key}: {then.get(key)!r} before and {there.get(key)!r} now"
+    return None
+
+
+def _facts(loaded: Loaded) -> dict[str, object]:
+    """What stays as it is when the same is loaded again, by its name in words."""
+    model = {f"the model's {name}": value for name, value in asdict(loaded.model).items()}
+    settings = {f"the setting {name}": value for name, value in loaded.settings.items() if name not in _AT_START}
+    return model | {name: getattr(loaded, name) for name in _LASTING} | settings
 
 
 def _refuse_options(directory: Path, held: Mapping[str, object], now: Mapping[str, object]) -> None:
