@@ -11,7 +11,8 @@ in the last chunk, as llama-server says it: ``timings.prompt_ms`` from arrival t
 ``{"number", "received_ns", "sent_ns": [...]}``. Arrivals are stamped before anything else is done, also when many
 streams are being written.
 
-Faults hit requests from ``--fault-from`` on (counted from 0), every ``--fault-every``-th of them:
+Faults hit requests from ``--fault-from`` on (counted from 0), every ``--fault-every``-th of them, several in turn,
+unless the environment has STUB_WITHOUT_FAULTS:
 ``429``, ``500``, ``garbage`` (no HTTP), ``garbage-json``, ``error-event``, ``early-close`` (before any byte), ``hang``
 (no byte ever), ``stall`` (after half of the tokens), ``cut`` (closes there), ``die`` (the process ends there),
 ``short`` (one token too few), ``long-prompt`` (usage says one input token more), ``no-usage``, ``no-stream``.
@@ -85,7 +86,14 @@ class Stub:
 
     def fault(self, number: int) -> str | None:
         after = number - self.options.fault_from
-        return self.options.fault if after >= 0 and after % self.options.fault_every == 0 else None
+        if (
+            self.options.fault is None
+            or "STUB_WITHOUT_FAULTS" in os.environ
+            or after < 0
+            or after % self.options.fault_every
+        ):
+            return None
+        return self.options.fault[after // self.options.fault_every % len(self.options.fault)]
 
     def arrived(self, connection: Connection, head: bytes, body: bytes, received_ns: int) -> None:
         """Take a request that came, to be answered in its turn."""
@@ -214,6 +222,8 @@ class Connection(asyncio.Protocol):
 
     def _get(self, target: str) -> None:
         model = {"id": self._options.model, "object": "model", "max_model_len": self._options.context}
+        if self._options.tells_no_context:
+            del model["max_model_len"]
         answers = {
             "/health": ("application/json", '{"status":"ok"}'),
             "/metrics": ("text/plain; version=0.0.4", self._stub.metrics()),
@@ -386,6 +396,13 @@ def _content_length(head: bytes) -> int:
     return int(found[1]) if found else 0
 
 
+def _faults(text: str) -> list[str]:
+    listed = text.split(",")
+    if not set(listed) <= set(FAULTS):
+        raise argparse.ArgumentTypeError(f"choose from {', '.join(FAULTS)}")
+    return listed
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="stub_server", description="an OpenAI server that computes nothing")
     parser.add_argument("--port", type=int, default=0)
@@ -397,12 +414,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--empty-text", action="store_true", help="tokens without text, as with detokenize off")
     parser.add_argument("--model", default="stub")
     parser.add_argument("--context", type=int, default=None, help="most input and output tokens together")
+    parser.add_argument("--tells-no-context", action="store_true")
     parser.add_argument("--slots", type=int, default=0, help="requests worked on at once; the others wait")
     parser.add_argument("--tells-slots", action="store_true", help="call yourself llama-server and tell the slots")
     parser.add_argument("--preempts", action="store_true", help="count a preemption for each answer")
     parser.add_argument("--cached", type=int, default=None, help="cached input tokens in the usage")
     parser.add_argument("--key", default=None, help="the API key that requests must bring")
-    parser.add_argument("--fault", choices=FAULTS, default=None)
+    parser.add_argument("--fault", type=_faults, default=None, metavar="FAULT,…")
     parser.add_argument("--fault-from", type=int, default=0)
     parser.add_argument("--fault-every", type=int, default=1)
     parser.add_argument("--core", type=int, default=None, help="the one core to run on (Linux)")

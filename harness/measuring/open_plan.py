@@ -75,6 +75,8 @@ def refuse_arrivals(arrivals: Sequence[Arrival]) -> None:
     offsets_s = [arrival.offset_s for arrival in arrivals]
     if offsets_s != sorted(offsets_s) or offsets_s[0] < 0 or offsets_s[-1] > LONGEST_S:
         raise UserError(f"times of arrivals must be in order, from 0 to {LONGEST_S:.0f} s")
+    if not offsets_s[-1]:
+        raise UserError("arrivals are all at one time; a load needs some at others")
     tokens = [count for arrival in arrivals for count in (arrival.input_tokens, arrival.output_tokens)]
     if not 1 <= min(tokens) <= max(tokens) <= MAX_TOKENS:
         raise UserError(f"arrivals have from 1 to {MAX_TOKENS} input and output tokens")

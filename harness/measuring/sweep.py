@@ -157,10 +157,13 @@ def _schedule(
 
 
 def _may_end_otherwise(trial: Trial, session: Session, planned: PlannedRun) -> bool:
-    """Whether its end was one of the moment: it was disturbed, or took longer than a limit that has been raised since.
+    """Whether its end was one of the moment: it was disturbed, took longer than a limit that has been raised since, or
+    failed at a server, which may be well now.
 
     Such a trial is measured again, as if it weren't there.
     """
+    if trial.status == "error":
+        return planned.served
     if trial.status == "timeout":
         return session.plan is not None and session.plan.timeout_s < planned.plan.timeout_s
     return trial.status == "disturbed"

@@ -222,7 +222,9 @@ class Display(Observer):
             return _open_words(rate_per_s)
         trials = [trial for trial in self._store.records if (trial.asked, trial.purpose) == (point, purpose)]
         count = "" if purpose == "warmup" else f" {len(trials) + (not ended)}"
-        place = f"{self._number}/{len(self._plan.points)}" if self._number else "drift check"
+        points = len(self._plan.points)
+        # A point that is skipped is none of those that remain.
+        place = f"{self._number or points}/{points}" if self._number or purpose == "measure" else "drift check"
         return f"{place}  {point.words()}, {'warm-up' if purpose == 'warmup' else 'trial'}{count}"
 
     def _width(self, point: Point) -> str:

@@ -6,9 +6,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,21 +18,14 @@ from harness.measuring.session import MeasuringSession
 from harness.runs.records import RecordedRun, read_stamps
 from harness.runs.schema import Trial
 from harness.runs.summary import summarise
-from tests.helpers import environment, joulebench, refused
-from tests.measuring.served import QUICK, TPOT_S, TTFT_S, stub_server
+from tests.helpers import joulebench, refused
+from tests.measuring.served import QUICK, TPOT_S, TTFT_S, measuring, stub_server, wait_for_trials
 
 SIZES = ((4, 8), (16, 12), (48, 24), (4, 24))
 POINTS = [option for m, n in SIZES for option in ("--point", f"{m},{n}")]
 POWER_W = 150.0
 METER = f"fake:idle_w={POWER_W}:busy_w={POWER_W}:period_s=0.002"
 METERED = (*QUICK, "--probes", METER, "--sample-rate", "200", "--runs", "1")
-MEASURE = """
-from harness.cli import main
-from harness.measuring.session import MeasuringSession
-MeasuringSession._note_idle = lambda self, when: None
-main()
-"""
-"""Reading the idle power would take most of the time."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +47,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     with pytest.MonkeyPatch.context() as patch, stub_server() as stub:
         patch.setattr(MeasuringSession, "_note_idle", lambda self, when: None)
         command = ("measure", "--url", stub.url, *POINTS, *METERED, "-o", str(directory))
-        said = interrupted_after(3, trials, [*command, "-c", "1,2"])
+        said = interrupted_after(3, directory, [*command, "-c", "1,2"])
         first = trials.read_bytes()
         resumed = joulebench(*command, "-c", "1,2,4")
         assert resumed.returncode == 0, resumed.stderr
@@ -66,22 +56,13 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     return Swept(jb.load_run(directory), said, first, command)
 
 
-def interrupted_after(count: int, trials: Path, command: list[str]) -> str:
+def interrupted_after(count: int, directory: Path, command: list[str]) -> str:
     """Measure in another process until there are so many trials, end it as Ctrl-C does; what it said then."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", MEASURE, *command],
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    until = time.monotonic() + 60
-    while not (trials.exists() and trials.read_bytes().count(b"\n") >= count) and time.monotonic() < until:
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
+    with measuring(command) as process:
+        wait_for_trials(count, directory, process)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == 130
     return said
 
 
