@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from backends.base import Config, Loaded, Model
 from harness.core.errors import UserError
 from harness.measuring.observer import Observer
-from harness.measuring.same_run import changed
+from harness.measuring.same_run import AT_START
 from harness.measuring.worker_process import LoadRefused, TrialFailed, WorkerProcess
 
 LOAD_TIMEOUT_S = 3600.0
@@ -31,8 +32,8 @@ class ModelHost:
         self._log = log
         self._observer = observer
         self._started = 0
-        self._first: Loaded | None = None
         self._worker = self._start()
+        self._first: dict[str, Any] = {}
         self.server_pids: tuple[int, ...] = ()
         """Processes outside the present worker that compute for it."""
 
@@ -72,20 +73,24 @@ class ModelHost:
         Raises UserError where the backend refuses the configuration, SweepStopped where it fails.
         """
         try:
-            self._first, versions = self._load()
-            return self._first, versions
+            loaded, versions = self._load()
         except LoadRefused as refusal:
             raise UserError(str(refusal)) from None
+        self._first = _identity(loaded, versions)
+        return loaded, versions
 
     def reload(self) -> None:
         """Load the model into a new worker after a failed trial. Raises SweepStopped, also where it is another now."""
         self._worker.close()
         try:
-            loaded, _ = self._load()
+            loaded, versions = self._load()
         except LoadRefused as refusal:
             raise SweepStopped(f"the model can't be loaded any more: {refusal}") from None
-        if self._first and (found := changed(self._first, loaded)):
-            raise SweepStopped(f"what is loaded now is not what was measured before, in {found}")
+        now = _identity(loaded, versions)
+        for key in self._first | now:
+            if self._first.get(key) != now.get(key):
+                was, is_now = self._first.get(key), now.get(key)
+                raise SweepStopped(f"what is measured has changed: its {key} was {was!r} and is {is_now!r} now")
 
     def run(self, timeout_s: float, at_edge: Callable[[], None], **request: Any) -> dict[str, Any]:
         """Run one window or loop; returns the worker's answer. Raises TrialFailed; see ``reload`` then.
@@ -114,3 +119,10 @@ class ModelHost:
     def _start(self) -> WorkerProcess:
         self._started += 1
         return WorkerProcess(self._backend, self._log, self._observer.notice)
+
+
+def _identity(loaded: Loaded, versions: Mapping[str, str]) -> dict[str, Any]:
+    """What must stay as it is when the model is loaded again: others may have started another server meanwhile."""
+    settings = {name: value for name, value in loaded.settings.items() if name not in AT_START}
+    place = {name: getattr(loaded, name) for name in ("device", "device_names", "gpu_uuids", "no_energy")}
+    return {**asdict(loaded.model), **place, **versions, **settings}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
-from backends.base import Config, Loaded
+from backends.base import Config
 from harness.core.errors import UserError
 from harness.core.validation import option_of
 from harness.energy.meter import MeterDescription
@@ -25,10 +25,8 @@ _OF_OPEN_LOOPS = {
     "tpot_limit_s": "--slo-tpot",
     "e2e_limit_s": "--slo-e2e",
 }
-_AT_START = {"cache_tokens"}
+AT_START = {"cache_tokens"}
 """Settings that a server works out anew from the memory that is free when it starts."""
-_LASTING = ("device", "device_names", "gpu_uuids", "no_energy", "concurrency", "most_in_flight")
-"""What of ``Loaded`` stays as it is when the same is loaded again, beside model and settings."""
 
 
 def refuse_other_run(directory: Path, held: Run, asked: PlannedRun, machine: Machine) -> None:
@@ -71,27 +69,11 @@ def refuse_other_hardware(
     for name in held.backend.versions | backend.versions:
         _refuse(directory, f"the version of {name}", held.backend.versions.get(name), backend.versions.get(name))
     # A setting that only one program records says nothing: the options that decide it agree.
-    for key in held.backend.settings.keys() & backend.settings.keys() - _AT_START:
+    for key in held.backend.settings.keys() & backend.settings.keys() - AT_START:
         _refuse(directory, f"the backend's setting {key}", held.backend.settings[key], backend.settings[key])
     if held.sessions:
         first = held.sessions[0].energy.components
         _refuse(directory, "what is metered", first, meter.components)
-
-
-def changed(first: Loaded, now: Loaded) -> str | None:
-    """What differs, in words, where the model was loaded a second time in a run; None where nothing does."""
-    then, there = (_facts(one) for one in (first, now))
-    for key in dict.fromkeys([*then, *there]):
-        if then.get(key) != there.get(key):
-            return f"{key}: {then.get(key)!r} before and {there.get(key)!r} now"
-    return None
-
-
-def _facts(loaded: Loaded) -> dict[str, object]:
-    """What stays as it is when the same is loaded again, by its name in words."""
-    model = {f"the model's {name}": value for name, value in asdict(loaded.model).items()}
-    settings = {f"the setting {name}": value for name, value in loaded.settings.items() if name not in _AT_START}
-    return model | {name: getattr(loaded, name) for name in _LASTING} | settings
 
 
 def _refuse_options(directory: Path, held: Mapping[str, object], now: Mapping[str, object]) -> None:
