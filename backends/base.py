@@ -303,7 +303,10 @@ class ServingBackend(Backend, Protocol):
     """Told in a line now and then how far ``load`` is; whoever holds the backend may set it."""
 
     def client_description(self) -> Mapping[str, object]:
-        """What ``client`` needs in another process, as JSON; without any key. Call after ``load``."""
+        """What ``client`` needs in another process, as JSON; without any key. Call after ``load``, before each loop.
+
+        Raises BackendError where the server is not the one that was loaded any more.
+        """
 
     def client(self, description: Mapping[str, object]) -> Client:
         """A client of the loaded server; also in a process where nothing was loaded."""

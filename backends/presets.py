@@ -27,6 +27,16 @@ class RopeScaling:
     high_freq_factor: float
     original_context_length: int
 
+    def hub_fields(self) -> dict[str, str | float]:
+        """As a config.json of Hugging Face's has it."""
+        return {
+            "rope_type": "llama3",
+            "factor": self.factor,
+            "low_freq_factor": self.low_freq_factor,
+            "high_freq_factor": self.high_freq_factor,
+            "original_max_position_embeddings": self.original_context_length,
+        }
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -55,6 +65,11 @@ class Architecture:
     qkv_bias: bool = False
     sliding_window: int | None = None
     """Number of latest tokens that attention sees; None where it sees all."""
+
+    def rope_parameters(self) -> dict[str, str | float]:
+        """What a config.json of Hugging Face's says of the rotary embedding."""
+        scaled = self.rope_scaling.hub_fields() if self.rope_scaling else {"rope_type": "default"}
+        return {"rope_theta": self.rope_theta, **scaled}
 
     def parameters(self) -> int:
         """Number of weights; tied embeddings count once."""

@@ -157,13 +157,7 @@ def _preset_config(architecture: Architecture) -> dict[str, Any]:
         "tie_word_embeddings": a.tied_embeddings,
     }
     if a.rope_scaling is not None:
-        config["rope_scaling"] = {
-            "rope_type": "llama3",
-            "factor": a.rope_scaling.factor,
-            "low_freq_factor": a.rope_scaling.low_freq_factor,
-            "high_freq_factor": a.rope_scaling.high_freq_factor,
-            "original_max_position_embeddings": a.rope_scaling.original_context_length,
-        }
+        config["rope_scaling"] = a.rope_scaling.hub_fields()
     return config
 
 

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backends.base import (
     BackendError,
@@ -36,12 +36,15 @@ from backends.openai.address import parse_url
 from backends.openai.client import ClientSettings, OpenAIClient, RefusedByServer, settings_from_json
 from backends.openai.control import Control, NoAnswer
 from backends.openai.described import completed, describe
-from backends.openai.discovery import Served, discover, read_key
+from backends.openai.discovery import Served, discover, read_key, still_serves
 from backends.openai.exactness import Asking, find_asking, mismatch
-from backends.openai.placement import Placement, flag, place, place_started
+from backends.openai.placement import Placement, flag, place, place_started, running
 from backends.openai.prompts import RequestForm
 from backends.openai.servers.managed import ManagedServer, ServerPlan, start
 from backends.openai.stream import one_line
+
+if TYPE_CHECKING:
+    import psutil
 
 DEVICES = ("cpu", "cuda", "metal")
 FIRST_PROBE = 1 << 62
@@ -66,6 +69,7 @@ class OpenAIServer(ServingBackend):
         self._numbers = itertools.count(FIRST_PROBE)
         self._prepared: Request | None = None
         self._managed: ManagedServer | None = None
+        self._processes: list[psutil.Process] = []
         self.on_progress: Callable[[str], None] = lambda said: print(said, file=sys.stderr, flush=True)
 
     def capabilities(self) -> Capabilities:
@@ -98,15 +102,16 @@ class OpenAIServer(ServingBackend):
         described = None
         if config.serve is not None:
             described = describe(config)
-            self._managed = start(_server_plan(config), progress=self._say_progress)
-        self._control = control = _control(config, self._managed.url if self._managed else config.url)
-        found = self._await_server()
-        # Not before it answers: a server that others start again is another process then.
-        placement = (
-            place_started(config, self._managed.pid, self._managed.command)
-            if self._managed
-            else place(config, control.address)
-        )
+            self._managed = started = start(_server_plan(config), progress=self._say_progress)
+            self._control = _control(config, started.url)
+            found = self._await_server()
+            placement = place_started(config, started.pid, started.command)
+        else:
+            self._control = _control(config, config.url)
+            # Nobody owns the port of a server that is being started again.
+            found = self._await_server()
+            placement = place(config, self._control.address)
+            self._processes = running(placement.pids)
         self._served = served = _with_flags(found, placement)
         self._asking = asking = self._find_asking(served)
         return Loaded(
@@ -270,9 +275,20 @@ class OpenAIServer(ServingBackend):
         return Completion(reply.start_ns, reply.token_ns[0], reply.end_ns, reply.input_tokens, reply.output_tokens)
 
     def client_description(self) -> dict[str, Any]:
-        _, asking = self._loaded()
+        served, asking = self._loaded()
+        self._refuse_other_server(served)
         settings = self._client_settings(asking.form, exact=not self._config.allow_inexact)
         return {"settings": settings.as_json(), "api_key_env": self._config.api_key_env}
+
+    def _refuse_other_server(self, served: Served) -> None:
+        """See that the server that was loaded is the one that is there. Raises BackendError."""
+        for process in self._processes:
+            if not process.is_running():
+                raise BackendError(f"the server's process (pid {process.pid}) has ended since it was found")
+        if self._control is not None and not still_serves(self._control, served.name):
+            raise BackendError(
+                f"the server serves '{one_line(served.name)}' no more: it was started with another model"
+            )
 
     def client(self, description: Mapping[str, Any]) -> OpenAIClient:
         return OpenAIClient(settings_from_json(description["settings"]), read_key(description["api_key_env"]))
@@ -301,6 +317,7 @@ class OpenAIServer(ServingBackend):
 
     def close(self) -> None:
         self._prepared = self._served = self._asking = None
+        self._processes = []
         if self._control is not None:
             self._control.close()
             self._control = None

@@ -9,7 +9,7 @@ from typing import Any
 
 from backends.base import BackendError, InvalidConfig, Model
 from backends.openai import kinds
-from backends.openai.control import Control, Response
+from backends.openai.control import Control, NoAnswer, Response
 from backends.openai.kinds.base import Kind, Signs, Told
 from backends.openai.stream import error_message, one_line
 
@@ -72,6 +72,15 @@ def discover(control: Control, model: str, key_env: str | None = None) -> Served
     signs = Signs(card, answer.headers)
     kind = kinds.kind_of(signs)
     return Served(kind, str(card["id"]), kind.ask(control, signs))
+
+
+def still_serves(control: Control, name: str) -> bool:
+    """Whether a model is among those that the server lists now; true where it can't be told: requests will tell."""
+    try:
+        cards = _cards(control.get("/v1/models"))
+    except NoAnswer:
+        return True
+    return cards is None or any(card["id"] == name for card in cards)
 
 
 def _refuse_failure(answer: Response, url: str, key_env: str | None) -> None:

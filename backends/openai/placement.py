@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from backends.base import Config, InvalidConfig
 from backends.openai.address import Address
 from backends.openai.devices import UNKNOWN, ServerDevice, device_of
 from backends.openai.port_owner import NAME_IT, find_owner, is_this_machine
+
+if TYPE_CHECKING:
+    import psutil
 
 SECRET_FLAG = re.compile(r"-(hft|.*(keys?|token|secret|password))", re.IGNORECASE)
 """Flags of servers whose values nobody else may see."""
@@ -56,6 +60,13 @@ def place_started(config: Config, pid: int, command: Sequence[str]) -> Placement
     ports = {index + 1 for index, word in enumerate(command) if word == "--port"}
     words = ["PORT" if index in ports else word for index, word in enumerate(command)]
     return Placement(_declared(config, device_of([pid])), command=without_keys(words))
+
+
+def running(pids: Sequence[int]) -> list[psutil.Process]:
+    """The processes with these ids; they know that they have ended, also where an id is another's by then."""
+    import psutil
+
+    return [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
 
 
 def _seen(config: Config, pid: int) -> Placement:

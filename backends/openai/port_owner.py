@@ -27,8 +27,6 @@ class Owner:
     """None where it can't be told, or where it isn't the server."""
     reason: str | None = None
     """Why not, and what to do; None with a pid."""
-    elsewhere: bool = False
-    """Whether the server is most likely on another machine."""
 
 
 def is_this_machine(host: str) -> bool:
@@ -58,7 +56,7 @@ def find_owner(host: str, port: int) -> Owner:
         return Owner(None, f"the process that listens at port {port} has ended; {NAME_IT}")
     if name in _ELSEWHERE:
         reason = f"port {port} belongs to {_ELSEWHERE[name]} (pid {pid}): the server is elsewhere; if not, {NAME_IT}"
-        return Owner(None, reason, elsewhere=True)
+        return Owner(None, reason)
     if name in _PROXIES:
         return Owner(None, f"port {port} belongs to {name} (pid {pid}), which only passes connections on; {NAME_IT}")
     return Owner(pid)

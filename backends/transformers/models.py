@@ -73,7 +73,7 @@ def preset_config(architecture: Architecture) -> PreTrainedConfig:
         "num_attention_heads": a.heads,
         "max_position_embeddings": a.context_length,
         "tie_word_embeddings": a.tied_embeddings,
-        "rope_parameters": _rope_parameters(a),
+        "rope_parameters": a.rope_parameters(),
     }
     kv_heads, width = a.kv_heads, a.intermediate_size
     if a.family == "falcon":
@@ -83,20 +83,6 @@ def preset_config(architecture: Architecture) -> PreTrainedConfig:
         common["sliding_window"] = a.sliding_window
     kind = {"llama": LlamaConfig, "qwen2": Qwen2Config, "mistral": MistralConfig}[a.family]
     return kind(**common, num_key_value_heads=kv_heads, intermediate_size=width)
-
-
-def _rope_parameters(architecture: Architecture) -> dict[str, Any]:
-    scaling = architecture.rope_scaling
-    if scaling is None:
-        return {"rope_type": "default", "rope_theta": architecture.rope_theta}
-    return {
-        "rope_type": "llama3",
-        "rope_theta": architecture.rope_theta,
-        "factor": scaling.factor,
-        "low_freq_factor": scaling.low_freq_factor,
-        "high_freq_factor": scaling.high_freq_factor,
-        "original_max_position_embeddings": scaling.original_context_length,
-    }
 
 
 def size(

@@ -1,4 +1,4 @@
-"""Stamps of a loop as text for a pipe between two processes: arrays of 64 bits, compressed, in base 64."""
+"""Loops as text for a pipe between two processes: their arrays of 64 bits, compressed, in base 64."""
 
 from __future__ import annotations
 
@@ -10,36 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from harness.runs.load_stamps import PER_REQUEST, LoopRun, LoopStamps, ServerReadings
+from harness.runs.load_stamps import LoopRun, LoopStamps, ServerReadings, stamps_from_arrays
 
-_ARRAYS = (*PER_REQUEST, "piece_ns", "piece_tokens")
 _PLAIN = ("kind", "concurrency", "client_cpu_s", "client_processes", "client_stalled_s", "spreads")
 
 
-def stamps_message(stamps: LoopStamps) -> dict[str, Any]:
+def stamps_message(stamps: LoopStamps) -> dict[str, list[str]]:
     """Stamps as a JSON object."""
-    arrays = {name: _packed_integers(getattr(stamps, name)) for name in _ARRAYS}
-    return {**arrays, "said": {name: _packed(values, "<f8") for name, values in stamps.said.items()}}
+    return {name: _packed(values) for name, values in stamps.arrays().items()}
 
 
-def stamps_from_message(message: Mapping[str, Any]) -> LoopStamps:
+def stamps_from_message(message: Mapping[str, list[str]]) -> LoopStamps:
     """The stamps of ``stamps_message``. Raises ValueError."""
-    arrays: dict[str, Any] = {name: _integers(message[name]) for name in _ARRAYS}
-    arrays |= {name: arrays[name].astype(np.bool_) for name in ("counted", "told")}
-    return LoopStamps(**arrays, said={name: _unpacked(text, "<f8") for name, text in message["said"].items()})
+    return stamps_from_arrays({name: _unpacked(*packed) for name, packed in message.items()})
 
 
 def run_message(run: LoopRun) -> dict[str, Any]:
     """What a loop did as a JSON object."""
     return {
-        "kind": run.kind,
-        "concurrency": run.concurrency,
+        **{name: getattr(run, name) for name in _PLAIN},
         "stamps": stamps_message(run.stamps),
         "window_ns": list(run.window_ns),
-        "client_cpu_s": run.client_cpu_s,
-        "client_processes": run.client_processes,
-        "client_stalled_s": run.client_stalled_s,
-        "spreads": run.spreads,
         "server": asdict(run.server),
     }
 
@@ -55,18 +46,13 @@ def run_from_message(message: Mapping[str, Any]) -> LoopRun:
     )
 
 
-def _packed_integers(values: Any) -> str:
+def _packed(values: Any) -> list[str]:
+    """An array's type and content."""
     # Differences of stamps are small numbers, of which compression leaves a third.
-    return _packed(np.diff(values.astype(np.int64), prepend=np.int64(0)), "<i8")
+    kept = np.diff(values, prepend=values.dtype.type(0)) if values.dtype.kind == "i" else values
+    return [values.dtype.str, base64.b64encode(zlib.compress(kept.tobytes(), level=1)).decode("ascii")]
 
 
-def _integers(text: str) -> Any:
-    return np.cumsum(_unpacked(text, "<i8"), dtype=np.int64)
-
-
-def _packed(values: Any, kind: str) -> str:
-    return base64.b64encode(zlib.compress(values.astype(kind).tobytes(), level=1)).decode("ascii")
-
-
-def _unpacked(text: str, kind: str) -> Any:
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=kind)
+def _unpacked(kind: str, text: str) -> Any:
+    kept = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=kind)
+    return np.cumsum(kept, dtype=kept.dtype) if kept.dtype.kind == "i" else kept

@@ -124,4 +124,5 @@ class ModelHost:
 def _identity(loaded: Loaded, versions: Mapping[str, str]) -> dict[str, Any]:
     """What must stay as it is when the model is loaded again: others may have started another server meanwhile."""
     settings = {name: value for name, value in loaded.settings.items() if name not in AT_START}
-    return {**asdict(loaded.model), "device": loaded.device, **versions, **settings}
+    place = {name: getattr(loaded, name) for name in ("device", "device_names", "gpu_uuids", "no_energy")}
+    return {**asdict(loaded.model), **place, **versions, **settings}

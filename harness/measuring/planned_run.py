@@ -83,6 +83,9 @@ def prepare(backend: str | None = None, **options: Any) -> PlannedRun:
             raise UserError("batch_size is another name of concurrency: give one of them")
         options["concurrency"] = options.pop("batch_size")
     options["concurrency"] = _listed(options.get("concurrency", "1"))
+    for name in ("url", "serve"):
+        if options.get(name) == "":
+            raise UserError(f"--{name} is empty; give it a value, or leave it out to measure in this process")
     served = [f"--{name}" for name in ("url", "serve") if options.get(name)]
     backend = backend or (_SERVED if served else "transformers")
     if backend not in backends.names():

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from backends.openai.metrics import judge, judge_cached
 from harness.energy.loop_marks import LoopMarks
 from harness.energy.metered_window import MeteredWindow
 from harness.energy.readings import Window
+from harness.measuring.server_doubts import cache_doubts, server_doubts
 from harness.runs.load_figures import LoadFigures, doubts
-from harness.runs.load_stamps import UNKNOWN, LoopRun
+from harness.runs.load_stamps import LoopRun
 
 
 def batch_marks(answer: Mapping[str, Any]) -> Window:
@@ -51,12 +51,9 @@ def loop_marks(loop: LoopRun, load: LoadFigures) -> tuple[LoopMarks, Window | No
 
 def loop_doubts(loop: LoopRun, load: LoadFigures) -> list[str]:
     """Why a loop's trial must be marked, in words: by what its clients did, and by what the server says of itself."""
-    readings, cached = loop.server, loop.stamps.cached_tokens
     # How many requests of an open loop are in flight is up to the server.
     ours = loop.concurrency if loop.kind == "closed loop" else None
-    said = judge(readings.before, readings.during, readings.after, ours)
-    told = [None if tokens == UNKNOWN else int(tokens) for tokens in cached]
-    return [*doubts(load), *said, *judge_cached(told)]
+    return [*doubts(load), *server_doubts(load.server, ours), *cache_doubts(loop.stamps.cached_tokens.tolist())]
 
 
 def loop_result(load: LoadFigures, window: MeteredWindow) -> dict[str, Any]:

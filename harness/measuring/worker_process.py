@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.base import MEMORY_WORDS, Config, Loaded, Model
+from backends.openai.servers.server_log import LOG_VARIABLE, kernel_oom_kills, signal_name
 from harness.core.processes import module_command, module_environment
 from harness.runs.schema import Status
 from harness.runs.store import SERVER_LOG_FILE
@@ -41,7 +42,7 @@ class WorkerProcess:
         self._on_progress = on_progress
         self._log = log
         self._log_start = log.stat().st_size if log.exists() else 0
-        self._oom_kills = _kernel_oom_kills()
+        self._oom_kills = kernel_oom_kills()
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(
                 module_command("harness.measuring.worker", backend),
@@ -50,7 +51,7 @@ class WorkerProcess:
                 stderr=stderr,
                 # Unbuffered: a message to a dead child fails when it is written, not when the pipe is closed.
                 bufsize=0,
-                env=module_environment() | {"JOULEBENCH_SERVER_LOG": str(log.with_name(SERVER_LOG_FILE))},
+                env=module_environment() | {LOG_VARIABLE: str(log.with_name(SERVER_LOG_FILE))},
                 # Ctrl-C is the parent's business: it decides what becomes of the child.
                 start_new_session=True,
             )
@@ -157,8 +158,8 @@ class WorkerProcess:
         """How the child ended by itself, from its exit code and from what it wrote since it was started."""
         code = self._process.wait()
         self.close()
-        how = f"exited with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
-        if code == -signal.SIGKILL and _kernel_oom_kills() != self._oom_kills:
+        how = f"exited with code {code}" if code >= 0 else f"was killed by {signal_name(-code)}"
+        if code == -signal.SIGKILL and kernel_oom_kills() != self._oom_kills:
             return TrialFailed("oom", f"the worker process {how} while the kernel was out of memory")
         words = self._words()
         telling = next((line for line in words if MEMORY_WORDS.search(line)), None)
@@ -198,21 +199,3 @@ def _runs(process: Any) -> bool:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _kernel_oom_kills() -> int | None:
-    """How many processes the kernel has killed for want of memory; None where it does not say."""
-    try:
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    except OSError:
-        pass
-    return None

@@ -171,7 +171,7 @@ def drawn_sizes(source: DrawnSystem, options: Options) -> dict[Point, list[Point
     typical = typical_size(source.loaded, options.fixed_input, options.fixed_output)
     others = sorted((size for size in sizes if size != typical), key=_length)
     most = max((len(sizes[size]) for size in others), default=0)
-    others = [size for size in others if len(sizes[size]) == most]
+    others = [size for size in others if len(sizes[size]) == most > 1]
     if len(others) > MOST_SIZES - 1:
         others = [others[round(at)] for at in np.linspace(0, len(others) - 1, MOST_SIZES - 1)]
     return {size: sizes[size] for size in sorted([typical, *others], key=_length)}

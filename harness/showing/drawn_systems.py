@@ -73,8 +73,6 @@ def differences(source: DrawnSystem, others: Sequence[DrawnSystem]) -> DrawnSyst
         known = {_compared(identity, field) for identity in alike} - {None}
         if value is not None and known - {_compared(mine, field)}:
             said.append(words(value))
-    if source.concurrency not in {other.concurrency for other in others}:
-        said.append(f"{source.concurrency} in flight")
     held = {other.components for other in others if other.components}
     boundary = () if not source.components or held <= {source.components} else tuple(sorted(source.components))
     return replace(source, differs=tuple(said), differing_boundary=boundary)

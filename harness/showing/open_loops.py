@@ -79,11 +79,16 @@ def print_open_loops(run: RecordedRun, console: Console) -> None:
 
 
 def open_notes(trials: Sequence[Trial]) -> Iterator[str]:
-    """What the columns mean, and which rates were too much."""
+    """What the columns mean, why energy is missing, and which rates were too much."""
     yield "TTFT and E2E are from when a request was due to its first and its last token"
     limits = arrivals_of(trials[0]).limits
     if words := _limit_words(limits):
         yield f"goodput is the share of the requests with {words}"
+    totals = [trial.energy.total for trial in trials if trial.energy]
+    if any(total.method == "estimated" for total in totals):
+        yield "≈: energy is estimated, not measured"
+    if reason := next((total.reason for total in totals if total.request_j is None), None):
+        yield f"{NOTHING}: energy was not measured: {reason}"
     saturated = [trial for trial in trials if arrivals_of(trial).saturated]
     if saturated:
         rates = ", ".join("the log's" if t.rate_per_s is None else f"{number(t.rate_per_s, 3)}/s" for t in saturated)

@@ -17,7 +17,7 @@ import pytest
 from backends.base import BackendError, InvalidConfig, NotInstalled, OutOfMemory
 from backends.llama_cpp import gguf_file
 from backends.openai import port_owner
-from backends.openai.servers import managed
+from backends.openai.servers import managed, server_log
 from backends.openai.servers.base import find_program
 from backends.openai.servers.managed import ServerPlan
 from tests.helpers import ROOT
@@ -258,7 +258,7 @@ def test_port_that_was_taken_meanwhile_is_given_up(stub, monkeypatch):
 
 
 def test_log_of_the_run_may_be_named_by_the_environment(stub, tmp_path, monkeypatch):
-    monkeypatch.setenv(managed.LOG_VARIABLE, str(tmp_path / "run" / ".." / "server.log"))
+    monkeypatch.setenv(server_log.LOG_VARIABLE, str(tmp_path / "run" / ".." / "server.log"))
     (tmp_path / "run").mkdir()
     with start() as server:
         assert "loading" in server.log.read_text()

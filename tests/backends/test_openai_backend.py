@@ -88,6 +88,32 @@ def test_a_model_may_have_any_name_and_is_shown_in_plain_words(backend, name, sh
         assert canned.rules.asked[-1]["model"] == name
 
 
+def test_a_server_that_was_started_again_is_not_taken_for_the_one_that_was_loaded(backend):
+    """Its processes are others: their load would count as foreign, and its energy as none."""
+    port = str(free_port())
+    with stub("--port", port) as url:
+        first = backend.load(Config("", url=url))
+        backend.client_description()
+    with pytest.raises(BackendError, match="has ended since"):
+        backend.client_description()
+    with stub("--port", port):
+        with pytest.raises(BackendError, match="has ended since"):
+            backend.client_description()
+        assert first.server_pids
+        assert backend.load(Config("", url=url)).server_pids not in ((), first.server_pids)
+        backend.client_description()
+
+
+def test_a_model_that_is_served_no_more_is_noticed_before_a_loop(backend):
+    pages = {"/v1/models": {"data": [{"id": "one"}]}}
+    with canned_server(pages, Rules()) as canned:
+        backend.load(Config("", url=canned.url))
+        backend.client_description()
+        pages["/v1/models"]["data"][0]["id"] = "two"
+        with pytest.raises(BackendError, match="serves 'one' no more"):
+            backend.client_description()
+
+
 def test_several_models_must_be_chosen_from(backend):
     pages = {"/v1/models": {"data": [{"id": "small"}, {"id": "large"}]}}
     with canned_server(pages) as canned:

@@ -8,6 +8,8 @@ from backends.openai.control import Control
 from backends.openai.discovery import Served, discover
 from tests.backends.canned_server import canned_server
 
+KINDS = {kind.name: kind for kind in kinds.KINDS}
+
 
 def models(**card) -> dict:
     return {"object": "list", "data": [{"id": "m", "object": "model", **card}]}
@@ -183,7 +185,7 @@ KNOWN_TO_TENSORRT_LLM = {
 
 @pytest.mark.parametrize("kind", ["vllm", "llama-server", "sglang", "tensorrt-llm", "other"])
 def test_a_request_of_every_exact_kind_says_what_makes_it_exact(kind):
-    form = kinds.named(kind).forms[0]
+    form = KINDS[kind].forms[0]
     assert form.prompt == "ids"
     assert form.extra["ignore_eos"] is True
     assert form.extra["stream_options"]["include_usage"] is True
@@ -193,5 +195,5 @@ def test_a_request_of_every_exact_kind_says_what_makes_it_exact(kind):
 
 
 def test_fields_for_tensorrt_llm_are_those_that_it_knows():
-    form = kinds.named("tensorrt-llm").forms[0]
+    form = KINDS["tensorrt-llm"].forms[0]
     assert {"model", "prompt", "stream", *form.lengths, *form.extra} <= KNOWN_TO_TENSORRT_LLM

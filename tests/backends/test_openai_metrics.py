@@ -1,10 +1,11 @@
-"""Prometheus text of servers as one small vocabulary, and what marks a window."""
+"""Prometheus text of servers as one small vocabulary."""
 
 import pytest
 
 from backends.openai import kinds
-from backends.openai.metrics import COUNTERS, GAUGES, figures, grown, judge, judge_cached
+from backends.openai.metrics import COUNTERS, GAUGES, figures
 
+KINDS = {kind.name: kind for kind in kinds.KINDS}
 VLLM = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
@@ -46,7 +47,7 @@ trtllm_request_prefill_time_seconds_sum{engine_type="trtllm",model_name="m"} 0.2
 
 
 def read(kind: str, text: str) -> dict[str, float]:
-    return figures(text, kinds.named(kind).figures)
+    return figures(text, KINDS[kind].figures)
 
 
 def test_figures_of_several_engines_are_added_up_and_what_is_not_told_is_left_out():
@@ -99,46 +100,6 @@ def test_text_without_figures_gives_none(text):
 def test_broken_text_is_an_error(text):
     with pytest.raises(ValueError, match=r"float|label|quote|Invalid"):
         read("vllm", text)
-
-
-CALM = {"requests_running": 4.0, "requests_waiting": 0.0, "preemptions_total": 3.0, "cached_tokens_total": 9.0}
-
-
-def test_a_calm_window_is_not_marked():
-    assert judge(CALM, [CALM, CALM], CALM, concurrency=4) == []
-    assert judge({}, [], {}) == []
-
-
-@pytest.mark.parametrize(
-    ("during", "after", "word"),
-    [
-        ({}, {"preemptions_total": 4.0}, "preempted"),
-        ({"requests_waiting": 1.0}, {}, "waited"),
-        ({}, {"cached_tokens_total": 80.0}, "71 input tokens"),
-        ({"requests_running": 5.0}, {}, "others use the server"),
-        ({}, {"cached_tokens_total": 0.0}, "restarted"),
-    ],
-)
-def test_what_disturbs_a_window_marks_it(during, after, word):
-    marks = judge(CALM, [CALM | during], CALM | after, concurrency=4)
-    assert len(marks) == 1
-    assert word in marks[0]
-
-
-def test_one_cached_token_a_request_is_let_pass():
-    before, after = CALM | {"requests_total": 10.0}, CALM | {"requests_total": 30.0, "cached_tokens_total": 29.0}
-    assert judge(before, [], after) == []
-    assert judge(before, [], after | {"cached_tokens_total": 30.0})
-
-
-def test_a_counter_that_appears_with_its_first_event_started_at_zero():
-    assert grown("cached_tokens_total", {}, {"cached_tokens_total": 5.0}) == 5.0
-    assert grown("cached_tokens_total", {"cached_tokens_total": 5.0}, {}) is None
-
-
-def test_cached_prompts_mark_a_window_and_silence_does_not():
-    assert judge_cached([None, 0, 1, 1]) == []
-    assert "1 of 3 prompts" in judge_cached([0, 48, None])[0]
 
 
 def test_a_value_beyond_all_numbers_is_no_figure():

@@ -114,6 +114,13 @@ def test_contradictions_are_refused(options: dict) -> None:
         make_plan(PlanOptions(**options))
 
 
+@pytest.mark.parametrize("name", ["url", "serve"])
+def test_an_empty_address_does_not_mean_this_process(name: str) -> None:
+    """As of a shell's variable that isn't set."""
+    with pytest.raises(UserError, match=f"--{name} is empty"):
+        prepare(**{name: ""})
+
+
 def test_a_run_is_not_named_by_what_may_be_a_password() -> None:
     directory = prepare(url="http://user:secret@127.0.0.1:8000/v1").directory
     assert directory == Path("runs/openai-127.0.0.1-8000-quick")

@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,10 @@ from harness.modelling.profile_fit import fit
 from harness.runs.records import dump_trial, load_run
 from harness.runs.summary import headline, summarise
 from harness.showing.concurrency_figures import load_figure
-from harness.showing.drawn_systems import load_drawn
+from harness.showing.drawn_systems import differences, load_drawn, published_sources
 from harness.showing.findings import load_finding
 from harness.showing.fit_figures import fit_figure
+from harness.showing.open_loops import open_notes
 from harness.showing.panels import Options
 from harness.showing.phase_figures import phase_figure
 from harness.showing.sweep_figures import sweep_figure
@@ -119,7 +121,9 @@ def test_a_loop_of_one_concurrency_is_told_by_its_output(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"figure1", "figure2", "fit"}
     assert "no figure of the phases: with several requests at a server they run beside each other" in done.stdout
-    figure = sweep_figure([load_drawn(str(run))], "input", Options())
+    source = load_drawn(str(run))
+    figure = sweep_figure([source], "input", Options())
+    assert not [words for words in differences(source, published_sources()).differs if "in flight" in words]
     assert "8 requests in flight (closed loop)" in notes(figure)
     assert "8 requests in flight (closed loop)" in notes(fit_figure(fit(run)))
 
@@ -221,6 +225,7 @@ def test_open_loops_have_a_table_of_their_own(tmp_path: Path) -> None:
     assert quick[-2:] == ["75.0", "%"]
     assert "goodput is the share of the requests with TTFT ≤ 0.100 s" in shown
     assert "requests piled up at 20.0/s" in shown
+    assert "≈" not in shown
     assert "Measured: 2 of 2 open loops." in shown
     assert "\n1 open loop: disturbed: others computed.\n" in shown
     assert "Nothing was measured" not in shown
@@ -230,6 +235,21 @@ def test_open_loops_have_a_table_of_their_own(tmp_path: Path) -> None:
     assert joulebench("report", run, "-o", tmp_path / "a.html").returncode == 0
     assert "No input sweep was measured" not in (tmp_path / "a.html").read_text(), "none was asked for"
     assert "open loops only" in refused(joulebench("fit", run))
+
+
+@pytest.mark.parametrize(
+    ("figure", "said"),
+    [
+        ({"method": "estimated"}, "≈: energy is estimated, not measured"),
+        ({"request_j": None, "request_ci95_j": None, "reason": "too coarse"}, "–: energy was not measured: too coarse"),
+    ],
+)
+def test_open_loops_say_why_energy_is_no_measurement(figure: dict[str, Any], said: str) -> None:
+    trial = open_loop(0, 2.0, 1.98)
+    assert trial.energy
+    assert not any("energy" in note for note in open_notes([trial]))
+    total = replace(trial.energy.total, **figure)
+    assert said in open_notes([replace(trial, energy=replace(trial.energy, total=total))])
 
 
 @pytest.mark.filterwarnings("error")

@@ -19,8 +19,3 @@ KINDS: tuple[Kind, ...] = (
 def kind_of(signs: Signs) -> Kind:
     """The first kind that the signs show."""
     return next(kind for kind in KINDS if kind.is_shown_by(signs))
-
-
-def named(name: str) -> Kind:
-    """The kind of this name."""
-    return next(kind for kind in KINDS if kind.name == name)

@@ -27,8 +27,6 @@ from backends.openai import port_owner
 from backends.openai.servers import launcher, server_log, supervisor
 from backends.openai.servers.base import CHECKOUT, HOST, Launcher, find_program, refuse_flags
 
-LOG_VARIABLE = "JOULEBENCH_SERVER_LOG"
-"""Environment variable that names the file for the server's output where none is given."""
 READY_WITHIN_S = 1800.0
 """Until a server must be ready: large models are read from slow disks."""
 _LOOK_S = 0.2
@@ -246,7 +244,7 @@ def _environment() -> dict[str, str]:
 
 
 def _default_log(name: str) -> Path:
-    if named := os.environ.get(LOG_VARIABLE):
+    if named := os.environ.get(server_log.LOG_VARIABLE):
         return Path(named)
     descriptor, path = tempfile.mkstemp(prefix=f"joulebench-{name}-", suffix=".log")
     os.close(descriptor)

@@ -53,15 +53,6 @@ def random_folder(preset: str, seed: int) -> Path:
 
 def hub_config(a: Architecture) -> dict[str, Any]:
     """What config.json says of the architecture."""
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": a.rope_theta}
-    if a.rope_scaling is not None:
-        rope |= {
-            "rope_type": "llama3",
-            "factor": a.rope_scaling.factor,
-            "low_freq_factor": a.rope_scaling.low_freq_factor,
-            "high_freq_factor": a.rope_scaling.high_freq_factor,
-            "original_max_position_embeddings": a.rope_scaling.original_context_length,
-        }
     config: dict[str, Any] = {
         "architectures": [f"{a.family.capitalize()}ForCausalLM"],
         "model_type": a.family,
@@ -72,7 +63,7 @@ def hub_config(a: Architecture) -> dict[str, Any]:
         "num_attention_heads": a.heads,
         "max_position_embeddings": a.context_length,
         "tie_word_embeddings": a.tied_embeddings,
-        "rope_parameters": rope,
+        "rope_parameters": a.rope_parameters(),
         "rope_theta": a.rope_theta,
         "bos_token_id": 1,
         "eos_token_id": 2,

@@ -1,4 +1,4 @@
-"""What a server's log says of its end."""
+"""Where a server's log is, and what it says of the server's end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 from backends.base import MEMORY_WORDS, BackendError, InvalidConfig, OutOfMemory
 
-PORT_TAKEN = re.compile(r"address already in use|couldn't bind", re.IGNORECASE)
+LOG_VARIABLE = "JOULEBENCH_SERVER_LOG"
+"""Environment variable that names the file for the output of servers that are started, where none is given."""
+PORT_TAKEN = re.compile(r"address already in use|couldn't bind|took port", re.IGNORECASE)
 _FLAG = re.compile(
     r"(invalid|unrecognized|unknown) arguments?|error: .*expected .*argument|invalid choice", re.IGNORECASE
 )

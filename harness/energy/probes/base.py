@@ -60,7 +60,7 @@ class ProbeContext:
     """Whether the machine is metered with all that runs on it, and no process."""
     meter_token_env: str | None = None
     """Name of the environment variable that holds the token of another machine's meter."""
-    members: TreeMembers = field(default_factory=TreeMembers)
+    members: TreeMembers = field(default_factory=TreeMembers, repr=False)
     """Looks up what the roots started."""
 
     @property
