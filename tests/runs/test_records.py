@@ -131,7 +131,7 @@ def test_run_can_be_moved_and_read_from_anywhere(tmp_path: Path, monkeypatch: py
 
 
 RUN_DAMAGE = [
-    (("model", "dtype"), None),
+    (("model", "dtype"), 32),
     (("model", "name"), ""),
     (("model", "random_weights"), "yes"),
     (("backend", "config", "batch_size"), -1),

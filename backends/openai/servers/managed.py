@@ -30,7 +30,7 @@ from backends.openai.servers.base import CHECKOUT, HOST, Launcher, find_program,
 READY_WITHIN_S = 1800.0
 """Until a server must be ready: large models are read from slow disks."""
 _LOOK_S = 0.2
-_PROGRESS_S = 5.0
+_PROGRESS_S = 2.0
 _PORT_TRIES = 3
 
 Progress = Callable[[float, str], None]
