@@ -18,7 +18,7 @@ _NS = 1e9
 _COHERENCE_SAMPLES = 400
 _LEAST_BUSY = 0.95
 """Share of a closed loop's clients that must have a request in flight, on average."""
-_MOST_STALLED = 0.01
+MOST_STALLED = 0.01
 """Share of a loop's time in which its clients may be kept from the processor."""
 _GROWTH_TAIL = 3.0
 """How many standard deviations of a Poisson count the requests in flight must grow by to count as growing."""
@@ -239,7 +239,7 @@ def doubts(figures: LoadFigures) -> list[str]:
             "most answers came all at once, so that no time to first token is known; see whether the server, or a "
             "proxy before it, holds streams back"
         )
-    if figures.client_stalled is not None and figures.client_stalled > _MOST_STALLED:
+    if figures.client_stalled is not None and figures.client_stalled > MOST_STALLED:
         found.append(
             f"the clients were kept from the processor for {percent(figures.client_stalled, digits=0)} of the time, "
             "and took what came meanwhile for later than it was: leave a core to them"

@@ -1,6 +1,6 @@
 """What joulebench records of a server, beside what the server counts itself.
 
-    python scripts/bench/served.py [--server NAME | --url URL] [-m MODEL] [-p M] [-n N] [-c C] [--seconds S] [--json]
+    python scripts/bench/served.py [--server NAME | --url URL] [-m MODEL] [-p M] [-n N] [-c C] [--json]
 
 llama-server (-np 4) and vLLM are started as ``joulebench measure --serve`` starts them, or the server at ``--url`` is
 taken; ``stub`` is ``tests/stub_server.py`` with known delays. Each is measured over the product of input tokens, output
@@ -17,13 +17,15 @@ tokens and requests in flight, and what is compared comes from the recorded run,
 - of the stub, whose stamps are on the same clock: time to first token and time per output token within 1 ms in the
   median and 3 ms in the 99th percentile.
 
-Exits with 1 where a row is not ok.
+Loops that joulebench marked because their clients were kept from the processor count for ``exact`` alone. Exits with 1
+where a row is not ok.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -42,6 +44,7 @@ from numpy.typing import NDArray
 import harness as jb
 from backends.base import NotInstalled
 from backends.openai.servers.base import find_program
+from harness.runs.load_figures import MOST_STALLED
 from harness.runs.load_stamps import LoopStamps
 from harness.runs.records import read_stamps
 from harness.runs.schema import Trial
@@ -63,7 +66,8 @@ STUB_P50_MS, STUB_P99_MS = 1.0, 3.0
 
 @dataclass(frozen=True)
 class Row:
-    """A point of one server: all loops that were run of it. Times are means over the requests unless said."""
+    """A point of one server: all loops that were run of it. Times are means over the requests unless said, of those
+    loops whose clients were not kept from the processor."""
 
     server: str
     m: int
@@ -71,6 +75,8 @@ class Row:
     c: int
     requests: int = 0
     exact: bool = False
+    stalled_loops: int = 0
+    """Loops whose clients were kept from the processor."""
     decode_ratio: float | None = None
     """None for n = 1, and where the server tells nothing."""
     ttft_ms: float | None = None
@@ -107,7 +113,12 @@ def one_row(run: jb.RecordedRun, server: str, m: int, n: int, c: int, trials: Se
     stamps = [read_stamps(run.directory, trial) for trial in looped]
     facts: dict[str, Any] = {"requests": sum(map(len, stamps))}
     faults = wrong_counts(looped, stamps, m, n)
-    facts["exact"] = not faults
+    free = [trial.load is not None and (trial.load.client_stalled or 0.0) <= MOST_STALLED for trial in looped]
+    facts |= {"exact": not faults, "stalled_loops": free.count(False)}
+    if not any(free):
+        faults.append("the clients were kept from the processor in every loop: measure while nothing else runs")
+        return Row(server, m, n, c, **facts, faults=tuple(faults))
+    looped, stamps = list(itertools.compress(looped, free)), list(itertools.compress(stamps, free))
     compared = [stub_times(stamps)] if server == STUB else [decode(looped, stamps, n), first_tokens(looped, stamps, c)]
     for found, wrong in compared:
         facts |= found
@@ -257,17 +268,17 @@ class Shown(jb.Observer):
         print(f"{trial.purpose} {sizes}: {trial.status}", file=sys.stderr, flush=True)
 
 
-def measure(directory: Path, sizes: Mapping[str, str], seconds: float, **server: Any) -> jb.RecordedRun:
-    """A run over all combinations of the sizes, one trial each after its warm-up."""
+def measure(directory: Path, sizes: Mapping[str, str], options: argparse.Namespace, **server: Any) -> jb.RecordedRun:
+    """A run over all combinations of the sizes."""
     return jb.measure(
         directory,
         observer=Shown(),
         **sizes,
         **server,
         grid=True,
-        runs=1,
-        min_window_s=seconds,
-        max_window_s=max(seconds, 60.0),
+        runs=options.runs,
+        min_window_s=options.seconds,
+        max_window_s=max(options.seconds, 60.0),
         # Others on this machine change times on both sides alike.
         max_foreign_load=1.0,
     )
@@ -296,7 +307,7 @@ def results(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
         try:
             with contextlib.ExitStack() as stack:
                 server = what_is_served(name, options, stack)
-                run = measure(directory / name, sizes(options, name), options.seconds, **server)
+                run = measure(directory / name, sizes(options, name), options, **server)
         except NotInstalled as absent:
             unavailable[name] = str(absent)
             continue
@@ -332,7 +343,8 @@ def as_lines(found: dict[str, Any]) -> Iterator[str]:
         cells.append((row["step_ms"], ".1f", 9))
         shown = "".join(f"{'–' if value is None else format(value, form):>{wide}}" for value, form, wide in cells)
         start = f"{row['server']:14}{row['m']:>5}{row['n']:>5}{row['c']:>5}{row['requests']:>10}{row['exact']!s:>7}"
-        yield f"{start}{shown}  {'ok' if row['ok'] else 'NOT OK: ' + '; '.join(row['faults'])}"
+        left_out = f" ({row['stalled_loops']} loops left out)" if row["stalled_loops"] else ""
+        yield f"{start}{shown}  {'ok' if row['ok'] else 'NOT OK: ' + '; '.join(row['faults'])}{left_out}"
         for name, words in (("ttft_error_ms", "time to first token"), ("tpot_error_ms", "time per output token")):
             if row[name]:
                 p50_ms, p99_ms = row[name]
@@ -349,7 +361,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("-p", help=f"input tokens (default {SIZES[0]}; for the stub {STUB_SIZES[0]})")
     parser.add_argument("-n", help=f"output tokens (default {SIZES[1]}; for the stub {STUB_SIZES[1]})")
     parser.add_argument("-c", help=f"requests in flight (default {SIZES[2]}; for the stub {STUB_SIZES[2]})")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of a window")
+    parser.add_argument("--seconds", type=float, default=6.0, help="length of a window (default 6)")
+    parser.add_argument("--runs", type=int, default=2, help="windows of each size, besides its warm-up (default 2)")
     parser.add_argument("--directory", type=Path, help="where the runs are kept")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     options = parser.parse_args()

@@ -23,12 +23,17 @@ def script(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 def rows(*options: str) -> list[dict[str, Any]]:
-    done = script("--json", "--seconds", "0.3", *options)
+    done = script("--json", "--seconds", "0.3", "--runs", "1", *options)
     assert done.returncode in (0, 1), done.stderr
     found = json.loads(done.stdout)
     assert done.returncode == (0 if all(row["ok"] for row in found["rows"]) else 1)
     assert found["unavailable"] == {}
     return found["rows"]
+
+
+def every_loop_stalled(row: dict[str, Any]) -> bool:
+    """Whether others had the processor all the time, so that nothing but the counts is compared."""
+    return row["ttft_diff_ms"] is None and any("kept from the processor" in fault for fault in row["faults"])
 
 
 def test_a_stub_with_known_delays() -> None:
@@ -37,6 +42,8 @@ def test_a_stub_with_known_delays() -> None:
     assert (row["server"], row["m"], row["n"], row["c"]) == ("stub", 8, 16, 20)
     assert row["exact"]
     assert row["requests"] > 60
+    if every_loop_stalled(row):
+        return
     assert row["decode_ratio"] == pytest.approx(1.0, abs=0.1)
     p50_ms, p99_ms = row["ttft_error_ms"]
     assert 0 < p50_ms <= p99_ms < 200
@@ -52,6 +59,8 @@ def test_llama_server() -> None:
     assert [(row["n"], row["c"]) for row in found] == [(1, 1), (12, 1), (1, 3), (12, 3)]
     for row in found:
         assert row["exact"]
+        if every_loop_stalled(row):
+            continue
         assert (row["decode_ratio"] is None) == (row["n"] == 1)
         assert (row["step_ms"] is None) == (row["c"] == 1)
         # The first token can't come before it was made.
