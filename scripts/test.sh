@@ -16,11 +16,11 @@ need_working_llama
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-# Three at a time, because many tests wait; those of one file share what they have set up. Not the files with the fewest
+# Four at a time, because many tests wait; those of one file share what they have set up. Not the files with the fewest
 # tests last, as xdist likes: they are the longest, and one would run alone at the end.
 chosen=(-m "not slow")
 if [ "${1:-}" = --slow ]; then
     chosen=()
     shift
 fi
-.venv/bin/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder ${chosen[@]+"${chosen[@]}"} "$@"
+.venv/bin/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder ${chosen[@]+"${chosen[@]}"} "$@"
