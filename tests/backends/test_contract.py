@@ -51,7 +51,8 @@ def backend(name, cache_directory):
 @pytest.fixture(scope="module")
 def server():
     """URL of a stub server: what a real one does is tested where one is built."""
-    delays = ["--ttft", "0.002", "--tpot", "0.001"]
+    # Tokens so far apart that a busy machine reads them one by one.
+    delays = ["--ttft", "0.02", "--tpot", "0.05"]
     command = [sys.executable, "-m", "tests.stub_server", "--model", "stub", "--context", "8192", *delays]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout
