@@ -284,21 +284,6 @@ def measure(directory: Path, sizes: Mapping[str, str], options: argparse.Namespa
     )
 
 
-@contextlib.contextmanager
-def stub() -> Iterator[str]:
-    """The stub on one core, this process and those that it starts on another; gives its URL."""
-    own, servers = client.cores()
-    before = os.sched_getaffinity(0) if own is not None else set()
-    with client.stub(servers, "--ttft", str(STUB_TTFT_S), "--tpot", str(STUB_TPOT_S)) as url:
-        if own is not None:
-            os.sched_setaffinity(0, {own})
-        try:
-            yield url
-        finally:
-            if own is not None:
-                os.sched_setaffinity(0, before)
-
-
 def results(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """Everything that the program prints."""
     found: list[Row] = []
@@ -320,7 +305,8 @@ def what_is_served(name: str, options: argparse.Namespace, stack: contextlib.Exi
     if name == "url":
         return {"url": options.url, "model": options.model or ""}
     if name == STUB:
-        return {"url": stack.enter_context(stub())}
+        # On no core of its own, as servers are: there would be fewer to which what measures could go out of the way.
+        return {"url": stack.enter_context(client.stub(None, "--ttft", str(STUB_TTFT_S), "--tpot", str(STUB_TPOT_S)))}
     find_program(name)
     os.environ.setdefault(VLLM_CACHE, "1")
     return {"serve": name, "server_flags": SERVED[name], "model": options.model or "smollm2-135m"}
