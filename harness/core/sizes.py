@@ -8,6 +8,9 @@ from harness.core.wording import number
 
 MAX_TOKENS = 10_000_000
 MAX_CONCURRENCY = 65_536
+MAX_ARRIVALS = 1_000_000
+MAX_ARRIVAL_S = 1e6
+"""Longest time from the first request of a log to its last."""
 
 
 @dataclass(frozen=True, order=True)

@@ -7,13 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.core.errors import UserError
-from harness.core.sizes import Arrival
+from harness.core.sizes import MAX_ARRIVAL_S, MAX_ARRIVALS, Arrival
 from harness.deciding.trace_files import describe, refuse_broken_rows, rows_of, token_columns
 
 TIME_COLUMNS = ("timestamp", "arrival_time", "arrived_at", "arrival_s", "offset_s", "time", "time_s", "ts", "datetime")
 """Names of the column of times that are recognised, in any case, the first that is there."""
-_MOST = 1_000_000
-_LONGEST_S = 1e6
 _EPOCH_UNITS = (("nanoseconds", 1e17, 1e9), ("microseconds", 1e14, 1e6), ("milliseconds", 1e11, 1e3))
 """Units of times since 1970, from which number on they are meant, and how many are a second."""
 
@@ -40,13 +38,13 @@ def read_arrivals(path: Path, input_column: str | None = None, output_column: st
     for rows in rows_of(table, [time_column, m_column, n_column], batch=10_000):
         times += [time for time, _, _ in rows]
         sizes += [(int(float(str(m))), int(float(str(n)))) for _, m, n in rows]
-        if len(times) > _MOST:
-            raise UserError(f"{path} has more than {_MOST} requests; give a part of it")
+        if len(times) > MAX_ARRIVALS:
+            raise UserError(f"{path} has more than {MAX_ARRIVALS} requests; give a part of it")
     if len(times) < 2:
         raise UserError(f"{path} has {len(times) or 'no'} request{'s' * (not times)}: a load needs at least 2")
     found = sorted((time_s, *size) for time_s, size in zip(_seconds(path, times), sizes, strict=True))
     start_s, end_s = found[0][0], found[-1][0]
-    if end_s - start_s > _LONGEST_S:
+    if end_s - start_s > MAX_ARRIVAL_S:
         raise UserError(f"{path} lasts {(end_s - start_s) / 86_400:.0f} days; give a part of it of at most 11 days")
     return tuple(Arrival(time_s - start_s, m, n) for time_s, m, n in found)
 

@@ -6,12 +6,10 @@ While requests are in flight nothing is read from answers but their times, and t
 from __future__ import annotations
 
 import asyncio
-import gc
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -228,19 +226,6 @@ def stamps_of(
         piece_tokens=_integers(tokens for reply in replies for tokens in reply.token_counts),
         said={name: np.array([reply.said.get(name, math.nan) for reply in replies]) for name in names},
     )
-
-
-@contextmanager
-def collector_off() -> Iterator[None]:
-    """No garbage collection inside: it would delay the stamps of all that is in flight."""
-    collected = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collected:
-            gc.enable()
 
 
 def after(succeeded: int, error: BackendError) -> BackendError:

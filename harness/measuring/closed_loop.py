@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -12,17 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from backends.base import BackendError, ServingBackend
-from harness.measuring.client_group import ClientGroup, collector_off
+from harness.measuring.client_group import ClientGroup
 from harness.measuring.load_process import LoadProcess, joined
 from harness.measuring.pacing import ClosedLoopPlan, Pacer
 from harness.measuring.server_watch import ServerWatch, figures_now
+from harness.measuring.undelayed import collector_off, quick_switches
 from harness.runs.load_stamps import LoopRun, LoopStamps, ServerReadings, busy_window
 
 CLIENTS_PER_PROCESS = 128
 BUSY_PROCESS = 0.5
 """A client process that takes more than this share of a processor delays stamps: another one helps."""
-SWITCH_S = 0.0005
-"""How long another thread of this process may keep the stamping of an answer waiting."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +54,8 @@ def run_closed_loop(
 
     Raises BackendError as soon as one request fails, or where the answers aren't what was asked for.
     """
-    switch_s = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_S)
-    try:
+    with quick_switches():
         return asyncio.run(_Loop(backend, name, plan, edges, processes).run())
-    finally:
-        sys.setswitchinterval(switch_s)
 
 
 class _Loop:

@@ -32,9 +32,10 @@ from harness.core.processes import (
     private_stdout,
     read_messages,
 )
-from harness.measuring.client_group import ClientGroup, HearsClients, collector_off
+from harness.measuring.client_group import ClientGroup, HearsClients
 from harness.measuring.loop_message import stamps_from_message, stamps_message
 from harness.measuring.pacing import ClosedLoopPlan
+from harness.measuring.undelayed import collector_off
 from harness.runs.load_stamps import PER_REQUEST, LoopStamps
 
 _LONGEST_LINE = 1 << 30

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import math
 import selectors
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -21,10 +20,11 @@ import numpy as np
 
 from backends.base import BackendError, Client, InvalidConfig, Request, ServingBackend
 from harness.core.sizes import Arrival
-from harness.measuring.client_group import after, collector_off, stamps_of, told
-from harness.measuring.closed_loop import SWITCH_S, Edges
+from harness.measuring.client_group import after, stamps_of, told
+from harness.measuring.closed_loop import Edges
 from harness.measuring.server_watch import ServerWatch, figures_now
 from harness.measuring.stalls import Stalls
+from harness.measuring.undelayed import collector_off, quick_switches
 from harness.runs.load_figures import most_open
 from harness.runs.load_stamps import LoopRun, LoopStamps, ServerReadings
 
@@ -74,13 +74,8 @@ def run_open_loop(backend: ServingBackend, plan: DueRequests, edges: Edges = Edg
 
     Raises BackendError as soon as one request fails, or where the answers aren't what was asked for.
     """
-    switch_s = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_S)
-    try:
-        with asyncio.Runner(loop_factory=_exact_loop) as runner:
-            return runner.run(_OpenLoop(backend, plan, edges).run())
-    finally:
-        sys.setswitchinterval(switch_s)
+    with quick_switches(), asyncio.Runner(loop_factory=_exact_loop) as runner:
+        return runner.run(_OpenLoop(backend, plan, edges).run())
 
 
 def _exact_loop() -> asyncio.AbstractEventLoop:

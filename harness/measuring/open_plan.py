@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -12,11 +11,9 @@ from dataclasses import astuple, dataclass
 import numpy as np
 
 from harness.core.errors import UserError
-from harness.core.sizes import MAX_TOKENS, Arrival, Point
+from harness.core.sizes import MAX_ARRIVAL_S, MAX_TOKENS, Arrival, Point
 from harness.runs.run_schema import OpenLoopRecord
 
-MOST_ARRIVALS = 1_000_000
-LONGEST_S = 1e6
 FEWEST_ARRIVALS = 5
 """With fewer on average it may happen that none comes."""
 
@@ -41,10 +38,18 @@ class OpenLoopPlan:
         return self.rates_per_s or (None,)
 
     def arrivals(self, rate_per_s: float | None, seed: int) -> tuple[Arrival, ...]:
-        """The requests of one loop, by time: those of the log, or of a Poisson process over ``duration_s``."""
+        """The requests of one loop, by time: those of the log, or of a Poisson process over ``duration_s``, each of a
+        random one of ``sizes``."""
         if rate_per_s is None:
             return self.logged
-        return poisson_arrivals(rate_per_s, self.duration_s, self.sizes, seed)
+        rng = np.random.default_rng(seed)
+        # Given their number, the arrivals of a Poisson process are uniform.
+        offsets_s = np.sort(rng.uniform(0.0, self.duration_s, rng.poisson(rate_per_s * self.duration_s)))
+        drawn = rng.integers(len(self.sizes), size=len(offsets_s))
+        return tuple(
+            Arrival(float(offset_s), self.sizes[i].input_tokens, self.sizes[i].output_tokens)
+            for offset_s, i in zip(offsets_s, drawn, strict=True)
+        )
 
     def record(self) -> OpenLoopRecord:
         """The plan as it is stored with the run; of a log what tells it from others."""
@@ -73,8 +78,8 @@ def refuse_arrivals(arrivals: Sequence[Arrival]) -> None:
     Raises UserError.
     """
     offsets_s = [arrival.offset_s for arrival in arrivals]
-    if offsets_s != sorted(offsets_s) or offsets_s[0] < 0 or offsets_s[-1] > LONGEST_S:
-        raise UserError(f"times of arrivals must be in order, from 0 to {LONGEST_S:.0f} s")
+    if offsets_s != sorted(offsets_s) or offsets_s[0] < 0 or offsets_s[-1] > MAX_ARRIVAL_S:
+        raise UserError(f"times of arrivals must be in order, from 0 to {MAX_ARRIVAL_S:.0f} s")
     if not offsets_s[-1]:
         raise UserError("arrivals are all at one time; a load needs some at others")
     tokens = [count for arrival in arrivals for count in (arrival.input_tokens, arrival.output_tokens)]
@@ -94,24 +99,3 @@ def parse_rates(text: str) -> tuple[float, ...]:
             )
         rates.append(float(match[1]) / {"s": 1, "min": 60, "h": 3600}[match[2]])
     return tuple(dict.fromkeys(rates))
-
-
-def poisson_arrivals(
-    rate_per_s: float, duration_s: float, sizes: Sequence[Point], seed: int = 0
-) -> tuple[Arrival, ...]:
-    """Requests at random times before ``duration_s``, ``rate_per_s`` a second on average, each of one size at random.
-
-    Raises UserError for a rate or a duration that can't be.
-    """
-    if not (0 < rate_per_s < math.inf and 0 < duration_s < math.inf):
-        raise UserError(f"a rate and a duration must be above 0, not {rate_per_s:g}/s and {duration_s:g} s")
-    if rate_per_s * duration_s > MOST_ARRIVALS:
-        raise UserError(f"{rate_per_s:g}/s for {duration_s:g} s are more than {MOST_ARRIVALS} requests; take fewer")
-    rng = np.random.default_rng(seed)
-    # Given their number, the arrivals of a Poisson process are uniform.
-    offsets_s = np.sort(rng.uniform(0.0, duration_s, rng.poisson(rate_per_s * duration_s)))
-    drawn = rng.integers(len(sizes), size=len(offsets_s))
-    return tuple(
-        Arrival(float(offset_s), sizes[i].input_tokens, sizes[i].output_tokens)
-        for offset_s, i in zip(offsets_s, drawn, strict=True)
-    )

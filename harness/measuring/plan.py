@@ -11,10 +11,9 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 from harness.core.errors import UserError
-from harness.core.sizes import Arrival, Point, parse_concurrency, parse_point, parse_tokens
+from harness.core.sizes import MAX_ARRIVALS, Arrival, Point, parse_concurrency, parse_point, parse_tokens
 from harness.measuring.open_plan import (
     FEWEST_ARRIVALS,
-    MOST_ARRIVALS,
     OpenLoopPlan,
     parse_rates,
     refuse_arrivals,
@@ -262,8 +261,8 @@ def _open_loop(base: Protocol, options: PlanOptions) -> OpenLoopPlan | None:
         raise UserError("--rate needs the sizes of its requests, such as -p 128 --fixed-output 32, or --point 128,32")
     assert options.rate is not None
     rates = parse_rates(options.rate)
-    if max(rates) * options.duration_s > MOST_ARRIVALS:
-        raise UserError(f"--rate {options.rate} over {options.duration_s:g} s are more than {MOST_ARRIVALS} requests")
+    if max(rates) * options.duration_s > MAX_ARRIVALS:
+        raise UserError(f"--rate {options.rate} over {options.duration_s:g} s are more than {MAX_ARRIVALS} requests")
     if min(rates) * options.duration_s < FEWEST_ARRIVALS:
         raise UserError(
             f"--rate {options.rate} over {options.duration_s:g} s are fewer than {FEWEST_ARRIVALS} requests; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -119,18 +120,15 @@ class MeasuringSession:
             load = load_figures(loop, self._limits())
             window.mark_loop(*loop_marks(loop, load))
         measured = loop_result(load, window)
-        circumstances = _circumstances(spec, window)
-        circumstances["warnings"] = (*circumstances["warnings"], *loop_doubts(loop, load))
+        circumstances = _circumstances(spec, window, loop_doubts(loop, load))
         trial = Trial(**{**facts, **_sizes(spec, load)}, **measured, **circumstances)
         return self.store.append(trial, window.marks, window.traces, loop.stamps)
 
     def _loop_request(self, spec: TrialSpec, trial: int) -> dict[str, Any]:
         request = {**asdict(spec.point), "seed": self.plan.seed, "trial": trial}
-        window_s = self._window_s()
+        window_s, lengths = self._window_s(), LENGTHS
         if spec.purpose == "warmup":
             window_s, lengths = min(WARMUP_S, window_s), WARM_LENGTHS
-        else:
-            lengths = LENGTHS
         return request | {"min_window_s": window_s, "lengths": lengths, "last_start_s": self.plan.timeout_s / 2}
 
     def _window_s(self) -> float:
@@ -167,14 +165,14 @@ def _sizes(spec: TrialSpec, load: LoadFigures) -> dict[str, Any]:
     return {"input_tokens": m, "output_tokens": n, "asked_tokens": asked}
 
 
-def _circumstances(spec: TrialSpec, window: MeteredWindow) -> dict[str, Any]:
-    """How a trial ended and what the machine was like, by the names of its fields."""
+def _circumstances(spec: TrialSpec, window: MeteredWindow, doubts: Sequence[str] = ()) -> dict[str, Any]:
+    """How a trial ended, what the machine was like and why it is marked, by the names of its fields."""
     disturbed = None if spec.purpose == "warmup" else window.disturbed
     return {
         "status": "disturbed" if disturbed else "ok",
         "reason": disturbed,
         "conditions": window.conditions,
-        "warnings": window.energy.warnings,
+        "warnings": (*window.energy.warnings, *doubts),
     }
 
 

@@ -1,10 +1,10 @@
 """The timed region: one window of back-to-back requests. Prints nothing."""
 
-import gc
 import math
 from collections.abc import Callable
 
 from backends.base import Backend, BackendError, Completion, Request
+from harness.measuring.undelayed import collector_off
 
 
 def run_window(
@@ -27,11 +27,7 @@ def run_window(
     backend raises.
     """
     completions: list[Completion] = []
-    collected = gc.isenabled()
-    gc.collect()
-    # A collection inside the window would be charged to the request that it happens to interrupt.
-    gc.disable()
-    try:
+    with collector_off():
         begins()
         while True:
             completions.append(backend.run(request))
@@ -40,9 +36,6 @@ def run_window(
             if enough or elapsed_s > last_start_s:
                 break
         ended()
-    finally:
-        if collected:
-            gc.enable()
     for completion in completions:
         produced = (completion.input_tokens, completion.output_tokens)
         if produced != (request.input_tokens, request.output_tokens):
