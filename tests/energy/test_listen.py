@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -204,29 +204,36 @@ def test_windows_are_limited(server: GuardedServer) -> None:
         time.sleep(0.1)
 
 
-def test_slow_clients_hold_nobody_up_and_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guarded_http, "_REQUEST_S", 2.0)
-    monkeypatch.setattr(guarded_http, "_MOST_CONNECTIONS", 4)
-    with serving() as server:
-        slow = [socket.create_connection(server.server_address[:2], timeout=10) for _ in range(3)]  # type: ignore[arg-type]
+@contextmanager
+def slow_clients(server: GuardedServer, count: int) -> Iterator[list[socket.socket]]:
+    """Connections whose requests have begun and don't end."""
+    with ExitStack() as opened:
+        slow = [
+            opened.enter_context(socket.create_connection(server.server_address[:2], timeout=10)) for _ in range(count)
+        ]  # type: ignore[arg-type]
         for each in slow:
             each.sendall(b"GET /clock HTTP/1.1\r\nX: ")
+        yield slow
+
+
+def test_slow_clients_hold_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guarded_http, "_MOST_CONNECTIONS", 4)
+    with serving() as server, slow_clients(server, 3):
         assert ask(server, "/clock")[0] == 200
-        slow.append(socket.create_connection(server.server_address[:2], timeout=10))  # type: ignore[arg-type]
-        time.sleep(0.2)
+
+
+def test_slow_clients_are_dropped_and_no_more_are_taken_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guarded_http, "_REQUEST_S", 4.0)
+    monkeypatch.setattr(guarded_http, "_MOST_CONNECTIONS", 4)
+    with serving() as server, slow_clients(server, 4) as slow:
         assert ask(server, "/clock")[0] == 503
-        began = time.monotonic()
-        while time.monotonic() - began < 2.0:
-            for each in slow[:3]:
+        deadline = time.monotonic() + 15
+        while ask(server, "/clock")[0] != 200:
+            assert time.monotonic() < deadline, "a byte now and then keeps a place for ever"
+            for each in slow:
                 with suppress(OSError):
                     each.sendall(b"y")
             time.sleep(0.2)
-        deadline = time.monotonic() + 5
-        while ask(server, "/clock")[0] != 200:
-            assert time.monotonic() < deadline, "a byte now and then keeps a place for ever"
-            time.sleep(0.1)
-        for each in slow:
-            each.close()
 
 
 def test_with_a_token_every_request_needs_it() -> None:
