@@ -16,6 +16,7 @@ from unittest import mock
 
 import pytest
 
+from backends.base import Backend, Config, InvalidConfig
 from harness.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,6 +106,18 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
     assert lines[0].startswith("joulebench: error: ")
     assert "Traceback" not in done.stdout
     return lines[0]
+
+
+def refusal_of(backend: Backend, config: Config) -> str:
+    """The one line in which a backend refuses a configuration, whether it is asked to resolve or to load it."""
+    messages = set()
+    for action in (backend.resolve, backend.load):
+        with pytest.raises(InvalidConfig) as refused:
+            action(config)
+        messages.add(str(refused.value))
+    (message,) = messages
+    assert "\n" not in message
+    return message
 
 
 @contextlib.contextmanager

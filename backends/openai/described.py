@@ -11,6 +11,7 @@ from backends.base import Config, InvalidConfig, Model
 from backends.openai.kinds.base import Told, whole, word
 from backends.openai.servers import launcher
 from backends.openai.servers.base import find_program, refuse_flags
+from backends.openai.servers.llama_server import gguf_model
 from backends.presets import PRESETS, classify
 
 UNKNOWN = "unknown"
@@ -27,9 +28,9 @@ def describe(config: Config) -> Model:
     find_program(kind.name)
     if not config.model:
         raise InvalidConfig(f"name the model that {kind.name} shall serve: -m MODEL")
-    source = classify(config.model)
     if kind.name == "llama-server":
-        return _gguf_model(config, source)
+        return gguf_model(config)
+    source = classify(config.model)
     if source == "gguf":
         raise InvalidConfig(f"{kind.name} is started with models as Hugging Face stores them, not with a GGUF file")
     return _random_model(config) if source == "preset" else _hub_model(config, source)
@@ -46,16 +47,6 @@ def completed(model: Model, told: Told) -> Model:
         context_length=told.context_length or model.context_length,
         dtype=model.dtype or told.dtype,
     )
-
-
-def _gguf_model(config: Config, source: str) -> Model:
-    from backends.llama_cpp.backend import file_model, preset_model
-
-    if source == "preset":
-        return preset_model(config)
-    if source == "gguf":
-        return file_model(config)
-    raise InvalidConfig(f"llama-server loads GGUF files; give a preset or a .gguf file instead of '{config.model}'")
 
 
 def _random_model(config: Config) -> Model:

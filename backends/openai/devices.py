@@ -22,7 +22,7 @@ class ServerDevice:
 
 def device_of(pids: Iterable[int]) -> ServerDevice:
     """The device of these processes and their descendants; ``unknown`` where that can't be told."""
-    tree = _tree(pids)
+    tree = tree_of(pids)
     if not tree:
         return ServerDevice(UNKNOWN)
     gpus = _nvidia_gpus(tree)
@@ -39,7 +39,8 @@ def device_of(pids: Iterable[int]) -> ServerDevice:
     return ServerDevice("cpu", ("cpu",))
 
 
-def _tree(pids: Iterable[int]) -> list[int]:
+def tree_of(pids: Iterable[int]) -> list[int]:
+    """Ids of these processes and of all that came of them, as far as they still run."""
     import psutil
 
     found: dict[int, None] = {}

@@ -14,8 +14,6 @@ COUNTERS = (
     *("prefill_s_total", "decode_s_total", "queue_s_total", "ttft_s_total", "ttft_requests_total"),
 )
 """Names of ``server_figures`` that only grow while the server lives."""
-GAUGES = ("requests_running", "requests_waiting")
-"""Names of ``server_figures`` that say how things are now."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-import numpy as np
-
 from harness.core.errors import UserError
 from harness.core.quantities import Facts
 from harness.energy import attribution, integrate
@@ -176,8 +174,7 @@ class Meter:
             end_ns = time.monotonic_ns()
             self.read_edge()
             if not hasattr(window, "marks"):
-                start, end = np.array([[start_ns], [end_ns]], dtype=np.int64)
-                window.marks = Window(start, end, end)
+                window.marks = Window.of_one(start_ns, end_ns)
             self._note_load()
             self._complete(window, start_ns, end_ns)
 
@@ -189,8 +186,7 @@ class Meter:
         if not start_ns < end_ns <= time.monotonic_ns():
             raise UserError("a metered interval begins before it ends, and has ended: start_ns < end_ns ≤ now")
         window = MeteredWindow()
-        start, end = np.array([[start_ns], [end_ns]], dtype=np.int64)
-        window.marks = Window(start, end, end)
+        window.marks = Window.of_one(start_ns, end_ns)
         self._complete(window, start_ns, end_ns)
         return window
 
@@ -202,12 +198,12 @@ class Meter:
         window.conditions, window.disturbed, shared = self._conditions(first_ns, last_ns)
 
         def attribute(traces: Sequence[Trace], working: Collection[str]) -> EnergyReport:
-            if window.loop is None:
-                return attribution.attribute(traces, window.marks, self._rank, working, self._absent)
-            report, window.stretches = attribute_loop(traces, window.loop, *reach_ns, self._rank, working, self._absent)
-            if not window.overlapped:
-                return attribution.attribute(traces, window.marks, self._rank, working, self._absent)
-            return report
+            further = (self._rank, working, self._absent)
+            if window.loop is not None:
+                report, window.stretches = attribute_loop(traces, window.loop, *reach_ns, *further)
+                if window.overlapped:
+                    return report
+            return attribution.attribute(traces, window.marks, *further)
 
         window.energy = self._attribute(window.traces, attribute, shared)
 

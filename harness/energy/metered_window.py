@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn
 
-import numpy as np
-
 from harness.core.quantities import Facts
 from harness.energy.attribution import EnergyReport
 from harness.energy.loop_marks import LoopMarks
@@ -71,9 +69,7 @@ class MeteredWindow:
         """
         marks.check()
         if requests is None:
-            edges_ns = (marks.window_start_ns, marks.window_end_ns)
-            start, end = (np.array([edge_ns], dtype=np.int64) for edge_ns in edges_ns)
-            self.marks, self.overlapped = Window(start, end, end), True
+            self.marks, self.overlapped = Window.of_one(marks.window_start_ns, marks.window_end_ns), True
         else:
             self.mark(requests)
         self.loop = marks

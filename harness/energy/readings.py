@@ -125,6 +125,12 @@ class Window:
     prefill_end_ns: NDArray[np.int64]
     end_ns: NDArray[np.int64]
 
+    @classmethod
+    def of_one(cls, start_ns: int, end_ns: int) -> Window:
+        """What lies between two times as one request, all of it prefill."""
+        start, end = np.array([[start_ns], [end_ns]], dtype=np.int64)
+        return cls(start, end, end)
+
     def check(self) -> None:
         """Raises UserError unless these are whole nanoseconds of at least one request, in order."""
         marks = [np.asarray(each) for each in (self.start_ns, self.prefill_end_ns, self.end_ns)]

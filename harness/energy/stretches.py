@@ -114,15 +114,15 @@ def attribute_loop(
     parts = LoopStretches(*_reports(traces, energies, edges_ns, rank, absent))
     window = parts.window
     report = EnergyReport(
-        components={name: _per_request(figure, marks.requests) for name, figure in window.components.items()},
-        total=_per_request(window.total, marks.requests),
-        domains={name: _per_request(figure, marks.requests) for name, figure in window.domains.items()},
+        components={name: _without_phases(figure) for name, figure in window.components.items()},
+        total=_without_phases(window.total),
+        domains={name: _without_phases(figure) for name, figure in window.domains.items()},
         warnings=disagreements(
             {trace.domain: energies[trace.domain.name][_WINDOW] for trace in traces},
             (marks.window_end_ns - marks.window_start_ns) / 1e9,
         ),
     )
-    return report, parts
+    return report.over(marks.requests), parts
 
 
 def _energies(traces: Sequence[Trace], edges_ns: Sequence[int]) -> dict[str, list[Energy]]:
@@ -162,8 +162,8 @@ def _reports(
     ]
 
 
-def _per_request(figure: StretchFigure, requests: float) -> EnergyFigure:
-    if figure.energy_j is None or figure.ci95_j is None:
-        return EnergyFigure(figure.method, None, None, None, None, None, None, figure.reason, OVERLAP)
-    energy_j, ci95_j = figure.energy_j / requests, figure.ci95_j / requests
-    return EnergyFigure(figure.method, energy_j, ci95_j, None, None, None, None, None, OVERLAP)
+def _without_phases(figure: StretchFigure) -> EnergyFigure:
+    """The stretch as one request."""
+    return EnergyFigure(
+        figure.method, figure.energy_j, figure.ci95_j, None, None, None, None, figure.reason, phase_reason=OVERLAP
+    )

@@ -14,6 +14,7 @@ from typing import Any
 
 from backends.base import MEMORY_WORDS, Config, Loaded, Model
 from backends.openai.servers.server_log import LOG_VARIABLE, kernel_oom_kills, signal_name
+from backends.openai.servers.supervisor import lives
 from harness.core.processes import module_command, module_environment
 from harness.runs.schema import Status
 from harness.runs.store import SERVER_LOG_FILE
@@ -188,14 +189,5 @@ def _descendants(pid: int) -> list[Any]:
 def _await_end(processes: list[Any]) -> None:
     """Wait until none of these runs; their supervisors end them. Gives up after ``_ENDED_WITHIN_S``."""
     until = time.monotonic() + _ENDED_WITHIN_S
-    while any(map(_runs, processes)) and time.monotonic() < until:
+    while any(map(lives, processes)) and time.monotonic() < until:
         time.sleep(0.02)
-
-
-def _runs(process: Any) -> bool:
-    import psutil
-
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False

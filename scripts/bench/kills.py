@@ -26,6 +26,7 @@ from typing import NoReturn
 
 import psutil
 
+from backends.openai.servers.supervisor import lives
 from harness.measuring.schedule import MAX_ERRORS
 
 MARK = "JOULEBENCH_KILLS"
@@ -80,13 +81,6 @@ class Run:
         """The whole lines of trials.jsonl."""
         path = self.directory / "trials.jsonl"
         return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-
-
-def lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 def command_of(process: psutil.Process) -> str:

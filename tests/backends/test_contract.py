@@ -2,16 +2,13 @@
 
 import contextlib
 import dataclasses
-import json
-import subprocess
-import sys
 import time
 
 import pytest
 
 import backends
 from backends.base import MEMORY_WORDS, Backend, BackendError, Config, InvalidConfig, NotInstalled, Request
-from tests.helpers import ROOT
+from tests.helpers import stub_server
 
 CONFIGS = {
     "fake": Config("fake", device="cpu"),
@@ -52,12 +49,8 @@ def backend(name, cache_directory):
 def server():
     """URL of a stub server: what a real one does is tested where one is built."""
     # Tokens so far apart that a busy machine reads them one by one.
-    delays = ["--ttft", "0.02", "--tpot", "0.05"]
-    command = [sys.executable, "-m", "tests.stub_server", "--model", "stub", "--context", "8192", *delays]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
-        assert process.stdout
-        yield f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
-        process.kill()
+    with stub_server("--model", "stub", "--context", "8192", "--ttft", "0.02", "--tpot", "0.05") as url:
+        yield url
 
 
 @pytest.fixture

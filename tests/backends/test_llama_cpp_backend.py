@@ -16,6 +16,7 @@ from backends.llama_cpp.backend import _uuids
 from backends.llama_cpp.gguf_file import DTYPES, preset_file
 from backends.llama_cpp.gguf_header import read_header
 from backends.presets import PRESETS, RopeScaling
+from tests.helpers import refusal_of
 
 llama_cpp = pytest.importorskip("llama_cpp")
 
@@ -100,17 +101,6 @@ def renamed_tensor(folder):
     content = preset_file("tiny-test", "F16", 0).read_bytes()
     path.write_bytes(content.replace(b"blk.1.attn_q.weight", b"blk.1.attn_x.weight"))
     return path
-
-
-def refusal(backend, config) -> str:
-    messages = set()
-    for action in (backend.resolve, backend.load):
-        with pytest.raises(InvalidConfig) as refused:
-            action(config)
-        messages.add(str(refused.value))
-    (message,) = messages
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -263,26 +253,26 @@ def test_gpu_is_never_a_cpu_in_disguise(backend):
     if library.gpus():
         pytest.skip("this build of llama.cpp has a GPU")
     for device, flag in [("cuda", "-DGGML_CUDA=on"), ("metal", "-DGGML_METAL=on")]:
-        assert flag in refusal(backend, dataclasses.replace(cpu(), device=device))
+        assert flag in refusal_of(backend, dataclasses.replace(cpu(), device=device))
     assert backend.load(dataclasses.replace(cpu(), device="auto")).device == "cpu"
 
 
 def test_models_that_can_not_be_loaded_are_refused(backend, tmp_path):
-    assert "no GGUF file" in refusal(backend, cpu(tmp_path / "absent.gguf"))
+    assert "no GGUF file" in refusal_of(backend, cpu(tmp_path / "absent.gguf"))
     other = tmp_path / "other.gguf"
     other.write_bytes(b"not a model")
-    assert "not a GGUF file" in refusal(backend, cpu(other))
+    assert "not a GGUF file" in refusal_of(backend, cpu(other))
     short = tmp_path / "short.gguf"
     short.write_bytes(preset_file("tiny-test", "F16", 0).read_bytes()[:-5000])
-    assert "truncated" in refusal(backend, cpu(short))
+    assert "truncated" in refusal_of(backend, cpu(short))
     for hub_or_folder in ("meta-llama/Llama-2-7b-hf", tmp_path):
-        assert "--backend transformers" in refusal(backend, cpu(hub_or_folder))
+        assert "--backend transformers" in refusal_of(backend, cpu(hub_or_folder))
 
 
 def test_settings_that_make_no_sense_are_refused(backend):
     path = preset_file("tiny-test", "F16", 0)
-    assert "auto" in refusal(backend, cpu(path, dtype="Q8_0"))
-    assert "0 threads" in refusal(backend, dataclasses.replace(cpu(), threads=0))
+    assert "auto" in refusal_of(backend, cpu(path, dtype="Q8_0"))
+    assert "0 threads" in refusal_of(backend, dataclasses.replace(cpu(), threads=0))
     backend.load(cpu())
     for m, n in [(0, 1), (1, 0)]:
         with pytest.raises(InvalidConfig, match="at least 1"):

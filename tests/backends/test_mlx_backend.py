@@ -12,6 +12,7 @@ import pytest
 import backends
 from backends.base import BackendError, Config, InvalidConfig, OutOfMemory, Request
 from backends.presets import PRESETS, RopeScaling
+from tests.helpers import refusal_of
 
 mx = pytest.importorskip("mlx.core")
 pytest.importorskip("mlx_lm")
@@ -61,17 +62,6 @@ def cpu(model="tiny-test", **fields):
 def complete(backend, request):
     backend.prepare(request)
     return backend.run(request)
-
-
-def refusal(backend, config) -> str:
-    messages = set()
-    for action in (backend.resolve, backend.load):
-        with pytest.raises(InvalidConfig) as refused:
-            action(config)
-        messages.add(str(refused.value))
-    (message,) = messages
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -147,7 +137,7 @@ def test_presets_are_described_without_memory_for_their_weights(backend, name):
 
 
 def test_family_that_mlx_lm_lacks_is_refused(backend):
-    assert "falcon; use --backend transformers" in refusal(backend, cpu("falcon-7b"))
+    assert "falcon; use --backend transformers" in refusal_of(backend, cpu("falcon-7b"))
 
 
 @pytest.mark.parametrize("dtype", models.DTYPES)
@@ -187,7 +177,7 @@ def test_quantised_checkpoint_is_named_as_it_is_and_runs_as_one_that_is_quantise
     assert loaded.settings["activation_dtype"] == "float32"
     assert complete(backend, request).output_ids == expected
     assert backend.load(cpu(tmp_path, dtype="8bit")).model.dtype == "8bit"
-    assert "holds 8bit weights and no others" in refusal(backend, cpu(tmp_path, dtype="4bit"))
+    assert "holds 8bit weights and no others" in refusal_of(backend, cpu(tmp_path, dtype="4bit"))
 
 
 def test_folder_has_its_own_precision_unless_another_is_asked_for(backend, tmp_path):
@@ -217,7 +207,7 @@ def test_hub_model_is_described_by_its_config_and_loaded_from_its_commit(backend
     (snapshot / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     assert backend.load(cpu("someone/tiny")).model == model
     assert complete(backend, Request(5, 4)).output_tokens == 4
-    assert "organisation/absent" in refusal(backend, cpu("organisation/absent"))
+    assert "organisation/absent" in refusal_of(backend, cpu("organisation/absent"))
 
 
 @pytest.mark.parametrize(
@@ -239,12 +229,12 @@ def test_folder_that_mlx_lm_can_not_run_is_refused(backend, folder, tmp_path, ch
     (tmp_path / "config.json").write_text(content)
     (tmp_path / "x.py").write_text("raise SystemExit('code of a model was run')")
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
-    assert said in refusal(backend, cpu(tmp_path))
+    assert said in refusal_of(backend, cpu(tmp_path))
 
 
 def test_folder_with_a_damaged_or_missing_weight_file_is_refused(backend, folder, tmp_path):
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
-    assert "safetensors" in refusal(backend, cpu(tmp_path))
+    assert "safetensors" in refusal_of(backend, cpu(tmp_path))
     whole = (folder / "model.safetensors").read_bytes()
     for damaged in (whole[: len(whole) // 2], whole[:100], b"", b"x" * 1000):
         (tmp_path / "model.safetensors").write_bytes(damaged)
@@ -256,13 +246,13 @@ def test_folder_with_a_damaged_or_missing_weight_file_is_refused(backend, folder
 
 
 def test_what_mlx_has_no_use_for_is_refused(backend, tmp_path):
-    assert "--threads 2" in refusal(backend, cpu(threads=2))
-    assert "prefill chunk" in refusal(backend, cpu(prefill_chunk=0))
+    assert "--threads 2" in refusal_of(backend, cpu(threads=2))
+    assert "prefill chunk" in refusal_of(backend, cpu(prefill_chunk=0))
     gguf = tmp_path / "model.gguf"
     gguf.touch()
-    assert "--backend llama-cpp" in refusal(backend, cpu(gguf))
+    assert "--backend llama-cpp" in refusal_of(backend, cpu(gguf))
     if not mx.metal.is_available():
-        assert "choose cpu" in refusal(backend, dataclasses.replace(cpu(), device="metal"))
+        assert "choose cpu" in refusal_of(backend, dataclasses.replace(cpu(), device="metal"))
         assert backend.load(dataclasses.replace(cpu(), device="auto")).device == "cpu"
 
 

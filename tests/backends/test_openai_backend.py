@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 
 import psutil
@@ -19,7 +18,7 @@ import backends
 from backends.base import BackendError, Config, InvalidConfig, Request
 from tests.backends.canned_server import Rules, canned_server
 from tests.backends.test_openai_kinds import LLAMA_SERVER, MLX, OLLAMA, OTHER, SGLANG, TENSORRT_LLM, VLLM
-from tests.helpers import ROOT
+from tests.helpers import ROOT, stub_server
 
 KEY = "sk-a-key-that-nobody-may-see"
 
@@ -29,18 +28,6 @@ def backend():
     backend = backends.create("openai")
     yield backend
     backend.close()
-
-
-@contextmanager
-def stub(*options: str):
-    """A stub server in a process of its own; yields its URL."""
-    command = [sys.executable, "-m", "tests.stub_server", *options]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout
-            yield f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
-        finally:
-            process.kill()
 
 
 def refusal(action, *arguments) -> str:
@@ -91,12 +78,12 @@ def test_a_model_may_have_any_name_and_is_shown_in_plain_words(backend, name, sh
 def test_a_server_that_was_started_again_is_not_taken_for_the_one_that_was_loaded(backend):
     """Its processes are others: their load would count as foreign, and its energy as none."""
     port = str(free_port())
-    with stub("--port", port) as url:
+    with stub_server("--port", port) as url:
         first = backend.load(Config("", url=url))
         backend.client_description()
     with pytest.raises(BackendError, match="has ended since"):
         backend.client_description()
-    with stub("--port", port):
+    with stub_server("--port", port):
         with pytest.raises(BackendError, match="has ended since"):
             backend.client_description()
         assert first.server_pids
@@ -213,7 +200,7 @@ def test_bytes_that_are_no_http_are_named(backend):
 
 def test_the_key_comes_from_the_environment_and_is_nowhere_kept(backend, monkeypatch):
     monkeypatch.setenv("SERVER_KEY", KEY)
-    with stub("--key", KEY) as url:
+    with stub_server("--key", KEY) as url:
         loaded = backend.load(Config("stub", url=url, api_key_env="SERVER_KEY"))
         backend.prepare(Request(4, 2))
         assert backend.run(Request(4, 2)).output_tokens == 2
@@ -242,7 +229,7 @@ def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(backend, 
 
 def test_a_wrong_key_is_refused_without_being_shown(backend, monkeypatch):
     monkeypatch.setenv("SERVER_KEY", KEY)
-    with stub("--key", "another") as url:
+    with stub_server("--key", "another") as url:
         said = refusal(backend.load, Config("stub", url=url, api_key_env="SERVER_KEY"))
         assert "SERVER_KEY" in said
         assert "--api-key-env" in refusal(backend.load, Config("stub", url=url))
@@ -250,7 +237,7 @@ def test_a_wrong_key_is_refused_without_being_shown(backend, monkeypatch):
 
 
 def test_exact_requests_are_exact(backend):
-    with stub() as url:
+    with stub_server() as url:
         loaded = backend.load(Config("stub", url=url))
         assert loaded.settings["exact_sizes"] is True
         assert loaded.settings["prompts"] == "token ids"
@@ -382,7 +369,7 @@ def test_what_is_beyond_the_limits_that_are_told_is_refused_before_it_is_sent(ba
 
 
 def test_limits_that_are_not_told_refuse_nothing(backend):
-    with stub() as url:
+    with stub_server() as url:
         backend.load(Config("stub", url=url))
         assert backend.prepare(Request(100_000, 2, concurrency=500)).sizes is None
 
@@ -399,7 +386,7 @@ def test_a_context_that_turns_out_too_short_fails_with_the_servers_words(backend
     "fault", ["429", "500", "garbage", "garbage-json", "error-event", "early-close", "cut", "die", "short"]
 )
 def test_a_fault_of_the_server_is_an_error_with_a_reason(backend, fault):
-    with stub("--fault", fault, "--fault-from", "3") as url:
+    with stub_server("--fault", fault, "--fault-from", "3") as url:
         backend.load(Config("stub", url=url))
         request = Request(6, 6)
         backend.prepare(request)
@@ -410,14 +397,14 @@ def test_a_fault_of_the_server_is_an_error_with_a_reason(backend, fault):
 
 
 def test_cached_tokens_are_told_or_their_absence_is(backend):
-    with stub() as url:
+    with stub_server() as url:
         assert backend.load(Config("stub", url=url)).settings["tells_cached_tokens"] is False
-    with stub("--cached", "0") as url:
+    with stub_server("--cached", "0") as url:
         assert backend.load(Config("stub", url=url)).settings["tells_cached_tokens"] is True
 
 
 def test_figures_are_read_and_a_server_that_is_gone_has_none(backend):
-    with stub() as url:
+    with stub_server() as url:
         backend.load(Config("stub", url=url))
         before = backend.server_figures()
         backend.prepare(Request(7, 5))
@@ -454,7 +441,7 @@ def test_a_server_is_either_there_or_started(backend, change):
 
 def test_a_server_can_be_loaded_again_after_it_was_closed(backend):
     backend.close()
-    with stub() as url:
+    with stub_server() as url:
         for _ in range(2):
             backend.load(Config("stub", url=url))
             backend.prepare(Request(3, 3))

@@ -128,14 +128,14 @@ def no_python(*arguments, **options):
 @needs_compiler
 def test_compiled_step_chooses_the_tokens_of_the_plain_loop(backend, folder):
     plain = Config(folder, device="cpu", dtype="float32", threads=1)
-    requests = Request(24, 12, 1, concurrency=2), Request(5, 2, 2, concurrency=2), Request(5, 2, 2), Request(9, 1)
+    requests = Request(24, 12, 1, 2), Request(5, 2, 2, 2), Request(5, 2, 2), Request(9, 1, 0, 2)
     expected = tokens(backend, plain, *requests)
     assert tokens(backend, dataclasses.replace(plain, compile="inductor"), *requests) == expected
 
 
 def test_chunks_of_the_prefill_choose_the_tokens_of_one_pass(backend, folder):
     plain = Config(folder, device="cpu", dtype="float32", threads=1)
-    requests = Request(24, 6, 1, concurrency=2), Request(25, 3, 2, concurrency=3), Request(3, 2)
+    requests = Request(24, 6, 1, concurrency=2), Request(25, 3, 2, concurrency=3), Request(3, 2, 0, 2)
     expected = tokens(backend, plain, *requests)
     for chunk in (1, 8, 24, 1000):
         assert tokens(backend, dataclasses.replace(plain, prefill_chunk=chunk), *requests) == expected
@@ -337,7 +337,7 @@ def failing_compile(function, **options):
 @pytest.mark.parametrize("mode", ["graph", "inductor"])
 def test_cuda_modes_choose_the_tokens_of_the_plain_loop(backend, folder, mode):
     plain = Config(folder, device="cuda", dtype="float32")
-    requests = Request(24, 12, 1, concurrency=2), Request(5, 2, 2, concurrency=3), Request(5, 2, 2), Request(9, 1)
+    requests = Request(24, 12, 1, 2), Request(5, 2, 2, 3), Request(5, 2, 2), Request(9, 1, 0, 2)
     expected = tokens(backend, plain, *requests)
     assert tokens(backend, dataclasses.replace(plain, compile=mode), *requests) == expected
     assert backend.prepare(requests[0]).capture_s > 0

@@ -69,7 +69,7 @@ def truth_j(window: MeteredWindow, offset_s: float, options: str) -> float:
 def test_energy_on_another_clock_is_within_the_interval(
     serve: Serve, offset_s: float, options: str, calibration: tuple[str, ...]
 ) -> None:
-    """Were the clocks taken for one, windows of a quarter of a wave would be wrong by up to all they have."""
+    """Were the clocks taken for one, windows of less than half a wave would be wrong by up to all they have."""
     url, _ = serve(offset_s, f"fake:{options}", *calibration)
     with Meter.open(EnergyConfig(meter_url=url, max_foreign_load=None)) as meter:
         (domain,) = meter.describe().domains.values()
@@ -79,12 +79,11 @@ def test_energy_on_another_clock_is_within_the_interval(
         for _ in range(4):
             time.sleep(0.5 * random.random())
             with meter.window() as window:
-                time.sleep(0.4)
+                time.sleep(0.8)
             windows.append(window)
     within = 0
     for window in windows:
-        if window.energy_j is None:  # too few readings, where the sampler was put aside
-            continue
+        assert window.energy_j is not None, window.reason
         assert window.ci95_j is not None
         assert window.energy.total.method == domain.method
         assert window.disturbed is None

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from backends.base import InvalidConfig
+from backends.base import Config, InvalidConfig, Model
 from backends.openai.servers.base import HOST, ServerModel, given
 from backends.presets import classify
 
@@ -25,13 +25,12 @@ class LlamaServer:
     key_variable = "LLAMA_API_KEY"
 
     def find_model(self, name: str, dtype: str, seed: int) -> ServerModel:
-        source = classify(name)
-        if source not in ("preset", "gguf"):
-            raise InvalidConfig(f"llama-server loads GGUF files; give a preset or a .gguf file instead of '{name}'")
-        if source == "preset":
-            return ServerModel(name, str(_preset_file(name, dtype, seed)))
-        if dtype != "auto":
-            raise InvalidConfig(f"a .gguf file has its dtype; leave --dtype at auto instead of '{dtype}'")
+        from backends.llama_cpp import gguf_file
+
+        model = gguf_model(Config(name, dtype=dtype, seed=seed))
+        if model.source == "preset":
+            assert model.dtype
+            return ServerModel(name, str(gguf_file.preset_file(name, model.dtype, seed)))
         _refuse_without_vocabulary(Path(name))
         return ServerModel(name, str(Path(name).resolve()))
 
@@ -53,13 +52,16 @@ class LlamaServer:
         return {}
 
 
-def _preset_file(name: str, dtype: str, seed: int) -> Path:
-    from backends.llama_cpp import gguf_file
+def gguf_model(config: Config) -> Model:
+    """What is known of a preset or a GGUF file before it is served. Raises InvalidConfig for what is neither."""
+    from backends.llama_cpp.backend import file_model, preset_model
 
-    dtypes = {"auto": "F16"} | {known.lower(): known for known in gguf_file.DTYPES}
-    if dtype.lower() not in dtypes:
-        raise InvalidConfig(f"llama-server has no dtype '{dtype}'; choose {', '.join(gguf_file.DTYPES)}")
-    return gguf_file.preset_file(name, dtypes[dtype.lower()], seed)
+    source = classify(config.model)
+    if source == "preset":
+        return preset_model(config)
+    if source == "gguf":
+        return file_model(config)
+    raise InvalidConfig(f"llama-server loads GGUF files; give a preset or a .gguf file instead of '{config.model}'")
 
 
 def _refuse_without_vocabulary(path: Path) -> None:

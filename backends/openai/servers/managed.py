@@ -24,6 +24,7 @@ from types import TracebackType
 
 from backends.base import BackendError, InvalidConfig
 from backends.openai import port_owner
+from backends.openai.devices import tree_of
 from backends.openai.servers import launcher, server_log, supervisor
 from backends.openai.servers.base import CHECKOUT, HOST, Launcher, find_program, refuse_flags
 
@@ -104,19 +105,8 @@ class ManagedServer:
                 last = server_log.last_line(self.log, self._log_start)
                 raise BackendError(f"{self._kind.name} was not ready within {timeout_s:g} s: {last} (log: {self.log})")
         owner = port_owner.listening_pid(HOST, self.port)
-        if owner is not None and owner not in self._tree():
+        if owner is not None and owner not in tree_of([self._supervisor.pid]):
             raise BackendError(f"another process ({owner}) took port {self.port}; try again")
-
-    def _tree(self) -> set[int]:
-        import psutil
-
-        try:
-            return {
-                self._supervisor.pid,
-                *(p.pid for p in psutil.Process(self._supervisor.pid).children(recursive=True)),
-            }
-        except psutil.Error:
-            return set()
 
     def alive(self, news_within_s: float = 0.0) -> bool:
         """Whether the server still runs. Its end is known a moment after its connections break; that may be awaited."""
