@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "core": (),
     "energy": ("core",),
     "runs": ("core", "energy"),
-    "measuring": ("core", "energy", "runs", "backends"),
+    "measuring": ("core", "energy", "runs", "modelling", "backends"),
     "modelling": ("core", "energy", "runs"),
     "deciding": ("core", "energy", "runs", "modelling"),
     "showing": ("core", "energy", "runs", "measuring", "modelling", "deciding"),
@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "backends": (),
     "profiles": (),
 }
-"""By wing, whom it may import beside itself. Measuring and modelling never meet; backends know nothing of ours."""
+"""By wing, whom it may import beside itself. Modelling knows no measuring; backends know nothing of ours."""
 
 EXCEPTIONS = {"harness/showing/progress.py": ("backends",)}
 """What single files may import beyond their wing: progress says which model is loaded."""

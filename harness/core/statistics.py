@@ -7,7 +7,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.special import stdtrit
+import numpy as np
+from scipy.special import stdtridf, stdtrit
+
+from harness.core.arrays import Floats
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,22 @@ class Estimate:
 def student_95(freedom: float) -> float:
     """Student's factor: mean ± factor · standard error covers 95 % at this many degrees of freedom."""
     return float(stdtrit(freedom, 0.975))
+
+
+def freedom_of(factor: float) -> float:
+    """The degrees of freedom of which ``student_95`` is this factor; infinite from the normal one down."""
+    return float(stdtridf(0.975, factor)) if factor > 1.96 else math.inf
+
+
+def joined_95(sds: Sequence[Floats], freedoms: Sequence[float]) -> Floats:
+    """Half-width of the 95 % interval of a sum of independent errors, each a standard deviation known to its degrees
+    of freedom (infinite ones too). Arrays broadcast; the degrees of the sum are by Satterthwaite (1946)."""
+    variances = np.stack(np.broadcast_arrays(*(np.square(sd) for sd in sds)))
+    total = variances.sum(axis=0)
+    shares = np.divide(variances, total, out=np.zeros_like(variances), where=total > 0)
+    inverse = np.tensordot(1.0 / np.asarray(freedoms, dtype=float), shares**2, axes=1)
+    freedom = np.divide(1.0, inverse, out=np.full_like(inverse, np.inf), where=inverse > 0)
+    return np.asarray(stdtrit(freedom, 0.975) * np.sqrt(total))
 
 
 def estimate(mean: float, sd: float | None, trials: int, sensors: float | None = None) -> Estimate:

@@ -113,7 +113,7 @@ class SystemDraws:
         derivatives = function.derivatives(m, n)
         by_coefficient = np.stack([np.bincount(group, weight * d, groups) for d in derivatives])
         root = _aligned_root(function.covariance, derivatives @ self.workload.count)
-        cost = weight * function.cost(m, n) * function.misfit
+        cost = weight * function.cost(m, n) * function.misfit.sd
         by_cell = np.bincount(self.cell * groups + group, cost, self.cells * groups).reshape(self.cells, groups)
         deviations = np.vstack([by_cell, root.T @ by_coefficient])
         return normals[:, : len(deviations)] @ deviations
@@ -152,7 +152,7 @@ def _variance(functions: Sequence[CostFunction], served: Sequence[Floats], workl
     m, n = workload.input_tokens, workload.output_tokens
     by_cell, coefficient_sd = np.zeros((len(served), int(cell.max()) + 1)), np.zeros(len(served))
     for function in functions:
-        derivatives, misfit = function.derivatives(m, n), function.cost(m, n) * function.misfit
+        derivatives, misfit = function.derivatives(m, n), function.cost(m, n) * function.misfit.sd
         by_cell += np.stack([np.bincount(cell, misfit * x) for x in served])
         by_coefficient = np.stack([derivatives @ x for x in served])
         variance = np.einsum("pi,ij,pj->p", by_coefficient, function.covariance, by_coefficient)

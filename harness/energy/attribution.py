@@ -60,6 +60,9 @@ class EnergyFigure:
     decode_ci95_j: float | None
     reason: str | None
     phase_reason: str | None = None
+    gain_ci95: float | None = None
+    """Relative half-width of the 95 % interval of the meters' gain, which all windows that they measure share; it is in
+    no ``ci95_j``. None where it is unknown, or there is no energy."""
 
     def __post_init__(self) -> None:
         known_together(self.request_j, self.request_ci95_j, "request_j")
@@ -105,6 +108,8 @@ class PowerFigure:
     ci95_w: float | None
     method: Method | None = None
     reason: str | None = None
+    gain_ci95: float | None = None
+    """As in ``EnergyFigure``."""
 
     def __post_init__(self) -> None:
         known_together(self.power_w, self.ci95_w, "power_w")

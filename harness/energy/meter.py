@@ -198,12 +198,12 @@ class Meter:
         window.conditions, window.disturbed, shared = self._conditions(first_ns, last_ns)
 
         def attribute(traces: Sequence[Trace], working: Collection[str]) -> EnergyReport:
-            further = (self._rank, working, self._absent)
+            rank, absent = self._rank, self._absent
             if window.loop is not None:
-                report, window.stretches = attribute_loop(traces, window.loop, *reach_ns, *further)
+                report, window.stretches = attribute_loop(traces, window.loop, *reach_ns, rank, working, absent)
                 if window.overlapped:
                     return report
-            return attribution.attribute(traces, window.marks, *further)
+            return attribution.attribute(traces, window.marks, rank, working, absent)
 
         window.energy = self._attribute(window.traces, attribute, shared)
 

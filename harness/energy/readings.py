@@ -61,6 +61,13 @@ class Domain:
     echo_s: float = 0.0
     """A counter that moves twice within so short a time shows one update in two parts."""
 
+    lag_s: float = 0.0
+    """How much later than the power it tells of a reading is stamped, beside its age and its averaging."""
+    filter_s: float = 0.0
+    """Time constant of a first-order low-pass between power and reading; 0 where there is none."""
+    seen_s: float | None = None
+    """Of each update's period the time in which the sensor looks (an A100's: 0.025 of 0.1); None where all of it."""
+
     clock_s: float = 0.0
     """How much a reading's time may be off, either way, because it was taken by another machine's clock."""
 

@@ -46,6 +46,8 @@ class StretchFigure:
     ci95_j: float | None
     method: Method | None = None
     reason: str | None = None
+    gain_ci95: float | None = None
+    """As in ``EnergyFigure``."""
 
     def __post_init__(self) -> None:
         known_together(self.energy_j, self.ci95_j, "energy_j")

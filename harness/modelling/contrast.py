@@ -114,7 +114,7 @@ def contrast_at(
 
 
 def _contrast(names: Sequence[str], a: Prediction, b: Prediction) -> Contrast:
-    difference, interval = a.value - b.value, np.hypot(a.interval_95, b.interval_95)
+    difference, interval = a.value - b.value, np.hypot(a.request_95, b.request_95)
     cheaper = np.where(difference < 0, *names)
     significant = np.where(np.abs(difference) > interval, cheaper, "")
     return Contrast(a.value / b.value, *_ratio_interval(a, b), difference, interval, significant)
@@ -126,7 +126,7 @@ def _ratio_interval(a: Prediction, b: Prediction) -> tuple[Floats, Floats]:
     A and B are the half-widths of a and b. It contains 1 exactly where the difference is not significant. Costs are
     positive, and so are both ends: where A ≥ a the ratio may be as low as 0, where B ≥ b as high as any.
     """
-    surplus_a, surplus_b = a.value**2 - a.interval_95**2, b.value**2 - b.interval_95**2
+    surplus_a, surplus_b = a.value**2 - a.request_95**2, b.value**2 - b.request_95**2
     product = a.value * b.value
     reach = product + np.sqrt(np.maximum(product**2 - surplus_a * surplus_b, 0.0))
     high = np.divide(reach, surplus_b, out=np.full_like(reach, np.inf), where=surplus_b > 0)

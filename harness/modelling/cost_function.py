@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,10 +12,17 @@ from numpy.typing import ArrayLike, NDArray
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.sizes import request_words
+from harness.core.statistics import joined_95
+from harness.modelling.doubt import MEAN, REQUEST, Misfit, Scatter, SessionEffect, Source, octaves_to_nearest
 from harness.modelling.forms.base import Evaluator, Form, Part
 
 CHUNK = 1 << 16
 """Pairs evaluated at a time, so that intermediate values stay in the processor's cache."""
+
+TOO_FAR = 2.0
+"""Octaves outside the measured range beyond which no interval is known: none that was tried covers there."""
+Z95 = 1.959964
+"""Half-width of a normal 95 % interval in standard deviations."""
 
 MAX_TOTAL_TOKENS = 20_000_000
 """Longest m + n that can be predicted: the tables behind it then take under 2 GB."""
@@ -28,6 +36,12 @@ class Range:
     min_output_tokens: float
     corners: list[tuple[float, float]]
     """The (m, n) measured that no other one exceeds in both, by rising m: the steps of the range's upper edge."""
+    points: list[tuple[float, float]] = field(default_factory=list)
+    """All (m, n) measured; the corners where nothing else is known."""
+
+    def __post_init__(self) -> None:
+        if not self.points:
+            object.__setattr__(self, "points", list(self.corners))
 
     @classmethod
     def of(cls, m: Floats, n: Floats) -> Range:
@@ -36,7 +50,8 @@ class Range:
         for corner in sorted(set(zip(m.tolist(), n.tolist(), strict=True)), reverse=True):
             if not corners or corner[1] > corners[-1][1]:
                 corners.append(corner)
-        return cls(float(m.min()), float(n.min()), corners[::-1])
+        points = sorted(set(zip(m.tolist(), n.tolist(), strict=True)))
+        return cls(float(m.min()), float(n.min()), corners[::-1], points)
 
     @property
     def max_input_tokens(self) -> float:
@@ -47,6 +62,16 @@ class Range:
     def max_output_tokens(self) -> float:
         """Longest output measured, at whatever input."""
         return max(n for _, n in self.corners)
+
+    def octaves_outside(self, m: ArrayLike, n: ArrayLike) -> Floats:
+        """How far each (m, n) lies outside, in octaves of the axis on which it is farther; 0 inside. Shapes broadcast.
+
+        Of several corners the one that is nearest counts.
+        """
+        log_m, log_n = (np.log2(np.asarray(axis, dtype=float)) for axis in (m, n))
+        below = np.maximum(np.log2(self.min_input_tokens) - log_m, np.log2(self.min_output_tokens) - log_n)
+        above = [np.maximum(log_m - np.log2(most_m), log_n - np.log2(most_n)) for most_m, most_n in self.corners]
+        return np.asarray(np.maximum(np.maximum(below, np.minimum.reduce(above)), 0.0))
 
     def covers(self, m: ArrayLike, n: ArrayLike) -> NDArray[np.bool_]:
         """Whether each (m, n) lies inside: at or above both minima, and some point measured is no smaller in both.
@@ -63,31 +88,46 @@ class Prediction:
     """Costs of requests, with their uncertainty. Arrays have the broadcast shape of m and n."""
 
     value: Floats
-    standard_error: Floats
-    """Of the mean cost, from the coefficients' covariance."""
-    new_standard_error: Floats
-    """Of one newly measured point: the standard error joined to the model's misfit."""
-    factor_95: float
-    """value ± factor_95·new_standard_error covers a new measurement in 95 % of cases."""
+    sd: Mapping[Source, Floats]
+    """Standard deviation that each source of doubt leaves, in the cost's unit."""
+    freedom: Mapping[Source, float]
+    """Degrees of freedom that each of them is known to."""
     out_of_range: NDArray[np.bool_]
     """Where the request lies outside the measured range."""
+    too_far: NDArray[np.bool_]
+    """Where it lies more than ``TOO_FAR`` octaves outside: there no interval is known."""
+
+    def half_width_95(self, sources: Sequence[Source]) -> Floats:
+        """Half-width of the 95 % interval that holds these sources of doubt; NaN where it is too far to know."""
+        width = joined_95([self.sd[source] for source in sources], [self.freedom[source] for source in sources])
+        return np.where(self.too_far, np.nan, width)
 
     @property
-    def interval_95(self) -> Floats:
-        """Half-width of the 95 % interval for one newly measured point."""
-        return self.factor_95 * self.new_standard_error
+    def mean_95(self) -> Floats:
+        """Half-width of the 95 % interval of the mean cost of requests of this size, on another day."""
+        return self.half_width_95(MEAN)
+
+    @property
+    def request_95(self) -> Floats:
+        """Half-width of the 95 % interval of the cost of one new request, on another day."""
+        return self.half_width_95(REQUEST)
 
 
 @dataclass(frozen=True, eq=False)
 class CostFunction:
-    """One fitted form: coefficients, their covariance, its misfit and the range it was fitted on."""
+    """One fitted form with all that is known of its doubt, and the range it was fitted on."""
 
     form: Form
     coefficients: Floats
     covariance: Floats
-    misfit: float
-    """Relative standard deviation of held-out points about their prediction."""
-    factor_95: float
+    """Of the coefficients: what the trials leave open."""
+    freedom: float
+    """Degrees of freedom behind it."""
+    misfit: Misfit
+    scatter: Scatter
+    session: SessionEffect
+    gain_ci95: float
+    """Relative half-width of the 95 % interval of the meters' gain; 0 for runtimes."""
     range: Range
     _evaluators: dict[tuple[str, Part], tuple[int, Evaluator]] = field(default_factory=dict, repr=False)
 
@@ -118,9 +158,27 @@ class CostFunction:
         for chunk, found in self._evaluated("predict", directions, m, n, part):
             values[chunk] = found[:, 0]
             variances[chunk] = np.einsum("ij,ij->i", found[:, 1:], found[:, 1:])
-        new_errors = np.sqrt(variances + (self.misfit * values) ** 2)
-        value, error, new_error = (array.reshape(m.shape) for array in (values, np.sqrt(variances), new_errors))
-        return Prediction(value, error, new_error, self.factor_95, outside)
+        value, trials = values.reshape(m.shape), np.sqrt(variances).reshape(m.shape)
+        distance = self.octaves_away(m, n)
+        sd: dict[Source, Floats] = {
+            "trials": trials,
+            "model": value * self.misfit.relative_sd(distance, value),
+            "sessions": value * self.session.sd,
+            "meter": value * (self.gain_ci95 / Z95),
+            "scatter": self.scatter.sd(value),
+        }
+        freedom: dict[Source, float] = {
+            "trials": self.freedom,
+            "model": self.misfit.freedom,
+            "sessions": self.session.freedom,
+            "meter": math.inf,
+            "scatter": self.scatter.freedom,
+        }
+        return Prediction(value, sd, freedom, outside, self.range.octaves_outside(m, n) > TOO_FAR)
+
+    def octaves_away(self, m: ArrayLike, n: ArrayLike) -> Floats:
+        """Distance of sizes from the nearest measured point, in octaves."""
+        return octaves_to_nearest(np.asarray(m), np.asarray(n), self.range.points)
 
     def derivatives(self, m: ArrayLike, n: ArrayLike) -> Floats:
         """Derivatives of the cost with respect to each coefficient, shape (coefficients, *shape of m and n).

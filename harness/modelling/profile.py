@@ -29,6 +29,7 @@ from harness.core.errors import UserError
 from harness.core.files import refuse_other_format, write_atomically
 from harness.core.quantities import Component, Facts, Method, parse_boundary, weakest
 from harness.modelling.cost_function import CostFunction, Prediction
+from harness.modelling.doubt import REQUEST
 from harness.modelling.forms import form_named
 from harness.modelling.forms.base import Part
 from harness.modelling.older_profiles import OLDER_KEY, energy_of_each, measurement_of_each, with_concurrency
@@ -152,7 +153,7 @@ class Profile(Strict):
     ) -> Prediction:
         """Gross joules with standard error and range flag.
 
-        The sum of some but not all components adds their standard errors, as if their errors moved together:
+        The sum of some but not all components adds their standard deviations, as if their errors moved together:
         the cautious choice, since their correlation is not stored. Raises UserError.
         """
         parts = [f.predict(m, n, part, strict=strict) for f in self.energy_functions(boundary)]
@@ -160,10 +161,10 @@ class Profile(Strict):
             return parts[0]
         return Prediction(
             np.add.reduce([p.value for p in parts]),
-            np.add.reduce([p.standard_error for p in parts]),
-            np.add.reduce([p.new_standard_error for p in parts]),
-            max(p.factor_95 for p in parts),
+            {source: np.add.reduce([p.sd[source] for p in parts]) for source in REQUEST},
+            {source: min(p.freedom[source] for p in parts) for source in REQUEST},
             np.logical_or.reduce([p.out_of_range for p in parts]),
+            np.logical_or.reduce([p.too_far for p in parts]),
         )
 
     @property

@@ -21,7 +21,9 @@ from pydantic import (
 
 from harness.core.errors import UserError
 from harness.core.quantities import Component, Method
+from harness.core.statistics import freedom_of
 from harness.modelling.cost_function import CostFunction, Range
+from harness.modelling.doubt import Misfit, Scatter, SessionEffect
 from harness.modelling.forms import FORMS, form_named
 from harness.modelling.forms.base import DecodeContext, Form
 from harness.runs.run_schema import Count
@@ -243,8 +245,11 @@ class CostModel(Strict):
             self.cost_form(),
             np.array([coefficient.value for coefficient in self.coefficients]),
             np.array(self.covariance, dtype=float),
-            self.misfit,
-            self.interval_factor_95,
+            freedom_of(self.interval_factor_95),
+            Misfit(self.misfit, freedom=freedom_of(self.interval_factor_95)),
+            Scatter(0.0, 1.0),
+            SessionEffect(0.0),
+            0.0,
             Range(**dict(self.range)),
         )
 

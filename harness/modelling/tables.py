@@ -100,7 +100,7 @@ def _prediction_rows(models: Mapping[str, CostModel]) -> Iterator[dict[str, Any]
             yield {
                 "table": "prediction", "quantity": quantity, "name": "mean", "unit": model.unit,
                 "input_tokens": m[i], "output_tokens": n[i], "value": p.value[i],
-                "standard_error": p.standard_error[i], "interval_95": p.interval_95[i],
+                "standard_error": p.sd["trials"][i], "interval_95": p.request_95[i],
                 "out_of_range": bool(p.out_of_range[i]),
             }  # fmt: skip
 

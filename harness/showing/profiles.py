@@ -241,7 +241,7 @@ def print_predictions(
     if as_json:
         columns = {"input_tokens": m, "output_tokens": n}
         for (quantity, unit), p in predicted.items():
-            said = {"": p.value, "_standard_error": p.standard_error, "_interval_95": p.interval_95}
+            said = {"": p.value, "_standard_error": p.sd["trials"], "_interval_95": p.request_95}
             columns |= {f"{quantity}{what}_{unit.lower()}": values for what, values in said.items()}
         rows = records_of({**columns, "out_of_range": outside})
         facts = {"profile": profile.name, "fitted": list(loaded.fitted), "energy_method": method, "predictions": rows}
@@ -251,7 +251,7 @@ def print_predictions(
     table.columns[0].justify, table.columns[-1].justify = "right", "left"
     for i in range(m.size):
         cells = [
-            estimated(p.value[i]) if unit == "J" and method == "estimated" else plus_minus(p.value[i], p.interval_95[i])
+            estimated(p.value[i]) if unit == "J" and method == "estimated" else plus_minus(p.value[i], p.request_95[i])
             for (_, unit), p in predicted.items()
         ]
         table.add_row(str(m[i]), str(n[i]), *cells, OUTSIDE if outside[i] else "")

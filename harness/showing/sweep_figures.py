@@ -261,7 +261,7 @@ def _draw_model(ax: Axes, drawing: Drawing, source: DrawnSystem, column: str, lo
     energy = "energy" in column
     predicted = profile.predict_energy(m, n, options.boundary) if energy else profile.predict_runtime(m, n)
     tokens = m + n
-    value, half = predicted.value, predicted.interval_95
+    value, half = predicted.value, predicted.request_95
     # A band of more than the value has no lower end on a logarithmic axis.
     ends = np.array([value, np.maximum(value - half, 0.05 * value), value + half])
     y, low, high = (

@@ -176,7 +176,7 @@ def _curve(
     sizes: NDArray[np.int64], found: Prediction, tokens: NDArray[np.int64], guess: bool
 ) -> list[list[float | bool | None]]:
     rows: list[list[float | bool | None]] = []
-    columns = (sizes.tolist(), found.value / tokens, found.interval_95 / tokens, ~found.out_of_range)
+    columns = (sizes.tolist(), found.value / tokens, found.request_95 / tokens, ~found.out_of_range)
     for size, value, width, inside in zip(*columns, strict=True):
         low, high = (None, None) if guess else (six_digits(value - width), six_digits(value + width))
         rows.append([size, six_digits(value), low, high, bool(inside)])

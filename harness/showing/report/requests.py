@@ -82,7 +82,7 @@ def _table(predict: Predict, reach: int) -> dict[str, Any]:
         "input": m.tolist(),
         "output": n.tolist(),
         "value": [[six_digits(x) for x in row] for row in found.value],
-        "share": [[six_digits(x) for x in row] for row in found.interval_95 / found.value],
+        "share": [[six_digits(x) for x in row] for row in found.request_95 / found.value],
     }
 
 
@@ -112,8 +112,8 @@ def _too_far(axis: Sizes, predict: Callable[[Sizes], Prediction]) -> Sizes:
         return np.asarray((1 - weight) * table[between] + weight * table[between + 1])
 
     value = np.exp(line(np.log(grid.value)))
-    width = value * line(grid.interval_95 / grid.value)
+    width = value * line(grid.request_95 / grid.value)
     errors = np.abs(value / true.value - 1)
     # A model without any spread has intervals of no width.
-    errors = np.maximum(errors, np.abs(width - true.interval_95) / np.where(true.interval_95 > 0, true.interval_95, 1))
+    errors = np.maximum(errors, np.abs(width - true.request_95) / np.where(true.request_95 > 0, true.request_95, 1))
     return middle[(errors > CLOSENESS).any(axis=1)]
