@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.statistics import student_95
-from harness.modelling.cost_function import Range
-from harness.modelling.doubt import Misfit, Scatter, SessionEffect
+from harness.modelling.cost_function import TOO_FAR, CostFunction, Range
+from harness.modelling.covariance import covariance_given, uncertainty
+from harness.modelling.doubt import Misfit, Scatter, SessionEffect, octaves_to_nearest
 from harness.modelling.forms.base import DecodeContext, Form, Part, Sizes
-from harness.modelling.least_squares import HUBER, Rows, Solution, ceilings, solve
+from harness.modelling.least_squares import Rows, Solution, ceilings, solve
+from harness.modelling.misfit import LeftOut, fit_misfit, joined
 
 MIN_POINTS = 4
 SUSPECT = 5.0
@@ -63,6 +65,11 @@ class Observations:
         return Sizes(self.input_tokens, self.output_tokens)
 
     @property
+    def asked_tokens(self) -> Floats:
+        """Output tokens asked for, or where that isn't known produced."""
+        return self.output_limit if self.output_limit.size else self.output_tokens
+
+    @property
     def range(self) -> Range:
         """The request sizes covered."""
         n = np.fmax(self.output_tokens, self.output_limit) if self.output_limit.size else self.output_tokens
@@ -98,6 +105,11 @@ class Fit:
     notes: tuple[str, ...]
     refusal: str | None
     """Why the fit must not be used; None where it may."""
+
+    def function(self, measured: Range, gain_ci95: float = 0.0) -> CostFunction:
+        """The fit as a function of request sizes."""
+        doubt = (self.misfit, self.scatter, self.session, gain_ci95)
+        return CostFunction(self.form, self.coefficients, self.covariance, self.freedom, *doubt, measured)
 
     @property
     def factor_95(self) -> float:
@@ -135,8 +147,10 @@ def fit_form(
     rows = _rows(observations)
     solution, solutions = _choose(candidates, rows, {})
     starts = {candidate.form: candidate.theta for candidate in solutions}
-    covariance, standard_errors = _uncertainty(solution, solutions, rows)
-    held_out = np.array([_held_out(candidates, observations, rows, point, starts) for point in range(points)])
+    covariance, standard_errors = uncertainty(solution, solutions, rows)
+    folds = _folds(observations)
+    left_out = [_left_out(fold, candidates, observations, rows, starts) for fold in folds]
+    held_out = np.array([alone.cost[0] for alone in left_out[:points]]) / observations.cost - 1
     suspects = _suspects(solution, rows)
     sound = np.setdiff1d(np.arange(points), suspects)
     freedom = float(max(points - solution.theta.size, 1))
@@ -149,7 +163,7 @@ def fit_form(
         held_out=held_out,
         rms=float(np.sqrt(np.mean(held_out[sound] ** 2))),
         freedom=freedom,
-        misfit=Misfit(float(np.sqrt(np.mean(held_out[sound] ** 2))), freedom=freedom),
+        misfit=fit_misfit(joined(left_out, folds), freedom),
         scatter=observations.scatter,
         session=observations.session,
         suspects=suspects,
@@ -187,59 +201,39 @@ def _choose(candidates: Sequence[Form], rows: Rows, starts: dict[Form, Floats]) 
     return min(solutions, key=lambda solution: solution.predicted_error), solutions
 
 
-def _held_out(
-    candidates: Sequence[Form], observations: Observations, rows: Rows, point: int, starts: dict[Form, Floats]
-) -> float:
-    """Relative error at ``point`` by the whole procedure without it."""
-    solution, _ = _choose(candidates, rows.without(point), starts)
-    at = Sizes(observations.input_tokens[[point]], observations.output_tokens[[point]])
-    return float(solution.form.cost(solution.theta, at)[0] / observations.cost[point] - 1)
+def _folds(observations: Observations) -> list[NDArray[np.bool_]]:
+    """What is left out in turn: every point, every row (one input size) and every column (one output size).
 
-
-def _uncertainty(chosen: Solution, solutions: Sequence[Solution], rows: Rows) -> tuple[Floats, Floats]:
-    """Covariance for predictions and standard errors of the coefficients; see ``Fit``.
-
-    Each candidate counts with its likelihood, as in model averaging. What another one predicts is expressed as the
-    shift of the chosen one's coefficients that comes nearest to it.
+    Rows and columns of one point, or without which too little is left, don't count.
     """
-    scatter, limits = chosen.scatter, ceilings(chosen.form, rows)
-    deviances = np.array([_deviance(solution.residuals / scatter, rows.share) for solution in solutions])
-    likelihoods = np.exp(-(deviances - deviances.min()) / 2)
-    likelihoods /= likelihoods.sum()
-    covariance = _covariance(chosen, rows, limits)
-    variances = np.zeros(chosen.theta.size)
-    relative = rows.design(chosen.form, chosen.theta) / rows.value[:, None] * limits
-    for solution, likelihood in zip(solutions, likelihoods, strict=True):
-        variances += likelihood * (np.diag(_covariance(solution, rows, limits)) + (solution.theta - chosen.theta) ** 2)
-        difference = solution.residuals - chosen.residuals
-        shift = np.linalg.lstsq(relative / scatter[:, None], difference / scatter, rcond=1e-6)[0] * limits
-        covariance += likelihood * np.outer(shift, shift)
-    return covariance, np.sqrt(variances)
+    sizes = np.stack([observations.input_tokens, observations.output_tokens])
+    axes = observations.input_tokens, observations.asked_tokens
+    lines = [axis == size for axis in axes for size in np.unique(axis) if np.count_nonzero(axis == size) > 1]
+    whole = [line for line in lines if np.unique(sizes[:, ~line], axis=1).shape[1] >= MIN_POINTS]
+    return [*np.eye(len(observations.cost), dtype=bool), *whole]
 
 
-def _deviance(scaled: Floats, share: Floats) -> float:
-    """−2 log likelihood of scaled residuals under Huber's distribution, up to a constant."""
-    size = np.abs(scaled)
-    return float(np.sum(share * np.where(size < HUBER, size**2, HUBER * (2 * size - HUBER))))
-
-
-def _covariance(solution: Solution, rows: Rows, limits: Floats) -> Floats:
-    """Covariance of the coefficients given the candidate.
-
-    It is that of the estimate without the bound at 0: a coefficient held at 0 keeps the uncertainty that put it
-    there. Its scale comes from the residuals, so that it contains what the form can't follow. Directions that the
-    points don't determine are limited by what non-negative costs allow: ``limits``, the ``ceilings``.
-    """
-    weights = np.sqrt(rows.share * solution.weights) / solution.scatter
-    design = rows.design(solution.form, solution.theta) * (weights / rows.value)[:, None] * limits
-    # Residuals corrected by leverage: a point that bends the model to itself doesn't hide the misfit.
-    corrected = weights * solution.residuals / np.sqrt(1 - solution.leverage)
-    scale = max(1.0, float(np.sum(corrected**2)) / rows.share.sum())
-    # Not by the eigenvalues of design.T @ design: beside exact data, rounding would count as information there.
-    stacked = np.vstack([design / np.sqrt(scale), np.eye(limits.size)])
-    _, precisions, directions = np.linalg.svd(stacked, full_matrices=False)
-    scaled = directions.T / precisions * limits[:, None]
-    return np.asarray(scaled @ scaled.T)
+def _left_out(
+    fold: NDArray[np.bool_],
+    candidates: Sequence[Form],
+    observations: Observations,
+    rows: Rows,
+    starts: dict[Form, Floats],
+) -> LeftOut:
+    """Errors at the points of ``fold`` by the whole procedure without them; NaN where no interval would be stated."""
+    others = rows.without(fold)
+    solution, _ = _choose(candidates, others, starts)
+    out, kept = observations.only(fold), observations.only(~fold)
+    design = solution.form.design(solution.theta, out.sizes)
+    cost = design @ solution.theta
+    covariance = covariance_given(solution, others, ceilings(solution.form, others))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = np.einsum("ij,jk,ik->i", design, covariance, design) / cost**2 + out.noise**2
+        error = np.log(out.cost / cost)
+    too_far = kept.range.octaves_outside(out.input_tokens, out.output_tokens) > TOO_FAR
+    points = zip(kept.input_tokens, kept.output_tokens, strict=True)
+    distance = octaves_to_nearest(out.input_tokens, out.output_tokens, points)
+    return LeftOut(np.where(too_far, np.nan, error), distance, cost, variance, np.ones(cost.size))
 
 
 def _suspects(solution: Solution, rows: Rows) -> tuple[int, ...]:
