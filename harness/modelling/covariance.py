@@ -24,7 +24,9 @@ def uncertainty(chosen: Solution, solutions: Sequence[Solution], rows: Rows) -> 
     variances = np.zeros(chosen.theta.size)
     relative = rows.design(chosen.form, chosen.theta) / rows.value[:, None] * limits
     for solution, likelihood in zip(solutions, likelihoods, strict=True):
-        variances += likelihood * (np.diag(covariance_given(solution, rows, limits)) + (solution.theta - chosen.theta) ** 2)
+        variances += likelihood * (
+            np.diag(covariance_given(solution, rows, limits)) + (solution.theta - chosen.theta) ** 2
+        )
         difference = solution.residuals - chosen.residuals
         shift = np.linalg.lstsq(relative / scatter[:, None], difference / scatter, rcond=1e-6)[0] * limits
         covariance += likelihood * np.outer(shift, shift)
@@ -54,3 +56,17 @@ def covariance_given(solution: Solution, rows: Rows, limits: Floats) -> Floats:
     _, precisions, directions = np.linalg.svd(stacked, full_matrices=False)
     scaled = directions.T / precisions * limits[:, None]
     return np.asarray(scaled @ scaled.T)
+
+
+def by_offsets(solution: Solution, rows: Rows, shares: Floats, covariance: Floats) -> Floats:
+    """Covariance of the coefficients because what the sessions do isn't known exactly.
+
+    ``shares`` (points, sessions) say how much of each point is of which session, ``covariance`` how well their
+    differences are known. It matters where one session measured other sizes than another.
+    """
+    limits = ceilings(solution.form, rows)
+    weights = np.sqrt(rows.share * solution.weights) / solution.scatter
+    design = rows.design(solution.form, solution.theta) * (weights / rows.value)[:, None] * limits
+    stacked = np.vstack([design, np.eye(limits.size)])
+    shifts = np.linalg.pinv(stacked)[:, : weights.size] @ (weights[:, None] * shares[rows.point]) * limits[:, None]
+    return np.asarray(shifts @ covariance @ shifts.T)

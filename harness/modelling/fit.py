@@ -13,25 +13,27 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import chdtri
 
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.statistics import student_95
 from harness.modelling.cost_function import TOO_FAR, CostFunction, Range
-from harness.modelling.covariance import covariance_given, uncertainty
+from harness.modelling.covariance import by_offsets, uncertainty
 from harness.modelling.doubt import Misfit, Scatter, SessionEffect, octaves_to_nearest
 from harness.modelling.forms.base import DecodeContext, Form, Part, Sizes
-from harness.modelling.least_squares import Rows, Solution, ceilings, solve
+from harness.modelling.least_squares import Rows, Solution, solve
 from harness.modelling.misfit import LeftOut, fit_misfit, joined
+from harness.modelling.session_effect import Cells, Sessions, of_one_session, tell_sessions
 
 MIN_POINTS = 4
+SESSION_ROUNDS = 3
 SUSPECT = 5.0
 """A suspect is off by this many standard deviations, as the median residual tells them, …"""
 OUTLYING = 3.0
 """… and by this many root mean squares of the other residuals."""
 
 NO_SCATTER = Scatter(0.0, 1.0)
-ONE_SESSION = SessionEffect(0.0)
 
 
 @dataclass(frozen=True)
@@ -49,20 +51,42 @@ class Observations:
     decode_noise: Floats = field(default_factory=lambda: np.empty(0))
     output_limit: Floats = field(default_factory=lambda: np.empty(0))
     """Output tokens asked for: up to there the point counts as measured, though some trials stopped before."""
+    noise_freedom: float = np.inf
+    """Degrees of freedom that ``noise`` is known to."""
     scatter: Scatter = NO_SCATTER
-    """Of single requests, from the trials."""
-    session: SessionEffect = ONE_SESSION
-    """What the sessions share: the prior where there is one session only."""
+    """Of single requests about the mean of their size, from the trials."""
+    cells: Cells | None = None
+    """What each session measured at each point; None where there is one session."""
+    shared_error: float = 0.0
+    """Relative standard deviation of what all trials share beside their session, such as others on the machine."""
 
     def only(self, chosen: NDArray[np.bool_]) -> Observations:
         """The chosen points."""
         arrays: dict[str, Any] = {k: held for k, held in vars(self).items() if isinstance(held, np.ndarray)}
-        return replace(self, **{name: held[chosen] for name, held in arrays.items() if held.size})
+        cells = self.cells.of(chosen) if self.cells else None
+        return replace(self, cells=cells, **{name: held[chosen] for name, held in arrays.items() if held.size})
+
+    def without_offsets(self, offsets: Floats) -> Observations:
+        """As measured if no session had differed from the others; ``offsets`` are of the logarithm of the cost."""
+        assert self.cells is not None
+        cells = self.cells
+        cost = np.bincount(cells.point, cells.shares * cells.cost * np.exp(-offsets[cells.session])).astype(float)
+        with np.errstate(invalid="ignore"):
+            phases = {
+                name: getattr(self, name) * cost / self.cost for name in ("prefill", "decode") if self.prefill.size
+            }
+        return replace(self, cost=cost, **phases)
 
     @property
     def sizes(self) -> Sizes:
         """The request sizes, one entry per point."""
         return Sizes(self.input_tokens, self.output_tokens)
+
+    @property
+    def certain_noise(self) -> Floats:
+        """``noise`` at the lower end of its one-sided 90 % interval: what it may be less is the model's misfit."""
+        freedom = self.noise_freedom
+        return self.noise * (np.sqrt(freedom / chdtri(freedom, 0.1)) if np.isfinite(freedom) else 1.0)
 
     @property
     def asked_tokens(self) -> Floats:
@@ -144,10 +168,13 @@ def fit_form(
         observations = replace(observations, prefill=np.empty(0), decode=np.empty(0))
     candidates = [candidate.attending(decode_context) for candidate in form.candidates(kv_cache)]
     points = len(observations.cost)
+    observations, sessions = _without_sessions(candidates, observations)
     rows = _rows(observations)
     solution, solutions = _choose(candidates, rows, {})
     starts = {candidate.form: candidate.theta for candidate in solutions}
     covariance, standard_errors = uncertainty(solution, solutions, rows)
+    if observations.cells is not None:
+        covariance = covariance + by_offsets(solution, rows, observations.cells.weights, sessions.covariance)
     folds = _folds(observations)
     left_out = [_left_out(fold, candidates, observations, rows, starts) for fold in folds]
     held_out = np.array([alone.cost[0] for alone in left_out[:points]]) / observations.cost - 1
@@ -165,11 +192,28 @@ def fit_form(
         freedom=freedom,
         misfit=fit_misfit(joined(left_out, folds), freedom),
         scatter=observations.scatter,
-        session=observations.session,
+        session=sessions.effect,
         suspects=suspects,
         notes=_unidentified(observations),
         refusal=_refusal(solution, observations),
     )
+
+
+def _without_sessions(candidates: Sequence[Form], observations: Observations) -> tuple[Observations, Sessions]:
+    """The points without what sets their sessions apart, and that."""
+    shared = observations.shared_error
+    if observations.cells is None:
+        return observations, Sessions(of_one_session(shared), np.zeros(1), np.zeros((1, 1)))
+    cleared = observations
+    # What a session does and what the form says of the sizes that it measured are told from each other in turn.
+    for _ in range(SESSION_ROUNDS):  # at least once
+        solution, _ = _choose(candidates, _rows(cleared), {})
+        design = solution.form.design(solution.theta, observations.sizes)
+        predicted = design @ solution.theta
+        found = tell_sessions(observations.cells, predicted, design / predicted[:, None])
+        cleared = observations.without_offsets(found.offsets)
+    effect = replace(found.effect, sd=float(np.hypot(found.effect.sd, shared)))
+    return cleared, replace(found, effect=effect)
 
 
 def _rows(observations: Observations) -> Rows:
@@ -224,16 +268,14 @@ def _left_out(
     others = rows.without(fold)
     solution, _ = _choose(candidates, others, starts)
     out, kept = observations.only(fold), observations.only(~fold)
-    design = solution.form.design(solution.theta, out.sizes)
-    cost = design @ solution.theta
-    covariance = covariance_given(solution, others, ceilings(solution.form, others))
+    cost = solution.form.cost(solution.theta, out.sizes)
     with np.errstate(divide="ignore", invalid="ignore"):
-        variance = np.einsum("ij,jk,ik->i", design, covariance, design) / cost**2 + out.noise**2
-        error = np.log(out.cost / cost)
+        error = out.cost / cost - 1
     too_far = kept.range.octaves_outside(out.input_tokens, out.output_tokens) > TOO_FAR
     points = zip(kept.input_tokens, kept.output_tokens, strict=True)
     distance = octaves_to_nearest(out.input_tokens, out.output_tokens, points)
-    return LeftOut(np.where(too_far, np.nan, error), distance, cost, variance, np.ones(cost.size))
+    error = np.where(too_far, np.nan, error)
+    return LeftOut(error, distance, cost, out.certain_noise**2, np.ones(cost.size))
 
 
 def _suspects(solution: Solution, rows: Rows) -> tuple[int, ...]:

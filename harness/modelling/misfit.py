@@ -20,10 +20,10 @@ FALLOFFS = np.array([-0.1, 0.0, 0.1, 0.2, 0.3, 0.4])
 """β tried, 0 to 0.2 likeliest: short requests are noisier."""
 FREEDOMS = np.array([3.0, 5.0, 10.0, 30.0])
 """Of the Student distribution of the errors, from heavy tails to nearly a normal one."""
-_GROWTH_PRIOR, _FALLOFF_PRIOR = (1.0,), (0.05, 0.15)
+_USUAL_GROWTH, _FALLOFF_PRIOR = 5.0, (0.05, 0.15)
 _CHUNK = 1 << 22
 MOST = 3.0
-"""Largest logarithm of an error that counts: a factor of 20."""
+"""Largest error that counts: four times the prediction."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class LeftOut:
     """Predictions of points by fits without them, one entry for each point in each such fit."""
 
     error: Floats
-    """Logarithm of measured over predicted."""
+    """(measured − predicted) / predicted, as an interval about the prediction has it."""
     distance: Floats
     """Octaves to the nearest point that was fitted."""
     cost: Floats
     """Predicted."""
     variance: Floats
-    """Of ``error`` without any misfit: of the point's own trials and of the coefficients of that fit."""
+    """Of ``error`` from the point's own trials, as far as that is known."""
     weight: Floats
     """One over the number of fits that leave the point out, so that each point counts once."""
 
@@ -62,7 +62,7 @@ def fit_misfit(left_out: LeftOut, freedom: float) -> Misfit:
     grid = np.meshgrid(LEVELS, GROWTHS, FALLOFFS, FREEDOMS, indexing="ij")
     level, growth, falloff, tails = (axis.ravel() for axis in grid)
     log = _log_likelihood(left_out, reference, level, growth, falloff, tails)
-    log = log - growth / 2.0 - ((falloff - _FALLOFF_PRIOR[0]) / _FALLOFF_PRIOR[1]) ** 2 / 2
+    log = log - growth / _USUAL_GROWTH - ((falloff - _FALLOFF_PRIOR[0]) / _FALLOFF_PRIOR[1]) ** 2 / 2
     likely = np.exp(log - log.max())
     likely /= likely.sum()
     # Of the inverse, since intervals are about in proportion to 1/ν; known no better than by so many errors.
