@@ -20,7 +20,7 @@ from harness.core.errors import UserError
 from harness.core.statistics import student_95
 from harness.modelling.cost_function import TOO_FAR, CostFunction, Range
 from harness.modelling.covariance import by_offsets, uncertainty
-from harness.modelling.doubt import Misfit, Scatter, SessionEffect, octaves_to_nearest
+from harness.modelling.doubt import Misfit, Scatter, SessionEffect
 from harness.modelling.forms.base import DecodeContext, Form, Part, Sizes
 from harness.modelling.least_squares import Rows, Solution, solve
 from harness.modelling.misfit import LeftOut, fit_misfit, joined
@@ -179,6 +179,7 @@ def fit_form(
     left_out = [_left_out(fold, candidates, observations, rows, starts) for fold in folds]
     held_out = np.array([alone.cost[0] for alone in left_out[:points]]) / observations.cost - 1
     suspects = _suspects(solution, rows)
+    here = np.ones(points, dtype=bool)
     sound = np.setdiff1d(np.arange(points), suspects)
     freedom = float(max(points - solution.theta.size, 1))
     return Fit(
@@ -190,7 +191,7 @@ def fit_form(
         held_out=held_out,
         rms=float(np.sqrt(np.mean(held_out[sound] ** 2))),
         freedom=freedom,
-        misfit=fit_misfit(joined(left_out, folds), freedom),
+        misfit=fit_misfit(joined([_fitted(solution, observations, rows), *left_out], [here, *folds]), freedom),
         scatter=observations.scatter,
         session=sessions.effect,
         suspects=suspects,
@@ -257,6 +258,13 @@ def _folds(observations: Observations) -> list[NDArray[np.bool_]]:
     return [*np.eye(len(observations.cost), dtype=bool), *whole]
 
 
+def _fitted(solution: Solution, observations: Observations, rows: Rows) -> LeftOut:
+    """Errors of the fit at its own points, each as if the point hadn't bent the fit to itself."""
+    cost = solution.form.cost(solution.theta, observations.sizes)
+    error = (observations.cost / cost - 1) / np.sqrt(1 - solution.leverage[rows.request])
+    return LeftOut(error, np.zeros(cost.size), cost, observations.certain_noise**2, np.ones(cost.size))
+
+
 def _left_out(
     fold: NDArray[np.bool_],
     candidates: Sequence[Form],
@@ -272,8 +280,7 @@ def _left_out(
     with np.errstate(divide="ignore", invalid="ignore"):
         error = out.cost / cost - 1
     too_far = kept.range.octaves_outside(out.input_tokens, out.output_tokens) > TOO_FAR
-    points = zip(kept.input_tokens, kept.output_tokens, strict=True)
-    distance = octaves_to_nearest(out.input_tokens, out.output_tokens, points)
+    distance = kept.range.octaves_away(out.input_tokens, out.output_tokens)
     error = np.where(too_far, np.nan, error)
     return LeftOut(error, distance, cost, out.certain_noise**2, np.ones(cost.size))
 
