@@ -181,7 +181,9 @@ def equations(observations: Observations) -> Rows:
     )
 
 
-def best_candidate(candidates: Sequence[Form], rows: Rows, starts: dict[Form, Floats]) -> tuple[Solution, list[Solution]]:
+def best_candidate(
+    candidates: Sequence[Form], rows: Rows, starts: dict[Form, Floats]
+) -> tuple[Solution, list[Solution]]:
     """The candidate with the smallest predicted error, and all of them."""
     solutions = [solve(form, rows, starts.get(form)) for form in candidates]
     return min(solutions, key=lambda solution: solution.predicted_error), solutions
