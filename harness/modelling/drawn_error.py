@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 
 from harness.core.sizes import Point
-from harness.modelling.fit import Observations, best_candidate, equations
+from harness.modelling.candidates import best_candidate
+from harness.modelling.fit import Observations, equations
 from harness.modelling.forms.base import DecodeContext, Sizes
 from harness.modelling.forms.phase import Phase
 from harness.modelling.least_squares import Rows, Solution
@@ -67,7 +68,7 @@ def fitted(observed: Observations, kv_cache: bool, decode_context: DecodeContext
     """The phase form fitted to all points, and the equations behind it."""
     rows = equations(observed)
     candidates = [form.attending(decode_context) for form in Phase.candidates(kv_cache)]
-    return best_candidate(candidates, rows, {})[0], rows
+    return best_candidate(candidates, rows, {}).solution, rows
 
 
 def claim(seen: Sequence[Seen], name: str, kv_cache: bool, decode_context: DecodeContext) -> Claim:
@@ -77,10 +78,10 @@ def claim(seen: Sequence[Seen], name: str, kv_cache: bool, decode_context: Decod
     assert known is not None
     candidates = [form.attending(decode_context) for form in Phase.candidates(kv_cache)]
     rows = equations(known)
-    starts = {solution.form: solution.theta for solution in best_candidate(candidates, rows, {})[1]}
+    starts = best_candidate(candidates, rows, {}).starts
     errors, noises = [], []
     for point in np.flatnonzero([each.drawn for each in of]):
-        solution, _ = best_candidate(candidates, rows.without(int(point)), starts)
+        solution = best_candidate(candidates, rows.without(int(point)), starts).solution
         at = Sizes(known.input_tokens[[point]], known.output_tokens[[point]])
         errors.append(float(solution.form.cost(solution.theta, at)[0] / known.cost[point] - 1))
         noises.append(float(known.noise[point]))
