@@ -9,14 +9,16 @@ Each is a function of a number of tokens x, the length of a prefill or the conte
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 import numpy as np
 
 from harness.core.arrays import Floats
 
 Kind = Literal["tile", "hinge", "cap"]
+_WRITTEN = re.compile(r"(tile|hinge|cap) ([1-9][0-9]{0,7})( decode)?")
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,10 @@ class Term:
     @classmethod
     def parse(cls, text: str) -> Self:
         """A term from ``str`` of it, such as ``tile 64`` or ``hinge 512 decode``. Raises ValueError."""
-        kind, tokens, *further = text.split(" ")
-        if kind not in get_args(Kind) or not tokens.isdecimal() or int(tokens) < 1 or further not in ([], ["decode"]):
+        read = _WRITTEN.fullmatch(text)
+        if read is None:
             raise ValueError(f"'{text}' is no term of a cost; one is written as tile 64 or hinge 512 decode")
-        return cls(kind, int(tokens), bool(further))  # type: ignore[arg-type]
+        return cls(read[1], int(read[2]), read[3] is not None)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.tokens}{' decode' if self.decode else ''}"
