@@ -76,8 +76,8 @@ class Range:
         return np.asarray(np.maximum(np.maximum(below, np.minimum.reduce(above)), 0.0))
 
     def octaves_away(self, m: ArrayLike, n: ArrayLike) -> Floats:
-        """Distance d of each (m, n) from the nearest measured point: √(Δ² + 9·o²), with Δ that of ``octaves_to_nearest``
-        and o the octaves below the smallest or above the largest size of each axis. Shapes broadcast.
+        """Distance d of each (m, n) from the nearest measured point: √(Δ² + 9·o²), Δ that of ``octaves_to_nearest`` and
+        o the octaves below the smallest or above the largest size of each axis. Shapes broadcast.
 
         Beyond its ends a form errs more than between its points: a kink there can't be known.
         """

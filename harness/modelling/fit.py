@@ -18,11 +18,12 @@ from scipy.special import chdtri
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.statistics import student_95
+from harness.modelling.candidates import best_candidate
 from harness.modelling.cost_function import TOO_FAR, CostFunction, Range
 from harness.modelling.covariance import by_offsets, uncertainty
 from harness.modelling.doubt import Misfit, Scatter, SessionEffect
 from harness.modelling.forms.base import DecodeContext, Form, Part, Sizes
-from harness.modelling.least_squares import Rows, Solution, solve
+from harness.modelling.least_squares import Rows, Solution
 from harness.modelling.misfit import LeftOut, fit_misfit, joined
 from harness.modelling.session_effect import Cells, Sessions, of_one_session, tell_sessions
 
@@ -169,10 +170,10 @@ def fit_form(
     candidates = [candidate.attending(decode_context) for candidate in form.candidates(kv_cache)]
     points = len(observations.cost)
     observations, sessions = _without_sessions(candidates, observations)
-    rows = _rows(observations)
-    solution, solutions = _choose(candidates, rows, {})
-    starts = {candidate.form: candidate.theta for candidate in solutions}
-    covariance, standard_errors = uncertainty(solution, solutions, rows)
+    rows = equations(observations)
+    choice = best_candidate(candidates, rows, {})
+    solution, starts = choice.solution, choice.starts
+    covariance, standard_errors = uncertainty(solution, choice.rivals, rows)
     if observations.cells is not None:
         covariance = covariance + by_offsets(solution, rows, observations.cells.weights, sessions.covariance)
     folds = _folds(observations)
@@ -208,7 +209,7 @@ def _without_sessions(candidates: Sequence[Form], observations: Observations) ->
     cleared = observations
     # What a session does and what the form says of the sizes that it measured are told from each other in turn.
     for _ in range(SESSION_ROUNDS):  # at least once
-        solution, _ = _choose(candidates, _rows(cleared), {})
+        solution = best_candidate(candidates, equations(cleared), {}).solution
         design = solution.form.design(solution.theta, observations.sizes)
         predicted = design @ solution.theta
         found = tell_sessions(observations.cells, predicted, design / predicted[:, None])
@@ -217,7 +218,7 @@ def _without_sessions(candidates: Sequence[Form], observations: Observations) ->
     return cleared, replace(found, effect=effect)
 
 
-def _rows(observations: Observations) -> Rows:
+def equations(observations: Observations) -> Rows:
     """Every measured part of every point as an equation."""
     measured: dict[Part, tuple[Floats, Floats]] = {"request": (observations.cost, observations.noise)}
     both = np.zeros(len(observations.cost), dtype=bool)
@@ -238,12 +239,6 @@ def _rows(observations: Observations) -> Rows:
         request=part == 0,
         share=np.where(both, 2 / 3, 1.0)[point],
     )
-
-
-def _choose(candidates: Sequence[Form], rows: Rows, starts: dict[Form, Floats]) -> tuple[Solution, list[Solution]]:
-    """The candidate with the smallest predicted error, and all of them."""
-    solutions = [solve(form, rows, starts.get(form)) for form in candidates]
-    return min(solutions, key=lambda solution: solution.predicted_error), solutions
 
 
 def _folds(observations: Observations) -> list[NDArray[np.bool_]]:
@@ -273,8 +268,7 @@ def _left_out(
     starts: dict[Form, Floats],
 ) -> LeftOut:
     """Errors at the points of ``fold`` by the whole procedure without them; NaN where no interval would be stated."""
-    others = rows.without(fold)
-    solution, _ = _choose(candidates, others, starts)
+    solution = best_candidate(candidates, rows.without(np.flatnonzero(fold)), starts).solution
     out, kept = observations.only(fold), observations.only(~fold)
     cost = solution.form.cost(solution.theta, out.sizes)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,4 +1,4 @@
-"""Rows of the coverage table: fitted costs at measured sizes, in another session and at sizes that were not measured."""
+"""Rows of the coverage table: fitted costs at measured sizes, in another session and at unseen sizes."""
 
 from __future__ import annotations
 
