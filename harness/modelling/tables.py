@@ -14,8 +14,8 @@ import numpy as np
 
 from harness.core.errors import MissingDependency, UserError, pip_install
 from harness.core.files import write_atomically
+from harness.modelling.model_schema import CostModel
 from harness.modelling.profile import Profile
-from harness.modelling.profile_schema import CostModel
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,8 +10,9 @@ import numpy as np
 
 from harness.core.arrays import Floats
 from harness.core.wording import percent
+from harness.modelling.model_schema import CostModel
 from harness.modelling.profile import Profile
-from harness.modelling.profile_schema import IN_FLIGHT_AS, CostModel, Statistic
+from harness.modelling.profile_schema import IN_FLIGHT_AS, Statistic
 from harness.showing.colours import OWN
 from harness.showing.figures import CsvRow, cost_axis, foot, head, new_figure, token_axis
 from harness.showing.names import several_words

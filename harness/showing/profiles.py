@@ -16,9 +16,9 @@ from harness.core.sizes import request_words
 from harness.core.wording import estimated, number, percent, plus_minus
 from harness.modelling.fitting import Quantity, coefficients, cost_model, point_error
 from harness.modelling.measurements import SuspectTrial
+from harness.modelling.model_schema import CostModel, PointError
 from harness.modelling.profile import Profile
 from harness.modelling.profile_fit import Loaded, ProfileFit, held_out_words
-from harness.modelling.profile_schema import CostModel, PointError
 from harness.showing.terminal import print_all, print_json, records_of, table_of
 
 SHOWN_TRIALS = 5
