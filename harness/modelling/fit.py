@@ -132,8 +132,8 @@ def fit_form(
         observations = replace(observations, prefill=np.empty(0), decode=np.empty(0))
     candidates = [candidate.attending(decode_context) for candidate in form.candidates(kv_cache)]
     points = len(observations.cost)
-    rows = _rows(observations)
-    solution, solutions = _choose(candidates, rows, {})
+    rows = equations(observations)
+    solution, solutions = best_candidate(candidates, rows, {})
     starts = {candidate.form: candidate.theta for candidate in solutions}
     covariance, standard_errors = _uncertainty(solution, solutions, rows)
     held_out = np.array([_held_out(candidates, observations, rows, point, starts) for point in range(points)])
@@ -158,7 +158,7 @@ def fit_form(
     )
 
 
-def _rows(observations: Observations) -> Rows:
+def equations(observations: Observations) -> Rows:
     """Every measured part of every point as an equation."""
     measured: dict[Part, tuple[Floats, Floats]] = {"request": (observations.cost, observations.noise)}
     both = np.zeros(len(observations.cost), dtype=bool)
@@ -181,7 +181,9 @@ def _rows(observations: Observations) -> Rows:
     )
 
 
-def _choose(candidates: Sequence[Form], rows: Rows, starts: dict[Form, Floats]) -> tuple[Solution, list[Solution]]:
+def best_candidate(
+    candidates: Sequence[Form], rows: Rows, starts: dict[Form, Floats]
+) -> tuple[Solution, list[Solution]]:
     """The candidate with the smallest predicted error, and all of them."""
     solutions = [solve(form, rows, starts.get(form)) for form in candidates]
     return min(solutions, key=lambda solution: solution.predicted_error), solutions
@@ -191,7 +193,7 @@ def _held_out(
     candidates: Sequence[Form], observations: Observations, rows: Rows, point: int, starts: dict[Form, Floats]
 ) -> float:
     """Relative error at ``point`` by the whole procedure without it."""
-    solution, _ = _choose(candidates, rows.without(point), starts)
+    solution, _ = best_candidate(candidates, rows.without(point), starts)
     at = Sizes(observations.input_tokens[[point]], observations.output_tokens[[point]])
     return float(solution.form.cost(solution.theta, at)[0] / observations.cost[point] - 1)
 
