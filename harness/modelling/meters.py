@@ -14,8 +14,6 @@ from harness.energy.readings import Calibration, Domain
 from harness.modelling.profile_schema import Measurement
 from harness.runs.run_schema import Run, Session
 
-METERS = ("nvml", "rapl", "powermetrics", "ioreport", "amd", "hwmon", "battery", "external", "estimate")
-"""Kinds of meters whose gain is known, by the names of their probes; ``external`` is a plug's or a bench's."""
 _BOARD = re.compile(r"GPU-[0-9A-Fa-f-]{36}")
 _PROBES = {"external": "command"}
 
@@ -116,7 +114,7 @@ def _sum(parts: Sequence[_Part]) -> Metering:
     # Without any known share each counts alike.
     known = any(part.amount for part in parts)
     amounts = [(part.probe, part.amount if known else 1.0, part.gain.ci95) for part in parts]
-    sources = {part.gain.source: part.probe for part in parts}
+    sources = {part.gain.source: part.probe for part in sorted(parts, key=lambda part: part.probe)}
     named = [source if len(sources) == 1 else f"{probe}: {source}" for source, probe in sources.items()]
     meters = {part.meter for part in parts if part.meter is not None}
     return Metering(joined_gain(amounts), "; ".join(named), tuple(sorted(meters)))

@@ -59,7 +59,7 @@ class _Identity1(Identity):
     def _one_of_them(self) -> _Identity1:
         given = {"concurrency", OLDER_KEY} & self.model_fields_set
         if len(given) != 1:
-            raise ValueError(f"the identity needs concurrency{' alone' if given else ''}")
+            raise ValueError("concurrency and batch_size are two names of one thing: one of them must be given")
         return self
 
 

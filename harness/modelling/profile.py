@@ -180,7 +180,7 @@ class Profile(Strict):
         return frozenset(meter for meters in parts for meter in meters) if all(parts) else frozenset()
 
     def gain_ci95(self, boundary: Boundary = None) -> float | None:
-        """Relative half-width of the 95 % interval of the meters' gain within ``boundary``, at most; None without energy.
+        """Relative half-width of the 95 % interval of the meters' gain within ``boundary``; None without energy.
 
         Raises UserError for components that the profile doesn't have.
         """

@@ -116,7 +116,7 @@ def from_csv(
     """Measurements made elsewhere, of which the method and the machine are not known. Raises UserError.
 
     ``concurrency`` is as in ``from_runs``. A file without such a column doesn't say it: one request at a time.
-    ``meter`` is the kind of meter that read the energies, one of ``meters.METERS``; None where it is unknown.
+    ``meter`` is the kind of meter that read the energies, one of ``quantities.METERS``; None where it is unknown.
     """
     pooled = read_csv(path)
     in_flight = chosen(pooled.table, concurrency)

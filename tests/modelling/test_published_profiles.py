@@ -62,7 +62,7 @@ def test_published_profiles_have_not_moved(trials: Any) -> None:
         compare(plain(made), plain(shipped), made.name)
         m, n = (axis.ravel() for axis in np.meshgrid([9, 50, 300, 2000], [8, 32, 100, 500, 2000]))
         for kind in ("predict_runtime", "predict_energy"):
-            predicted = [getattr(profile, kind)(m, n).standard_error for profile in (made, shipped)]
+            predicted = [getattr(profile, kind)(m, n).sd["trials"] for profile in (made, shipped)]
             assert predicted[0] == pytest.approx(predicted[1], rel=2e-2)
         errors.append((made.energy.model.held_out.mape, made.runtime.held_out.mape))
     assert len(errors) == 11
