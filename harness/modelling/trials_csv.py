@@ -69,7 +69,7 @@ def read_csv(path: Path) -> Trials:
     table["output_tokens"] = requested.fillna(table["output_tokens_produced"])
     parts = [table.pop(name).str.strip() for name in _SESSIONS if name in table]
     if parts:
-        table["session"] = parts[0].str.cat(parts[1:], sep="/")
+        table["session"] = ["/".join(names) for names in zip(*parts, strict=True)]
     said = "concurrency" in table
     table["concurrency"] = table["concurrency"].fillna(1).astype(int) if said else 1
     return replace(without_negative_energy(table.drop(columns="line")), says_concurrency=said)
