@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from harness.core.statistics import Estimate
 from harness.modelling.fit import Fit, Observations, fit_form
 from harness.modelling.forms import AUTO, DEFAULT, FORMS, form_named
 from harness.modelling.forms.base import DecodeContext, Form
-from harness.modelling.measurements import observations, trial_error
+from harness.modelling.measurements import observations
 from harness.modelling.meters import UNKNOWN, Metering
 from harness.modelling.model_schema import (
     Alternative,
@@ -57,8 +57,6 @@ class Quantity:
     fits: dict[str, Fit]
     used: Observations
     chosen: str
-    trial_error: float
-    """Relative standard deviation of a trial that the trials' spread doesn't show: ``measurements.trial_error``."""
     dropped: tuple[PointError, ...]
     """Suspects of the chosen form, left out of the fit, with what it predicts there without them."""
 
@@ -91,17 +89,14 @@ def fit_quantities(
         observed = observations(measurements, name)
         if observed is None:
             continue
-        unseen = trial_error(measurements, name)
         try:
-            fitted.append(_fit_quantity(name, observed, fit_one, form, drop_suspects, unseen))
+            fitted.append(_fit_quantity(name, observed, fit_one, form, drop_suspects))
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
     return fitted
 
 
-def _fit_quantity(
-    name: str, observed: Observations, fit_one: _FitOne, form: str, drop_suspects: bool, unseen: float
-) -> Quantity:
+def _fit_quantity(name: str, observed: Observations, fit_one: _FitOne, form: str, drop_suspects: bool) -> Quantity:
     fits, chosen = _fit_forms(observed, fit_one, form)
     dropped: tuple[PointError, ...] = ()
     left_out = np.isin(np.arange(len(observed.cost)), fits[chosen].suspects)
@@ -110,7 +105,7 @@ def _fit_quantity(
         fits, chosen = _fit_forms(observed, fit_one, form)
         fitted = fits[chosen]
         dropped = tuple(_point_errors(lost, fitted.form.cost(fitted.coefficients, lost.sizes) / lost.cost - 1))
-    return Quantity(name, "s" if name == "runtime" else "J", fits, observed, chosen, unseen, dropped)
+    return Quantity(name, "s" if name == "runtime" else "J", fits, observed, chosen, dropped)
 
 
 def _point_errors(observed: Observations, errors: Floats) -> list[PointError]:
@@ -183,7 +178,7 @@ def cost_model(quantity: Quantity, kv_cache: bool) -> CostModel:
         coefficients=coefficients(fitted, quantity.unit),
         covariance=fitted.covariance.tolist(),
         freedom=stored_freedom(fitted.freedom),
-        misfit=MisfitRecord.of(replace(fitted.misfit, sd=float(np.hypot(fitted.misfit.sd, quantity.trial_error)))),
+        misfit=MisfitRecord.of(fitted.misfit),
         scatter=ScatterRecord.of(fitted.scatter) if fitted.scatter.factor > 0 else None,
         sessions=SessionsRecord.of(fitted.session),
         range=MeasuredSizes(**vars(observed.range)),

@@ -16,7 +16,6 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from harness.core.quantities import Component, Method
 from harness.core.statistics import freedom_of
 from harness.modelling.doubt import Misfit
-from harness.modelling.fit import NO_SCATTER, ONE_SESSION
 from harness.modelling.measurements import observations
 from harness.modelling.meters import UNKNOWN, Metering, energy_shares, presumed
 from harness.modelling.model_schema import (
@@ -30,6 +29,7 @@ from harness.modelling.model_schema import (
     stored_freedom,
 )
 from harness.modelling.profile_schema import Identity, MeasuredRange, Measurement, Provenance, Statistic, Strict
+from harness.modelling.session_effect import of_one_session
 from harness.runs.run_schema import Count
 
 OLDER_KEY = "batch_size"
@@ -122,7 +122,7 @@ def _model(model: _Model1, batch: int, points: Sequence[Measurement], quantity: 
     left_out = {(point.input_tokens, point.output_tokens) for point in model.dropped}
     kept = [point for point in points if (point.input_tokens, point.output_tokens) not in left_out]
     observed = observations(kept, quantity)
-    scatter = observed.scatter if observed else NO_SCATTER
+    scatter = observed.scatter if observed else None
     sizes = observed.range.points if observed else model.range.corners
     freedom = freedom_of(model.interval_factor_95)
     held = {name: getattr(model, name) for name in FittedModel.model_fields}
@@ -140,8 +140,8 @@ def _model(model: _Model1, batch: int, points: Sequence[Measurement], quantity: 
         },
         freedom=stored_freedom(freedom),
         misfit=MisfitRecord.of(Misfit(model.misfit, freedom=freedom)),
-        scatter=ScatterRecord.of(scatter) if scatter.factor > 0 else None,
-        sessions=SessionsRecord.of(observed.session if observed else ONE_SESSION),
+        scatter=ScatterRecord.of(scatter) if scatter else None,
+        sessions=SessionsRecord.of(of_one_session(observed.shared_error if observed else 0.0)),
         range=MeasuredSizes(**dict(model.range), points=sizes),
     )
 
