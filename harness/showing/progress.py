@@ -7,7 +7,6 @@ import sys
 import time
 from dataclasses import asdict
 
-import numpy as np
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
@@ -92,8 +91,10 @@ def _print_adaptive(wanted: AdaptivePlan, planned: PlannedRun, seen: Foreseen, l
     sizes = f"{len(wanted.traffic)} sizes of your own" if wanted.traffic else _grid_words(wanted)
     print(f"sizes are chosen while measuring, from {', '.join([sizes, *levels])},")
     print(f"until the model's mean error is below {percent(wanted.error)}")
-    rng = np.random.default_rng(planned.plan.seed)
-    drawn = [p for c in interest.levels for p in (interest.at(c).draw(rng, ()) for _ in range(_USUAL_SIZES)) if p]
+    drawn: set[Point] = set()
+    for level in interest.levels:
+        for _ in range(_USUAL_SIZES):
+            drawn |= {point for point in [interest.at(level).draw(planned.plan.seed, drawn)] if point}
     # Every other size is chosen for what it costs too, and is cheaper than one that is drawn.
     whole_s = 0.75 * sum(left.point_s(point) for point in drawn)
     if wanted.budget_s is not None:
