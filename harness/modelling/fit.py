@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.statistics import student_95
+from harness.modelling.candidates import best_candidate
 from harness.modelling.cost_function import Range
 from harness.modelling.doubt import Misfit, Scatter, SessionEffect
 from harness.modelling.forms.base import DecodeContext, Form, Part, Sizes
-from harness.modelling.least_squares import HUBER, Rows, Solution, ceilings, solve
+from harness.modelling.least_squares import HUBER, Rows, Solution, ceilings
 
 MIN_POINTS = 4
 SUSPECT = 5.0
@@ -133,9 +134,9 @@ def fit_form(
     candidates = [candidate.attending(decode_context) for candidate in form.candidates(kv_cache)]
     points = len(observations.cost)
     rows = equations(observations)
-    solution, solutions = best_candidate(candidates, rows, {})
-    starts = {candidate.form: candidate.theta for candidate in solutions}
-    covariance, standard_errors = _uncertainty(solution, solutions, rows)
+    choice = best_candidate(candidates, rows, {})
+    solution, starts = choice.solution, choice.starts
+    covariance, standard_errors = _uncertainty(solution, choice.rivals, rows)
     held_out = np.array([_held_out(candidates, observations, rows, point, starts) for point in range(points)])
     suspects = _suspects(solution, rows)
     sound = np.setdiff1d(np.arange(points), suspects)
@@ -181,19 +182,11 @@ def equations(observations: Observations) -> Rows:
     )
 
 
-def best_candidate(
-    candidates: Sequence[Form], rows: Rows, starts: dict[Form, Floats]
-) -> tuple[Solution, list[Solution]]:
-    """The candidate with the smallest predicted error, and all of them."""
-    solutions = [solve(form, rows, starts.get(form)) for form in candidates]
-    return min(solutions, key=lambda solution: solution.predicted_error), solutions
-
-
 def _held_out(
     candidates: Sequence[Form], observations: Observations, rows: Rows, point: int, starts: dict[Form, Floats]
 ) -> float:
     """Relative error at ``point`` by the whole procedure without it."""
-    solution, _ = best_candidate(candidates, rows.without(point), starts)
+    solution = best_candidate(candidates, rows.without(point), starts).solution
     at = Sizes(observations.input_tokens[[point]], observations.output_tokens[[point]])
     return float(solution.form.cost(solution.theta, at)[0] / observations.cost[point] - 1)
 
