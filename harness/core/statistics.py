@@ -30,7 +30,7 @@ def student_95(freedom: float) -> float:
     return float(stdtrit(freedom, 0.975))
 
 
-_SEQUENTIAL = {2: 1.0, 3: 1.04, 4: 1.33}
+_SEQUENTIAL = {2: 1.0, 3: 1.04, 4: 1.3}
 _SEQUENTIAL_LATER = 1.5
 
 
