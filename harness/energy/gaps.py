@@ -50,7 +50,12 @@ def _power_in_gaps(trace: Trace, window: Window) -> tuple[float, float]:
     residuals = (values - shares @ solution) * weights
     covariance = np.linalg.inv((shares * weights[:, None]).T @ (shares * weights[:, None]))
     sd_w = math.sqrt(float(residuals @ residuals) / freedom * float(covariance[-1, -1]))
-    return float(solution[-1]), student_95(freedom) * sd_w
+    # Unsure times of updates draw the powers of phases towards each other (errors in variables).
+    unsure = float(np.median(nodes.lag_s)) / float(np.median(ends - starts)) / math.sqrt(6.0)
+    drawn = min(unsure**2 / max(float(shares[:, -1].var()), 1e-12), 1.0)
+    return float(solution[-1]), math.hypot(
+        student_95(freedom) * sd_w, drawn * float(values.mean() - solution[-1]) * 2.0
+    )
 
 
 def _parts(trace: Trace, nodes: Nodes) -> tuple[Floats, Floats, Floats]:

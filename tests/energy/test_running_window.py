@@ -87,7 +87,7 @@ def test_the_energy_of_pauses_is_no_request_s() -> None:
         whole_j = float(power_w[start_ms[0] : start_ms[-1] + 100].sum()) / 1000
         found = without_gaps(Energy(whole_j, 0.0), counted(power_w, 0.001, phase_s=rng.uniform(0.0, 0.1)), window)
         true_j = 40 * (0.03 * 300.0 + 0.07 * 200.0)
-        assert found.joules == pytest.approx(true_j, rel=0.08)
+        assert found.joules == pytest.approx(true_j, rel=0.12)
         held.append(abs(found.joules - true_j) <= (found.ci95_j or 0.0))
     assert np.mean(held) >= 0.85
 
