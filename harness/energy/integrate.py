@@ -311,4 +311,15 @@ def relative_half_width_so_far(traces: Sequence[Trace], start_ns: int, now_ns: i
     readings on both sides. The traces are those of the domains that are added up. None while readings don't tell, or
     without traces.
     """
-    raise NotImplementedError
+    joules, half_widths_j = 0.0, []
+    for trace in traces:
+        if trace.times_ns.size < 2:
+            return None
+        reach_ns = int(margin_s(trace.domain, float(np.median(np.diff(trace.times_ns))) / NS) * NS)
+        end_ns = min(now_ns, int(trace.times_ns[-1])) - reach_ns
+        energy = window_energy(trace, start_ns, end_ns) if end_ns > start_ns else Energy(None, None)
+        if energy.joules is None or energy.ci95_j is None:
+            return None
+        joules += energy.joules * (now_ns - start_ns) / (end_ns - start_ns)
+        half_widths_j.append(energy.ci95_j)
+    return math.hypot(*half_widths_j) / joules if joules > 0.0 else None
