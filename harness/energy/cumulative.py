@@ -1,15 +1,22 @@
 """Cumulative energy of a trace at any time, with its standard deviation. Pure.
 
-How it works. A counter is interpolated, a power series integrated by trapezoids. Sensors are slow, so what
-happens within one update of a window's edge is never seen: power is taken to go on from either side up to the
-edge, and the edge counts with an uncertainty of one update's energy, uniformly distributed (sd = P·T/√12).
-Power that fluctuates between updates adds the sampling error of its mean, from successive differences. Where the
-readings' clock is known within ± δ only, each edge adds P·δ, uniformly distributed too (sd = P·δ/√3).
+How it works. Every sensor becomes a row of nodes: times at which its cumulative energy is known. A counter's are its
+updates; a power reading is the mean over the update that it looks into, dated to where it looks. What lies beyond the
+node next to an edge is carried on at the mean power there, from either side, and the two count by how sure they are:
+
+- a node lies anywhere between the polls that bracket it, and its clock may be off: the power at it × that time;
+- power fluctuates: as its successive differences tell (von Neumann 1941), growing with the time that is carried over;
+- a sensor that looks for a part of the time may have seen either side of a step at the edge.
+
+The side at rest tells an edge best: little power is misplaced by an unsure time. Over the window, what a sensor was
+blind to and the noise of its readings add the error of their sum, from second differences, which slow changes and steps
+hardly touch.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,11 +24,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
+from harness.core.statistics import student_95
 from harness.energy.readings import Domain, Trace
 
 NS = 1e9
+Z95 = 1.959964
 SLOPE_UPDATES = 3
 """Updates on either side of an edge whose mean power is carried up to the edge."""
+FLUCTUATION_UPDATES = 12
+"""Updates on either side that tell how much power fluctuates there."""
+_CLASH = 2.0
+"""Squared difference of two sides, in its variances, from which on both are less sure than they say."""
+_HIDDEN = 0.1
+"""Part of the power that may swing within an update, unseen (standard deviation)."""
+_ALONE = 0.1
+"""Part of the time by which all nodes are late that one of them is late or early by itself."""
+_QUARTILE = 0.3186 * math.sqrt(6.0)
+"""Lower quartile of second differences of noise of standard deviation 1."""
 BESIDE_PERIODS = 20.0
 """How near, in periods, a move of unsure time stands to one that was seen at once and says more."""
 TOO_FEW = "fewer than two sensor updates inside the window: repeat the request more often"
@@ -40,6 +59,10 @@ class Nodes:
     joules: Floats
     lag_s: Floats
     """Longest time by which each node's true time may differ from its stated one, both ways together."""
+    power_w: Floats
+    """What was read of the time up to each node: a power reading, or the mean between two counts."""
+    regular: bool = False
+    """Whether the nodes come at an even pace, so that their times are off alike."""
 
 
 def unwrap(trace: Trace) -> Floats:
@@ -61,18 +84,18 @@ def unwrap(trace: Trace) -> Floats:
 
 def nodes_of(trace: Trace) -> Nodes:
     """The updates of a trace that has readings. Raises Unknown when a counter was reset."""
-    domain = trace.domain
-    period = domain.age_s
+    return _counter_nodes(trace) if trace.domain.kind == "counter" else _power_nodes(trace)
+
+
+def _counter_nodes(trace: Trace) -> Nodes:
+    domain, period = trace.domain, trace.domain.age_s
     origin = int(trace.times_ns[0])
     times = (trace.times_ns - origin) / NS
-    if domain.kind == "power":
-        centres = times - (period + (domain.averaging_s or 0.0)) / 2.0
-        steps = np.diff(centres) * (trace.values[1:] + trace.values[:-1]) / 2.0
-        return Nodes(origin, centres, np.concatenate(([0.0], np.cumsum(steps))), np.full(times.size, period))
     joules = unwrap(trace)
     if period == 0.0:
         apart = np.append(np.diff(times) > 0.0, True)  # two readings of one time tell no power
-        return Nodes(origin, times[apart], joules[apart], np.zeros(int(apart.sum())))
+        times, joules = times[apart], joules[apart]
+        return Nodes(origin, times - domain.lag_s, joules, np.zeros(times.size), _means(times, joules))
     # An update lies between the poll that first shows it and the one before, at most one period back.
     lags = np.minimum(np.diff(times, prepend=times[0] - period), period)
     new = np.concatenate(([True], np.diff(joules) > 0.0))
@@ -84,7 +107,78 @@ def nodes_of(trace: Trace) -> Nodes:
     if domain.fresh:
         certain = _certain_moves(shown, lags, period)
         shown, counts, lags = shown[certain], counts[certain], lags[certain]
-    return Nodes(origin, shown, counts, lags)
+    shown, lags, regular = _regular(shown, lags, period)
+    # What was seen in a part of the period stands for all of it, half before and half after that part.
+    late_s = (period - domain.seen_s) / 2.0 if domain.seen_s is not None else 0.0
+    return Nodes(origin, shown + late_s - domain.lag_s, counts, lags, _means(shown, counts), regular)
+
+
+def _power_nodes(trace: Trace) -> Nodes:
+    domain = trace.domain
+    origin = int(trace.times_ns[0])
+    shown, watts, lags = _updates((trace.times_ns - origin) / NS, trace.values, domain)
+    shown, lags, regular = _regular(shown, lags, domain.age_s)
+    centres = shown - (domain.averaging_s or 0.0) / 2.0 - domain.lag_s
+    if domain.filter_s > 0.0 or centres.size < 2:
+        # A first-order low-pass y of P obeys P = y + τ·dy/dt, so that ∫P = ∫y + τ·Δy exactly.
+        steps = np.diff(centres) * (watts[1:] + watts[:-1]) / 2.0
+        joules = np.concatenate(([0.0], np.cumsum(steps))) + domain.filter_s * watts
+        return Nodes(origin, centres, joules, lags, watts, regular)
+    halves = np.diff(centres) / 2.0
+    bounds = np.concatenate((centres - np.append(halves[0], halves), [centres[-1] + halves[-1]]))
+    joules = np.concatenate(([0.0], np.cumsum(watts * np.diff(bounds))))
+    return Nodes(origin, bounds, joules, np.append(lags, lags[-1]), np.append(watts[0], watts), regular)
+
+
+def _means(times_s: Floats, joules: Floats) -> Floats:
+    """Mean power up to each node, in W."""
+    if times_s.size < 2:
+        return np.zeros(times_s.size)
+    power = np.diff(joules) / np.diff(times_s)
+    return np.append(power[0], power)
+
+
+def _updates(times_s: Floats, watts: Floats, domain: Domain) -> tuple[Floats, Floats, Floats]:
+    """Of polled power readings each update once: its time, its value, and the length of time that it lies within."""
+    period = domain.age_s
+    if period == 0.0 or times_s.size < 2:
+        apart = np.append(np.diff(times_s) > 0.0, True)
+        return times_s[apart], watts[apart], np.zeros(int(apart.sum()))
+    lags = np.minimum(np.diff(times_s, prepend=times_s[0] - period), period)
+    if float(np.median(np.diff(times_s))) > 0.75 * period:
+        return times_s - lags / 2.0, watts, lags
+    first = np.flatnonzero(np.concatenate(([True], np.diff(watts) != 0.0)))
+    shown = times_s[first] - lags[first] / 2.0
+    # A value that stays for longer than a period was updated to the same.
+    until = times_s[np.append(first[1:], times_s.size) - 1] - times_s[first]
+    gaps = np.append(np.diff(shown), until[-1])
+    more = np.minimum(np.maximum(np.round(gaps / period) - 1, 0), np.floor(until / period + 0.1)).astype(int)
+    each = np.repeat(np.arange(first.size), more + 1)
+    nth = np.arange(each.size) - np.repeat(np.cumsum(more + 1) - (more + 1), more + 1)
+    return shown[each] + nth * np.minimum(gaps / (more + 1), period)[each], watts[first][each], lags[first][each]
+
+
+def _regular(shown_s: Floats, lags_s: Floats, period_s: float) -> tuple[Floats, Floats, bool]:
+    """Times of updates that come at an even pace, where they do; else as they were.
+
+    All brackets together narrow the phase of an even pace down.
+    """
+    if shown_s.size < 6 or period_s == 0.0:
+        return shown_s, lags_s, False
+    number = np.concatenate(([0.0], np.cumsum(np.round(np.diff(shown_s) / period_s))))
+    if np.any(np.diff(number) < 1.0) or float(np.median(lags_s)) > 0.75 * period_s:
+        return shown_s, lags_s, False
+    middle = number.mean()
+    pace, at = np.polyfit(number - middle, shown_s, 1)
+    off = shown_s - at - pace * (number - middle)
+    if float(np.abs(off).max()) > 0.6 * float(lags_s.max()) + 0.02 * period_s:
+        return shown_s, lags_s, False
+    late, early = float((off + lags_s / 2.0).min()), float((off - lags_s / 2.0).max())
+    spread = math.sqrt(12.0) * float(off.std())
+    regular = late > early
+    width = late - early if regular else min(spread, float(np.median(lags_s)))
+    shift = (late + early) / 2.0 if regular else 0.0
+    return at + shift + pace * (number - middle), np.full(shown_s.size, width), regular
 
 
 def _certain_moves(times_s: Floats, lags_s: Floats, period_s: float) -> NDArray[np.bool_]:
@@ -113,85 +207,163 @@ def interpolate(nodes: Nodes, times_s: Floats) -> Floats:
     return np.asarray(e[at] + slope * (times_s - t[at]), dtype=np.float64)
 
 
-def counter_edge(nodes: Nodes, time_s: float, domain: Domain) -> tuple[float, float]:
-    """Cumulative energy at an edge and its standard deviation.
+@dataclass(frozen=True)
+class Edge:
+    """Cumulative energy at an edge. Its errors: one of its own, and what its nodes and clock share with other edges."""
 
-    The load usually steps at an edge, so that straight interpolation would be off by up to ΔP·T/4: the mean
-    power of the updates before and of those after is carried to the edge instead, and both must agree with the
-    counts around it. Each counts by how near its update is: a counter that is read right at the edge says all.
+    joules: float
+    own_sd: float
+    late_w: float
+    """Energy that is misplaced for each second that all nodes are late."""
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Cumulative energy at an edge as the nodes on one side of it tell, by the parts of its doubt."""
+
+    joules: float
+    power_w: float
+    own_variance: float
+    """Of all but what all nodes are late together, in J²."""
+
+
+def edge(nodes: Nodes, time_s: float, domain: Domain, inside: Literal["before", "after"] | None = None) -> Edge:
+    """Cumulative energy at an edge; ``inside`` is where the window lies, None for both.
+
+    Raises Unknown for fewer than two nodes.
     """
-    t, e = nodes.times_s, nodes.joules
-    right = int(np.clip(np.searchsorted(t, time_s), 1, t.size - 1))
-    left = right - 1
-    before, after = max(left - SLOPE_UPDATES, 0), min(right + SLOPE_UPDATES, t.size - 1)
-    local_power = float(np.max(np.diff(e[before : after + 1]) / np.diff(t[before : after + 1])))
-    estimates, sds = [], []
-    for near, far in ((left, before), (right, after)):
-        if near != far:
-            beside = near - 1 if far < near else near + 1
-            if domain.fresh and abs(t[beside] - t[near]) < BESIDE_PERIODS * (domain.period_s or 0.0):
-                far = beside  # two moves that were waited for tell the power right at the edge
-            power = (e[near] - e[far]) / (t[near] - t[far])
-            away_s = abs(time_s - t[near])
-            estimates.append(e[near] + power * (time_s - t[near]))
-            # In the middle of an update both together are as sure as a time that lies anywhere in it, P·T/√12.
-            sds.append(local_power * math.hypot(away_s * math.sqrt(2.0 / 3.0), nodes.lag_s[near] / math.sqrt(6.0)))
-    if not estimates:
+    t = nodes.times_s
+    if t.size < 2:
+        raise Unknown(TOO_FEW)
+    # Nodes nearer than this may hold power of the other side.
+    near_s = nodes.lag_s / 2.0 + domain.clock_s + _smear_s(domain)
+    before, after = np.flatnonzero(t + near_s <= time_s), np.flatnonzero(t - near_s >= time_s)
+    sides = [
+        _side(nodes, int(before[-1]), -1, time_s, domain) if before.size else None,
+        _side(nodes, int(after[0]), 1, time_s, domain) if after.size else None,
+    ]
+    known = [side for side in sides if side is not None]
+    if not known:
         value = float(interpolate(nodes, np.array([time_s]))[0])
-        sd = local_power * math.hypot(t[right] - t[left], nodes.lag_s[left]) / math.sqrt(12.0)
-        return value, math.hypot(sd, _clock_sd(domain, local_power))
-    weights = np.array([1.0 / max(sd, 1e-12) ** 2 for sd in sds])
-    value = float(np.average(np.clip(estimates, e[left], e[right]), weights=weights))
-    return value, math.hypot(1.0 / math.sqrt(weights.sum()), _clock_sd(domain, local_power))
+        right = int(np.clip(np.searchsorted(t, time_s), 1, t.size - 1))
+        power = float(nodes.joules[right] - nodes.joules[right - 1]) / float(t[right] - t[right - 1])
+        unsure_s = math.hypot(float(t[right] - t[right - 1]), float(nodes.lag_s[right])) / math.sqrt(12.0)
+        return Edge(value, abs(power) * unsure_s, power)
+    if len(known) == 1:
+        (side,) = known
+        return Edge(side.joules, math.sqrt(side.own_variance), side.power_w)
+    return _joined(known, float(t[after[0]] - t[before[-1]]), late_sd(nodes, domain), domain, inside)
 
 
-def power_edge(
-    trace: Trace, nodes: Nodes, time_s: float, side: Literal["before", "after"], peak_w: float
-) -> tuple[float, float]:
-    """Cumulative energy at an edge of a power series and its standard deviation, from the readings on one side.
+def late_sd(nodes: Nodes, domain: Domain) -> float:
+    """Standard deviation of the time by which all nodes are late together, in s."""
+    phase_s = float(nodes.lag_s[0]) if nodes.regular else 0.0
+    return math.hypot(phase_s / math.sqrt(12.0), domain.clock_s / math.sqrt(3.0))
 
-    A reading smears power over its averaging window and its age. The integral therefore runs past the edge until
-    all energy of that side is in it, and what lies beyond is taken off at the power seen there. ``peak_w`` is the
-    power of which the edge may have missed one update.
+
+def _joined(
+    sides: Sequence[_Side], apart_s: float, late_s: float, domain: Domain, inside: Literal["before", "after"] | None
+) -> Edge:
+    """What the sides before and after an edge tell of it together."""
+    powers = np.array([side.power_w for side in sides])
+    own = np.array([side.own_variance for side in sides])
+    # Of a step at the edge a sensor that looks now and then sees all or nothing: the window has that update inside.
+    step = domain.blind_share * float(powers[0] - powers[1]) ** 2 * apart_s**2 / 12.0
+    own += step * np.array({"before": (0.0, 1.0), "after": (1.0, 0.0), None: (0.5, 0.5)}[inside])
+    variances = np.maximum(own + np.square(powers * late_s), 1e-18)
+    weights = 1.0 / variances / float(np.sum(1.0 / variances))
+    joules = np.array([side.joules for side in sides])
+    clash = float(joules[0] - joules[1]) ** 2 / float(variances.sum())
+    own_sd = math.sqrt(float(weights**2 @ own) * max(1.0, clash / _CLASH))
+    return Edge(float(weights @ joules), own_sd, float(weights @ powers))
+
+
+def _side(nodes: Nodes, near: int, towards: Literal[-1, 1], time_s: float, domain: Domain) -> _Side | None:
+    """The edge as the nodes from ``near`` away from it tell; None where there is but one."""
+    t, e = nodes.times_s, nodes.joules
+    last = int(np.clip(near + towards * FLUCTUATION_UPDATES, 0, t.size - 1))
+    if last == near:
+        return None
+    far = int(np.clip(near + towards * SLOPE_UPDATES, 0, t.size - 1))
+    power = float((e[near] - e[far]) / (t[near] - t[far]))
+    away_s = abs(time_s - float(t[near]))
+    low, high = min(near, last), max(near, last)
+    lengths = np.diff(t[low : high + 1])
+    means = np.diff(e[low : high + 1]) / lengths
+    density = _density(means, lengths, nodes, low, high, domain)
+    over_s = abs(float(t[near] - t[far]))
+    trend = abs(means[0] - means[-1]) / means.size * SLOPE_UPDATES / 2.0 if means.size > 1 else 0.0
+    variance = density * away_s * (1.0 + away_s / over_s) + (trend * away_s) ** 2 / 3.0
+    if _smear_s(domain) > 0.0:
+        variance += (away_s * float(nodes.power_w[low : high + 1].std())) ** 2
+    # Clocks drift, and not every update keeps pace.
+    unsure_s = _ALONE * late_sd(nodes, domain) if nodes.regular else float(nodes.lag_s[near]) / math.sqrt(12.0)
+    unsure_s = math.hypot(unsure_s, _ALONE * domain.clock_s / math.sqrt(3.0))
+    variance += (power * unsure_s) ** 2
+    return _Side(float(e[near]) + power * (time_s - float(t[near])), power, variance)
+
+
+def _density(means: Floats, lengths: Floats, nodes: Nodes, low: int, high: int, domain: Domain) -> float:
+    """Variance of the energy of a stretch per second of it, in J²/s, from successive differences of mean powers.
+
+    Between two updates of a load in step with them hides what their means don't show: a part of the power at least.
     """
-    domain = trace.domain
-    # How far from an edge a reading's stated time may lie and still hold power of the other side.
-    smear = (domain.age_s + (domain.averaging_s or 0.0)) / 2.0
-    update = max(domain.period_s or 0.0, float(np.median(np.diff(nodes.times_s))))
-    sign = -1.0 if side == "before" else 1.0
-    near, far = time_s + sign * smear, time_s + sign * (smear + SLOPE_UPDATES * update)
-    outside = trace.values[(nodes.times_s >= min(near, far)) & (nodes.times_s <= max(near, far))]
-    if outside.size == 0:
-        outside = trace.values[:1] if side == "before" else trace.values[-1:]
-    joules = float(interpolate(nodes, np.array([near]))[0]) - sign * float(outside.mean()) * smear
-    parts = (peak_w * update / math.sqrt(12.0), smear * float(outside.std()), _clock_sd(domain, peak_w))
-    return joules, math.hypot(*parts)
+    period = domain.period_s or float(np.median(lengths))
+    smoothing = max((domain.averaging_s or 0.0) / period, 1.0) if domain.kind == "power" else 1.0
+    if domain.filter_s > 0.0:
+        means = nodes.power_w[low + 1 : high + 1]
+        smoothing = max(1.0, domain.filter_s / period)
+    hidden = (_HIDDEN * float(np.abs(means).mean())) ** 2 * float(lengths.mean())
+    if means.size < 2:
+        return float(means[0]) ** 2 * float(lengths[0]) / 3.0
+    found = float(np.mean(np.diff(means) ** 2 / (1.0 / lengths[1:] + 1.0 / lengths[:-1]))) * smoothing**2
+    if not nodes.regular:
+        # Nodes of unsure time make means differ too.
+        unsure = float(np.mean(nodes.lag_s[low : high + 1] ** 2)) / 12.0
+        found = max(found - 3.0 * float(np.mean(means**2)) * unsure / float(lengths.mean()), found / 10.0)
+    return found + hidden
 
 
-def _clock_sd(domain: Domain, power_w: float) -> float:
-    return power_w * domain.clock_s / math.sqrt(3.0)
+def _smear_s(domain: Domain) -> float:
+    """How far into the other side a power reading reaches that averages over more than an update."""
+    if domain.kind == "counter":
+        return 0.0
+    return max((domain.averaging_s or 0.0) - (domain.period_s or 0.0), 0.0) / 2.0
 
 
 def sampling_sd(trace: Trace, start_ns: int, end_ns: int) -> float:
-    """Standard deviation of a power integral because power fluctuates between updates, in J.
+    """Standard deviation of a window's energy by what its sensor did not see, and by the noise of its readings, in J.
 
-    From successive differences (von Neumann 1941), which ignore slow changes that the trapezoids follow, over the
-    time that no reading's averaging window covers. Counters miss nothing: 0. A load that repeats exactly in step
-    with the sensor is not noticed.
+    A load that repeats exactly in step with a sensor that is blind for a part of the time isn't noticed.
     """
-    if trace.domain.kind == "counter":
+    domain = trace.domain
+    blind = domain.blind_share
+    if domain.kind == "counter" and blind == 0.0:
         return 0.0
-    inside = np.flatnonzero((trace.times_ns >= start_ns) & (trace.times_ns <= end_ns))
-    spacing_ns = float(np.median(np.diff(trace.times_ns))) if trace.times_ns.size > 1 else 0.0
-    period_ns = (trace.domain.period_s or 0.0) * NS
-    # Readings at least one update apart, so that none shows the same update again.
-    kept = inside[:: max(1, round(period_ns / spacing_ns)) if spacing_ns > 0 else 1]
-    if kept.size < 3:
-        return 0.0
-    values, times = trace.values[kept], trace.times_ns[kept] / NS
-    spread = float(np.mean(np.diff(values) ** 2)) / 2.0
-    unseen_s = np.maximum(np.diff(times) - (trace.domain.averaging_s or 0.0), 0.0)
-    return math.sqrt(spread * float(np.sum(unseen_s**2)))
+    nodes = nodes_of(trace)
+    start, end = (start_ns - nodes.origin_ns) / NS, (end_ns - nodes.origin_ns) / NS
+    within = (nodes.times_s > start) & (nodes.times_s <= end)
+    watts = nodes.power_w[within]
+    if watts.size < 4:
+        return 0.0 if watts.size < 2 else float(watts.std(ddof=1)) * (end - start) / math.sqrt(watts.size)
+    spacing_s = (end - start) / watts.size
+    bends = np.diff(watts, 2)
+    spread = blind * float(np.mean(bends**2)) / 6.0
+    if domain.kind == "power" and blind < 1.0:
+        spread += _noise_w(bends, float(watts.mean()), nodes.power_w[~within]) ** 2
+    return math.sqrt(spread * watts.size) * spacing_s * student_95(max(bends.size / 1.5, 2.0)) / Z95
+
+
+def _noise_w(bends: Floats, mean_w: float, outside_w: Floats) -> float:
+    """Standard deviation of single readings, in W, from their second differences where these are smallest.
+
+    Or from the rest around the window, if that gives less: noise is taken to grow with power.
+    """
+    inside = float(np.quantile(np.abs(bends), 0.25)) / _QUARTILE
+    if outside_w.size < 8 or outside_w.mean() <= 0.0:
+        return inside
+    rest = float(np.quantile(np.abs(np.diff(outside_w, 2)), 0.25)) / _QUARTILE
+    return min(inside, rest * mean_w / float(outside_w.mean()))
 
 
 def rounding_sd(domain: Domain, nodes: Nodes, seconds: float) -> float:

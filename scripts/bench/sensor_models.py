@@ -56,14 +56,11 @@ class Scene:
         return ORIGIN_NS, ORIGIN_NS + round(self.end_s * 1e9)
 
 
-def beats(sensor: Sensor) -> bool:
-    """Whether a load in step with the sensor can hide from it, so that requests get random pauses between them."""
-    seen_s = sensor.seen_s if sensor.counter else (sensor.averaging_s or 2.0 * sensor.filter_s)
-    return seen_s is not None and seen_s < 0.9 * sensor.period_s
-
-
 def scene(kind: LoadKind, sensor: Sensor, rng: np.random.Generator, window_s: float) -> Scene:
-    """A random window of about that length: levels, rest, lengths and phases are drawn."""
+    """A random window of about that length: levels, rest, lengths and phases are drawn.
+
+    A load in step with a sensor from which it can hide gets random pauses between its requests, as ``measure`` makes.
+    """
     rest_s = REST_S + 3.0 * max(sensor.period_s, sensor.averaging_s or 0.0)
     high_w = rng.uniform(150.0, 400.0)
     idle_w = high_w * rng.uniform(0.1, 0.35)
@@ -90,7 +87,7 @@ def _requests(
     else:
         length_s = 10 ** rng.uniform(-1.0, 0.3)
     count = max(2, round(window_s / length_s))
-    pauses_s = rng.uniform(0.0, sensor.period_s, count) * (kind == "resonance" and beats(sensor))
+    pauses_s = rng.uniform(0.0, sensor.period_s, count) * (kind == "resonance" and sensor.domain().beats)
     pauses_s[-1] = 0.0
     lengths = np.stack([np.full(count, share * length_s), np.full(count, (1 - share) * length_s), pauses_s], axis=1)
     levels = np.tile([high_w, low_w, idle_w], count)
