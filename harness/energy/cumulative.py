@@ -37,8 +37,18 @@ _CLASH = 2.0
 """Squared difference of two sides, in its variances, from which on both are less sure than they say."""
 _HIDDEN = 0.1
 """Part of the power that may swing within an update, unseen (standard deviation)."""
-_ALONE = 0.1
-"""Part of the time by which all nodes are late that one of them is late or early by itself."""
+_AROUND = 8
+"""Updates on either side of one that tell its time by their pace."""
+_UNEVEN = 0.02
+"""Part of a pace by which single updates miss it."""
+_STEP = 1.0 / math.sqrt(720.0)
+"""Standard deviation of x·(1 − x)/2 for x anywhere in [0, 1]."""
+_RESTING = 0.6
+"""A machine that draws less than this part of what it draws most is at rest."""
+_ALONE = 0.65
+"""Part of the time by which all updates may be late that one may be by itself: an uneven pace hides in it."""
+_DRIFT = 0.1
+"""Part of a clock's error that differs between two edges."""
 _QUARTILE = 0.3186 * math.sqrt(6.0)
 """Lower quartile of second differences of noise of standard deviation 1."""
 BESIDE_PERIODS = 20.0
@@ -122,7 +132,10 @@ def _power_nodes(trace: Trace) -> Nodes:
     if domain.filter_s > 0.0 or centres.size < 2:
         # A first-order low-pass y of P obeys P = y + τ·dy/dt, so that ∫P = ∫y + τ·Δy exactly.
         steps = np.diff(centres) * (watts[1:] + watts[:-1]) / 2.0
-        joules = np.concatenate(([0.0], np.cumsum(steps))) + domain.filter_s * watts
+        # What is left out by trapezoids of exponentials, as power is taken to stay the same between two readings.
+        step_s = float(np.median(np.diff(centres))) if centres.size > 1 else 0.0
+        decay = -math.expm1(-step_s / domain.filter_s) if domain.filter_s > 0.0 else 1.0
+        joules = np.concatenate(([0.0], np.cumsum(steps))) + (step_s / decay - step_s / 2.0) * watts
         return Nodes(origin, centres, joules, lags, watts, regular)
     halves = np.diff(centres) / 2.0
     bounds = np.concatenate((centres - np.append(halves[0], halves), [centres[-1] + halves[-1]]))
@@ -159,26 +172,42 @@ def _updates(times_s: Floats, watts: Floats, domain: Domain) -> tuple[Floats, Fl
 
 
 def _regular(shown_s: Floats, lags_s: Floats, period_s: float) -> tuple[Floats, Floats, bool]:
-    """Times of updates that come at an even pace, where they do; else as they were.
+    """Times of updates that come at an even pace, and the brackets that they lie within; else as they were.
 
-    All brackets together narrow the phase of an even pace down.
+    Each update lies in its bracket; those of the updates around it, moved by whole paces, narrow it down. A pace that
+    wanders is followed.
     """
-    if shown_s.size < 6 or period_s == 0.0:
-        return shown_s, lags_s, False
-    number = np.concatenate(([0.0], np.cumsum(np.round(np.diff(shown_s) / period_s))))
-    if np.any(np.diff(number) < 1.0) or float(np.median(lags_s)) > 0.75 * period_s:
-        return shown_s, lags_s, False
-    middle = number.mean()
+    as_shown = shown_s, lags_s, False
+    if shown_s.size < 6 or period_s == 0.0 or float(np.median(lags_s)) > 0.75 * period_s:
+        return as_shown
+    number = _numbers(shown_s, period_s)
+    if number is None:
+        return as_shown
+    middle = float(number.mean())
     pace, at = np.polyfit(number - middle, shown_s, 1)
-    off = shown_s - at - pace * (number - middle)
-    if float(np.abs(off).max()) > 0.6 * float(lags_s.max()) + 0.02 * period_s:
-        return shown_s, lags_s, False
-    late, early = float((off + lags_s / 2.0).min()), float((off - lags_s / 2.0).max())
-    spread = math.sqrt(12.0) * float(off.std())
-    regular = late > early
-    width = late - early if regular else min(spread, float(np.median(lags_s)))
-    shift = (late + early) / 2.0 if regular else 0.0
-    return at + shift + pace * (number - middle), np.full(shown_s.size, width), regular
+    even = at + pace * (number - middle)
+    off = np.pad(
+        np.stack((shown_s - even - lags_s / 2.0, shown_s - even + lags_s / 2.0)), ((0, 0), (_AROUND, _AROUND)), "edge"
+    )
+    around = np.lib.stride_tricks.sliding_window_view(off, 2 * _AROUND + 1, axis=1)
+    early, late = around[0].max(axis=1), around[1].min(axis=1)
+    if np.any(early - late > 0.5 * lags_s):
+        return as_shown
+    # Where brackets contradict each other, the pace isn't quite even.
+    return even + (early + late) / 2.0, np.abs(late - early), True
+
+
+def _numbers(shown_s: Floats, period_s: float) -> Floats | None:
+    """Which update of an even pace each one is; None where there is no pace that makes them all different."""
+    best, least_s = None, math.inf
+    for phase in np.arange(8) / 8.0:
+        number = np.round(shown_s[1:] / period_s - phase)
+        # The first reading shows an update of any time before it.
+        number = np.concatenate(([number[0] - 1.0], number))
+        off_s = float(np.std(shown_s - period_s * number))
+        if off_s < least_s and np.all(np.diff(number) >= 1.0):
+            best, least_s = number, off_s
+    return best
 
 
 def _certain_moves(times_s: Floats, lags_s: Floats, period_s: float) -> NDArray[np.bool_]:
@@ -224,7 +253,7 @@ class _Side:
     joules: float
     power_w: float
     own_variance: float
-    """Of all but what all nodes are late together, in J²."""
+    """Of all but what makes all nodes late together, in J²."""
 
 
 def edge(nodes: Nodes, time_s: float, domain: Domain, inside: Literal["before", "after"] | None = None) -> Edge:
@@ -257,7 +286,7 @@ def edge(nodes: Nodes, time_s: float, domain: Domain, inside: Literal["before", 
 
 def late_sd(nodes: Nodes, domain: Domain) -> float:
     """Standard deviation of the time by which all nodes are late together, in s."""
-    phase_s = float(nodes.lag_s[0]) if nodes.regular else 0.0
+    phase_s = float(np.median(nodes.lag_s)) if nodes.regular else 0.0
     return math.hypot(phase_s / math.sqrt(12.0), domain.clock_s / math.sqrt(3.0))
 
 
@@ -284,7 +313,8 @@ def _side(nodes: Nodes, near: int, towards: Literal[-1, 1], time_s: float, domai
     last = int(np.clip(near + towards * FLUCTUATION_UPDATES, 0, t.size - 1))
     if last == near:
         return None
-    far = int(np.clip(near + towards * SLOPE_UPDATES, 0, t.size - 1))
+    wide = SLOPE_UPDATES + round(2.0 * _smear_s(domain) / (domain.period_s or math.inf))
+    far = int(np.clip(near + towards * wide, 0, t.size - 1))
     power = float((e[near] - e[far]) / (t[near] - t[far]))
     away_s = abs(time_s - float(t[near]))
     low, high = min(near, last), max(near, last)
@@ -292,13 +322,14 @@ def _side(nodes: Nodes, near: int, towards: Literal[-1, 1], time_s: float, domai
     means = np.diff(e[low : high + 1]) / lengths
     density = _density(means, lengths, nodes, low, high, domain)
     over_s = abs(float(t[near] - t[far]))
-    trend = abs(means[0] - means[-1]) / means.size * SLOPE_UPDATES / 2.0 if means.size > 1 else 0.0
+    trend = abs(means[0] - means[-1]) / means.size * wide / 2.0 if means.size > 1 else 0.0
     variance = density * away_s * (1.0 + away_s / over_s) + (trend * away_s) ** 2 / 3.0
     if _smear_s(domain) > 0.0:
         variance += (away_s * float(nodes.power_w[low : high + 1].std())) ** 2
-    # Clocks drift, and not every update keeps pace.
-    unsure_s = _ALONE * late_sd(nodes, domain) if nodes.regular else float(nodes.lag_s[near]) / math.sqrt(12.0)
-    unsure_s = math.hypot(unsure_s, _ALONE * domain.clock_s / math.sqrt(3.0))
+    unsure_s = float(nodes.lag_s[near]) / math.sqrt(12.0)
+    if nodes.regular:
+        unsure_s = math.hypot(_ALONE * unsure_s, _UNEVEN * (domain.period_s or 0.0))
+    unsure_s = math.hypot(unsure_s, _DRIFT * domain.clock_s / math.sqrt(3.0))
     variance += (power * unsure_s) ** 2
     return _Side(float(e[near]) + power * (time_s - float(t[near])), power, variance)
 
@@ -306,21 +337,21 @@ def _side(nodes: Nodes, near: int, towards: Literal[-1, 1], time_s: float, domai
 def _density(means: Floats, lengths: Floats, nodes: Nodes, low: int, high: int, domain: Domain) -> float:
     """Variance of the energy of a stretch per second of it, in J²/s, from successive differences of mean powers.
 
-    Between two updates of a load in step with them hides what their means don't show: a part of the power at least.
+    Between two updates a load in step with them hides what their means don't show; a machine at rest doesn't.
     """
-    period = domain.period_s or float(np.median(lengths))
-    smoothing = max((domain.averaging_s or 0.0) / period, 1.0) if domain.kind == "power" else 1.0
-    if domain.filter_s > 0.0:
-        means = nodes.power_w[low + 1 : high + 1]
-        smoothing = max(1.0, domain.filter_s / period)
-    hidden = (_HIDDEN * float(np.abs(means).mean())) ** 2 * float(lengths.mean())
+    hidden_w = _HIDDEN * float(np.abs(means).mean())
+    if hidden_w < _HIDDEN * _RESTING * float(np.quantile(nodes.power_w, 0.9)):
+        hidden_w = 0.0
+    hidden = hidden_w**2 * float(lengths.mean())
+    # Readings averaged over several updates differ by what came in and what went out.
+    smoothing = max((domain.averaging_s or 0.0) / (domain.period_s or math.inf), 1.0) if domain.kind == "power" else 1.0
     if means.size < 2:
         return float(means[0]) ** 2 * float(lengths[0]) / 3.0
     found = float(np.mean(np.diff(means) ** 2 / (1.0 / lengths[1:] + 1.0 / lengths[:-1]))) * smoothing**2
     if not nodes.regular:
         # Nodes of unsure time make means differ too.
         unsure = float(np.mean(nodes.lag_s[low : high + 1] ** 2)) / 12.0
-        found = max(found - 3.0 * float(np.mean(means**2)) * unsure / float(lengths.mean()), found / 10.0)
+        found = max(found - 4.0 * float(np.mean(means**2)) * unsure / float(lengths.mean()), found / 20.0)
     return found + hidden
 
 
@@ -342,16 +373,42 @@ def sampling_sd(trace: Trace, start_ns: int, end_ns: int) -> float:
         return 0.0
     nodes = nodes_of(trace)
     start, end = (start_ns - nodes.origin_ns) / NS, (end_ns - nodes.origin_ns) / NS
-    within = (nodes.times_s > start) & (nodes.times_s <= end)
+    # Updates that lie wholly inside: one at an edge may have seen the other side of a step.
+    within = (np.append(nodes.times_s[0], nodes.times_s[:-1]) >= start) & (nodes.times_s <= end)
     watts = nodes.power_w[within]
     if watts.size < 4:
         return 0.0 if watts.size < 2 else float(watts.std(ddof=1)) * (end - start) / math.sqrt(watts.size)
     spacing_s = (end - start) / watts.size
     bends = np.diff(watts, 2)
-    spread = blind * float(np.mean(bends**2)) / 6.0
+    spread = blind * _sampling_variance(watts)
+    if domain.filter_s > 0.0:
+        # Of a step between two readings the low-pass remembers when it came, in part: x·(T − x)/2τ, of any x.
+        steps = np.diff(np.diff(nodes.joules) / np.diff(nodes.times_s))[within[2:]]
+        spread += float(np.mean(steps**2)) * (_STEP * spacing_s / domain.filter_s) ** 2
     if domain.kind == "power" and blind < 1.0:
         spread += _noise_w(bends, float(watts.mean()), nodes.power_w[~within]) ** 2
-    return math.sqrt(spread * watts.size) * spacing_s * student_95(max(bends.size / 1.5, 2.0)) / Z95
+    return math.sqrt(spread * watts.size) * spacing_s
+
+
+def _sampling_variance(watts: Floats) -> float:
+    """Variance of single readings that makes their mean miss the power's, in W², widened for being an estimate.
+
+    The smaller of two that each are too large: from second differences, which grow with every step; and from what the
+    readings have of slow change, as aliases of quick change would be a part of it (discrete cosines 1 to 6, each of the
+    variance for white noise).
+    """
+    from scipy.fft import dct
+
+    def widened(squares: Floats, freedom: float) -> float:
+        return float(np.mean(squares)) * (student_95(max(freedom, 2.0)) / Z95) ** 2
+
+    bent = widened(np.diff(watts, 2) ** 2 / 6.0, (watts.size - 2) / 1.5)
+    if watts.size < 8:
+        return bent
+    order = np.arange(watts.size)
+    level = watts - np.polyval(np.polyfit(order, watts, 1), order)
+    slow = dct(level, norm="ortho")[1:7] ** 2
+    return min(bent, widened(slow, slow.size - 1.0))
 
 
 def _noise_w(bends: Floats, mean_w: float, outside_w: Floats) -> float:
