@@ -37,16 +37,19 @@ _CLASH = 2.0
 """Squared difference of two sides, in its variances, from which on both are less sure than they say."""
 _HIDDEN = 0.1
 """Part of the power that may swing within an update, unseen (standard deviation)."""
+_STAMP_S = 0.001
+"""How late a reading that comes with its update is stamped, give or take."""
 _AROUND = 8
 """Updates on either side of one that tell its time by their pace."""
-_UNEVEN = 0.02
+_UNEVEN = 0.03
 """Part of a pace by which single updates miss it."""
 _STEP = 1.0 / math.sqrt(720.0)
 """Standard deviation of x·(1 − x)/2 for x anywhere in [0, 1]."""
 _RESTING = 0.6
 """A machine that draws less than this part of what it draws most is at rest."""
-_ALONE = 0.65
-"""Part of the time by which all updates may be late that one may be by itself: an uneven pace hides in it."""
+_ALONE = {True: 0.5, False: 1.0}
+"""Part of the time by which all updates may be late that one may be by itself, as an uneven pace hides in it; by whether
+both edges are told by the load's power, so that only what the pace changes between them counts."""
 _DRIFT = 0.1
 """Part of a clock's error that differs between two edges."""
 _QUARTILE = 0.3186 * math.sqrt(6.0)
@@ -117,30 +120,46 @@ def _counter_nodes(trace: Trace) -> Nodes:
     if domain.fresh:
         certain = _certain_moves(shown, lags, period)
         shown, counts, lags = shown[certain], counts[certain], lags[certain]
-    shown, lags, regular = _regular(shown, lags, period)
+    shown, lags, even = _regular(shown, lags, period)
     # What was seen in a part of the period stands for all of it, half before and half after that part.
     late_s = (period - domain.seen_s) / 2.0 if domain.seen_s is not None else 0.0
-    return Nodes(origin, shown + late_s - domain.lag_s, counts, lags, _means(shown, counts), regular)
+    return Nodes(origin, shown + late_s - domain.lag_s, counts, lags, _means(shown, counts), even is not None)
 
 
 def _power_nodes(trace: Trace) -> Nodes:
     domain = trace.domain
     origin = int(trace.times_ns[0])
-    shown, watts, lags = _updates((trace.times_ns - origin) / NS, trace.values, domain)
-    shown, lags, regular = _regular(shown, lags, domain.age_s)
+    shown, watts, lags, stayed = _updates((trace.times_ns - origin) / NS, trace.values, domain)
+    shown, lags, even = _regular(shown, lags, domain.age_s)
+    each, since_s = _repeats(shown if even is None else even, stayed, domain.age_s)
+    shown, watts, lags = shown[each] + since_s, watts[each], lags[each]
+    even = None if even is None else even[each] + since_s
+    lengths = _lengths(shown if even is None else even)
     centres = shown - (domain.averaging_s or 0.0) / 2.0 - domain.lag_s
     if domain.filter_s > 0.0 or centres.size < 2:
-        # A first-order low-pass y of P obeys P = y + τ·dy/dt, so that ∫P = ∫y + τ·Δy exactly.
-        steps = np.diff(centres) * (watts[1:] + watts[:-1]) / 2.0
-        # What is left out by trapezoids of exponentials, as power is taken to stay the same between two readings.
-        step_s = float(np.median(np.diff(centres))) if centres.size > 1 else 0.0
-        decay = -math.expm1(-step_s / domain.filter_s) if domain.filter_s > 0.0 else 1.0
-        joules = np.concatenate(([0.0], np.cumsum(steps))) + (step_s / decay - step_s / 2.0) * watts
-        return Nodes(origin, centres, joules, lags, watts, regular)
+        # A first-order low-pass y of P obeys P = y + τ·dy/dt, so that ∫P = ∫y + τ·Δy exactly. Between two readings
+        # y is no straight line: power that stays the same bends it.
+        steps = np.diff(centres if even is None else even) * (watts[1:] + watts[:-1]) / 2.0
+        joules = np.concatenate(([0.0], np.cumsum(steps))) + _memory_s(centres, domain.filter_s) * watts
+        return Nodes(origin, centres, joules, lags, watts, even is not None)
     halves = np.diff(centres) / 2.0
     bounds = np.concatenate((centres - np.append(halves[0], halves), [centres[-1] + halves[-1]]))
-    joules = np.concatenate(([0.0], np.cumsum(watts * np.diff(bounds))))
-    return Nodes(origin, bounds, joules, np.append(lags, lags[-1]), np.append(watts[0], watts), regular)
+    joules = np.concatenate(([0.0], np.cumsum(watts * lengths)))
+    return Nodes(origin, bounds, joules, np.append(lags, lags[-1]), np.append(watts[0], watts), even is not None)
+
+
+def _lengths(times_s: Floats) -> Floats:
+    """How long each reading stands for: half-way to those before and after it."""
+    halves = np.diff(times_s) / 2.0
+    return np.append(halves[:1], halves) + np.append(halves, halves[-1:]) if halves.size else np.zeros(times_s.size)
+
+
+def _memory_s(times_s: Floats, filter_s: float) -> float:
+    """What a reading of a low-pass adds to the trapezoids up to it, in s of its power: about the time constant."""
+    if times_s.size < 2 or filter_s == 0.0:
+        return filter_s
+    step_s = float(np.median(np.diff(times_s)))
+    return step_s / -math.expm1(-step_s / filter_s) - step_s / 2.0
 
 
 def _means(times_s: Floats, joules: Floats) -> Floats:
@@ -151,40 +170,52 @@ def _means(times_s: Floats, joules: Floats) -> Floats:
     return np.append(power[0], power)
 
 
-def _updates(times_s: Floats, watts: Floats, domain: Domain) -> tuple[Floats, Floats, Floats]:
-    """Of polled power readings each update once: its time, its value, and the length of time that it lies within."""
+def _updates(times_s: Floats, watts: Floats, domain: Domain) -> tuple[Floats, Floats, Floats, Floats]:
+    """Of polled power readings each new value once: its time, its value, the length of time that its update lies
+    within, and for how long it was seen to stay."""
     period = domain.age_s
     if period == 0.0 or times_s.size < 2:
         apart = np.append(np.diff(times_s) > 0.0, True)
-        return times_s[apart], watts[apart], np.zeros(int(apart.sum()))
+        return times_s[apart], watts[apart], np.zeros(int(apart.sum())), np.zeros(int(apart.sum()))
     lags = np.minimum(np.diff(times_s, prepend=times_s[0] - period), period)
     if float(np.median(np.diff(times_s))) > 0.75 * period:
-        return times_s - lags / 2.0, watts, lags
+        return times_s - lags / 2.0, watts, lags, np.zeros(times_s.size)
     first = np.flatnonzero(np.concatenate(([True], np.diff(watts) != 0.0)))
-    shown = times_s[first] - lags[first] / 2.0
-    # A value that stays for longer than a period was updated to the same.
-    until = times_s[np.append(first[1:], times_s.size) - 1] - times_s[first]
-    gaps = np.append(np.diff(shown), until[-1])
-    more = np.minimum(np.maximum(np.round(gaps / period) - 1, 0), np.floor(until / period + 0.1)).astype(int)
-    each = np.repeat(np.arange(first.size), more + 1)
+    stayed = times_s[np.append(first[1:], times_s.size) - 1] - times_s[first]
+    return times_s[first] - lags[first] / 2.0, watts[first], lags[first], stayed
+
+
+def _repeats(times_s: Floats, stayed_s: Floats, period_s: float) -> tuple[NDArray[np.intp], Floats]:
+    """Updates to the same value, which no poll can tell: each update's place as often as there are, and how much later.
+
+    A value that stays for longer than a period was updated to the same.
+    """
+    each, since_s = np.arange(times_s.size), np.zeros(times_s.size)
+    if period_s == 0.0 or not np.any(stayed_s > 1.3 * period_s):
+        return each, since_s
+    gaps = np.append(np.diff(times_s), stayed_s[-1])
+    most = np.maximum(np.floor(stayed_s / period_s - 0.3), 0.0)
+    more = np.minimum(np.maximum(np.round(gaps / period_s) - 1.0, 0.0), most).astype(int)
+    each = np.repeat(each, more + 1)
     nth = np.arange(each.size) - np.repeat(np.cumsum(more + 1) - (more + 1), more + 1)
-    return shown[each] + nth * np.minimum(gaps / (more + 1), period)[each], watts[first][each], lags[first][each]
+    return each, nth * np.minimum(gaps / (more + 1), 1.2 * period_s)[each]
 
 
-def _regular(shown_s: Floats, lags_s: Floats, period_s: float) -> tuple[Floats, Floats, bool]:
+def _regular(shown_s: Floats, lags_s: Floats, period_s: float) -> tuple[Floats, Floats, Floats | None]:
     """Times of updates that come at an even pace, and the brackets that they lie within; else as they were.
 
     Each update lies in its bracket; those of the updates around it, moved by whole paces, narrow it down. A pace that
-    wanders is followed.
+    wanders is followed. Third come the times by one pace for all, None where there is none.
     """
-    as_shown = shown_s, lags_s, False
+    as_shown = shown_s, lags_s, None
     if shown_s.size < 6 or period_s == 0.0 or float(np.median(lags_s)) > 0.75 * period_s:
         return as_shown
     number = _numbers(shown_s, period_s)
     if number is None:
         return as_shown
     middle = float(number.mean())
-    pace, at = np.polyfit(number - middle, shown_s, 1)
+    # The first reading shows an update of any time before it.
+    pace, at = np.polyfit(number[1:] - middle, shown_s[1:], 1)
     even = at + pace * (number - middle)
     off = np.pad(
         np.stack((shown_s - even - lags_s / 2.0, shown_s - even + lags_s / 2.0)), ((0, 0), (_AROUND, _AROUND)), "edge"
@@ -194,7 +225,7 @@ def _regular(shown_s: Floats, lags_s: Floats, period_s: float) -> tuple[Floats, 
     if np.any(early - late > 0.5 * lags_s):
         return as_shown
     # Where brackets contradict each other, the pace isn't quite even.
-    return even + (early + late) / 2.0, np.abs(late - early), True
+    return even + (early + late) / 2.0, np.abs(late - early), even
 
 
 def _numbers(shown_s: Floats, period_s: float) -> Floats | None:
@@ -202,9 +233,8 @@ def _numbers(shown_s: Floats, period_s: float) -> Floats | None:
     best, least_s = None, math.inf
     for phase in np.arange(8) / 8.0:
         number = np.round(shown_s[1:] / period_s - phase)
-        # The first reading shows an update of any time before it.
-        number = np.concatenate(([number[0] - 1.0], number))
-        off_s = float(np.std(shown_s - period_s * number))
+        off_s = float(np.std(shown_s[1:] - period_s * number))
+        number = np.concatenate(([number[0] - max(np.round((shown_s[1] - shown_s[0]) / period_s), 1.0)], number))
         if off_s < least_s and np.all(np.diff(number) >= 1.0):
             best, least_s = number, off_s
     return best
@@ -281,7 +311,7 @@ def edge(nodes: Nodes, time_s: float, domain: Domain, inside: Literal["before", 
     if len(known) == 1:
         (side,) = known
         return Edge(side.joules, math.sqrt(side.own_variance), side.power_w)
-    return _joined(known, float(t[after[0]] - t[before[-1]]), late_sd(nodes, domain), domain, inside)
+    return _joined(known, max(float(t[after[0]] - t[before[-1]]), 0.0), late_sd(nodes, domain), domain, inside)
 
 
 def late_sd(nodes: Nodes, domain: Domain) -> float:
@@ -328,8 +358,8 @@ def _side(nodes: Nodes, near: int, towards: Literal[-1, 1], time_s: float, domai
         variance += (away_s * float(nodes.power_w[low : high + 1].std())) ** 2
     unsure_s = float(nodes.lag_s[near]) / math.sqrt(12.0)
     if nodes.regular:
-        unsure_s = math.hypot(_ALONE * unsure_s, _UNEVEN * (domain.period_s or 0.0))
-    unsure_s = math.hypot(unsure_s, _DRIFT * domain.clock_s / math.sqrt(3.0))
+        unsure_s = math.hypot(_ALONE[domain.beats] * unsure_s, _UNEVEN * (domain.period_s or 0.0))
+    unsure_s = math.hypot(unsure_s, _DRIFT * domain.clock_s / math.sqrt(3.0), _STAMP_S * domain.stamped)
     variance += (power * unsure_s) ** 2
     return _Side(float(e[near]) + power * (time_s - float(t[near])), power, variance)
 
@@ -340,14 +370,15 @@ def _density(means: Floats, lengths: Floats, nodes: Nodes, low: int, high: int, 
     Between two updates a load in step with them hides what their means don't show; a machine at rest doesn't.
     """
     hidden_w = _HIDDEN * float(np.abs(means).mean())
-    if hidden_w < _HIDDEN * _RESTING * float(np.quantile(nodes.power_w, 0.9)):
-        hidden_w = 0.0
+    if domain.beats or hidden_w < _HIDDEN * _RESTING * float(np.quantile(nodes.power_w, 0.9)):
+        hidden_w = 0.0  # requests that could keep step with it get random pauses
     hidden = hidden_w**2 * float(lengths.mean())
     # Readings averaged over several updates differ by what came in and what went out.
     smoothing = max((domain.averaging_s or 0.0) / (domain.period_s or math.inf), 1.0) if domain.kind == "power" else 1.0
     if means.size < 2:
         return float(means[0]) ** 2 * float(lengths[0]) / 3.0
     found = float(np.mean(np.diff(means) ** 2 / (1.0 / lengths[1:] + 1.0 / lengths[:-1]))) * smoothing**2
+    found *= (student_95(max(means.size - 1.0, 2.0)) / Z95) ** 2
     if not nodes.regular:
         # Nodes of unsure time make means differ too.
         unsure = float(np.mean(nodes.lag_s[low : high + 1] ** 2)) / 12.0
@@ -385,6 +416,9 @@ def sampling_sd(trace: Trace, start_ns: int, end_ns: int) -> float:
         # Of a step between two readings the low-pass remembers when it came, in part: x·(T − x)/2τ, of any x.
         steps = np.diff(np.diff(nodes.joules) / np.diff(nodes.times_s))[within[2:]]
         spread += float(np.mean(steps**2)) * (_STEP * spacing_s / domain.filter_s) ** 2
+    lengths = np.diff(nodes.times_s)[within[1:]]
+    unseen = float(np.sum(np.maximum(lengths / np.median(lengths) - 1.2, 0.0)))
+    spread += unseen / watts.size * float(np.mean(bends**2)) / 4.0  # updates that no poll saw
     if domain.kind == "power" and blind < 1.0:
         spread += _noise_w(bends, float(watts.mean()), nodes.power_w[~within]) ** 2
     return math.sqrt(spread * watts.size) * spacing_s
@@ -394,8 +428,8 @@ def _sampling_variance(watts: Floats) -> float:
     """Variance of single readings that makes their mean miss the power's, in W², widened for being an estimate.
 
     The smaller of two that each are too large: from second differences, which grow with every step; and from what the
-    readings have of slow change, as aliases of quick change would be a part of it (discrete cosines 1 to 6, each of the
-    variance for white noise).
+    readings have of slow change, as aliases of quick change would be a part of it (the lowest discrete cosines, each of
+    the variance for white noise).
     """
     from scipy.fft import dct
 
@@ -407,7 +441,7 @@ def _sampling_variance(watts: Floats) -> float:
         return bent
     order = np.arange(watts.size)
     level = watts - np.polyval(np.polyfit(order, watts, 1), order)
-    slow = dct(level, norm="ortho")[1:7] ** 2
+    slow = dct(level, norm="ortho")[1 : 1 + min(max(watts.size // 4, 5), 12)] ** 2
     return min(bent, widened(slow, slow.size - 1.0))
 
 
