@@ -14,25 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
-from harness.energy.cumulative import (
-    BESIDE_PERIODS,
-    NS,
-    SLOPE_UPDATES,
-    TOO_FEW,
-    Z95,
-    Edge,
-    Nodes,
-    Unknown,
-    edge,
-    interpolate,
-    late_sd,
-    nodes_of,
-    rounding_sd,
-    sampling_sd,
-    seen_at_once,
-    unwrap,
-)
+from harness.core.statistics import Z95
+from harness.energy.cumulative import SLOPE_UPDATES, TOO_FEW, Edge, edge, interpolate, late_sd
+from harness.energy.nodes import BESIDE_PERIODS, NS, Nodes, Unknown, nodes_of, seen_at_once, unwrap
 from harness.energy.readings import Calibration, Domain, Trace, Window
+from harness.energy.sampling import rounding_sd, sampling_sd
 
 _MOST_W = 1e6
 """No machine draws more: readings that say so are damaged."""
@@ -150,19 +136,20 @@ def phase_marks(window: Window, phase: str) -> tuple[NDArray[np.int64], NDArray[
 
 
 def edge_uncertainty_s(domain: Domain, poll_s: float) -> float:
-    """95 % half-width of a window's energy that its two edges cause, in seconds of its mean power.
+    """95 % half-width of a window's energy that its two edges cause, in seconds of its mean power, as a plan.
 
-    A power reading's averaging window adds nothing: ``margin_s`` leaves twice its length of rest on either side of a
-    window, and what is smeared into a rest of steady power is taken back from there.
+    An update lies anywhere between the poll that shows it and the one before, or within one period where polls are
+    rarer. What readings then tell is mostly better: the side at rest misplaces little power.
     """
-    update = max(domain.period_s or 0.0, 0.0 if domain.fresh else poll_s)
-    return Z95 * math.hypot(update, min(domain.age_s, poll_s), 2.0 * domain.clock_s) * math.sqrt(2.0 / 12.0)
+    unseen_s = min(max(domain.period_s or 0.0, 0.0 if domain.fresh else poll_s), poll_s)
+    blind_s = domain.blind_share * (domain.period_s or 0.0)
+    return Z95 * math.hypot(unseen_s, blind_s, min(domain.age_s, poll_s), 2.0 * domain.clock_s) * math.sqrt(2.0 / 12.0)
 
 
 def margin_s(domain: Domain, poll_s: float) -> float:
     """How far readings should reach beyond either edge of a window for the edge to be told well, in s."""
     update = max(domain.period_s or 0.0, poll_s)
-    return (SLOPE_UPDATES + 2) * update + 2.0 * (domain.averaging_s or 0.0)
+    return (SLOPE_UPDATES + 2) * update + 2.0 * (domain.averaging_s or 0.0) + domain.lag_s + domain.filter_s
 
 
 def calibrate(trace: Trace, calibration: Calibration) -> Trace:
@@ -280,8 +267,40 @@ def _misplaced_s(starts_s: Floats, ends_s: Floats, domain: Domain, nodes: Nodes)
 def relative_half_width_so_far(traces: Sequence[Trace], start_ns: int, now_ns: int) -> float | None:
     """Half-width of the energy from a window's start to now, relative to it, as if the window ended now.
 
-    For a window that is still running: what the edge at its end will cost is taken to be what one costs at best, with
-    readings on both sides. The traces are those of the domains that are added up. None while readings don't tell, or
-    without traces.
+    For a window that is still running, as often as readings come: its end will cost what the plan says. The traces are
+    those of the domains that are added up, from a while before the start. None while readings don't tell, or without
+    traces.
     """
-    raise NotImplementedError
+    joules, variance = 0.0, 0.0
+    for trace in traces:
+        found = _so_far(trace, start_ns, now_ns)
+        if found is None:
+            return None
+        joules, variance = joules + found[0], variance + found[1] ** 2
+    return Z95 * math.sqrt(variance) / joules if joules > 0.0 else None
+
+
+def _so_far(trace: Trace, start_ns: int, now_ns: int) -> tuple[float, float] | None:
+    """Joules since a window's start and their standard deviation, if it ended now; None while that can't be told."""
+    domain = trace.domain
+    if trace.times_ns.size == 0 or trace.times_ns[0] > start_ns or np.isnan(trace.values).any():
+        return None
+    try:
+        nodes = nodes_of(trace)
+        start, now = (start_ns - nodes.origin_ns) / NS, (now_ns - nodes.origin_ns) / NS
+        inside = np.flatnonzero((nodes.times_s >= start) & (nodes.times_s <= now))
+        if inside.size < 2:
+            return None
+        first = edge(nodes, start, domain, "after")
+        until_s, until_j = float(nodes.times_s[inside[-1]]), float(nodes.joules[inside[-1]])
+    except Unknown:
+        return None
+    power_w = (until_j - first.joules) / (until_s - start) if until_s > start else 0.0
+    if power_w <= 0.0:
+        return None
+    last_sd = (
+        power_w * edge_uncertainty_s(domain, float(np.median(np.diff(trace.times_ns))) / NS) / Z95 / math.sqrt(2.0)
+    )
+    late_j = (power_w - first.late_w) * late_sd(nodes, domain)
+    sampling = sampling_sd(trace, start_ns, nodes.origin_ns + round(until_s * NS)) * (now - start) / (until_s - start)
+    return power_w * (now - start), math.hypot(first.own_sd, last_sd, late_j, sampling)

@@ -1,7 +1,8 @@
 """Rows of the coverage table: the energy of windows, by kind of sensor and of load.
 
-The oracle knows the sensor's model, its parameters and its noise, so that it knows how far the best of three estimators
-errs in this very scene over all phases of the sampling, and states just that: 1.96 × the root mean square error.
+The oracle knows the sensor's model, its parameters and its noise, and the kind of load, but neither the phase of the
+sampling nor the load's levels. It knows how far the best of three estimators errs in windows of a length, over all of
+these, and states just that: 1.96 × the root mean square error there.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from coverage_row import Row, row
 from sensor_models import KINDS, LOADS, RATE_HZ, LoadKind, Scene, readings, scene
-from synthetic import ORIGIN_NS, Sensor
+from synthetic import ORIGIN_NS, Floats, Sensor
 
 from harness.energy.integrate import margin_s, window_energy
 from harness.energy.readings import Trace
@@ -19,7 +20,8 @@ from harness.energy.readings import Trace
 LENGTHS_S = (0.5, 10.0)
 _UPDATES = 2.5
 """A window has two updates of a slow sensor inside."""
-_ORACLE_SCENES, _ORACLE_PHASES = 60, 30
+_BINS = 6
+"""Lengths of windows are told apart by so many bins of equal counts."""
 
 
 def rows(draws: int, seed: int) -> Iterator[Row]:
@@ -32,31 +34,28 @@ def rows(draws: int, seed: int) -> Iterator[Row]:
 def _row(sensor: Sensor, load: LoadKind, draws: int, seed: int) -> Row:
     rng = np.random.default_rng([seed, *sensor.name.encode(), *load.encode()])
     margin = margin_s(sensor.domain(), 1.0 / RATE_HZ) + 0.3
-    errors, widths, oracle = np.full(draws, np.nan), np.full(draws, np.nan), []
+    errors, widths, lengths = np.full(draws, np.nan), np.full(draws, np.nan), np.empty(draws)
+    squares = np.empty((draws, 3))
     for at in range(draws):
         seen = scene(load, sensor, rng, _length_s(sensor, rng))
-        found = window_energy(readings(sensor, seen, rng, margin), *seen.edges_ns)
+        trace = readings(sensor, seen, rng, margin)
+        found = window_energy(trace, *seen.edges_ns)
         if found.joules is not None and found.ci95_j is not None:
             errors[at], widths[at] = found.joules / seen.true_j - 1.0, found.ci95_j / seen.true_j
-        if at < _ORACLE_SCENES:
-            oracle.append(_oracle(sensor, seen, rng, margin))
-    best = 1.96 * np.sqrt(np.nanmin(np.median(oracle, axis=0)))
-    return row(f"window energy, {sensor.name}, {load}", errors, widths, best)
+        others = np.array([_from_inside(trace, seen), _from_rest(trace, seen)]) / seen.true_j - 1.0
+        squares[at], lengths[at] = np.square([errors[at], *others]), seen.end_s
+    return row(f"window energy, {sensor.name}, {load}", errors, widths, _oracle(squares, lengths))
+
+
+def _oracle(squares: Floats, lengths: Floats) -> Floats:
+    """Half-widths of an oracle by bin of length, from squared relative errors, shape (draws, estimators)."""
+    bins = np.array_split(np.argsort(lengths), min(_BINS, lengths.size))
+    return 1.96 * np.sqrt([np.nanmin(np.nanmean(squares[each], axis=0)) for each in bins])
 
 
 def _length_s(sensor: Sensor, rng: np.random.Generator) -> float:
     shortest = max(LENGTHS_S[0], _UPDATES * sensor.period_s)
     return float(np.exp(rng.uniform(np.log(shortest), np.log(max(LENGTHS_S[1], 2.0 * shortest)))))
-
-
-def _oracle(sensor: Sensor, seen: Scene, rng: np.random.Generator, margin: float) -> list[float]:
-    """Mean squared relative errors of the estimators over phases: ours, from inside alone, and from rest to rest."""
-    found = []
-    for _ in range(_ORACLE_PHASES):
-        trace = readings(sensor, seen, rng, margin)
-        ours = window_energy(trace, *seen.edges_ns).joules
-        found.append((np.nan if ours is None else ours, _from_inside(trace, seen), _from_rest(trace, seen)))
-    return [float(each) for each in np.nanmean(np.square(np.array(found) / seen.true_j - 1.0), axis=0)]
 
 
 def _from_inside(trace: Trace, seen: Scene) -> float:
