@@ -38,8 +38,6 @@ _HIDDEN = 0.1
 """Part of the power that may swing within an update, unseen (standard deviation)."""
 _RESTING = 0.6
 """A machine that draws less than this part of what it draws most is at rest."""
-_NOISE = 0.9
-"""Part of the second differences of readings over a long average that is noise."""
 _STAMP_S = 0.001
 """How late a reading that comes with its update is stamped, give or take."""
 _UNEVEN = 0.03
@@ -175,7 +173,7 @@ def _density(means: Floats, lengths: Floats, nodes: Nodes, low: int, high: int, 
     found = float(np.mean(np.diff(means) ** 2 / (1.0 / lengths[1:] + 1.0 / lengths[:-1]))) * smoothing**2
     if smoothing > 1.0 and means.size > 3:
         # The noise of readings, made larger by as much, says nothing of the power.
-        found = max(found - _NOISE * smoothing**2 * float(np.mean(np.diff(means, 2) ** 2) / 6.0 * lengths.mean()), 0.0)
+        found = max(found - smoothing**2 * float(np.mean(np.diff(means, 2) ** 2) / 6.0 * lengths.mean()), 0.0)
     found *= student_95(max(means.size - 1.0, 2.0)) / Z95
     if not nodes.regular:
         # Nodes of unsure time make means differ too.

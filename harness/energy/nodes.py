@@ -83,6 +83,8 @@ def _counter_nodes(trace: Trace) -> Nodes:
     if domain.fresh:
         certain = _certain_moves(shown, lags, period)
         shown, counts, lags = shown[certain], counts[certain], lags[certain]
+    if shown.size > 3 and lags[0] > 1.5 * float(np.median(lags)):
+        shown, counts, lags = shown[1:], counts[1:], lags[1:]  # nobody saw when the first count came
     shown, lags, even = _regular(shown, lags, period)
     # What was seen in a part of the period stands for all of it, half before and half after that part.
     late_s = (period - domain.seen_s) / 2.0 if domain.seen_s is not None else 0.0

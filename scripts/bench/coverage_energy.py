@@ -50,7 +50,8 @@ def _row(sensor: Sensor, load: LoadKind, draws: int, seed: int) -> Row:
 def _oracle(squares: Floats, lengths: Floats) -> Floats:
     """Half-widths of an oracle by bin of length, from squared relative errors, shape (draws, estimators)."""
     bins = np.array_split(np.argsort(lengths), min(_BINS, lengths.size))
-    return 1.96 * np.sqrt([np.nanmin(np.nanmean(squares[each], axis=0)) for each in bins])
+    known = ~np.isnan(squares).all(axis=0)
+    return 1.96 * np.sqrt([np.nanmin(np.nanmean(squares[each][:, known], axis=0)) for each in bins])
 
 
 def _length_s(sensor: Sensor, rng: np.random.Generator) -> float:
@@ -75,10 +76,9 @@ def _from_inside(trace: Trace, seen: Scene) -> float:
 
 
 def _from_rest(trace: Trace, seen: Scene) -> float:
-    """All that was read, less the rest at its power, which the oracle knows."""
-    times_s, rest = (trace.times_ns - ORIGIN_NS) / 1e9, seen.load
-    first, last = float(times_s[0]), float(times_s[-1])
-    around = float(rest.energy_j(first, 0.0) + rest.energy_j(seen.end_s, last))
+    """All that was read, less the rest at its mean power, which the oracle knows."""
+    times_s = (trace.times_ns - ORIGIN_NS) / 1e9
+    around = seen.idle_w * float(times_s[-1] - times_s[0] - seen.end_s)
     if trace.domain.kind == "counter":
         return float(trace.values[-1] - trace.values[0]) - around
     return float(np.trapezoid(trace.values, times_s)) - around

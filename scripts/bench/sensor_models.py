@@ -45,6 +45,8 @@ class Scene:
 
     load: Load
     end_s: float
+    idle_w: float
+    """Power at rest, about which it fluctuates."""
 
     @property
     def true_j(self) -> float:
@@ -61,7 +63,7 @@ def scene(kind: LoadKind, sensor: Sensor, rng: np.random.Generator, window_s: fl
 
     A load in step with a sensor from which it can hide gets random pauses between its requests, as ``measure`` makes.
     """
-    rest_s = REST_S + 3.0 * max(sensor.period_s, sensor.averaging_s or 0.0)
+    rest_s = REST_S + 5.5 * max(sensor.period_s, sensor.averaging_s or 0.0)
     high_w = rng.uniform(150.0, 400.0)
     idle_w = high_w * rng.uniform(0.1, 0.35)
     if kind == "steady":
@@ -72,7 +74,7 @@ def scene(kind: LoadKind, sensor: Sensor, rng: np.random.Generator, window_s: fl
     else:
         lengths, levels = _requests(kind, sensor, rng, window_s, high_w, idle_w)
     end_s = float(lengths.sum())
-    return Scene(_fluctuating(lengths, levels, idle_w, rest_s, rng), end_s)
+    return Scene(_fluctuating(lengths, levels, idle_w, rest_s, rng), end_s, idle_w)
 
 
 def _requests(
