@@ -12,6 +12,9 @@ from scipy.special import stdtridf, stdtrit
 
 from harness.core.arrays import Floats
 
+Z95 = 1.959964
+"""Half-width of the 95 % interval of a normal distribution, in its standard deviations."""
+
 
 @dataclass(frozen=True)
 class Estimate:
