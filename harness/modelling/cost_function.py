@@ -121,8 +121,11 @@ class Prediction:
 
     @property
     def request_95(self) -> Floats:
-        """Half-width of the 95 % interval of the cost of one new request, on another day."""
-        return self.half_width_95(REQUEST)
+        """Half-width of the 95 % interval of the cost of one new request, on another day; never below the mean's.
+
+        With a little scatter of many degrees of freedom Satterthwaite's sum would fall below it.
+        """
+        return np.maximum(self.half_width_95(REQUEST), self.mean_95)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +168,7 @@ class CostFunction:
                 f"({self.describe_range()}); measure there or predict without strict"
             )
         values, variances, misfits = np.empty(m.size), np.empty(m.size), np.empty(m.size)
+        too_far = np.empty(m.size, dtype=bool)
         # The cost and the directions of uncertainty are looked up together.
         directions = np.hstack([self.coefficients[:, None], _square_root(self.covariance)])
         flat_m, flat_n = m.ravel(), n.ravel()
@@ -173,6 +177,7 @@ class CostFunction:
             variances[chunk] = np.einsum("ij,ij->i", found[:, 1:], found[:, 1:])
             distance = self.range.octaves_away(flat_m[chunk], flat_n[chunk])
             misfits[chunk] = values[chunk] * self.misfit.relative_sd(distance, values[chunk])
+            too_far[chunk] = self.range.octaves_outside(flat_m[chunk], flat_n[chunk]) > TOO_FAR
         value, trials, model = (array.reshape(m.shape) for array in (values, np.sqrt(variances), misfits))
         sd: dict[Source, Floats] = {
             "trials": trials,
@@ -188,7 +193,7 @@ class CostFunction:
             "meter": math.inf,
             "scatter": self.scatter.freedom,
         }
-        return Prediction(value, sd, freedom, outside, self.range.octaves_outside(m, n) > TOO_FAR)
+        return Prediction(value, sd, freedom, outside, too_far.reshape(m.shape))
 
     def octaves_away(self, m: ArrayLike, n: ArrayLike) -> Floats:
         """See ``Range.octaves_away``."""
