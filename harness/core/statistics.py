@@ -71,8 +71,9 @@ def estimate(
 ) -> Estimate:
     """The mean of ``trials`` values of standard deviation ``sd``, all in one unit, with its 95 % interval.
 
-    ``sequential`` says that trials were repeated until this was narrow; see ``sequential_95``. ``sensors`` is the half-width that the sensors leave in a trial; repeating doesn't lessen it, so it is joined whole.
-    The half-width is None where neither is known: one trial says nothing about its own spread.
+    ``sequential`` says that trials were repeated until this was narrow; see ``sequential_95``. ``sensors`` is the
+    half-width that the sensors leave in a trial; repeating doesn't lessen it, so it is joined whole. The half-width is
+    None where neither is known: one trial says nothing about its own spread.
     """
     parts = []
     if sd is not None and trials > 1:
