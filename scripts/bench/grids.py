@@ -120,7 +120,9 @@ def _cross(table: pd.DataFrame, rng: np.random.Generator) -> Floats:
     kept = (m == centre[0]) | (n == centre[1])
     beyond = sorted({(a, b) for a, b in zip(m, n, strict=True) if a > centre[0] and b > centre[1]})
     if len(beyond) <= OFF_AXIS:
-        raise UserError(f"the grid has only {len(beyond)} sizes beyond {centre[0]:g} input and {centre[1]:g} output tokens")
+        raise UserError(
+            f"the grid has only {len(beyond)} sizes beyond {centre[0]:g} input and {centre[1]:g} output tokens"
+        )
     for i in rng.choice(len(beyond), OFF_AXIS, replace=False):
         kept |= (m == beyond[i][0]) & (n == beyond[i][1])
     return np.asarray(kept)
