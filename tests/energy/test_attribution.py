@@ -264,11 +264,8 @@ def test_powers_keep_nulls_and_their_reasons() -> None:
 
 
 def test_every_figure_has_its_meters_gain_apart_from_its_half_width() -> None:
-    parts = [
-        trace(domain("gpu0"), 100.0),
-        trace(domain("gpu1"), 50.0),
-        trace(domain("package-0", "cpu", probe="rapl"), 60.0),
-    ]
+    package = domain("package-0", "cpu", probe="rapl")
+    parts = [trace(domain("gpu0"), 100.0), trace(domain("gpu1"), 50.0), trace(package, 60.0)]
     report = attribute(parts, window())
     gpu, cpu, total = report.components["gpu"], report.components["cpu"], report.total
     assert gpu.gain_ci95 == pytest.approx(0.075), "boards of one probe share its gain"
