@@ -25,7 +25,7 @@ from harness.core.statistics import freedom_of
 from harness.modelling.cost_function import CostFunction, Range
 from harness.modelling.doubt import Misfit, Scatter, SessionEffect
 from harness.modelling.forms import FORMS, form_named
-from harness.modelling.forms.base import DecodeContext, Form
+from harness.modelling.forms.base import DecodeContext, Form, decode_context_of
 from harness.runs.run_schema import Count
 
 IN_FLIGHT_AS = "requests_in_flight"
@@ -94,7 +94,7 @@ class Identity(Strict):
     @property
     def decode_context(self) -> DecodeContext:
         """How many positions each decode step with the KV cache attends to, by what the runtime said of its cache."""
-        return "m + n" if self.kv_cache and self.settings.get("kv_cache_length") == "m + n" else "grows"
+        return decode_context_of(self.kv_cache, self.settings)
 
     @model_serializer(mode="wrap")
     def _without_unknown_settings(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

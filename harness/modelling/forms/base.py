@@ -53,6 +53,11 @@ class Sizes:
         return contexts, np.array([_sum_weights(contexts, first, last) for first, last in pairs])
 
 
+def decode_context_of(kv_cache: bool, settings: Mapping[str, object]) -> DecodeContext:
+    """How many positions each decode step with the KV cache attends to, by what the runtime said of its cache."""
+    return "m + n" if kv_cache and settings.get("kv_cache_length") == "m + n" else "grows"
+
+
 class Form(ABC):
     """A family of cost functions. An instance holds its fixed choices, never its coefficients, and is hashable."""
 
