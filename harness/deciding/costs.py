@@ -104,7 +104,7 @@ class Costs:
         return tuple(next(t for t in systems if t == s or self._share_meters(s, t)) for s in systems)
 
     def _share_meters(self, one: int, other: int) -> bool:
-        meters = [_meters(self.profiles[system], self.components) for system in (one, other)]
+        meters = [self.profiles[system].meters(self.components) for system in (one, other)]
         return bool(meters[0]) and meters[0] == meters[1]
 
     def gain_ci95(self, system: int) -> float:
@@ -194,11 +194,6 @@ def _idle_power_w(profile: Profile, boundary: Sequence[str] | None) -> float | N
         return profile.idle_power_w(boundary)
     except UserError:
         return None
-
-
-def _meters(profile: Profile, components: Sequence[str] | None) -> frozenset[str]:
-    """The sensors behind a profile's energy; empty where unknown."""
-    return frozenset()
 
 
 def _too_far(costs: Costs, workload: Workload) -> NDArray[np.bool_] | None:

@@ -56,6 +56,9 @@ class Scatter:
     """In the cost's unit, at a cost of 1."""
     exponent: float
     freedom: float = math.inf
+    """Degrees of freedom that the standard deviation at a new size is known to."""
+    prior: str | None = None
+    """Where it comes from when the trials don't tell it; None where they do."""
 
     def sd(self, cost: Floats) -> Floats:
         """In the cost's unit."""
@@ -64,9 +67,10 @@ class Scatter:
 
 @dataclass(frozen=True)
 class SessionEffect:
-    """Relative standard deviation of what a session does to all its costs alike."""
+    """Relative standard deviation of a new session's costs about those measured, alike for all sizes."""
 
     sd: float
+    """σ·√(1 + 1/sessions), where σ is that of one session about the mean of all."""
     freedom: float = math.inf
     sessions: int = 1
     """How many the measurements are of."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.core.statistics import Estimate
 from harness.core.wording import estimated, number, percent, plus_minus, plus_minus_percent
-from harness.modelling.profile_schema import CostModel
+from harness.modelling.model_schema import CostModel
 from harness.runs.records import RecordedRun
 from harness.runs.schema import status_words
 from harness.runs.summary import Headline, disturbance, drift, headline, idle_drift, summarise
