@@ -107,15 +107,6 @@ class Costs:
         meters = [self.profiles[system].meters(self.components) for system in (one, other)]
         return bool(meters[0]) and meters[0] == meters[1]
 
-    def gain_ci95(self, system: int) -> float:
-        """Relative half-width of the 95 % interval of the gain of a system's meters; of several, of a usual request."""
-        functions = self.profiles[system].energy_functions(self.components)
-        if len(functions) == 1:
-            return functions[0].gain_ci95
-        inner = [f.range.points[len(f.range.points) // 2] for f in functions]
-        usual = [float(f.cost(round(m), round(n))) for f, (m, n) in zip(functions, inner, strict=True)]
-        return float(np.average([f.gain_ci95 for f in functions], weights=usual))
-
     def subtracted(self, system: int) -> SubtractedIdle:
         """Idle power of one system that is subtracted."""
         profile = self.profiles[system]

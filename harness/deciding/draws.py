@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
-from harness.core.statistics import joined_95
+from harness.core.statistics import joined, joined_95
 from harness.deciding.costs import Costs
 from harness.deciding.errors import (
     ErrorSource,
@@ -18,7 +18,6 @@ from harness.deciding.errors import (
     PlanSums,
     Sums,
     SystemErrors,
-    SystemParts,
 )
 from harness.deciding.threshold import KeyTotals, coarsen, totals_by_key
 from harness.deciding.workload import Workload
@@ -28,42 +27,64 @@ DRAWS = 400
 SEED = 0
 GROUPS = 1000
 """Distinct keys kept apart when drawing; beyond it neighbours are merged."""
+_CERTAIN: tuple[ErrorSource, ...] = ("meter", "idle")
+"""Sources whose standard deviations are known."""
 
 
 class SystemDraws:
     """Joint draws of one system's energy and runtime errors; sums of them over any set of requests.
 
-    The errors are those of ``SystemErrors`` but for the requests' own scatter, which no two sums share. Each source is
-    drawn from Student's distribution by its degrees of freedom, all its directions with one common scale.
+    The errors are those of ``SystemErrors``: normal, those of energy and those of runtime each with a common scale that
+    makes their sum over the workload Student's, by the degrees of freedom that Satterthwaite gives it. Gains of meters
+    and idle power, whose standard deviations are known, have none.
     """
 
     def __init__(self, errors: SystemErrors, gain_normals: Floats, rng: np.random.Generator) -> None:
         """``gain_normals``, shape (draws,), are those of the meters, which systems may share."""
         self.errors = errors
         self._rng = rng
-        self._drawn: dict[tuple[str, ErrorSource], Floats] = {("energy", "meter"): gain_normals[:, None]}
+        self._normals: dict[tuple[str, ErrorSource], Floats] = {("energy", "meter"): gain_normals[:, None]}
+        self._scales: dict[str, Floats] = {}
 
-    def shifts(self, sums: Sums) -> tuple[Floats, Floats, SystemParts]:
-        """What the draws add to sums: energy in J and runtime in s, shape (draws, sums); and the parts drawn from."""
+    def shifts(self, sums: Sums, scatter: bool = True) -> tuple[Floats, Floats]:
+        """What the draws add to sums: energy in J and runtime in s, shape (draws, sums).
+
+        With ``scatter`` the sums are of different requests, each with a chance of its own; else all errors are those
+        that the requests have in common.
+        """
         parts = self.errors.parts(sums)
-        runtime = self._shift("runtime", parts.runtime)
-        energy = self._shift("energy", parts.energy) - parts.idle_power_w * runtime
-        return energy, runtime, parts
+        runtime = self._shift("runtime", parts.runtime, (parts.runtime_scatter, parts.scatter_freedom[1]), scatter)
+        energy = self._shift("energy", parts.energy, (parts.energy_scatter, parts.scatter_freedom[0]), scatter)
+        return energy - parts.idle_power_w * runtime, runtime
 
-    def _shift(self, quantity: str, parts: Parts) -> Floats:
-        found = [self._student(quantity, source, part) @ part.deviations for source, part in parts.items()]
-        return np.asarray(np.add.reduce(found))
+    def _shift(self, quantity: str, parts: Parts, chance: tuple[Floats, float], scatter: bool) -> Floats:
+        variance, freedom = chance
+        unsure, certain = np.zeros((DRAWS, variance.size)), np.zeros((DRAWS, variance.size))
+        for source, part in parts.items():
+            drawn = certain if source in _CERTAIN else unsure
+            drawn += self._drawn(quantity, source, part) @ part.deviations
+        if scatter and variance.any():
+            unsure += np.sqrt(variance) * self._rng.standard_normal(unsure.shape)
+        return np.asarray(self._scale(quantity, parts, float(variance.sum()), freedom) * unsure + certain)
 
-    def _student(self, quantity: str, source: ErrorSource, part: Part) -> Floats:
-        """The same numbers for the same source whatever the sums, shape (draws, directions)."""
-        if (quantity, source) not in self._drawn:
-            normals = self._rng.standard_normal((DRAWS, len(part.deviations)))
-            self._drawn[quantity, source] = normals * student_scales(part.freedom, self._rng)[:, None]
-        return self._drawn[quantity, source]
+    def _drawn(self, quantity: str, source: ErrorSource, part: Part) -> Floats:
+        """The same normals for the same source whatever the sums, shape (draws, directions)."""
+        if (quantity, source) not in self._normals:
+            self._normals[quantity, source] = self._rng.standard_normal((DRAWS, len(part.deviations)))
+        return self._normals[quantity, source]
+
+    def _scale(self, quantity: str, parts: Parts, variance: float, freedom: float) -> Floats:
+        """What makes normal errors those of standard deviations known to some degrees of freedom, shape (draws, 1)."""
+        if quantity not in self._scales:
+            unsure = [part for source, part in parts.items() if source not in _CERTAIN]
+            sds = [np.asarray(np.linalg.norm(part.deviations.sum(axis=1))) for part in unsure]
+            freedoms = [part.freedom for part in unsure]
+            _, known_to = joined([*sds, np.asarray(math.sqrt(variance))], [*freedoms, freedom])
+            self._scales[quantity] = _student_scales(float(known_to), self._rng)[:, None]
+        return self._scales[quantity]
 
 
-def student_scales(freedom: float, rng: np.random.Generator) -> Floats:
-    """Factors that make normal draws those of Student's distribution, shape (draws,)."""
+def _student_scales(freedom: float, rng: np.random.Generator) -> Floats:
     return np.sqrt(freedom / rng.chisquare(freedom, DRAWS)) if np.isfinite(freedom) else np.ones(DRAWS)
 
 
@@ -96,20 +117,19 @@ def half_widths(costs: Costs, workload: Workload, plans: Sequence[Floats]) -> Pl
     they share.
     """
     energies, runtimes = [], []
-    for system in range(len(costs.profiles)):
+    # A gain that several share is one error.
+    gains: dict[int, Floats] = {}
+    for system, meter in enumerate(costs.meter_of):
         sums = PlanSums([plan[system] for plan in plans])
         parts = SystemErrors(costs, system, workload).parts(sums)
         energies.append(parts.energy_sds())
         runtimes.append(parts.runtime_sds())
+        gains[meter] = gains.get(meter, 0.0) + parts.energy["meter"].deviations[0]
     energy_by_system, runtime_by_system = (
         np.stack([_joined(each) for each in sds], axis=1) for sds in (energies, runtimes)
     )
-    # A gain that several share is one error.
-    pooled: dict[int, Floats] = {}
-    for meter, sds in zip(costs.meter_of, energies, strict=True):
-        pooled[meter] = pooled.get(meter, 0.0) + next(sd for source, sd, _ in sds if source == "meter")
     own = [each for sds in energies for each in sds if each[0] != "meter"]
-    energy = _joined([*own, *(("meter", sd, math.inf) for sd in pooled.values())])
+    energy = _joined([*own, *(("meter", np.abs(sd), math.inf) for sd in gains.values())])
     runtime = _joined([each for sds in runtimes for each in sds])
     return PlanHalfWidths(energy_by_system, runtime_by_system, energy, runtime)
 
@@ -130,9 +150,7 @@ def threshold_draws(
     moments = second_moments(group, sums.groups, workload.count, np.vstack([costs.energy_j, costs.runtime_s]))
     shifts = np.empty((2, DRAWS, 2, sums.groups))
     for s, draws in enumerate(all_draws(costs, workload, rng)):
-        shifts[0, :, s], shifts[1, :, s], parts = draws.shifts(sums)
-        moments[:, s, s] += parts.energy_scatter
-        moments[:, s + 2, s + 2] += parts.runtime_scatter
+        shifts[0, :, s], shifts[1, :, s] = draws.shifts(sums)
     return totals, draw_totals(totals, shifts[0], shifts[1], moments, rng)
 
 
@@ -145,15 +163,14 @@ def routing_draws(costs: Costs, workload: Workload, requests: Floats, baseline: 
     alone = np.zeros_like(requests)
     alone[baseline] = served = requests.sum(axis=0)
     one_group = np.zeros(workload.count.size, dtype=np.int64)
-    shifts, scatter = np.zeros((2, DRAWS, 2, 1)), np.zeros((2, 2, 2))
+    shifts = np.zeros((2, DRAWS, 2, 1))
     for s, draws in enumerate(all_draws(costs, workload, rng)):
-        energy, runtime, parts = draws.shifts(PlanSums([requests[s], alone[s]]))
-        shifts += np.stack([energy, runtime])[..., None]
-        for quantity, variance in enumerate((parts.energy_scatter, parts.runtime_scatter)):
-            # Requests that both send to the same system are the same requests.
-            scatter[quantity] += np.diag(variance)
-            if s == baseline:
-                scatter[quantity] += variance[0] * (1 - np.eye(2))
+        # What the baseline serves in both is the same requests.
+        common = s == baseline
+        further = alone[s] - requests[s] if common else alone[s]
+        for quantity, drawn in enumerate(draws.shifts(PlanSums([requests[s], further]))):
+            shifts[quantity, :, 0, 0] += drawn[:, 0]
+            shifts[quantity, :, 1, 0] += drawn[:, 1] + common * drawn[:, 0]
     per_request = [
         np.divide((x * c).sum(axis=0), served, out=np.zeros(served.shape), where=served > 0)
         for c in (costs.energy_j, costs.runtime_s)
@@ -161,8 +178,6 @@ def routing_draws(costs: Costs, workload: Workload, requests: Floats, baseline: 
     ]
     totals = totals_by_key(one_group, served, np.stack(per_request[:2]), np.stack(per_request[2:]))
     moments = second_moments(one_group, 1, served, np.stack(per_request))
-    moments[0, :2, :2] += scatter[0]
-    moments[0, 2:, 2:] += scatter[1]
     return draw_totals(totals, shifts[0], shifts[1], moments, rng)
 
 

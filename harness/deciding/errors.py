@@ -21,6 +21,8 @@ from harness.deciding.workload import Workload
 from harness.modelling.cost_function import Z95, CostFunction
 from harness.modelling.doubt import Source
 
+_LEAST = 1e-30
+"""A cost that is as good as none."""
 ErrorSource = Source | Literal["idle"]
 """``idle``: the interval of the idle power, where that is subtracted."""
 
@@ -164,53 +166,47 @@ class SystemErrors:
         return SystemParts(energy, runtime, self.idle_w, scatter[0], scatter[1], freedoms)
 
     def _parts(self, function: CostFunction, sums: Sums) -> tuple[dict[ErrorSource, Part], Floats]:
-        """The parts of one function, and the standard deviation of single requests."""
+        """The parts of one function, and the standard deviation of single requests by pair."""
         derivatives = function.derivatives(self.workload.input_tokens, self.workload.output_tokens)
-        cost = function.coefficients @ derivatives
-        root = _aligned_root(function.covariance, derivatives @ self.workload.count)
-        by_coefficient = sums.over(derivatives)
+        cost, by_coefficient = function.coefficients @ derivatives, sums.over(derivatives)
+        root = _root(function.covariance)
+        if len(self.energy_functions) > 1:
+            root = _aligned(root, derivatives @ self.workload.count)
+        # Of millions of pairs this is the largest array.
+        del derivatives
         known = function.coefficients @ by_coefficient
-        misfit = sums.by_cell(cost * self._misfit(function), self.workload.octaves)
+        misfit, scatter = self._relative_sds(function)
         parts: dict[ErrorSource, Part] = {
             "trials": Part(root.T @ by_coefficient, function.freedom),
-            "model": Part(misfit, function.misfit.freedom),
+            "model": Part(sums.by_cell(cost * misfit, self.workload.octaves), function.misfit.freedom),
             "sessions": Part(function.session.sd * known[None], function.session.freedom),
             "meter": Part(function.gain_ci95 / Z95 * known[None], math.inf),
         }
-        return parts, _scatter(function, cost)
+        return parts, cost * scatter
 
-    def _misfit(self, function: CostFunction) -> Floats:
-        """Relative standard deviation of the misfit, by pair."""
+    def _relative_sds(self, function: CostFunction) -> tuple[Floats, Floats]:
+        """Relative standard deviations of the misfit and of single requests, by pair.
+
+        They change slowly with the size, so that those of its spot do for a pair.
+        """
         octaves = self.workload.octaves
         m, n = octaves.spot_sizes
-        # A falling one knows no cost of 0.
-        cost = np.maximum(np.abs(function.cost(m, n)), np.finfo(float).tiny)
-        return np.asarray(function.misfit.relative_sd(function.octaves_away(m, n), cost)[octaves.spot])
+        # Where nothing is spent, nothing is uncertain; powers know no 0.
+        cost = np.maximum(np.abs(function.cost(m, n)), _LEAST)
+        misfit = function.misfit.relative_sd(function.octaves_away(m, n), cost)
+        scatter = function.scatter.sd(cost) / cost if function.scatter.factor else np.zeros(cost.size)
+        return np.asarray(misfit[octaves.spot]), np.asarray(scatter[octaves.spot])
 
-    def runtime_scatter(self, runtime_s: Floats) -> Floats:
-        """Standard deviation in s of single requests of such runtimes."""
-        return _scatter(self.runtime_function, runtime_s)
-
-    @property
-    def request_runtime(self) -> tuple[Floats, Floats]:
-        """Standard deviation in s of the runtime of one new request of each pair, and its degrees of freedom."""
+    def request_runtime(self) -> tuple[Floats, Floats, Floats]:
+        """Of one new request of each pair: standard deviation in s of its runtime, the degrees of freedom that it is
+        known to, and the part of it that is the request's own."""
         function = self.runtime_function
         derivatives = function.derivatives(self.workload.input_tokens, self.workload.output_tokens)
         cost = function.coefficients @ derivatives
-        root = _aligned_root(function.covariance, derivatives @ self.workload.count)
-        sds = [
-            np.sqrt(np.square(root.T @ derivatives).sum(axis=0)),
-            cost * self._misfit(function),
-            cost * function.session.sd,
-            _scatter(function, cost),
-        ]
+        trials = np.sqrt(np.square(_root(function.covariance).T @ derivatives).sum(axis=0))
+        misfit, scatter = (cost * relative for relative in self._relative_sds(function))
         freedoms = [function.freedom, function.misfit.freedom, function.session.freedom, function.scatter.freedom]
-        return joined(sds, freedoms)
-
-
-def _scatter(function: CostFunction, cost: Floats) -> Floats:
-    """Standard deviation of single requests of such costs; a single 0 where none is known."""
-    return function.scatter.sd(np.abs(cost)) if function.scatter.factor else np.zeros(1)
+        return *joined([trials, misfit, cost * function.session.sd, scatter], freedoms), scatter
 
 
 def _together(one: Part, other: Part) -> Part:
@@ -221,15 +217,19 @@ def _together(one: Part, other: Part) -> Part:
     return Part(together, min(one.freedom, other.freedom))
 
 
-def _aligned_root(covariance: Floats, direction: Floats) -> Floats:
-    """L with L·Lᵀ = covariance, whose first column alone moves ``direction`` · coefficients, upwards.
+def _aligned(root: Floats, direction: Floats) -> Floats:
+    """L with the L·Lᵀ of a root, whose first column alone moves ``direction`` · coefficients, upwards.
 
     Functions whose coefficients err along the same directions then err together in that sum.
     """
-    values, vectors = np.linalg.eigh(covariance)
-    root: Floats = vectors * np.sqrt(np.maximum(values, 0))
     moved = root.T @ direction
     mirror = moved - np.linalg.norm(moved) * np.eye(moved.size)[0]
     size = float(mirror @ mirror)
     # A Householder reflection; without one where the first column has the direction already.
     return root if size == 0 else root - 2 * np.outer(root @ mirror, mirror) / size
+
+
+def _root(covariance: Floats) -> Floats:
+    """L with L·Lᵀ = covariance."""
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0)))

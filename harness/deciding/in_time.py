@@ -7,7 +7,7 @@ from scipy.special import ndtr, stdtr
 
 from harness.core.arrays import Floats
 from harness.deciding.costs import Costs
-from harness.deciding.draws import DRAWS, SEED, all_draws, student_scales
+from harness.deciding.draws import DRAWS, SEED, all_draws
 from harness.deciding.errors import GroupSums
 from harness.deciding.octaves import Indices
 from harness.deciding.uncertainty import Interval
@@ -31,14 +31,12 @@ def in_time_shares(costs: Costs, workload: Workload, plans: Sequence[Floats], sl
     for system, draws in enumerate(all_draws(costs, workload, rng)):
         errors, requests = draws.errors, np.stack([plan[system] for plan in plans])
         runtime_s = costs.runtime_s[system]
-        sd, freedom = errors.request_runtime
+        sd, freedom, scatter_s = errors.request_runtime()
         shares += requests @ _below(slo_s, runtime_s, sd, freedom)
         octaves = workload.octaves
-        _, shift, _ = draws.shifts(GroupSums(workload.count, octaves.cell, octaves.cells))
+        _, shift = draws.shifts(GroupSums(workload.count, octaves.cell, octaves.cells), scatter=False)
         relative = shift / octaves.by_cell(workload.count * runtime_s)
-        scatter = np.broadcast_to(errors.runtime_scatter(runtime_s) / runtime_s, runtime_s.shape)
-        scales = student_scales(errors.runtime_function.scatter.freedom, rng)
-        drawn += _drawn(slo_s / runtime_s, scatter, octaves.cell, requests, relative, scales)
+        drawn += _drawn(slo_s / runtime_s, scatter_s / runtime_s, octaves.cell, requests, relative)
     shares, drawn = shares / workload.requests, drawn / workload.requests
     chance = np.sqrt(shares * (1 - shares) / workload.requests)
     drawn = drawn + chance[:, None] * rng.standard_normal(drawn.shape)
@@ -55,12 +53,11 @@ def _below(limit_s: float, runtime_s: Floats, sd: Floats, freedom: Floats) -> Fl
     return np.where(np.isfinite(freedom), stdtr(np.where(np.isfinite(freedom), freedom, 1.0), margin), ndtr(margin))
 
 
-def _drawn(limit: Floats, scatter: Floats, cell: Indices, requests: Floats, relative: Floats, scales: Floats) -> Floats:
+def _drawn(limit: Floats, scatter: Floats, cell: Indices, requests: Floats, relative: Floats) -> Floats:
     """Requests in time in each draw, shape (plans, draws).
 
     By pair: ``limit`` is a multiple of the runtime, ``scatter`` that of single requests as a share of it. ``relative``
-    are drawn errors of the runtimes of a cell, shape (draws, cells), and ``scales`` those of the scatter. Pairs are
-    binned, since there may be millions.
+    are drawn errors of the runtimes of a cell, shape (draws, cells). Pairs are binned, since there may be millions.
     """
     place = np.rint(BINS_PER_UNIT * np.clip(np.log(limit), -WIDEST, WIDEST)).astype(np.intp)
     width = int(2 * BINS_PER_UNIT * WIDEST) + 1
@@ -71,5 +68,5 @@ def _drawn(limit: Floats, scatter: Floats, cell: Indices, requests: Floats, rela
     amounts = np.stack([np.bincount(code, x, size)[used] for x in requests])
     middle_limit, middle_scatter = (np.bincount(code, each, size)[used] / pairs[used] for each in (limit, scatter))
     margin = (middle_limit - 1.0) - relative[:, used // width]
-    spread = np.maximum(middle_scatter * scales[:, None], 1e-12)
+    spread = np.maximum(middle_scatter, 1e-12)
     return np.asarray(amounts @ ndtr(margin / spread).T)

@@ -45,5 +45,6 @@ def gain_turn(costs: Costs, totals: KeyTotals, scales: Scales, best: int) -> Gai
         ratio = spared / priced
         found = float(ratio[best - 1] if best else ratio.max())
         turns_at = found if found > 0 and math.isfinite(found) else None
-    ratio_ci95 = 0.0 if shared else math.hypot(costs.gain_ci95(0), costs.gain_ci95(1))
+    gains = [profile.gain_ci95(costs.components) or 0.0 for profile in costs.profiles]
+    ratio_ci95 = 0.0 if shared else math.hypot(*gains)
     return GainTurn(shared, ratio_ci95, turns_at)
