@@ -109,8 +109,11 @@ class Prediction:
 
     @property
     def request_95(self) -> Floats:
-        """Half-width of the 95 % interval of the cost of one new request, on another day."""
-        return self.half_width_95(REQUEST)
+        """Half-width of the 95 % interval of the cost of one new request, on another day; never below the mean's.
+
+        With a little scatter of many degrees of freedom Satterthwaite's sum would fall below it.
+        """
+        return np.maximum(self.half_width_95(REQUEST), self.mean_95)
 
 
 @dataclass(frozen=True, eq=False)

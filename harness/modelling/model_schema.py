@@ -141,6 +141,8 @@ class ScatterRecord(Strict):
     """How it grows with the cost."""
     freedom: PositiveFloat | None
     """Degrees of freedom that it is known to; null: infinitely many."""
+    prior: str | None
+    """Where it comes from, with its source, when no size was measured twice; null where the trials tell it."""
 
     @classmethod
     def of(cls, scatter: Scatter) -> Self:
@@ -157,7 +159,7 @@ class SessionsRecord(Strict):
     """What all trials of one session share (temperature, clocks, a restart): a relative deviation of all its costs."""
 
     sd: NonNegativeFloat
-    """Its relative standard deviation between sessions."""
+    """Relative standard deviation of a new session's costs about those measured, alike for all sizes."""
     freedom: PositiveFloat | None
     """Degrees of freedom that it is known to; null: infinitely many."""
     sessions: Count

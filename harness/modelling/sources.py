@@ -40,6 +40,8 @@ CPU_ENERGY = {
     "process": "CPU energy is the inference process's share (--attribution process).",
 }
 """By ``--attribution``, whose CPU energy counts."""
+_METHODS: dict[str, Method] = {"estimate": "estimated", "powermetrics": "modelled", "ioreport": "modelled"}
+"""Of kinds of meters that have one only."""
 _NO_METER = "the meter is not known: its gain is taken to be ± {} (--meter names the kind that read the energies)"
 GPU_SHARE = (
     "GPU energy is the inference process's share, estimated from how long its kernels ran beside those of others "
@@ -129,7 +131,8 @@ def from_csv(
     metered = "energy_j" in trials.table and trials.table["energy_j"].notna().any()
     notes = [_NO_METER.format(percent(metering["total"].gain_ci95, digits=0))] if metered and meter is None else []
     origin = provenance(f"measurements in {path.name}", [path], trials, notes=notes)
-    return _pooled(identity, trials, Power({}, {}, metering), origin, others(pooled, in_flight))
+    methods: dict[str, Method | None] = dict.fromkeys(metering, _METHODS.get(meter or ""))
+    return _pooled(identity, trials, Power(methods, {}, metering), origin, others(pooled, in_flight))
 
 
 def _pooled(

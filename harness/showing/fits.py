@@ -72,10 +72,10 @@ def _methods(made: ProfileFit, quantities: Sequence[Quantity]) -> list[str]:
 def _doubts_of(quantities: Sequence[Quantity], pooled: Pooled) -> Iterator[str]:
     """Doubts and suspects of each quantity, then what the points can't tell, each thing once."""
     models = {quantity.name: cost_model(quantity, pooled.identity.kv_cache) for quantity in quantities}
+    yield from doubt_words(models)
     for quantity in quantities:
         if quantity.dropped:
             yield f"{quantity.name}: held-out error with the dropped points {percent(quantity.mape_with_dropped)}"
-        yield from doubt_words(quantity.name, models[quantity.name])
         yield from suspect_words(quantity.name, models[quantity.name], pooled.measurements)
         found = [trial for trial in pooled.suspect_trials if trial.quantity == quantity.name]
         yield from _suspect_trials(quantity.name, found, quantity.unit)

@@ -54,6 +54,14 @@ def functions_of(profile: Profile) -> dict[str, CostFunction]:
     return functions | {str(component): part.function for component, part in profile.components.items()}
 
 
+def models_of(profile: Profile) -> dict[str, CostModel]:
+    """The models of a profile by quantity, as ``functions_of``."""
+    models = {"runtime": profile.runtime}
+    if profile.energy:
+        models["energy"] = profile.energy.model
+    return models | {str(component): part.model for component, part in profile.components.items()}
+
+
 def intervals_table(functions: Mapping[str, CostFunction]) -> Table:
     """Width and parts of each quantity's intervals."""
     table = table_of(
@@ -66,14 +74,23 @@ def intervals_table(functions: Mapping[str, CostFunction]) -> Table:
     return table
 
 
-def doubt_words(quantity: str, model: CostModel) -> Iterator[str]:
-    """Where a model's doubt comes from, and what is only presumed of it."""
+def doubt_words(models: Mapping[str, CostModel]) -> Iterator[str]:
+    """Where the doubt of each quantity's model comes from, and what is only presumed of it."""
+    said: dict[str, list[str]] = {}
+    for quantity, model in models.items():
+        for words in _doubts(model):
+            said.setdefault(words, []).append(quantity)
+    # What holds for several quantities is said once.
+    yield from (f"{', '.join(quantities)}: {words}" for words, quantities in said.items())
+
+
+def _doubts(model: CostModel) -> Iterator[str]:
     misfit, sessions = model.misfit, model.sessions
     grows = f", √(1 + {misfit.growth:.2g}·d²) times that d octaves from there" if misfit.growth else ""
-    yield f"{quantity}: misfit {percent(misfit.sd)} (standard deviation) at a measured size{grows}"
+    yield f"misfit {percent(misfit.sd)} (standard deviation) at a measured size{grows}"
     if model.scatter is None:
-        yield f"{quantity}: no size was measured twice, so that the misfit holds one request's scatter too"
-    if sessions.prior:
-        yield f"{quantity}: between sessions {percent(sessions.sd)}, presumed: {sessions.prior}"
-    elif sessions.sd > 0:
-        yield f"{quantity}: between sessions {percent(sessions.sd)}, from {sessions.sessions} of them"
+        yield "no size was measured twice, so that the misfit holds one request's scatter too"
+    elif model.scatter.prior:
+        yield f"scatter of one request presumed: {model.scatter.prior}"
+    told = f"presumed: {sessions.prior}" if sessions.prior else f"told by {sessions.sessions} sessions"
+    yield f"another session ± {percent(sessions.sd)} (standard deviation), {told}"

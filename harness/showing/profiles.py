@@ -17,7 +17,7 @@ from harness.modelling.profile import Profile
 from harness.modelling.profile_fit import Loaded, held_out_words
 from harness.modelling.profile_schema import Measurement
 from harness.showing.comparisons import OUTSIDE_MEASURED
-from harness.showing.intervals import doubt_words, functions_of, intervals_table
+from harness.showing.intervals import doubt_words, functions_of, intervals_table, models_of
 from harness.showing.terminal import print_all, print_json, records_of, table_of
 
 MOST_SHOWN = 3
@@ -111,15 +111,11 @@ def _profile_lines(profile: Profile) -> Iterator[RenderableType]:
             yield f"energy of {what}: method {part.method or 'unknown'}, idle power {idle}"
             yield f"energy of {what}: gain of its meters ± {percent(part.gain_ci95)} ({part.gain_source})"
     yield intervals_table(functions_of(profile))
+    yield from doubt_words(models_of(profile))
     origin = profile.provenance
     yield f"source: {origin.source} (fitted {origin.created} by joulebench {origin.tool_version})"
-    yield from dict.fromkeys(note for model in _models(profile) for note in model.notes)
+    yield from dict.fromkeys(note for model in models_of(profile).values() for note in model.notes)
     yield from origin.notes
-
-
-def _models(profile: Profile) -> list[CostModel]:
-    parts = [part for part in (profile.energy, *profile.components.values()) if part is not None]
-    return [profile.runtime, *(part.model for part in parts)]
 
 
 def _model_lines(quantity: str, model: CostModel, measurements: Sequence[Measurement]) -> Iterator[RenderableType]:
@@ -135,7 +131,6 @@ def _model_lines(quantity: str, model: CostModel, measurements: Sequence[Measure
     for c in model.coefficients:
         table.add_row(c.name, number(c.value), number(c.standard_error, 2), c.unit)
     yield table
-    yield from doubt_words(quantity, model)
     yield from suspect_words(quantity, model, measurements)
 
 
