@@ -14,16 +14,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
 from harness.core.sizes import Point
 from harness.modelling.design import gains
-from harness.modelling.drawn_error import Claim, Seen, claim, fitted, observed
+from harness.modelling.drawn_error import Claim, Seen, fitted, held_out, observed
 from harness.modelling.forms.base import DecodeContext, Sizes
 from harness.modelling.interest import Interest
 
-FEWEST_DRAWN = 6
-"""Drawn points below which nothing is said of the error."""
+FEWEST_DRAWN = 8
+"""Drawn points below which nothing is said of the error, …"""
+FEWEST_AT_A_LEVEL = 3
+"""… and those of each concurrency."""
 QUANTITIES = ("runtime_s", "energy_j")
 """What must be right, where it is measured; by their names in ``Seen.trials``."""
 FIRST = ((0.0, 0.0), (1.0, 0.1), (0.5, 0.5), (0.8, 0.3), (0.2, 0.6))
@@ -66,8 +69,11 @@ class Visit:
     warmup_s: float = 1.0
     warmup_requests: int = 2
     trial_s: float = 1.0
-    trial_requests: int = 2
-    trials: int = 1
+    trial_requests: int = 1
+    trials: int = 2
+    """Two tell the noise, …"""
+    long_s: float = 5.0
+    """… but one is enough of a request that takes so long: others tell its noise, and it would cost most."""
     pause_s: float = 0.1
     """Between two windows."""
 
@@ -75,7 +81,12 @@ class Visit:
         """How long it takes at sizes whose requests take ``request_s``."""
         warmup = np.ceil(np.maximum(self.warmup_requests, self.warmup_s / request_s)) * request_s
         trial = np.ceil(np.maximum(self.trial_requests, self.trial_s / request_s)) * request_s
-        return np.asarray(warmup + self.trials * trial + (1 + self.trials) * self.pause_s)
+        trials = self.trials_of(request_s)
+        return np.asarray(warmup + trials * trial + (1 + trials) * self.pause_s)
+
+    def trials_of(self, request_s: Floats) -> NDArray[np.int64]:
+        """Number of trials of a point whose requests take so long."""
+        return np.where(request_s >= self.long_s, min(1, self.trials), self.trials)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,29 +109,42 @@ class Search:
             return None
         level = min(interest.levels, key=lambda c: sum(each.point.concurrency == c for each in seen))
         interest, taken = interest.at(level), {each.point for each in seen}
-        here = [each for each in seen if each.point.concurrency == level and each.outcome == "ok"]
+        here = self._at(level, seen)
         if len(here) < len(FIRST):
             point, draws = self._first(interest, FIRST[len(here)], taken), False
         elif draws := 2 * sum(each.drawn for each in here) <= len(here) - len(FIRST):
-            point = interest.draw(np.random.default_rng([self.seed, len(seen)]), taken)
+            point = interest.draw(self.seed, taken)
         else:
             point = self._best(interest, here, taken)
         return None if point is None else Proposal(point, draws)
 
     def reached(self, seen: Sequence[Seen]) -> Reached | None:
-        """How right the costs fitted to what was seen are; None before enough points were drawn and measured."""
-        found: dict[str, list[Claim]] = {}
-        counts = []
-        for level in self.interest.levels:
-            here = [each for each in seen if each.point.concurrency == level and each.outcome == "ok"]
-            counts.append(sum(each.drawn for each in here))
-            if counts[-1] < FEWEST_DRAWN:
-                return None
-            for name in QUANTITIES:
-                if any(each.trials.get(name) for each in here):
-                    found.setdefault(name, []).append(claim(here, name, self.kv_cache, self.decode_context))
+        """How right the costs fitted to what was seen are; None before enough points were drawn and measured.
+
+        What was seen since the last drawn point is left out: whoever looks after every point and stops at the first
+        good one would find a lucky moment more often.
+        """
+        drawn_at = [at for at, each in enumerate(seen, 1) if each.drawn and each.outcome == "ok"]
+        seen = seen[: max(drawn_at, default=0)]
+        levels = [self._at(level, seen) for level in self.interest.levels]
+        drawn = [sum(each.drawn for each in here) for here in levels]
+        if sum(drawn) < FEWEST_DRAWN or min(drawn) < FEWEST_AT_A_LEVEL:
+            return None
         shares = [float(self.interest.weight[self.interest.c == level].sum()) for level in self.interest.levels]
-        return Reached({name: Claim.mean(claims, shares) for name, claims in found.items()}, sum(counts))
+        claims = {}
+        for name in QUANTITIES:
+            parts = [held_out(here, name, self.kv_cache, self.decode_context) for here in levels]
+            if min(errors.size for errors, _ in parts) >= FEWEST_AT_A_LEVEL:
+                weights = [np.full(e.size, share / e.size) for (e, _), share in zip(parts, shares, strict=True)]
+                errors, noises = (np.concatenate(column) for column in zip(*parts, strict=True))
+                freedom = sum(len(each.trials[name]) - 1 for here in levels for each in here if each.trials.get(name))
+                claims[name] = Claim.of(errors, noises, np.concatenate(weights), freedom)
+        return Reached(claims, sum(drawn)) if claims else None
+
+    @staticmethod
+    def _at(level: int, seen: Sequence[Seen]) -> list[Seen]:
+        """What was measured at a concurrency."""
+        return [each for each in seen if each.point.concurrency == level and each.outcome == "ok"]
 
     def _open(self, seen: Sequence[Seen]) -> Interest | None:
         """The sizes of interest that don't need at least what failed."""

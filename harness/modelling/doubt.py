@@ -26,7 +26,8 @@ REQUEST: tuple[Source, ...] = (*MEAN, "scatter")
 class Misfit:
     """Relative standard deviation of true costs about the form: s0·√(1 + α·d²)·(cost / c0)^−β.
 
-    d is the distance in octaves from a size to the nearest measured point, √(Δlog2(m)² + Δlog2(n)²).
+    d is the distance in octaves from a size to the nearest measured point, √(Δlog2(m)² + Δlog2(n)²), where octaves
+    outside what was measured count more: see ``Range.octaves_away``.
     """
 
     sd: float
@@ -81,11 +82,11 @@ class SessionEffect:
 def octaves_to_nearest(m: Floats, n: Floats, points: Iterable[tuple[float, float]]) -> Floats:
     """√(Δlog2(m)² + Δlog2(n)²) to the nearest of the points (m, n)."""
     at = np.log2(np.asarray(list(points), dtype=float))
-    sizes = np.stack([np.log2(np.asarray(m, dtype=float)), np.log2(np.asarray(n, dtype=float))], axis=-1)
-    nearest = np.full(sizes.shape[:-1], np.inf)
+    log_m, log_n = np.log2(m), np.log2(n)
+    nearest = np.full(np.shape(log_m), np.inf)
     # Point by point: all distances at once would take gigabytes for millions of sizes.
-    for point in at:
-        nearest = np.minimum(nearest, np.square(sizes - point).sum(axis=-1))
+    for point_m, point_n in at:
+        np.minimum(nearest, (log_m - point_m) ** 2 + (log_n - point_n) ** 2, out=nearest)
     return np.asarray(np.sqrt(nearest))
 
 

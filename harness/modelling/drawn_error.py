@@ -9,8 +9,10 @@ from typing import Literal
 
 import numpy as np
 
+from harness.core.arrays import Floats
 from harness.core.sizes import Point
-from harness.modelling.fit import Observations, best_candidate, equations
+from harness.modelling.candidates import best_candidate
+from harness.modelling.fit import Observations, equations
 from harness.modelling.forms.base import DecodeContext, Sizes
 from harness.modelling.forms.phase import Phase
 from harness.modelling.least_squares import Rows, Solution
@@ -39,22 +41,33 @@ class Seen:
 
 @dataclass(frozen=True)
 class Claim:
-    """How right the fitted cost of one quantity is: relative, as a mean over the sizes that matter."""
+    """How right the fitted cost of one quantity is: relative, over the sizes that matter."""
 
     error: float
-    """Mean leave-one-out error at the drawn points, what the noise of their trials makes of it taken off."""
-    standard_error: float
+    """Root mean square of the leave-one-out errors at the drawn points, the noise of their trials taken off. Squares of
+    independent errors add up, so that this leaves the fit's; the mean of its absolute errors is no larger."""
+    stated: float
+    """The same plus one standard error of the mean square: what is claimed."""
 
     @property
-    def stated(self) -> float:
-        """The error plus one standard error: what is claimed."""
-        return self.error + self.standard_error
+    def standard_error(self) -> float:
+        """What is added to the error."""
+        return self.stated - self.error
 
     @classmethod
-    def mean(cls, claims: Sequence[Claim], shares: Sequence[float]) -> Claim:
-        """Of several concurrencies, each with its share of what matters."""
-        error = sum(share * claim.error for share, claim in zip(shares, claims, strict=True))
-        return cls(error, math.hypot(*(s * claim.standard_error for s, claim in zip(shares, claims, strict=True))))
+    def of(cls, errors: Floats, noises: Floats, weights: Floats, freedom: float) -> Claim:
+        """From relative errors at drawn points, the noise of the means there, and what each point stands for.
+
+        ``freedom`` are the degrees of freedom behind the noise. The standard error is taken to the log of the mean
+        square, and of the noise's: of few squares they are skewed, and a sum would be too small too often.
+        """
+        weight = weights / weights.sum()
+        squares = errors**2
+        mean, noise = float(weight @ squares), float(weight @ noises**2)
+        sampling = np.sqrt(np.sum(np.square(weight * (squares - mean))) * squares.size / (squares.size - 1))
+        highest = mean * math.exp(min(sampling / mean, 1.0)) if mean > 0 else 0.0
+        least_noise = noise * math.exp(-math.sqrt(2 / max(freedom, 1.0)))
+        return cls(math.sqrt(max(0.0, mean - noise)), math.sqrt(max(0.0, highest - least_noise)))
 
 
 def observed(seen: Sequence[Seen], name: str) -> Observations | None:
@@ -67,27 +80,25 @@ def fitted(observed: Observations, kv_cache: bool, decode_context: DecodeContext
     """The phase form fitted to all points, and the equations behind it."""
     rows = equations(observed)
     candidates = [form.attending(decode_context) for form in Phase.candidates(kv_cache)]
-    return best_candidate(candidates, rows, {})[0], rows
+    return best_candidate(candidates, rows, {}).solution, rows
 
 
-def claim(seen: Sequence[Seen], name: str, kv_cache: bool, decode_context: DecodeContext) -> Claim:
-    """What the drawn points say of the fit to all of ``seen``, which are of one concurrency."""
+def held_out(seen: Sequence[Seen], name: str, kv_cache: bool, decode_context: DecodeContext) -> tuple[Floats, Floats]:
+    """Relative error at each drawn point by the fit without it, and the noise of its mean; one concurrency."""
     of = [each for each in seen if each.trials.get("runtime_s") and each.trials.get(name)]
     known = observed(of, name)
-    assert known is not None
+    drawn = np.flatnonzero([each.drawn for each in of])
+    if known is None or not drawn.size:
+        return np.empty(0), np.empty(0)
     candidates = [form.attending(decode_context) for form in Phase.candidates(kv_cache)]
     rows = equations(known)
-    starts = {solution.form: solution.theta for solution in best_candidate(candidates, rows, {})[1]}
-    errors, noises = [], []
-    for point in np.flatnonzero([each.drawn for each in of]):
-        solution, _ = best_candidate(candidates, rows.without(int(point)), starts)
+    starts = best_candidate(candidates, rows, {}).starts
+    errors = []
+    for point in drawn.tolist():
+        solution = best_candidate(candidates, rows.without(point), starts).solution
         at = Sizes(known.input_tokens[[point]], known.output_tokens[[point]])
         errors.append(float(solution.form.cost(solution.theta, at)[0] / known.cost[point] - 1))
-        noises.append(float(known.noise[point]))
-    size = np.abs(errors)
-    # Noise and error of the fit are independent: their squares add up.
-    kept = math.sqrt(max(0.0, 1 - float(np.sum(np.square(noises))) / max(float(np.sum(size**2)), 1e-300)))
-    return Claim(float(size.mean()) * kept, float(size.std(ddof=1)) / math.sqrt(size.size))
+    return np.array(errors), known.noise[drawn]
 
 
 def _measurement(seen: Seen) -> Measurement:

@@ -18,11 +18,12 @@ from scipy.special import chdtri
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.statistics import student_95
+from harness.modelling.candidates import best_candidate
 from harness.modelling.cost_function import TOO_FAR, CostFunction, Range
 from harness.modelling.covariance import by_offsets, uncertainty
-from harness.modelling.doubt import Misfit, Scatter, SessionEffect, octaves_to_nearest
+from harness.modelling.doubt import Misfit, Scatter, SessionEffect
 from harness.modelling.forms.base import DecodeContext, Form, Part, Sizes
-from harness.modelling.least_squares import Rows, Solution, solve
+from harness.modelling.least_squares import Rows, Solution
 from harness.modelling.misfit import LeftOut, fit_misfit, joined
 from harness.modelling.session_effect import Cells, Sessions, of_one_session, tell_sessions
 
@@ -170,15 +171,16 @@ def fit_form(
     points = len(observations.cost)
     observations, sessions = _without_sessions(candidates, observations)
     rows = equations(observations)
-    solution, solutions = best_candidate(candidates, rows, {})
-    starts = {candidate.form: candidate.theta for candidate in solutions}
-    covariance, standard_errors = uncertainty(solution, solutions, rows)
+    choice = best_candidate(candidates, rows, {})
+    solution, starts = choice.solution, choice.starts
+    covariance, standard_errors = uncertainty(solution, choice.rivals, rows)
     if observations.cells is not None:
         covariance = covariance + by_offsets(solution, rows, observations.cells.weights, sessions.covariance)
     folds = _folds(observations)
     left_out = [_left_out(fold, candidates, observations, rows, starts) for fold in folds]
     held_out = np.array([alone.cost[0] for alone in left_out[:points]]) / observations.cost - 1
     suspects = _suspects(solution, rows)
+    here = np.ones(points, dtype=bool)
     sound = np.setdiff1d(np.arange(points), suspects)
     freedom = float(max(points - solution.theta.size, 1))
     return Fit(
@@ -190,7 +192,7 @@ def fit_form(
         held_out=held_out,
         rms=float(np.sqrt(np.mean(held_out[sound] ** 2))),
         freedom=freedom,
-        misfit=fit_misfit(joined(left_out, folds), freedom),
+        misfit=fit_misfit(joined([_fitted(solution, observations, rows), *left_out], [here, *folds]), freedom),
         scatter=observations.scatter,
         session=sessions.effect,
         suspects=suspects,
@@ -207,7 +209,7 @@ def _without_sessions(candidates: Sequence[Form], observations: Observations) ->
     cleared = observations
     # What a session does and what the form says of the sizes that it measured are told from each other in turn.
     for _ in range(SESSION_ROUNDS):  # at least once
-        solution, _ = best_candidate(candidates, equations(cleared), {})
+        solution = best_candidate(candidates, equations(cleared), {}).solution
         design = solution.form.design(solution.theta, observations.sizes)
         predicted = design @ solution.theta
         found = tell_sessions(observations.cells, predicted, design / predicted[:, None])
@@ -239,14 +241,6 @@ def equations(observations: Observations) -> Rows:
     )
 
 
-def best_candidate(
-    candidates: Sequence[Form], rows: Rows, starts: dict[Form, Floats]
-) -> tuple[Solution, list[Solution]]:
-    """The candidate with the smallest predicted error, and all of them."""
-    solutions = [solve(form, rows, starts.get(form)) for form in candidates]
-    return min(solutions, key=lambda solution: solution.predicted_error), solutions
-
-
 def _folds(observations: Observations) -> list[NDArray[np.bool_]]:
     """What is left out in turn: every point, every row (one input size) and every column (one output size).
 
@@ -259,6 +253,13 @@ def _folds(observations: Observations) -> list[NDArray[np.bool_]]:
     return [*np.eye(len(observations.cost), dtype=bool), *whole]
 
 
+def _fitted(solution: Solution, observations: Observations, rows: Rows) -> LeftOut:
+    """Errors of the fit at its own points, each as if the point hadn't bent the fit to itself."""
+    cost = solution.form.cost(solution.theta, observations.sizes)
+    error = (observations.cost / cost - 1) / np.sqrt(1 - solution.leverage[rows.request])
+    return LeftOut(error, np.zeros(cost.size), cost, observations.certain_noise**2, np.ones(cost.size))
+
+
 def _left_out(
     fold: NDArray[np.bool_],
     candidates: Sequence[Form],
@@ -267,15 +268,13 @@ def _left_out(
     starts: dict[Form, Floats],
 ) -> LeftOut:
     """Errors at the points of ``fold`` by the whole procedure without them; NaN where no interval would be stated."""
-    others = rows.without(fold)
-    solution, _ = best_candidate(candidates, others, starts)
+    solution = best_candidate(candidates, rows.without(np.flatnonzero(fold)), starts).solution
     out, kept = observations.only(fold), observations.only(~fold)
     cost = solution.form.cost(solution.theta, out.sizes)
     with np.errstate(divide="ignore", invalid="ignore"):
         error = out.cost / cost - 1
     too_far = kept.range.octaves_outside(out.input_tokens, out.output_tokens) > TOO_FAR
-    points = zip(kept.input_tokens, kept.output_tokens, strict=True)
-    distance = octaves_to_nearest(out.input_tokens, out.output_tokens, points)
+    distance = kept.range.octaves_away(out.input_tokens, out.output_tokens)
     error = np.where(too_far, np.nan, error)
     return LeftOut(error, distance, cost, out.certain_noise**2, np.ones(cost.size))
 

@@ -17,6 +17,18 @@ from harness.modelling.forms.base import Sizes
 GRID = 17
 """Sizes an axis of the log grid has."""
 _TRIES = 200
+_STEP = np.array([0.7548776662466927, 0.5698402909980532])
+"""1/g and 1/g² with g³ = g + 1: the plane's analogue of the golden ratio."""
+
+
+def beside_powers(most: int) -> tuple[int, ...]:
+    """Numbers of requests in flight up to ``most``: 1, 2, 4, ``most``, and from 8 on both sides of each power of two.
+
+    There another kernel may take over, so that costs between two powers say nothing of those beyond.
+    """
+    powers = [1 << exponent for exponent in range(most.bit_length())]
+    beyond = [power + 1 for power in powers if power >= 8]
+    return tuple(sorted({c for c in (*powers, *beyond, most) if c <= most}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +107,20 @@ class Interest:
         """m and n of each entry."""
         return Sizes(self.m, self.n)
 
-    def draw(self, rng: np.random.Generator, taken: Collection[Point]) -> Point | None:
-        """A size at random, as likely as it matters, that isn't ``taken``; None where none is found."""
-        for _ in range(_TRIES):
-            entry = int(rng.choice(self.m.size, p=self.weight))
-            size = (self.m[entry], self.n[entry])
-            if self.spread:
-                ends = ((axis.min(), axis.max()) for axis in (self.m, self.n))
-                size = tuple(np.exp(rng.uniform(*np.log(pair))) for pair in ends)
+    def draw(self, seed: int, taken: Collection[Point]) -> Point | None:
+        """The next size at random, as likely as it matters, that isn't ``taken``; None where none is found.
+
+        Sizes are drawn in turn from a sequence that fills the plane evenly, shifted at random by the seed: each by
+        itself is as likely as any, but few leave a gap (Cranley and Patterson 1976; Roberts 2018 for the sequence).
+        """
+        shift = np.random.default_rng(seed).uniform(size=2)
+        ends = np.log([[axis.min(), axis.max()] for axis in (self.m, self.n)])
+        order = np.lexsort((self.m, self.n))
+        below = np.cumsum(self.weight[order])
+        for turn in range(len(taken) + _TRIES):
+            u = (shift + turn * _STEP) % 1.0
+            entry = order[min(int(np.searchsorted(below, u[0])), self.m.size - 1)]
+            size = np.exp(ends[:, 0] + u * (ends[:, 1] - ends[:, 0])) if self.spread else (self.m[entry], self.n[entry])
             point = Point(round(float(size[0])), round(float(size[1])), int(self.c[entry]))
             if point not in taken and size[0] + size[1] <= self.longest:
                 return point

@@ -7,20 +7,23 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaln
 
 from harness.core.arrays import Floats
 from harness.modelling.doubt import Misfit
 
 LEVELS = np.geomspace(1e-5, 2.0, 62)
-"""s0 tried, equally likely before anything is known."""
-GROWTHS = np.array([0.0, 0.05, 0.15, 0.4, 1.0, 2.5, 6.0])
-"""α tried, per octave². 0 to 1 are likeliest before anything is known: doubling the distance doubles the misfit at
-most."""
+"""s0 tried, equally likely before anything is known, as are α and the degrees of freedom."""
+GROWTHS = np.array([1.0, 2.5, 6.0, 15.0])
+"""α tried, per octave². None below 1: on published grids even smooth fits are off by more away from their points."""
 FALLOFFS = np.array([-0.1, 0.0, 0.1, 0.2, 0.3, 0.4])
-"""β tried, 0 to 0.2 likeliest: short requests are noisier."""
-FREEDOMS = np.array([3.0, 5.0, 10.0, 30.0])
+"""β tried, 0.05 ± 0.15 before anything is known: short requests are noisier."""
+FREEDOMS = np.array([2.0, 4.0, 10.0, 60.0])
 """Of the Student distribution of the errors, from heavy tails to nearly a normal one."""
-_USUAL_GROWTH, _FALLOFF_PRIOR = 5.0, (0.05, 0.15)
+SURENESS = 0.85
+"""Quantile of the posterior distribution of s0 that is taken, about one standard deviation up: few errors may be small
+by chance."""
+_FALLOFF_PRIOR = 0.05, 0.15
 _CHUNK = 1 << 22
 MOST = 3.0
 """Largest error that counts: four times the prediction."""
@@ -55,20 +58,22 @@ def joined(parts: Sequence[LeftOut], folds: Sequence[NDArray[np.bool_]]) -> Left
 def fit_misfit(left_out: LeftOut, freedom: float) -> Misfit:
     """The misfit as a function of size, by the likelihood of the errors under Student's distribution.
 
-    Its parameters are means over their posterior distribution on a grid, for the few errors of a small design leave
-    them open. ``freedom`` are those that the fit of all points has left: the misfit isn't known to more.
+    α, β and the degrees of freedom are means over the posterior distribution on a grid, for the few errors of a small
+    design leave them open; s0 is its ``SURENESS`` quantile. ``freedom`` are those that the fit of all points has left:
+    the misfit isn't known to more.
     """
     reference = float(np.exp(np.average(np.log(left_out.cost), weights=left_out.weight)))
     grid = np.meshgrid(LEVELS, GROWTHS, FALLOFFS, FREEDOMS, indexing="ij")
     level, growth, falloff, tails = (axis.ravel() for axis in grid)
     log = _log_likelihood(left_out, reference, level, growth, falloff, tails)
-    log = log - growth / _USUAL_GROWTH - ((falloff - _FALLOFF_PRIOR[0]) / _FALLOFF_PRIOR[1]) ** 2 / 2
+    log = log - ((falloff - _FALLOFF_PRIOR[0]) / _FALLOFF_PRIOR[1]) ** 2 / 2
     likely = np.exp(log - log.max())
     likely /= likely.sum()
-    # Of the inverse, since intervals are about in proportion to 1/ν; known no better than by so many errors.
+    below = np.cumsum(likely.reshape(LEVELS.size, -1).sum(axis=1))
+    # Of the inverse, since intervals are about in proportion to 1/ν.
     inverse = float(likely @ (1 / tails)) + 1 / max(freedom, 1.0)
     return Misfit(
-        sd=float(np.sqrt(likely @ level**2)),
+        sd=float(np.exp(np.interp(SURENESS, below, np.log(LEVELS)))),
         growth=float(likely @ growth),
         falloff=float(likely @ falloff),
         reference_cost=reference,
@@ -79,8 +84,6 @@ def fit_misfit(left_out: LeftOut, freedom: float) -> Misfit:
 def _log_likelihood(
     left: LeftOut, reference: float, level: Floats, growth: Floats, falloff: Floats, tails: Floats
 ) -> Floats:
-    from scipy.special import gammaln
-
     error = np.clip(left.error, -MOST, MOST) ** 2
     constant = gammaln((tails + 1) / 2) - gammaln(tails / 2) - np.log(tails * np.pi) / 2
     total = np.empty(level.size)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import betaln
 
 from harness.core.arrays import Floats
 from harness.modelling.doubt import Scatter
@@ -96,8 +97,6 @@ def _log_likelihood(
     known: Spreads, relative: Floats, cost: Floats, level: Floats, exponent: Floats, freedom: Floats
 ) -> Floats:
     """Of each triple of parameters, of F-distributed ratios of variances; ``cost`` is over the reference."""
-    from scipy.special import betaln
-
     half_f, half_0 = known.freedom / 2, freedom[:, None] / 2
     expected = 2 * (np.log(level)[:, None] + (exponent[:, None] - 1) * np.log(cost))
     ratio = 2 * np.log(relative) - expected

@@ -58,7 +58,7 @@ def _subtitle(run: RecordedRun) -> str:
         f"KV cache {'on' if backend.config.kv_cache else 'off'}",
         in_flight_words(run),
     ]
-    used = [summary for summary in summarise(run.trials) if summary.trials]
+    used = [summary for summary in summarise(run.trials, run.facts) if summary.trials]
     counted, sizes = sum(summary.trials for summary in used), len(used)
     of = "" if sizes == len(plan.points) else f" of {len(plan.points)}"
     what = "point" if len({summary.point.concurrency for summary in used}) > 1 else "request size"
