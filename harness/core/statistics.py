@@ -55,15 +55,21 @@ def freedom_of(factor: float) -> float:
     return float(stdtridf(0.975, factor)) if factor > 1.96 else math.inf
 
 
-def joined_95(sds: Sequence[Floats], freedoms: Sequence[float]) -> Floats:
-    """Half-width of the 95 % interval of a sum of independent errors, each a standard deviation known to its degrees
-    of freedom (infinite ones too). Arrays broadcast; the degrees of the sum are by Satterthwaite (1946)."""
+def joined(sds: Sequence[Floats], freedoms: Sequence[float]) -> tuple[Floats, Floats]:
+    """Standard deviation and degrees of freedom of a sum of independent errors, each a standard deviation known to its
+    degrees of freedom (infinite ones too). Arrays broadcast; the degrees of the sum are by Satterthwaite (1946)."""
     variances = np.stack(np.broadcast_arrays(*(np.square(sd) for sd in sds)))
     total = variances.sum(axis=0)
     shares = np.divide(variances, total, out=np.zeros_like(variances), where=total > 0)
     inverse = np.tensordot(1.0 / np.asarray(freedoms, dtype=float), shares**2, axes=1)
     freedom = np.divide(1.0, inverse, out=np.full_like(inverse, np.inf), where=inverse > 0)
-    return np.asarray(stdtrit(freedom, 0.975) * np.sqrt(total))
+    return np.asarray(np.sqrt(total)), np.asarray(freedom)
+
+
+def joined_95(sds: Sequence[Floats], freedoms: Sequence[float]) -> Floats:
+    """Half-width of the 95 % interval of a sum of independent errors: see ``joined``."""
+    sd, freedom = joined(sds, freedoms)
+    return np.asarray(stdtrit(freedom, 0.975) * sd)
 
 
 def estimate(
