@@ -1,5 +1,6 @@
 """Run a plan: one worker, one trial after the other, each recorded as it ends, whatever happens to it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from backends.base import Loaded
 from harness.core.errors import UserError
 from harness.core.version import __version__
 from harness.energy.config import EnergyConfig
-from harness.energy.foreign_load import CpuLoad, look
+from harness.energy.foreign_load import CpuLoad, Look
 from harness.energy.meter import Meter, MeterDescription
 from harness.energy.probes.base import ProbeContext
 from harness.measuring import machine, same_run
@@ -17,8 +18,9 @@ from harness.measuring.observer import Observer
 from harness.measuring.planned_run import PlannedRun, prepare
 from harness.measuring.schedule import Schedule
 from harness.measuring.session import MeasuringSession, now
+from harness.modelling.forms.base import decode_context_of
 from harness.runs.records import RecordedRun, load_run
-from harness.runs.run_schema import BackendOptions, BackendRecord, ModelRecord, Run, Session, noted
+from harness.runs.run_schema import BackendOptions, BackendRecord, ModelRecord, Run, Session, Setting, noted
 from harness.runs.schema import Trial
 from harness.runs.store import LOG_FILE, RunStore
 
@@ -62,12 +64,15 @@ def _run_session(planned: PlannedRun, store: RunStore, observer: Observer) -> No
     if held:
         planned = replace(planned, plan=planned.plan.continued(held.plan))
         same_run.refuse_other_run(store.directory, held, planned, machine.machine())
-        if _schedule(planned, store, held.model.context_length).next(len(held.sessions), 0) is None:
+        schedule = _schedule(planned, store, held.model.context_length, settings=held.backend.settings)
+        if schedule.next(len(held.sessions), 0) is None:
             observer.notice("nothing is left to measure: the run is complete")
             return
-    load = _look_for_others(planned.energy.max_foreign_load, observer)
+    limit = planned.energy.max_foreign_load
     with ModelHost(planned.backend, planned.config, store.directory / LOG_FILE, observer) as host:
+        look = None if limit is None or limit >= 1.0 else Look(host.pid)
         model = host.resolve()
+        load = _tell_of_others(look, limit, observer)
         planned.plan.refuse_beyond(model.context_length)
         observer.loading(model)
         loaded, versions = host.load()
@@ -78,17 +83,17 @@ def _run_session(planned: PlannedRun, store: RunStore, observer: Observer) -> No
             if unused := _unused_gpus(planned.config.device, loaded):
                 observer.notice(unused)
             _begin_session(planned, store, loaded, versions, meter.describe(), load, unused)
-            schedule = _schedule(planned, store, loaded.model.context_length, loaded.most_in_flight)
+            schedule = _schedule(planned, store, loaded.model.context_length, loaded.most_in_flight, loaded.settings)
             MeasuringSession(planned.plan, store, host, meter, observer, served).run(schedule)
     _note(store, ended_at=now(), ended="complete")
 
 
-def _look_for_others(limit: float | None, observer: Observer) -> CpuLoad | None:
-    """What other programs take of the CPU before ours take any; said at once where it would disturb trials.
+def _tell_of_others(look: Look | None, limit: float | None, observer: Observer) -> CpuLoad | None:
+    """What other programs took of the CPU while the worker started; said at once where it would disturb trials.
 
     None where any load may pass, and where it is hidden.
     """
-    load = None if limit is None or limit >= 1.0 else look()
+    load = look.load() if look else None
     excess = load.excess(limit) if load else None
     if load and excess:
         named = ", ".join(map(str, load.programs))
@@ -134,13 +139,18 @@ def _open_meter(energy: EnergyConfig, loaded: Loaded, pid: int) -> Meter:
 
 
 def _schedule(
-    planned: PlannedRun, store: RunStore, context_length: int | None, most_in_flight: int | None = None
+    planned: PlannedRun,
+    store: RunStore,
+    context_length: int | None,
+    most_in_flight: int | None = None,
+    settings: Mapping[str, Setting] = {},
 ) -> Schedule:
     schedule = Schedule(
         planned.plan,
         kv_cache=planned.config.kv_cache,
         context_length=context_length,
         most_in_flight=most_in_flight,
+        decode_context=decode_context_of(planned.config.kv_cache, settings),
     )
     recorded = set(store.run.plan.points) if store.run else set()
     sessions = store.run.sessions if store.run else ()
