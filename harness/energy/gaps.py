@@ -8,8 +8,8 @@ import numpy as np
 
 from harness.core.arrays import Floats
 from harness.core.statistics import student_95
-from harness.energy.cumulative import NS, Nodes, Unknown, nodes_of
 from harness.energy.integrate import Energy
+from harness.energy.nodes import NS, Nodes, Unknown, nodes_of
 from harness.energy.readings import Domain, Trace, Window
 
 _WORTH_TAKING_OFF = 0.002
