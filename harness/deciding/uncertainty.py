@@ -9,7 +9,6 @@ from harness.core.arrays import Floats
 from harness.deciding.scales import Scales
 from harness.deciding.threshold import KeyTotals
 
-
 _ROUNDING = 1e-12
 """Relative error of sums in different orders."""
 
