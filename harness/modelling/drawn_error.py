@@ -58,16 +58,18 @@ class Claim:
     def of(cls, errors: Floats, noises: Floats, weights: Floats, freedom: float) -> Claim:
         """From relative errors at drawn points, the noise of the means there, and what each point stands for.
 
-        ``freedom`` are the degrees of freedom behind the noise. The standard error is taken to the log of the mean
-        square, and of the noise's: of few squares they are skewed, and a sum would be too small too often.
+        ``freedom`` are the degrees of freedom behind the noise, of which the estimate has an error too. The standard
+        error is taken to the log of the mean square: of few squares it is skewed, and a sum would be too small too often.
         """
         weight = weights / weights.sum()
         squares = errors**2
         mean, noise = float(weight @ squares), float(weight @ noises**2)
+        if mean == 0:
+            return cls(0.0, 0.0)
         sampling = np.sqrt(np.sum(np.square(weight * (squares - mean))) * squares.size / (squares.size - 1))
-        highest = mean * math.exp(min(sampling / mean, 1.0)) if mean > 0 else 0.0
-        least_noise = noise * math.exp(-math.sqrt(2 / max(freedom, 1.0)))
-        return cls(math.sqrt(max(0.0, mean - noise)), math.sqrt(max(0.0, highest - least_noise)))
+        doubt = math.hypot(float(sampling), noise * math.sqrt(2 / max(freedom, 1.0))) / mean
+        highest = mean * math.exp(min(doubt, 1.0)) - noise
+        return cls(math.sqrt(max(0.0, mean - noise)), math.sqrt(max(0.0, highest)))
 
 
 def observed(seen: Sequence[Seen], name: str) -> Observations | None:
