@@ -11,6 +11,8 @@ from harness.energy.phase_shares import COLUMNS, Course
 from harness.energy.phase_updates import STAMP_S, Updates
 from harness.energy.readings import Domain
 
+_NOISE = 0.003
+"""A power sensor's own noise, relative, next to what unsure times make of it."""
 _MOMENT_S = 1e-3
 """A reading of power at once is taken to see so long."""
 
@@ -110,7 +112,7 @@ def noise_bands(rows: Rows, domain: Domain, power_w: Floats, intensity: Floats) 
     late = (rows.rates @ power_w) * unsure
     if not rows.steps:
         # A step of power within the unsure time is seen or not: up to 1/4 of its square, 1/6 on average.
-        by_time = late**2 / 6.0 + rounding + 1e-8 * float(power_w.max()) ** 2
+        by_time = late**2 / 6.0 + rounding + (_NOISE * float(power_w.max())) ** 2
         return rows.seen @ intensity, by_time[None, :]
     by_time = late**2 / 12.0 + rounding
     return rows.seen @ intensity, np.vstack((np.append(0.0, -by_time[1:-1]), by_time[:-1] + by_time[1:]))

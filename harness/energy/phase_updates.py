@@ -84,8 +84,17 @@ def placements(updates: Updates, period_s: float) -> list[Updates]:
     starts = low[0] + (np.arange(_CELLS) + 0.5) / _CELLS * (high[0] - low[0])
     forward = _steady(starts, low, high, period_s)
     backward = -_steady(-forward[-1], -high[::-1], -low[::-1], period_s)[::-1]
-    narrower = Updates(updates.times_s, updates.values, updates.unsure_s / _CELLS)
-    return [narrower.moved(times - updates.times_s) for times in ((forward + backward) / 2.0).T]
+    return [_narrowed(updates, times, period_s) for times in ((forward + backward) / 2.0).T]
+
+
+def _narrowed(updates: Updates, times_s: Floats, period_s: float) -> Updates:
+    """Updates at these times, without those that may as well have come a period earlier or later."""
+    cell_s = updates.unsure_s / _CELLS
+    away_s = updates.unsure_s / 2.0 - np.abs(times_s - updates.times_s)
+    kept = (updates.unsure_s < 0.9 * period_s) | (away_s > cell_s / 2.0 + STAMP_S)
+    if np.count_nonzero(kept) < 3:
+        kept[:] = True
+    return Updates(updates.times_s[kept], updates.values[kept], cell_s[kept]).moved((times_s - updates.times_s)[kept])
 
 
 def _steady(starts: Floats, low: Floats, high: Floats, period: float) -> Floats:

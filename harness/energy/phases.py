@@ -29,12 +29,12 @@ _SLOPE_SD = 0.1
 """Standard deviation of how far power at a phase's ends lies from its mean, relative, before any reading is seen."""
 _MOST_POWER = 10.0
 """The same for a phase's power, in mean powers: all but nothing is known of it."""
-_JITTER = 0.015
+_JITTER = 0.01
 """Standard deviation of the time between two updates, in periods."""
+_TIMING = 0.4
+"""Of the squares of that jitter the part that is expected where nothing tells it from fluctuations of power."""
 _KNOTS = 16
 """At so many times at most the sensor's delay may change its course."""
-_FLUCTUATING = 0.5
-"""Of what looks like fluctuations of power, where updates are of unsure time, the part that is; the rest are times."""
 _TURNS = 3
 """So often the updates are moved and all is fitted again."""
 _UNLIKELY = 12.0
@@ -146,7 +146,7 @@ class _State:
         mean_w, power_w = _mean_power(rows), np.zeros(COLUMNS)
         power_w[list(LEVELS)] = mean_w
         levels = np.flatnonzero(rows.shares[:, list(LEVELS)].any(axis=0))
-        delays = _delays(updates)
+        delays = _delays(updates, _unsure(updates))
         prior = _level_prior(mean_w, levels)
         guess = (0.05 * float(np.median(np.abs(rows.values)))) ** 2
         noise = _noise(rows, domain, power_w, np.sign(power_w))
@@ -156,7 +156,9 @@ class _State:
 
     def placed(self, updates: Updates) -> _State:
         """The same with the updates at other times."""
-        return replace(self, updates=updates, rows=rows_of(updates, self.course, self.domain))
+        delays = _delays(updates, unsure=True)
+        moved, rows = np.zeros(delays.shape[1]), rows_of(updates, self.course, self.domain)
+        return replace(self, updates=updates, rows=rows, delays=delays, moved=moved)
 
     def with_powers(self) -> _State:
         """The same with the powers that the fit has found."""
@@ -177,7 +179,8 @@ class _State:
         """After one more turn: moved as the fit before says, and fitted with slopes and delays."""
         slopes, moved, rows = self._slopes, self.moved, self.rows
         before = self.levels.size + slopes.size
-        if self.fit.coefficients.size > before:
+        begins = self.fit.coefficients.size == before - slopes.size
+        if not begins:
             moved = moved + self.fit.coefficients[before:]
             rows = rows_of(self.updates.moved(self.delays @ moved), self.course, self.domain)
         levels = _level_prior(self.mean_w, self.levels)
@@ -188,7 +191,7 @@ class _State:
         )
         design = np.column_stack((rows.shares[:, [*self.levels, *slopes]], rows.by_delay(self.power_w, self.delays)))
         noise = _noise(rows, self.domain, self.power_w, self._intensity)
-        fit = best_fit(design, rows.values, noise, prior, self.fit.variance, self.fit.choice)
+        fit = best_fit(design, rows.values, noise, prior, self.fit.variance, None if begins else self.fit.choice)
         return replace(self, rows=rows, fit=fit, moved=moved).with_powers()
 
     def _delay_sds(self) -> Floats:
@@ -211,10 +214,16 @@ class _State:
         joint = _Joint(*self.fit.predicted(wanted, with_readings, own), self.fit.freedom)
         if not self.rows.steps or self.domain.age_s <= WIDE_S:
             return joint
-        doubted = _Joint(
-            *self.fit.predicted(wanted, _FLUCTUATING * with_readings, _FLUCTUATING * own), self.fit.freedom
-        )
+        part = 1.0 - self._timing()
+        doubted = _Joint(*self.fit.predicted(wanted, part * with_readings, part * own), self.fit.freedom)
         return _doubted(joint, doubted, np.diag(own) / float(np.trace(own)))
+
+    def _timing(self) -> float:
+        """Of what looks like fluctuations of power the part that may be jitter of updates' times: half at most."""
+        late_s = _JITTER * np.sqrt((self.domain.period_s or 0.0) * np.diff(self.updates.times_s))
+        late_j = late_s * (self.rows.shares @ self.power_w) / np.diff(self.updates.times_s)
+        seen = self.fit.power_share * self.fit.variance
+        return min(_TIMING * float(np.mean(late_j**2)) / seen, 0.5) if seen > 0.0 else 0.5
 
 
 def _doubted(joint: _Joint, doubted: _Joint, shares: Floats) -> _Joint:
@@ -243,10 +252,10 @@ def _unsure(updates: Updates) -> bool:
     return float(np.median(updates.unsure_s)) > WIDE_S
 
 
-def _delays(updates: Updates) -> Floats:
+def _delays(updates: Updates, unsure: bool) -> Floats:
     """Courses of delay: all alike; of unsure updates from each of several on more and more up to the next of these."""
     count = updates.times_s.size
-    number = min(_KNOTS, count // 6) if _unsure(updates) else 0
+    number = min(_KNOTS, count // 6) if unsure else 0
     along = np.linspace(0.0, number, count)
     ramps = np.clip(along[:, None] - np.arange(number), 0.0, 1.0)
     return np.column_stack((np.ones(count), ramps))
