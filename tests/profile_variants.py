@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from harness.core.statistics import student_95
 from harness.modelling.profile import Profile, shipped_names
 
 SHIPPED = shipped_names()
@@ -63,3 +64,17 @@ _CHANGES = {
     "no-work": _without_work,
     "bilinear": _bilinear,
 }
+
+
+def as_version_1(profile: Profile) -> dict[str, Any]:
+    """The content of a file of schema version 1 that says of a profile what such files said."""
+    facts = json.loads(profile.dump()) | {"schema_version": 1}
+    energies = [facts["energy"], *facts["components"].values()]
+    for energy in energies:
+        for name in ("gain_ci95", "gain_source", "meters"):
+            del energy[name]
+    for model in (facts["runtime"], *(energy["model"] for energy in energies)):
+        misfit = model.pop("misfit")
+        model |= {"misfit": misfit["sd"], "interval_factor_95": student_95(misfit["freedom"])}
+        del model["freedom"], model["scatter"], model["sessions"], model["range"]["points"]
+    return facts

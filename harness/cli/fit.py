@@ -9,8 +9,10 @@ from typing import Annotated
 from typer import Argument, Option
 
 from harness.cli import options
+from harness.core.quantities import METERS
 from harness.modelling.forms import AUTO, DEFAULT, FORMS
 
+MeterName = StrEnum("MeterName", METERS)  # type: ignore[misc]  # as the forms' names
 FormName = StrEnum("FormName", [*FORMS, AUTO])  # type: ignore[misc]  # the names are those of a registry
 
 
@@ -18,7 +20,7 @@ def fit(
     runs: Annotated[list[Path] | None, Argument(metavar="RUN", help="Run directories of one system and model.")] = None,
     measurements: Annotated[
         Path | None,
-        Option(help="CSV of trials measured elsewhere: input_tokens, output_tokens, runtime_s, energies, concurrency."),
+        Option(help="CSV of trials measured elsewhere: input_tokens, output_tokens, runtime_s, energies, session, …"),
     ] = None,
     system: Annotated[str | None, Option(help="Name of the machine.", show_default="the device's")] = None,
     model: Annotated[str | None, Option(help="Name of the model; for --measurements.")] = None,
@@ -26,6 +28,10 @@ def fit(
         bool,
         Option("--kv-cache/--no-kv-cache", help="Whether the KV cache was on; for --measurements.", show_default="on"),
     ] = True,
+    meter: Annotated[
+        MeterName | None,
+        Option(help="Kind of meter that read the energies; for --measurements.", show_default="not known"),
+    ] = None,
     concurrency: Annotated[
         int | None,
         Option(
@@ -53,7 +59,7 @@ def fit(
     from harness.modelling.profile_fit import fit_pooled
     from harness.modelling.sources import from_csv, from_runs
     from harness.runs.records import load_run
-    from harness.showing.profiles import print_fit
+    from harness.showing.fits import print_fit
 
     if bool(runs) == (measurements is not None):
         raise UserError("name one of the two: run directories (joulebench fit runs/…), or a CSV with --measurements")
@@ -65,10 +71,10 @@ def fit(
     if measurements is not None:
         if system is None or model is None:
             raise UserError("--measurements needs --system NAME and --model NAME")
-        pooled = from_csv(measurements, system, model, kv_cache, concurrency)
+        pooled = from_csv(measurements, system, model, kv_cache, concurrency, meter)
     else:
-        if model is not None or not kv_cache:
-            raise UserError("--model and --no-kv-cache go with --measurements; a run knows its own")
+        if model is not None or not kv_cache or meter is not None:
+            raise UserError("--model, --no-kv-cache and --meter go with --measurements; a run knows its own")
         pooled = from_runs([load_run(run) for run in runs or []], system, concurrency)
     made = fit_pooled(pooled, form.value, drop_suspects, name)
     if output is not None:

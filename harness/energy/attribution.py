@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, get_args
 from harness.core.quantities import Facts, Method, weakest
 from harness.core.wording import percent
 from harness.energy.gains import gain_of, joined_gain
+from harness.energy.gaps import without_gaps
 from harness.energy.integrate import Energy, window_energy
 from harness.energy.phases import phase_energies
 from harness.energy.readings import AS_IT_STANDS, Domain, Trace, Window
@@ -140,18 +141,19 @@ def attribute(
     rank: Sequence[str] = (),
     working: Collection[str] = ("cpu", "system"),
     absent: str = NO_SOURCE,
+    paused: bool = False,
 ) -> EnergyReport:
     """Energy per request of every domain, component and their total.
 
     ``rank`` lists probe names, preferred first, and settles ties between equal methods. ``working`` are the components
-    that can't have been off, so that no energy is no reading. ``absent`` says why there are no traces. Raises
-    ValueError for an empty window.
+    that can't have been off, so that no energy is no reading. ``absent`` says why there are no traces. Where it was
+    ``paused`` between requests the pauses' energy is no request's. Raises ValueError for an empty window.
     """
     requests = int(window.start_ns.size)
     if requests == 0:
         raise ValueError("a window needs at least one request")
     domains = [trace.domain for trace in traces]
-    parts = {trace.domain.name: _energies(trace, window, trace.domain.component in working) for trace in traces}
+    parts = {trace.domain.name: _energies(trace, window, trace.domain.component in working, paused) for trace in traces}
     chosen = choose(domains, rank)
     known = {domain.name: domain for domain in domains}
     return EnergyReport(
@@ -215,9 +217,10 @@ def innermost(domains: Sequence[Domain], chosen: Mapping[str, list[str]]) -> lis
     return [domain.name for domain in picked if not any(domain.contains(other) for other in picked)]
 
 
-def _energies(trace: Trace, window: Window, working: bool) -> dict[str, Energy]:
+def _energies(trace: Trace, window: Window, working: bool, paused: bool) -> dict[str, Energy]:
     """Energy of the whole window and of all its prefill and decode stretches."""
-    energies = {"request": window_energy(trace, int(window.start_ns[0]), int(window.end_ns[-1]))}
+    whole = window_energy(trace, int(window.start_ns[0]), int(window.end_ns[-1]))
+    energies = {"request": without_gaps(whole, trace, window) if paused else whole}
     if working and energies["request"].joules == 0.0:
         stuck = Energy(None, None, STUCK)
         return dict.fromkeys(("request", *_PHASES), stuck)

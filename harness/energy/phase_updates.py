@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
-from harness.energy.cumulative import NS, SLOPE_UPDATES, TOO_FEW, Unknown, nodes_of
+from harness.energy.cumulative import SLOPE_UPDATES, TOO_FEW
+from harness.energy.nodes import NS, Unknown, counter_updates
 from harness.energy.readings import Domain, Trace
 
 STAMP_S = 1e-3
@@ -51,8 +52,8 @@ def updates_of(trace: Trace) -> Updates:
     """The updates that a trace shows, each once, with times in seconds after its first reading."""
     domain = trace.domain
     if domain.kind == "counter":
-        nodes = nodes_of(trace)
-        return Updates(nodes.times_s, nodes.joules, nodes.lag_s)
+        times, joules, unsure = counter_updates(trace)
+        return Updates(times - domain.lag_s, joules, unsure)
     times = (trace.times_ns - trace.times_ns[0]) / NS
     new = _new_readings(times, trace.values, domain.age_s)
     unsure = np.minimum(np.diff(times, prepend=times[0] - domain.age_s), domain.age_s)[new]

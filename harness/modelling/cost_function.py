@@ -19,6 +19,8 @@ from harness.modelling.forms.base import Evaluator, Form, Part
 CHUNK = 1 << 16
 """Pairs evaluated at a time, so that intermediate values stay in the processor's cache."""
 
+OUTSIDE = 3.0
+"""How many times an octave outside the sizes measured counts as much as one between them."""
 TOO_FAR = 2.0
 """Octaves outside the measured range beyond which no interval is known: none that was tried covers there."""
 Z95 = 1.959964
@@ -73,6 +75,18 @@ class Range:
         above = [np.maximum(log_m - np.log2(most_m), log_n - np.log2(most_n)) for most_m, most_n in self.corners]
         return np.asarray(np.maximum(np.maximum(below, np.minimum.reduce(above)), 0.0))
 
+    def octaves_away(self, m: ArrayLike, n: ArrayLike) -> Floats:
+        """Distance d of each (m, n) from the nearest measured point: √(Δ² + 9·o²), Δ that of ``octaves_to_nearest`` and
+        o the octaves below the smallest or above the largest size of each axis. Shapes broadcast.
+
+        Beyond its ends a form errs more than between its points: a kink there can't be known.
+        """
+        m, n = np.broadcast_arrays(np.asarray(m, dtype=float), np.asarray(n, dtype=float))
+        distance = octaves_to_nearest(m, n, self.points)
+        bounds = (self.min_input_tokens, self.max_input_tokens), (self.min_output_tokens, self.max_output_tokens)
+        outside = [np.log2(np.clip(x, *ends) / x) for x, ends in zip((m, n), bounds, strict=True)]
+        return np.asarray(np.sqrt(distance**2 + OUTSIDE**2 * (outside[0] ** 2 + outside[1] ** 2)))
+
     def covers(self, m: ArrayLike, n: ArrayLike) -> NDArray[np.bool_]:
         """Whether each (m, n) lies inside: at or above both minima, and some point measured is no smaller in both.
 
@@ -109,8 +123,11 @@ class Prediction:
 
     @property
     def request_95(self) -> Floats:
-        """Half-width of the 95 % interval of the cost of one new request, on another day."""
-        return self.half_width_95(REQUEST)
+        """Half-width of the 95 % interval of the cost of one new request, on another day; never below the mean's.
+
+        With a little scatter of many degrees of freedom Satterthwaite's sum would fall below it.
+        """
+        return np.maximum(self.half_width_95(REQUEST), self.mean_95)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,8 +194,8 @@ class CostFunction:
         return Prediction(value, sd, freedom, outside, self.range.octaves_outside(m, n) > TOO_FAR)
 
     def octaves_away(self, m: ArrayLike, n: ArrayLike) -> Floats:
-        """Distance of sizes from the nearest measured point, in octaves."""
-        return octaves_to_nearest(np.asarray(m), np.asarray(n), self.range.points)
+        """See ``Range.octaves_away``."""
+        return self.range.octaves_away(m, n)
 
     def derivatives(self, m: ArrayLike, n: ArrayLike) -> Floats:
         """Derivatives of the cost with respect to each coefficient, shape (coefficients, *shape of m and n).

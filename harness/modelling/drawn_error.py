@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -45,22 +46,28 @@ class Claim:
     error: float
     """Root mean square of the leave-one-out errors at the drawn points, the noise of their trials taken off. Squares of
     independent errors add up, so that this leaves the fit's; the mean of its absolute errors is no larger."""
-    standard_error: float
-    """Of the mean absolute leave-one-out error."""
+    stated: float
+    """The same plus one standard error of the mean square: what is claimed."""
 
     @property
-    def stated(self) -> float:
-        """The error plus one standard error: what is claimed."""
-        return self.error + self.standard_error
+    def standard_error(self) -> float:
+        """What is added to the error."""
+        return self.stated - self.error
 
     @classmethod
-    def of(cls, errors: Floats, noises: Floats, weights: Floats) -> Claim:
-        """From relative errors at drawn points, the noise of the means there, and what each point stands for."""
+    def of(cls, errors: Floats, noises: Floats, weights: Floats, freedom: float) -> Claim:
+        """From relative errors at drawn points, the noise of the means there, and what each point stands for.
+
+        ``freedom`` are the degrees of freedom behind the noise. The standard error is taken to the log of the mean
+        square, and of the noise's: of few squares they are skewed, and a sum would be too small too often.
+        """
         weight = weights / weights.sum()
-        size = np.abs(errors)
-        spread = size - weight @ size
-        sampling = np.sqrt(np.sum(np.square(weight * spread)) * size.size / (size.size - 1))
-        return cls(float(np.sqrt(max(0.0, weight @ (size**2 - noises**2)))), float(sampling))
+        squares = errors**2
+        mean, noise = float(weight @ squares), float(weight @ noises**2)
+        sampling = np.sqrt(np.sum(np.square(weight * (squares - mean))) * squares.size / (squares.size - 1))
+        highest = mean * math.exp(min(sampling / mean, 1.0)) if mean > 0 else 0.0
+        least_noise = noise * math.exp(-math.sqrt(2 / max(freedom, 1.0)))
+        return cls(math.sqrt(max(0.0, mean - noise)), math.sqrt(max(0.0, highest - least_noise)))
 
 
 def observed(seen: Sequence[Seen], name: str) -> Observations | None:
