@@ -12,13 +12,12 @@ from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
 from typing import Any, ClassVar, Literal, get_args
 
-import numpy as np
-
 from harness.core.quantities import Facts, Method, weakest
 from harness.core.wording import percent
 from harness.energy.gains import gain_of, joined_gain
 from harness.energy.gaps import without_gaps
-from harness.energy.integrate import Energy, phase_energy, phase_marks, window_energy
+from harness.energy.integrate import Energy, window_energy
+from harness.energy.phases import phase_energies
 from harness.energy.readings import AS_IT_STANDS, Domain, Trace, Window
 
 PHASE_LIMIT = 0.10
@@ -225,10 +224,10 @@ def _energies(trace: Trace, window: Window, working: bool, paused: bool) -> dict
     if working and energies["request"].joules == 0.0:
         stuck = Energy(None, None, STUCK)
         return dict.fromkeys(("request", *_PHASES), stuck)
-    for phase in _PHASES:
-        starts, ends = phase_marks(window, phase)
-        empty = np.all(ends <= starts)
-        energies[phase] = Energy(None, None, f"{phase} is empty") if empty else phase_energy(trace, starts, ends)
+    phases = phase_energies(trace, window, energies["request"])
+    took_ns = {"prefill": window.prefill_end_ns - window.start_ns, "decode": window.end_ns - window.prefill_end_ns}
+    for phase, found in (("prefill", phases.prefill), ("decode", phases.decode)):
+        energies[phase] = found if took_ns[phase].any() else Energy(None, None, f"{phase} is empty")
     return energies
 
 
@@ -282,13 +281,13 @@ def summed(energies: Mapping[str, Energy], absent: str = NO_SOURCE) -> Energy:
 
 
 def _certain(energy: Energy, phase: str) -> Energy:
-    """The energy, or null where a phase is too short for the sensor."""
+    """The energy, or null where the readings hardly tell it from the rest of the window."""
     if energy.joules is None or energy.ci95_j is None or energy.joules == 0.0:
         return energy  # a rail that was off was off in its phases too
     if energy.ci95_j <= PHASE_LIMIT * energy.joules:
         return energy
-    share = energy.ci95_j / energy.joules
-    return Energy(None, None, f"{phase} is too short for the sensor: uncertain by {percent(share, digits=0)}")
+    share = percent(energy.ci95_j / abs(energy.joules), digits=0)
+    return Energy(None, None, f"the sensor can't tell {phase} from the rest: uncertain by {share}")
 
 
 def disagreements(energies: Mapping[Domain, Energy], seconds: float) -> tuple[str, ...]:
