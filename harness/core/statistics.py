@@ -56,17 +56,28 @@ def freedom_of(factor: float) -> float:
     return float(stdtridf(0.975, factor)) if factor > 1.96 else math.inf
 
 
+def joined(sds: Sequence[Floats], freedoms: Sequence[float]) -> tuple[Floats, Floats]:
+    """Standard deviation and degrees of freedom of a sum of independent errors, each a standard deviation known to its
+    degrees of freedom (infinite ones too). Arrays broadcast; the degrees of the sum are by Satterthwaite (1946)."""
+    total, inverse = _satterthwaite(sds, freedoms)
+    return np.sqrt(total), np.divide(1.0, inverse, out=np.full_like(inverse, np.inf), where=inverse > 0)
+
+
 def joined_95(sds: Sequence[Floats], freedoms: Sequence[float]) -> Floats:
-    """Half-width of the 95 % interval of a sum of independent errors, each a standard deviation known to its degrees
-    of freedom (infinite ones too). Arrays broadcast; the degrees of the sum are by Satterthwaite (1946)."""
+    """Half-width of the 95 % interval of such a sum."""
+    total, inverse = _satterthwaite(sds, freedoms)
+    return np.asarray(_student_factors(inverse) * np.sqrt(total))
+
+
+def _satterthwaite(sds: Sequence[Floats], freedoms: Sequence[float]) -> tuple[Floats, Floats]:
+    """Variance of the sum, and the inverse of its degrees of freedom."""
     shape = np.broadcast_shapes(*(np.shape(sd) for sd in sds))
     total, inverse = np.zeros(shape), np.zeros(shape)
     for sd, freedom in zip(sds, freedoms, strict=True):
         variance = np.square(sd)
         total += variance
         inverse += np.square(variance) / freedom
-    inverse = np.divide(inverse, np.square(total), out=np.zeros(shape), where=total > 0)
-    return np.asarray(_student_factors(inverse) * np.sqrt(total))
+    return total, np.divide(inverse, np.square(total), out=np.zeros(shape), where=total > 0)
 
 
 def _student_factors(inverse: Floats) -> Floats:
@@ -84,8 +95,8 @@ def estimate(
     """The mean of ``trials`` values of standard deviation ``sd``, all in one unit, with its 95 % interval.
 
     ``sequential`` says that trials were repeated until this was narrow; see ``sequential_95``. ``sensors`` is the
-    half-width that the sensors leave in a trial; repeating doesn't lessen it, so it is joined whole.
-    The half-width is None where neither is known: one trial says nothing about its own spread.
+    half-width that the sensors leave in a trial; repeating doesn't lessen it, so it is joined whole. The half-width is
+    None where neither is known: one trial says nothing about its own spread.
     """
     parts = []
     if sd is not None and trials > 1:

@@ -24,7 +24,7 @@ from harness.modelling.covariance import by_offsets, uncertainty
 from harness.modelling.doubt import Misfit, Scatter, SessionEffect
 from harness.modelling.forms.base import DecodeContext, Form, Part, Sizes
 from harness.modelling.least_squares import Rows, Solution
-from harness.modelling.misfit import HeldOutErrors, fit_misfit, every_error
+from harness.modelling.misfit import HeldOutErrors, every_error, fit_misfit
 from harness.modelling.session_effect import Cells, Sessions, of_one_session, tell_sessions
 
 MIN_POINTS = 4

@@ -89,8 +89,9 @@ def test_coefficients_and_predictions_lie_within_their_stated_errors(kv_cache: b
                 observed = observations(aggregate(trials_of(rng, form, theta, noise)), "runtime")
                 assert observed is not None
                 fitted = fit_form(Phase, observed, kv_cache)
-                off = np.abs(fitted.coefficients - theta)
-                coefficients += list(off <= fitted.factor_95 * fitted.standard_errors)
+                if not fitted.form.terms:
+                    off = np.abs(fitted.coefficients - theta)
+                    coefficients += list(off <= fitted.factor_95 * fitted.standard_errors)
                 function = fitted.function(observed.range)
                 m, n = rng.integers(8, 1024, 30), rng.integers(8, 512, 30)
                 inside = function.range.covers(m, n)
@@ -100,6 +101,7 @@ def test_coefficients_and_predictions_lie_within_their_stated_errors(kv_cache: b
                 means += list(np.abs(predicted.value - true) <= predicted.half_width_95(["trials", "model"]))
                 new = true * (1 + noise * rng.standard_normal(m.size))
                 measured += list(np.abs(predicted.value - new) <= predicted.half_width_95(HERE))
+    assert len(coefficients) >= 30
     assert np.mean(coefficients) >= 0.9
     assert np.mean(means) >= 0.93
     assert np.mean(measured) >= 0.93
