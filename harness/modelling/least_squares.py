@@ -40,7 +40,7 @@ class Rows:
 
     @property
     def judging(self) -> Floats:
-        """Weight of a row where forms are compared: next to nothing for a disturbed one, which mustn't choose the form."""
+        """Weight of a row where forms are compared: next to nothing for a disturbed one, which mustn't choose."""
         return np.asarray(self.share / (1 + (self.noise / NOISY) ** 4))
 
     def design(self, form: Form, theta: Floats) -> Floats:
@@ -65,8 +65,8 @@ class Solution:
     """(predicted − measured) / measured."""
     leverage: Floats
     predicted_error: float
-    """Mean absolute residual, each corrected by its leverage: what leaving out each row would give, to first order. Rows
-    count by ``judging``."""
+    """Mean absolute residual, each corrected by its leverage: what leaving out each row would give, to first order.
+    Rows count by ``judging``."""
 
 
 def solve(form: Form, rows: Rows, start: Floats | None) -> Solution:

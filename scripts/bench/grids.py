@@ -36,6 +36,7 @@ QUANTITIES = {"runtime": "runtime_s", "energy": "energy_j"}
 CROSS = 38, 32
 """Input and output tokens near which the cross is put."""
 OFF_AXIS = 3
+LEAST_SIZES = 16
 _LINE = "{:<26} {:<8} {:<16} {:>8} {:>10} {:>8} {:>8} {:>7}"
 
 
@@ -61,6 +62,9 @@ class Held:
 def held_out(grid: Path, repetitions: int, seed: int, kv_cache: bool = False) -> Iterator[Held]:
     """Both designs, for runtime and, where it was measured, energy."""
     table = read_csv(grid).table
+    sizes = len(table.groupby(["input_tokens", "output_tokens"]))
+    if sizes < LEAST_SIZES:
+        raise UserError(f"{grid} has {sizes} sizes; at least {LEAST_SIZES} are needed to leave half of them out")
     for design in ("half", "cross + 3"):
         rng = np.random.default_rng(seed)
         chosen = [_half(table, rng) if design == "half" else _cross(table, rng) for _ in range(repetitions)]
