@@ -25,7 +25,9 @@ def half_widths(sensor: Sensor, requests: Train, rng: np.random.Generator) -> np
     weights = _weights(sensor, updates, requests.load.times_s)
     power_w = requests.load.power_w
     same_phase = np.eye(5)[requests.phase]
-    design = weights @ (same_phase * power_w[:, None] / (same_phase.T @ power_w / same_phase.sum(axis=0))[requests.phase, None])
+    design = weights @ (
+        same_phase * power_w[:, None] / (same_phase.T @ power_w / same_phase.sum(axis=0))[requests.phase, None]
+    )
     by_request = np.zeros((power_w.size, 2 * int(requests.request.max()) + 2))
     inside = np.flatnonzero(requests.phase < 2)
     by_request[inside, 2 * requests.request[inside] + requests.phase[inside]] = requests.request_w[inside]
@@ -35,7 +37,9 @@ def half_widths(sensor: Sensor, requests: Train, rng: np.random.Generator) -> np
     lengths = np.diff(requests.load.times_s)
     wanted = (same_phase * lengths[:, None])[:, :2]
     with_readings = own @ (wanted * requests.fluctuation_w[:, None]) + shared @ (by_request.T @ wanted)
-    alone = np.sum((wanted * requests.fluctuation_w[:, None]) ** 2, axis=0) + np.sum((by_request.T @ wanted) ** 2, axis=0)
+    alone = np.sum((wanted * requests.fluctuation_w[:, None]) ** 2, axis=0) + np.sum(
+        (by_request.T @ wanted) ** 2, axis=0
+    )
     noise[np.diag_indices_from(noise)] *= 1.0 + 1e-9
     solved = np.linalg.solve(noise, np.column_stack((design, with_readings)))
     told, explained = design.T @ solved[:, :5], solved[:, 5:]
@@ -44,7 +48,9 @@ def half_widths(sensor: Sensor, requests: Train, rng: np.random.Generator) -> np
     level[[0, 1], [0, 1]] = np.sum(wanted * power_w[:, None], axis=0) / phase_w
     untold = level - design.T @ explained
     told += 1e-12 * np.trace(told) * np.eye(5)  # a phase that no reading sees
-    variance = alone - np.sum(with_readings * explained, axis=0) + np.sum(untold * np.linalg.solve(told, untold), axis=0)
+    variance = (
+        alone - np.sum(with_readings * explained, axis=0) + np.sum(untold * np.linalg.solve(told, untold), axis=0)
+    )
     return np.asarray(_Z95 * np.sqrt(np.maximum(variance, 0.0)))
 
 
@@ -84,7 +90,9 @@ def _sensor_noise(sensor: Sensor, requests: Train, updates: np.ndarray, weights:
     """Covariance of readings by rounding, by the sensor's noise, and by when it updates."""
     edges, power_w = requests.load.times_s, requests.load.power_w
     step_s = sensor.period_s / 4.0
-    change = (_weights(sensor, updates + step_s, edges) - _weights(sensor, updates - step_s, edges)) @ power_w / (2 * step_s)
+    change = (
+        (_weights(sensor, updates + step_s, edges) - _weights(sensor, updates - step_s, edges)) @ power_w / (2 * step_s)
+    )
     noise = np.outer(change, change) * sensor.period_s**2 / 12.0
     if not sensor.counter:
         return noise + np.diag((sensor.noise * (weights @ power_w)) ** 2 + sensor.resolution**2 / 12.0)
