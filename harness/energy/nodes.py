@@ -68,12 +68,24 @@ def nodes_of(trace: Trace) -> Nodes:
 def _counter_nodes(trace: Trace) -> Nodes:
     domain, period = trace.domain, trace.domain.age_s
     origin = int(trace.times_ns[0])
-    times = (trace.times_ns - origin) / NS
+    shown, counts, lags = counter_updates(trace)
+    if period == 0.0:
+        return Nodes(origin, shown - domain.lag_s, counts, lags, _means(shown, counts))
+    shown, lags, even = _regular(shown, lags, period)
+    # What was seen in a part of the period stands for all of it, half before and half after that part.
+    late_s = (period - domain.seen_s) / 2.0 if domain.seen_s is not None else 0.0
+    return Nodes(origin, shown + late_s - domain.lag_s, counts, lags, _means(shown, counts), even is not None)
+
+
+def counter_updates(trace: Trace) -> tuple[Floats, Floats, Floats]:
+    """A counter's updates: when polls show them, in s after the first reading, what was counted by then, in J, and the
+    length of time around the former that each lies within. Raises Unknown when the counter was reset."""
+    domain, period = trace.domain, trace.domain.age_s
+    times = (trace.times_ns - trace.times_ns[0]) / NS
     joules = unwrap(trace)
     if period == 0.0:
         apart = np.append(np.diff(times) > 0.0, True)  # two readings of one time tell no power
-        times, joules = times[apart], joules[apart]
-        return Nodes(origin, times - domain.lag_s, joules, np.zeros(times.size), _means(times, joules))
+        return times[apart], joules[apart], np.zeros(int(apart.sum()))
     # An update lies between the poll that first shows it and the one before, at most one period back.
     lags = np.minimum(np.diff(times, prepend=times[0] - period), period)
     new = np.concatenate(([True], np.diff(joules) > 0.0))
@@ -87,10 +99,7 @@ def _counter_nodes(trace: Trace) -> Nodes:
         shown, counts, lags = shown[certain], counts[certain], lags[certain]
     if shown.size > 3 and lags[0] > 1.5 * float(np.median(lags)):
         shown, counts, lags = shown[1:], counts[1:], lags[1:]  # nobody saw when the first count came
-    shown, lags, even = _regular(shown, lags, period)
-    # What was seen in a part of the period stands for all of it, half before and half after that part.
-    late_s = (period - domain.seen_s) / 2.0 if domain.seen_s is not None else 0.0
-    return Nodes(origin, shown + late_s - domain.lag_s, counts, lags, _means(shown, counts), even is not None)
+    return shown, counts, lags
 
 
 def _power_nodes(trace: Trace) -> Nodes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -60,11 +60,21 @@ def test_figures_are_per_request_and_phase() -> None:
     json.dumps(asdict(report), allow_nan=False)
 
 
-def test_a_phase_too_short_for_the_sensor_is_null_and_the_request_stays() -> None:
-    total = attribute([trace(domain("gpu0"), 100.0)], window(20, 0.05, 1.0)).total
+def test_phases_that_the_readings_can_not_tell_apart_are_null_and_the_request_stays() -> None:
+    """Each request is as long as the counter's period: every step holds the same of both phases."""
+    counted = trace(replace(domain("gpu0"), period_s=0.1, stamped=True), 100.0)
+    counted = replace(counted, times_ns=counted.times_ns[::2], values=counted.values[::2])
+    total = attribute([counted], window(50, 0.02, 0.08)).total
     assert total.prefill_j is None
     assert total.prefill_ci95_j is None
-    assert "prefill is too short for the sensor" in total.phase_reason
+    assert "the sensor can't tell prefill from the rest: uncertain by" in total.phase_reason
+    assert total.request_j == pytest.approx(10.0)
+
+
+def test_a_short_phase_that_the_readings_determine_is_known() -> None:
+    total = attribute([trace(domain("gpu0"), 100.0)], window(20, 0.05, 1.0)).total
+    assert total.prefill_j == pytest.approx(5.0)
+    assert 0 < total.prefill_ci95_j < 0.5
     assert total.decode_j == pytest.approx(100.0)
     assert total.request_j == pytest.approx(105.0)
 
