@@ -11,7 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 from harness.core.errors import UserError
@@ -81,9 +81,7 @@ class Meter:
             for probe in self._probes.values()
             for domain in probe.domains()
         }
-        margins_s = {domain.name: integrate.margin_s(domain, self._poll_s[domain.name]) for domain in domains}
-        self._margins_ns = {name: int(seconds * _NS) for name, seconds in margins_s.items()}
-        self._widest_margin_ns = max(self._margins_ns.values(), default=0)
+        self._set_margins()
         self._calibration = config.calibrations
         _check_domains(domains, self._calibration)
         self._unmetered = self._unmetered_device()
@@ -91,6 +89,26 @@ class Meter:
         self.notices += [self._unmetered] if self._unmetered else []
         if self._probes:
             self._sampler.start()
+
+    def _set_margins(self) -> None:
+        """How far readings are to reach beyond a window, from what is known of each sensor."""
+        margins_s = {d.name: integrate.margin_s(d, self._poll_s[d.name]) for d in self._sampler.domains}
+        self._margins_ns = {name: int(seconds * _NS) for name, seconds in margins_s.items()}
+        self._widest_margin_ns = max(self._margins_ns.values(), default=0)
+
+    @property
+    def probes(self) -> Mapping[str, Probe]:
+        """The open probes by name."""
+        return self._probes
+
+    def sampling_at(self, rate_hz: float) -> AbstractContextManager[None]:
+        """Read so often inside the ``with`` block."""
+        return self._sampler.at_rate(rate_hz)
+
+    def take_over(self, domains: Mapping[str, Domain]) -> None:
+        """Go by what was measured of sensors from now on, by the domains' names: times, not what is read."""
+        self._sampler.take_over(domains)
+        self._set_margins()
 
     @classmethod
     def open(

@@ -15,6 +15,7 @@ from harness.energy.attribution import IdleBaseline
 from harness.energy.config import EnergyConfig
 from harness.energy.foreign_load import CpuLoad
 from harness.energy.meter import MeterDescription
+from harness.energy.step_response import SensorCheck
 from harness.runs.schema import MOST_TOKENS
 
 RUN_VERSION = 2
@@ -145,6 +146,8 @@ class Session(_Open):
     """What other programs took of the processors before the model was loaded; None where nobody looked."""
     unused_gpus: str | None = None
     """Why the CPU computed although ``--device auto`` had NVIDIA GPUs to choose from; None where that is not so."""
+    sensors: dict[str, SensorCheck] = {}
+    """By domain, what is known of its sensor's timing, how sure and where from; empty where nobody looked."""
     ended: str | None = None
     """How it ended: ``complete``, ``interrupted`` or ``stopped: …``; None where it was killed."""
 
