@@ -25,10 +25,12 @@ from harness.energy.cumulative import NS
 _FINEST_CELL_S, _CELLS_A_PERIOD = 0.001, 50
 _LONGEST_DELAY_S = 2.0
 _MOST_UPDATES = 400
-_SEEN_STEP = 5.0
-"""By how many standard errors the step must stand out of the noise for its timing to be asked for."""
+_SEEN = 10.0
+"""Log-odds by which the load must explain the readings better than a drift does for its timing to be asked for."""
 _OWN_S = (0.03, 0.1, 0.3)
 """Time constants of the load's own ramps after a rise and of what hangs on after a fall."""
+_STAGES_S = (0.06, 0.15)
+"""How long a second stage of a rise or a fall waits: boards raise their clocks late, and queued work runs out."""
 _WARM_S = 2.0
 _OWN_SHARE = 0.2
 """Standard deviation of the amplitude of each of those, as a share of the step."""
@@ -83,7 +85,7 @@ class StepModel:
         middle = self._times_s - self._times_s.mean()
         self._plain = np.column_stack((np.ones_like(middle), middle / max(float(np.ptp(middle)), 1e-9)))
         self._scale_w = float(np.quantile(self._power_w, 0.95) - np.quantile(self._power_w, 0.05)) or 1.0
-        own = self._signals.shape[0] - 1
+        own = self._signals.shape[1] - 1
         self._prior_w = self._scale_w * np.array([_BROAD, _BROAD, _BROAD, *[_OWN_SHARE] * own])
         self._centred = self._power_w - float(np.median(self._power_w))
         floor = max(step_w, 1e-4 * self._scale_w) ** 2 / 12.0
@@ -103,8 +105,9 @@ class StepModel:
         slices = [((*axes[:2], axes[2][m : m + 1]), found[:, :, m : m + 1]) for m in range(axes[2].size)]
         starts = sorted((_highest(*each) for each in slices), key=self._height)
         self._best = max(map(self._climbed, starts[-_CLIMBS:]), key=self._height)
-        fitted, residual = self._learn_noise(self._best)
-        return float(np.std(fitted)) * math.sqrt(residual.size * self._weight) > _SEEN_STEP * math.sqrt(self._noise)
+        self._learn_noise(self._best)
+        plain = self._evidence_of(self._plain[None] * self._prior_w[:2])
+        return self._height(self._best) - float(plain[0]) > _SEEN
 
     def posterior(self) -> tuple[_Axes, Floats]:
         """Delays, spreads and mixes that explain the readings, and the share of belief in each combination."""
@@ -155,17 +158,16 @@ class StepModel:
         delay, spread, mix = (np.array([value]) for value in at)
         return float(self._grid((delay, spread, mix))[0, 0, 0])
 
-    def _learn_noise(self, at: tuple[float, float, float]) -> tuple[Floats, Floats]:
-        """Take the noise from what a model leaves of the readings; returns what its load explains, and what it leaves.
+    def _learn_noise(self, at: tuple[float, float, float]) -> None:
+        """Take the noise from what a model leaves of the readings.
 
         Neighbouring readings err alike where they average over the same time: then they count for fewer.
         """
-        fitted, residual = self._explained(*at)
+        residual = self._residual(*at)
         self._noise = (float(residual @ residual) + self._floor) / max(residual.size - self._prior_w.size, 1)
         alike = float(residual[1:] @ residual[:-1]) / max(float(residual @ residual), 1e-300)
         alike = min(max(alike, 0.0), 0.9)
         self._weight = _UNSURE_FORM * (1.0 - alike) / (1.0 + alike)
-        return fitted, residual
 
     def _grid(self, axes: _Axes) -> Floats:
         """Log posterior, up to a constant, of all combinations; shape (delays, spreads, mixes)."""
@@ -185,12 +187,11 @@ class StepModel:
         """Load and its own ramps as the sensor would show them; shape (lags, updates, signals)."""
         signals = self._signals
         if filter_s > self.cell_s / 4.0:
-            signals = _low_passed(signals, filter_s, self.cell_s)
-        total = np.cumsum(signals, axis=1) * self.cell_s
+            signals = _low_passed(signals.T, filter_s, self.cell_s).T
+        total = np.cumsum(signals, axis=0) * self.cell_s
         box_s = max(averaging_s, self.cell_s)
         ends = (self._times_s[None, :] - lags_s[:, None] - self._start_s) / self.cell_s - 1.0
-        shown = (_at(total, ends) - _at(total, ends - box_s / self.cell_s)) / box_s
-        return np.moveaxis(shown, 0, -1)
+        return (_at(total, ends) - _at(total, ends - box_s / self.cell_s)) / box_s
 
     def _design(self, lags_s: Floats, averaging_s: float, filter_s: float) -> Floats:
         shown = self._columns(lags_s, averaging_s, filter_s)
@@ -199,7 +200,9 @@ class StepModel:
 
     def _evidence(self, lags_s: Floats, averaging_s: float, filter_s: float) -> Floats:
         """Log marginal likelihood at each lag, amplitudes integrated out under their priors."""
-        design = self._design(lags_s, averaging_s, filter_s)
+        return self._evidence_of(self._design(lags_s, averaging_s, filter_s))
+
+    def _evidence_of(self, design: Floats) -> Floats:
         gram = design.transpose(0, 2, 1) @ design + self._noise * np.eye(design.shape[2])
         along = self._centred @ design
         amplitudes = np.linalg.solve(gram, along[..., None])[..., 0]
@@ -210,13 +213,12 @@ class StepModel:
             -0.5 * self._weight * count * np.log(np.maximum(misfit, 1e-300)) - self._weight * occam, dtype=np.float64
         )
 
-    def _explained(self, delay_s: float, spread_s: float, mix: float) -> tuple[Floats, Floats]:
-        """What the load explains of the readings at one model, and what is left of them."""
+    def _residual(self, delay_s: float, spread_s: float, mix: float) -> Floats:
+        """What one model leaves of the readings."""
         averaging_s, filter_s = shape_of(spread_s, mix)
         design = self._design(np.array([delay_s - averaging_s / 2.0 - filter_s]), averaging_s, filter_s)[0]
         gram = design.T @ design + self._noise * np.eye(design.shape[1])
-        amplitudes = np.linalg.solve(gram, design.T @ self._centred)
-        return design[:, 2] * amplitudes[2], self._centred - design @ amplitudes
+        return np.asarray(self._centred - design @ np.linalg.solve(gram, design.T @ self._centred))
 
 
 def _log_prior(mixes: Floats) -> Floats:
@@ -233,15 +235,15 @@ def shape_of(spread_s: float, mix: float) -> tuple[float, float]:
 
 
 def _at(total: Floats, cells: Floats) -> Floats:
-    """Linear interpolation of each row at positions that are the same for all."""
-    cells = np.clip(cells, 0.0, total.shape[1] - 1.001)
+    """Linear interpolation between rows at any positions; shape (*positions, columns)."""
+    cells = np.clip(cells, 0.0, total.shape[0] - 1.001)
     whole = cells.astype(np.int64)
-    part = cells - whole
-    return np.asarray(total[:, whole] * (1.0 - part) + total[:, whole + 1] * part)
+    part = (cells - whole)[..., None]
+    return np.asarray(total[whole] * (1.0 - part) + total[whole + 1] * part)
 
 
 def _signals(load: LoadSteps, edges_s: Floats, times_s: Floats) -> Floats:
-    """The load, its ramps after rises, what hangs on after falls, and its warmth; shape (signals, cells)."""
+    """The load, its ramps after rises, what hangs on after falls, and its warmth; shape (cells, signals)."""
     cell_s = float(times_s[1] - times_s[0])
     steps = np.concatenate(([0.0], np.cumsum(np.diff(edges_s) * load.levels[:-1])))
     run = np.interp(times_s, edges_s, steps)
@@ -256,8 +258,12 @@ def _signals(load: LoadSteps, edges_s: Floats, times_s: Floats) -> Floats:
         # A ramp ends with the busy half in which it began, and what hangs on with the idle one.
         signals.append(_low_passed(rises, own_s, cell_s) * own_s / cell_s * level)
         signals.append(_low_passed(falls, own_s, cell_s) * own_s / cell_s * (1.0 - level))
+    for stage_s in _STAGES_S:
+        late = np.concatenate((np.zeros(round(stage_s / cell_s)), level))[: level.size]
+        signals.append(level * (1.0 - late))
+        signals.append((1.0 - level) * late)
     signals.append(_low_passed(level, _WARM_S, cell_s))
-    return np.array(signals)
+    return np.ascontiguousarray(np.array(signals).T)
 
 
 def _low_passed(signals: Floats, constant_s: float, cell_s: float) -> Floats:

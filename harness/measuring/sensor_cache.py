@@ -41,7 +41,7 @@ def load_responses() -> dict[str, CachedResponse]:
     found = {}
     for key, entry in entries:
         try:
-            found[key] = reader.validate_python(entry)
+            found[key] = reader.validate_json(json.dumps(entry))
         except ValidationError:
             continue
     return found

@@ -119,13 +119,13 @@ def _unstepped(wave: Wave, domain: Domain) -> str:
 
 def _why_not(meter: Meter, domain: Domain) -> str | None:
     """Why a sensor's timing is not measured; None where it is."""
-    probes = meter.probes.values()
-    probe = next((probe for probe in probes if domain.name in {own.name for own in probe.domains()}), None)
+    read_by = {own.name: (name, probe) for name, probe in meter.probes.items() for own in probe.domains()}
+    name, probe = read_by[domain.name]
     if domain.method == "estimated" or domain.scope in ("process", "gpu process"):
         return "an estimate or a process's share has no sensor of its own"
-    if probe is None or probe.role == "synthetic":
+    if probe.role == "synthetic":
         return "it is no sensor of this machine"
-    if domain.probe == "remote":
+    if name.partition(":")[0] == "remote":
         return "its sensor is in another machine"
     if domain.fresh:
         return "it moves every few milliseconds, and its moves are waited for"
