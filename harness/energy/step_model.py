@@ -37,12 +37,14 @@ _OWN_SHARE = 0.2
 _BROAD = 30.0
 _FIRST_NOISE = 0.05
 """Share of the step that the readings' noise is taken for before it is known."""
-_UNSURE_FORM = 0.7
+_UNSURE_FORM = 0.5
 """How much a reading counts, since the form of the load's own ramps is known only so well."""
 _FINEST_SPREAD_S, _WIDEST_SPREAD_S = 0.0007, 1.0
 _PURE_BOX, _PURE_FILTER = 0.4, 0.2
 """How likely a sensor only averages, or only filters, before anything is seen."""
-_CLIMBS = 2
+_SHORT_SHARE = 0.05
+_CLIMBS = 3
+"""How many of the first grid's best models are looked around."""
 _MOST_GRIDS = 8
 """How often the grid is closed in, or widened, until it fits what explains the readings."""
 _POINTS = (18, 13, 6)
@@ -79,6 +81,8 @@ class StepModel:
         self._times_s, self._power_w = times_s[use], power_w[use]
         edges_s = (load.times_ns - origin_ns) / NS
         self.cell_s = max(_FINEST_CELL_S, float(np.median(np.diff(self._times_s))) / _CELLS_A_PERIOD)
+        # Spreads far below a period can't be told apart, and are not likelier for being many on a logarithmic grid.
+        self._short_s = float(np.median(np.diff(self._times_s))) * _SHORT_SHARE
         self._start_s = min(float(self._times_s[0]), float(edges_s[0])) - 10.0 * self.cell_s
         cells = int((float(self._times_s[-1]) - self._start_s) / self.cell_s) + 2
         self._signals = _signals(load, edges_s, self._start_s + self.cell_s * np.arange(cells + 1, dtype=np.float64))
@@ -180,7 +184,8 @@ class StepModel:
                 lags = delays_s - averaging_s / 2.0 - filter_s
                 allowed = lags >= -self.cell_s
                 if allowed.any():
-                    found[allowed, s, m] = prior[m] + self._evidence(lags[allowed], averaging_s, filter_s)
+                    seen = math.log(spread_s / (spread_s + self._short_s))
+                    found[allowed, s, m] = prior[m] + seen + self._evidence(lags[allowed], averaging_s, filter_s)
         return found
 
     def _columns(self, lags_s: Floats, averaging_s: float, filter_s: float) -> Floats:

@@ -99,7 +99,7 @@ def step_response(trace: Trace, load: LoadSteps) -> StepResponse:
     model = StepModel(updates.times_s, updates.power_w, load, int(trace.times_ns[0]), step_w)
     if not model.sees_step():
         return StepResponse(period=updates.period, reason="its power did not follow the load by more than its noise")
-    return _summary(model, updates, trace.domain)
+    return _summary(model, updates, trace.domain, load.edges)
 
 
 def with_measured(domain: Domain, found: StepResponse) -> Domain:
@@ -190,8 +190,8 @@ def _filled(times_s: Floats, values: Floats, steps: Floats) -> tuple[Floats, Flo
     return np.append(between, times_s[-1]), np.append(values[at], values[-1])
 
 
-def _summary(model: StepModel, updates: _Updates, domain: Domain) -> StepResponse:
-    """Means and intervals from the posterior, on grids that close in on it."""
+def _summary(model: StepModel, updates: _Updates, domain: Domain, edges: int) -> StepResponse:
+    """Means and intervals from the posterior; wider where few edges show how the load itself steps."""
     axes, weights = model.posterior()
     delay, spread, mix = np.meshgrid(*axes, indexing="ij")
     averaging = math.sqrt(12.0) * spread * np.cos(mix).clip(0.0)
@@ -199,23 +199,24 @@ def _summary(model: StepModel, updates: _Updates, domain: Domain) -> StepRespons
     lag = np.maximum(delay - averaging / 2.0 - filtered, 0.0)
     # Reads that date an update and cells of the grid smear all times by so much.
     doubt_s = updates.doubt_s / 2.0 + model.cell_s
-    averages = _timing(averaging, weights, doubt_s)
+    wider = student_95(edges) / student_95(math.inf)
+    averages = _timing(averaging, weights, wider, doubt_s)
     return StepResponse(
         period=updates.period,
-        delay=_timing(delay, weights, doubt_s),
-        lag=_timing(lag, weights, doubt_s),
+        delay=_timing(delay, weights, wider, doubt_s),
+        lag=_timing(lag, weights, wider, doubt_s),
         averaging=averages,
-        filter=_timing(filtered, weights, doubt_s),
+        filter=_timing(filtered, weights, wider, doubt_s),
         seen=averages if _sees_part(averages, domain, updates.period) else None,
     )
 
 
-def _timing(values: Floats, weights: Floats, doubt_s: float) -> Timing:
+def _timing(values: Floats, weights: Floats, wider: float, doubt_s: float) -> Timing:
     order = np.argsort(values, axis=None)
     sorted_values, share = values.ravel()[order], np.cumsum(weights.ravel()[order])
     mean = float(np.sum(values * weights))
     low, high = (float(sorted_values[min(int(np.searchsorted(share, p)), share.size - 1)]) for p in (0.025, 0.975))
-    return Timing(mean, math.hypot(max(high - mean, mean - low), doubt_s))
+    return Timing(mean, math.hypot(wider * max(high - mean, mean - low), doubt_s))
 
 
 def _sees_part(averaging: Timing, domain: Domain, period: Timing | None) -> bool:

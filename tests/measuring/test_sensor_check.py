@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import psutil
 import pytest
 
 from harness.energy.config import EnergyConfig
@@ -224,3 +228,14 @@ def test_timing_goes_into_the_run_and_out_again() -> None:
     del before["sensors"]
     assert Session.model_validate_json(json.dumps(before)).sensors == {}
     assert asdict(check)["response"]["lag"] == {"value_s": 0.03, "ci95_s": 0.004}
+
+
+def test_an_interrupt_ends_the_load() -> None:
+    def interrupt(pid: int) -> None:
+        pids.append(pid)
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    pids: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        run_wave("cpu", lambda ready_s: [0.1, 60.0, 0.1], 60.0, started=interrupt)
+    assert not psutil.pid_exists(pids[0])
