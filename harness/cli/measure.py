@@ -76,6 +76,12 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
         from harness.deciding.arrivals import read_arrivals
 
         plain["arrivals"] = read_arrivals(plain["arrivals"])
+    if plain["traffic"] is not None:
+        from harness.deciding.trace_files import load_workload
+
+        found = load_workload(str(plain["traffic"]))
+        columns = (column.tolist() for column in (found.input_tokens, found.output_tokens, found.count))
+        plain["traffic"] = tuple(zip(*columns, strict=True))
     plain["server_flags"] = tuple(plain["server_flags"] or ())
     plain["points"] = (*(plain["points"] or ()), *one_size(input_len, output_len))
     if plain["calibration"] is not None:

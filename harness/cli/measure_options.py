@@ -74,8 +74,8 @@ class MeasureOptions(ServerOptions):
         str,
         Option(
             metavar="NAME",
-            help="quick (5 % precision), precise (2 %, extra off-axis points) or paper (the paper's sweeps, "
-            "no KV cache).",
+            help="quick (5 % precision), precise (2 %, extra off-axis points), paper (the paper's sweeps, no KV cache) "
+            "or adaptive (sizes chosen while measuring, until the model is right).",
             rich_help_panel=_WHAT,
         ),
     ] = "quick"
@@ -169,6 +169,34 @@ class MeasureOptions(ServerOptions):
             rich_help_panel=_WHAT,
         ),
     ] = 0
+    error: Annotated[
+        str | None,
+        Option(
+            metavar="PERCENT",
+            help="Adaptive: stop when the model's mean error at sizes drawn at random is below this.",
+            show_default="2%",
+            rich_help_panel=_HOW,
+        ),
+    ] = None
+    budget: Annotated[
+        str | None,
+        Option(
+            metavar="TIME",
+            help="Adaptive: begin no further size after this time, such as 10m.",
+            show_default="none",
+            rich_help_panel=_HOW,
+        ),
+    ] = None
+    traffic: Annotated[
+        Path | None,
+        Option(
+            "--for",
+            metavar="TRACE",
+            help="Adaptive: the requests that matter: a workload, or a trace of your own.",
+            show_default="all sizes alike",
+            rich_help_panel=_HOW,
+        ),
+    ] = None
     runs: Annotated[
         int | None,
         Option(

@@ -10,12 +10,13 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
 from harness.core.quantities import Facts, Method, weakest
 from harness.core.wording import percent
+from harness.energy.gains import gain_of, joined_gain
 from harness.energy.integrate import Energy, phase_energy, phase_marks, window_energy
 from harness.energy.readings import AS_IT_STANDS, Domain, Trace, Window
 
@@ -70,6 +71,11 @@ class EnergyFigure:
         known_together(self.decode_j, self.decode_ci95_j, "decode_j")
         if self.request_j is not None and self.method is None:
             raise ValueError("an energy needs its method")
+
+    def total_ci95_j(self, part: Literal["request", "prefill", "decode"] = "request") -> float | None:
+        """Half-width of the 95 % interval with the meters' gain in it, in J; None where the energy is."""
+        joules, ci95_j = getattr(self, f"{part}_j"), getattr(self, f"{part}_ci95_j")
+        return None if joules is None else math.hypot(ci95_j, joules * (self.gain_ci95 or 0.0))
 
     def over(self, requests: float) -> EnergyFigure:
         """What each of that many requests has of it, which were counted as one."""
@@ -148,11 +154,11 @@ def attribute(
     domains = [trace.domain for trace in traces]
     parts = {trace.domain.name: _energies(trace, window, trace.domain.component in working) for trace in traces}
     chosen = choose(domains, rank)
-    methods = {domain.name: domain.method for domain in domains}
+    known = {domain.name: domain for domain in domains}
     return EnergyReport(
-        domains={name: _figure([name], parts, methods, requests) for name in parts},
-        components={key: _figure(names, parts, methods, requests) for key, names in chosen.items()},
-        total=_figure(innermost(domains, chosen), parts, methods, requests, absent),
+        domains={name: _figure([name], parts, known, requests) for name in parts},
+        components={key: _figure(names, parts, known, requests) for key, names in chosen.items()},
+        total=_figure(innermost(domains, chosen), parts, known, requests, absent),
         warnings=disagreements(
             {trace.domain: parts[trace.domain.name]["request"] for trace in traces},
             (int(window.end_ns[-1]) - int(window.start_ns[0])) / 1e9,
@@ -195,7 +201,7 @@ def powers(report: EnergyReport, seconds: float) -> tuple[dict[str, PowerFigure]
 
     def power(figure: EnergyFigure) -> PowerFigure:
         power_w, ci95_w = _per(figure.request_j, seconds), _per(figure.request_ci95_j, seconds)
-        return PowerFigure(power_w, ci95_w, figure.method, figure.reason)
+        return PowerFigure(power_w, ci95_w, figure.method, figure.reason, figure.gain_ci95)
 
     def each(figures: Mapping[str, EnergyFigure]) -> dict[str, PowerFigure]:
         return {name: power(figure) for name, figure in figures.items()}
@@ -226,7 +232,7 @@ def _energies(trace: Trace, window: Window, working: bool) -> dict[str, Energy]:
 def _figure(
     names: Sequence[str],
     parts: Mapping[str, Mapping[str, Energy]],
-    methods: Mapping[str, Method],
+    domains: Mapping[str, Domain],
     requests: int,
     absent: str = NO_SOURCE,
 ) -> EnergyFigure:
@@ -239,8 +245,19 @@ def _figure(
     def each(energy: Energy) -> tuple[float | None, float | None]:
         return _per(energy.joules, requests), _per(energy.ci95_j, requests)
 
-    method, phase_reason = weakest(methods[name] for name in names), "; ".join(phase_reasons) or None
-    return EnergyFigure(method, *each(request), *each(prefill), *each(decode), request.reason, phase_reason)
+    method, phase_reason = weakest(domains[name].method for name in names), "; ".join(phase_reasons) or None
+    gain_ci95 = summed_gain({name: parts[name]["request"] for name in names}, domains)
+    return EnergyFigure(method, *each(request), *each(prefill), *each(decode), request.reason, phase_reason, gain_ci95)
+
+
+def summed_gain(energies: Mapping[str, Energy], domains: Mapping[str, Domain]) -> float | None:
+    """Relative half-width of the gain in a sum of energies by domain; None where one of them is."""
+    if not energies or any(energy.joules is None for energy in energies.values()):
+        return None
+    gains = {name: gain_of(domains[name]).ci95 for name in energies}
+    if len(gains) == 1:
+        return next(iter(gains.values()))
+    return joined_gain((domains[name].probe, energy.joules or 0.0, gains[name]) for name, energy in energies.items())
 
 
 def _per(value: float | None, number: float) -> float | None:

@@ -190,8 +190,9 @@ def calibrate(trace: Trace, calibration: Calibration) -> Trace:
     A counter that was reset leaves no readings, with the reason as the trace's failure.
     """
     if trace.domain.kind == "power":
-        return replace(trace, values=calibration.gain * trace.values + calibration.offset_w)
-    domain = replace(trace.domain, wrap_j=None)
+        domain = replace(trace.domain, calibrated=True)
+        return replace(trace, domain=domain, values=calibration.gain * trace.values + calibration.offset_w)
+    domain = replace(trace.domain, wrap_j=None, calibrated=True)
     try:
         joules = unwrap(trace)
     except Unknown as unknown:
@@ -301,3 +302,13 @@ def _misplaced_s(starts_s: Floats, ends_s: Floats, domain: Domain, nodes: Nodes)
     at_starts = np.minimum(limit, np.concatenate((far, gaps)))
     at_ends = np.minimum(limit, np.concatenate((gaps, far)))
     return float(np.sum(at_starts) + np.sum(at_ends))
+
+
+def relative_half_width_so_far(traces: Sequence[Trace], start_ns: int, now_ns: int) -> float | None:
+    """Half-width of the energy from a window's start to now, relative to it, as if the window ended now.
+
+    For a window that is still running: what the edge at its end will cost is taken to be what one costs at best, with
+    readings on both sides. The traces are those of the domains that are added up. None while readings don't tell, or
+    without traces.
+    """
+    raise NotImplementedError

@@ -71,6 +71,9 @@ class Domain:
     clock_s: float = 0.0
     """How much a reading's time may be off, either way, because it was taken by another machine's clock."""
 
+    calibrated: bool = False
+    """Whether the readings were corrected by a meter's."""
+
     def contains(self, other: Domain) -> bool:
         """Whether this energy includes that of ``other``, going by what they measure: then they are not added up."""
         return other._extent in _INSIDE.get(self._extent, ())
@@ -79,6 +82,16 @@ class Domain:
     def age_s(self) -> float:
         """How much older than a reading's time the sensor's update may be, in s."""
         return 0.0 if self.stamped else (self.period_s or 0.0)
+
+    @property
+    def blind_share(self) -> float:
+        """Share of the time of which a reading shows nothing; a filter remembers some two of its time constants."""
+        if not self.period_s:
+            return 0.0
+        looks_s = self.seen_s if self.seen_s is not None else self.period_s
+        if self.kind == "power" and self.seen_s is None:
+            looks_s = self.averaging_s or 0.0
+        return max(1.0 - (looks_s + 2.0 * self.filter_s) / self.period_s, 0.0)
 
     @property
     def fresh(self) -> bool:

@@ -22,6 +22,7 @@ from harness.energy.attribution import (
     innermost,
     known_together,
     summed,
+    summed_gain,
 )
 from harness.energy.integrate import Energy, stretch_energies, window_energy
 from harness.energy.loop_marks import LoopMarks
@@ -146,11 +147,12 @@ def _reports(
     domains = [trace.domain for trace in traces]
     chosen = choose(domains, rank)
     total = innermost(domains, chosen)
-    methods = {domain.name: domain.method for domain in domains}
+    known = {domain.name: domain for domain in domains}
 
     def figure(names: Sequence[str], number: int) -> StretchFigure:
-        energy = summed({name: energies[name][number] for name in names}, absent)
-        return StretchFigure(energy.joules, energy.ci95_j, weakest(methods[name] for name in names), energy.reason)
+        parts = {name: energies[name][number] for name in names}
+        energy, method = summed(parts, absent), weakest(known[name].method for name in names)
+        return StretchFigure(energy.joules, energy.ci95_j, method, energy.reason, summed_gain(parts, known))
 
     return [
         Stretch(
@@ -166,6 +168,5 @@ def _reports(
 
 def _without_phases(figure: StretchFigure) -> EnergyFigure:
     """The stretch as one request."""
-    return EnergyFigure(
-        figure.method, figure.energy_j, figure.ci95_j, None, None, None, None, figure.reason, phase_reason=OVERLAP
-    )
+    energy = (figure.energy_j, figure.ci95_j)
+    return EnergyFigure(figure.method, *energy, None, None, None, None, figure.reason, OVERLAP, figure.gain_ci95)

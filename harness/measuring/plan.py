@@ -12,6 +12,7 @@ from annotated_types import Ge, Le
 
 from harness.core.errors import UserError
 from harness.core.sizes import MAX_ARRIVALS, Arrival, Point, parse_concurrency, parse_point, parse_tokens
+from harness.measuring.adaptive_plan import DEFAULT_ERROR, AdaptivePlan, parse_budget, parse_error
 from harness.measuring.open_plan import (
     FEWEST_ARRIVALS,
     OpenLoopPlan,
@@ -62,6 +63,8 @@ class Protocol:
     off_axis: tuple[Point, ...] = ()
     fixed_input: Annotated[int, Ge(1)] = 32
     fixed_output: Annotated[int, Ge(1)] = 32
+    adaptive: bool = False
+    """Whether sizes between the first and the last of inputs and outputs are chosen while measuring."""
 
 
 PROTOCOLS = {
@@ -96,6 +99,16 @@ PROTOCOLS = {
             # Two crossing sweeps leave the interaction of m and n unidentified; these points determine it.
             off_axis=(Point(128, 128), Point(512, 128), Point(128, 512), Point(512, 512), Point(1024, 256)),
         ),
+        Protocol(
+            name="adaptive",
+            inputs="8-2048*2",
+            outputs="8-1024*2",
+            stopping=FixedTrials(1),
+            kv_cache=True,
+            min_window_s=1.0,
+            max_window_s=30.0,
+            adaptive=True,
+        ),
     )
 }
 
@@ -116,10 +129,15 @@ class Plan:
     timeout_s: float
     open_loop: OpenLoopPlan | None = None
     """Requests that come at times of their own, in place of points."""
+    adaptive: AdaptivePlan | None = None
+    """Where sizes are chosen while measuring; then ``points`` are those chosen so far."""
 
     def refuse_beyond(self, context_length: int | None) -> None:
         """Raise UserError when the user named a size that the model's context does not hold."""
         if context_length is None:
+            return
+        if self.adaptive:
+            self.adaptive.interest(context_length)
             return
         sizes: Sequence[Arrival | Point] = self.points
         if self.open_loop:
@@ -134,8 +152,18 @@ class Plan:
     def continued(self, held: PlanRecord) -> Plan:
         """The plan in a directory that holds a run: points that are known there first, in the order they had."""
         known = [Point(*size) for size in held.points]
-        first = [point for point in known if point in self.points]
-        return replace(self, points=(*first, *(point for point in self.points if point not in known)))
+        first = [point for point in known if self.adaptive or point in self.points]
+        adaptive = self.adaptive
+        if adaptive and held.adaptive:
+            adaptive = replace(adaptive, drawn=tuple(Point(*size) for size in held.adaptive.drawn))
+        points = (*first, *(point for point in self.points if point not in known))
+        return replace(self, points=points, adaptive=adaptive)
+
+    def extended(self, point: Point, drawn: bool) -> Plan:
+        """The plan with a point more, chosen by what was measured, or drawn at random."""
+        assert self.adaptive
+        adaptive = replace(self.adaptive, drawn=(*self.adaptive.drawn, point)) if drawn else self.adaptive
+        return replace(self, points=(*self.points, point), adaptive=adaptive)
 
     def record(self, held: PlanRecord | None) -> PlanRecord:
         """The plan as it is stored with the run, with the points that the run had before."""
@@ -150,6 +178,7 @@ class Plan:
             timeout_s=self.timeout_s,
             points=tuple(dict.fromkeys([*(held.points if held else ()), *points])),
             open_loop=self.open_loop.record() if self.open_loop else kept,
+            adaptive=self.adaptive.record() if self.adaptive else held.adaptive if held else None,
         )
 
 
@@ -181,6 +210,12 @@ class PlanOptions:
     """Limit on the time to first token that requests of an open loop must keep to count for goodput."""
     slo_tpot_s: Annotated[float, Ge(0.0)] | None = None
     slo_e2e_s: Annotated[float, Ge(0.0)] | None = None
+    error: str | None = None
+    """Of the adaptive protocol: the mean error of the fitted costs at which it is enough, such as ``2%``."""
+    budget: str | None = None
+    """Of the adaptive protocol: the time after which no further size is begun, such as ``10m``."""
+    traffic: tuple[tuple[int, int, float], ...] = ()
+    """Of the adaptive protocol: input tokens, output tokens and number of the requests that matter."""
     timeout_s: Annotated[float, Ge(0.001), Le(1e6)] = 600.0
     min_window_s: Annotated[float, Ge(0.0)] | None = None
     max_window_s: Annotated[float, Ge(0.001)] | None = None
@@ -213,11 +248,11 @@ def make_plan(options: PlanOptions = PlanOptions(), seed: int = 0) -> tuple[Plan
     max_window_s = max(base.max_window_s, min_window_s) if options.max_window_s is None else options.max_window_s
     if min_window_s > max_window_s:
         raise UserError(f"--min-window {min_window_s:g} is longer than --max-window {max_window_s:g}")
-    open_loop = _open_loop(base, options)
-    points = () if open_loop else shuffled(_in_flight(_chosen_points(base, options), options.concurrency), seed)
+    open_loop, adaptive = _open_loop(base, options), _adaptive(base, options)
+    planned = () if open_loop or adaptive else _in_flight(_chosen_points(base, options), options.concurrency)
     plan = Plan(
         protocol=options.protocol,
-        points=points,
+        points=shuffled(planned, seed),
         explicit=options.explicit or open_loop is not None,
         seed=seed,
         stopping=_stopping(base.stopping, options),
@@ -225,6 +260,7 @@ def make_plan(options: PlanOptions = PlanOptions(), seed: int = 0) -> tuple[Plan
         max_window_s=max_window_s,
         timeout_s=options.timeout_s,
         open_loop=open_loop,
+        adaptive=adaptive,
     )
     return plan, base.kv_cache
 
@@ -240,6 +276,40 @@ def _chosen_points(base: Protocol, options: PlanOptions) -> list[Point]:
         further = list(map(parse_point, options.points))
     swept = grid(m, n) if options.grid else sweeps(m, n, options.fixed_input, options.fixed_output)
     return [*swept, *further]
+
+
+def _adaptive(base: Protocol, options: PlanOptions) -> AdaptivePlan | None:
+    """What the adaptive protocol is told; None for the others. Raises UserError."""
+    given = {"--error": options.error, "--budget": options.budget, "--for": options.traffic or None}
+    named = [option for option, value in given.items() if value is not None]
+    if not base.adaptive:
+        if named:
+            raise UserError(f"{named[0]} is for sizes that are chosen while measuring: add --protocol adaptive")
+        return None
+    fixed = {
+        "--grid": options.grid,
+        "--point": bool(options.points),
+        "--precision": options.precision is not None,
+        "--max-trials": options.max_trials is not None,
+        "--runs": options.runs is not None,
+        "--rate": options.rate is not None or bool(options.arrivals),
+    }
+    if refused := [option for option, there in fixed.items() if there]:
+        raise UserError(f"{refused[0]} plans what --protocol adaptive chooses by itself: leave one of them out")
+    if options.traffic and options.explicit:
+        raise UserError("--for has the sizes that matter: leave out -p and -n")
+    inputs, outputs = (
+        parse_tokens(text or default)
+        for text, default in ((options.input_tokens, base.inputs), (options.output_tokens, base.outputs))
+    )
+    return AdaptivePlan(
+        error=DEFAULT_ERROR if options.error is None else parse_error(options.error),
+        inputs=(min(inputs), max(inputs)),
+        outputs=(min(outputs), max(outputs)),
+        concurrencies=tuple(parse_concurrency(options.concurrency)),
+        budget_s=None if options.budget is None else parse_budget(options.budget),
+        traffic=options.traffic,
+    )
 
 
 def _open_loop(base: Protocol, options: PlanOptions) -> OpenLoopPlan | None:

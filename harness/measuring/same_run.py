@@ -14,7 +14,7 @@ from harness.energy.meter import MeterDescription
 from harness.measuring.machine import identity
 from harness.measuring.plan import Plan
 from harness.measuring.planned_run import PlannedRun
-from harness.runs.run_schema import BackendRecord, Machine, ModelRecord, OpenLoopRecord, Run
+from harness.runs.run_schema import AdaptiveRecord, BackendRecord, Machine, ModelRecord, OpenLoopRecord, Run
 
 _OF_OPEN_LOOPS = {
     "logged": "--arrivals",
@@ -24,6 +24,12 @@ _OF_OPEN_LOOPS = {
     "ttft_limit_s": "--slo-ttft",
     "tpot_limit_s": "--slo-tpot",
     "e2e_limit_s": "--slo-e2e",
+}
+_OF_CHOICE = {
+    "inputs": "--input-tokens",
+    "outputs": "--output-tokens",
+    "concurrencies": "--concurrency",
+    "traffic_sha256": "--for",
 }
 AT_START = {"cache_tokens"}
 """Settings that a server works out anew from the memory that is free when it starts."""
@@ -44,6 +50,7 @@ def refuse_other_run(directory: Path, held: Run, asked: PlannedRun, machine: Mac
     ours, theirs = (asdict(energy) | free for energy in (held.energy, asked.energy))
     _refuse_options(directory, ours, theirs)
     _refuse_open_loops(directory, held.plan.open_loop, asked.plan)
+    _refuse_other_choice(directory, held.plan.adaptive, asked.plan)
     then, now = identity(held.machine), identity(machine)
     for key in then | now:
         _refuse(directory, f"the machine's {key}", then.get(key), now.get(key))
@@ -56,6 +63,15 @@ def _refuse_open_loops(directory: Path, held: OpenLoopRecord | None, plan: Plan)
     then, now = held.model_dump(), plan.open_loop.record().model_dump()
     for key, spelled in _OF_OPEN_LOOPS.items():
         _refuse(directory, spelled, then[key], now[key])
+
+
+def _refuse_other_choice(directory: Path, held: AdaptiveRecord | None, plan: Plan) -> None:
+    """Sizes drawn from elsewhere would tell another error: what matters must agree. Raises UserError."""
+    if held is None or plan.adaptive is None:
+        return
+    now = plan.adaptive.record()
+    for key, spelled in _OF_CHOICE.items():
+        _refuse(directory, spelled, getattr(held, key), getattr(now, key))
 
 
 def refuse_other_hardware(

@@ -1,15 +1,20 @@
 """Which trial comes next, worked out from the plan and the records so far. Pure.
 
-Because the next step depends on nothing but what is recorded, resuming a killed run is the same as going on.
+Because the next step depends on nothing but what is recorded, resuming a killed run is the same as going on. That holds
+for sizes that are chosen while measuring too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from harness.core.sizes import Point
 from harness.measuring.plan import Plan
 from harness.measuring.stopping import FixedTrials, Samples
+from harness.modelling.adaptive import Reached, Search, Visit
+from harness.modelling.drawn_error import Seen
+from harness.modelling.forms.base import DecodeContext
 from harness.runs.schema import Purpose, Trial
 
 MAX_ERRORS = 3
@@ -17,6 +22,9 @@ MAX_ERRORS = 3
 
 MAX_DISTURBED = 3
 """Disturbed trials of one point after which it is left as it is: they are kept and marked."""
+
+MAX_CHOSEN = 400
+"""Sizes that are chosen while measuring at most: further ones hardly make the costs any surer."""
 
 DRIFT_TRIALS = 3
 """Trials of the first point that are repeated at the end."""
@@ -27,9 +35,14 @@ class _State:
     """What is known about one point (or about the drift check at the end)."""
 
     samples: dict[str, list[float]] = field(default_factory=lambda: {"runtime_s": []})
+    disturbed_samples: dict[str, list[float]] = field(default_factory=lambda: {"runtime_s": []})
+    ci95: dict[str, list[float]] = field(default_factory=dict)
+    """Half-widths that the sensors leave in each of the trials, by quantity."""
     ended: bool = False
     """Whether no further trial follows although the stopping rule is not satisfied."""
     skip_reason: str | None = None
+    ran_out: bool = False
+    """Whether it ran out of memory."""
     errors: int = 0
     disturbed: int = 0
 
@@ -42,9 +55,21 @@ class Schedule:
     """
 
     def __init__(
-        self, plan: Plan, *, kv_cache: bool, context_length: int | None, most_in_flight: int | None = None
+        self,
+        plan: Plan,
+        *,
+        kv_cache: bool,
+        context_length: int | None,
+        most_in_flight: int | None = None,
+        decode_context: DecodeContext = "grows",
     ) -> None:
         self._plan = plan
+        self._search: Search | None = None
+        self._reached: tuple[int, Reached | None] = (0, None)
+        if plan.adaptive:
+            visit = Visit(trial_s=plan.min_window_s, trials=plan.stopping.max_trials)
+            interest = plan.adaptive.interest(context_length, most_in_flight)
+            self._search = Search(interest, kv_cache, plan.seed, visit, decode_context)
         self._kv_cache = kv_cache
         self._states = {point: _State() for point in plan.points}
         self._drift = _State()
@@ -86,10 +111,12 @@ class Schedule:
             self._warm = (point, record.session, record.worker)
             self._disturbed_in_a_row += 1
             state.disturbed += 1
+            _add_values(state.disturbed_samples, record)
             state.ended = state.disturbed >= self._most_disturbed()
         else:
             state.ended = True
             if record.status == "oom":
+                state.ran_out = True
                 self._skip_larger(point)
 
     def _add_open_loop(self, record: Trial) -> None:
@@ -112,15 +139,24 @@ class Schedule:
             if point != failed and not self._done(state) and needs_at_least(point, failed, self._kv_cache):
                 state.skip_reason = f"needs at least the memory of {failed.words()}, which ran out of it"
 
-    def next(self, session: int, worker: int) -> TrialSpec | None:
+    @property
+    def plan(self) -> Plan:
+        """The plan, with the sizes that were chosen since."""
+        return self._plan
+
+    def next(self, session: int, worker: int, spent_s: float = 0.0) -> TrialSpec | None:
         """The next trial for this worker process; None when the run is complete.
 
-        A worker that is new to a point warms up on it first: the first trial of a point is never counted.
+        A worker that is new to a point warms up on it first: the first trial of a point is never counted. Where sizes
+        are chosen while measuring, ``plan`` may have grown by one afterwards; ``spent_s`` is what the session has
+        taken so far.
         """
         for point in self._plan.points:
             state = self._states[point]
             if not self._done(state):
                 return self._spec(point, state, "measure", session, worker)
+        if chosen := self._choose(spent_s):
+            return self._spec(chosen, self._states[chosen], "measure", session, worker)
         for rate_per_s, state in self._open_loops.items():
             if not (state.ended or len(state.samples["runtime_s"]) >= self._open_trials()):
                 assert self._plan.open_loop
@@ -129,6 +165,39 @@ class Schedule:
         if first is None or self._drift.ended or len(self._drift.samples["runtime_s"]) >= DRIFT_TRIALS:
             return None
         return self._spec(first, self._drift, "drift", session, worker)
+
+    def _choose(self, spent_s: float) -> Point | None:
+        """A further size to measure; None where none is wanted or left."""
+        wanted = self._plan.adaptive
+        if self._search is None or wanted is None or len(self._plan.points) >= MAX_CHOSEN:
+            return None
+        reached = self.reached()
+        enough = reached is not None and reached.error <= wanted.error
+        if enough or (wanted.budget_s is not None and spent_s >= wanted.budget_s):
+            return None
+        proposal = self._search.next(self._seen())
+        if proposal is None:
+            return None
+        self._plan = self._plan.extended(proposal.point, proposal.drawn)
+        self._states[proposal.point] = _State()
+        return proposal.point
+
+    def reached(self) -> Reached | None:
+        """How right the costs fitted so far are; None where sizes are planned, and before it can be told."""
+        if self._search is None:
+            return None
+        seen = self._seen()
+        # It takes a second of work: once for each point.
+        known = sum(each.outcome == "ok" for each in seen)
+        if self._reached[0] != known:
+            self._reached = known, self._search.reached(seen)
+        return self._reached[1]
+
+    def _seen(self) -> list[Seen]:
+        """What came of the points so far that are done."""
+        assert self._plan.adaptive
+        drawn = set(self._plan.adaptive.drawn)
+        return [_seen(p, p in drawn, self._states[p]) for p in self._plan.points if self._done(self._states[p])]
 
     def _open_trials(self) -> int:
         """An open loop is long, and shows by itself how far its requests scatter: once is enough unless told."""
@@ -161,8 +230,26 @@ class Schedule:
         return all(self._done(state) for state in self._states.values())
 
 
+def _seen(point: Point, drawn: bool, state: _State) -> Seen:
+    """A point as the choice of sizes looks at it; of disturbed trials where there are no others."""
+    samples = state.samples if state.samples["runtime_s"] else state.disturbed_samples
+    if not samples["runtime_s"]:
+        return Seen(point, drawn, outcome="oom" if state.ran_out else "failed")
+    ci95 = {name: fmean(half_widths) for name, half_widths in state.ci95.items()}
+    return Seen(point, drawn, samples, ci95=ci95)
+
+
 def _add_sample(state: _State, record: Trial) -> None:
     state.errors = 0
+    _add_values(state.samples, record)
+    total = record.energy.total if record.energy else None
+    for part, name in (("request", "energy_j"), ("prefill", "prefill_energy_j"), ("decode", "decode_energy_j")):
+        half_width = getattr(total, f"{part}_ci95_j", None)
+        if half_width is not None:
+            state.ci95.setdefault(name, []).append(half_width)
+
+
+def _add_values(samples: dict[str, list[float]], record: Trial) -> None:
     measured = {"runtime_s": record.runtime_s, "prefill_s": record.prefill_s, "decode_s": record.decode_s}
     if record.energy is not None:
         total = record.energy.total
@@ -173,7 +260,7 @@ def _add_sample(state: _State, record: Trial) -> None:
         }
     for name, value in measured.items():
         if value is not None:
-            state.samples.setdefault(name, []).append(value)
+            samples.setdefault(name, []).append(value)
 
 
 def needs_at_least(point: Point, other: Point, kv_cache: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from harness.measuring.time_left import repeats
 from harness.measuring.trial_results import batch_marks, batch_result, loop_doubts, loop_marks, loop_result
 from harness.measuring.worker_process import TrialFailed
 from harness.runs.load_figures import LatencyLimits, LoadFigures, load_figures
-from harness.runs.run_schema import noted
+from harness.runs.run_schema import ReachedRecord, noted
 from harness.runs.schema import Trial
 from harness.runs.store import RunStore
 
@@ -46,7 +47,9 @@ class MeasuringSession:
     def run(self, schedule: Schedule) -> None:
         """Measure until the plan is done. Raises SweepStopped or StorageError."""
         self._note_idle("before")
-        while spec := schedule.next(self.number, self.host.number):
+        began_s = time.monotonic()
+        while spec := schedule.next(self.number, self.host.number, time.monotonic() - began_s):
+            self._note_chosen(schedule.plan)
             self.observer.trial_starts(spec, schedule)
             trial = self._trial(spec)
             schedule.add(trial)
@@ -54,8 +57,30 @@ class MeasuringSession:
             if trial.status in _DOUBTFUL:
                 self.host.reload()
                 self.meter.set_worker(self.host.pid, self.host.server_pids)
+        self._note_reached(schedule)
         if self.host.alive:
             self._note_idle("after")
+
+    def _note_chosen(self, plan: Plan) -> None:
+        """Write a size down that was chosen since, before its first trial. Raises StorageError."""
+        if plan is self.plan:
+            return
+        assert self.store.run
+        self.plan = plan
+        record = plan.record(self.store.run.plan)
+        self.store.write_run(noted(self.store.run, plan=record).model_copy(update={"plan": record}))
+
+    def _note_reached(self, schedule: Schedule) -> None:
+        """Write down how right the fitted costs are. Raises StorageError."""
+        reached = schedule.reached()
+        if reached is None:
+            return
+        assert self.store.run
+        records = {
+            name: ReachedRecord(error=claim.error, standard_error=claim.standard_error, drawn=reached.drawn)
+            for name, claim in reached.claims.items()
+        }
+        self.store.write_run(noted(self.store.run, reached=records))
 
     @property
     def number(self) -> int:

@@ -1,5 +1,6 @@
 """Run a plan: one worker, one trial after the other, each recorded as it ends, whatever happens to it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from harness.measuring.planned_run import PlannedRun, prepare
 from harness.measuring.schedule import Schedule
 from harness.measuring.sensor_check import check_sensors
 from harness.measuring.session import MeasuringSession, now
+from harness.modelling.forms.base import decode_context_of
 from harness.runs.records import RecordedRun, load_run
-from harness.runs.run_schema import BackendOptions, BackendRecord, ModelRecord, Run, Session, noted
+from harness.runs.run_schema import BackendOptions, BackendRecord, ModelRecord, Run, Session, Setting, noted
 from harness.runs.schema import Trial
 from harness.runs.store import LOG_FILE, RunStore
 
@@ -64,7 +66,8 @@ def _run_session(planned: PlannedRun, store: RunStore, observer: Observer) -> No
     if held:
         planned = replace(planned, plan=planned.plan.continued(held.plan))
         same_run.refuse_other_run(store.directory, held, planned, machine.machine())
-        if _schedule(planned, store, held.model.context_length).next(len(held.sessions), 0) is None:
+        schedule = _schedule(planned, store, held.model.context_length, settings=held.backend.settings)
+        if schedule.next(len(held.sessions), 0) is None:
             observer.notice("nothing is left to measure: the run is complete")
             return
     load = _look_for_others(planned.energy.max_foreign_load, observer)
@@ -81,7 +84,7 @@ def _run_session(planned: PlannedRun, store: RunStore, observer: Observer) -> No
                 observer.notice(unused)
             sensors = check_sensors(meter, planned.energy.sensor_check, observer.notice)
             _begin_session(planned, store, loaded, versions, meter.describe(), load, unused, sensors)
-            schedule = _schedule(planned, store, loaded.model.context_length, loaded.most_in_flight)
+            schedule = _schedule(planned, store, loaded.model.context_length, loaded.most_in_flight, loaded.settings)
             MeasuringSession(planned.plan, store, host, meter, observer, served).run(schedule)
     _note(store, ended_at=now(), ended="complete")
 
@@ -137,13 +140,18 @@ def _open_meter(energy: EnergyConfig, loaded: Loaded, pid: int) -> Meter:
 
 
 def _schedule(
-    planned: PlannedRun, store: RunStore, context_length: int | None, most_in_flight: int | None = None
+    planned: PlannedRun,
+    store: RunStore,
+    context_length: int | None,
+    most_in_flight: int | None = None,
+    settings: Mapping[str, Setting] = {},
 ) -> Schedule:
     schedule = Schedule(
         planned.plan,
         kv_cache=planned.config.kv_cache,
         context_length=context_length,
         most_in_flight=most_in_flight,
+        decode_context=decode_context_of(planned.config.kv_cache, settings),
     )
     recorded = set(store.run.plan.points) if store.run else set()
     sessions = store.run.sessions if store.run else ()

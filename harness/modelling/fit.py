@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +17,20 @@ from numpy.typing import NDArray
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.statistics import student_95
+from harness.modelling.candidates import best_candidate
 from harness.modelling.cost_function import Range
+from harness.modelling.doubt import Misfit, Scatter, SessionEffect
 from harness.modelling.forms.base import DecodeContext, Form, Part, Sizes
-from harness.modelling.least_squares import HUBER, Rows, Solution, ceilings, solve
+from harness.modelling.least_squares import HUBER, Rows, Solution, ceilings
 
 MIN_POINTS = 4
 SUSPECT = 5.0
 """A suspect is off by this many standard deviations, as the median residual tells them, …"""
 OUTLYING = 3.0
 """… and by this many root mean squares of the other residuals."""
+
+NO_SCATTER = Scatter(0.0, 1.0)
+ONE_SESSION = SessionEffect(0.0)
 
 
 @dataclass(frozen=True)
@@ -42,10 +48,15 @@ class Observations:
     decode_noise: Floats = field(default_factory=lambda: np.empty(0))
     output_limit: Floats = field(default_factory=lambda: np.empty(0))
     """Output tokens asked for: up to there the point counts as measured, though some trials stopped before."""
+    scatter: Scatter = NO_SCATTER
+    """Of single requests, from the trials."""
+    session: SessionEffect = ONE_SESSION
+    """What the sessions share: the prior where there is one session only."""
 
     def only(self, chosen: NDArray[np.bool_]) -> Observations:
         """The chosen points."""
-        return Observations(*(a[chosen] if a.size else a for a in vars(self).values()))
+        arrays: dict[str, Any] = {k: held for k, held in vars(self).items() if isinstance(held, np.ndarray)}
+        return replace(self, **{name: held[chosen] for name, held in arrays.items() if held.size})
 
     @property
     def sizes(self) -> Sizes:
@@ -67,20 +78,32 @@ class Fit:
     coefficients: Floats
     covariance: Floats
     """Of the coefficients given the candidate, enlarged by what another candidate would predict: for predictions."""
+    freedom: float
+    """Degrees of freedom behind the covariance."""
     standard_errors: Floats
     """Of each coefficient, the uncertainty of the choice of candidate included."""
     mape: float
     """Mean absolute relative error at the points fitted."""
     held_out: Floats
     """Relative error (predicted − measured) / measured at each point by the fit without it."""
-    misfit: float
+    rms: float
     """Root mean square of the held-out errors, suspects left out."""
-    factor_95: float
+    misfit: Misfit
+    """What the form can't follow, as a function of size."""
+    scatter: Scatter
+    """Of single requests about the mean of their size."""
+    session: SessionEffect
+    """What all trials of one session share."""
     suspects: tuple[int, ...]
     """Points far outside the scatter of the others."""
     notes: tuple[str, ...]
     refusal: str | None
     """Why the fit must not be used; None where it may."""
+
+    @property
+    def factor_95(self) -> float:
+        """Student's factor of the coefficients' intervals."""
+        return student_95(self.freedom)
 
     @property
     def loo_mape(self) -> float:
@@ -110,13 +133,14 @@ def fit_form(
         observations = replace(observations, prefill=np.empty(0), decode=np.empty(0))
     candidates = [candidate.attending(decode_context) for candidate in form.candidates(kv_cache)]
     points = len(observations.cost)
-    rows = _rows(observations)
-    solution, solutions = _choose(candidates, rows, {})
-    starts = {candidate.form: candidate.theta for candidate in solutions}
-    covariance, standard_errors = _uncertainty(solution, solutions, rows)
+    rows = equations(observations)
+    choice = best_candidate(candidates, rows, {})
+    solution, starts = choice.solution, choice.starts
+    covariance, standard_errors = _uncertainty(solution, choice.rivals, rows)
     held_out = np.array([_held_out(candidates, observations, rows, point, starts) for point in range(points)])
     suspects = _suspects(solution, rows)
     sound = np.setdiff1d(np.arange(points), suspects)
+    freedom = float(max(points - solution.theta.size, 1))
     return Fit(
         form=solution.form,
         coefficients=solution.theta,
@@ -124,15 +148,18 @@ def fit_form(
         standard_errors=standard_errors,
         mape=float(np.mean(np.abs(solution.residuals[rows.request]))),
         held_out=held_out,
-        misfit=float(np.sqrt(np.mean(held_out[sound] ** 2))),
-        factor_95=student_95(max(points - solution.theta.size, 1)),
+        rms=float(np.sqrt(np.mean(held_out[sound] ** 2))),
+        freedom=freedom,
+        misfit=Misfit(float(np.sqrt(np.mean(held_out[sound] ** 2))), freedom=freedom),
+        scatter=observations.scatter,
+        session=observations.session,
         suspects=suspects,
         notes=_unidentified(observations),
         refusal=_refusal(solution, observations),
     )
 
 
-def _rows(observations: Observations) -> Rows:
+def equations(observations: Observations) -> Rows:
     """Every measured part of every point as an equation."""
     measured: dict[Part, tuple[Floats, Floats]] = {"request": (observations.cost, observations.noise)}
     both = np.zeros(len(observations.cost), dtype=bool)
@@ -155,17 +182,11 @@ def _rows(observations: Observations) -> Rows:
     )
 
 
-def _choose(candidates: Sequence[Form], rows: Rows, starts: dict[Form, Floats]) -> tuple[Solution, list[Solution]]:
-    """The candidate with the smallest predicted error, and all of them."""
-    solutions = [solve(form, rows, starts.get(form)) for form in candidates]
-    return min(solutions, key=lambda solution: solution.predicted_error), solutions
-
-
 def _held_out(
     candidates: Sequence[Form], observations: Observations, rows: Rows, point: int, starts: dict[Form, Floats]
 ) -> float:
     """Relative error at ``point`` by the whole procedure without it."""
-    solution, _ = _choose(candidates, rows.without(point), starts)
+    solution = best_candidate(candidates, rows.without(point), starts).solution
     at = Sizes(observations.input_tokens[[point]], observations.output_tokens[[point]])
     return float(solution.form.cost(solution.theta, at)[0] / observations.cost[point] - 1)
 

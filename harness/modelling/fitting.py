@@ -168,11 +168,11 @@ def cost_model(quantity: Quantity, kv_cache: bool) -> CostModel:
         **_parameters(fitted),
         coefficients=coefficients(fitted, quantity.unit),
         covariance=fitted.covariance.tolist(),
-        misfit=float(np.hypot(fitted.misfit, quantity.trial_error)),
+        misfit=float(np.hypot(fitted.misfit.sd, quantity.trial_error)),
         interval_factor_95=fitted.factor_95,
         range=MeasuredRange(**vars(observed.range)),
         mape=fitted.mape,
-        held_out=HeldOutError(points=len(observed.cost), mape=fitted.loo_mape, rms=fitted.misfit, worst=worst),
+        held_out=HeldOutError(points=len(observed.cost), mape=fitted.loo_mape, rms=fitted.rms, worst=worst),
         suspects=[point_error(observed, fitted, i) for i in fitted.suspects],
         dropped=list(quantity.dropped),
         alternatives=[

@@ -70,8 +70,9 @@ def solve(form: Form, rows: Rows, start: Floats | None) -> Solution:
     freedom = max(rows.share.sum() - theta.size, 1) / rows.share.sum()
     design = rows.design(form, theta)
     residuals = design @ theta / rows.value - 1
+    typical = float(np.median(rows.noise**2))
     for _ in range(_ROUNDS):
-        scatter = _scatter(residuals, rows.noise, freedom)
+        scatter = _scatter(residuals, rows.noise, typical, freedom)
         robust = np.minimum(1, HUBER * scatter / np.maximum(np.abs(residuals), 1e-300))
         weights = np.sqrt(rows.share * robust) / scatter
         target = _linear(form, design, rows.value, weights)
@@ -116,13 +117,13 @@ def _linear(form: Form, design: Floats, value: Floats, weights: Floats) -> Float
     return np.asarray(solve_scaled(relative / scale, weights)[0] / scale)
 
 
-def _scatter(residuals: Floats, noise: Floats, freedom: float) -> Floats:
+def _scatter(residuals: Floats, noise: Floats, typical: float, freedom: float) -> Floats:
     """Of each row: its noise joined to what the median residual, of a normal distribution, has beyond the median noise.
 
-    That spread about the model is at least ``LEAST_SPREAD``.
+    ``typical`` is the median of the noise squared. That spread about the model is at least ``LEAST_SPREAD``.
     """
     total = np.median(np.abs(residuals)) / (0.6745 * np.sqrt(freedom))
-    spread = float(np.sqrt(max(total**2 - np.median(noise**2), LEAST_SPREAD**2)))
+    spread = float(np.sqrt(max(total**2 - typical, LEAST_SPREAD**2)))
     return np.asarray(np.sqrt(spread**2 + noise**2))
 
 

@@ -25,7 +25,7 @@ from harness.core.statistics import freedom_of
 from harness.modelling.cost_function import CostFunction, Range
 from harness.modelling.doubt import Misfit, Scatter, SessionEffect
 from harness.modelling.forms import FORMS, form_named
-from harness.modelling.forms.base import DecodeContext, Form
+from harness.modelling.forms.base import DecodeContext, Form, decode_context_of
 from harness.runs.run_schema import Count
 
 IN_FLIGHT_AS = "requests_in_flight"
@@ -94,7 +94,7 @@ class Identity(Strict):
     @property
     def decode_context(self) -> DecodeContext:
         """How many positions each decode step with the KV cache attends to, by what the runtime said of its cache."""
-        return "m + n" if self.kv_cache and self.settings.get("kv_cache_length") == "m + n" else "grows"
+        return decode_context_of(self.kv_cache, self.settings)
 
     @model_serializer(mode="wrap")
     def _without_unknown_settings(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -267,6 +267,19 @@ class EnergyModel(Strict):
     """Half-width of the 95 % interval of the idle power."""
 
 
+class SessionStatistic(Strict):
+    """What one session measured at a point."""
+
+    session: NonNegativeInt
+    """Number among the sessions of all runs pooled."""
+    mean: float
+    """Of its trials."""
+    sd: NonNegativeFloat | None
+    """Sample standard deviation; null for a single trial."""
+    trials: Count
+    """How many the mean is of."""
+
+
 class Statistic(Strict):
     """A quantity over the trials of one point."""
 
@@ -278,6 +291,19 @@ class Statistic(Strict):
     """How many the mean is of."""
     ci95: NonNegativeFloat | None
     """Half-width of the 95 % interval that one trial's own sensors leave; null where unknown."""
+    requests: PositiveFloat = 1.0
+    """In one trial, whose value is their mean: harmonic mean over the trials. Absent from the file if 1."""
+    request_sd: NonNegativeFloat | None = None
+    """Standard deviation of single requests about the mean of their trial, root mean square over the trials. Absent
+    from the file where unknown."""
+    sessions: list[SessionStatistic] = []
+    """The same for each session by itself, by its number. Absent from the file where only one measured this."""
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        usual: dict[str, Any] = {"requests": 1.0, "request_sd": None, "sessions": []}
+        return {key: value for key, value in content.items() if key not in usual or value != usual[key]}
 
 
 class Measurement(Strict):

@@ -47,6 +47,24 @@ class OpenLoopRecord(_Open):
     e2e_limit_s: float | None = None
 
 
+class AdaptiveRecord(_Open):
+    """Sizes that were chosen while measuring."""
+
+    error: float
+    """Mean relative error of the fitted costs at which it was enough."""
+    inputs: tuple[Count, Count]
+    """Fewest and most input tokens."""
+    outputs: tuple[Count, Count]
+    concurrencies: tuple[Count, ...]
+    budget_s: float | None = None
+    traffic_sizes: int = 0
+    """Distinct sizes of the user's own traffic; 0 where a log grid mattered."""
+    traffic_sha256: str | None = None
+    """Of these sizes and their counts."""
+    drawn: tuple[tuple[Count, Count, Count], ...] = ()
+    """Those of the plan's points that were drawn at random: they tell the error."""
+
+
 class PlanRecord(_Open):
     """Everything that decides which trials a run consists of."""
 
@@ -61,6 +79,8 @@ class PlanRecord(_Open):
     """Input tokens, output tokens and requests in flight, in the order in which they are measured."""
     open_loop: OpenLoopRecord | None = None
     """The open loops of the run; None where it has none."""
+    adaptive: AdaptiveRecord | None = None
+    """Where sizes were chosen while measuring; None where all were planned."""
 
 
 class BackendOptions(_Open):
@@ -129,6 +149,16 @@ class Machine(_Open):
     virtual_machine: str | None = None
 
 
+class ReachedRecord(_Open):
+    """How right the fitted costs of one quantity were when no further size was chosen."""
+
+    error: float
+    """Mean relative error at the sizes drawn at random, each left out in turn, less what noise makes of it."""
+    standard_error: float
+    drawn: Count
+    """Number of these sizes."""
+
+
 class Session(_Open):
     """One start of the program into the run's directory."""
 
@@ -146,8 +176,10 @@ class Session(_Open):
     """What other programs took of the processors before the model was loaded; None where nobody looked."""
     unused_gpus: str | None = None
     """Why the CPU computed although ``--device auto`` had NVIDIA GPUs to choose from; None where that is not so."""
-    sensors: dict[str, SensorCheck] = {}
+    sensors: dict[str, SensorCheck] = Field(default_factory=dict)
     """By domain, what is known of its sensor's timing, how sure and where from; empty where nobody looked."""
+    reached: dict[str, ReachedRecord] = Field(default_factory=dict)
+    """By quantity, such as ``runtime_s``; empty where sizes were planned, or too few of them were drawn to tell."""
     ended: str | None = None
     """How it ended: ``complete``, ``interrupted`` or ``stopped: …``; None where it was killed."""
 

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import asdict
 
+import numpy as np
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
@@ -14,9 +15,10 @@ from backends.base import Config, Model
 from harness.core.sizes import Point
 from harness.core.wording import estimated, number, percent, plus_minus
 from harness.energy.meter import SETTLE_S
+from harness.measuring.adaptive_plan import AdaptivePlan
 from harness.measuring.observer import Observer
 from harness.measuring.plan import Plan
-from harness.measuring.planned_run import PlannedRun
+from harness.measuring.planned_run import Foreseen, PlannedRun
 from harness.measuring.schedule import Schedule, TrialSpec
 from harness.measuring.time_guess import RequestGuess, spell
 from harness.measuring.time_left import TimeLeft
@@ -30,6 +32,8 @@ from harness.showing.trials import print_results
 
 _IDLE_S = 10.0 + SETTLE_S
 """What reading the idle power once takes, until a run shows it."""
+_USUAL_SIZES = 20
+"""Sizes at one concurrency that an adaptive run usually takes."""
 _QUANTITIES = {
     "runtime_s": "runtime",
     "prefill_s": "prefill time",
@@ -60,6 +64,9 @@ def print_plan(planned: PlannedRun, as_json: bool = False) -> None:
         points = f"{len(plan.points)} points" if len(plan.points) > 1 else "1 point"
         print(f"{points} in this order, each with a warm-up and at most {plan.stopping.max_trials} trials:")
     left = TimeLeft(plan, seen.guess, plan.min_window_s, planned.served)
+    if plan.adaptive:
+        _print_adaptive(plan.adaptive, planned, seen, left)
+        return
     loaded = any(point.concurrency > 1 for point in plan.points)
     for point in plan.points:
         size = f"  {point.input_tokens:5} in  {point.output_tokens:5} out"
@@ -76,6 +83,30 @@ def print_plan(planned: PlannedRun, as_json: bool = False) -> None:
         f"about {spell(whole_s)} in all, plus loading the model; guessed from typical rates of a {seen.device}, "
         "good to a factor of three"
     )
+
+
+def _print_adaptive(wanted: AdaptivePlan, planned: PlannedRun, seen: Foreseen, left: TimeLeft) -> None:
+    """What is asked for, and a guess of its time: sizes are chosen while measuring."""
+    interest = wanted.interest(seen.model.context_length)
+    levels = [f"{c} in flight" for c in interest.levels if interest.levels != (1,)]
+    sizes = f"{len(wanted.traffic)} sizes of your own" if wanted.traffic else _grid_words(wanted)
+    print(f"sizes are chosen while measuring, from {', '.join([sizes, *levels])},")
+    print(f"until the model's mean error is below {percent(wanted.error)}")
+    rng = np.random.default_rng(planned.plan.seed)
+    drawn = [p for c in interest.levels for p in (interest.at(c).draw(rng, ()) for _ in range(_USUAL_SIZES)) if p]
+    # Every other size is chosen for what it costs too, and is cheaper than one that is drawn.
+    whole_s = 0.75 * sum(left.point_s(point) for point in drawn)
+    if wanted.budget_s is not None:
+        whole_s = min(whole_s, wanted.budget_s)
+    print(
+        f"about {spell(whole_s)} in all for some {len(drawn)} sizes, plus loading the model; guessed from typical "
+        f"rates of a {seen.device}, good to a factor of three"
+    )
+
+
+def _grid_words(wanted: AdaptivePlan) -> str:
+    (least_m, most_m), (least_n, most_n) = wanted.inputs, wanted.outputs
+    return f"{least_m} to {most_m} input and {least_n} to {most_n} output tokens"
 
 
 def _weights(model: Model) -> list[str]:
@@ -119,7 +150,8 @@ class Display(Observer):
                 # Drawing takes CPU time from what is measured.
                 refresh_per_second=1,
             )
-            self._task = self._progress.add_task("loading", total=len(plan.points), end_s=None)
+            total = None if plan.adaptive else len(plan.points)
+            self._task = self._progress.add_task("loading", total=total, end_s=None)
             self._progress.start()
 
     def close(self) -> None:
@@ -135,17 +167,18 @@ class Display(Observer):
 
     def trial_starts(self, spec: TrialSpec, schedule: Schedule) -> None:
         """Show which point is measured and how long the rest may take."""
-        self._schedule = schedule
+        self._schedule, self._plan = schedule, schedule.plan
         if self._time is None:
             self._time = self._begin()
             self._since_s = time.monotonic()
         remaining = len(schedule.remaining())
         self._number = len(self._plan.points) - remaining + 1 if remaining else 0
         if self._progress:
-            width = self._width(spec.point) if spec.purpose == "measure" else ""
+            width = self._error_text() or (self._width(spec.point) if spec.purpose == "measure" else "")
             label = self._label(spec.purpose, spec.point, spec.rate_per_s, ended=False)
             text = ": ".join(filter(None, (label, width)))
-            end_s = time.monotonic() + self._left_s()
+            left_s = self._left_s()
+            end_s = None if left_s is None else time.monotonic() + left_s
             done = len(self._plan.points) - remaining
             self._progress.update(self._task, completed=done, description=text, end_s=end_s)
 
@@ -155,6 +188,7 @@ class Display(Observer):
         if self._time is not None:
             self._time.add(record, now_s - self._since_s)
         self._since_s = now_s
+        self._tell_error(record)
         disturbed = record.status == "disturbed"
         self._tell_marks(record)
         if self._progress and (record.status == "ok" or (disturbed and self._disturbance_told)):
@@ -166,6 +200,21 @@ class Display(Observer):
                 "Disturbed trials are kept and marked, and measured again up to 3 times a point. Close other programs, "
                 "or raise --max-foreign-load."
             )
+
+    def _tell_error(self, record: Trial) -> None:
+        """How right the costs are by now, once for each size that was chosen; in a terminal the live line has it."""
+        error = self._error_text()
+        if error and not self._progress and record.purpose == "measure":
+            self.notice(error)
+
+    def _error_text(self) -> str:
+        """How right the fitted costs are, and how right they are to be; empty where that is not what ends the run."""
+        if self._schedule is None or self._plan.adaptive is None:
+            return ""
+        wanted, reached = f"wanted: {percent(self._plan.adaptive.error)}", self._schedule.reached()
+        if reached is None:
+            return f"error of the model: not known yet ({wanted})"
+        return f"error of the model: {_QUANTITIES[reached.quantity]} {percent(reached.error)} ({wanted})"
 
     def _tell_marks(self, record: Trial) -> None:
         """What a server's window is marked with, each kind once: the results count them."""
@@ -208,7 +257,10 @@ class Display(Observer):
             left.add(trial, None)
         return left
 
-    def _left_s(self) -> float:
+    def _left_s(self) -> float | None:
+        """None where nobody knows how many sizes it takes."""
+        if self._plan.adaptive:
+            return None
         assert self._time
         assert self._schedule
         assert self._store.run
@@ -223,8 +275,9 @@ class Display(Observer):
         trials = [trial for trial in self._store.records if (trial.asked, trial.purpose) == (point, purpose)]
         count = "" if purpose == "warmup" else f" {len(trials) + (not ended)}"
         points = len(self._plan.points)
+        of_points = "" if self._plan.adaptive else f"/{points}"
         # A point that is skipped is none of those that remain.
-        place = f"{self._number or points}/{points}" if self._number or purpose == "measure" else "drift check"
+        place = f"{self._number or points}{of_points}" if self._number or purpose == "measure" else "drift check"
         return f"{place}  {point.words()}, {'warm-up' if purpose == 'warmup' else 'trial'}{count}"
 
     def _width(self, point: Point) -> str:
@@ -241,7 +294,7 @@ class Display(Observer):
     def _trial_text(self, record: Trial) -> str:
         label = self._label(record.purpose, record.asked, record.rate_per_s, ended=True)
         if record.runtime_s is None:
-            return f"{label}: {failure_text(record)}; {self._left_text()}"
+            return "; ".join(filter(None, [f"{label}: {failure_text(record)}", self._left_text()]))
         text = ""
         for what, spent_s in (("compiled", record.compile_s), ("captured", record.capture_s)):
             if spent_s is not None:
@@ -263,7 +316,8 @@ class Display(Observer):
         return f"{label}: {'; '.join(filter(None, parts))}"
 
     def _left_text(self) -> str:
-        return _left_text(self._left_s())
+        left_s = self._left_s()
+        return "" if left_s is None else _left_text(left_s)
 
 
 def _left_text(left_s: float) -> str:

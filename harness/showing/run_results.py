@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from harness.core.sizes import Point
 from harness.core.statistics import Estimate
-from harness.core.wording import estimated, plus_minus, plus_minus_percent
+from harness.core.wording import estimated, percent, plus_minus, plus_minus_percent
 from harness.runs.records import RecordedRun
+from harness.runs.run_schema import AdaptiveRecord, ReachedRecord
 from harness.runs.schema import Trial, status_words
 from harness.runs.summary import (
     Disturbance,
@@ -44,12 +45,30 @@ def result_lines(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterato
         yield from headline_lines(found) if found else ("Nothing was measured.",)
     if found and (said := load_words(found, summaries)):
         yield said
+    if errors := model_errors(run):
+        yield error_words(errors, run.facts.plan.adaptive)
     moved = drift(run.trials)
     if moved:
         yield drift_text(moved)
     yield from _coverage(run, summaries)
     yield from _marked(run)
     yield from _idle(run)
+
+
+def model_errors(run: RecordedRun) -> dict[str, ReachedRecord]:
+    """How right the fitted costs were when the last session chose no further size; empty where sizes were planned."""
+    return run.facts.sessions[-1].reached if run.facts.sessions else {}
+
+
+def error_words(errors: Mapping[str, ReachedRecord], wanted: AdaptiveRecord | None) -> str:
+    """What a run that chose its sizes has reached."""
+    said = [
+        f"{name.partition('_')[0]} {percent(found.error)} ± {percent(found.standard_error)} (standard error)"
+        for name, found in errors.items()
+    ]
+    drawn = next(iter(errors.values())).drawn
+    asked = f"; wanted: {percent(wanted.error)} with one standard error added" if wanted else ""
+    return f"The model's mean error, told by {drawn} sizes drawn at random: {', '.join(said)}{asked}."
 
 
 def headline_lines(found: Headline) -> Iterator[str]:

@@ -11,6 +11,7 @@ from harness.runs.records import RecordedRun
 from harness.runs.schema import Trial
 from harness.runs.summary import drift, headline, summarise
 from harness.showing.open_loops import open_loops
+from harness.showing.run_results import model_errors
 
 
 def run_summary(run: RecordedRun) -> str:
@@ -30,6 +31,7 @@ def run_summary(run: RecordedRun) -> str:
         "dtype": facts.model.dtype,
         "kv_cache": config.kv_cache,
         "trials": Counter(trial.status for trial in run.trials),
+        "model_errors": {name: reached.model_dump() for name, reached in model_errors(run).items()},
         "headline": None if found is None else _flat(found),
         "points": [_flat(point) for point in sorted(summarise(run.trials), key=lambda each: each.point)],
         "open_loops": [_open_loop(trial) for trial in open_loops(run)],

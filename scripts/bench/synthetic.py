@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.core.quantities import Method
+from harness.core.quantities import Component, Method
 from harness.energy.readings import Domain, Trace
 
 Floats = NDArray[np.float64]
@@ -42,6 +42,22 @@ class Load:
         before = np.minimum(np.asarray(time_s) - self.times_s[0], 0.0) * self.power_w[0]
         after = np.maximum(np.asarray(time_s) - self.times_s[-1], 0.0) * self.power_w[-1]
         return np.asarray(inside + before + after, dtype=np.float64)
+
+    def filtered_w(self, times_s: Floats, constant_s: float) -> Floats:
+        """Power after a first-order low-pass that was at rest at first: y' = (P − y) / τ, exact for steps."""
+        decay = np.exp(-np.diff(self.times_s) / constant_s)
+        levels = _filtered_at_steps(decay, self.power_w)
+        at = np.clip(np.searchsorted(self.times_s, times_s, side="right") - 1, 0, self.power_w.size - 1)
+        since = np.maximum(times_s - self.times_s[at], 0.0)
+        return self.power_w[at] + (levels[at] - self.power_w[at]) * np.exp(-since / constant_s)
+
+
+def _filtered_at_steps(decay: Floats, power_w: Floats) -> Floats:
+    """The low-pass at each breakpoint, from y[i + 1] = P[i] + (y[i] − P[i])·decay[i]."""
+    levels = [power_w[0]]
+    for share, watts in zip(decay.tolist(), power_w.tolist(), strict=True):
+        levels.append(watts + (levels[-1] - watts) * share)
+    return np.array(levels)
 
 
 def random_load(rng: np.random.Generator, window_s: float, margin_s: float) -> Load:
@@ -83,11 +99,22 @@ class Sensor:
     method: Method = "counter"
     echo_s: tuple[float, float] | None = None
     """How long after an update what was counted since is published too: shortest and longest."""
+    seen_s: float | None = None
+    """Of each update's period the last part in which the sensor looks; None where all of it."""
+    filter_s: float = 0.0
+    """Time constant of a first-order low-pass before the sensor."""
+    lag_s: float = 0.0
+    """How late readings show."""
+    noise: float = 0.0
+    """Standard deviation of a power reading, as a share of it."""
+    clock_s: float = 0.0
+    """Readings are stamped by a clock that is off by no more than this, either way."""
+    component: Component = "gpu"
 
     def domain(self) -> Domain:
         return Domain(
             name=self.name,
-            component="gpu",
+            component=self.component,
             kind="counter" if self.counter else "power",
             method=self.method,
             probe="fake",
@@ -98,6 +125,10 @@ class Sensor:
             source=self.name,
             stamped=self.stamped,
             echo_s=0.05 if self.echo_s else 0.0,
+            seen_s=self.seen_s,
+            filter_s=self.filter_s,
+            lag_s=self.lag_s,
+            clock_s=self.clock_s,
         )
 
     def observe(
@@ -114,7 +145,8 @@ class Sensor:
             polls = np.sort(polls + np.abs(rng.normal(0.0, 0.002, polls.size)))
             seen = np.searchsorted(updates, polls, side="right") - 1
         kept = rng.random(polls.size) >= self.dropped
-        times_ns = ORIGIN_NS + np.round(polls[kept] * _NS).astype(np.int64)
+        clock_off_s = rng.uniform(-self.clock_s, self.clock_s)
+        times_ns = ORIGIN_NS + np.round((polls[kept] + clock_off_s) * _NS).astype(np.int64)
         return Trace(self.domain(), times_ns, shown[seen[kept]])
 
     def _update_times(self, start_s: float, end_s: float, rng: np.random.Generator) -> Floats:
@@ -127,14 +159,24 @@ class Sensor:
         return np.sort(np.concatenate((updates, updates + rng.uniform(*self.echo_s, updates.size))))
 
     def _shown(self, load: Load, updates: Floats, rng: np.random.Generator) -> Floats:
+        seen_until = updates - self.lag_s
         if not self.counter:
-            window = self.averaging_s or 1e-6
-            power = load.energy_j(updates - window, updates) / window
+            power = self._power_w(load, seen_until) * rng.normal(1.0, self.noise, updates.size)
             return np.round(power / self.resolution) * self.resolution
-        total = load.energy_j(updates[0], updates)
+        total = load.energy_j(seen_until[0], seen_until)
+        if self.seen_s is not None:
+            seen_w = load.energy_j(seen_until - self.seen_s, seen_until) / self.seen_s
+            total = np.concatenate(([0.0], np.cumsum(seen_w[1:] * np.diff(updates))))
         if self.wrap_j is not None:
             total = (total + rng.uniform(0.0, self.wrap_j)) % self.wrap_j
         return np.floor(total / self.resolution) * self.resolution
+
+    def _power_w(self, load: Load, times_s: Floats) -> Floats:
+        """What power readings of these times show before noise and rounding."""
+        if self.filter_s > 0.0:
+            return load.filtered_w(times_s, self.filter_s)
+        window = self.averaging_s or 1e-6
+        return load.energy_j(times_s - window, times_s) / window
 
 
 SENSORS: tuple[Sensor, ...] = (

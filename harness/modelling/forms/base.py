@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Literal, Self
 
@@ -16,12 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
+from harness.modelling.forms.terms import Term
 
 Part = Literal["request", "prefill", "decode"]
 DecodeContext = Literal["grows", "m + n"]
 """How many positions a decode step with the KV cache attends to: those so far, or with a static cache all it holds."""
 Evaluator = Callable[[NDArray[np.int64], NDArray[np.int64]], Floats]
 """From whole m and n, one entry per request, to a cost or costs of each."""
+
+Parameter = float | str | tuple[str, ...] | list[str] | None
+"""A fixed choice of a form as a profile's cost model has it."""
 
 DENSE_CONTEXTS = 64
 LATTICE_RATIO = 1.02
@@ -38,6 +42,13 @@ class Sizes:
 
     m: Floats
     n: Floats
+    _of_terms: dict[Term, Floats] = field(default_factory=dict, repr=False)
+
+    def term_sums(self, term: Term) -> Floats:
+        """Σ over decode contexts of a term, in closed form: shape (requests,)."""
+        if term not in self._of_terms:
+            self._of_terms[term] = term.sums(self.m + self.n) - term.sums(self.m + 1)
+        return self._of_terms[term]
 
     @cached_property
     def step_sums(self) -> Floats:
@@ -53,6 +64,11 @@ class Sizes:
         return contexts, np.array([_sum_weights(contexts, first, last) for first, last in pairs])
 
 
+def decode_context_of(kv_cache: bool, settings: Mapping[str, object]) -> DecodeContext:
+    """How many positions each decode step with the KV cache attends to, by what the runtime said of its cache."""
+    return "m + n" if kv_cache and settings.get("kv_cache_length") == "m + n" else "grows"
+
+
 class Form(ABC):
     """A family of cost functions. An instance holds its fixed choices, never its coefficients, and is hashable."""
 
@@ -62,6 +78,8 @@ class Form(ABC):
     """Whether coefficients below 0 are ruled out."""
     has_phases: ClassVar[bool]
     """Whether it tells prefill from decode: then their measurements inform it and the cache mode decides it."""
+    terms: tuple[Term, ...] = ()
+    """Those of its ``known_terms`` that it has."""
 
     @classmethod
     @abstractmethod
@@ -70,7 +88,7 @@ class Form(ABC):
 
     @classmethod
     @abstractmethod
-    def restore(cls, kv_cache: bool, parameters: Mapping[str, float | str | None]) -> Self:
+    def restore(cls, kv_cache: bool, parameters: Mapping[str, Parameter]) -> Self:
         """The form of these ``parameters``. Raises ValueError where one is missing."""
 
     @classmethod
@@ -83,7 +101,7 @@ class Form(ABC):
         return self
 
     @property
-    def parameters(self) -> dict[str, float | str | None]:
+    def parameters(self) -> dict[str, Parameter]:
         """The fixed choices by the names of their fields in a profile's cost model, usual ones left out."""
         return {"roofline_exponent": None}
 
@@ -93,8 +111,16 @@ class Form(ABC):
         return self
 
     def is_plain_at(self, theta: Floats) -> bool:
-        """Whether with these coefficients it only repeats its plain form, though it is another."""
+        """Whether with these coefficients it only repeats a simpler form."""
         return False
+
+    def known_terms(self) -> Sequence[Term]:
+        """The terms that measurements may ask for, its own among them; none where it has no such terms."""
+        return ()
+
+    def with_terms(self, terms: Sequence[Term]) -> Self:
+        """The same with these of its ``known_terms``, whose coefficients come last, in place of its own."""
+        return self
 
     @abstractmethod
     def coefficients(self, unit: str) -> list[tuple[str, str]]:
@@ -122,10 +148,11 @@ class Form(ABC):
     def describe(self) -> str:
         """The form and its fixed choices in words."""
         chosen = [
-            f"{name.replace('_', ' ')} {value if isinstance(value, str) else format(value, 'g')}"
+            f"{name.replace('_', ' ')} {format(value, 'g') if isinstance(value, int | float) else value}"
             for name, value in self.parameters.items()
-            if value is not None
+            if isinstance(value, int | float | str)
         ]
+        chosen += map(str, self.terms)
         return ", ".join([f"{self.name} form", *chosen])
 
 

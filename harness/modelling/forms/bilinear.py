@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
-from harness.modelling.forms.base import Form, Part, Sizes
+from harness.modelling.forms.base import Form, Parameter, Part, Sizes
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Bilinear(Form):
         return [cls()]
 
     @classmethod
-    def restore(cls, kv_cache: bool, parameters: Mapping[str, float | str | None]) -> Self:
+    def restore(cls, kv_cache: bool, parameters: Mapping[str, Parameter]) -> Self:
         return cls()
 
     def coefficients(self, unit: str) -> list[tuple[str, str]]:

@@ -1,0 +1,81 @@
+"""Sizes that are chosen while measuring, until the fitted costs are right enough: what such a run is told. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.core.errors import UserError
+from harness.core.sizes import Point
+from harness.modelling.interest import Interest
+from harness.runs.run_schema import AdaptiveRecord
+
+DEFAULT_ERROR = 0.02
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_LONGEST_S = 1e6
+
+
+@dataclass(frozen=True)
+class AdaptivePlan:
+    """How right the costs are to be, over which sizes, and in how much time."""
+
+    error: float
+    """Mean relative error of the fitted costs at which it is enough."""
+    inputs: tuple[int, int]
+    """Fewest and most input tokens."""
+    outputs: tuple[int, int]
+    concurrencies: tuple[int, ...]
+    """Requests in flight; each has costs of its own."""
+    budget_s: float | None = None
+    """Seconds after which no further size is begun; None for as long as it takes."""
+    traffic: tuple[tuple[int, int, float], ...] = ()
+    """Input and output tokens and the number of such requests: the user's own, in place of a log grid."""
+    drawn: tuple[Point, ...] = ()
+    """The points that were drawn at random so far: they tell the error."""
+
+    def interest(self, context_length: int | None = None, most_in_flight: int | None = None) -> Interest:
+        """The sizes that matter and that the model and its server can take. Raises UserError where none is left."""
+        levels = [c for c in self.concurrencies if most_in_flight is None or c <= most_in_flight]
+        if not levels:
+            raise UserError(f"the server works on {most_in_flight} requests at once: ask for no more with -c")
+        longest = math.inf if context_length is None else float(context_length)
+        if not self.traffic:
+            return Interest.grid(self.inputs, self.outputs, levels, longest)
+        m, n, count = np.array(self.traffic, dtype=float).T
+        return Interest.traffic(m, n, count, levels, longest)
+
+    def record(self) -> AdaptiveRecord:
+        """As it is stored with the run."""
+        return AdaptiveRecord(
+            error=self.error,
+            budget_s=self.budget_s,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            concurrencies=self.concurrencies,
+            traffic_sizes=len(self.traffic),
+            traffic_sha256=hashlib.sha256(json.dumps(self.traffic).encode()).hexdigest() if self.traffic else None,
+            drawn=tuple((point.input_tokens, point.output_tokens, point.concurrency) for point in self.drawn),
+        )
+
+
+def parse_error(text: str) -> float:
+    """A relative error from ``2%`` or ``0.02``. Raises UserError."""
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", text, re.ASCII)
+    error = float(match[1]) / (100.0 if match[2] else 1.0) if match else 0.0
+    if not 0.0005 <= error <= 0.5:
+        raise UserError(f"--error {text}: write a relative error such as 2%, from 0.05% to 50%")
+    return error
+
+
+def parse_budget(text: str) -> float:
+    """Seconds from ``10m``, ``90s`` or ``1.5h``. Raises UserError."""
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(s|m|min|h|)\s*", text, re.ASCII)
+    budget_s = float(match[1]) * _SECONDS[match[2]] if match else 0.0
+    if not 1.0 <= budget_s <= _LONGEST_S:
+        raise UserError(f"--budget {text}: write a duration such as 90s, 10m or 1.5h")
+    return budget_s

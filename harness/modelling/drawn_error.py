@@ -1,0 +1,126 @@
+"""How right a fitted cost is, told by points that were drawn at random: each predicted by the fit without it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from harness.core.arrays import Floats
+from harness.core.sizes import Point
+from harness.modelling.candidates import best_candidate
+from harness.modelling.fit import Observations, equations
+from harness.modelling.forms.base import DecodeContext, Sizes
+from harness.modelling.forms.phase import Phase
+from harness.modelling.least_squares import Rows, Solution
+from harness.modelling.measurements import observations
+from harness.modelling.profile_schema import Measurement, Statistic
+
+Outcome = Literal["ok", "failed", "oom"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A point that was proposed, and what came of it."""
+
+    point: Point
+    drawn: bool
+    """As proposed."""
+    trials: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Measured quantities by name (``runtime_s``, ``energy_j``, and their phases as in ``stopping.Samples``), one value
+    per counted trial that has it."""
+    spent_s: float = 0.0
+    """Seconds from the proposal to the last trial's end, warm-up included."""
+    ci95: Mapping[str, float] = field(default_factory=dict)
+    """Half-width of the 95 % interval that sensors leave in one trial, however often it is repeated, by quantity."""
+    outcome: Outcome = "ok"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """How right the fitted cost of one quantity is: relative, over the sizes that matter."""
+
+    error: float
+    """Root mean square of the leave-one-out errors at the drawn points, the noise of their trials taken off. Squares of
+    independent errors add up, so that this leaves the fit's; the mean of its absolute errors is no larger."""
+    standard_error: float
+    """Of the mean absolute leave-one-out error."""
+
+    @property
+    def stated(self) -> float:
+        """The error plus one standard error: what is claimed."""
+        return self.error + self.standard_error
+
+    @classmethod
+    def of(cls, errors: Floats, noises: Floats, weights: Floats) -> Claim:
+        """From relative errors at drawn points, the noise of the means there, and what each point stands for."""
+        weight = weights / weights.sum()
+        size = np.abs(errors)
+        spread = size - weight @ size
+        sampling = np.sqrt(np.sum(np.square(weight * spread)) * size.size / (size.size - 1))
+        return cls(float(np.sqrt(max(0.0, weight @ (size**2 - noises**2)))), float(sampling))
+
+
+def observed(seen: Sequence[Seen], name: str) -> Observations | None:
+    """What was seen of ``runtime_s`` or ``energy_j`` at one concurrency, as a fit takes it; None where nothing was."""
+    measured = [_measurement(each) for each in seen if each.trials.get("runtime_s")]
+    return observations(measured, "runtime" if name == "runtime_s" else "energy")
+
+
+def fitted(observed: Observations, kv_cache: bool, decode_context: DecodeContext) -> tuple[Solution, Rows]:
+    """The phase form fitted to all points, and the equations behind it."""
+    rows = equations(observed)
+    candidates = [form.attending(decode_context) for form in Phase.candidates(kv_cache)]
+    return best_candidate(candidates, rows, {}).solution, rows
+
+
+def held_out(seen: Sequence[Seen], name: str, kv_cache: bool, decode_context: DecodeContext) -> tuple[Floats, Floats]:
+    """Relative error at each drawn point by the fit without it, and the noise of its mean; one concurrency."""
+    of = [each for each in seen if each.trials.get("runtime_s") and each.trials.get(name)]
+    known = observed(of, name)
+    drawn = np.flatnonzero([each.drawn for each in of])
+    if known is None or not drawn.size:
+        return np.empty(0), np.empty(0)
+    candidates = [form.attending(decode_context) for form in Phase.candidates(kv_cache)]
+    rows = equations(known)
+    starts = best_candidate(candidates, rows, {}).starts
+    errors = []
+    for point in drawn.tolist():
+        solution = best_candidate(candidates, rows.without(point), starts).solution
+        at = Sizes(known.input_tokens[[point]], known.output_tokens[[point]])
+        errors.append(float(solution.form.cost(solution.theta, at)[0] / known.cost[point] - 1))
+    return np.array(errors), known.noise[drawn]
+
+
+def _measurement(seen: Seen) -> Measurement:
+    n = seen.point.output_tokens
+    return Measurement(
+        input_tokens=float(seen.point.input_tokens),
+        output_tokens=float(n),
+        output_tokens_requested=n,
+        trials=len(seen.trials["runtime_s"]),
+        runtime_s=_statistic(seen, "runtime_s") or _missing(),
+        prefill_s=_statistic(seen, "prefill_s"),
+        decode_s=_statistic(seen, "decode_s"),
+        energy_j=_statistic(seen, "energy_j"),
+        prefill_energy_j=_statistic(seen, "prefill_energy_j"),
+        decode_energy_j=_statistic(seen, "decode_energy_j"),
+        component_energy_j={},
+        component_prefill_energy_j={},
+        component_decode_energy_j={},
+        concurrency=seen.point.concurrency,
+    )
+
+
+def _missing() -> Statistic:
+    raise ValueError("a point without a runtime")
+
+
+def _statistic(seen: Seen, name: str) -> Statistic | None:
+    values = np.asarray(seen.trials.get(name, ()), dtype=float)
+    if not values.size or values.mean() <= 0:
+        return None
+    sd = float(values.std(ddof=1)) if values.size > 1 else None
+    return Statistic(mean=float(values.mean()), sd=sd, trials=int(values.size), ci95=seen.ci95.get(name))
