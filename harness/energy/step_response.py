@@ -200,7 +200,9 @@ def _summary(model: StepModel, updates: _Updates, domain: Domain, edges: int) ->
     # Reads that date an update and cells of the grid smear all times by so much.
     doubt_s = updates.doubt_s / 2.0 + model.cell_s
     wider = student_95(edges) / student_95(math.inf)
-    averages = _timing(averaging, weights, wider, doubt_s)
+    # Mixtures between two of the grid's differ by so much averaging.
+    between_s = math.sqrt(12.0) * float(np.sum(spread * weights)) * float(axes[2][1] - axes[2][0]) / 2.0
+    averages = _timing(averaging, weights, wider, math.hypot(doubt_s, between_s))
     return StepResponse(
         period=updates.period,
         delay=_timing(delay, weights, wider, doubt_s),
