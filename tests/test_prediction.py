@@ -86,8 +86,8 @@ def test_a_point_measured_afterwards_lies_in_its_interval() -> None:
         assert not runtime.out_of_range
         hits.append(
             [
-                abs(later.runtime_s.mean - runtime.value) <= runtime.interval_95,
-                abs(later.energy_j.mean - energy.value) <= energy.interval_95,
+                abs(later.runtime_s.mean - runtime.value) <= runtime.mean_95,
+                abs(later.energy_j.mean - energy.value) <= energy.mean_95,
             ]
         )
     assert (np.sum(hits, axis=0) >= 18).all()

@@ -9,16 +9,34 @@ from typing import Annotated
 from typer import Argument, Option
 
 from harness.cli import options
+from harness.core.quantities import METERS
 from harness.modelling.forms import AUTO, DEFAULT, FORMS
 
+MeterName = StrEnum("MeterName", METERS)  # type: ignore[misc]  # as the forms' names
 FormName = StrEnum("FormName", [*FORMS, AUTO])  # type: ignore[misc]  # the names are those of a registry
+
+_Meter = Annotated[
+    MeterName | None,
+    Option(help="Kind of meter that read the energies; for --measurements.", show_default="not known"),
+]
+_Concurrency = Annotated[
+    int | None,
+    Option(
+        "--concurrency",
+        "-c",
+        metavar="C",
+        min=1,
+        help="Fit what was measured with so many requests in flight.",
+        show_default="1, or the fewest with enough points",
+    ),
+]
 
 
 def fit(
     runs: Annotated[list[Path] | None, Argument(metavar="RUN", help="Run directories of one system and model.")] = None,
     measurements: Annotated[
         Path | None,
-        Option(help="CSV of trials measured elsewhere: input_tokens, output_tokens, runtime_s, energies, concurrency."),
+        Option(help="CSV of trials measured elsewhere: input_tokens, output_tokens, runtime_s, energies, session, …"),
     ] = None,
     system: Annotated[str | None, Option(help="Name of the machine.", show_default="the device's")] = None,
     model: Annotated[str | None, Option(help="Name of the model; for --measurements.")] = None,
@@ -26,17 +44,8 @@ def fit(
         bool,
         Option("--kv-cache/--no-kv-cache", help="Whether the KV cache was on; for --measurements.", show_default="on"),
     ] = True,
-    concurrency: Annotated[
-        int | None,
-        Option(
-            "--concurrency",
-            "-c",
-            metavar="C",
-            min=1,
-            help="Fit what was measured with so many requests in flight.",
-            show_default="1, or the fewest with enough points",
-        ),
-    ] = None,
+    meter: _Meter = None,
+    concurrency: _Concurrency = None,
     form: Annotated[
         FormName, Option(help=f"Which model of the cost; {AUTO}: the one with the smaller held-out error.")
     ] = FormName(DEFAULT),
@@ -53,7 +62,7 @@ def fit(
     from harness.modelling.profile_fit import fit_pooled
     from harness.modelling.sources import from_csv, from_runs
     from harness.runs.records import load_run
-    from harness.showing.profiles import print_fit
+    from harness.showing.fits import print_fit
 
     if bool(runs) == (measurements is not None):
         raise UserError("name one of the two: run directories (joulebench fit runs/…), or a CSV with --measurements")
@@ -65,10 +74,10 @@ def fit(
     if measurements is not None:
         if system is None or model is None:
             raise UserError("--measurements needs --system NAME and --model NAME")
-        pooled = from_csv(measurements, system, model, kv_cache, concurrency)
+        pooled = from_csv(measurements, system, model, kv_cache, concurrency, meter)
     else:
-        if model is not None or not kv_cache:
-            raise UserError("--model and --no-kv-cache go with --measurements; a run knows its own")
+        if model is not None or not kv_cache or meter is not None:
+            raise UserError("--model, --no-kv-cache and --meter go with --measurements; a run knows its own")
         pooled = from_runs([load_run(run) for run in runs or []], system, concurrency)
     made = fit_pooled(pooled, form.value, drop_suspects, name)
     if output is not None:

@@ -13,6 +13,9 @@ Component = Literal["gpu", "cpu", "dram", "ane", "system"]
 
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 
+METERS = ("nvml", "rapl", "powermetrics", "ioreport", "amd", "hwmon", "battery", "external", "estimate")
+"""Kinds of meters that measurements made elsewhere can be of; ``external`` is a plug's or a bench's."""
+
 Facts = Mapping[str, object]
 """A JSON object whose keys only its source knows, such as what a driver says of its device."""
 

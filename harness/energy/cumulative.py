@@ -1,106 +1,55 @@
 """Cumulative energy of a trace at any time, with its standard deviation. Pure.
 
-How it works. A counter is interpolated, a power series integrated by trapezoids. Sensors are slow, so what
-happens within one update of a window's edge is never seen: power is taken to go on from either side up to the
-edge, and the edge counts with an uncertainty of one update's energy, uniformly distributed (sd = P·T/√12).
-Power that fluctuates between updates adds the sampling error of its mean, from successive differences. Where the
-readings' clock is known within ± δ only, each edge adds P·δ, uniformly distributed too (sd = P·δ/√3).
+How it works. Every sensor becomes a row of nodes: times at which its cumulative energy is known. A counter's are its
+updates; a power reading is the mean over the update that it looks into, dated to where it looks. What lies beyond the
+node next to an edge is carried on at the mean power there, from either side, and the two count by how sure they are:
+
+- a node lies anywhere between the polls that bracket it, and its clock may be off: the power at it × that time;
+- power fluctuates: as its successive differences tell (von Neumann 1941), growing with the time that is carried over;
+- a sensor that looks for a part of the time may have seen either side of a step at the edge.
+
+The side at rest tells an edge best: little power is misplaced by an unsure time. Over the window, what a sensor was
+blind to and the noise of its readings add the error of their sum, from second differences, which slow changes and steps
+hardly touch.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
-from harness.energy.readings import Domain, Trace
+from harness.core.statistics import Z95, student_95
+from harness.energy.nodes import Nodes, Unknown
+from harness.energy.readings import Domain
 
-NS = 1e9
+TOO_FEW = "fewer than two sensor updates inside the window: repeat the request more often"
 SLOPE_UPDATES = 3
 """Updates on either side of an edge whose mean power is carried up to the edge."""
-BESIDE_PERIODS = 20.0
-"""How near, in periods, a move of unsure time stands to one that was seen at once and says more."""
-TOO_FEW = "fewer than two sensor updates inside the window: repeat the request more often"
-
-
-class Unknown(Exception):
-    """The energy can't be told; the message is the reason."""
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """Cumulative energy of a trace at its updates; times in seconds after ``origin_ns``."""
-
-    origin_ns: int
-    times_s: Floats
-    joules: Floats
-    lag_s: Floats
-    """Longest time by which each node's true time may differ from its stated one, both ways together."""
-
-
-def unwrap(trace: Trace) -> Floats:
-    """Cumulative joules since the first reading, wraps undone. Raises Unknown when the counter was reset."""
-    if trace.values.size == 0:
-        return np.zeros(0)
-    steps = np.diff(trace.values)
-    wrap = trace.domain.wrap_j
-    if wrap is not None:
-        steps = np.where(steps < 0.0, steps + wrap, steps)
-        # A true wrap moves on by far less than the whole range between two polls; a reset does not.
-        reset = np.any(steps < 0.0) or np.any(steps > 0.5 * wrap)
-    else:
-        reset = np.any(steps < -trace.domain.resolution)
-    if reset:
-        raise Unknown("the counter jumped backwards: it was reset or missed a wrap")
-    return np.concatenate(([0.0], np.cumsum(np.maximum(steps, 0.0))))
-
-
-def nodes_of(trace: Trace) -> Nodes:
-    """The updates of a trace that has readings. Raises Unknown when a counter was reset."""
-    domain = trace.domain
-    period = domain.age_s
-    origin = int(trace.times_ns[0])
-    times = (trace.times_ns - origin) / NS
-    if domain.kind == "power":
-        centres = times - (period + (domain.averaging_s or 0.0)) / 2.0
-        steps = np.diff(centres) * (trace.values[1:] + trace.values[:-1]) / 2.0
-        return Nodes(origin, centres, np.concatenate(([0.0], np.cumsum(steps))), np.full(times.size, period))
-    joules = unwrap(trace)
-    if period == 0.0:
-        apart = np.append(np.diff(times) > 0.0, True)  # two readings of one time tell no power
-        return Nodes(origin, times[apart], joules[apart], np.zeros(int(apart.sum())))
-    # An update lies between the poll that first shows it and the one before, at most one period back.
-    lags = np.minimum(np.diff(times, prepend=times[0] - period), period)
-    new = np.concatenate(([True], np.diff(joules) > 0.0))
-    shown, counts, lags = (times - lags / 2.0)[new], joules[new], lags[new]
-    if domain.echo_s > 0.0:
-        # Of an update in two parts the later one has all; polls may show the parts a poll apart.
-        whole = np.append(np.diff(shown) > domain.echo_s + float(np.median(np.diff(times))), True)
-        shown, counts, lags = shown[whole], counts[whole], lags[whole]
-    if domain.fresh:
-        certain = _certain_moves(shown, lags, period)
-        shown, counts, lags = shown[certain], counts[certain], lags[certain]
-    return Nodes(origin, shown, counts, lags)
-
-
-def _certain_moves(times_s: Floats, lags_s: Floats, period_s: float) -> NDArray[np.bool_]:
-    """Which moves of a counter to keep: not those of unsure time beside one that was waited for and seen at once."""
-    seen = seen_at_once(lags_s, period_s)
-    if not seen.any():
-        return np.ones(times_s.size, dtype=np.bool_)
-    at = np.searchsorted(times_s[seen], times_s)
-    around = np.concatenate(([-np.inf], times_s[seen], [np.inf]))
-    away_s = np.minimum(times_s - around[at], around[at + 1] - times_s)
-    return np.asarray(seen | (away_s > BESIDE_PERIODS * period_s), dtype=np.bool_)
-
-
-def seen_at_once(lags_s: Floats, period_s: float) -> NDArray[np.bool_]:
-    """Which moves of a counter came while it was read all the time, as at the edges of a window."""
-    return np.asarray(lags_s < period_s / 4.0, dtype=np.bool_)
+FLUCTUATION_UPDATES = 12
+"""Updates on either side that tell how much power fluctuates there."""
+_CLASH = 1.5
+"""Squared difference of two sides, in its variances, from which on both are less sure than they say."""
+_HIDDEN = 0.1
+"""Part of the power that may swing within an update, unseen (standard deviation)."""
+_RESTING = 0.6
+"""A machine that draws less than this part of what it draws most is at rest."""
+_STAMP_S = 0.001
+"""How late a reading that comes with its update is stamped, give or take."""
+_UNEVEN = 0.03
+"""Part of a pace by which single updates miss it."""
+_ALONE = {"counter": 1.0, "power": 0.6}
+"""Part of the time by which all updates may be late that one may be by itself, as an uneven pace hides in it. That of
+counters was seen to wander; of a sensor that looks now and then the load's power tells both edges, and only what the
+pace changes between them counts: as for power readings."""
+_CAUTION = 1.06
+"""How much wider an edge's doubt is for being estimated from few updates."""
+_DRIFT = 0.05
+"""Part of a clock's error that differs between two edges."""
 
 
 def interpolate(nodes: Nodes, times_s: Floats) -> Floats:
@@ -113,89 +62,135 @@ def interpolate(nodes: Nodes, times_s: Floats) -> Floats:
     return np.asarray(e[at] + slope * (times_s - t[at]), dtype=np.float64)
 
 
-def counter_edge(nodes: Nodes, time_s: float, domain: Domain) -> tuple[float, float]:
-    """Cumulative energy at an edge and its standard deviation.
+@dataclass(frozen=True)
+class Edge:
+    """Cumulative energy at an edge. Its errors: one of its own, and what its nodes and clock share with other edges."""
 
-    The load usually steps at an edge, so that straight interpolation would be off by up to ΔP·T/4: the mean
-    power of the updates before and of those after is carried to the edge instead, and both must agree with the
-    counts around it. Each counts by how near its update is: a counter that is read right at the edge says all.
+    joules: float
+    own_sd: float
+    late_w: float
+    """Energy that is misplaced for each second that all nodes are late."""
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Cumulative energy at an edge as the nodes on one side of it tell, by the parts of its doubt."""
+
+    joules: float
+    power_w: float
+    own_variance: float
+    """Of all but what makes all nodes late together, in J²."""
+
+
+def edge(nodes: Nodes, time_s: float, domain: Domain, inside: Literal["before", "after"] | None = None) -> Edge:
+    """Cumulative energy at an edge; ``inside`` is where the window lies, None for both.
+
+    Raises Unknown for fewer than two nodes.
     """
-    t, e = nodes.times_s, nodes.joules
-    right = int(np.clip(np.searchsorted(t, time_s), 1, t.size - 1))
-    left = right - 1
-    before, after = max(left - SLOPE_UPDATES, 0), min(right + SLOPE_UPDATES, t.size - 1)
-    local_power = float(np.max(np.diff(e[before : after + 1]) / np.diff(t[before : after + 1])))
-    estimates, sds = [], []
-    for near, far in ((left, before), (right, after)):
-        if near != far:
-            beside = near - 1 if far < near else near + 1
-            if domain.fresh and abs(t[beside] - t[near]) < BESIDE_PERIODS * (domain.period_s or 0.0):
-                far = beside  # two moves that were waited for tell the power right at the edge
-            power = (e[near] - e[far]) / (t[near] - t[far])
-            away_s = abs(time_s - t[near])
-            estimates.append(e[near] + power * (time_s - t[near]))
-            # In the middle of an update both together are as sure as a time that lies anywhere in it, P·T/√12.
-            sds.append(local_power * math.hypot(away_s * math.sqrt(2.0 / 3.0), nodes.lag_s[near] / math.sqrt(6.0)))
-    if not estimates:
+    t = nodes.times_s
+    if t.size < 2:
+        raise Unknown(TOO_FEW)
+    # Nodes nearer than this may hold power of the other side.
+    near_s = nodes.lag_s / 2.0 + domain.clock_s + _smear_s(domain)
+    before, after = np.flatnonzero(t + near_s <= time_s), np.flatnonzero(t - near_s >= time_s)
+    sides = [
+        _side(nodes, int(before[-1]), -1, time_s, domain) if before.size else None,
+        _side(nodes, int(after[0]), 1, time_s, domain) if after.size else None,
+    ]
+    known = [side for side in sides if side is not None]
+    if not known:
         value = float(interpolate(nodes, np.array([time_s]))[0])
-        sd = local_power * math.hypot(t[right] - t[left], nodes.lag_s[left]) / math.sqrt(12.0)
-        return value, math.hypot(sd, _clock_sd(domain, local_power))
-    weights = np.array([1.0 / max(sd, 1e-12) ** 2 for sd in sds])
-    value = float(np.average(np.clip(estimates, e[left], e[right]), weights=weights))
-    return value, math.hypot(1.0 / math.sqrt(weights.sum()), _clock_sd(domain, local_power))
+        right = int(np.clip(np.searchsorted(t, time_s), 1, t.size - 1))
+        power = float(nodes.joules[right] - nodes.joules[right - 1]) / float(t[right] - t[right - 1])
+        unsure_s = math.hypot(float(t[right] - t[right - 1]), float(nodes.lag_s[right])) / math.sqrt(12.0)
+        return Edge(value, abs(power) * unsure_s, power)
+    if len(known) == 1:
+        (side,) = known
+        return Edge(side.joules, math.sqrt(side.own_variance), side.power_w)
+    return _joined(known, max(float(t[after[0]] - t[before[-1]]), 0.0), late_sd(nodes, domain), domain, inside)
 
 
-def power_edge(
-    trace: Trace, nodes: Nodes, time_s: float, side: Literal["before", "after"], peak_w: float
-) -> tuple[float, float]:
-    """Cumulative energy at an edge of a power series and its standard deviation, from the readings on one side.
+def late_sd(nodes: Nodes, domain: Domain) -> float:
+    """Standard deviation of the time by which all nodes are late together, in s."""
+    phase_s = float(np.median(nodes.lag_s)) if nodes.regular else 0.0
+    return math.hypot(phase_s / math.sqrt(12.0), domain.clock_s / math.sqrt(3.0))
 
-    A reading smears power over its averaging window and its age. The integral therefore runs past the edge until
-    all energy of that side is in it, and what lies beyond is taken off at the power seen there. ``peak_w`` is the
-    power of which the edge may have missed one update.
+
+def _joined(
+    sides: Sequence[_Side], apart_s: float, late_s: float, domain: Domain, inside: Literal["before", "after"] | None
+) -> Edge:
+    """What the sides before and after an edge tell of it together."""
+    powers = np.array([side.power_w for side in sides])
+    own = np.array([side.own_variance for side in sides])
+    # Of a step at the edge a sensor that looks now and then sees all or nothing: the window has that update inside.
+    step = domain.blind_share * float(powers[0] - powers[1]) ** 2 * apart_s**2 / 12.0
+    own += step * np.array({"before": (0.0, 1.0), "after": (1.0, 0.0), None: (0.5, 0.5)}[inside])
+    variances = np.maximum(own + np.square(powers * late_s), 1e-18)
+    weights = 1.0 / variances / float(np.sum(1.0 / variances))
+    joules = np.array([side.joules for side in sides])
+    clash = float(joules[0] - joules[1]) ** 2 / float(variances.sum())
+    own_sd = _CAUTION * math.sqrt(float(weights**2 @ own) * max(1.0, clash / _CLASH))
+    return Edge(float(weights @ joules), own_sd, float(weights @ powers))
+
+
+def _side(nodes: Nodes, near: int, towards: Literal[-1, 1], time_s: float, domain: Domain) -> _Side | None:
+    """The edge as the nodes from ``near`` away from it tell; None where there is but one."""
+    t, e = nodes.times_s, nodes.joules
+    last = int(np.clip(near + towards * FLUCTUATION_UPDATES, 0, t.size - 1))
+    if last == near:
+        return None
+    wide = SLOPE_UPDATES + round(2.0 * _smear_s(domain) / (domain.period_s or math.inf))
+    far = int(np.clip(near + towards * wide, 0, t.size - 1))
+    power = float((e[near] - e[far]) / (t[near] - t[far]))
+    away_s = abs(time_s - float(t[near]))
+    low, high = min(near, last), max(near, last)
+    lengths = np.diff(t[low : high + 1])
+    means = np.diff(e[low : high + 1]) / lengths
+    density = _density(means, lengths, nodes, low, high, domain)
+    over_s = abs(float(t[near] - t[far]))
+    trend = abs(means[0] - means[-1]) / means.size * wide / 2.0 if means.size > 1 else 0.0
+    variance = density * away_s * (1.0 + away_s / over_s) + (trend * away_s) ** 2 / 3.0
+    if _smear_s(domain) > 0.0:
+        watts = nodes.power_w[low + 1 : high + 1]
+        noise = float(np.mean(np.diff(watts, 2) ** 2)) / 6.0 if watts.size > 2 else 0.0
+        variance += away_s**2 * max(float(watts.var()) - noise, noise / watts.size)
+    unsure_s = float(nodes.lag_s[near]) / math.sqrt(12.0)
+    if nodes.regular:
+        unsure_s = math.hypot(
+            _ALONE["power" if domain.beats else domain.kind] * unsure_s, _UNEVEN * (domain.period_s or 0.0)
+        )
+    unsure_s = math.hypot(unsure_s, _DRIFT * domain.clock_s / math.sqrt(3.0), _STAMP_S * domain.stamped)
+    variance += (power * unsure_s) ** 2
+    return _Side(float(e[near]) + power * (time_s - float(t[near])), power, variance)
+
+
+def _density(means: Floats, lengths: Floats, nodes: Nodes, low: int, high: int, domain: Domain) -> float:
+    """Variance of the energy of a stretch per second of it, in J²/s, from successive differences of mean powers.
+
+    Between two updates a load in step with them hides what their means don't show; a machine at rest doesn't.
     """
-    domain = trace.domain
-    # How far from an edge a reading's stated time may lie and still hold power of the other side.
-    smear = (domain.age_s + (domain.averaging_s or 0.0)) / 2.0
-    update = max(domain.period_s or 0.0, float(np.median(np.diff(nodes.times_s))))
-    sign = -1.0 if side == "before" else 1.0
-    near, far = time_s + sign * smear, time_s + sign * (smear + SLOPE_UPDATES * update)
-    outside = trace.values[(nodes.times_s >= min(near, far)) & (nodes.times_s <= max(near, far))]
-    if outside.size == 0:
-        outside = trace.values[:1] if side == "before" else trace.values[-1:]
-    joules = float(interpolate(nodes, np.array([near]))[0]) - sign * float(outside.mean()) * smear
-    parts = (peak_w * update / math.sqrt(12.0), smear * float(outside.std()), _clock_sd(domain, peak_w))
-    return joules, math.hypot(*parts)
+    hidden_w = _HIDDEN * float(np.abs(means).mean())
+    if domain.beats or hidden_w < _HIDDEN * _RESTING * float(np.quantile(nodes.power_w, 0.9)):
+        hidden_w = 0.0  # requests that could keep step with it get random pauses
+    hidden = hidden_w**2 * float(lengths.mean())
+    # Readings averaged over several updates differ by what came in and what went out.
+    smoothing = max((domain.averaging_s or 0.0) / (domain.period_s or math.inf), 1.0) if domain.kind == "power" else 1.0
+    if means.size < 2:
+        return float(means[0]) ** 2 * float(lengths[0]) / 3.0
+    found = float(np.mean(np.diff(means) ** 2 / (1.0 / lengths[1:] + 1.0 / lengths[:-1]))) * smoothing**2
+    if smoothing > 1.0 and means.size > 3:
+        # The noise of readings, made larger by as much, says nothing of the power.
+        found = max(found - smoothing**2 * float(np.mean(np.diff(means, 2) ** 2) / 6.0 * lengths.mean()), 0.0)
+    found *= student_95(max(means.size - 1.0, 2.0)) / Z95
+    if not nodes.regular:
+        # Nodes of unsure time make means differ too.
+        unsure = float(np.mean(nodes.lag_s[low : high + 1] ** 2)) / 12.0
+        found = max(found - 4.0 * float(np.mean(means**2)) * unsure / float(lengths.mean()), found / 20.0)
+    return found + hidden
 
 
-def _clock_sd(domain: Domain, power_w: float) -> float:
-    return power_w * domain.clock_s / math.sqrt(3.0)
-
-
-def sampling_sd(trace: Trace, start_ns: int, end_ns: int) -> float:
-    """Standard deviation of a power integral because power fluctuates between updates, in J.
-
-    From successive differences (von Neumann 1941), which ignore slow changes that the trapezoids follow, over the
-    time that no reading's averaging window covers. Counters miss nothing: 0. A load that repeats exactly in step
-    with the sensor is not noticed.
-    """
-    if trace.domain.kind == "counter":
-        return 0.0
-    inside = np.flatnonzero((trace.times_ns >= start_ns) & (trace.times_ns <= end_ns))
-    spacing_ns = float(np.median(np.diff(trace.times_ns))) if trace.times_ns.size > 1 else 0.0
-    period_ns = (trace.domain.period_s or 0.0) * NS
-    # Readings at least one update apart, so that none shows the same update again.
-    kept = inside[:: max(1, round(period_ns / spacing_ns)) if spacing_ns > 0 else 1]
-    if kept.size < 3:
-        return 0.0
-    values, times = trace.values[kept], trace.times_ns[kept] / NS
-    spread = float(np.mean(np.diff(values) ** 2)) / 2.0
-    unseen_s = np.maximum(np.diff(times) - (trace.domain.averaging_s or 0.0), 0.0)
-    return math.sqrt(spread * float(np.sum(unseen_s**2)))
-
-
-def rounding_sd(domain: Domain, nodes: Nodes, seconds: float) -> float:
-    """Standard deviation of an energy because readings are rounded, in J."""
+def _smear_s(domain: Domain) -> float:
+    """How far into the other side a power reading reaches that averages over more than an update."""
     if domain.kind == "counter":
-        return domain.resolution * math.sqrt(2.0 / 12.0)
-    return domain.resolution * math.sqrt(seconds * float(np.median(np.diff(nodes.times_s))) / 12.0)
+        return 0.0
+    return max((domain.averaging_s or 0.0) - (domain.period_s or 0.0), 0.0) / 2.0

@@ -115,15 +115,21 @@ class ForeignLoad:
         return CpuLoad(min(max(foreign_s / available_s, 0.0), 1.0), _top(first, last, available_s))
 
 
-def look(duration_s: float = 1.0) -> CpuLoad | None:
-    """What other programs take of the processors now, watched for ``duration_s`` seconds; None where it is hidden."""
-    load = ForeignLoad()
-    load.sample()
-    start_ns = time.monotonic_ns()
-    time.sleep(duration_s)
-    end_ns = time.monotonic_ns()
-    load.sample()
-    return load.over(start_ns, end_ns)
+class Look:
+    """A look at what other programs take of the processors, from now on; ``root`` and what it started are ours."""
+
+    def __init__(self, *root: int) -> None:
+        self._root = root
+        self._load = ForeignLoad()
+        self._load.sample(*root)
+        self._start_ns = time.monotonic_ns()
+
+    def load(self, least_s: float = 1.0) -> CpuLoad | None:
+        """The load until now, waiting until ``least_s`` have passed; None where it is hidden."""
+        time.sleep(max(least_s - (time.monotonic_ns() - self._start_ns) / 1e9, 0.0))
+        end_ns = time.monotonic_ns()
+        self._load.sample(*self._root)
+        return self._load.over(self._start_ns, end_ns)
 
 
 def clean_name(name: str) -> str:

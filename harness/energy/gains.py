@@ -1,10 +1,10 @@
 """How far a meter may be off by a constant factor, by kind of sensor, and what that makes of sums. Pure.
 
 A gain is the same in all windows that a sensor measures: repeating doesn't lessen it, and it cancels in the ratio of
-two energies of one sensor. Half-widths are of 95 % intervals centred on the reading. They are constants of a kind of sensor
-and not of a board: leaving out the log of the board at hand leaves NVIDIA's unchanged, since the A5000, which sets it,
-is in none of the logs that come with the paper's data. Where a source gives no figure, ``source`` says that ours is
-judged from it.
+two energies of one sensor. Half-widths are of 95 % intervals centred on the reading. They are constants of a kind of
+sensor and not of a board: leaving out the log of the board at hand leaves NVIDIA's unchanged, since the A5000, which
+sets it, is in none of the logs that come with the paper's data. Where a source gives no figure, ``source`` says that
+ours is judged from it.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from harness.energy.metered_window import MeterDescription, MeteredWindow, range
 from harness.energy.power_sources import LeftOut, computing_components, open_sources
 from harness.energy.probes.base import VERDICTS, Probe, ProbeContext
 from harness.energy.readings import Calibration, Domain, Trace, Window
+from harness.energy.resting import rested_enough
 from harness.energy.sampler import Sampler
 from harness.energy.stretches import attribute_loop
 
@@ -31,6 +32,8 @@ SETTLE_S = 5.0
 """How long a machine gets to come to rest before its idle power is read."""
 _PATIENCE_S = 1.0
 """How much later than expected a sensor's reading may come before the window is closed without it."""
+_LOOK_S = 0.25
+"""How often it is seen whether an idle baseline is read well enough."""
 _NS = 1e9
 
 _Attribute = Callable[[Sequence[Trace], Collection[str]], EnergyReport]
@@ -94,6 +97,9 @@ class Meter:
         """How far readings are to reach beyond a window, from what is known of each sensor."""
         margins_s = {d.name: integrate.margin_s(d, self._poll_s[d.name]) for d in self._sampler.domains}
         self._margins_ns = {name: int(seconds * _NS) for name, seconds in margins_s.items()}
+        # An estimate that is fresh at every read says all in the reads at the edges: nothing is waited for.
+        fresh = {d.name: 0 for d in self._sampler.domains if d.method == "estimated" and not d.period_s}
+        self._awaited_ns = self._margins_ns | fresh
         self._widest_margin_ns = max(self._margins_ns.values(), default=0)
 
     @property
@@ -170,10 +176,24 @@ class Meter:
         0.0 without sensors; an estimate that is fresh at every read is no sensor: longer windows don't make it truer. A
         slow meter of the whole machine doesn't lengthen windows whose total comes from better ones.
         """
-        used = attribution.innermost(self._sampler.domains, self._chosen)
-        sensors = [d for d in self._sampler.domains if d.name in used and (d.period_s or d.method != "estimated")]
-        edges_s = [integrate.edge_uncertainty_s(domain, self._poll_s[domain.name]) for domain in sensors]
+        edges_s = [integrate.edge_uncertainty_s(domain, self._poll_s[domain.name]) for domain in self.sensors()]
         return max(edges_s, default=0.0) / relative_error
+
+    def sensors(self) -> list[Domain]:
+        """The domains of the total that a sensor reads, those that have failed left out."""
+        used = set(attribution.innermost(self._sampler.domains, self._chosen)) - self._sampler.failures().keys()
+        return [d for d in self._sampler.domains if d.name in used and (d.period_s or d.method != "estimated")]
+
+    def total_so_far(self, start_ns: int) -> list[Trace]:
+        """The readings that are there, from well before a time on, of the domains that the total adds up.
+
+        None where a domain has failed: then there is no total.
+        """
+        used = attribution.innermost(self._sampler.domains, self._chosen)
+        if self._sampler.failures().keys() & set(used):
+            return []
+        recent = self.recent(start_ns - self._widest_margin_ns, time.monotonic_ns(), calibrated=True)
+        return [trace for trace in recent if trace.domain.name in used]
 
     @contextmanager
     def window(self) -> Iterator[MeteredWindow]:
@@ -221,7 +241,7 @@ class Meter:
                 report, window.stretches = attribute_loop(traces, window.loop, *reach_ns, rank, working, absent)
                 if window.overlapped:
                     return report
-            return attribution.attribute(traces, window.marks, rank, working, absent)
+            return attribution.attribute(traces, window.marks, rank, working, absent, window.paused)
 
         window.energy = self._attribute(window.traces, attribute, shared)
 
@@ -234,13 +254,19 @@ class Meter:
         self._sampler.read_edge()
 
     def idle(self, duration_s: float, settle_s: float = SETTLE_S) -> IdleBaseline:
-        """Mean power over ``duration_s`` seconds, during which nothing should run. Blocks.
+        """Mean power over at most ``duration_s`` seconds, during which nothing should run. Blocks.
 
-        The first ``settle_s`` seconds, in which clocks and fans still follow the load before, are left out.
+        The first ``settle_s`` seconds, in which clocks and fans still follow the load before, are left out. It ends
+        earlier once the readings tell the power well enough.
         """
-        time.sleep(self._widest_margin_ns / _NS + settle_s)
+        time.sleep(max(self._awaited_ns.values(), default=0) / _NS + settle_s)
         with self.window() as window:
-            time.sleep(duration_s)
+            begun_ns = time.monotonic_ns()
+            until_ns = begun_ns + int(duration_s * _NS)
+            while (now_ns := time.monotonic_ns()) < until_ns:
+                if rested_enough(self.total_so_far(begun_ns), begun_ns, now_ns):
+                    break
+                time.sleep(min((until_ns - now_ns) / _NS, _LOOK_S))
         start_ns, end_ns = int(window.marks.start_ns[0]), int(window.marks.end_ns[-1])
         seconds = (end_ns - start_ns) / _NS
         domains, components, total = attribution.powers(window.energy, seconds)
@@ -285,7 +311,7 @@ class Meter:
         deadline_ns = since_ns + self._widest_margin_ns + int(patience_s * _NS)
         while time.monotonic_ns() < deadline_ns and any(
             lacking(domain, margin_ns) and domain not in self._sampler.failures()
-            for domain, margin_ns in self._margins_ns.items()
+            for domain, margin_ns in self._awaited_ns.items()
         ):
             time.sleep(0.5 / self._config.rate_hz)
 

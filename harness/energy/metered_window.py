@@ -38,6 +38,8 @@ class MeteredWindow:
     marks: Window
     """When each request inside began and ended; the whole block as one request where nobody said, and of a loop its
     window as one where its requests overlapped."""
+    paused: bool = False
+    """Whether there were pauses between requests, which are part of none of them."""
     loop: LoopMarks | None = None
     """Of requests that overlapped: when they were ramped up, all in flight, and drained."""
     overlapped: bool = False
@@ -56,10 +58,13 @@ class MeteredWindow:
     disturbed: str | None
     """What disturbed the window, so that its time or energy is not that of its requests alone; None where nothing."""
 
-    def mark(self, marks: Window) -> None:
-        """Say when the requests inside the block began and ended. Raises UserError for marks that make no sense."""
+    def mark(self, marks: Window, paused: bool = False) -> None:
+        """Say when the requests inside the block began and ended, and whether it was paused between them.
+
+        Raises UserError for marks that make no sense.
+        """
         marks.check()
-        self.marks = marks
+        self.marks, self.paused = marks, paused
 
     def mark_loop(self, marks: LoopMarks, requests: Window | None = None) -> None:
         """Say when a loop of requests was begun, full and over. ``energy`` is then that of its window.

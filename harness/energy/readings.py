@@ -94,6 +94,11 @@ class Domain:
         return max(1.0 - (looks_s + 2.0 * self.filter_s) / self.period_s, 0.0)
 
     @property
+    def beats(self) -> bool:
+        """Whether a load in step with the updates can hide from this sensor: it shows samples and not sums."""
+        return self.blind_share > 0.0 or (self.kind == "power" and self.filter_s > 0.0)
+
+    @property
     def fresh(self) -> bool:
         """Whether this is a counter that moves so often that a window's edge can wait for its next update."""
         here = self.kind == "counter" and not self.stamped and not self.clock_s

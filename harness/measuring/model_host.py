@@ -12,7 +12,7 @@ from backends.base import Config, Loaded, Model
 from harness.core.errors import UserError
 from harness.measuring.observer import Observer
 from harness.measuring.same_run import AT_START
-from harness.measuring.worker_process import LoadRefused, TrialFailed, WorkerProcess
+from harness.measuring.worker_process import LoadRefused, Look, TrialFailed, WorkerProcess
 
 LOAD_TIMEOUT_S = 3600.0
 LOAD_ATTEMPTS = 3
@@ -92,13 +92,14 @@ class ModelHost:
                 was, is_now = self._first.get(key), now.get(key)
                 raise SweepStopped(f"what is measured has changed: its {key} was {was!r} and is {is_now!r} now")
 
-    def run(self, timeout_s: float, at_edge: Callable[[], None], **request: Any) -> dict[str, Any]:
+    def run(
+        self, timeout_s: float, at_edge: Callable[[], None], look: Look | None = None, **request: Any
+    ) -> dict[str, Any]:
         """Run one window or loop; returns the worker's answer. Raises TrialFailed; see ``reload`` then.
 
-        ``at_edge`` is called right before its first request begins and right after its last has ended, and where the
-        window of a loop begins and ends.
+        ``at_edge`` and ``look`` as in ``WorkerProcess.run``.
         """
-        return self._worker.run(timeout_s, at_edge, **request)
+        return self._worker.run(timeout_s, at_edge, look, **request)
 
     def _load(self) -> tuple[Loaded, dict[str, str]]:
         for attempt in range(1, LOAD_ATTEMPTS + 1):

@@ -27,6 +27,8 @@ WARMUP_S = 1.0
 WARMUP_REQUESTS = 2
 """Fewest requests of a warm-up: what is planned and cached on the first, such as attention kernels, may double its
 time, so that only the later ones tell how long a request takes."""
+SHORTEST_S = 0.3
+"""Shortest window of batches unless told: over less time the load of other programs can't be told."""
 WARM_LENGTHS, LENGTHS = 1.0, 3.0
 """Shortest window of a closed loop, in lengths of its requests: of a warm-up, and of a trial."""
 
@@ -131,6 +133,8 @@ class Plan:
     """Requests that come at times of their own, in place of points."""
     adaptive: AdaptivePlan | None = None
     """Where sizes are chosen while measuring; then ``points`` are those chosen so far."""
+    shortest_window_s: float = SHORTEST_S
+    """Windows of batches last at least so long, as loops do ``min_window_s``."""
 
     def refuse_beyond(self, context_length: int | None) -> None:
         """Raise UserError when the user named a size that the model's context does not hold."""
@@ -261,6 +265,7 @@ def make_plan(options: PlanOptions = PlanOptions(), seed: int = 0) -> tuple[Plan
         timeout_s=options.timeout_s,
         open_loop=open_loop,
         adaptive=adaptive,
+        shortest_window_s=SHORTEST_S if options.min_window_s is None else options.min_window_s,
     )
     return plan, base.kv_cache
 

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, astuple, dataclass, field
 from datetime import UTC, datetime
+from statistics import fmean
 from typing import Any
 
 from harness.energy.meter import Meter
 from harness.energy.metered_window import MeteredWindow
+from harness.energy.running_window import RunningWindow
 from harness.measuring.loop_message import run_from_message
 from harness.measuring.model_host import ModelHost
 from harness.measuring.observer import Observer
+from harness.measuring.pauses import longest_pause_s
 from harness.measuring.plan import LENGTHS, WARM_LENGTHS, WARMUP_REQUESTS, WARMUP_S, Plan
 from harness.measuring.schedule import Schedule, TrialSpec
-from harness.measuring.time_left import repeats
 from harness.measuring.trial_results import batch_marks, batch_result, loop_doubts, loop_marks, loop_result
-from harness.measuring.worker_process import TrialFailed
+from harness.measuring.window_length import fewest_requests, most_requests
+from harness.measuring.worker_process import Look, TrialFailed
 from harness.runs.load_figures import LatencyLimits, LoadFigures, load_figures
 from harness.runs.run_schema import ReachedRecord, noted
 from harness.runs.schema import Trial
 from harness.runs.store import RunStore
 
 IDLE_S = 10.0
-"""How long the idle baseline is read before and after the sweep."""
+"""How long the idle baseline is read before and after the sweep at most."""
 _DOUBTFUL = ("oom", "timeout", "error")
 """After trials that end so nobody knows what state the worker, or a server that it started, is in: the next trial gets
 a new one."""
@@ -41,8 +44,8 @@ class MeasuringSession:
     observer: Observer
     served: bool
     """Whether a server computes, so that trials are loops of requests and not batches in the worker."""
-    request_s: float = 0.0
-    """Fastest batch of the present point's warm-up, the first left out."""
+    request_s: list[float] = field(default_factory=list)
+    """Seconds of the present point's batches so far, the first of its warm-up left out."""
 
     def run(self, schedule: Schedule) -> None:
         """Measure until the plan is done. Raises SweepStopped or StorageError."""
@@ -92,7 +95,7 @@ class MeasuringSession:
         assert self.store.run
         # An estimate has no sensor that could read it.
         if any(domain.method != "estimated" for domain in self.meter.describe().domains.values()):
-            self.observer.notice(f"reading idle power for {IDLE_S:g} s {when} the sweep")
+            self.observer.notice(f"reading idle power for at most {IDLE_S:g} s {when} the sweep")
             idle = self.store.run.sessions[-1].idle
             self.store.write_run(noted(self.store.run, idle=idle | {when: self.meter.idle(IDLE_S)}))
 
@@ -116,12 +119,14 @@ class MeasuringSession:
 
     def _batches(self, spec: TrialSpec, facts: dict[str, Any]) -> Trial:
         """A window of batches one after the other. Raises TrialFailed or StorageError."""
+        request = self._batch_request(spec)
+        running = RunningWindow(self.meter, self.plan.stopping.window_precision)
+        look = running if spec.purpose != "warmup" and self.meter.sensors() else None
         with self.meter.window() as window:
-            answer = self._run("run", **self._batch_request(spec))["window"]
-            window.mark(batch_marks(answer))
-        if spec.purpose == "warmup":
-            single_s = (window.marks.end_ns - window.marks.start_ns) / 1e9
-            self.request_s = float(single_s[1:].min()) if len(single_s) > 1 else float(single_s[0])
+            answer = self._run("run", running.begin, look, **request)["window"]
+            window.mark(batch_marks(answer), paused="longest_pause_s" in request)
+        single_s: list[float] = ((window.marks.end_ns - window.marks.start_ns) / 1e9).tolist()
+        self.request_s = single_s[1:] or single_s if spec.purpose == "warmup" else self.request_s + single_s
         measured = batch_result(answer, window, spec.point.concurrency)
         trial = Trial(**facts, **measured, **_circumstances(spec, window))
         return self.store.append(trial, window.marks, window.traces)
@@ -131,8 +136,27 @@ class MeasuringSession:
         if spec.purpose == "warmup":
             # A request of more than half the time limit warms up alone: two would not fit into it.
             limits = {"min_window_s": min(WARMUP_S, self._window_s()), "last_start_s": self.plan.timeout_s / 2}
-            return request | {"repeats": WARMUP_REQUESTS, **limits}
-        return request | {"repeats": self._repeats(), "min_window_s": 0.0}
+            return request | {"fewest": WARMUP_REQUESTS, **limits}
+        metered = bool(self.meter.sensors())
+        fewest = fewest_requests(self.request_s, self.plan, metered)
+        if not metered:
+            return request | {"fewest": fewest, "most": fewest}
+        most = most_requests(fmean(self.request_s), self.plan)
+        return request | {"fewest": fewest, "most": most, **self._pauses(spec)}
+
+    def _pauses(self, spec: TrialSpec) -> dict[str, Any]:
+        """The random pauses of a window whose requests beat with a sensor; empty where they don't."""
+        precision = self.plan.stopping.window_precision
+        longest_s = longest_pause_s(
+            self.request_s,
+            self.meter.sensors(),
+            precision,
+            min(self.meter.needed_window_s(precision), self.plan.max_window_s),
+            phases=spec.point.output_tokens > 1,
+        )
+        # Seeded by the trial, so that those of one point differ.
+        seed = self.plan.seed + len(self.store.records)
+        return {"longest_pause_s": longest_s, "pause_seed": seed} if longest_s else {}
 
     def _loop(self, spec: TrialSpec, facts: dict[str, Any]) -> Trial:
         """A closed or an open loop of requests at a server. Raises TrialFailed or StorageError."""
@@ -157,13 +181,9 @@ class MeasuringSession:
         return request | {"min_window_s": window_s, "lengths": lengths, "last_start_s": self.plan.timeout_s / 2}
 
     def _window_s(self) -> float:
-        """Length that windows should reach, in seconds: for the slowest sensor to be sure within 1 %."""
-        wanted_s = max(self.plan.min_window_s, self.meter.needed_window_s(0.01))
+        """Length of a loop's window, in seconds: that after which the slowest sensor's edges cost little enough."""
+        wanted_s = max(self.plan.min_window_s, self.meter.needed_window_s(self.plan.stopping.window_precision))
         return min(wanted_s, self.plan.max_window_s, self.plan.timeout_s / 2)
-
-    def _repeats(self) -> int:
-        """Requests that fill a window, from how long they took in the point's warm-up."""
-        return repeats(self._window_s(), self.request_s, self.plan.max_window_s)
 
     def _limits(self) -> LatencyLimits:
         load = self.plan.open_loop
@@ -175,10 +195,18 @@ class MeasuringSession:
         asked = {"arrivals": [astuple(arrival) for arrival in arrivals], "seed": self.plan.seed}
         return asked if spec.rate_per_s is None else asked | {"duration_s": self.plan.open_loop.duration_s}
 
-    def _run(self, do: str, **asked: Any) -> dict[str, Any]:
+    def _run(
+        self, do: str, begins: Callable[[], None] = lambda: None, look: Look | None = None, **asked: Any
+    ) -> dict[str, Any]:
+        """Ask the worker; ``begins`` is called when what it does begins. Raises TrialFailed."""
+
+        def at_edge() -> None:
+            self.meter.read_edge()
+            begins()
+
         # How long an open loop takes was asked for; the time limit is for what comes on top.
         timeout_s = self.plan.timeout_s + (self.plan.open_loop.duration_s if self.plan.open_loop else 0.0)
-        return self.host.run(timeout_s, self.meter.read_edge, do=do, **asked)
+        return self.host.run(timeout_s, at_edge, look, do=do, **asked)
 
 
 def _sizes(spec: TrialSpec, load: LoadFigures) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""When a point has been measured enough. Pure."""
+"""When a point has been measured enough. Pure.
+
+Rules that stop when an interval is narrow judge by ``sequential_95``, as the tables of a run state it: so a point that
+is said to be precise is as precise as that at its end.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +39,20 @@ class StoppingRule(Protocol):
         """How wide the widest interval that the rule looks at is after these samples; None where none is known yet."""
         ...
 
+    @property
+    def window_precision(self) -> float:
+        """Relative 95 % half-width that the runtime and the energy of a single window should have."""
+        ...
+
     def describe(self) -> Facts:
         """The rule as it is stored with the run."""
         ...
+
+
+_WINDOW_PRECISION = 0.01
+_WINDOW_SHARE = 0.5
+"""Of the half-width wanted of a point that of its windows: trials lessen what windows scatter by, and the sensors' part
+of it, which they don't, then adds an eighth to the interval."""
 
 
 @dataclass(frozen=True)
@@ -69,22 +84,34 @@ class RelativePrecision:
 
     def width(self, samples: Samples) -> Width | None:
         judged = {name: samples[name] for name in self.quantities or samples if samples.get(name)}
-        half_widths = {name: (half_width_95(values), abs(statistics.fmean(values))) for name, values in judged.items()}
-        known = {name: half_width / mean for name, (half_width, mean) in half_widths.items() if half_width and mean}
+        means = {name: abs(statistics.fmean(values)) for name, values in judged.items()}
+        half_widths = {name: half_width_95(values, sequential=True) for name, values in judged.items()}
+        known = {
+            name: half_width / means[name] for name, half_width in half_widths.items() if half_width and means[name]
+        }
         if not known:
             return None
         widest = max(known, key=lambda name: known[name])
         return Width(widest, known[widest], self.relative, relative=True)
 
     def _precise(self, values: Sequence[float]) -> bool:
-        half_width = half_width_95(values)
+        half_width = half_width_95(values, sequential=True)
         return half_width is not None and half_width <= self.relative * abs(statistics.fmean(values))
 
     def with_max_trials(self, max_trials: int) -> RelativePrecision:
         return replace(self, max_trials=max_trials)
 
+    @property
+    def window_precision(self) -> float:
+        return _WINDOW_SHARE * self.relative
+
     def describe(self) -> Facts:
         return {"rule": "relative-precision", **asdict(self)}
+
+
+def _relative_half_width(values: Sequence[float]) -> float | None:
+    half_width, mean = half_width_95(values, sequential=True), abs(statistics.fmean(values))
+    return half_width / mean if half_width and mean else None
 
 
 @dataclass(frozen=True)
@@ -101,6 +128,10 @@ class FixedTrials:
 
     def with_max_trials(self, max_trials: int) -> FixedTrials:
         return replace(self, max_trials=max_trials)
+
+    @property
+    def window_precision(self) -> float:
+        return _WINDOW_PRECISION
 
     def describe(self) -> Facts:
         return {"rule": "fixed-trials", **asdict(self)}
@@ -129,6 +160,10 @@ class RuntimeHalfWidth:
 
     def with_max_trials(self, max_trials: int) -> RuntimeHalfWidth:
         return replace(self, max_trials=max_trials)
+
+    @property
+    def window_precision(self) -> float:
+        return _WINDOW_PRECISION
 
     def describe(self) -> Facts:
         return {"rule": "runtime-half-width", **asdict(self)}

@@ -9,7 +9,7 @@ from backends.base import Loaded
 from harness.core.errors import UserError
 from harness.core.version import __version__
 from harness.energy.config import EnergyConfig
-from harness.energy.foreign_load import CpuLoad, look
+from harness.energy.foreign_load import CpuLoad, Look
 from harness.energy.meter import Meter, MeterDescription
 from harness.energy.probes.base import ProbeContext
 from harness.energy.step_response import SensorCheck
@@ -70,9 +70,11 @@ def _run_session(planned: PlannedRun, store: RunStore, observer: Observer) -> No
         if schedule.next(len(held.sessions), 0) is None:
             observer.notice("nothing is left to measure: the run is complete")
             return
-    load = _look_for_others(planned.energy.max_foreign_load, observer)
+    limit = planned.energy.max_foreign_load
     with ModelHost(planned.backend, planned.config, store.directory / LOG_FILE, observer) as host:
+        look = None if limit is None or limit >= 1.0 else Look(host.pid)
         model = host.resolve()
+        load = _tell_of_others(look, limit, observer)
         planned.plan.refuse_beyond(model.context_length)
         observer.loading(model)
         loaded, versions = host.load()
@@ -89,12 +91,12 @@ def _run_session(planned: PlannedRun, store: RunStore, observer: Observer) -> No
     _note(store, ended_at=now(), ended="complete")
 
 
-def _look_for_others(limit: float | None, observer: Observer) -> CpuLoad | None:
-    """What other programs take of the CPU before ours take any; said at once where it would disturb trials.
+def _tell_of_others(look: Look | None, limit: float | None, observer: Observer) -> CpuLoad | None:
+    """What other programs took of the CPU while the worker started; said at once where it would disturb trials.
 
     None where any load may pass, and where it is hidden.
     """
-    load = None if limit is None or limit >= 1.0 else look()
+    load = look.load() if look else None
     excess = load.excess(limit) if load else None
     if load and excess:
         named = ", ".join(map(str, load.programs))

@@ -1,8 +1,9 @@
 """How long the rest of a run takes, learned from what its trials have taken so far. Pure.
 
 A trial takes its window and what lies around it: starting, waiting for the last readings, writing. Windows follow from
-the seconds of a request, and those of sizes not measured yet from the phases of those measured: a constant and a part
-that grows with the tokens, held to the shape of the guess where too little is measured to tell. Each number of requests
+the seconds of a request and from how long those of the run have lasted, against what the meter's kind lets expect.
+The seconds of sizes not measured yet come from the phases of those measured: a constant and a part that grows with the
+tokens, held to the shape of the guess where too little is measured to tell. Each number of requests
 in flight has curves of its own; until it has any, those of the nearest one stand for it, scaled by the guess.
 
 A closed loop takes more than its window: before it until all requests are in flight, and after it until the last one
@@ -24,6 +25,7 @@ from harness.measuring.plan import LENGTHS, WARM_LENGTHS, WARMUP_REQUESTS, WARMU
 from harness.measuring.schedule import DRIFT_TRIALS
 from harness.measuring.stopping import FixedTrials
 from harness.measuring.time_guess import RequestGuess, mean_length
+from harness.measuring.window_length import most_requests, requests_at_least
 from harness.runs.schema import Trial
 
 _USUAL_SPREAD = 0.025
@@ -37,9 +39,10 @@ _Seconds = dict[float, list[float]]
 """By tokens, what trials took."""
 
 
-def repeats(window_s: float, request_s: float, max_window_s: float = math.inf) -> int:
-    """How many requests of so many seconds fill a window of that length and fit into the longest one; at least 1."""
-    return max(1, min(math.ceil(window_s / request_s), math.floor(min(max_window_s / request_s, 1e9))))
+def expected_requests(window_s: float, request_s: float, plan: Plan) -> int:
+    """How many batches a window has when its meter needs ``window_s``, which is 0 without one."""
+    wanted = max(requests_at_least(request_s, plan, metered=window_s > 0), math.ceil(window_s / request_s))
+    return min(wanted, most_requests(request_s, plan))
 
 
 @dataclass
@@ -49,12 +52,14 @@ class TimeLeft:
     plan: Plan
     guess: RequestGuess
     window_s: float
-    """What a trial's window should reach; see ``needed_window_s`` of the meter."""
+    """What the meter needs of a trial's window to be as precise as the plan wants; 0 without one."""
     loop: bool = False
     """Whether requests are in flight in a closed loop, as with a server, and not as a static batch."""
     _trials: dict[Point, list[Trial]] = field(default_factory=dict)
     _around_s: dict[bool, list[tuple[float, float]]] = field(default_factory=lambda: {True: [], False: []})
     """Of this session's trials, warm-ups apart: seconds of the window, with a loop's ramp and drain, and in all."""
+    _lasted: list[tuple[float, float]] = field(default_factory=list)
+    """Of trials whose windows the meter may end: seconds that they lasted, and those that were expected."""
     _open_loops: int = 0
     _last: Point | None = None
     _first: Point | None = None
@@ -72,6 +77,10 @@ class TimeLeft:
             if spent_s is not None:
                 edges_s = trial.load.ramp_s + trial.load.drain_s if trial.load else 0.0
                 self._around_s[trial.purpose == "warmup"].append((trial.window_s + edges_s, spent_s))
+        if trial.usable and trial.runtime_s and trial.window_s and self.window_s > 0:
+            fewest = requests_at_least(trial.runtime_s, self.plan, metered=True)
+            if (expected := expected_requests(self.window_s, trial.runtime_s, self.plan)) > fewest:
+                self._lasted.append((trial.window_s, expected * trial.runtime_s))
         if trial.purpose == "drift":
             self._drifts += 1
         elif trial.usable:
@@ -107,15 +116,20 @@ class TimeLeft:
     def _trial_s(self, request_s: float) -> float:
         """Seconds of a trial's window, and in a closed loop of what comes before and after it."""
         if self.loop:
-            return self._loop_s(min(self.window_s, self.plan.max_window_s), LENGTHS, request_s)
-        return request_s * repeats(self.window_s, request_s, self.plan.max_window_s)
+            return self._loop_s(min(self._wanted_s(), self.plan.max_window_s), LENGTHS, request_s)
+        lasted, expected = (sum(both) for both in zip(*self._lasted, strict=True)) if self._lasted else (1.0, 1.0)
+        return request_s * expected_requests(self.window_s * lasted / expected, request_s, self.plan)
 
     def _warmup_s(self, request_s: float) -> float:
-        window_s = min(WARMUP_S, self.window_s)
+        window_s = min(WARMUP_S, self._wanted_s())
         if self.loop:
             return self._loop_s(window_s, WARM_LENGTHS, request_s)
         fewest = WARMUP_REQUESTS if request_s <= self.plan.timeout_s / 2 else 1
-        return request_s * max(fewest, repeats(window_s, request_s))
+        return request_s * max(fewest, math.ceil(window_s / request_s))
+
+    def _wanted_s(self) -> float:
+        """Seconds that windows of loops and warm-ups should reach."""
+        return max(self.plan.min_window_s, self.window_s)
 
     def _loop_s(self, window_s: float, lengths: float, request_s: float) -> float:
         # No request begins after half the time limit.

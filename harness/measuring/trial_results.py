@@ -25,11 +25,14 @@ def batch_result(answer: Mapping[str, Any], window: MeteredWindow, concurrency: 
     marks = window.marks
     single_s = (marks.end_ns - marks.start_ns) / 1e9
     window_s = float(marks.end_ns[-1] - marks.start_ns[0]) / 1e9
+    paused_s = float((marks.start_ns[1:] - marks.end_ns[:-1]).sum()) / 1e9 if window.paused else None
     return {
         "repeats": len(single_s),
         "requests": float(len(single_s) * concurrency),
         "window_s": window_s,
-        "runtime_s": window_s / len(single_s),
+        "runtime_s": (window_s - (paused_s or 0.0)) / len(single_s),
+        "pauses": len(single_s) - 1 if window.paused else None,
+        "paused_s": paused_s,
         "prefill_s": float((marks.prefill_end_ns - marks.start_ns).mean()) / 1e9,
         "decode_s": float((marks.end_ns - marks.prefill_end_ns).mean()) / 1e9,
         "runtime_sd_s": float(single_s.std(ddof=1)) if len(single_s) > 1 else None,

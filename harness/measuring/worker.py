@@ -2,9 +2,11 @@
 
 Parent and child exchange one JSON object a line, over the child's stdin and stdout. The parent asks
 ``{"do": "resolve", "config": {…}}`` and ``{"do": "load", "config": {…}}``, then ``{"do": "run", "input_tokens",
-"output_tokens", "seed", "repeats", "min_window_s"}``, also with ``last_start_s``, as often as it likes. Before the
-first request of a window and after its last the child says ``{"edge": "begins"}`` and ``{"edge": "ended"}``, so that
-the parent can read its meters there; it begins when the parent says ``{"do": "go"}``. The child answers each with
+"output_tokens", "seed", "fewest", "min_window_s"}``, also with other fields of ``WindowPlan``, as often as it likes.
+Before the first request of a window and after its last the child says ``{"edge": "begins"}`` and ``{"edge": "ended"}``,
+so that the parent can read its meters there; it begins when the parent says ``{"do": "go"}``. With ``until_told`` the
+window goes on until the parent says ``{"do": "end"}``, which is no message to answer and has no meaning once the window
+is over: parent and child needn't agree on which came first. The child answers each with
 ``{"model": {…}}``, ``{"loaded": {…}, "versions": {…}}``,
 ``{"window": {"start_ns": […], "prefill_end_ns": […], "end_ns": […], "output_tokens": n, "prepared": {…}}}`` or
 ``{"failed": "invalid" | "oom" | "error", "reason": …}``; before that, ``{"progress": …}`` says in words how far it is.
@@ -20,14 +22,13 @@ in the same way.
 """
 
 import json
-import math
 import os
 import queue
 import secrets
 import sys
 import threading
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, cast
 
 import backends
@@ -38,7 +39,7 @@ from harness.measuring.closed_loop import Edges, processes_needed, run_closed_lo
 from harness.measuring.loop_message import run_message
 from harness.measuring.open_loop import WARM_SHARE, DueRequests, run_open_loop, usual_duration_s
 from harness.measuring.pacing import ClosedLoopPlan
-from harness.measuring.window import run_window
+from harness.measuring.window import WindowPlan, run_window
 from harness.runs.load_stamps import LoopRun
 
 
@@ -48,7 +49,15 @@ class _Parent:
     def __init__(self) -> None:
         self._out = private_stdout()
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        threading.Thread(target=read_messages, args=(self._inbox.put,), daemon=True).start()
+        self._told_to_end = threading.Event()
+        threading.Thread(target=read_messages, args=(self._take,), daemon=True).start()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        # The pipe keeps the order: what was meant for an earlier window is in before the next is asked for.
+        if message["do"] == "end":
+            self._told_to_end.set()
+        else:
+            self._inbox.put(message)
 
     def hear(self) -> dict[str, Any]:
         """The next message; waits for it."""
@@ -60,8 +69,13 @@ class _Parent:
 
     def begins(self) -> None:
         """Say that a window is about to begin, and wait until it may."""
+        self._told_to_end.clear()
         self.say({"edge": "begins"})
         self.hear()
+
+    def wants_no_more(self) -> bool:
+        """Whether the present window is to end. Never waits."""
+        return self._told_to_end.is_set()
 
     def pass_edge(self, edge: str) -> None:
         """Say that an edge is passed, without waiting."""
@@ -128,15 +142,9 @@ class _Worker:
             message["input_tokens"], message["output_tokens"], message["seed"], message.get("concurrency", 1)
         )
         prepared = self._prepare(request)
-        completions = run_window(
-            self._backend,
-            request,
-            message["repeats"],
-            message["min_window_s"],
-            self._parent.begins,
-            self._parent.ended,
-            last_start_s=message.get("last_start_s", math.inf),
-        )
+        plan = WindowPlan(**{field.name: message[field.name] for field in fields(WindowPlan) if field.name in message})
+        told = [self._parent.wants_no_more] if message.get("until_told") else []
+        completions = run_window(self._backend, request, plan, self._parent.begins, self._parent.ended, *told)
         return {
             "window": {
                 "start_ns": [completion.start_ns for completion in completions],

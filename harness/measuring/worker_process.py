@@ -32,6 +32,10 @@ class TrialFailed(Exception):
         self.reason = reason
 
 
+Look = Callable[[], float | None]
+"""Looks at a window while it runs. Returns in how many seconds to look again, or None once it may end."""
+
+
 class LoadRefused(Exception):
     """The backend says that the configuration can't work here; the message names the remedy."""
 
@@ -83,16 +87,23 @@ class WorkerProcess:
         return Loaded(**{**loaded, "model": Model(**loaded["model"])}), answer["versions"]
 
     def run(
-        self, timeout_s: float, at_edge: Callable[[], None] = lambda: None, do: str = "run", **request: Any
+        self,
+        timeout_s: float,
+        at_edge: Callable[[], None] = lambda: None,
+        look: Look | None = None,
+        do: str = "run",
+        **request: Any,
     ) -> dict[str, Any]:
         """Run one window or loop, see ``worker``; returns its answer. Raises TrialFailed, with status ``skipped`` where
         the backend refuses its size; after a timeout the child is dead.
 
         ``at_edge`` is called right before the first request begins and right after the last has ended, and where the
-        window of a loop begins and ends.
+        window of a loop begins and ends. With ``look`` a window goes on until that wants no more, or it
+        has as many requests as it may.
         """
+        asked = {"do": do, **request} | ({"until_told": True} if look else {})
         try:
-            return self._ask({"do": do, **request}, timeout_s, at_edge)
+            return self._ask(asked, timeout_s, at_edge, look)
         except LoadRefused as refusal:
             raise TrialFailed("skipped", str(refusal)) from None
 
@@ -113,7 +124,11 @@ class WorkerProcess:
         _await_end(helpers)
 
     def _ask(
-        self, message: dict[str, Any], timeout_s: float, at_edge: Callable[[], None] = lambda: None
+        self,
+        message: dict[str, Any],
+        timeout_s: float,
+        at_edge: Callable[[], None] = lambda: None,
+        look: Look | None = None,
     ) -> dict[str, Any]:
         deadline = time.monotonic() + timeout_s
         self._say(message)
@@ -125,12 +140,30 @@ class WorkerProcess:
                 at_edge()
             if answer.get("edge") == "begins":
                 self._say({"do": "go"})
+                self._watch(look, deadline)
             answer = json.loads(self._read_line(deadline, timeout_s))
         if "failed" not in answer:
             return answer
         if answer["failed"] == "invalid":
             raise LoadRefused(answer["reason"])
         raise TrialFailed(answer["failed"], answer["reason"])
+
+    def _watch(self, look: Look | None, deadline: float) -> None:
+        """Look at a window until it may end, or the child says something, which is then to be read."""
+        while look is not None:
+            again_s = look()
+            if again_s is None:
+                self._say({"do": "end"})
+                return
+            if self._heard(min(time.monotonic() + again_s, deadline)) or time.monotonic() >= deadline:
+                return
+
+    def _heard(self, until: float) -> bool:
+        """Wait until the child says something or ends, or it is that time; whether it was not the time."""
+        assert self._process.stdout
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            return bool(selector.select(max(0.0, until - time.monotonic())))
 
     def _say(self, message: dict[str, Any]) -> None:
         assert self._process.stdin
@@ -141,17 +174,15 @@ class WorkerProcess:
 
     def _read_line(self, deadline: float, timeout_s: float) -> bytes:
         assert self._process.stdout
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            chunk = self._buffer
-            while b"\n" not in chunk:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    self.close()
-                    raise TrialFailed("timeout", f"no answer within {timeout_s:g} s")
-                chunk = os.read(self._process.stdout.fileno(), 1 << 16)
-                if not chunk:
-                    raise self._death()
-                self._buffer += chunk
+        chunk = self._buffer
+        while b"\n" not in chunk:
+            if not self._heard(deadline):
+                self.close()
+                raise TrialFailed("timeout", f"no answer within {timeout_s:g} s")
+            chunk = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not chunk:
+                raise self._death()
+            self._buffer += chunk
         line, self._buffer = self._buffer.split(b"\n", 1)
         return line
 

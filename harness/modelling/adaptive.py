@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
 from harness.core.sizes import Point
@@ -22,7 +23,7 @@ from harness.modelling.drawn_error import Claim, Seen, fitted, held_out, observe
 from harness.modelling.forms.base import DecodeContext, Sizes
 from harness.modelling.interest import Interest
 
-FEWEST_DRAWN = 6
+FEWEST_DRAWN = 8
 """Drawn points below which nothing is said of the error, …"""
 FEWEST_AT_A_LEVEL = 3
 """… and those of each concurrency."""
@@ -70,6 +71,9 @@ class Visit:
     trial_s: float = 1.0
     trial_requests: int = 1
     trials: int = 2
+    """Two tell the noise, …"""
+    long_s: float = 5.0
+    """… but one is enough of a request that takes so long: others tell its noise, and it would cost most."""
     pause_s: float = 0.1
     """Between two windows."""
 
@@ -77,7 +81,12 @@ class Visit:
         """How long it takes at sizes whose requests take ``request_s``."""
         warmup = np.ceil(np.maximum(self.warmup_requests, self.warmup_s / request_s)) * request_s
         trial = np.ceil(np.maximum(self.trial_requests, self.trial_s / request_s)) * request_s
-        return np.asarray(warmup + self.trials * trial + (1 + self.trials) * self.pause_s)
+        trials = self.trials_of(request_s)
+        return np.asarray(warmup + trials * trial + (1 + trials) * self.pause_s)
+
+    def trials_of(self, request_s: Floats) -> NDArray[np.int64]:
+        """Number of trials of a point whose requests take so long."""
+        return np.where(request_s >= self.long_s, min(1, self.trials), self.trials)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +104,7 @@ class Search:
 
         Sizes that need at least what failed are avoided.
         """
-        interest = self._open(seen)
+        interest = self.interest.without([each.point for each in seen if each.outcome != "ok"], self.kv_cache)
         if interest is None:
             return None
         level = min(interest.levels, key=lambda c: sum(each.point.concurrency == c for each in seen))
@@ -110,7 +119,13 @@ class Search:
         return None if point is None else Proposal(point, draws)
 
     def reached(self, seen: Sequence[Seen]) -> Reached | None:
-        """How right the costs fitted to what was seen are; None before enough points were drawn and measured."""
+        """How right the costs fitted to what was seen are; None before enough points were drawn and measured.
+
+        What was seen since the last drawn point is left out: whoever looks after every point and stops at the first
+        good one would find a lucky moment more often.
+        """
+        drawn_at = [at for at, each in enumerate(seen, 1) if each.drawn and each.outcome == "ok"]
+        seen = seen[: max(drawn_at, default=0)]
         levels = [self._at(level, seen) for level in self.interest.levels]
         drawn = [sum(each.drawn for each in here) for here in levels]
         if sum(drawn) < FEWEST_DRAWN or min(drawn) < FEWEST_AT_A_LEVEL:
@@ -129,17 +144,6 @@ class Search:
     def _at(level: int, seen: Sequence[Seen]) -> list[Seen]:
         """What was measured at a concurrency."""
         return [each for each in seen if each.point.concurrency == level and each.outcome == "ok"]
-
-    def _open(self, seen: Sequence[Seen]) -> Interest | None:
-        """The sizes of interest that don't need at least what failed."""
-        kept = np.ones(self.interest.m.size, dtype=bool)
-        m, n, c = self.interest.m, self.interest.n, self.interest.c
-        for each in seen:
-            if each.outcome != "ok":
-                at = each.point
-                longer = (m + n >= at.input_tokens + at.output_tokens) & (c >= at.concurrency)
-                kept &= ~(longer & (m >= at.input_tokens) if self.kv_cache else longer)
-        return self.interest.only(kept)
 
     @staticmethod
     def _first(interest: Interest, where: tuple[float, float], taken: set[Point]) -> Point | None:

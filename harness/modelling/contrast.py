@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
 from harness.modelling import comparable
-from harness.modelling.cost_function import Prediction
+from harness.modelling.cost_function import Z95, Prediction
+from harness.modelling.doubt import MEAN
 from harness.modelling.profile import Profile
 from harness.modelling.profile_fit import ProfileLike, load_or_fit
 from harness.modelling.system_names import told_apart
@@ -18,7 +19,10 @@ from harness.modelling.system_names import told_apart
 
 @dataclass(frozen=True)
 class Contrast:
-    """One quantity of two systems; arrays have one entry per request size."""
+    """The mean cost of one quantity on two systems; arrays have one entry per request size.
+
+    All intervals are NaN where a size lies too far outside what was measured on either system.
+    """
 
     ratio: Floats
     """First system divided by the second."""
@@ -27,10 +31,12 @@ class Contrast:
     """Ends of the ratio's 95 % interval, never below 0; infinite where the second may need next to nothing."""
     difference: Floats
     """First system less the second, in s or J."""
-    interval_95: Floats
-    """Half-width of the difference's 95 % interval, misfit of both models included."""
+    difference_ci95: Floats
+    """Half-width of the difference's 95 % interval."""
     cheaper: NDArray[np.str_]
-    """Name of the profile that needs less; empty where the difference does not exceed its interval."""
+    """Name of the profile that needs less; empty where the ratio's interval holds 1, or there is none."""
+    shared_meters: bool
+    """Whether the same sensors measured both: their gain is then in no ratio, and in the difference as its share."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class Contrasts:
     output_tokens: NDArray[np.int64]
     out_of_range: NDArray[np.bool_]
     """Whether a size lies outside what was measured on either system."""
+    too_far: NDArray[np.bool_]
+    """Whether it lies so far outside that no interval is known."""
     runtime: Contrast
     energy: Contrast | None
     """None where neither system's energy was measured, or it was not asked for."""
@@ -98,6 +106,9 @@ def contrast_at(
     runtimes = [profile.predict_runtime(m, n) for profile in both]
     energies = [profile.predict_energy(m, n, comparison.boundary) for profile in both if energy]
     outside = np.logical_or.reduce([predicted.out_of_range for predicted in (*runtimes, *energies)])
+    too_far = np.logical_or.reduce([predicted.too_far for predicted in (*runtimes, *energies)])
+    meters = [profile.meters(comparison.boundary) for profile in both if energy]
+    shared = len(set(meters)) == 1 and bool(meters[0])
     return Contrasts(
         first,
         second,
@@ -107,27 +118,37 @@ def contrast_at(
         m,
         n,
         outside,
+        too_far,
         _contrast(names, *runtimes),
-        _contrast(names, *energies) if energies else None,
+        _contrast(names, *energies, shared_meters=shared) if energies else None,
         fitted,
     )
 
 
-def _contrast(names: Sequence[str], a: Prediction, b: Prediction) -> Contrast:
-    difference, interval = a.value - b.value, np.hypot(a.request_95, b.request_95)
-    cheaper = np.where(difference < 0, *names)
-    significant = np.where(np.abs(difference) > interval, cheaper, "")
-    return Contrast(a.value / b.value, *_ratio_interval(a, b), difference, interval, significant)
+def _contrast(names: Sequence[str], a: Prediction, b: Prediction, *, shared_meters: bool = False) -> Contrast:
+    """The mean costs of two systems. A gain that both share moves both alike; all else errs independently.
+
+    Sessions count on both sides: each was measured on days of its own.
+    """
+    apart = tuple(source for source in MEAN if not (shared_meters and source == "meter"))
+    width_a, width_b = a.half_width_95(apart), b.half_width_95(apart)
+    difference = a.value - b.value
+    gain = Z95 * (a.sd["meter"] - b.sd["meter"]) if shared_meters else np.zeros_like(difference)
+    interval = np.sqrt(width_a**2 + width_b**2 + gain**2)
+    low, high = _ratio_interval(a.value, b.value, width_a, width_b)
+    cheaper = np.where(high < 1, names[0], np.where(low > 1, names[1], ""))
+    return Contrast(a.value / b.value, low, high, difference, interval, cheaper, shared_meters)
 
 
-def _ratio_interval(a: Prediction, b: Prediction) -> tuple[Floats, Floats]:
+def _ratio_interval(a: Floats, b: Floats, width_a: Floats, width_b: Floats) -> tuple[Floats, Floats]:
     """Ends of the 95 % interval of a/b by Fieller's theorem: all ratios ρ with (a − ρb)² ≤ A² + ρ²B².
 
-    A and B are the half-widths of a and b. It contains 1 exactly where the difference is not significant. Costs are
-    positive, and so are both ends: where A ≥ a the ratio may be as low as 0, where B ≥ b as high as any.
+    A and B are the half-widths of a and b. Costs are positive, and so are both ends: where A ≥ a the ratio may be as
+    low as 0, where B ≥ b as high as any.
     """
-    surplus_a, surplus_b = a.value**2 - a.request_95**2, b.value**2 - b.request_95**2
-    product = a.value * b.value
+    surplus_a, surplus_b = a**2 - width_a**2, b**2 - width_b**2
+    product = a * b
     reach = product + np.sqrt(np.maximum(product**2 - surplus_a * surplus_b, 0.0))
-    high = np.divide(reach, surplus_b, out=np.full_like(reach, np.inf), where=surplus_b > 0)
+    unbounded = np.where(np.isnan(surplus_b), np.nan, np.inf)
+    high = np.divide(reach, surplus_b, out=unbounded, where=surplus_b > 0)
     return np.maximum(surplus_a, 0.0) / reach, high

@@ -12,17 +12,17 @@ from numpy.typing import ArrayLike, NDArray
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.sizes import request_words
-from harness.core.statistics import joined_95
+from harness.core.statistics import Z95, joined_95
 from harness.modelling.doubt import MEAN, REQUEST, Misfit, Scatter, SessionEffect, Source, octaves_to_nearest
 from harness.modelling.forms.base import Evaluator, Form, Part
 
 CHUNK = 1 << 16
 """Pairs evaluated at a time, so that intermediate values stay in the processor's cache."""
 
+OUTSIDE = 2.0
+"""How many times an octave outside the sizes measured counts as much as one between them."""
 TOO_FAR = 2.0
 """Octaves outside the measured range beyond which no interval is known: none that was tried covers there."""
-Z95 = 1.959964
-"""Half-width of a normal 95 % interval in standard deviations."""
 
 MAX_TOTAL_TOKENS = 20_000_000
 """Longest m + n that can be predicted: the tables behind it then take under 2 GB."""
@@ -73,6 +73,18 @@ class Range:
         above = [np.maximum(log_m - np.log2(most_m), log_n - np.log2(most_n)) for most_m, most_n in self.corners]
         return np.asarray(np.maximum(np.maximum(below, np.minimum.reduce(above)), 0.0))
 
+    def octaves_away(self, m: ArrayLike, n: ArrayLike) -> Floats:
+        """Distance d of each (m, n) from the nearest measured point: √(Δ² + 4·o²), Δ that of ``octaves_to_nearest`` and
+        o the octaves below the smallest or above the largest size of each axis. Shapes broadcast.
+
+        Beyond its ends a form errs more than between its points: a kink there can't be known.
+        """
+        m, n = np.broadcast_arrays(np.asarray(m, dtype=float), np.asarray(n, dtype=float))
+        distance = octaves_to_nearest(m, n, self.points)
+        bounds = (self.min_input_tokens, self.max_input_tokens), (self.min_output_tokens, self.max_output_tokens)
+        outside = [np.log2(np.clip(x, *ends) / x) for x, ends in zip((m, n), bounds, strict=True)]
+        return np.asarray(np.sqrt(distance**2 + OUTSIDE**2 * (outside[0] ** 2 + outside[1] ** 2)))
+
     def covers(self, m: ArrayLike, n: ArrayLike) -> NDArray[np.bool_]:
         """Whether each (m, n) lies inside: at or above both minima, and some point measured is no smaller in both.
 
@@ -109,8 +121,11 @@ class Prediction:
 
     @property
     def request_95(self) -> Floats:
-        """Half-width of the 95 % interval of the cost of one new request, on another day."""
-        return self.half_width_95(REQUEST)
+        """Half-width of the 95 % interval of the cost of one new request, on another day; never below the mean's.
+
+        With a little scatter of many degrees of freedom Satterthwaite's sum would fall below it.
+        """
+        return np.maximum(self.half_width_95(REQUEST), self.mean_95)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,17 +167,21 @@ class CostFunction:
                 f"{m.flat[at]} input and {n.flat[at]} output tokens lie outside the measured range "
                 f"({self.describe_range()}); measure there or predict without strict"
             )
-        values, variances = np.empty(m.size), np.empty(m.size)
+        values, variances, misfits = np.empty(m.size), np.empty(m.size), np.empty(m.size)
+        too_far = np.empty(m.size, dtype=bool)
         # The cost and the directions of uncertainty are looked up together.
         directions = np.hstack([self.coefficients[:, None], _square_root(self.covariance)])
+        flat_m, flat_n = m.ravel(), n.ravel()
         for chunk, found in self._evaluated("predict", directions, m, n, part):
             values[chunk] = found[:, 0]
             variances[chunk] = np.einsum("ij,ij->i", found[:, 1:], found[:, 1:])
-        value, trials = values.reshape(m.shape), np.sqrt(variances).reshape(m.shape)
-        distance = self.octaves_away(m, n)
+            distance = self.range.octaves_away(flat_m[chunk], flat_n[chunk])
+            misfits[chunk] = values[chunk] * self.misfit.relative_sd(distance, values[chunk])
+            too_far[chunk] = self.range.octaves_outside(flat_m[chunk], flat_n[chunk]) > TOO_FAR
+        value, trials, model = (array.reshape(m.shape) for array in (values, np.sqrt(variances), misfits))
         sd: dict[Source, Floats] = {
             "trials": trials,
-            "model": value * self.misfit.relative_sd(distance, value),
+            "model": model,
             "sessions": value * self.session.sd,
             "meter": value * (self.gain_ci95 / Z95),
             "scatter": self.scatter.sd(value),
@@ -174,11 +193,11 @@ class CostFunction:
             "meter": math.inf,
             "scatter": self.scatter.freedom,
         }
-        return Prediction(value, sd, freedom, outside, self.range.octaves_outside(m, n) > TOO_FAR)
+        return Prediction(value, sd, freedom, outside, too_far.reshape(m.shape))
 
     def octaves_away(self, m: ArrayLike, n: ArrayLike) -> Floats:
-        """Distance of sizes from the nearest measured point, in octaves."""
-        return octaves_to_nearest(np.asarray(m), np.asarray(n), self.range.points)
+        """See ``Range.octaves_away``."""
+        return self.range.octaves_away(m, n)
 
     def derivatives(self, m: ArrayLike, n: ArrayLike) -> Floats:
         """Derivatives of the cost with respect to each coefficient, shape (coefficients, *shape of m and n).

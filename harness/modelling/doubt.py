@@ -26,7 +26,8 @@ REQUEST: tuple[Source, ...] = (*MEAN, "scatter")
 class Misfit:
     """Relative standard deviation of true costs about the form: s0·√(1 + α·d²)·(cost / c0)^−β.
 
-    d is the distance in octaves from a size to the nearest measured point, √(Δlog2(m)² + Δlog2(n)²).
+    d is the distance in octaves from a size to the nearest measured point, √(Δlog2(m)² + Δlog2(n)²), where octaves
+    outside what was measured count more: see ``Range.octaves_away``.
     """
 
     sd: float
@@ -56,6 +57,9 @@ class Scatter:
     """In the cost's unit, at a cost of 1."""
     exponent: float
     freedom: float = math.inf
+    """Degrees of freedom that the standard deviation at a new size is known to."""
+    prior: str | None = None
+    """Where it comes from when the trials don't tell it; None where they do."""
 
     def sd(self, cost: Floats) -> Floats:
         """In the cost's unit."""
@@ -64,9 +68,10 @@ class Scatter:
 
 @dataclass(frozen=True)
 class SessionEffect:
-    """Relative standard deviation of what a session does to all its costs alike."""
+    """Relative standard deviation of a new session's costs about those measured, alike for all sizes."""
 
     sd: float
+    """σ·√(1 + 1/sessions), where σ is that of one session about the mean of all."""
     freedom: float = math.inf
     sessions: int = 1
     """How many the measurements are of."""
@@ -77,11 +82,11 @@ class SessionEffect:
 def octaves_to_nearest(m: Floats, n: Floats, points: Iterable[tuple[float, float]]) -> Floats:
     """√(Δlog2(m)² + Δlog2(n)²) to the nearest of the points (m, n)."""
     at = np.log2(np.asarray(list(points), dtype=float))
-    sizes = np.stack([np.log2(np.asarray(m, dtype=float)), np.log2(np.asarray(n, dtype=float))], axis=-1)
-    nearest = np.full(sizes.shape[:-1], np.inf)
+    log_m, log_n = np.log2(m), np.log2(n)
+    nearest = np.full(np.shape(log_m), np.inf)
     # Point by point: all distances at once would take gigabytes for millions of sizes.
-    for point in at:
-        nearest = np.minimum(nearest, np.square(sizes - point).sum(axis=-1))
+    for point_m, point_n in at:
+        np.minimum(nearest, (log_m - point_m) ** 2 + (log_n - point_n) ** 2, out=nearest)
     return np.asarray(np.sqrt(nearest))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -45,22 +46,29 @@ class Claim:
     error: float
     """Root mean square of the leave-one-out errors at the drawn points, the noise of their trials taken off. Squares of
     independent errors add up, so that this leaves the fit's; the mean of its absolute errors is no larger."""
-    standard_error: float
-    """Of the mean absolute leave-one-out error."""
+    stated: float
+    """The same plus one standard error of the mean square: what is claimed."""
 
     @property
-    def stated(self) -> float:
-        """The error plus one standard error: what is claimed."""
-        return self.error + self.standard_error
+    def standard_error(self) -> float:
+        """What is added to the error."""
+        return self.stated - self.error
 
     @classmethod
     def of(cls, errors: Floats, noises: Floats, weights: Floats) -> Claim:
-        """From relative errors at drawn points, the noise of the means there, and what each point stands for."""
+        """From relative errors at drawn points, the noise of the means there, and what each point stands for.
+
+        The standard error is taken to the log of the mean square: of few squares it is skewed, and a sum would be too
+        small too often.
+        """
         weight = weights / weights.sum()
-        size = np.abs(errors)
-        spread = size - weight @ size
-        sampling = np.sqrt(np.sum(np.square(weight * spread)) * size.size / (size.size - 1))
-        return cls(float(np.sqrt(max(0.0, weight @ (size**2 - noises**2)))), float(sampling))
+        mean, noise = float(weight @ errors**2), float(weight @ noises**2)
+        if mean == 0:
+            return cls(0.0, 0.0)
+        left = errors**2 - noises**2
+        sampling = np.sqrt(np.sum(np.square(weight * (left - weight @ left))) * left.size / (left.size - 1))
+        highest = mean * math.exp(min(float(sampling) / mean, 1.0)) - noise
+        return cls(math.sqrt(max(0.0, mean - noise)), math.sqrt(max(0.0, highest)))
 
 
 def observed(seen: Sequence[Seen], name: str) -> Observations | None:
@@ -77,7 +85,11 @@ def fitted(observed: Observations, kv_cache: bool, decode_context: DecodeContext
 
 
 def held_out(seen: Sequence[Seen], name: str, kv_cache: bool, decode_context: DecodeContext) -> tuple[Floats, Floats]:
-    """Relative error at each drawn point by the fit without it, and the noise of its mean; one concurrency."""
+    """Relative error at each drawn point by the fit without it, and the noise of its mean; one concurrency.
+
+    The noise is that of the point's own trials alone, 0 of a single one: unbiased, where what others say of it need
+    not be, and an error that is explained by too much noise would be hidden.
+    """
     of = [each for each in seen if each.trials.get("runtime_s") and each.trials.get(name)]
     known = observed(of, name)
     drawn = np.flatnonzero([each.drawn for each in of])
@@ -91,7 +103,12 @@ def held_out(seen: Sequence[Seen], name: str, kv_cache: bool, decode_context: De
         solution = best_candidate(candidates, rows.without(point), starts).solution
         at = Sizes(known.input_tokens[[point]], known.output_tokens[[point]])
         errors.append(float(solution.form.cost(solution.theta, at)[0] / known.cost[point] - 1))
-    return np.array(errors), known.noise[drawn]
+    return np.array(errors), np.array([_noise(of[point].trials[name]) for point in drawn])
+
+
+def _noise(trials: Sequence[float]) -> float:
+    """Relative standard error of the mean."""
+    return float(np.std(trials, ddof=1) / np.mean(trials) / math.sqrt(len(trials))) if len(trials) > 1 else 0.0
 
 
 def _measurement(seen: Seen) -> Measurement:

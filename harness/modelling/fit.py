@@ -13,24 +13,28 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import chdtri
 
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.statistics import student_95
 from harness.modelling.candidates import best_candidate
-from harness.modelling.cost_function import Range
+from harness.modelling.cost_function import TOO_FAR, CostFunction, Range
+from harness.modelling.covariance import by_offsets, uncertainty
 from harness.modelling.doubt import Misfit, Scatter, SessionEffect
 from harness.modelling.forms.base import DecodeContext, Form, Part, Sizes
-from harness.modelling.least_squares import HUBER, Rows, Solution, ceilings
+from harness.modelling.least_squares import Rows, Solution
+from harness.modelling.misfit import LeftOut, fit_misfit, joined
+from harness.modelling.session_effect import Cells, Sessions, of_one_session, tell_sessions
 
 MIN_POINTS = 4
+SESSION_ROUNDS = 3
 SUSPECT = 5.0
 """A suspect is off by this many standard deviations, as the median residual tells them, …"""
 OUTLYING = 3.0
 """… and by this many root mean squares of the other residuals."""
 
 NO_SCATTER = Scatter(0.0, 1.0)
-ONE_SESSION = SessionEffect(0.0)
 
 
 @dataclass(frozen=True)
@@ -48,20 +52,47 @@ class Observations:
     decode_noise: Floats = field(default_factory=lambda: np.empty(0))
     output_limit: Floats = field(default_factory=lambda: np.empty(0))
     """Output tokens asked for: up to there the point counts as measured, though some trials stopped before."""
+    noise_freedom: float = np.inf
+    """Degrees of freedom that ``noise`` is known to."""
     scatter: Scatter = NO_SCATTER
-    """Of single requests, from the trials."""
-    session: SessionEffect = ONE_SESSION
-    """What the sessions share: the prior where there is one session only."""
+    """Of single requests about the mean of their size, from the trials."""
+    cells: Cells | None = None
+    """What each session measured at each point; None where there is one session."""
+    shared_error: float = 0.0
+    """Relative standard deviation of what all trials share beside their session, such as others on the machine."""
 
     def only(self, chosen: NDArray[np.bool_]) -> Observations:
         """The chosen points."""
         arrays: dict[str, Any] = {k: held for k, held in vars(self).items() if isinstance(held, np.ndarray)}
-        return replace(self, **{name: held[chosen] for name, held in arrays.items() if held.size})
+        cells = self.cells.of(chosen) if self.cells else None
+        return replace(self, cells=cells, **{name: held[chosen] for name, held in arrays.items() if held.size})
+
+    def without_offsets(self, offsets: Floats) -> Observations:
+        """As measured if no session had differed from the others; ``offsets`` are of the logarithm of the cost."""
+        assert self.cells is not None
+        cells = self.cells
+        cost = np.bincount(cells.point, cells.shares * cells.cost * np.exp(-offsets[cells.session])).astype(float)
+        with np.errstate(invalid="ignore"):
+            phases = {
+                name: getattr(self, name) * cost / self.cost for name in ("prefill", "decode") if self.prefill.size
+            }
+        return replace(self, cost=cost, **phases)
 
     @property
     def sizes(self) -> Sizes:
         """The request sizes, one entry per point."""
         return Sizes(self.input_tokens, self.output_tokens)
+
+    @property
+    def certain_noise(self) -> Floats:
+        """``noise`` at the lower end of its one-sided 90 % interval: what it may be less is the model's misfit."""
+        freedom = self.noise_freedom
+        return self.noise * (np.sqrt(freedom / chdtri(freedom, 0.1)) if np.isfinite(freedom) else 1.0)
+
+    @property
+    def asked_tokens(self) -> Floats:
+        """Output tokens asked for, or where that isn't known produced."""
+        return self.output_limit if self.output_limit.size else self.output_tokens
 
     @property
     def range(self) -> Range:
@@ -100,6 +131,11 @@ class Fit:
     refusal: str | None
     """Why the fit must not be used; None where it may."""
 
+    def function(self, measured: Range, gain_ci95: float = 0.0) -> CostFunction:
+        """The fit as a function of request sizes."""
+        doubt = (self.misfit, self.scatter, self.session, gain_ci95)
+        return CostFunction(self.form, self.coefficients, self.covariance, self.freedom, *doubt, measured)
+
     @property
     def factor_95(self) -> float:
         """Student's factor of the coefficients' intervals."""
@@ -133,12 +169,18 @@ def fit_form(
         observations = replace(observations, prefill=np.empty(0), decode=np.empty(0))
     candidates = [candidate.attending(decode_context) for candidate in form.candidates(kv_cache)]
     points = len(observations.cost)
+    observations, sessions = _without_sessions(candidates, observations)
     rows = equations(observations)
     choice = best_candidate(candidates, rows, {})
     solution, starts = choice.solution, choice.starts
-    covariance, standard_errors = _uncertainty(solution, choice.rivals, rows)
-    held_out = np.array([_held_out(candidates, observations, rows, point, starts) for point in range(points)])
+    covariance, standard_errors = uncertainty(solution, choice.rivals, rows)
+    if observations.cells is not None:
+        covariance = covariance + by_offsets(solution, rows, observations.cells.weights, sessions.covariance)
+    folds = _folds(observations)
+    left_out = [_left_out(fold, candidates, observations, rows, starts) for fold in folds]
+    held_out = np.array([alone.cost[0] for alone in left_out[:points]]) / observations.cost - 1
     suspects = _suspects(solution, rows)
+    here = np.ones(points, dtype=bool)
     sound = np.setdiff1d(np.arange(points), suspects)
     freedom = float(max(points - solution.theta.size, 1))
     return Fit(
@@ -150,13 +192,30 @@ def fit_form(
         held_out=held_out,
         rms=float(np.sqrt(np.mean(held_out[sound] ** 2))),
         freedom=freedom,
-        misfit=Misfit(float(np.sqrt(np.mean(held_out[sound] ** 2))), freedom=freedom),
+        misfit=fit_misfit(joined([_fitted(solution, observations, rows), *left_out], [here, *folds]), freedom),
         scatter=observations.scatter,
-        session=observations.session,
+        session=sessions.effect,
         suspects=suspects,
         notes=_unidentified(observations),
         refusal=_refusal(solution, observations),
     )
+
+
+def _without_sessions(candidates: Sequence[Form], observations: Observations) -> tuple[Observations, Sessions]:
+    """The points without what sets their sessions apart, and that."""
+    shared = observations.shared_error
+    if observations.cells is None:
+        return observations, Sessions(of_one_session(shared), np.zeros(1), np.zeros((1, 1)))
+    cleared = observations
+    # What a session does and what the form says of the sizes that it measured are told from each other in turn.
+    for _ in range(SESSION_ROUNDS):  # at least once
+        solution = best_candidate(candidates, equations(cleared), {}).solution
+        design = solution.form.design(solution.theta, observations.sizes)
+        predicted = design @ solution.theta
+        found = tell_sessions(observations.cells, predicted, design / predicted[:, None])
+        cleared = observations.without_offsets(found.offsets)
+    effect = replace(found.effect, sd=float(np.hypot(found.effect.sd, shared)))
+    return cleared, replace(found, effect=effect)
 
 
 def equations(observations: Observations) -> Rows:
@@ -182,59 +241,42 @@ def equations(observations: Observations) -> Rows:
     )
 
 
-def _held_out(
-    candidates: Sequence[Form], observations: Observations, rows: Rows, point: int, starts: dict[Form, Floats]
-) -> float:
-    """Relative error at ``point`` by the whole procedure without it."""
-    solution = best_candidate(candidates, rows.without(point), starts).solution
-    at = Sizes(observations.input_tokens[[point]], observations.output_tokens[[point]])
-    return float(solution.form.cost(solution.theta, at)[0] / observations.cost[point] - 1)
+def _folds(observations: Observations) -> list[NDArray[np.bool_]]:
+    """What is left out in turn: every point, every row (one input size) and every column (one output size).
 
-
-def _uncertainty(chosen: Solution, solutions: Sequence[Solution], rows: Rows) -> tuple[Floats, Floats]:
-    """Covariance for predictions and standard errors of the coefficients; see ``Fit``.
-
-    Each candidate counts with its likelihood, as in model averaging. What another one predicts is expressed as the
-    shift of the chosen one's coefficients that comes nearest to it.
+    Rows and columns of one point, or without which too little is left, don't count.
     """
-    scatter, limits = chosen.scatter, ceilings(chosen.form, rows)
-    deviances = np.array([_deviance(solution.residuals / scatter, rows.share) for solution in solutions])
-    likelihoods = np.exp(-(deviances - deviances.min()) / 2)
-    likelihoods /= likelihoods.sum()
-    covariance = _covariance(chosen, rows, limits)
-    variances = np.zeros(chosen.theta.size)
-    relative = rows.design(chosen.form, chosen.theta) / rows.value[:, None] * limits
-    for solution, likelihood in zip(solutions, likelihoods, strict=True):
-        variances += likelihood * (np.diag(_covariance(solution, rows, limits)) + (solution.theta - chosen.theta) ** 2)
-        difference = solution.residuals - chosen.residuals
-        shift = np.linalg.lstsq(relative / scatter[:, None], difference / scatter, rcond=1e-6)[0] * limits
-        covariance += likelihood * np.outer(shift, shift)
-    return covariance, np.sqrt(variances)
+    sizes = np.stack([observations.input_tokens, observations.output_tokens])
+    axes = observations.input_tokens, observations.asked_tokens
+    lines = [axis == size for axis in axes for size in np.unique(axis) if np.count_nonzero(axis == size) > 1]
+    whole = [line for line in lines if np.unique(sizes[:, ~line], axis=1).shape[1] >= MIN_POINTS]
+    return [*np.eye(len(observations.cost), dtype=bool), *whole]
 
 
-def _deviance(scaled: Floats, share: Floats) -> float:
-    """−2 log likelihood of scaled residuals under Huber's distribution, up to a constant."""
-    size = np.abs(scaled)
-    return float(np.sum(share * np.where(size < HUBER, size**2, HUBER * (2 * size - HUBER))))
+def _fitted(solution: Solution, observations: Observations, rows: Rows) -> LeftOut:
+    """Errors of the fit at its own points, each as if the point hadn't bent the fit to itself."""
+    cost = solution.form.cost(solution.theta, observations.sizes)
+    error = (observations.cost / cost - 1) / np.sqrt(1 - solution.leverage[rows.request])
+    return LeftOut(error, np.zeros(cost.size), cost, observations.certain_noise**2, np.ones(cost.size))
 
 
-def _covariance(solution: Solution, rows: Rows, limits: Floats) -> Floats:
-    """Covariance of the coefficients given the candidate.
-
-    It is that of the estimate without the bound at 0: a coefficient held at 0 keeps the uncertainty that put it
-    there. Its scale comes from the residuals, so that it contains what the form can't follow. Directions that the
-    points don't determine are limited by what non-negative costs allow: ``limits``, the ``ceilings``.
-    """
-    weights = np.sqrt(rows.share * solution.weights) / solution.scatter
-    design = rows.design(solution.form, solution.theta) * (weights / rows.value)[:, None] * limits
-    # Residuals corrected by leverage: a point that bends the model to itself doesn't hide the misfit.
-    corrected = weights * solution.residuals / np.sqrt(1 - solution.leverage)
-    scale = max(1.0, float(np.sum(corrected**2)) / rows.share.sum())
-    # Not by the eigenvalues of design.T @ design: beside exact data, rounding would count as information there.
-    stacked = np.vstack([design / np.sqrt(scale), np.eye(limits.size)])
-    _, precisions, directions = np.linalg.svd(stacked, full_matrices=False)
-    scaled = directions.T / precisions * limits[:, None]
-    return np.asarray(scaled @ scaled.T)
+def _left_out(
+    fold: NDArray[np.bool_],
+    candidates: Sequence[Form],
+    observations: Observations,
+    rows: Rows,
+    starts: dict[Form, Floats],
+) -> LeftOut:
+    """Errors at the points of ``fold`` by the whole procedure without them; NaN where no interval would be stated."""
+    solution = best_candidate(candidates, rows.without(np.flatnonzero(fold)), starts).solution
+    out, kept = observations.only(fold), observations.only(~fold)
+    cost = solution.form.cost(solution.theta, out.sizes)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = out.cost / cost - 1
+    too_far = kept.range.octaves_outside(out.input_tokens, out.output_tokens) > TOO_FAR
+    distance = kept.range.octaves_away(out.input_tokens, out.output_tokens)
+    error = np.where(too_far, np.nan, error)
+    return LeftOut(error, distance, cost, out.certain_noise**2, np.ones(cost.size))
 
 
 def _suspects(solution: Solution, rows: Rows) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -16,20 +16,23 @@ from harness.core.statistics import Estimate
 from harness.modelling.fit import Fit, Observations, fit_form
 from harness.modelling.forms import AUTO, DEFAULT, FORMS, form_named
 from harness.modelling.forms.base import DecodeContext, Form
-from harness.modelling.measurements import observations, trial_error
-from harness.modelling.profile import Profile
-from harness.modelling.profile_schema import (
+from harness.modelling.measurements import observations
+from harness.modelling.meters import UNKNOWN, Metering
+from harness.modelling.model_schema import (
     Alternative,
     Coefficient,
     CostModel,
     EnergyModel,
     HeldOutError,
-    Identity,
-    MeasuredRange,
-    Measurement,
+    MeasuredSizes,
+    MisfitRecord,
     PointError,
-    Provenance,
+    ScatterRecord,
+    SessionsRecord,
+    stored_freedom,
 )
+from harness.modelling.profile import PROFILE_VERSION, Profile
+from harness.modelling.profile_schema import Identity, Measurement, Provenance
 
 _FitOne = Callable[[type[Form], Observations], Fit]
 
@@ -40,6 +43,8 @@ class Power:
 
     methods: Mapping[str, Method | None]
     idle_w: Mapping[str, Estimate | None]
+    metering: Mapping[str, Metering] = field(default_factory=dict)
+    """Gain and sensors; where nothing is known of them the widest gain counts."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,6 @@ class Quantity:
     fits: dict[str, Fit]
     used: Observations
     chosen: str
-    trial_error: float
-    """Relative standard deviation of a trial that the trials' spread doesn't show: ``measurements.trial_error``."""
     dropped: tuple[PointError, ...]
     """Suspects of the chosen form, left out of the fit, with what it predicts there without them."""
 
@@ -86,17 +89,14 @@ def fit_quantities(
         observed = observations(measurements, name)
         if observed is None:
             continue
-        unseen = trial_error(measurements, name)
         try:
-            fitted.append(_fit_quantity(name, observed, fit_one, form, drop_suspects, unseen))
+            fitted.append(_fit_quantity(name, observed, fit_one, form, drop_suspects))
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
     return fitted
 
 
-def _fit_quantity(
-    name: str, observed: Observations, fit_one: _FitOne, form: str, drop_suspects: bool, unseen: float
-) -> Quantity:
+def _fit_quantity(name: str, observed: Observations, fit_one: _FitOne, form: str, drop_suspects: bool) -> Quantity:
     fits, chosen = _fit_forms(observed, fit_one, form)
     dropped: tuple[PointError, ...] = ()
     left_out = np.isin(np.arange(len(observed.cost)), fits[chosen].suspects)
@@ -105,7 +105,7 @@ def _fit_quantity(
         fits, chosen = _fit_forms(observed, fit_one, form)
         fitted = fits[chosen]
         dropped = tuple(_point_errors(lost, fitted.form.cost(fitted.coefficients, lost.sizes) / lost.cost - 1))
-    return Quantity(name, "s" if name == "runtime" else "J", fits, observed, chosen, unseen, dropped)
+    return Quantity(name, "s" if name == "runtime" else "J", fits, observed, chosen, dropped)
 
 
 def _point_errors(observed: Observations, errors: Floats) -> list[PointError]:
@@ -140,7 +140,7 @@ def build_profile(
         component: _energy(models[component], power, component) for component in COMPONENTS if component in models
     }
     return Profile(
-        schema_version=1,
+        schema_version=PROFILE_VERSION,
         name=name,
         identity=identity,
         runtime=models["runtime"],
@@ -154,7 +154,16 @@ def build_profile(
 def _energy(model: CostModel, power: Power, what: str) -> EnergyModel:
     idle_w = power.idle_w.get(what)
     power_w, ci95_w = (idle_w.mean, idle_w.half_width) if idle_w else (None, None)
-    return EnergyModel(method=power.methods.get(what), model=model, idle_power_w=power_w, idle_power_ci95_w=ci95_w)
+    metering = power.metering.get(what, UNKNOWN)
+    return EnergyModel(
+        method=power.methods.get(what),
+        gain_ci95=metering.gain_ci95,
+        gain_source=metering.source,
+        meters=list(metering.meters),
+        model=model,
+        idle_power_w=power_w,
+        idle_power_ci95_w=ci95_w,
+    )
 
 
 def cost_model(quantity: Quantity, kv_cache: bool) -> CostModel:
@@ -168,9 +177,11 @@ def cost_model(quantity: Quantity, kv_cache: bool) -> CostModel:
         **_parameters(fitted),
         coefficients=coefficients(fitted, quantity.unit),
         covariance=fitted.covariance.tolist(),
-        misfit=float(np.hypot(fitted.misfit.sd, quantity.trial_error)),
-        interval_factor_95=fitted.factor_95,
-        range=MeasuredRange(**vars(observed.range)),
+        freedom=stored_freedom(fitted.freedom),
+        misfit=MisfitRecord.of(fitted.misfit),
+        scatter=ScatterRecord.of(fitted.scatter) if fitted.scatter.factor > 0 else None,
+        sessions=SessionsRecord.of(fitted.session),
+        range=MeasuredSizes(**vars(observed.range)),
         mape=fitted.mape,
         held_out=HeldOutError(points=len(observed.cost), mape=fitted.loo_mape, rms=fitted.rms, worst=worst),
         suspects=[point_error(observed, fitted, i) for i in fitted.suspects],
@@ -185,7 +196,9 @@ def cost_model(quantity: Quantity, kv_cache: bool) -> CostModel:
 
 
 def _parameters(fitted: Fit) -> dict[str, Any]:
-    return dict(fitted.form.parameters)
+    """The form's fixed choices as a file holds them."""
+    found = fitted.form.parameters.items()
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found}
 
 
 def coefficients(fitted: Fit, unit: str) -> list[Coefficient]:

@@ -39,10 +39,11 @@ class Rows:
     def design(self, form: Form, theta: Floats) -> Floats:
         return np.vstack([form.design(theta, sizes, part) for part, sizes in self.sizes.items()])[self.kept]
 
-    def without(self, point: int) -> Rows:
-        others = self.point != point
-        held = (self.value, self.noise, self.point, self.request, self.share)
-        return Rows(self.sizes, others, *(array[others] for array in held))
+    def without(self, points: int | NDArray[np.int64]) -> Rows:
+        """Without the rows of a point, or of several."""
+        others = ~np.isin(self.point, points)
+        values = self.value[others], self.noise[others]
+        return Rows(self.sizes, others, *values, self.point[others], self.request[others], self.share[others])
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.quantities import COMPONENTS
-from harness.modelling.fit import Observations
+from harness.modelling.doubt import Scatter
+from harness.modelling.fit import NO_SCATTER, Observations
+from harness.modelling.point_statistics import statistic
 from harness.modelling.profile_schema import Measurement, Statistic
+from harness.modelling.scatter import PUBLISHED_ENERGY, PUBLISHED_RUNTIME, Spreads, fit_scatter, moderated, of_requests
+from harness.modelling.session_effect import Cells
 from harness.runs.records import RecordedRun
 
 if TYPE_CHECKING:
@@ -22,8 +28,8 @@ CSV_COLUMNS = (
     "such as cpu_energy_j and gpu_energy_j; and concurrency where more than one request was in flight"
 )
 ENCLOSING_METER = "the meter of the whole system contains the components added up and is left out"
-PRIOR_FREEDOM = 4
-"""Degrees of freedom that the typical spread of the other points counts for."""
+LEAST_FREEDOM = 4.0
+"""Degrees of freedom that the spread of the other points counts for at least, however unlike each other they are."""
 DISTURBED_ERROR = 0.5
 """Relative standard deviation that is joined to the costs of a point of which there are disturbed trials only.
 
@@ -31,8 +37,6 @@ Others who take half of what a request needs double its runtime: the true cost i
 such deviation away. What others took isn't taken off, because how far they slow a request down depends on what both of
 them wait for. A point that was measured to 5 % weighs a hundred times as much as a disturbed one."""
 SUSPECT_TRIAL = 5.0
-LARGEST = 1e100
-"""Far beyond every measurement; squares of much larger numbers are infinite."""
 _PARTS = ("", "prefill_", "decode_")
 _POINT = ["input_tokens", "output_tokens", "concurrency"]
 _COMPONENT_ENERGIES = tuple(f"{component}_energy_j" for component in COMPONENTS)
@@ -79,7 +83,11 @@ def pool_runs(runs: Iterable[RecordedRun]) -> Trials:
     if len(set(boundaries.values())) > 1:
         said = ", ".join(f"{directory} counts {boundary}" for directory, boundary in boundaries.items())
         raise UserError(f"{said}: fit them apart")
-    table = pd.concat(tables.values(), ignore_index=True)
+    # Each start of the program is a session of its own, whatever its number in its run.
+    numbered = [
+        table.assign(session=f"{i:04}." + table["session"].astype(str)) for i, table in enumerate(tables.values())
+    ]
+    table = pd.concat(numbered, ignore_index=True)
     measured = table[table["purpose"] == "measure"]
     usable = measured[measured["status"].isin(["ok", "disturbed"])].copy()
     if usable.empty and ((table["purpose"] == "open loop") & table["runtime_s"].notna()).any():
@@ -134,6 +142,10 @@ def aggregate(trials: pd.DataFrame) -> list[Measurement]:
         trials["concurrency"] = 1
     totals = [f"{part}energy_j" for part in _PARTS if f"{part}energy_j" in trials]
     trials.loc[trials[_metered(trials)].isna().any(axis=1), totals] = np.nan
+    if "session" in trials:
+        trials["session"] = trials["session"].astype("category").cat.codes
+        if trials["session"].nunique() == 1:
+            trials = trials.drop(columns="session")
     return [_measurement(group) for _, group in trials.groupby(_POINT, sort=True)]
 
 
@@ -191,13 +203,13 @@ def disturbance_words(measurements: Sequence[Measurement]) -> str | None:
 
 def _measurement(group: pd.DataFrame) -> Measurement:
     m, requested = float(group["input_tokens"].iloc[0]), round(group["output_tokens"].iloc[0])
-    runtime = _statistic(group, "runtime_s")
+    runtime = statistic(group, "runtime_s")
     if runtime is None:
         raise UserError(f"no runtime was measured at {m:g} input and {requested} output tokens")
-    parts: dict[str, Any] = {name: _statistic(group, name) for name in ("prefill_s", "decode_s")}
+    parts: dict[str, Any] = {name: statistic(group, name) for name in ("prefill_s", "decode_s")}
     for part in _PARTS:
-        parts[f"{part}energy_j"] = _statistic(group, f"{part}energy_j")
-        components = {component: _statistic(group, f"{component}_{part}energy_j") for component in COMPONENTS}
+        parts[f"{part}energy_j"] = statistic(group, f"{part}energy_j")
+        components = {component: statistic(group, f"{component}_{part}energy_j") for component in COMPONENTS}
         parts[f"component_{part}energy_j"] = {component: found for component, found in components.items() if found}
     return Measurement(
         input_tokens=m,
@@ -211,25 +223,6 @@ def _measurement(group: pd.DataFrame) -> Measurement:
     )
 
 
-def _statistic(group: pd.DataFrame, column: str) -> Statistic | None:
-    """None where no trial has a positive value: an empty phase costs nothing and says nothing."""
-    if column not in group:
-        return None
-    known = group[group[column].notna()]
-    values = known[column].to_numpy(dtype=float)
-    if not values.size or values.mean() <= 0:
-        return None
-    if values.max() > LARGEST:
-        m = group["input_tokens"].iloc[0]
-        raise UserError(f"{column} of {values.max():g} at {m:g} input tokens is no measurement")
-    ci95 = None
-    ci95_column = column.removesuffix("_j") + "_ci95_j"
-    if column.endswith("_j") and ci95_column in known and known[ci95_column].notna().any():
-        ci95 = float(known[ci95_column].mean())
-    sd = float(values.std(ddof=1)) if values.size > 1 else None
-    return Statistic(mean=float(values.mean()), sd=sd, trials=int(values.size), ci95=ci95)
-
-
 def observations(measurements: Iterable[Measurement], quantity: str) -> Observations | None:
     """The points where ``quantity`` (``runtime``, ``energy`` or a component) was measured; None where nowhere."""
     points = [point for point in measurements if _parts(point, quantity)[0] is not None]
@@ -237,22 +230,23 @@ def observations(measurements: Iterable[Measurement], quantity: str) -> Observat
         return None
     m, n = np.array([(point.input_tokens, point.output_tokens) for point in points]).T
     limit = np.array([float(point.output_tokens_requested) for point in points])
-    parts = zip(*(_parts(point, quantity) for point in points), strict=True)
+    parts = list(zip(*(_parts(point, quantity) for point in points), strict=True))
     disturbed = np.array([point.disturbed_trials > 0 for point in points])
     cost, prefill, decode = (_mean_and_noise(part, disturbed) for part in parts)
-    return Observations(m, n, *cost, *prefill, *decode, limit)
-
-
-def trial_error(measurements: Iterable[Measurement], quantity: str) -> float:
-    """Relative standard deviation of one trial of ``quantity`` that its spread doesn't show; 0 where unknown.
-
-    It joins what the meters leave, the median over the points where that is known, to ``DISTURBED_ERROR`` where most
-    points are disturbed: an error that all points share does not get smaller with their number.
-    """
-    known = [(cost, m) for m in measurements if (cost := _parts(m, quantity)[0]) is not None]
-    meters = [_sensor_error(cost) for cost, _ in known if cost.ci95 is not None]
-    disturbed = 2 * sum(m.disturbed_trials > 0 for _, m in known) > len(known)
-    return float(np.hypot(np.median(meters) if meters else 0.0, DISTURBED_ERROR if disturbed else 0.0))
+    whole = [statistic for statistic in parts[0] if statistic is not None]
+    return Observations(
+        m,
+        n,
+        *cost,
+        *prefill,
+        *decode,
+        limit,
+        noise_freedom=_noise_scatter(whole, disturbed).freedom,
+        scatter=_scatter(whole, disturbed, PUBLISHED_RUNTIME if quantity == "runtime" else PUBLISHED_ENERGY),
+        cells=_cells(whole, disturbed),
+        # An error that most points have alike doesn't get smaller with their number.
+        shared_error=DISTURBED_ERROR if 2 * disturbed.sum() > disturbed.size else 0.0,
+    )
 
 
 def _parts(measurement: Measurement, quantity: str) -> tuple[Statistic | None, ...]:
@@ -264,23 +258,65 @@ def _parts(measurement: Measurement, quantity: str) -> tuple[Statistic | None, .
     return tuple(getattr(measurement, f"component_{part}energy_j").get(quantity) for part in _PARTS)
 
 
-def _mean_and_noise(given: Sequence[Statistic | None], disturbed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mean_and_noise(given: Sequence[Statistic | None], disturbed: NDArray[np.bool_]) -> tuple[Floats, Floats]:
     """Means, NaN where not measured, and the relative standard error of each.
 
-    The spread of a few trials is a poor guess of their noise, so each is moderated by the typical spread (as in
-    empirical Bayes): three trials that agree by chance must not outweigh everything else. What the sensors leave
-    is joined to it whole: repeating trials doesn't lessen it; so is what others may have done to disturbed points.
+    The spread of a few trials is a poor guess of their noise, so each is moderated by what the others say of trials of
+    its cost: three trials that agree by chance must not outweigh everything else. What the sensors leave is joined to
+    it whole: repeating trials doesn't lessen it; so is what others may have done to disturbed points.
     """
     means = np.array([s.mean if s else np.nan for s in given])
-    spread = np.array([s.sd / s.mean if s and s.sd is not None else np.nan for s in given])
     sensors = np.array([_sensor_error(s) if s else 0.0 for s in given])
-    # What others do comes and goes: the spread beside them says nothing of that of a machine at rest.
-    told = spread[~disturbed] if np.isfinite(spread[~disturbed]).any() else spread
-    typical = np.nanmedian(told) if np.isfinite(told).any() else 0.0
     trials = np.array([s.trials if s else 1 for s in given])
-    freedom = np.where(np.isnan(spread), 0, np.maximum(trials - 1, 1))
-    moderated = (PRIOR_FREEDOM * typical**2 + freedom * np.nan_to_num(spread) ** 2) / (PRIOR_FREEDOM + freedom)
-    return means, np.sqrt(moderated / trials + sensors**2 + np.where(disturbed, DISTURBED_ERROR, 0.0) ** 2)
+    noise = _trial_noise(given, disturbed) / np.sqrt(trials)
+    return means, np.sqrt(noise**2 + sensors**2 + np.where(disturbed, DISTURBED_ERROR, 0.0) ** 2)
+
+
+def _trial_noise(given: Sequence[Statistic | None], disturbed: NDArray[np.bool_]) -> Floats:
+    """Relative standard deviation of the trials of each point within a session; 0 where no point has two trials."""
+    spreads, scatter = _spreads(given), _noise_scatter(given, disturbed)
+    scatter = replace(scatter, freedom=max(scatter.freedom, LEAST_FREEDOM))
+    return np.asarray(np.nan_to_num(moderated(spreads, scatter) / spreads.cost))
+
+
+def _noise_scatter(given: Sequence[Statistic | None], disturbed: NDArray[np.bool_]) -> Scatter:
+    """Of trials within a session; none where no point has two."""
+    return fit_scatter(_at_rest(_spreads(given), disturbed)) or NO_SCATTER
+
+
+def _spreads(given: Sequence[Statistic | None]) -> Spreads:
+    """Of trials within a session, by point."""
+    cost = np.array([s.mean if s else np.nan for s in given])
+    sd = np.array([s.sd if s and s.sd is not None else np.nan for s in given])
+    freedom = np.array([float(s.trials - max(len(s.sessions), 1)) if s else 0.0 for s in given])
+    return Spreads(cost, sd, freedom)
+
+
+def _at_rest(spreads: Spreads, disturbed: NDArray[np.bool_]) -> Spreads:
+    """Without the disturbed points, unless there are no others: what others do comes and goes, and says nothing of the
+    spread of a machine at rest."""
+    told = np.isfinite(spreads.sd) & ~disturbed
+    return replace(spreads, sd=np.where(told, spreads.sd, np.nan)) if told.any() else spreads
+
+
+def _scatter(whole: Sequence[Statistic], disturbed: NDArray[np.bool_], prior: Scatter) -> Scatter:
+    """Of single requests; ``prior`` where no spread is known."""
+    counts, requests = (np.array([float(getattr(s, name)) for s in whole]) for name in ("trials", "requests"))
+    within = np.array([np.nan if s.request_sd is None else s.request_sd for s in whole])
+    single = of_requests(_spreads(whole), counts, requests, within)
+    return fit_scatter(_at_rest(single, disturbed)) or prior
+
+
+def _cells(whole: Sequence[Statistic], disturbed: NDArray[np.bool_]) -> Cells | None:
+    """What each session measured; None where there is one only."""
+    noise = _trial_noise(whole, disturbed)
+    held = [(point, session) for point, measured in enumerate(whole) for session in measured.sessions]
+    numbers, session = np.unique([session.session for _, session in held], return_inverse=True)
+    if numbers.size < 2:
+        return None
+    point = np.array([point for point, _ in held])
+    cost, trials = np.array([(session.mean, session.trials) for _, session in held]).T
+    return Cells(point, session, cost, noise[point] / np.sqrt(trials))
 
 
 def _sensor_error(statistic: Statistic) -> float:

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,10 +32,11 @@ from harness.modelling.cost_function import CostFunction, Prediction
 from harness.modelling.doubt import REQUEST
 from harness.modelling.forms import form_named
 from harness.modelling.forms.base import Part
-from harness.modelling.older_profiles import OLDER_KEY, energy_of_each, measurement_of_each, with_concurrency
-from harness.modelling.profile_schema import CostModel, EnergyModel, Identity, Measurement, Provenance, Strict
+from harness.modelling.model_schema import CostModel, EnergyModel
+from harness.modelling.older_profiles import Profile1
+from harness.modelling.profile_schema import Identity, Measurement, Provenance, Strict
 
-PROFILE_VERSION = 1
+PROFILE_VERSION: Final = 2
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 _LONGEST_NAME = 200
 
@@ -44,9 +45,9 @@ Boundary = str | Iterable[str] | None
 
 
 class Profile(Strict):
-    """One system with one model: schema version 1."""
+    """One system with one model: schema version 2."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     """Of this file."""
     name: str = Field(pattern=f"^{_NAME}$", max_length=_LONGEST_NAME)
     """Distinct from other profiles that it is compared with."""
@@ -86,27 +87,14 @@ class Profile(Strict):
     def parse(cls, text: str | bytes, where: str = "profile") -> Self:
         """Check the text of a profile. ``where`` names it in the message. Raises UserError in one line.
 
-        A file of an earlier version that has energies of whole batches becomes one of energies per request.
+        A file of an earlier version is read as what it meant.
         """
-        current = with_concurrency(text)
         try:
-            if current is None:
-                return cls.model_validate_json(text)
-            return cls.model_validate_json(current)._per_request()
+            if _version(text) == 1:
+                return cls(schema_version=PROFILE_VERSION, **Profile1.model_validate_json(text).upgraded())
+            return cls.model_validate_json(text)
         except ValidationError as error:
             raise UserError(f"{where} {_explain(error, text)}") from None
-
-    def _per_request(self) -> Self:
-        """The profile whose energies are those of whole batches as one whose energies are per request."""
-        batch = self.requests_in_flight
-        if batch == 1:
-            return self
-        per_request = {
-            "energy": None if self.energy is None else energy_of_each(self.energy, batch),
-            "components": {name: energy_of_each(part, batch) for name, part in self.components.items()},
-            "measurements": [measurement_of_each(point, batch) for point in self.measurements],
-        }
-        return self.model_copy(update=per_request)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the profile; an interrupted write leaves the old file whole. Raises UserError."""
@@ -181,7 +169,22 @@ class Profile(Strict):
         """The functions whose sum is E(m, n) within ``boundary``: one for all components or a single one."""
         if self.energy is None:
             raise UserError(f"profile {self.name} has no energy: only runtime was measured")
-        return [part.model.function for part in self._energy_parts(boundary)]
+        return [part.function for part in self._energy_parts(boundary)]
+
+    def meters(self, boundary: Boundary = None) -> frozenset[str]:
+        """The sensors behind the energy within ``boundary``; empty where that of any part is unknown.
+
+        Two profiles of the same ones share their gain. Raises UserError for components that the profile doesn't have.
+        """
+        parts = [part.meters for part in self._energy_parts(boundary)]
+        return frozenset(meter for meters in parts for meter in meters) if all(parts) else frozenset()
+
+    def gain_ci95(self, boundary: Boundary = None) -> float | None:
+        """Relative half-width of the 95 % interval of the meters' gain within ``boundary``; None without energy.
+
+        Raises UserError for components that the profile doesn't have.
+        """
+        return max((part.gain_ci95 for part in self._energy_parts(boundary)), default=None)
 
     def energy_method(self, boundary: Boundary = None) -> Method | None:
         """How energy within ``boundary`` was measured, the weakest of its parts.
@@ -264,6 +267,15 @@ def _read(name_or_path: str | os.PathLike[str]) -> tuple[bytes, str]:
         raise UserError(f"profile {name} can't be read: {error.strerror or error}") from None
 
 
+def _version(text: str | bytes) -> Any:
+    """What a text says of its schema; None where it is no profile."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return content.get("schema_version") if isinstance(content, dict) else None
+
+
 def _explain(error: ValidationError, text: str | bytes) -> str:
     """What is wrong with a profile, in one line."""
     try:
@@ -277,7 +289,5 @@ def _explain(error: ValidationError, text: str | bytes) -> str:
         return f"has schema version {version}, this joulebench reads up to {PROFILE_VERSION}: upgrade joulebench"
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "the profile"
-    if where == "identity.concurrency" and OLDER_KEY in content["identity"]:
-        where = f"identity.{OLDER_KEY}"
     more = error.error_count() - 1
     return f"is not valid at {where}: {first['msg'][:200]}" + (f" (and {more} more)" if more else "")

@@ -1,13 +1,13 @@
-"""The parts of a profile file, schema version 1. Field names carry units; null means not measured or unknown."""
+"""What a profile file says beside its models, schema version 2: what was measured, on what, by whom.
+
+Field names carry units; null means not measured or unknown.
+"""
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any
 
-import numpy as np
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -16,33 +16,14 @@ from pydantic import (
     PositiveFloat,
     SerializerFunctionWrapHandler,
     model_serializer,
-    model_validator,
 )
 
-from harness.core.errors import UserError
-from harness.core.quantities import Component, Method
-from harness.core.statistics import freedom_of
-from harness.modelling.cost_function import CostFunction, Range
-from harness.modelling.doubt import Misfit, Scatter, SessionEffect
-from harness.modelling.forms import FORMS, form_named
-from harness.modelling.forms.base import DecodeContext, Form, decode_context_of
+from harness.core.quantities import Component
+from harness.modelling.forms.base import DecodeContext, decode_context_of
 from harness.runs.run_schema import Count
 
 IN_FLIGHT_AS = "requests_in_flight"
 """Setting of an identity at more than one request in flight: whether they are a static batch or a closed loop."""
-
-
-def _registered(name: str) -> str:
-    try:
-        return form_named(name).name
-    except UserError as error:
-        raise ValueError(error) from None
-
-
-# The schema lists the forms that there are when it is asked for.
-RegisteredForm = Annotated[
-    str, AfterValidator(_registered), Field(json_schema_extra=lambda schema: schema.update(enum=list(FORMS)))
-]
 
 
 class Strict(BaseModel):
@@ -53,19 +34,8 @@ class Strict(BaseModel):
     )
 
 
-def _with_older_key(schema: dict[str, Any]) -> None:
-    """Let the JSON schema allow what ``older_profiles`` reads."""
-    held = schema["properties"]["concurrency"]
-    said = "In earlier files, in place of concurrency: sequences per request; every energy is that of all of them."
-    schema["properties"]["batch_size"] = {**held, "title": "Batch Size", "deprecated": True, "description": said}
-    schema["required"].remove("concurrency")
-    schema["oneOf"] = [{"required": ["concurrency"]}, {"required": ["batch_size"]}]
-
-
 class Identity(Strict):
     """What was measured."""
-
-    model_config = ConfigDict(json_schema_extra=_with_older_key)
 
     system: str = Field(min_length=1)
     """The machine, such as m1-pro."""
@@ -75,7 +45,7 @@ class Identity(Strict):
     """False where every decode step read the whole sequence again."""
     concurrency: Count | None
     """Requests in flight at which the costs hold: runtime is that of a request beside so many others, energy is per
-    request; null where unknown. Earlier files have ``batch_size`` in its place, whose energies are of whole batches."""
+    request; null where unknown."""
     backend: str | None
     """The runtime, such as transformers or llama-cpp; null where unknown."""
     device: str | None
@@ -102,20 +72,6 @@ class Identity(Strict):
         return {key: value for key, value in content.items() if value or key != "settings"}
 
 
-class Coefficient(Strict):
-    """One number of a cost function."""
-
-    name: str
-    """Says its place in the formula and its unit."""
-    value: float
-    """In the unit."""
-    standard_error: NonNegativeFloat
-    """Of this coefficient alone, for reading: the uncertainty of the roofline exponent is in it in full, so that it
-    is no diagonal entry of ``covariance``."""
-    unit: str
-    """Such as s/token."""
-
-
 class MeasuredRange(Strict):
     """The request sizes a model was fitted on: those at or above both minima that some corner exceeds in neither."""
 
@@ -125,146 +81,6 @@ class MeasuredRange(Strict):
     """Fewest output tokens measured."""
     corners: list[tuple[PositiveFloat, PositiveFloat]] = Field(min_length=1)
     """Input and output tokens of the points measured that no other one exceeds in both."""
-
-
-class PointError(Strict):
-    """How far a model is off at one point."""
-
-    input_tokens: PositiveFloat
-    """Of the point."""
-    output_tokens: PositiveFloat
-    """Of the point."""
-    relative_error: float
-    """(predicted − measured) / measured."""
-
-
-class HeldOutError(Strict):
-    """Errors at each point of the whole fit, choices included, made without that point."""
-
-    points: Count
-    """How many were left out in turn."""
-    mape: NonNegativeFloat
-    """Mean absolute relative error; 0.05 is 5 %."""
-    rms: NonNegativeFloat
-    """Root mean square of the relative errors, suspects left out."""
-    worst: PointError
-    """The point with the largest error."""
-
-
-class Alternative(Strict):
-    """A form that was fitted beside the chosen one."""
-
-    form: RegisteredForm
-    """Its name."""
-    mape: NonNegativeFloat
-    """Mean absolute relative error at the points fitted."""
-    loo_mape: NonNegativeFloat
-    """Mean absolute relative error at points left out of the fit."""
-    refusal: str | None
-    """Why it can't be used; null where it could."""
-
-
-class CostModel(Strict):
-    """One cost function of a request's size, in seconds or joules, with its uncertainty."""
-
-    form: RegisteredForm
-    """Which formula the coefficients belong to."""
-    kv_cache: bool
-    """Whether decode steps have coefficients of their own; else each costs what prefill of the same length does."""
-    unit: Literal["s", "J"]
-    """Seconds or joules."""
-    roofline_exponent: Annotated[float, Field(ge=1, le=64)] | None
-    """p of the phase form; null for other forms."""
-    decode_context: DecodeContext = "grows"
-    """Of the phase form with the KV cache: ``grows``, where decode step k costs D(m + k), or ``m + n``, where a static
-    cache has every step attend to all positions and each costs D(m + n). Absent from the file where it grows."""
-    coefficients: list[Coefficient]
-    """In the order of the formula."""
-    covariance: list[list[float]]
-    """Of the coefficients, in their order, given the roofline exponent and enlarged by what another exponent would
-    predict: for errors of predictions, fᵀ·covariance·f with f the derivatives of the cost."""
-    misfit: NonNegativeFloat
-    """Relative standard deviation of new measurements about the model: the root mean square of the held-out errors
-    joined to what the meters leave in one trial (median over the points) and, where most points are disturbed, to what
-    that may have done to them."""
-    interval_factor_95: PositiveFloat
-    """Student's factor: inside ``range``, a new measurement by the same meters is stated to lie within this many
-    sqrt(fᵀ·covariance·f + (misfit·value)²) of the prediction in 95 % of cases."""
-    range: MeasuredRange
-    """Sizes beyond it are extrapolated."""
-    mape: NonNegativeFloat
-    """Mean absolute relative error at the points fitted."""
-    held_out: HeldOutError
-    """How good the model is at points that it has not seen."""
-    suspects: list[PointError]
-    """Points far outside the scatter of the others, kept in the fit."""
-    dropped: list[PointError]
-    """Suspects left out of the fit on request."""
-    alternatives: list[Alternative]
-    """Every form that was fitted, for comparison."""
-    notes: list[str]
-    """What the points can't tell and what to measure."""
-
-    @model_serializer(mode="wrap")
-    def _without_usual_context(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        content: dict[str, Any] = serialize(self)
-        return {key: value for key, value in content.items() if (key, value) != ("decode_context", "grows")}
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        form = self.cost_form()
-        expected = [name for name, _ in form.coefficients(self.unit)]
-        if [coefficient.name for coefficient in self.coefficients] != expected:
-            raise ValueError(f"the coefficients of the {self.form} form must be {', '.join(expected)}")
-        if form.non_negative and any(coefficient.value < 0 for coefficient in self.coefficients):
-            raise ValueError(f"a coefficient of the {self.form} form is negative")
-        size = len(expected)
-        if [len(row) for row in self.covariance] != [size] * size:
-            raise ValueError(f"the covariance must have {size} rows and columns")
-        covariance = np.array(self.covariance, dtype=float)
-        variances = np.diag(covariance)
-        if (variances < 0).any():
-            raise ValueError("a variance is negative")
-        scale = np.outer(np.sqrt(variances), np.sqrt(variances))
-        if (np.abs(covariance - covariance.T) > 1e-9 * scale).any():
-            raise ValueError("the covariance is not symmetric")
-        scale[scale == 0] = 1.0
-        if np.linalg.eigvalsh(covariance / scale).min() < -1e-8:
-            raise ValueError("the covariance is not positive semi-definite")
-        return self
-
-    def cost_form(self) -> Form:
-        """The form with its fixed choices. Raises ValueError where one is missing."""
-        chosen = {"roofline_exponent": self.roofline_exponent, "decode_context": self.decode_context}
-        return form_named(self.form).restore(self.kv_cache, chosen)
-
-    @cached_property
-    def function(self) -> CostFunction:
-        """The model as a function of numpy arrays."""
-        return CostFunction(
-            self.cost_form(),
-            np.array([coefficient.value for coefficient in self.coefficients]),
-            np.array(self.covariance, dtype=float),
-            freedom_of(self.interval_factor_95),
-            Misfit(self.misfit, freedom=freedom_of(self.interval_factor_95)),
-            Scatter(0.0, 1.0),
-            SessionEffect(0.0),
-            0.0,
-            Range(**dict(self.range)),
-        )
-
-
-class EnergyModel(Strict):
-    """Gross energy of a component, or of all of them together."""
-
-    method: Method | None
-    """How it was measured, the weakest of its parts; null where unknown."""
-    model: CostModel
-    """Joules of a request."""
-    idle_power_w: NonNegativeFloat | None
-    """Power while nothing is computed; null where not measured."""
-    idle_power_ci95_w: NonNegativeFloat | None
-    """Half-width of the 95 % interval of the idle power."""
 
 
 class SessionStatistic(Strict):

@@ -15,7 +15,9 @@ from harness.core.errors import UserError
 from harness.core.quantities import COMPONENTS, Method, weakest
 from harness.core.statistics import Estimate, estimate_of
 from harness.core.version import __version__
+from harness.core.wording import percent
 from harness.energy.attribution import IdleBaseline
+from harness.modelling import meters
 from harness.modelling.concurrency import at_concurrency, chosen, others
 from harness.modelling.fitting import Power
 from harness.modelling.measurements import (
@@ -38,6 +40,9 @@ CPU_ENERGY = {
     "process": "CPU energy is the inference process's share (--attribution process).",
 }
 """By ``--attribution``, whose CPU energy counts."""
+_METHODS: dict[str, Method] = {"estimate": "estimated", "powermetrics": "modelled", "ioreport": "modelled"}
+"""Of kinds of meters that have one only."""
+_NO_METER = "the meter is not known: its gain is taken to be ± {} (--meter names the kind that read the energies)"
 GPU_SHARE = (
     "GPU energy is the inference process's share, estimated from how long its kernels ran beside those of others "
     "(--attribution process)."
@@ -94,7 +99,9 @@ def from_runs(runs: Sequence[RecordedRun], system: str | None = None, concurrenc
     if in_flight > 1:
         settings[IN_FLIGHT_AS] = _in_flight_as(runs, in_flight)
     identity = _with_settings(identities[0], settings).model_copy(update={"concurrency": in_flight})
-    power = Power(_methods(trials), _idle_w(sessions))
+    shares = meters.energy_shares(aggregate(trials.table))
+    metering = meters.pooled([meters.of_run(run.facts, shares) for run in runs])
+    power = Power(_methods(trials), _idle_w(sessions), metering)
     origin = provenance("joulebench run", files, trials, versions, notes)
     return _pooled(identity, trials, power, origin, others(pooled, in_flight))
 
@@ -105,10 +112,13 @@ def _in_flight_as(runs: Sequence[RecordedRun], concurrency: int) -> str:
     return " or ".join(sorted({backend.concurrency for backend in having}))
 
 
-def from_csv(path: Path, system: str, model: str, kv_cache: bool, concurrency: int | None = None) -> Pooled:
+def from_csv(
+    path: Path, system: str, model: str, kv_cache: bool, concurrency: int | None = None, meter: str | None = None
+) -> Pooled:
     """Measurements made elsewhere, of which the method and the machine are not known. Raises UserError.
 
     ``concurrency`` is as in ``from_runs``. A file without such a column doesn't say it: one request at a time.
+    ``meter`` is the kind of meter that read the energies, one of ``quantities.METERS``; None where it is unknown.
     """
     pooled = read_csv(path)
     in_flight = chosen(pooled.table, concurrency)
@@ -116,8 +126,13 @@ def from_csv(path: Path, system: str, model: str, kv_cache: bool, concurrency: i
     unknown: dict[str, Any] = dict.fromkeys(("backend", "device", "dtype", "random_weights"))
     said = in_flight if pooled.says_concurrency else None
     identity = Identity(system=system, model=model, kv_cache=kv_cache, concurrency=said, device_names=[], **unknown)
-    origin = provenance(f"measurements in {path.name}", [path], trials)
-    return _pooled(identity, trials, Power({}, {}), origin, others(pooled, in_flight))
+    held = [name for name in COMPONENTS if f"{name}_energy_j" in trials.table]
+    metering = meters.stated(dict.fromkeys(held or ("system",), meter), meters.energy_shares(aggregate(trials.table)))
+    metered = "energy_j" in trials.table and trials.table["energy_j"].notna().any()
+    notes = [_NO_METER.format(percent(metering["total"].gain_ci95, digits=0))] if metered and meter is None else []
+    origin = provenance(f"measurements in {path.name}", [path], trials, notes=notes)
+    methods: dict[str, Method | None] = dict.fromkeys(metering, _METHODS.get(meter or ""))
+    return _pooled(identity, trials, Power(methods, {}, metering), origin, others(pooled, in_flight))
 
 
 def _pooled(

@@ -14,15 +14,17 @@ import numpy as np
 
 from harness.core.errors import MissingDependency, UserError, pip_install
 from harness.core.files import write_atomically
+from harness.modelling.cost_function import CostFunction
+from harness.modelling.model_schema import CostModel
 from harness.modelling.profile import Profile
-from harness.modelling.profile_schema import CostModel
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _COLUMNS = (
-    "table", "quantity", "name", "unit", "input_tokens", "output_tokens", "value", "standard_error",
-    "interval_95", "trials", "out_of_range", "method", "form", "kv_cache", "name_2", "decode_context", "concurrency",
+    "table", "quantity", "name", "unit", "input_tokens", "output_tokens", "value", "standard_error", "mean_ci95",
+    "request_ci95", "trials", "out_of_range", "too_far", "method", "form", "kv_cache", "name_2", "decode_context",
+    "terms", "concurrency",
 )  # fmt: skip
 FORMATS = ("json", "csv", "parquet")
 
@@ -30,36 +32,47 @@ FORMATS = ("json", "csv", "parquet")
 def long_table(profile: Profile) -> pd.DataFrame:
     """Models, measurements and predictions of a profile, one number a row; absent values are missing.
 
-    ``table`` is ``model`` (coefficients, ``roofline_exponent``, ``misfit`` and ``interval_factor_95``, each with the
-    ``form``, ``kv_cache`` and ``decode_context`` of its model), ``covariance`` (of the coefficients ``name`` and
-    ``name_2``), ``range`` (``minimum`` and each ``corner``, as input and output tokens), ``measurement`` or
-    ``prediction``. ``quantity`` is ``runtime``, ``energy`` or a component's, such as ``gpu_energy``. ``method`` is how
-    the energy behind the number was measured, ``concurrency`` at how many requests in flight all of them hold.
+    ``table`` is ``model`` (coefficients, ``roofline_exponent`` and all that intervals need but the covariance, each
+    with the ``form``, ``kv_cache``, ``decode_context`` and ``terms`` of its model), ``covariance`` (of the coefficients
+    ``name`` and ``name_2``), ``range`` (``minimum``, each ``corner`` and each ``point``, as input and output tokens),
+    ``measurement`` or ``prediction``. Degrees of freedom are missing where there are infinitely many, and the scatter
+    where it is unknown. ``quantity`` is ``runtime``, ``energy`` or a component's, such as ``gpu_energy``. ``method``
+    is how the energy behind the number was measured, ``concurrency`` at how many requests in flight all of them hold.
     """
     import pandas as pd
 
     parts = {"energy": profile.energy, **{f"{c}_energy": part for c, part in profile.components.items()}}
     energies = {quantity: part for quantity, part in parts.items() if part is not None}
     models = {"runtime": profile.runtime, **{quantity: part.model for quantity, part in energies.items()}}
-    described = (row for quantity, model in models.items() for row in _model_rows(quantity, model))
-    rows = [*described, *_measurement_rows(profile), *_prediction_rows(models)]
+    gains = {quantity: part.gain_ci95 for quantity, part in energies.items()}
+    described = (row for quantity, model in models.items() for row in _model_rows(quantity, model, gains.get(quantity)))
+    functions = {"runtime": profile.runtime.function} | {quantity: part.function for quantity, part in energies.items()}
+    rows = [*described, *_measurement_rows(profile), *_prediction_rows(functions)]
     for row in rows:
         row["method"] = energies[row["quantity"]].method if row["quantity"] in energies else None
         row["concurrency"] = profile.identity.concurrency
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
-def _model_rows(quantity: str, model: CostModel) -> Iterator[dict[str, Any]]:
-    """The model as numbers: coefficients, fixed choices, their covariance and the range of sizes."""
+def _model_rows(quantity: str, model: CostModel, gain_ci95: float | None) -> Iterator[dict[str, Any]]:
+    """The model as numbers: coefficients, fixed choices, their covariance, all other doubt and the range of sizes."""
     of = {
         "quantity": quantity,
         **model.model_dump(include={"form", "kv_cache"}),
         "decode_context": model.decode_context,
+        "terms": "; ".join(model.terms) or None,
     }
+    doubts = {"misfit": model.misfit, "scatter": model.scatter, "sessions": model.sessions}
     choices = {
         "roofline_exponent": model.roofline_exponent,
-        "misfit": model.misfit,
-        "interval_factor_95": model.interval_factor_95,
+        "freedom": model.freedom,
+        **{
+            f"{doubt}_{name}": value
+            for doubt, record in doubts.items()
+            if record
+            for name, value in record.model_dump(exclude={"prior"}).items()
+        },
+        "gain_ci95": gain_ci95,
     }
     for coefficient in model.coefficients:
         yield {"table": "model", **of, **coefficient.model_dump()}
@@ -71,7 +84,8 @@ def _model_rows(quantity: str, model: CostModel) -> Iterator[dict[str, Any]]:
             pair = {"name": first.name, "name_2": second.name, "unit": f"{first.unit}·{second.unit}"}
             yield {"table": "covariance", "quantity": quantity, **pair, "value": value}
     least = (model.range.min_input_tokens, model.range.min_output_tokens)
-    for name, (m, n) in (("minimum", least), *(("corner", corner) for corner in model.range.corners)):
+    corners, points = ([(name, size) for size in getattr(model.range, f"{name}s")] for name in ("corner", "point"))
+    for name, (m, n) in (("minimum", least), *corners, *points):
         yield {"table": "range", "quantity": quantity, "name": name, "input_tokens": m, "output_tokens": n}
 
 
@@ -88,20 +102,22 @@ def _measurement_rows(profile: Profile) -> Iterator[dict[str, Any]]:
                 yield {"table": "measurement", "quantity": quantity, **at, **row, "trials": statistic.trials}
 
 
-def _prediction_rows(models: Mapping[str, CostModel]) -> Iterator[dict[str, Any]]:
+def _prediction_rows(functions: Mapping[str, CostFunction]) -> Iterator[dict[str, Any]]:
     """Predictions at powers of two that lie in the measured range along each axis."""
-    measured = models["runtime"].function.range
+    measured = functions["runtime"].range
     inputs = _powers_of_two(measured.min_input_tokens, measured.max_input_tokens)
     outputs = _powers_of_two(measured.min_output_tokens, measured.max_output_tokens)
     m, n = (axis.ravel() for axis in np.meshgrid(inputs, outputs, indexing="ij"))
-    for quantity, model in models.items():
-        p = model.function.predict(m, n)
+    for quantity, function in functions.items():
+        p = function.predict(m, n)
+        mean_95, request_95 = p.mean_95, p.request_95
         for i in range(m.size):
             yield {
-                "table": "prediction", "quantity": quantity, "name": "mean", "unit": model.unit,
+                "table": "prediction", "quantity": quantity, "name": "mean",
+                "unit": "s" if quantity == "runtime" else "J",
                 "input_tokens": m[i], "output_tokens": n[i], "value": p.value[i],
-                "standard_error": p.sd["trials"][i], "interval_95": p.request_95[i],
-                "out_of_range": bool(p.out_of_range[i]),
+                "standard_error": p.sd["trials"][i], "mean_ci95": mean_95[i], "request_ci95": request_95[i],
+                "out_of_range": bool(p.out_of_range[i]), "too_far": bool(p.too_far[i]),
             }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ SMALLEST, LARGEST = 1e-9, 1e12
 """Seconds and joules outside these bounds are no request's; arithmetic on them would lose all digits."""
 
 _BATCH_SIZE = "batch_size"
+_SESSIONS = ("run", "session")
 _LOADS = ("concurrency", _BATCH_SIZE)
 _NO_BATCHES = (
     "call the column concurrency, with the energies per request (those of a batch divided by its size) and "
@@ -37,7 +38,8 @@ def read_csv(path: Path) -> Trials:
 
     ``output_tokens`` are those really produced; a column ``output_tokens_requested`` keeps trials together that
     stopped early at different lengths. ``concurrency`` are the requests in flight, 1 where a cell is empty or the
-    column absent. A trial with an energy of 0 or less counts for runtime alone. Raises UserError.
+    column absent. ``session`` and ``run``, whatever their text, say which trials were measured in one go. A trial with
+    an energy of 0 or less counts for runtime alone. Raises UserError.
     """
     table = _read_text(path)
     missing = [name for name in REQUIRED if name not in table]
@@ -65,6 +67,9 @@ def read_csv(path: Path) -> Trials:
     table = table.rename(columns={"output_tokens": "output_tokens_produced"})
     requested = table.get("output_tokens_requested", table["output_tokens_produced"])
     table["output_tokens"] = requested.fillna(table["output_tokens_produced"])
+    parts = [table.pop(name).str.strip() for name in _SESSIONS if name in table]
+    if parts:
+        table["session"] = ["/".join(names) for names in zip(*parts, strict=True)]
     said = "concurrency" in table
     table["concurrency"] = table["concurrency"].fillna(1).astype(int) if said else 1
     return replace(without_negative_energy(table.drop(columns="line")), says_concurrency=said)

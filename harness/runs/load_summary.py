@@ -40,27 +40,30 @@ class LoadSummary:
     """Most input tokens of one request that came out of the server's prefix cache."""
 
 
-def load_summary(figures: Sequence[LoadFigures]) -> LoadSummary | None:
-    """The summary of the figures of a point's trials; None of none."""
+def load_summary(figures: Sequence[LoadFigures], sequential: bool = False) -> LoadSummary | None:
+    """The summary of the figures of a point's trials; None of none. ``sequential`` as in ``estimate``."""
     if not figures:
         return None
     cached = [one.cached_tokens_max for one in figures if one.cached_tokens_max is not None]
     coherence = [one.coherence for one in figures if one.coherence is not None]
     return LoadSummary(
         kind=figures[0].kind,
-        ttft_s=_latency(figures, lambda one: one.ttft_s),
-        tpot_s=_latency(figures, lambda one: one.tpot_s),
-        inter_token_s=_latency(figures, lambda one: one.inter_token_s),
-        e2e_s=_latency(figures, lambda one: one.e2e_s),
-        in_prefill=estimate_of([one.prefill_mean for one in figures]),
-        coherence=estimate_of(coherence),
+        ttft_s=_latency(figures, sequential, lambda one: one.ttft_s),
+        tpot_s=_latency(figures, sequential, lambda one: one.tpot_s),
+        inter_token_s=_latency(figures, sequential, lambda one: one.inter_token_s),
+        e2e_s=_latency(figures, sequential, lambda one: one.e2e_s),
+        in_prefill=estimate_of([one.prefill_mean for one in figures], sequential=sequential),
+        coherence=estimate_of(coherence, sequential=sequential),
         cached_tokens_max=max(cached, default=None),
     )
 
 
-def _latency(figures: Sequence[LoadFigures], part: Callable[[LoadFigures], Percentiles | None]) -> Latency | None:
+def _latency(
+    figures: Sequence[LoadFigures], sequential: bool, part: Callable[[LoadFigures], Percentiles | None]
+) -> Latency | None:
     known = [found for one in figures if (found := part(one)) is not None]
     p50_s, p90_s, p99_s = (
-        estimate_of([getattr(found, name) for found in known]) for name in ("p50_s", "p90_s", "p99_s")
+        estimate_of([getattr(found, name) for found in known], sequential=sequential)
+        for name in ("p50_s", "p90_s", "p99_s")
     )
     return Latency(p50_s, p90_s, p99_s) if p50_s and p90_s and p99_s else None

@@ -80,6 +80,10 @@ class Trial:
     runtime_s: float | None = None
     """How long a request takes: requests in flight × window / requests. With c in flight this is a batch's runtime, and
     by Little's law the mean time of a request in a closed loop."""
+    pauses: int | None = None
+    """Random pauses between the window's requests, which break up their beat with a power sensor; None without any."""
+    paused_s: float | None = None
+    """Seconds of these pauses. They are part of ``window_s`` and of no figure per request."""
     prefill_s: float | None = None
     """Start of a request to its first output token, mean: the TTFT."""
     decode_s: float | None = None
@@ -302,6 +306,8 @@ COLUMNS = (
     _as_recorded("window_s", "first start to last end, or while all c requests were in flight, s"),
     _as_recorded("runtime_s", "requests in flight × window_s / requests: how long a request takes, s"),
     _as_recorded("runtime_sd_s", "standard deviation of single requests in the window, s"),
+    _as_recorded("pauses", "random pauses between requests that beat with a power sensor"),
+    _as_recorded("paused_s", "these pauses together, in window_s but in no figure per request, s"),
     _as_recorded("prefill_s", "start to first output token (TTFT), mean per request, s"),
     _as_recorded("decode_s", "first to last output token, mean per request, s"),
     _as_recorded("compile_s", "compiling for this size, before the window and in no other column, s"),

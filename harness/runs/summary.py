@@ -149,14 +149,18 @@ class IdleDrift:
         return Estimate(self.after_w.mean - self.before_w.mean, math.hypot(*half_widths))
 
 
-def summarise(records: Iterable[Trial]) -> list[PointSummary]:
-    """One summary per point, in the order of first measurement; an open loop is no point."""
+def summarise(records: Iterable[Trial], facts: Run | None = None) -> list[PointSummary]:
+    """One summary per point, in the order of first measurement; an open loop is no point.
+
+    Intervals allow for trials that were repeated until they were narrow, unless the run's ``facts`` say otherwise.
+    """
+    sequential = facts is None or facts.plan.stopping.get("rule") != "fixed-trials"
     by_point: dict[Point, list[Trial]] = {}
     for record in records:
         if record.purpose == "open loop":
             continue
         by_point.setdefault(record.asked, []).append(record)
-    return [_summary(asked, trials) for asked, trials in by_point.items()]
+    return [_summary(asked, trials, sequential) for asked, trials in by_point.items()]
 
 
 def headline(facts: Run, trials: Sequence[Trial]) -> Headline | None:
@@ -165,7 +169,7 @@ def headline(facts: Run, trials: Sequence[Trial]) -> Headline | None:
     They are of the request of the size where the run's sweeps cross. Where that was not measured they are of the
     measured point nearest to it, by the logarithms of both sizes.
     """
-    measured = {summary.point: summary for summary in summarise(trials)}
+    measured = {summary.point: summary for summary in summarise(trials, facts)}
     known = {point: summary for point, summary in measured.items() if summary.runtime_s is not None}
     if not known:
         return None
@@ -276,7 +280,7 @@ def drift(records: Iterable[Trial]) -> Drift | None:
         return None
     point = repeated[0].asked
     first = [record for record in counted if record.purpose == "measure" and record.asked == point]
-    before, after = estimate_of(_runtimes(first)), estimate_of(_runtimes(repeated))
+    before, after = estimate_of(_runtimes(first), sequential=True), estimate_of(_runtimes(repeated))
     if before is None or after is None:
         return None
     half_width = None
@@ -311,18 +315,18 @@ def _runtimes(records: Sequence[Trial]) -> list[float]:
     return [record.runtime_s for record in records if record.runtime_s is not None]
 
 
-def _summary(asked: Point, trials: Sequence[Trial]) -> PointSummary:
+def _summary(asked: Point, trials: Sequence[Trial], sequential: bool) -> PointSummary:
     used = used_trials(trials)
     point = _size(asked, used)
     disturbed = sum(record.status == "disturbed" for record in used)
     # Where undisturbed trials are used, the disturbed ones explain nothing.
     explained = ("ok",) if disturbed or not used else ("ok", "disturbed")
     failures = [record for record in trials if record.status not in explained]
-    energy_j, method = _energy(used)
+    energy_j, method = _energy(used, sequential)
     m, n, c = point.input_tokens, point.output_tokens, point.concurrency
     served = any(record.load for record in used)
     runtime_s, prefill_s, decode_s = (
-        estimate_of([seconds for record in used if (seconds := getattr(record, field)) is not None])
+        estimate_of([s for record in used if (s := getattr(record, field)) is not None], sequential=sequential)
         for field in ("runtime_s", "prefill_s", "decode_s")
     )
     return PointSummary(
@@ -345,7 +349,7 @@ def _summary(asked: Point, trials: Sequence[Trial]) -> PointSummary:
         energy_method=method,
         energy_reason=_energy_reason(used) if energy_j is None else None,
         trouble=f"{failures[-1].status}: {failures[-1].reason}" if failures else None,
-        load=load_summary([record.load for record in used if record.load is not None]),
+        load=load_summary([record.load for record in used if record.load is not None], sequential),
         asked_tokens=None if point == asked else (asked.input_tokens, asked.output_tokens),
     )
 
@@ -373,11 +377,11 @@ def _energy_reason(used: Sequence[Trial]) -> str | None:
     return next((figure.reason for figure in reversed(figures) if figure.reason), None)
 
 
-def _energy(used: Sequence[Trial]) -> tuple[Estimate | None, Method | None]:
+def _energy(used: Sequence[Trial], sequential: bool) -> tuple[Estimate | None, Method | None]:
     """Mean energy over trials. Its interval adds the sensor's own uncertainty, which repetition can't remove."""
     figures = [record.energy.total for record in used if record.energy]
     known = [(f.request_j, f.request_ci95_j or 0.0) for f in figures if f.request_j is not None]
     # One trial does not show its scatter: without that the sensors' part would pass for the whole.
     sensors_j = statistics.fmean(ci95_j for _, ci95_j in known) if len(known) > 1 else None
-    energy_j = estimate_of([joules for joules, _ in known], sensors_j)
+    energy_j = estimate_of([joules for joules, _ in known], sensors_j, sequential)
     return energy_j, weakest(figure.method for figure in figures if figure.request_j is not None)

@@ -105,7 +105,10 @@ def caps_figure(caps: Caps, mark: str = "") -> Figure:
         _draw(ax, caps, column)
     head(figure, _title(caps), mark)
     m, n = caps.size.input_tokens, caps.size.output_tokens
-    notes = [f"{model_words(caps.model)} on {system_words(caps.system)}, {m} in, {n} out", "Bars: 95 % intervals"]
+    notes = [
+        f"{model_words(caps.model)} on {system_words(caps.system)}, {m} in, {n} out",
+        "Bars: 95 % intervals of the means",
+    ]
     if any(source.method == "estimated" for _, source, _ in caps.points):
         notes.append("Hollow points: energy estimated, not measured")
     foot(figure, notes)

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from harness.core.sizes import request_words
-from harness.core.wording import number
+from harness.core.wording import number, percent
 from harness.modelling.contrast import Contrast, Contrasts
 from harness.showing.terminal import print_all, print_json, records_of, table_of
 
 _VERBS = {"energy": "needs less energy", "runtime": "is faster"}
+OUTSIDE_MEASURED = "outside what was measured"
+"""What stands beside a cost that lies so far outside that no interval is known."""
 NO_BOUNDS = "no bounds"
 """What stands for an interval that says nothing: a ratio between 0 and infinity."""
 
@@ -29,15 +31,18 @@ def print_comparison(contrasts: Contrasts, as_json: bool) -> None:
     table.columns[0].justify = "right"
     letters = {contrasts.names[0]: "A", contrasts.names[1]: "B", "": "–"}
     for i, outside in enumerate(contrasts.out_of_range):
+        said = OUTSIDE_MEASURED if contrasts.too_far[i] else "extrapolated" if outside else ""
         cells = [cell for c in compared.values() for cell in (_ratio(c, i), letters[str(c.cheaper[i])])]
         sizes = str(contrasts.input_tokens[i]), str(contrasts.output_tokens[i])
-        table.add_row(*sizes, *cells, "extrapolated" if outside else "")
+        table.add_row(*sizes, *cells, said)
     ratios = (_ratio(c, i) for c in compared.values() for i in range(c.ratio.size))
     unbounded = any(NO_BOUNDS in ratio for ratio in ratios)
     within = f"; energy of {'+'.join(comparison.boundary)}" if comparison.boundary else ""
     legend = (
         f"A is {contrasts.names[0]}, B is {contrasts.names[1]}{within}",
-        "A / B is given with its 95 % interval; –: not significant; extrapolated: not measured on both",
+        "A / B of mean costs is given with its 95 % interval; –: not significant; extrapolated: not measured on both",
+        *(["outside what was measured: so far that no interval is known"] if contrasts.too_far.any() else []),
+        *_gain_words(contrasts),
         *(["no bounds: too few points, or too much scatter, for an interval"] if unbounded else []),
     )
     warnings = [f"warning: {warning}" for warning in comparison.warnings]
@@ -57,9 +62,23 @@ def comparison_words(contrasts: Contrasts) -> str:
     return f"{a} (A) against {b} (B) {at}: {'; '.join(said)}"
 
 
+def _gain_words(contrasts: Contrasts) -> list[str]:
+    """What the meters' gains do to the ratios of energies."""
+    if contrasts.energy is None:
+        return []
+    if contrasts.energy.shared_meters:
+        return ["the same sensors measured both energies: their gain cancels in A / B"]
+    boundary = contrasts.comparison.boundary
+    gains = zip("AB", (profile.gain_ci95(boundary) for profile in (contrasts.first, contrasts.second)), strict=True)
+    said = ", ".join(f"{letter} ± {percent(gain or 0.0)}" for letter, gain in gains)
+    return [f"different meters, or unknown ones: the energies' intervals hold their gains ({said})"]
+
+
 def times_words(contrast: Contrast, at: int, quantity: str) -> str:
     """``10.3× the runtime (9.1–11.7×)``, with what the 95 % interval says of it."""
     ratio, *ends = _rounded(contrast, at)
+    if math.isnan(contrast.ratio_low[at]):
+        return f"{ratio}× the {quantity} ({OUTSIDE_MEASURED})"
     interval = _between(*ends) + ("" if ends[1] is None else "×")
     significant = "" if str(contrast.cheaper[at]) else ", not significant"
     return f"{ratio}× the {quantity} ({interval}{significant})"
@@ -82,11 +101,11 @@ def _who(contrast: Contrast, quantity: str, names: tuple[str, str]) -> str:
 
 def _ratio(contrast: Contrast, at: int) -> str:
     ratio, *ends = _rounded(contrast, at)
-    return f"{ratio} ({_between(*ends)})"
+    return f"{ratio} ({'?' if math.isnan(contrast.ratio_low[at]) else _between(*ends)})"
 
 
 def _rounded(contrast: Contrast, at: int) -> list[str | None]:
-    """A ratio and the ends of its interval, to three digits; None for an end without limit."""
+    """A ratio and the ends of its interval, to three digits; None for an end without limit or unknown."""
     ends = (contrast.ratio[at], contrast.ratio_low[at], contrast.ratio_high[at])
     return [number(float(end), 3) if math.isfinite(end) else None for end in ends]
 
@@ -99,16 +118,15 @@ def _between(low: str | None, high: str | None) -> str:
 
 
 def _comparison_json(contrasts: Contrasts, compared: Mapping[str, Contrast]) -> dict[str, Any]:
-    """Ends of intervals without limit are null."""
-    columns = {name: getattr(contrasts, name) for name in ("input_tokens", "output_tokens", "out_of_range")}
+    """Ends of intervals without limit are null; so are all that are not known."""
+    columns = {name: getattr(contrasts, name) for name in ("input_tokens", "output_tokens", "out_of_range", "too_far")}
     for quantity, contrast in compared.items():
         unit = "s" if quantity == "runtime" else "j"
         columns[f"{quantity}_ratio"] = contrast.ratio
         columns[f"{quantity}_ratio_low"] = contrast.ratio_low
-        highs = [high if math.isfinite(high) else None for high in contrast.ratio_high.tolist()]
-        columns[f"{quantity}_ratio_high"] = np.array(highs, dtype=object)
+        columns[f"{quantity}_ratio_high"] = contrast.ratio_high
         columns[f"{quantity}_difference_{unit}"] = contrast.difference
-        columns[f"{quantity}_difference_interval_95_{unit}"] = contrast.interval_95
+        columns[f"{quantity}_difference_mean_ci95_{unit}"] = contrast.difference_ci95
         columns[f"cheaper_{quantity}"] = contrast.cheaper
     boundary = contrasts.comparison.boundary
     return {
@@ -118,6 +136,8 @@ def _comparison_json(contrasts: Contrasts, compared: Mapping[str, Contrast]) -> 
         "fitted": list(contrasts.fitted),
         "boundary": boundary and list(boundary),
         "energy_methods": [profile.energy_method(boundary) for profile in (contrasts.first, contrasts.second)],
+        "energy_gain_ci95": [profile.gain_ci95(boundary) for profile in (contrasts.first, contrasts.second)],
+        "shared_meters": contrasts.energy and contrasts.energy.shared_meters,
         "mixed": contrasts.comparison.mixed,
         "warnings": list(contrasts.comparison.warnings),
         "points": records_of(columns),

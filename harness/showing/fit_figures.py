@@ -10,10 +10,13 @@ import numpy as np
 
 from harness.core.arrays import Floats
 from harness.core.wording import percent
+from harness.modelling.cost_function import CostFunction
+from harness.modelling.model_schema import CostModel
 from harness.modelling.profile import Profile
-from harness.modelling.profile_schema import IN_FLIGHT_AS, CostModel, Statistic
+from harness.modelling.profile_schema import IN_FLIGHT_AS, Measurement, Statistic
 from harness.showing.colours import OWN
 from harness.showing.figures import CsvRow, cost_axis, foot, head, new_figure, token_axis
+from harness.showing.intervals import interval_parts
 from harness.showing.names import several_words
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ class _Fitted:
     output_tokens: Floats
     measured: Floats
     predicted: Floats
+    mean_ci95: float
+    """Half-width of the 95 % interval of mean costs, relative to them, median over the sizes measured."""
 
     @property
     def error(self) -> Floats:
@@ -62,7 +67,7 @@ def fit_figure(profile: Profile) -> Figure:
     errors = [f"{one.name} {percent(one.model.held_out.mape)}" for one in fitted]
     head(figure, f"Held-out error: {', '.join(errors)}")
     notes = ["Held-out error: mean relative error at points left out of the fit"]
-    notes.append("Shaded: where 95 % of new measurements should lie")
+    notes.append("Shaded: 95 % interval of mean costs, the median over the sizes")
     notes.append("▲ more output than input tokens, ● the others")
     kind = str(profile.identity.settings.get(IN_FLIGHT_AS) or "")
     notes += filter(None, [several_words(profile.requests_in_flight, kind)])
@@ -76,23 +81,30 @@ def fit_figure(profile: Profile) -> Figure:
 
 def _fitted(profile: Profile) -> list[_Fitted]:
     """Runtime and, where measured, energy."""
-    method = profile.energy.method if profile.energy else None
-    found = [_quantity("runtime", profile.runtime, profile, [m.runtime_s for m in profile.measurements], False)]
+    points = profile.measurements
+    found = [_quantity("runtime", profile.runtime, profile.runtime_function, points, [m.runtime_s for m in points])]
     if profile.energy is not None:
-        energies = [m.energy_j for m in profile.measurements]
-        found.append(_quantity("energy", profile.energy.model, profile, energies, method == "estimated"))
+        energies = [m.energy_j for m in points]
+        estimated = profile.energy.method == "estimated"
+        found.append(_quantity("energy", profile.energy.model, profile.energy.function, points, energies, estimated))
     return found
 
 
 def _quantity(
-    name: str, model: CostModel, profile: Profile, statistics: Sequence[Statistic | None], estimated: bool
+    name: str,
+    model: CostModel,
+    function: CostFunction,
+    measurements: Sequence[Measurement],
+    statistics: Sequence[Statistic | None],
+    estimated: bool = False,
 ) -> _Fitted:
-    known = [(m, one) for m, one in zip(profile.measurements, statistics, strict=True) if one is not None]
+    known = [(m, one) for m, one in zip(measurements, statistics, strict=True) if one is not None]
     columns = [(m.input_tokens, m.output_tokens, one.mean) for m, one in known]
     m, n, measured = np.array(columns, dtype=float).T
     # Measured sizes are means over the trials; a model is asked about whole tokens.
-    predicted = model.function.cost(np.maximum(m.round(), 1), np.maximum(n.round(), 1))
-    return _Fitted(name, model.unit, model, estimated, m, n, measured, predicted)
+    predicted = function.cost(np.maximum(m.round(), 1), np.maximum(n.round(), 1))
+    parts = interval_parts(function)
+    return _Fitted(name, model.unit, model, estimated, m, n, measured, predicted, parts.mean_ci95 if parts else 0.0)
 
 
 def _draw_predictions(ax: Axes, one: _Fitted) -> None:
@@ -100,7 +112,7 @@ def _draw_predictions(ax: Axes, one: _Fitted) -> None:
     ends *= [1 / 1.3, 1.3]
     ax.set_xscale("log")
     ax.set_yscale("log")
-    spread = 1 + one.model.interval_factor_95 * one.model.misfit
+    spread = 1 + one.mean_ci95
     ax.fill_between(ends, ends / spread, ends * spread, color=SHADE, alpha=0.6, linewidth=0, zorder=0)
     ax.plot(ends, ends, color="#777777", linewidth=0.8, zorder=1)
     _scatter(ax, one, one.measured, one.predicted)
@@ -112,7 +124,7 @@ def _draw_predictions(ax: Axes, one: _Fitted) -> None:
 
 def _draw_errors(ax: Axes, one: _Fitted) -> None:
     total, error = one.input_tokens + one.output_tokens, 100 * one.error
-    half = 100 * one.model.interval_factor_95 * one.model.misfit
+    half = 100 * one.mean_ci95
     ax.set_xscale("log", base=2)
     ax.axhspan(-half, half, color=SHADE, alpha=0.6, linewidth=0, zorder=0)
     ax.axhline(0, color="#777777", linewidth=0.8, zorder=1)

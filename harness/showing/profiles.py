@@ -1,148 +1,60 @@
-"""What the person at the terminal sees of fits, profiles and predictions."""
+"""What the person at the terminal sees of profiles and predictions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import RenderableType
-from rich.table import Table
 
 from harness.core.quantities import Method
 from harness.core.sizes import request_words
 from harness.core.wording import estimated, number, percent, plus_minus
-from harness.modelling.fitting import Quantity, coefficients, cost_model, point_error
-from harness.modelling.measurements import SuspectTrial
+from harness.modelling.cost_function import Prediction
+from harness.modelling.model_schema import CostModel, PointError
 from harness.modelling.profile import Profile
-from harness.modelling.profile_fit import Loaded, ProfileFit, held_out_words
-from harness.modelling.profile_schema import CostModel, PointError
+from harness.modelling.profile_fit import Loaded, held_out_words
+from harness.modelling.profile_schema import Measurement
+from harness.showing.comparisons import OUTSIDE_MEASURED
+from harness.showing.intervals import doubt_words, functions_of, intervals_table, models_of
 from harness.showing.terminal import print_all, print_json, records_of, table_of
 
-SHOWN_TRIALS = 5
-"""Suspect trials of a quantity that are printed one by one."""
+MOST_SHOWN = 3
+"""Suspects of a quantity that are printed."""
 OUTSIDE = "outside the measured range"
+INTERVALS = (
+    "95 % intervals: ± beside a mean is that of the mean cost of requests of this size, on another day; one request: "
+    "that of a single new one"
+)
 HELD_OUT = "held-out error: mean relative error at points left out of the fit"
 
 
-def print_fit(made: ProfileFit, output: Path | None, as_json: bool) -> None:
-    """Held-out errors of every form, suspects and what can't be told; as JSON the coefficients too."""
-    pooled = made.pooled
-    if as_json:
-        print_json({quantity.name: _fit_json(quantity, pooled.suspect_trials) for quantity in made.quantities})
-        return
-    # The energy of a single component is the energy.
-    components = len(made.profile.components)
-    shown = [q for q in made.quantities if q.name in ("runtime", "energy") or components > 1]
-    cache = "on" if pooled.identity.kv_cache else "off"
-    written = f"profile written to {output}" if output else "no profile written; name a file with -o"
-    print_all(
-        [
-            f"{made.profile.name}: held-out error {held_out_words(made.profile)}",
-            f"{len(pooled.measurements)} points, KV cache {cache}",
-            _forms_table(shown),
-            *(line for quantity in shown if (line := _margin(quantity))),
-            *_methods(made, shown),
-            *_doubts_of(shown, pooled.suspect_trials, pooled.identity.kv_cache),
-            *pooled.provenance.notes,
-            written,
-        ]
-    )
-
-
-def _forms_table(quantities: Sequence[Quantity]) -> Table:
-    """Every form of every quantity with its errors."""
-    table = table_of("quantity", "form", "error at fitted points", "held-out error", "worst held-out point", "")
-    for column in (table.columns[1], *table.columns[4:]):
-        column.justify = "left"
-    for quantity in quantities:
-        for name, fitted in quantity.fits.items():
-            worst = _point(point_error(quantity.used, fitted, fitted.worst))
-            said = fitted.refusal or ("chosen" if name == quantity.chosen else "")
-            table.add_row(quantity.name, name, percent(fitted.mape), percent(fitted.loo_mape), worst, said)
-    return table
-
-
-def _methods(made: ProfileFit, quantities: Sequence[Quantity]) -> list[str]:
-    """How each energy was measured; that it is estimated is said with its error."""
-    methods = made.pooled.power.methods
-    named = [(q.name, methods.get("total" if q.name == "energy" else q.name)) for q in quantities if q.unit == "J"]
-    return [f"{name}: {method or 'method unknown'}" for name, method in named if method != "estimated"]
-
-
-def _doubts_of(quantities: Sequence[Quantity], trials: Sequence[SuspectTrial], kv_cache: bool) -> Iterator[str]:
-    """Suspects of each quantity, then what the points can't tell, each thing once."""
-    models = {quantity.name: cost_model(quantity, kv_cache) for quantity in quantities}
-    for quantity in quantities:
-        if quantity.dropped:
-            yield f"{quantity.name}: held-out error with the dropped points {percent(quantity.mape_with_dropped)}"
-        yield from _suspects(quantity.name, models[quantity.name])
-        yield from _suspect_trials([trial for trial in trials if trial.quantity == quantity.name], quantity.unit)
-    yield from dict.fromkeys(note for model in models.values() for note in model.notes)
-
-
-def _fit_json(quantity: Quantity, trials: Sequence[SuspectTrial]) -> dict[str, Any]:
-    """A quantity in every form: errors, worst point, coefficients, suspects and why a form is refused."""
-    return {
-        "unit": quantity.unit,
-        "chosen": quantity.chosen,
-        "points": len(quantity.used.cost),
-        "dropped": [point.model_dump() for point in quantity.dropped],
-        "mape_with_dropped": quantity.mape_with_dropped,
-        "suspect_trials": [asdict(trial) for trial in trials if trial.quantity == quantity.name],
-        "forms": {
-            name: {
-                "mape": fitted.mape,
-                "loo_mape": fitted.loo_mape,
-                "worst_point": point_error(quantity.used, fitted, fitted.worst).model_dump(),
-                "misfit": fitted.misfit,
-                **fitted.form.parameters,
-                "coefficients": [coefficient.model_dump() for coefficient in coefficients(fitted, quantity.unit)],
-                "suspects": [point_error(quantity.used, fitted, i).model_dump() for i in fitted.suspects],
-                "refusal": fitted.refusal,
-                "notes": list(fitted.notes),
-            }
-            for name, fitted in quantity.fits.items()
-        },
-    }
-
-
-def _suspect_trials(trials: Sequence[SuspectTrial], unit: str) -> Iterator[str]:
-    for trial in trials[:SHOWN_TRIALS]:
-        yield (
-            f"{trial.quantity}: suspect trial at {request_words(trial.input_tokens, trial.output_tokens)}: "
-            f"{number(trial.value)} {unit}, where the median is {number(trial.median)} {unit}; "
-            "kept; remove it from the data if it is wrong"
+def suspect_words(quantity: str, model: CostModel, measurements: Sequence[Measurement]) -> Iterator[str]:
+    """Suspect and dropped points: how many, and the worst. To leave one out is advised where a cause is recorded."""
+    disturbed = {(point.input_tokens, point.output_tokens) for point in measurements if point.disturbed_trials}
+    if model.suspects:
+        suspects = sorted(model.suspects, key=lambda suspect: -abs(suspect.relative_error))
+        caused = sum((suspect.input_tokens, suspect.output_tokens) in disturbed for suspect in suspects)
+        one = len(suspects) == 1
+        named = f"suspect point {point_words(suspects[0])}" if one else f"{len(suspects)} suspect points"
+        which = "" if one else f": {_worst(suspects)}"
+        advice = (
+            "; disturbed when measured: --drop-suspects leaves it out"
+            if one
+            else (f"; {caused} of them disturbed when measured: --drop-suspects leaves all of them out")
         )
-    if len(trials) > SHOWN_TRIALS:
-        yield f"{trials[0].quantity}: {len(trials) - SHOWN_TRIALS} more suspect trials, see --json"
+        yield f"{quantity}: {named}, far outside the scatter of the others{which}{advice if caused else ''}"
+    if model.dropped:
+        count = "point" if len(model.dropped) == 1 else f"{len(model.dropped)} points:"
+        yield f"{quantity}: dropped {count} {_worst(model.dropped)}"
 
 
-def _margin(quantity: Quantity) -> str:
-    """By how much the chosen form is better, or another would be; nothing where no other can be used."""
-    usable = [name for name, fitted in quantity.fits.items() if fitted.refusal is None and name != quantity.chosen]
-    if not usable:
-        return ""
-    errors = {name: fitted.loo_mape for name, fitted in quantity.fits.items()}
-    chosen, other = quantity.chosen, min(usable, key=errors.__getitem__)
-    better, worse = (chosen, other) if errors[chosen] <= errors[other] else (other, chosen)
-    remedy = "" if better == chosen else f"; --form {other} takes it"
-    return (
-        f"{quantity.name}: {better} fits better than {worse} "
-        f"(held-out error {percent(errors[better])} against {percent(errors[worse])}){remedy}"
-    )
-
-
-def _suspects(quantity: str, model: CostModel) -> Iterator[str]:
-    for suspect in model.suspects:
-        yield (
-            f"{quantity}: suspect point {_point(suspect)}, far outside the scatter of the others; "
-            "--drop-suspects leaves it out"
-        )
-    for dropped in model.dropped:
-        yield f"{quantity}: dropped point {_point(dropped)}"
+def _worst(points: Sequence[PointError]) -> str:
+    """The worst three of some points."""
+    first = sorted(points, key=lambda point: -abs(point.relative_error))[:MOST_SHOWN]
+    more = " and others" if len(points) > MOST_SHOWN else ""
+    return ", ".join(map(point_words, first)) + more
 
 
 def print_list(profiles: Sequence[Profile], as_json: bool) -> None:
@@ -189,30 +101,28 @@ def _profile_lines(profile: Profile) -> Iterator[RenderableType]:
         yield f"  {key}: {'unknown' if value in (None, []) else value}"
     for key, value in settings.items():
         yield f"  {key}: {'none' if value is None else value}"
-    yield from _model_lines("runtime", profile.runtime)
+    yield from _model_lines("runtime", profile.runtime, profile.measurements)
     for what, part in [("all components", profile.energy), *profile.components.items()]:
         if part is not None:
-            yield from _model_lines(f"energy of {what}", part.model)
+            yield from _model_lines(f"energy of {what}", part.model, profile.measurements)
             idle = "not measured"
             if part.idle_power_w is not None:
                 idle = plus_minus(part.idle_power_w, part.idle_power_ci95_w, "W")
             yield f"energy of {what}: method {part.method or 'unknown'}, idle power {idle}"
+            yield f"energy of {what}: gain of its meters ± {percent(part.gain_ci95)} ({part.gain_source})"
+    yield intervals_table(functions_of(profile))
+    yield from doubt_words(models_of(profile))
     origin = profile.provenance
     yield f"source: {origin.source} (fitted {origin.created} by joulebench {origin.tool_version})"
-    yield from dict.fromkeys(note for model in _models(profile) for note in model.notes)
+    yield from dict.fromkeys(note for model in models_of(profile).values() for note in model.notes)
     yield from origin.notes
 
 
-def _models(profile: Profile) -> list[CostModel]:
-    parts = [part for part in (profile.energy, *profile.components.values()) if part is not None]
-    return [profile.runtime, *(part.model for part in parts)]
-
-
-def _model_lines(quantity: str, model: CostModel) -> Iterator[RenderableType]:
+def _model_lines(quantity: str, model: CostModel, measurements: Sequence[Measurement]) -> Iterator[RenderableType]:
     form = model.cost_form()
     yield (
         f"\n{quantity}: {form.describe()}; held-out error {percent(model.held_out.mape)}, worst "
-        f"{_point(model.held_out.worst)}\n  measured {model.function.describe_range()}"
+        f"{point_words(model.held_out.worst)}\n  measured {model.function.describe_range()}"
     )
     for line in form.formula(model.unit).splitlines():
         yield f"  {line}"
@@ -221,13 +131,14 @@ def _model_lines(quantity: str, model: CostModel) -> Iterator[RenderableType]:
     for c in model.coefficients:
         table.add_row(c.name, number(c.value), number(c.standard_error, 2), c.unit)
     yield table
-    yield from _suspects(quantity, model)
+    yield from suspect_words(quantity, model, measurements)
 
 
 def print_predictions(
     loaded: Loaded, sizes: Sequence[Sequence[int]], boundary: str | None, strict: bool, as_json: bool
 ) -> None:
-    """Runtime and energy at every combination of input and output tokens with 95 % intervals; the energy's method.
+    """Runtime and energy at every combination of input and output tokens, with the 95 % intervals of the mean cost and
+    of one new request; the energy's method.
 
     ``strict`` refuses sizes outside the measured range. Raises UserError.
     """
@@ -236,34 +147,57 @@ def print_predictions(
     predicted = {("runtime", "s"): profile.predict_runtime(m, n, strict=strict)}
     if profile.energy is not None or boundary is not None:
         predicted["energy", "J"] = profile.predict_energy(m, n, boundary, strict=strict)
-    method = profile.energy_method(boundary)
+    method, gain_ci95 = profile.energy_method(boundary), profile.gain_ci95(boundary)
     outside = np.logical_or.reduce([p.out_of_range for p in predicted.values()])
+    too_far = np.logical_or.reduce([p.too_far for p in predicted.values()])
     if as_json:
         columns = {"input_tokens": m, "output_tokens": n}
         for (quantity, unit), p in predicted.items():
-            said = {"": p.value, "_standard_error": p.sd["trials"], "_interval_95": p.request_95}
+            said = {"": p.value, "_mean_ci95": p.mean_95, "_request_ci95": p.request_95}
             columns |= {f"{quantity}{what}_{unit.lower()}": values for what, values in said.items()}
-        rows = records_of({**columns, "out_of_range": outside})
-        facts = {"profile": profile.name, "fitted": list(loaded.fitted), "energy_method": method, "predictions": rows}
-        print_json(facts)
+        facts = {"profile": profile.name, "fitted": list(loaded.fitted), "energy_method": method}
+        rows = records_of({**columns, "out_of_range": outside, "too_far": too_far})
+        print_json(facts | {"energy_gain_ci95": gain_ci95, "predictions": rows})
         return
-    table = table_of("input", "output", *(", ".join(titled) for titled in predicted), "")
+    titles = (title for quantity, unit in predicted for title in (f"mean {quantity}, {unit}", "one request"))
+    table = table_of("input", "output", *titles, "")
     table.columns[0].justify, table.columns[-1].justify = "right", "left"
+    guess = method == "estimated"
+    columns_of = [_value_cells(p, estimate=guess and quantity == "energy") for (quantity, _), p in predicted.items()]
     for i in range(m.size):
-        cells = [
-            estimated(p.value[i]) if unit == "J" and method == "estimated" else plus_minus(p.value[i], p.request_95[i])
-            for (_, unit), p in predicted.items()
-        ]
-        table.add_row(str(m[i]), str(n[i]), *cells, OUTSIDE if outside[i] else "")
-    print_all([table, "±: half-width of the 95 % interval of a new measurement", _energy_words(predicted, method)])
+        cells = [cell for column in columns_of for cell in column[i]]
+        where = OUTSIDE_MEASURED if too_far[i] else OUTSIDE if outside[i] else ""
+        table.add_row(str(m[i]), str(n[i]), *cells, where)
+    far = [f"{OUTSIDE_MEASURED}: more than two octaves, where no interval is known"] if too_far.any() else []
+    print_all([table, INTERVALS, *far, _energy_words(predicted, method, gain_ci95)])
 
 
-def _energy_words(predicted: Container[tuple[str, str]], method: Method | None) -> str:
+def _value_cells(predicted: Prediction, estimate: bool) -> list[tuple[str, str]]:
+    """For each size the mean with its interval and the half-width of that of one request.
+
+    Estimates and what lies too far outside have no interval.
+    """
+    rows = zip(predicted.value.tolist(), predicted.mean_95.tolist(), predicted.request_95.tolist(), strict=True)
+    return [_cells(*row, estimate=estimate) for row in rows]
+
+
+def _cells(value: float, mean_95: float, request_95: float, *, estimate: bool) -> tuple[str, str]:
+    if estimate:
+        return estimated(value), ""
+    if math.isnan(mean_95):
+        return number(value), ""
+    return plus_minus(value, mean_95), f"± {plus_minus(value, request_95).partition(' ± ')[2]}"
+
+
+def _energy_words(predicted: Container[tuple[str, str]], method: Method | None, gain_ci95: float | None) -> str:
     if ("energy", "J") not in predicted:
         return "energy was not measured"
-    return "energy: ≈ estimated, not measured" if method == "estimated" else f"energy: {method or 'method unknown'}"
+    if method == "estimated":
+        return "energy: ≈ estimated, not measured"
+    gain = f", its meters' gain of ± {percent(gain_ci95)} in both intervals" if gain_ci95 else ""
+    return f"energy: {method or 'method unknown'}{gain}"
 
 
-def _point(error: PointError) -> str:
+def point_words(error: PointError) -> str:
     off = percent(error.relative_error, signed=True, digits=0)
     return f"{request_words(error.input_tokens, error.output_tokens)} ({off})"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
 
-import numpy as np
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from backends.base import Config, Model
+from harness.core.errors import UserError
 from harness.core.sizes import Point
 from harness.core.wording import estimated, number, percent, plus_minus
-from harness.energy.meter import SETTLE_S
+from harness.energy.meter import SETTLE_S, Meter
+from harness.energy.probes.base import ProbeContext
 from harness.measuring.adaptive_plan import AdaptivePlan
 from harness.measuring.observer import Observer
 from harness.measuring.plan import Plan
@@ -63,7 +65,8 @@ def print_plan(planned: PlannedRun, as_json: bool = False) -> None:
     if plan.points:
         points = f"{len(plan.points)} points" if len(plan.points) > 1 else "1 point"
         print(f"{points} in this order, each with a warm-up and at most {plan.stopping.max_trials} trials:")
-    left = TimeLeft(plan, seen.guess, plan.min_window_s, planned.served)
+    window_s, idle_s = _metering(planned, seen.device)
+    left = TimeLeft(plan, seen.guess, window_s, planned.served)
     if plan.adaptive:
         _print_adaptive(plan.adaptive, planned, seen, left)
         return
@@ -77,12 +80,28 @@ def print_plan(planned: PlannedRun, as_json: bool = False) -> None:
         print(f"{size}  ≈ {number(seen.guess.request_s(point), 2):>7} s per request  ≈ {spell(left.point_s(point)):>7}")
     for rate_per_s in plan.open_loop.loads if plan.open_loop else ():
         print(f"  {_open_words(rate_per_s)}")
-    idle_s = 0.0 if planned.energy.probes == "none" else 2 * _IDLE_S
     whole_s = left.left_s([(point, 0) for point in plan.points if seen.holds(point)], idle_s)
     print(
         f"about {spell(whole_s)} in all, plus loading the model; guessed from typical rates of a {seen.device}, "
         "good to a factor of three"
     )
+
+
+def _metering(planned: PlannedRun, device: str) -> tuple[float, float]:
+    """Seconds that windows need for the power sensors of this machine, and that reading its idle power takes; for that
+    the meters are opened for a moment.
+    """
+    energy = planned.energy
+    if energy.sources == "none":
+        return 0.0, 0.0
+    if energy.sources.startswith("remote:") or planned.served:
+        return 0.0, 2 * _IDLE_S
+    try:
+        with Meter.open(energy, ProbeContext(worker_pid=os.getpid(), device=device)) as meter:
+            return meter.needed_window_s(planned.plan.stopping.window_precision), 2 * _IDLE_S * bool(meter.sensors())
+    except UserError:
+        # It is told when the run is started.
+        return 0.0, 2 * _IDLE_S
 
 
 def _print_adaptive(wanted: AdaptivePlan, planned: PlannedRun, seen: Foreseen, left: TimeLeft) -> None:
@@ -92,8 +111,9 @@ def _print_adaptive(wanted: AdaptivePlan, planned: PlannedRun, seen: Foreseen, l
     sizes = f"{len(wanted.traffic)} sizes of your own" if wanted.traffic else _grid_words(wanted)
     print(f"sizes are chosen while measuring, from {', '.join([sizes, *levels])},")
     print(f"until the model's mean error is below {percent(wanted.error)}")
-    rng = np.random.default_rng(planned.plan.seed)
-    drawn = [p for c in interest.levels for p in (interest.at(c).draw(rng, ()) for _ in range(_USUAL_SIZES)) if p]
+    drawn: list[Point] = []
+    for _ in range(_USUAL_SIZES):
+        drawn += filter(None, (interest.at(c).draw(planned.plan.seed, drawn) for c in interest.levels))
     # Every other size is chosen for what it costs too, and is cheaper than one that is drawn.
     whole_s = 0.75 * sum(left.point_s(point) for point in drawn)
     if wanted.budget_s is not None:
@@ -248,8 +268,8 @@ class Display(Observer):
         assert self._model
         assert self._store.run
         session = self._store.run.sessions[-1]
-        window_s = max(self._plan.min_window_s, session.energy.needed_window_s)
-        window_s = min(window_s, self._plan.max_window_s, self._plan.timeout_s / 2)
+        # It is stored for 1 %.
+        window_s = session.energy.needed_window_s * 0.01 / self._plan.stopping.window_precision
         config = self._config
         guess = RequestGuess(self._model, self._store.run.backend.device, config.kv_cache)
         left = TimeLeft(self._plan, guess, window_s, self._store.run.backend.concurrency == "closed loop")

@@ -33,7 +33,7 @@ def run_summary(run: RecordedRun) -> str:
         "trials": Counter(trial.status for trial in run.trials),
         "model_errors": {name: reached.model_dump() for name, reached in model_errors(run).items()},
         "headline": None if found is None else _flat(found),
-        "points": [_flat(point) for point in sorted(summarise(run.trials), key=lambda each: each.point)],
+        "points": [_flat(point) for point in sorted(summarise(run.trials, run.facts), key=lambda each: each.point)],
         "open_loops": [_open_loop(trial) for trial in open_loops(run)],
         "drift": None if shift is None else _flat(shift),
     }

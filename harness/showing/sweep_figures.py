@@ -182,7 +182,9 @@ def cautions(drawing: Drawing) -> list[str]:
     axis, options, sources = drawing.axis, drawing.options, drawing.sources
     notes = [f"At {options.fixed(axis)} tokens"]
     fitted = options.models and any(source.profile for source in sources)
-    notes.append("Points: means with 95 % intervals" + ("; lines: fitted models with 95 % bands" if fitted else ""))
+    notes.append(
+        "Points: means with 95 % intervals" + ("; lines: fitted models with the mean's 95 % bands" if fitted else "")
+    )
     if fitted:
         notes[-1] += ", dashed beyond the sizes measured"
     if any(source.method == "estimated" for source in sources):
@@ -250,7 +252,7 @@ def _draw(ax: Axes, drawing: Drawing, source: DrawnSystem, column: str) -> None:
 
 
 def _draw_model(ax: Axes, drawing: Drawing, source: DrawnSystem, column: str, look: dict[str, Any]) -> bool:
-    """The fitted model and its 95 % band, faint beyond what was measured. Whether there is one."""
+    """The fitted model and the 95 % band of mean costs, faint beyond what was measured. Whether there is one."""
     profile, options = source.profile, drawing.options
     if profile is None or ("energy" in column and profile.energy is None):
         return False
@@ -261,7 +263,7 @@ def _draw_model(ax: Axes, drawing: Drawing, source: DrawnSystem, column: str, lo
     energy = "energy" in column
     predicted = profile.predict_energy(m, n, options.boundary) if energy else profile.predict_runtime(m, n)
     tokens = m + n
-    value, half = predicted.value, predicted.request_95
+    value, half = predicted.value, predicted.mean_95
     # A band of more than the value has no lower end on a logarithmic axis.
     ends = np.array([value, np.maximum(value - half, 0.05 * value), value + half])
     y, low, high = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -116,6 +117,10 @@ def print_written(files: Sequence[Path], as_json: bool) -> None:
 
 
 def records_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Arrays of one length, as one dictionary of plain numbers a row."""
+    """Arrays of one length, as one dictionary of plain numbers a row; None for what isn't finite: it isn't known."""
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+    return [dict(zip(columns, map(_known, row), strict=True)) for row in rows]
+
+
+def _known(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -170,7 +170,7 @@ def print_trials(run: RecordedRun, format: str) -> None:
 
 def print_results(run: RecordedRun, console: Console) -> None:
     """The numbers that matter, what was measured and what wasn't, then every point as a table row."""
-    summaries = sorted(summarise(run.trials), key=lambda summary: summary.point)
+    summaries = sorted(summarise(run.trials, run.facts), key=lambda summary: summary.point)
     for line in result_lines(run, summaries):
         console.print(line, markup=False, soft_wrap=True)
     left_out = [] if console.width >= 100 else list(_WIDE_ONLY)

@@ -12,7 +12,7 @@ from harness.runs.summary import PointSummary, summarise
 
 def loaded_points(run: RecordedRun) -> list[PointSummary]:
     """The measured points of a run by size and concurrency; none where it never had more than one request in flight."""
-    found = sorted((point for point in summarise(run.trials) if point.trials), key=lambda point: point.point)
+    found = sorted((point for point in summarise(run.trials, run.facts) if point.trials), key=lambda point: point.point)
     return found if any(point.point.concurrency > 1 for point in found) else []
 
 

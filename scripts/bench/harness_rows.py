@@ -67,9 +67,8 @@ def sides(stack: ExitStack, model: str, threads: int) -> tuple[Callable[[], floa
                 input_tokens=REQUEST.input_tokens,
                 output_tokens=REQUEST.output_tokens,
                 seed=0,
-                repeats=repeats,
-                min_window_s=0.0,
-            )
+                fewest=repeats,
+            )["window"]
         return repeats / (marks["end_ns"][-1] - marks["start_ns"][0]) * 1e9
 
     def bare_loop() -> float:

@@ -45,6 +45,8 @@ class Scene:
 
     load: Load
     end_s: float
+    idle_w: float
+    """Power at rest, about which it fluctuates."""
 
     @property
     def true_j(self) -> float:
@@ -56,15 +58,12 @@ class Scene:
         return ORIGIN_NS, ORIGIN_NS + round(self.end_s * 1e9)
 
 
-def beats(sensor: Sensor) -> bool:
-    """Whether a load in step with the sensor can hide from it, so that requests get random pauses between them."""
-    seen_s = sensor.seen_s if sensor.counter else (sensor.averaging_s or 2.0 * sensor.filter_s)
-    return seen_s is not None and seen_s < 0.9 * sensor.period_s
-
-
 def scene(kind: LoadKind, sensor: Sensor, rng: np.random.Generator, window_s: float) -> Scene:
-    """A random window of about that length: levels, rest, lengths and phases are drawn."""
-    rest_s = REST_S + 3.0 * max(sensor.period_s, sensor.averaging_s or 0.0)
+    """A random window of about that length: levels, rest, lengths and phases are drawn.
+
+    A load in step with a sensor from which it can hide gets random pauses between its requests, as ``measure`` makes.
+    """
+    rest_s = REST_S + 5.5 * max(sensor.period_s, sensor.averaging_s or 0.0)
     high_w = rng.uniform(150.0, 400.0)
     idle_w = high_w * rng.uniform(0.1, 0.35)
     if kind == "steady":
@@ -75,7 +74,7 @@ def scene(kind: LoadKind, sensor: Sensor, rng: np.random.Generator, window_s: fl
     else:
         lengths, levels = _requests(kind, sensor, rng, window_s, high_w, idle_w)
     end_s = float(lengths.sum())
-    return Scene(_fluctuating(lengths, levels, idle_w, rest_s, rng), end_s)
+    return Scene(_fluctuating(lengths, levels, idle_w, rest_s, rng), end_s, idle_w)
 
 
 def _requests(
@@ -90,7 +89,7 @@ def _requests(
     else:
         length_s = 10 ** rng.uniform(-1.0, 0.3)
     count = max(2, round(window_s / length_s))
-    pauses_s = rng.uniform(0.0, sensor.period_s, count) * (kind == "resonance" and beats(sensor))
+    pauses_s = rng.uniform(0.0, sensor.period_s, count) * (kind == "resonance" and sensor.domain().beats)
     pauses_s[-1] = 0.0
     lengths = np.stack([np.full(count, share * length_s), np.full(count, (1 - share) * length_s), pauses_s], axis=1)
     levels = np.tile([high_w, low_w, idle_w], count)

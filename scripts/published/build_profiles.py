@@ -17,9 +17,10 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from harness.core.quantities import Method  # noqa: E402
+from harness.core.quantities import Component, Method  # noqa: E402
 from harness.modelling.fitting import Power, build_profile, fit_quantities  # noqa: E402
 from harness.modelling.measurements import aggregate, without_negative_energy  # noqa: E402
+from harness.modelling.meters import energy_shares, presumed  # noqa: E402
 from harness.modelling.profile import Profile  # noqa: E402
 from harness.modelling.profile_schema import Identity  # noqa: E402
 from harness.modelling.sources import provenance, weakest  # noqa: E402
@@ -43,7 +44,7 @@ DEVICES = {
     "palmetto-a100": ["Intel Xeon", "NVIDIA A100 40 GB"],
     "palmetto-v100": ["Intel Xeon", "NVIDIA V100 16 GB"],
 }
-METHODS: dict[str, dict[str, Method]] = {
+METHODS: dict[str, dict[Component, Method]] = {
     "m1-pro": {"cpu": "modelled", "gpu": "modelled"},
     "swing-a100": {"cpu": "integrated", "gpu": "counter"},
     "palmetto-a100": {"cpu": "counter", "gpu": "counter"},
@@ -119,7 +120,8 @@ def make_profile(table: pd.DataFrame, system: str, model: str, folder: Path) -> 
         replace(trials, notes=(*NOTES, *trials.notes)),
     )
     quantities = fit_quantities(measurements, kv_cache=False)
-    return build_profile(f"{name}-{MODELS[model]}", identity, measurements, quantities, Power(methods, {}), origin)
+    power = Power(methods, {}, presumed(METHODS[name], identity.device, energy_shares(measurements)))
+    return build_profile(f"{name}-{MODELS[model]}", identity, measurements, quantities, power, origin)
 
 
 def pairs(table: pd.DataFrame) -> list[tuple[str, str]]:

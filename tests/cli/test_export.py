@@ -2,10 +2,12 @@
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from harness.modelling.profile import Profile
 from harness.modelling.tables import write_table
@@ -23,14 +25,20 @@ def cost(rows: list[dict[str, str]], quantity: str, m: int, n: int) -> float:
         return number["input"] * m + number["output"] * n + number["interaction"] * m * n
     p, c0 = number["roofline_exponent"], number["prefill_floor"]
 
+    def of_terms(x: int, phase: str) -> float:
+        parts = ((name.split("_"), value) for name, value in number.items() if name.startswith(phase))
+        shapes = {"tile": lambda t: math.ceil(x / t) * t, "hinge": lambda h: max(x - h, 0), "cap": lambda h: min(x, h)}
+        return sum(value * shapes[part[1]](int(part[2])) for part, value in parts if part[1] in shapes)
+
     def prefill(x: int) -> float:
-        work = number["prefill_linear"] * x + number["prefill_quadratic"] * x**2
+        work = number["prefill_linear"] * x + number["prefill_quadratic"] * x**2 + of_terms(x, "prefill")
         return (c0**p + work**p) ** (1 / p)
 
     if model[0]["kv_cache"] == "True":
         static = model[0]["decode_context"] == "m + n"
         contexts = [m + n if static else m + k for k in range(1, n)]
-        decode = sum(number["decode_floor"] + number["decode_linear"] * x for x in contexts)
+        steps = (number["decode_floor"] + number["decode_linear"] * x + of_terms(x, "decode") for x in contexts)
+        decode = sum(steps)
         return prefill(m) + decode
     return sum(prefill(m + k) for k in range(n))
 
@@ -58,28 +66,54 @@ def test_a_csv_alone_gives_the_models_values(name: str, exported) -> None:
         assert cost(rows, "gpu_energy", m, n) == pytest.approx(float(profile.energy_j(m, n, "gpu")), rel=1e-9)
 
 
-def test_a_csv_alone_gives_the_interval_and_the_range(exported) -> None:
-    profile = variant("bilinear")
-    rows = [row for row in exported(profile) if row["quantity"] == "runtime"]
-    names = [c.name for c in profile.runtime.coefficients]
-    covariance = np.zeros((3, 3))
-    for row in rows:
-        if row["table"] == "covariance":
-            covariance[names.index(row["name"]), names.index(row["name_2"])] = float(row["value"])
-    number = {row["name"]: float(row["value"]) for row in rows if row["table"] == "model"}
-    derivatives = np.array([64.0, 32.0, 64.0 * 32.0])
-    variance = derivatives @ covariance @ derivatives + (number["misfit"] * cost(rows, "runtime", 64, 32)) ** 2
-    assert number["interval_factor_95"] * variance**0.5 == pytest.approx(
-        float(profile.predict_runtime(64, 32).interval_95)
+def half_widths(rows: list[dict[str, str]], quantity: str, m: int, n: int, derivatives: list[float]) -> list[float]:
+    """Of the 95 % intervals of the mean and of one request, by the table alone."""
+    of = [row for row in rows if row["quantity"] == quantity]
+    number = {row["name"]: float(row["value"] or "inf") for row in of if row["table"] == "model"}
+    value = cost(rows, quantity, m, n)
+    names = [row["name"] for row in of if row["table"] == "model" and row["standard_error"]]
+    trials = sum(
+        derivatives[names.index(row["name"])] * derivatives[names.index(row["name_2"])] * float(row["value"])
+        for row in of
+        if row["table"] == "covariance"
     )
-    sizes = [
-        (row["name"], float(row["input_tokens"]), float(row["output_tokens"]))
-        for row in rows
-        if row["table"] == "range"
+    sizes = [(float(row["input_tokens"]), float(row["output_tokens"])) for row in of if row["name"] == "point"]
+    near = min(math.log2(m / at_m) ** 2 + math.log2(n / at_n) ** 2 for at_m, at_n in sizes)
+    misfit = number["misfit_sd"] * (1 + number["misfit_growth"] * near) ** 0.5
+    misfit *= (value / number["misfit_reference_cost"]) ** -number["misfit_falloff"]
+    scatter = number["scatter_factor"] * value ** number["scatter_exponent"]
+    parts = [
+        (trials, number.get("freedom", math.inf)),
+        ((misfit * value) ** 2, number.get("misfit_freedom", math.inf)),
+        ((number["sessions_sd"] * value) ** 2, number.get("sessions_freedom", math.inf)),
+        ((number.get("gain_ci95", 0.0) / 1.959964 * value) ** 2, math.inf),
     ]
-    measured = profile.runtime.range
-    least = ("minimum", measured.min_input_tokens, measured.min_output_tokens)
-    assert sizes == [least, *(("corner", *corner) for corner in measured.corners)]
+    found = []
+    for held in (parts, [*parts, (scatter**2, number.get("scatter_freedom", math.inf))]):
+        total = sum(variance for variance, _ in held)
+        freedom = 1 / sum((variance / total) ** 2 / freedom for variance, freedom in held)
+        found.append(float(student.ppf(0.975, freedom)) * total**0.5)
+    return [found[0], max(found)]
+
+
+@pytest.mark.parametrize("quantity", ["runtime", "energy", "gpu_energy"])
+def test_a_csv_alone_gives_both_intervals_and_the_range(quantity: str, exported) -> None:
+    profile = variant("bilinear")
+    rows = exported(profile)
+    m, n = 64, 40
+    model = profile.runtime if quantity == "runtime" else profile.energy and profile.energy.model
+    predicted = profile.predict_runtime(m, n) if quantity == "runtime" else profile.predict_energy(m, n)
+    if quantity == "gpu_energy":
+        model, predicted = profile.components["gpu"].model, profile.predict_energy(m, n, "gpu")
+    widths = half_widths(rows, quantity, m, n, [m, n, m * n])
+    assert widths == pytest.approx([float(predicted.mean_95), float(predicted.request_95)])
+    assert widths[0] <= widths[1]
+    held = [row for row in rows if row["quantity"] == quantity and row["table"] == "range"]
+    sizes = [(row["name"], float(row["input_tokens"]), float(row["output_tokens"])) for row in held]
+    assert model
+    least = ("minimum", model.range.min_input_tokens, model.range.min_output_tokens)
+    corners = [("corner", *corner) for corner in model.range.corners]
+    assert sizes == [least, *corners, *(("point", *point) for point in model.range.points)]
 
 
 @pytest.mark.parametrize("ending", ["csv", "json", "parquet", "CSV"])

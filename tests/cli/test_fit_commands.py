@@ -13,6 +13,7 @@ from harness.modelling.profile import Profile
 from tests.helpers import FAKE, ROOT, joulebench, refused
 
 GRID = ROOT.parent / "shared" / "data" / "wilkins2024" / "grid-llama2-7b-a100.csv"
+WIDTHS = {"j": ("energy_mean", "energy_request"), "s": ("runtime_mean", "runtime_request")}
 NAMED = ["--system", "box", "--model", "tiny"]
 
 
@@ -211,7 +212,52 @@ def test_a_warm_up_left_in_is_named_and_kept(tmp_path: Path) -> None:
     asked = ["fit", "--measurements", tmp_path / "t.csv", *NAMED, "--no-kv-cache"]
     named = json.loads(joulebench(*asked, "--json").stdout)["runtime"]["suspect_trials"]
     assert sorted(trial["value"] for trial in named) == pytest.approx(sorted(table.loc[first, "runtime_s"]))
-    assert "3 more suspect trials, see --json" in joulebench(*asked).stdout
+    (said,) = [line for line in joulebench(*asked).stdout.splitlines() if "far from the others" in line]
+    assert said.startswith("runtime: 8 trials lie far from the others of their points and are kept, the worst: ")
+    assert said.count("median") == 3
+    assert said.endswith("; --json lists all")
+    assert "drop" not in said, "no cause is recorded"
+
+
+def test_a_fit_says_what_its_intervals_are_made_of(tmp_path: Path) -> None:
+    csv = trials(tmp_path / "t.csv")
+    asked = ["fit", "--measurements", csv, *NAMED, "--no-kv-cache"]
+    found = json.loads(joulebench(*asked, "--meter", "nvml", "--json", "-o", tmp_path / "p.json").stdout)
+    profile = Profile.load(tmp_path / "p.json")
+    for quantity, said in found.items():
+        intervals = said["intervals"]
+        assert 0 < intervals["mean_ci95"] <= intervals["request_ci95"] < 0.5
+        for shares, sources in (("mean_shares", 4), ("request_shares", 5)):
+            assert len(intervals[shares]) == sources
+            assert sum(intervals[shares].values()) == pytest.approx(1)
+        assert (intervals["mean_shares"]["meter"] > 0) == (quantity != "runtime")
+        assert said["sessions"]["sessions"] == 1
+        assert said["sessions"]["prior"]
+    # By the same meter GPU and CPU have one gain.
+    assert found["runtime"]["gain_ci95"] is None
+    assert [found[name]["gain_ci95"] for name in ("energy", "gpu", "cpu")] == pytest.approx([0.075] * 3)
+    assert profile.energy is not None
+    assert "A100" in profile.energy.gain_source
+    shown = joulebench(*asked).stdout
+    assert "± of the mean   ± of one request   from trials   from model   from sessions   from meter" in shown
+    assert "the meter is not known: its gain is taken to be ± 10 % (--meter names the kind" in shown
+    assert "the meter is not known" not in joulebench(*asked, "--meter", "nvml").stdout
+    assert "go with --measurements" in refused(joulebench("fit", tmp_path, "--meter", "nvml"))
+
+
+def test_sessions_of_a_file_are_told_apart(tmp_path: Path) -> None:
+    """Three days, 4 % apart: said, and in the interval; without the column they are one session with a prior."""
+    days = []
+    for day, factor in (("monday", 0.96), ("tuesday", 1.0), ("friday", 1.04)):
+        table = pd.read_csv(trials(tmp_path / "t.csv", energy=False))
+        days.append(table.assign(runtime_s=table["runtime_s"] * factor, session=day))
+    pd.concat(days).to_csv(tmp_path / "t.csv", index=False)
+    asked = ["fit", "--measurements", tmp_path / "t.csv", *NAMED, "--no-kv-cache", "--json"]
+    found = json.loads(joulebench(*asked).stdout)["runtime"]
+    assert (found["sessions"]["sessions"], found["sessions"]["prior"]) == (3, None)
+    assert 0.02 < found["sessions"]["sd"] < 0.08
+    pd.concat(days).drop(columns="session").to_csv(tmp_path / "t.csv", index=False)
+    assert json.loads(joulebench(*asked).stdout)["runtime"]["sessions"]["prior"]
 
 
 def test_predictions_in_json_lose_no_bit() -> None:
@@ -219,7 +265,8 @@ def test_predictions_in_json_lose_no_bit() -> None:
     rows = json.loads(asked.stdout)["predictions"]
     runtimes = Profile.load("m1-pro-mistral-7b").predict_runtime([9, 9, 130, 130], [8, 31, 8, 31])
     assert [row["runtime_s"] for row in rows] == runtimes.value.tolist()
-    assert [row["runtime_interval_95_s"] for row in rows] == runtimes.interval_95.tolist()
+    assert [row["runtime_mean_ci95_s"] for row in rows] == runtimes.mean_95.tolist()
+    assert [row["runtime_request_ci95_s"] for row in rows] == runtimes.request_95.tolist()
 
 
 @pytest.mark.parametrize(
@@ -282,11 +329,24 @@ def test_too_few_points_say_what_to_measure(tmp_path: Path) -> None:
 
 
 def test_predictions_are_flagged_or_refused_outside_the_range() -> None:
-    asked = ["predict", "m1-pro-mistral-7b", "-p", "128-512*4", "-n", "32,4096"]
+    asked = ["predict", "m1-pro-mistral-7b", "-p", "128-512*4", "-n", "32,256,4096"]
     rows = json.loads(joulebench(*asked, "--json").stdout)["predictions"]
-    assert [row["out_of_range"] for row in rows] == [False, True, False, True]
-    assert all(0 < row["energy_standard_error_j"] < row["energy_interval_95_j"] for row in rows)
-    assert "outside the measured range" in joulebench(*asked).stdout
+    assert [row["out_of_range"] for row in rows] == [False, True, True] * 2
+    # 4096 output tokens are three octaves beyond the output sweep; 512 in, 256 out are three from either sweep.
+    assert [row["too_far"] for row in rows] == [False, False, True, False, True, True]
+    for row in rows:
+        widths = [row[f"{quantity}_ci95_{unit}"] for unit in "js" for quantity in WIDTHS[unit]]
+        assert row["energy_j"] > 0
+        if row["too_far"]:
+            assert widths == [None] * 4
+        else:
+            assert 0 < widths[0] <= widths[1]
+            assert 0 < widths[2] <= widths[3]
+    shown = joulebench(*asked).stdout
+    assert shown.count("outside the measured range") == 1
+    assert len(re.findall(r"^ .*outside what was measured", shown, re.MULTILINE)) == 3
+    assert all(line.count("±") == 4 for line in shown.splitlines() if line.startswith((" 128      32", " 512      32")))
+    assert "mean runtime, s   one request   mean energy, J   one request" in shown
     assert "outside the measured range" in refused(joulebench(*asked, "--strict"))
 
 
@@ -294,7 +354,7 @@ def test_profiles_are_listed_validated_and_described(fake_profile: Path, tmp_pat
     listed = json.loads(joulebench("profiles", "list", "--json").stdout)
     assert "m1-pro-mistral-7b" in [row["name"] for row in listed]
     assert all(0 < row["energy_loo_mape"] < 0.1 for row in listed)
-    assert "valid, schema version 1" in joulebench("profiles", "validate", fake_profile).stdout
+    assert "valid, schema version 2" in joulebench("profiles", "validate", fake_profile).stdout
     (tmp_path / "torn.json").write_text(fake_profile.read_text()[:500])
     assert "truncated" in refused(joulebench("profiles", "validate", fake_profile, tmp_path / "torn.json"))
     assert json.loads(joulebench("profiles", "schema").stdout)["title"] == "Profile"
@@ -404,7 +464,7 @@ def test_what_a_fit_can_not_tell_is_said_once(tmp_path: Path) -> None:
     shown = joulebench("fit", run).stdout
     assert shown.count("Only two sweeps were measured") == 1
     assert "CPU energy includes other processes (--attribution system)." in shown
-    assert shown.splitlines()[0].endswith(": held-out error runtime 3.8 %, energy 4.1 % (estimated)")
+    assert shown.splitlines()[0].endswith(": held-out error runtime 3.1 %, energy 4.1 % (estimated)")
     assert re.search(r"≈ \d", joulebench("predict", run, "-p", "32", "-n", "32").stdout)
 
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from harness.energy import foreign_load
-from harness.energy.foreign_load import CpuLoad, ForeignLoad, clean_name, look
+from harness.energy.foreign_load import CpuLoad, ForeignLoad, Look, clean_name
 from harness.energy.process_tree import times_of
 from tests.helpers import others_computing
 
@@ -142,7 +142,7 @@ class Machine:
 def test_a_look_names_the_three_that_take_most(monkeypatch: pytest.MonkeyPatch) -> None:
     own = os.getpid()
     Machine(monkeypatch, cc1=(21, 0.2), ours=(own, 1.0), ffmpeg=(22, 0.8), ld=(23, 0.4), sh=(24, 0.1), idle=(25, 0.0))
-    load = look(0.5)
+    load = Look().load(0.5)
     assert load is not None
     assert load.share == pytest.approx(1.5 / 4, rel=0.05)
     assert [str(program) for program in load.programs] == ["ffmpeg (pid 22)", "ld (pid 23)", "cc1 (pid 21)"]
@@ -173,7 +173,7 @@ def test_a_load_that_is_hidden_is_unknown(monkeypatch: pytest.MonkeyPatch) -> No
         raise PermissionError("/proc/stat")
 
     monkeypatch.setattr(psutil, "cpu_times", refuse)
-    assert foreign_load.look(0.3) is None
+    assert foreign_load.Look().load(0.3) is None
 
 
 def test_foreign_load_of_a_moment_or_across_a_restart_is_unknown() -> None:

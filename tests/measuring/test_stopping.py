@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness.core.statistics import half_width_95
+from harness.core.statistics import estimate_of, half_width_95
 from harness.measuring.stopping import RelativePrecision, RuntimeHalfWidth
 
 VALUES = st.lists(st.floats(0.01, 1e4), min_size=2, max_size=30)
@@ -16,6 +16,31 @@ VALUES = st.lists(st.floats(0.01, 1e4), min_size=2, max_size=30)
 def test_half_width_is_that_of_students_t(values: list[float]) -> None:
     expected = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
     assert half_width_95(values) == pytest.approx(expected, abs=1e-9 * max(values))
+
+
+@pytest.mark.parametrize(("fewest", "most"), [(3, 4), (3, 10)])
+@pytest.mark.parametrize("noise", [0.02, 0.03])
+def test_a_mean_lies_in_its_interval_where_the_rule_ended_its_trials(fewest: int, most: int, noise: float) -> None:
+    """Whoever stops when ± is small stops where it happens to be small: Student's own interval holds 90–94 %."""
+    rng = np.random.default_rng((fewest, most, round(1000 * noise)))
+    rule = RelativePrecision(relative=0.02, min_trials=fewest, max_trials=most)
+    held, usual = 0, 0
+    for values in 1.0 + noise * rng.standard_normal((1000, most)):
+        count = next(k for k in range(1, most + 1) if rule.done({"runtime_s": values[:k].tolist()}))
+        ended = values[:count].tolist()
+        held += abs(np.mean(ended) - 1.0) <= half_width_95(ended, sequential=True)
+        usual += abs(np.mean(ended) - 1.0) <= half_width_95(ended)
+    assert held / 1000 >= 0.93
+    assert usual < held
+
+
+def test_what_a_rule_says_is_precise_is_what_the_tables_say() -> None:
+    values = [1.0, 1.01, 0.99, 1.005]
+    width = RelativePrecision(0.01, 3, 10).width({"runtime_s": values})
+    assert width
+    stated = estimate_of(values, sequential=True)
+    assert stated
+    assert width.half_width == pytest.approx(stated.half_width / stated.mean)
 
 
 @pytest.mark.parametrize("values", [[], [3.0]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Callable, Iterator
@@ -17,7 +18,8 @@ from harness.energy.meter import SETTLE_S
 from harness.measuring.plan import LENGTHS, WARM_LENGTHS, WARMUP_REQUESTS, WARMUP_S, PlanOptions, make_plan
 from harness.measuring.schedule import Schedule
 from harness.measuring.time_guess import RequestGuess, spell
-from harness.measuring.time_left import TimeLeft, repeats
+from harness.measuring.time_left import TimeLeft, expected_requests
+from harness.measuring.window_length import fewest_requests, most_requests
 from harness.runs.records import load_run
 from harness.runs.schema import Trial
 from tests.helpers import ROOT
@@ -71,9 +73,11 @@ def simulated(shape: Shape, options: PlanOptions, seed: int, loop: bool = False)
     """A run, trial by trial: points begun, seconds left as foretold, seconds left in truth."""
     chance = random.Random(seed)
     plan, kv_cache = make_plan(options, seed)
-    window_s = min(max(plan.min_window_s, shape.sensor_window_s), plan.max_window_s, plan.timeout_s / 2)
+    loop_s = min(max(plan.min_window_s, shape.sensor_window_s), plan.max_window_s, plan.timeout_s / 2)
+    # The meter ends windows earlier than its kind lets expect, and later than they need by up to a request.
+    needed_s = 0.6 * shape.sensor_window_s
     schedule = Schedule(plan, kv_cache=kv_cache, context_length=MODEL.context_length)
-    left = TimeLeft(plan, RequestGuess(MODEL, "cpu", kv_cache), window_s, loop)
+    left = TimeLeft(plan, RequestGuess(MODEL, "cpu", kv_cache), shape.sensor_window_s, loop)
     said: list[tuple[int, float, float]] = []
     points: set[Point] = set()
     now_s = 0.0
@@ -84,11 +88,15 @@ def simulated(shape: Shape, options: PlanOptions, seed: int, loop: bool = False)
         decode_s = (n - 1) * shape.step_s(m + (n - 1) / 2) * scale
         request_s = prefill_s + decode_s
         warmup = spec.purpose == "warmup"
-        count = repeats(min(WARMUP_S, window_s) if warmup else window_s, request_s, plan.max_window_s)
-        count = max(count, WARMUP_REQUESTS) if warmup and request_s <= plan.timeout_s / 2 else count
+        if warmup:
+            count = math.ceil(min(WARMUP_S, loop_s) / request_s)
+            count = max(count, WARMUP_REQUESTS) if request_s <= plan.timeout_s / 2 else count
+        else:
+            count = fewest_requests([request_s], plan, shape.sensor_window_s > 0)
+            count = min(max(count, math.ceil(needed_s / request_s)), most_requests(request_s, plan))
         lasts_s, load, edges_s = count * request_s, None, 0.0
         if loop:
-            lengths, least_s = (WARM_LENGTHS, min(WARMUP_S, window_s)) if warmup else (LENGTHS, window_s)
+            lengths, least_s = (WARM_LENGTHS, min(WARMUP_S, loop_s)) if warmup else (LENGTHS, loop_s)
             # The window ends when the first client has nothing more to do, the loop when the last has.
             lasts_s = max(least_s, lengths * request_s) + request_s / c
             load = SimpleNamespace(ramp_s=request_s, drain_s=request_s * (1 - 1 / c))
@@ -212,10 +220,25 @@ def test_nothing_is_left_after_the_last_trial() -> None:
 
 
 def test_requests_fill_a_window_and_fit_into_the_longest() -> None:
-    assert repeats(10.0, 3.0) == 4
-    assert repeats(10.0, 3.0, max_window_s=11.0) == 3
-    assert repeats(0.0, 3.0) == 1
-    assert repeats(1.0, 3.0, max_window_s=2.0) == 1
+    plan, _ = make_plan()
+    assert expected_requests(8.5, 3.0, plan) == 3
+    assert expected_requests(8.5, 3.0, replace(plan, max_window_s=8.9)) == 2
+    assert expected_requests(0.0, 3.0, plan) == 1
+    assert expected_requests(0.0, 0.5, plan) == 2
+    assert expected_requests(1.0, 3.0, replace(plan, max_window_s=2.0)) == 1
+
+
+def test_windows_that_the_meter_ends_earlier_are_learned_from() -> None:
+    plan, _ = make_plan(PlanOptions(points=("8,8", "9,8")))
+    left = TimeLeft(plan, RequestGuess(MODEL, "cpu", True), window_s=8.0)
+    foretold_s = left.left_s([(Point(9, 8), 0)])
+    for number in range(3):
+        trial = Trial(
+            id=number, session=0, worker=0, purpose="measure", input_tokens=8, output_tokens=8, status="ok",
+            started_at="", repeats=20, window_s=2.0, runtime_s=0.1, prefill_s=0.05, decode_s=0.05,
+        )  # fmt: skip
+        left.add(trial, 2.0)
+    assert left.left_s([(Point(9, 8), 0)]) < 0.5 * foretold_s
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "1 s"), (40, "40 s"), (200, "3 min"), (9000, "2.5 h")])

@@ -13,7 +13,7 @@ import pytest
 from backends.base import Config
 from harness.measuring.worker_process import TrialFailed, WorkerProcess
 
-REQUEST = {"input_tokens": 4, "output_tokens": 2, "seed": 0, "repeats": 3, "min_window_s": 0.0}
+REQUEST = {"input_tokens": 4, "output_tokens": 2, "seed": 0, "fewest": 3, "min_window_s": 0.0}
 
 
 @pytest.fixture
@@ -62,4 +62,4 @@ def test_a_worker_that_hangs_after_it_was_told_to_begin_is_out_of_time(worker: W
 
 def test_an_edge_that_takes_longer_than_the_time_limit_leaves_a_clear_reason(worker: WorkerProcess) -> None:
     with pytest.raises(TrialFailed, match=r"no answer within 0\.2 s"):
-        worker.run(0.2, lambda: time.sleep(0.4), **REQUEST | {"repeats": 30})
+        worker.run(0.2, lambda: time.sleep(0.4), **REQUEST | {"fewest": 30})

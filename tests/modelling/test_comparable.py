@@ -14,7 +14,7 @@ from harness.modelling.profile import Profile
 from harness.modelling.profile_schema import IN_FLIGHT_AS
 from tests.helpers import ROOT
 
-GOLDEN = ROOT / "tests" / "data" / "profile-schema-1.json"
+GOLDEN = ROOT / "tests" / "data" / "profile-schema-2.json"
 
 
 def profile(
@@ -24,7 +24,6 @@ def profile(
     content = json.loads(GOLDEN.read_text())
     part = content["components"]["gpu"] | {"method": methods}
     energy = content["energy"] | {"method": methods} if components is not None else None
-    content["identity"]["concurrency"] = content["identity"].pop("batch_size")
     content |= {
         "name": name,
         "components": dict.fromkeys(components, part),
@@ -203,14 +202,68 @@ def test_a_ratio_excludes_one_exactly_where_the_difference_is_significant(misfit
     assert (excludes == (found.energy.cheaper != "")).all()
 
 
+def _metered(name: str, gain_ci95: float, meters: list[str]) -> Profile:
+    content = json.loads(GOLDEN.read_text()) | {"name": name}
+    for part in (content["energy"], *content["components"].values()):
+        part |= {"gain_ci95": gain_ci95, "meters": meters}
+    return Profile.parse(json.dumps(content))
+
+
+HERE, THERE = ["0123456789abcdef"], ["fedcba9876543210"]
+
+
+@pytest.mark.parametrize(
+    ("meters", "shared"), [((HERE, HERE), True), ((HERE, THERE), False), ((HERE, []), False), (([], []), False)]
+)
+def test_a_gain_cancels_where_both_share_a_meter(meters: tuple[list[str], list[str]], shared: bool) -> None:
+    """A twentieth apart and known to a few per cent each: with a common gain that tells, with two gains it doesn't."""
+    first, second = (_metered(name, 0.3, one) for name, one in zip("ab", meters, strict=True))
+    known = [_metered(name, 0.0, one) for name, one in zip("ab", meters, strict=True)]
+    found, without = compare(first, second, [64], [32]).energy, compare(*known, [64], [32]).energy
+    assert found is not None
+    assert without is not None
+    assert found.shared_meters == shared
+    width, least = ((one.ratio_high - one.ratio_low)[0] for one in (found, without))
+    assert (width == pytest.approx(least)) == shared
+    if not shared:
+        # Two gains of 30 % each on a ratio of 1.
+        assert found.ratio_high[0] > 1 + 0.3 * np.sqrt(2)
+
+
+def test_no_interval_is_given_too_far_outside_what_was_measured() -> None:
+    found = compare(Profile.load("m1-pro-llama-2-7b"), Profile.load("swing-a100-llama-2-7b"), [64, 9000], [32])
+    assert found.too_far.tolist() == [False, True]
+    assert found.energy is not None
+    for contrast in (found.runtime, found.energy):
+        assert np.isfinite(contrast.ratio).all()
+        for column in (contrast.ratio_low, contrast.ratio_high, contrast.difference_ci95):
+            assert np.isfinite(column).tolist() == [True, False]
+        assert contrast.cheaper[1] == ""
+
+
+def test_sessions_count_on_both_sides() -> None:
+    content = json.loads(GOLDEN.read_text())
+    quiet, loud = json.loads(json.dumps(content)), json.loads(json.dumps(content))
+    quiet["runtime"]["sessions"]["sd"], loud["runtime"]["sessions"]["sd"] = 0.0, 0.2
+    widths = {}
+    for names, pair in (("neither", (quiet, quiet)), ("one", (quiet, loud)), ("both", (loud, loud))):
+        first, second = (
+            Profile.parse(json.dumps(each | {"name": name})) for name, each in zip("ab", pair, strict=True)
+        )
+        widths[names] = float(compare(first, second, [64], [32]).runtime.difference_ci95[0])
+    assert widths["neither"] < widths["one"] < widths["both"]
+    assert widths["both"] == pytest.approx(np.sqrt(2 * widths["one"] ** 2 - widths["neither"] ** 2), rel=1e-6)
+
+
 SIZES = [8, 16, 24, 32, 48, 64, 128]
 
 
 def _with_misfit(made: Profile, misfit: float) -> Profile:
     """The profile with another relative error of its models."""
     content = json.loads(made.dump())
-    for model in (content["runtime"], content["energy"]["model"]):
-        model["misfit"] = misfit
-    for part in content["components"].values():
-        part["model"]["misfit"] = misfit
+    for model in (
+        content["runtime"],
+        *(part["model"] for part in (content["energy"], *content["components"].values())),
+    ):
+        model["misfit"]["sd"] = misfit
     return Profile.parse(json.dumps(content))

@@ -235,7 +235,7 @@ def test_another_form_is_fitted_saved_loaded_and_used(
     m, n = np.arange(8, 2000), np.arange(1999, 7, -1)
     predicted = profile.predict_energy(m, n)
     assert predicted.value == pytest.approx(50 * (TRUTH[0] * m + TRUTH[1] * n + TRUTH[2] * n**2), rel=0.05)
-    assert (predicted.standard_error > 0).all()
+    assert (predicted.sd["trials"] > 0).all()
     assert profile.runtime_function.derivatives(m, n) == pytest.approx(np.stack([m, n, n**2]))
     assert set(long_table(profile)["name"]) >= {"toy_in", "toy_out", "toy_out2"}
     print_profile(profile)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -157,7 +158,10 @@ def _behind(source: DrawnSystem, axis: Axis, options: Options, column: str, look
 def _model(
     source: DrawnSystem, axis: Axis, options: Options, energy: bool, x: Sequence[float]
 ) -> list[list[float | bool | None]] | None:
-    """The fitted curve: size, value, lower and upper end of its 95 % interval (None for estimates), in range or not."""
+    """The fitted curve: size, value, lower and upper end of the mean's 95 % interval, in range or not.
+
+    The ends are None for estimates and too far outside what was measured.
+    """
     profile = source.profile
     if profile is None or len(x) < 2 or (energy and profile.energy is None):
         return None
@@ -176,9 +180,11 @@ def _curve(
     sizes: NDArray[np.int64], found: Prediction, tokens: NDArray[np.int64], guess: bool
 ) -> list[list[float | bool | None]]:
     rows: list[list[float | bool | None]] = []
-    columns = (sizes.tolist(), found.value / tokens, found.request_95 / tokens, ~found.out_of_range)
+    columns = (sizes.tolist(), found.value / tokens, found.mean_95 / tokens, ~found.out_of_range)
     for size, value, width, inside in zip(*columns, strict=True):
-        low, high = (None, None) if guess else (six_digits(value - width), six_digits(value + width))
+        low, high = (
+            (None, None) if guess or math.isnan(width) else (six_digits(value - width), six_digits(value + width))
+        )
         rows.append([size, six_digits(value), low, high, bool(inside)])
     return rows
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from harness.core.errors import UserError
 from harness.core.version import __version__
-from harness.core.wording import number, plus_minus
+from harness.core.wording import number, percent, plus_minus
+from harness.energy.gains import gain_of
 from harness.modelling.comparable import check
 from harness.modelling.profile import Profile
 from harness.runs.records import RecordedRun, load_run
@@ -167,6 +168,7 @@ def _energy(run: RecordedRun) -> dict[str, Any]:
             said = [f"{domain.component} energy", f"method: {domain.method}"]
             said += [f"resolution {number(domain.resolution, 3)} {unit}"]
             said += [f"new value every {1000 * domain.period_s:.0f} ms"] if domain.period_s else []
+            said += [f"gain ± {percent(gain_of(domain, name in energy.calibration).ci95)}"]
             rows.append([f"reading {name}", ", ".join(said)])
         idle = idle_power_w(session)
         rows.append(["idle power", plus_minus(idle.mean, idle.half_width, "W") if idle else "not measured"])

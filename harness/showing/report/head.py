@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.core.statistics import Estimate
 from harness.core.wording import estimated, number, percent, plus_minus, plus_minus_percent
-from harness.modelling.profile_schema import CostModel
+from harness.modelling.model_schema import CostModel
 from harness.runs.records import RecordedRun
 from harness.runs.schema import status_words
 from harness.runs.summary import Headline, disturbance, drift, headline, idle_drift, summarise
@@ -58,7 +58,7 @@ def _subtitle(run: RecordedRun) -> str:
         f"KV cache {'on' if backend.config.kv_cache else 'off'}",
         in_flight_words(run),
     ]
-    used = [summary for summary in summarise(run.trials) if summary.trials]
+    used = [summary for summary in summarise(run.trials, run.facts) if summary.trials]
     counted, sizes = sum(summary.trials for summary in used), len(used)
     of = "" if sizes == len(plan.points) else f" of {len(plan.points)}"
     what = "point" if len({summary.point.concurrency for summary in used}) > 1 else "request size"

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from harness.core.sizes import request_words
-from harness.core.wording import number, percent
+from harness.core.statistics import Estimate
+from harness.core.wording import percent
 from harness.modelling.profile_schema import Measurement, Statistic
+from harness.showing.intervals import interval_parts
 from harness.showing.panels import DrawnSystem, mean_95
 from harness.showing.report.charts import six_digits, system_looks, value_words
 from harness.showing.report.head import no_model_words
@@ -23,6 +27,7 @@ def models(sources: Sequence[DrawnSystem]) -> dict[str, Any]:
             charts.append({"title": quantity.capitalize(), "unit": unit, "series": series})
     named = len(sources) > 1
     columns = ["quantity", "method", "form", "error at fitted points", "held-out error", "furthest off"]
+    columns += ["± of a mean cost", "± of one request"]
     return {
         "charts": charts,
         "sentences": [_sentence(source, named) for source in sources],
@@ -40,14 +45,17 @@ def _fitted(source: DrawnSystem, quantity: str, unit: str, look: dict[str, Any])
         return None
     guess = quantity == "energy" and source.method == "estimated"
     points = []
-    for measurement, measured in _measured(source, quantity):
-        m, n = round(measurement.input_tokens), round(measurement.output_tokens)
-        predict = profile.runtime_s if quantity == "runtime" else profile.energy_j
-        predicted = float(predict(m, n))
-        off = percent(predicted / measured.mean - 1, signed=True)
+    held = list(_measured(source, quantity))
+    sizes = [(round(measurement.input_tokens), round(measurement.output_tokens)) for measurement, _ in held]
+    predict = profile.predict_runtime if quantity == "runtime" else profile.predict_energy
+    predicted = predict(*np.array(sizes, dtype=np.int64).reshape(-1, 2).T)
+    widths = predicted.mean_95.tolist()
+    for (m, n), (_, measured), cost, width in zip(sizes, held, predicted.value.tolist(), widths, strict=True):
+        off = percent(cost / measured.mean - 1, signed=True)
         value = value_words(mean_95(measured), unit, guess)
-        words = f"{request_words(m, n, source.concurrency)}: {value}, predicted {number(predicted)} {unit} ({off})"
-        points.append([measured.mean, six_digits(predicted), None, words])
+        said = value_words(Estimate(cost, width), unit, guess)
+        words = f"{request_words(m, n, source.concurrency)}: {value}, predicted mean {said} ({off})"
+        points.append([measured.mean, six_digits(cost), None, words])
     return {**look, "hollow": guess, "points": points}
 
 
@@ -80,10 +88,11 @@ def _rows(source: DrawnSystem, named: bool) -> Iterator[list[Any]]:
     profile = source.profile
     if profile is None:
         return
-    parts = [("runtime", "measured", profile.runtime)]
+    rows = [("runtime", "measured", profile.runtime, profile.runtime_function)]
     energies = [("energy", profile.energy), *((f"energy of {c}", part) for c, part in profile.components.items())]
-    parts += [(name, part.method or "unknown", part.model) for name, part in energies if part]
-    for name, method, model in parts:
+    rows += [(name, part.method or "unknown", part.model, part.function) for name, part in energies if part]
+    for name, method, model, function in rows:
+        parts = interval_parts(function)
         worst = model.held_out.worst
         where = (
             f"{request_words(worst.input_tokens, worst.output_tokens)} ({percent(worst.relative_error, signed=True)})"
@@ -96,4 +105,5 @@ def _rows(source: DrawnSystem, named: bool) -> Iterator[list[Any]]:
             percent(model.mape),
             percent(model.held_out.mape),
             where,
+            *([percent(parts.mean_ci95), percent(parts.request_ci95)] if parts else ["–", "–"]),
         ]

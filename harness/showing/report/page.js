@@ -94,7 +94,7 @@ function showSweeps() {
     showFigures(at("sweeps"), specs);
     at("legend").replaceChildren(...(shown.size > 1 ? [...shown.values()].map(legendEntry) : []));
     const all = specs.flatMap((spec) => spec.series), kinds = [
-      ["Vertical bars and bands are 95 % intervals.", all.some((one) => one.points.some(([, , half]) => half))],
+      ["Vertical bars and bands are 95 % intervals of mean costs, bars of those measured, bands of another day's.", all.some((one) => one.points.some(([, , half]) => half))],
       ["Dotted: the model beyond the sizes measured.", all.some((one) => one.model)],
       ["Hollow: energy is estimated, not measured.", all.some((one) => one.hollow)],
       ["Crosses: sizes that failed.", all.some((one) => one.failures.length)],
@@ -139,7 +139,7 @@ function showLoads() {
 }
 
 // A value between the sizes of a table, by the logarithms of both sizes. The table is Python's.
-function costAt(table, m, n) {
+function costAt(table, m, n, tooFar) {
   const place = (axis, size) => {
     const i = Math.max(axis.findIndex((next) => next >= size), 0);
     if (i === 0 || axis[i] === size) return [i, i, 0];
@@ -149,15 +149,26 @@ function costAt(table, m, n) {
   const mix = (rows, of) => [[m0, n0, (1 - s) * (1 - t)], [m0, n1, (1 - s) * t], [m1, n0, s * (1 - t)], [m1, n1, s * t]].reduce((sum, [i, j, weight]) => sum + weight * of(rows[i][j]), 0);
   const value = Math.exp(mix(table.value, Math.log));
   const measured = table.ranges.every(({ min, corners }) => m >= min[0] && n >= min[1] && corners.some(([mostM, mostN]) => m <= mostM && n <= mostN));
-  return { value, half: value * mix(table.share, (share) => share), measured };
+  const halves = [table.mean_share, table.request_share].map((shares) => value * mix(shares, (share) => share));
+  const far = table.ranges.some((range) => octavesOutside(range, m, n) > tooFar);
+  return { value, half: far ? null : halves[0], oneHalf: far ? null : halves[1], measured, far };
 }
 
-// A value with its interval on a card, which holds both in full for programs that read the page.
-function costCard(label, { value, half }, unit, estimated, ...notes) {
+// How far a size lies outside what was measured, in octaves of the axis on which it is farther; of several corners the nearest counts.
+function octavesOutside({ min, corners }, m, n) {
+  const below = Math.max(Math.log2(min[0] / m), Math.log2(min[1] / n));
+  const above = Math.min(...corners.map(([mostM, mostN]) => Math.max(Math.log2(m / mostM), Math.log2(n / mostN))));
+  return Math.max(below, above, 0);
+}
+
+// A mean with its interval on a card and that of one request below, which holds all in full for programs that read the page.
+function costCard(label, { value, half, oneHalf }, unit, estimated, ...notes) {
   const places = half > 0 ? Math.min(decimals(half, 2), decimals(value, 6)) : decimals(value, 4);
-  const said = estimated ? [guessed(value), unit] : [rounded(value, places), `± ${rounded(half, places)} ${unit}`];
-  const box = card(label, ...said, ...notes);
-  Object.assign(box.dataset, { value, half });
+  const known = half !== null && !estimated;
+  const said = estimated ? [guessed(value), unit] : [rounded(value, places), known ? `± ${rounded(half, places)} ${unit}` : unit];
+  const one = known ? [`one such request: ± ${rounded(oneHalf, oneHalf > 0 ? decimals(oneHalf, 2) : places)} ${unit}`] : [];
+  const box = card(label, ...said, ...one, ...notes);
+  Object.assign(box.dataset, { value, half, oneHalf });
   return box;
 }
 
@@ -192,15 +203,16 @@ function showRequests() {
 }
 
 function requestCards(system, m, n, [price, carbon], named) {
-  const { in_flight, runtime, energy, estimated } = system;
+  const { in_flight, runtime, energy, estimated, too_far } = system;
   const size = `${number(m)} in, ${number(n)} out${in_flight === null ? "" : `, ${in_flight} in flight`}`;
-  const time = costAt(runtime, m, n), cards = element("div", null, "cards");
-  cards.append(costCard(`A request of ${size} takes`, time, "s", false));
-  let measured = time.measured;
+  const time = costAt(runtime, m, n, too_far), cards = element("div", null, "cards");
+  cards.append(costCard(`A request of ${size} takes on average`, time, "s", false));
+  let { measured, far } = time;
   if (energy) {
-    const joules = costAt(energy, m, n), perToken = joules.value / n, kwh = perToken / 3.6;  // of a million tokens
+    const joules = costAt(energy, m, n, too_far), perToken = joules.value / n, kwh = perToken / 3.6;  // of a million tokens
     const about = estimated ? guessed : plain;
     measured = measured && joules.measured;
+    far = far || joules.far;
     const money = price === null ? null : `${about(kwh * price)} in your currency`, grams = carbon === null ? null : `${about(kwh * carbon)} g of CO₂`;
     cards.append(costCard(`and uses${estimated ? " (estimated)" : ""}`, joules, "J", estimated, `${about(perToken)} J per output token`));
     const million = card("A million output tokens in such requests use", about(kwh), "kWh", money, grams);
@@ -209,7 +221,7 @@ function requestCards(system, m, n, [price, carbon], named) {
   } else {
     cards.append(card("Energy", "not measured", ""));
   }
-  const where = measured ? `Predicted by the model, inside the measured sizes${estimated ? "" : "; the intervals hold for 95 % of new measurements"}.` : `Extrapolated: measured sizes go ${system.measured}. Don't rely on the interval here.`;
+  const where = measured ? `Predicted by the model, inside the measured sizes${estimated ? "" : "; 95 % intervals of the mean on another day, and of one request"}.` : `${far ? "Outside what was measured, where no interval is known" : "Extrapolated"}: measured sizes go ${system.measured}.`;
   const note = element("p", where, measured ? "note" : "alarm");
   return [...(named ? [element("h3", system.name)] : []), cards, note];
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
-from harness.modelling.cost_function import Prediction, Range
+from harness.modelling.cost_function import TOO_FAR, Prediction, Range
 from harness.showing.panels import DrawnSystem, Options
 from harness.showing.report.charts import six_digits
 
@@ -50,6 +51,7 @@ def _request_costs(source: DrawnSystem, options: Options) -> dict[str, Any]:
         # Said where it might be another.
         "in_flight": source.concurrency if source.loaded or source.concurrency > 1 else None,
         "reach": reach,
+        "too_far": TOO_FAR,
         "measured": profile.runtime_function.describe_range(),
         "estimated": source.method == "estimated",
         "runtime": runtime,
@@ -67,6 +69,9 @@ def _range(measured: Range) -> dict[str, Any]:
 def _table(predict: Predict, reach: int) -> dict[str, Any]:
     """Costs, and the shares of them that are half-widths of 95 % intervals, by input and output size.
 
+    ``mean_share`` is of the mean cost of such requests, ``request_share`` of one new request. They go on where no
+    interval is known, so that the page can interpolate up to there; it shows none beyond ``too_far`` octaves.
+
     The grid has the powers of two and, where the middle between two sizes wouldn't be as close as ``CLOSENESS``, that
     middle too, again and again: models bend where prefill or decode changes its bottleneck, and are smooth elsewhere.
     """
@@ -77,21 +82,31 @@ def _table(predict: Predict, reach: int) -> dict[str, Any]:
         if not more_m.size + more_n.size:
             break
         m, n = np.union1d(m, more_m), np.union1d(n, more_n)
-    found = predict(m[:, None], n[None, :])
+    found = _everywhere(predict(m[:, None], n[None, :]))
     return {
         "input": m.tolist(),
         "output": n.tolist(),
         "value": [[six_digits(x) for x in row] for row in found.value],
-        "share": [[six_digits(x) for x in row] for row in found.request_95 / found.value],
+        "mean_share": _shares(found, found.mean_95),
+        "request_share": _shares(found, found.request_95),
     }
 
 
+def _everywhere(predicted: Prediction) -> Prediction:
+    """With intervals also where none is known."""
+    return replace(predicted, too_far=np.zeros_like(predicted.too_far))
+
+
+def _shares(predicted: Prediction, half_width: Floats) -> list[list[float]]:
+    return [[six_digits(x) for x in row] for row in half_width / predicted.value]
+
+
 def _by_input(predict: Predict, outputs: Sizes, inputs: Sizes) -> Prediction:
-    return predict(inputs[:, None], outputs[None, :])
+    return _everywhere(predict(inputs[:, None], outputs[None, :]))
 
 
 def _by_output(predict: Predict, inputs: Sizes, outputs: Sizes) -> Prediction:
-    return predict(inputs[None, :], outputs[:, None])
+    return _everywhere(predict(inputs[None, :], outputs[:, None]))
 
 
 def _too_far(axis: Sizes, predict: Callable[[Sizes], Prediction]) -> Sizes:
@@ -112,8 +127,9 @@ def _too_far(axis: Sizes, predict: Callable[[Sizes], Prediction]) -> Sizes:
         return np.asarray((1 - weight) * table[between] + weight * table[between + 1])
 
     value = np.exp(line(np.log(grid.value)))
-    width = value * line(grid.request_95 / grid.value)
     errors = np.abs(value / true.value - 1)
-    # A model without any spread has intervals of no width.
-    errors = np.maximum(errors, np.abs(width - true.request_95) / np.where(true.request_95 > 0, true.request_95, 1))
+    for coarse, fine in ((grid.mean_95, true.mean_95), (grid.request_95, true.request_95)):
+        width = value * line(coarse / grid.value)
+        # A model without any spread has intervals of no width.
+        errors = np.maximum(errors, np.abs(width - fine) / np.where(fine > 0, fine, 1))
     return middle[(errors > CLOSENESS).any(axis=1)]
