@@ -43,7 +43,7 @@ _Attribute = Callable[[Sequence[Trace], Collection[str]], EnergyReport]
 class Meter:
     """Samples opened probes in one thread. Use as a context manager, or call ``close``.
 
-    ``notices`` are lines to show the user once.
+    ``notices`` are lines to show the user once, ``probes`` the open ones by name.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Meter:
         """
         self._context = context or ProbeContext()
         self._config = config
-        self._probes = dict(opened)
+        self.probes = self._probes = dict(opened)
         self._left_out = tuple(left_out)
         self._absent = unmeasured or attribution.NO_SOURCE
         self._foreign = ForeignLoad()
@@ -101,11 +101,6 @@ class Meter:
         fresh = {d.name: 0 for d in self._sampler.domains if d.method == "estimated" and not d.period_s}
         self._awaited_ns = self._margins_ns | fresh
         self._widest_margin_ns = max(self._margins_ns.values(), default=0)
-
-    @property
-    def probes(self) -> Mapping[str, Probe]:
-        """The open probes by name."""
-        return self._probes
 
     def sampling_at(self, rate_hz: float) -> AbstractContextManager[None]:
         """Read so often inside the ``with`` block."""

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
-from harness.energy.cumulative import NS
+from harness.energy.nodes import NS
 
 _FINEST_CELL_S, _CELLS_A_PERIOD = 0.001, 50
 _LONGEST_DELAY_S = 2.0

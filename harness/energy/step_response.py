@@ -14,7 +14,7 @@ from annotated_types import Ge
 
 from harness.core.arrays import Floats
 from harness.core.statistics import student_95
-from harness.energy.cumulative import NS, Unknown, unwrap
+from harness.energy.nodes import NS, Unknown, unwrap
 from harness.energy.readings import AS_IT_STANDS, Domain, Trace
 from harness.energy.step_model import LoadSteps, StepModel
 
