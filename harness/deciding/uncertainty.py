@@ -9,6 +9,9 @@ from harness.core.arrays import Floats
 from harness.deciding.scales import Scales
 from harness.deciding.threshold import KeyTotals
 
+_ROUNDING = 1e-12
+"""Relative error of sums in different orders."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -67,7 +70,7 @@ def threshold_uncertainty(
     """Intervals of what the threshold ``chosen`` does, from draws of the totals, shape (draws, 2, keys); ``known``
     is whether they hold.
 
-    A threshold belongs to the plateau while the 95 % interval of its cost minus the chosen one's reaches 0. The saving
+    A threshold belongs to the plateau while the chosen one saves nothing significant against it. The saving
     is that of ``chosen`` on the workload it was chosen on, so it is a little optimistic: one number was fitted. Check a
     narrow saving on another trace. ``chosen`` must be 0 or one of the keys.
     """
@@ -76,7 +79,8 @@ def threshold_uncertainty(
     at = int(np.searchsorted(curve.threshold, chosen))
     drawn_best = curve.threshold[np.argmin(cost, axis=-1)]
     best_low, best_high = np.percentile(drawn_best, [2.5, 97.5], method="nearest").astype(int).tolist()
-    equal = np.percentile(cost - cost[:, [at]], 2.5, axis=0) <= 0
+    saved, half = _saving_95(exact_cost[at], exact_cost, cost[:, [at]], cost)
+    equal = saved <= half + _ROUNDING
     unequal = np.flatnonzero(~equal)
     # The unbroken run of equal ones around the chosen one lies between the nearest two that aren't.
     before, after = unequal[unequal < at], unequal[unequal > at]
