@@ -72,6 +72,8 @@ class Fit:
     residuals: Floats
     """V⁻¹·(y − X·β)."""
     variance: float
+    spread: Floats
+    """V's diagonal."""
     freedom: float
     likelihood: float
     """Logarithm of the restricted likelihood, up to what all fits to the same readings share."""
@@ -93,6 +95,16 @@ class Fit:
         seen = with_readings.T @ cho_solve_banded((self.factor, False), with_readings, check_finite=False)
         covariance = own - seen + untold.T @ np.linalg.solve(self.precision, untold)
         return joules, (1.0 + self._alike()) * self.variance * covariance
+
+    def telling(self, wanted: Floats, with_readings: Floats, apart: Floats) -> float:
+        """How many readings tell what is wanted, in the combination ``apart``, shape (k,), as far as its trend goes.
+
+        Where these are few their own errors count and not those of all readings: Kish's effective number of weights.
+        """
+        trend = np.linalg.solve(self.precision, (wanted - self.solved.T @ with_readings) @ apart)
+        told = (self.solved @ trend) ** 2 * self.spread
+        fourth = float(told @ told)
+        return float(told.sum()) ** 2 / fourth if fourth > 0.0 else math.inf
 
     def _alike(self) -> float:
         """How alike neighbouring residuals are, where the noise's shape doesn't say it: 0 to 1.
@@ -153,4 +165,4 @@ def _fit(
     variance = max(square / freedom, least, 1e-300)
     logs = 2.0 * float(np.log(factor[-1]).sum()) + float(np.linalg.slogdet(known)[1] - np.log(precision).sum())
     likelihood = -0.5 * (logs + values.size * math.log(variance) + square / variance)
-    return Fit(factor, solved, known, coefficients, residuals, variance, freedom, likelihood, choice)
+    return Fit(factor, solved, known, coefficients, residuals, variance, band[-1], freedom, likelihood, choice)
