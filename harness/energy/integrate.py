@@ -11,13 +11,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-from harness.core.arrays import Floats
 from harness.core.statistics import Z95
-from harness.energy.cumulative import SLOPE_UPDATES, TOO_FEW, Edge, edge, interpolate, late_sd
+from harness.energy.cumulative import SLOPE_UPDATES, TOO_FEW, Edge, edge, late_sd
 from harness.energy.nodes import BESIDE_PERIODS, NS, Nodes, Unknown, nodes_of, seen_at_once, unwrap
-from harness.energy.readings import Calibration, Domain, Trace, Window
+from harness.energy.readings import Calibration, Domain, Trace
 from harness.energy.sampling import rounding_sd, sampling_sd
 
 _MOST_W = 1e6
@@ -44,7 +42,7 @@ def window_energy(trace: Trace, start_ns: int, end_ns: int) -> Energy:
     """
     try:
         _require_span(trace, start_ns, end_ns)
-        quiet = _quiet(trace, start_ns, end_ns)
+        quiet = quiet_energy(trace, start_ns, end_ns)
         if quiet is not None:
             return quiet
         joules, sd = _window(trace, start_ns, end_ns)
@@ -52,35 +50,6 @@ def window_energy(trace: Trace, start_ns: int, end_ns: int) -> Energy:
     except Unknown as unknown:
         return Energy(None, None, str(unknown))
     return Energy(joules, Z95 * sd)
-
-
-def phase_energy(trace: Trace, starts_ns: NDArray[np.int64], ends_ns: NDArray[np.int64]) -> Energy:
-    """Energy of all stretches [starts_ns[i], ends_ns[i]] together, in J; the stretches are in time order.
-
-    At each edge up to half an update's energy may belong to the other side, and never more than the shorter of
-    the two sides holds. These errors have the same sign at every repetition, so that they add up linearly.
-    """
-    try:
-        _require_span(trace, int(starts_ns[0]), int(ends_ns[-1]))
-        share = float(np.sum(ends_ns - starts_ns)) / float(ends_ns[-1] - starts_ns[0])
-        quiet = _quiet(trace, int(starts_ns[0]), int(ends_ns[-1]), share)
-        if quiet is not None:
-            return quiet
-        nodes = nodes_of(trace)
-        starts, ends = (starts_ns - nodes.origin_ns) / NS, (ends_ns - nodes.origin_ns) / NS
-        joules = float(np.sum(interpolate(nodes, ends) - interpolate(nodes, starts)))
-        inside = (nodes.times_s >= starts[0]) & (nodes.times_s <= ends[-1])
-        if inside.sum() < 2:
-            raise Unknown(TOO_FEW)
-        _require_signal(trace.domain, joules, float(np.sum(ends - starts)))
-        misplaced = _misplaced_s(starts, ends, trace.domain, nodes)
-        sampling = sampling_sd(trace, int(starts_ns[0]), int(ends_ns[-1])) * share
-    except Unknown as unknown:
-        return Energy(None, None, str(unknown))
-    steps = np.flatnonzero(inside)
-    power = np.diff(nodes.joules[steps]) / np.diff(nodes.times_s[steps])
-    edge_j = float(power.max()) * misplaced
-    return Energy(joules, math.hypot(edge_j, Z95 * sampling))
 
 
 def stretch_energies(trace: Trace, edges_ns: Sequence[int]) -> list[Energy]:
@@ -97,7 +66,7 @@ def part_energy(trace: Trace, start_ns: int, end_ns: int) -> Energy:
     """Energy between two times of a trace that reaches beyond both; those of parts that follow each other add up."""
     try:
         _require_span(trace, start_ns, end_ns)
-        off = _quiet(trace, start_ns, end_ns)
+        off = quiet_energy(trace, start_ns, end_ns)
     except Unknown as unknown:
         return Energy(None, None, str(unknown))
     # No edge is an outer one: on both sides of each there is more of the same.
@@ -110,7 +79,7 @@ def _stretch(trace: Trace, start_ns: int, end_ns: int, edges_ns: Sequence[int]) 
         return Energy(0.0, 0.0)
     try:
         _require_span(trace, start_ns, end_ns)
-        off = _quiet(trace, edges_ns[0], edges_ns[-1], (end_ns - start_ns) / (edges_ns[-1] - edges_ns[0]))
+        off = quiet_energy(trace, edges_ns[0], edges_ns[-1], (end_ns - start_ns) / (edges_ns[-1] - edges_ns[0]))
         if off is not None:
             return off
         nodes = nodes_of(trace)
@@ -128,13 +97,6 @@ def _stretch(trace: Trace, start_ns: int, end_ns: int, edges_ns: Sequence[int]) 
     return Energy(joules, Z95 * sd)
 
 
-def phase_marks(window: Window, phase: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Start and end times of every ``prefill`` or ``decode`` stretch of a window."""
-    if phase == "prefill":
-        return window.start_ns, window.prefill_end_ns
-    return window.prefill_end_ns, window.end_ns
-
-
 def edge_uncertainty_s(domain: Domain, poll_s: float) -> float:
     """95 % half-width of a window's energy that its two edges cause, in seconds of its mean power, as a plan.
 
@@ -143,7 +105,7 @@ def edge_uncertainty_s(domain: Domain, poll_s: float) -> float:
     """
     unseen_s = min(max(domain.period_s or 0.0, 0.0 if domain.fresh else poll_s), poll_s)
     blind_s = domain.blind_share * (domain.period_s or 0.0)
-    return Z95 * math.hypot(unseen_s, blind_s, min(domain.age_s, poll_s), 2.0 * domain.clock_s) * math.sqrt(2.0 / 12.0)
+    return Z95 * math.hypot(unseen_s, blind_s, 2.0 * domain.clock_s) * math.sqrt(2.0 / 12.0)
 
 
 def margin_s(domain: Domain, poll_s: float) -> float:
@@ -193,7 +155,7 @@ def _nonsense(domain: Domain, joules: float) -> str:
     return f"the readings make {joules:.4g} J, which can't be: {domain.probe} delivers wrong numbers"
 
 
-def _quiet(trace: Trace, start_ns: int, end_ns: int, share: float = 1.0) -> Energy | None:
+def quiet_energy(trace: Trace, start_ns: int, end_ns: int, share: float = 1.0) -> Energy | None:
     """Energy of a modelled rail that is all but off, over a ``share`` of a window; None where it is not.
 
     Such a rail shows too few updates to be interpolated, yet its counts before and after the window bound what it
@@ -221,6 +183,8 @@ def _window(trace: Trace, start_ns: int, end_ns: int) -> tuple[float, float]:
     start, end = (start_ns - nodes.origin_ns) / NS, (end_ns - nodes.origin_ns) / NS
     if domain.kind == "power" and np.count_nonzero((trace.times_ns >= start_ns) & (trace.times_ns <= end_ns)) < 2:
         raise Unknown(TOO_FEW)
+    if domain.kind == "power" and nodes.times_s[-1] < start:
+        raise Unknown(TOO_FEW)  # dated back to what it tells of, even the last reading lies before the window
     _require_updates(nodes, start, end, domain)
     first, last = edge(nodes, start, domain, "after"), edge(nodes, end, domain, "before")
     return _between(first, last, trace, nodes, start_ns, end_ns)
@@ -245,23 +209,6 @@ def _require_updates(nodes: Nodes, start_s: float, end_s: float, domain: Domain)
     inside = np.count_nonzero((nodes.times_s >= start_s) & (nodes.times_s <= end_s))
     if inside < 2:
         raise Unknown(TOO_FEW if inside else "the readings did not move during the window")
-
-
-def _misplaced_s(starts_s: Floats, ends_s: Floats, domain: Domain, nodes: Nodes) -> float:
-    """Most time, summed over all edges, whose energy may have been given to the wrong side."""
-    gaps_s = np.diff(nodes.times_s)
-    # The gap that an inner edge is likely to fall into: readings may stand closer at the window's own edges.
-    spacing = float(np.sum(gaps_s**2) / np.sum(gaps_s))
-    # Time around an inner edge within which energy can't be told apart.
-    edge_s = max(spacing, domain.period_s or 0.0) + float(np.median(nodes.lag_s)) / 2.0 + (domain.averaging_s or 0.0)
-    edge_s += 2.0 * domain.clock_s
-    own = ends_s - starts_s
-    gaps = starts_s[1:] - ends_s[:-1]
-    far = np.array([math.inf])
-    limit = np.minimum(own, edge_s / 2.0)
-    at_starts = np.minimum(limit, np.concatenate((far, gaps)))
-    at_ends = np.minimum(limit, np.concatenate((gaps, far)))
-    return float(np.sum(at_starts) + np.sum(at_ends))
 
 
 def relative_half_width_so_far(traces: Sequence[Trace], start_ns: int, now_ns: int) -> float | None:

@@ -18,6 +18,8 @@ from harness.energy.readings import Domain, Trace
 NS = 1e9
 BESIDE_PERIODS = 20.0
 """How near, in periods, a move of unsure time stands to one that was seen at once and says more."""
+_PACE = 0.005
+"""Part of a domain's period by which it may be wrong."""
 _AROUND = 8
 """Updates on either side of one that tell its time by their pace."""
 
@@ -66,12 +68,24 @@ def nodes_of(trace: Trace) -> Nodes:
 def _counter_nodes(trace: Trace) -> Nodes:
     domain, period = trace.domain, trace.domain.age_s
     origin = int(trace.times_ns[0])
-    times = (trace.times_ns - origin) / NS
+    shown, counts, lags = counter_updates(trace)
+    if period == 0.0:
+        return Nodes(origin, shown - domain.lag_s, counts, lags, _means(shown, counts))
+    shown, lags, even = _regular(shown, lags, period)
+    # What was seen in a part of the period stands for all of it, half before and half after that part.
+    late_s = (period - domain.seen_s) / 2.0 if domain.seen_s is not None else 0.0
+    return Nodes(origin, shown + late_s - domain.lag_s, counts, lags, _means(shown, counts), even is not None)
+
+
+def counter_updates(trace: Trace) -> tuple[Floats, Floats, Floats]:
+    """A counter's updates: when polls show them, in s after the first reading, what was counted by then, in J, and the
+    length of time around the former that each lies within. Raises Unknown when the counter was reset."""
+    domain, period = trace.domain, trace.domain.age_s
+    times = (trace.times_ns - trace.times_ns[0]) / NS
     joules = unwrap(trace)
     if period == 0.0:
         apart = np.append(np.diff(times) > 0.0, True)  # two readings of one time tell no power
-        times, joules = times[apart], joules[apart]
-        return Nodes(origin, times - domain.lag_s, joules, np.zeros(times.size), _means(times, joules))
+        return times[apart], joules[apart], np.zeros(int(apart.sum()))
     # An update lies between the poll that first shows it and the one before, at most one period back.
     lags = np.minimum(np.diff(times, prepend=times[0] - period), period)
     new = np.concatenate(([True], np.diff(joules) > 0.0))
@@ -85,10 +99,7 @@ def _counter_nodes(trace: Trace) -> Nodes:
         shown, counts, lags = shown[certain], counts[certain], lags[certain]
     if shown.size > 3 and lags[0] > 1.5 * float(np.median(lags)):
         shown, counts, lags = shown[1:], counts[1:], lags[1:]  # nobody saw when the first count came
-    shown, lags, even = _regular(shown, lags, period)
-    # What was seen in a part of the period stands for all of it, half before and half after that part.
-    late_s = (period - domain.seen_s) / 2.0 if domain.seen_s is not None else 0.0
-    return Nodes(origin, shown + late_s - domain.lag_s, counts, lags, _means(shown, counts), even is not None)
+    return shown, counts, lags
 
 
 def _power_nodes(trace: Trace) -> Nodes:
@@ -178,13 +189,15 @@ def _regular(shown_s: Floats, lags_s: Floats, period_s: float) -> tuple[Floats, 
     number = _numbers(shown_s, period_s)
     if number is None:
         return as_shown
-    middle = float(number.mean())
     # The first reading shows an update of any time before it.
-    pace, at = np.polyfit(number[1:] - middle, shown_s[1:], 1)
+    middle, at = float(number[1:].mean()), float(shown_s[1:].mean())
+    found_s = float(np.polyfit(number[1:], shown_s[1:], 1)[0])
+    # Few updates in wide brackets tell their pace less well than the domain knows it.
+    unsure_s = float(np.median(lags_s)) / number[1:].size ** 1.5
+    pace = found_s + unsure_s**2 / (unsure_s**2 + (_PACE * period_s) ** 2) * (period_s - found_s)
     even = at + pace * (number - middle)
-    off = np.pad(
-        np.stack((shown_s - even - lags_s / 2.0, shown_s - even + lags_s / 2.0)), ((0, 0), (_AROUND, _AROUND)), "edge"
-    )
+    brackets = np.stack((shown_s - even - lags_s / 2.0, shown_s - even + lags_s / 2.0))
+    off = np.pad(brackets, ((0, 0), (_AROUND, _AROUND)), "edge")
     around = np.lib.stride_tricks.sliding_window_view(off, 2 * _AROUND + 1, axis=1)
     early, late = around[0].max(axis=1), around[1].min(axis=1)
     if np.any(early - late > 0.5 * lags_s):

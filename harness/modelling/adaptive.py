@@ -137,8 +137,7 @@ class Search:
             if min(errors.size for errors, _ in parts) >= FEWEST_AT_A_LEVEL:
                 weights = [np.full(e.size, share / e.size) for (e, _), share in zip(parts, shares, strict=True)]
                 errors, noises = (np.concatenate(column) for column in zip(*parts, strict=True))
-                freedom = sum(len(each.trials[name]) - 1 for here in levels for each in here if each.trials.get(name))
-                claims[name] = Claim.of(errors, noises, np.concatenate(weights), freedom)
+                claims[name] = Claim.of(errors, noises, np.concatenate(weights))
         return Reached(claims, sum(drawn)) if claims else None
 
     @staticmethod

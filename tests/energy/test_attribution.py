@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from harness.core.quantities import Component, Method
 from harness.energy.attribution import EnergyFigure, PowerFigure, attribute, choose, powers
-from harness.energy.readings import Domain, Scope, Trace, Window
+from harness.energy.gains import gain_of
+from harness.energy.integrate import calibrate
+from harness.energy.readings import Calibration, Domain, Scope, Trace, Window
 from harness.runs.schema import net_energy_j
 
 S = 1_000_000_000
@@ -58,11 +60,21 @@ def test_figures_are_per_request_and_phase() -> None:
     json.dumps(asdict(report), allow_nan=False)
 
 
-def test_a_phase_too_short_for_the_sensor_is_null_and_the_request_stays() -> None:
-    total = attribute([trace(domain("gpu0"), 100.0)], window(20, 0.05, 1.0)).total
+def test_phases_that_the_readings_can_not_tell_apart_are_null_and_the_request_stays() -> None:
+    """Each request is as long as the counter's period: every step holds the same of both phases."""
+    counted = trace(replace(domain("gpu0"), period_s=0.1, stamped=True), 100.0)
+    counted = replace(counted, times_ns=counted.times_ns[::2], values=counted.values[::2])
+    total = attribute([counted], window(50, 0.02, 0.08)).total
     assert total.prefill_j is None
     assert total.prefill_ci95_j is None
-    assert "prefill is too short for the sensor" in total.phase_reason
+    assert "the sensor can't tell prefill from the rest: uncertain by" in total.phase_reason
+    assert total.request_j == pytest.approx(10.0)
+
+
+def test_a_short_phase_that_the_readings_determine_is_known() -> None:
+    total = attribute([trace(domain("gpu0"), 100.0)], window(20, 0.05, 1.0)).total
+    assert total.prefill_j == pytest.approx(5.0)
+    assert 0 < total.prefill_ci95_j < 0.5
     assert total.decode_j == pytest.approx(100.0)
     assert total.request_j == pytest.approx(105.0)
 
@@ -259,3 +271,43 @@ def test_powers_keep_nulls_and_their_reasons() -> None:
     dead = attribute([trace(domain("gpu0"), 80.0, 6.0, "gone")], window(1))
     _, components, _ = powers(dead, 10.0)
     assert components["gpu"] == PowerFigure(None, None, "counter", "gone")
+
+
+def test_every_figure_has_its_meters_gain_apart_from_its_half_width() -> None:
+    package = domain("package-0", "cpu", probe="rapl")
+    parts = [trace(domain("gpu0"), 100.0), trace(domain("gpu1"), 50.0), trace(package, 60.0)]
+    report = attribute(parts, window())
+    gpu, cpu, total = report.components["gpu"], report.components["cpu"], report.total
+    assert gpu.gain_ci95 == pytest.approx(0.075), "boards of one probe share its gain"
+    assert cpu.gain_ci95 == gain_of(package).ci95
+    apart_j = np.hypot(0.075 * gpu.request_j, cpu.gain_ci95 * cpu.request_j)
+    assert total.gain_ci95 == pytest.approx(apart_j / total.request_j), "those of two probes are independent"
+    assert total.total_ci95_j() == pytest.approx(np.hypot(total.request_ci95_j, apart_j))
+    assert total.total_ci95_j("decode") == pytest.approx(
+        np.hypot(total.decode_ci95_j, total.gain_ci95 * total.decode_j)
+    )
+    assert powers(report, 10.0)[2].gain_ci95 == total.gain_ci95
+    dead = attribute([trace(domain("gpu0"), 80.0, 6.0, "gone")], window()).total
+    assert dead.gain_ci95 is None
+    assert dead.total_ci95_j() is None
+
+
+def test_calibration_makes_the_gain_small() -> None:
+    plain = trace(domain("gpu0"), 100.0)
+    corrected = calibrate(plain, Calibration(1.05, 0.0))
+    found = attribute([corrected], window()).total
+    assert found.gain_ci95 == 0.01 == gain_of(plain.domain, calibrated=True).ci95
+    assert found.total_ci95_j() < attribute([plain], window()).total.total_ci95_j()
+
+
+@pytest.mark.parametrize(
+    "probe", ["nvml", "rapl", "powermetrics", "ioreport", "amd", "hwmon", "battery", "command", "mine"]
+)
+@pytest.mark.parametrize("method", ["counter", "integrated", "modelled", "estimated"])
+def test_every_gain_has_a_source_and_an_estimate_is_the_least_sure(probe: str, method: Method) -> None:
+    gain = gain_of(domain("one", method=method, probe=probe))
+    assert gain.source
+    assert 0.0 < gain.ci95 <= 0.4
+    if method == "estimated":
+        assert gain.ci95 == 0.4
+    assert gain_of(domain("one", method=method, probe=probe), calibrated=True).ci95 < gain.ci95

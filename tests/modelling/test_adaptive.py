@@ -120,20 +120,20 @@ def test_nothing_is_claimed_before_enough_points_were_drawn() -> None:
 
 def test_the_claim_is_the_root_mean_square_plus_its_doubt_less_the_noise() -> None:
     errors, equal = np.array([0.03, -0.03, 0.03, -0.03]), np.ones(4)
-    assert Claim.of(errors, np.zeros(4), equal, 8).error == pytest.approx(0.03)
-    assert Claim.of(errors, np.zeros(4), equal, 8).stated == pytest.approx(0.03)
-    noisy = Claim.of(errors, np.full(4, 0.024), equal, 8)
+    assert Claim.of(errors, np.zeros(4), equal).error == pytest.approx(0.03)
+    assert Claim.of(errors, np.zeros(4), equal).stated == pytest.approx(0.03)
+    noisy = Claim.of(errors, np.full(4, 0.024), equal)
     assert noisy.error == pytest.approx(math.sqrt(0.03**2 - 0.024**2))
     assert noisy.stated > noisy.error
-    uneven = Claim.of(np.array([0.0, 0.0, 0.0, 0.06]), np.zeros(4), equal, 8)
+    uneven = Claim.of(np.array([0.0, 0.0, 0.0, 0.06]), np.zeros(4), equal)
     assert uneven.error == pytest.approx(0.03)
     assert uneven.standard_error > 0.01
 
 
 def test_noise_beyond_the_errors_leaves_a_claim_above_nought() -> None:
     errors = np.array([0.01, -0.02, 0.015, 0.005, -0.01, 0.02])
-    assert Claim.of(errors, np.full(6, 0.015), np.ones(6), 6).error == 0
-    assert Claim.of(errors, np.full(6, 0.015), np.ones(6), 6).stated > 0.005
+    assert Claim.of(errors, np.full(6, 0.015), np.ones(6)).error == 0
+    assert Claim.of(errors, np.full(6, 0.015), np.ones(6)).stated > 0.005
 
 
 def test_the_quantity_that_is_least_right_decides() -> None:

@@ -1,0 +1,156 @@
+"""Generalised least squares of readings on phases, and each phase's energy from them. Pure.
+
+The noise of readings has two parts of known shape: fluctuations of power, and unsure times with rounding. How much of
+it is the one and how much the other is chosen by restricted likelihood (Patterson and Thompson, Biometrika 1971), and
+what is known of coefficients beforehand enters as normal priors. An integral over all of a phase is predicted from its
+mean power and from the fluctuations that readings saw: universal kriging (Cressie, Statistics for Spatial Data, 3.4).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cho_solve_banded, cholesky_banded
+
+from harness.core.arrays import Floats
+
+_POWER_SHARES = (0.002, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.998, 0.9998, 0.99998)
+"""Of the noise's variance the part that fluctuations of power may cause."""
+_ROWS_TO_CHOOSE = 1000
+"""So many readings suffice to choose it."""
+_LEAST = 1e-4
+"""No reading's fluctuations are less than so much of the mean reading's: two updates may lie close together."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Normal priors of coefficients; all of shape (columns,)."""
+
+    means: Floats
+    sds: Floats
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Shapes of the readings' covariance, as upper bands whose last row is the diagonal; mean 1 on it."""
+
+    by_power: Floats
+    by_time: Floats
+    least: float
+    """Variance of a reading by rounding alone: no fit is better than that."""
+
+    @classmethod
+    def of(cls, by_power: Floats, by_time: Floats, least: float) -> Noise:
+        """From bands of any scale."""
+        power = by_power / by_power[-1].mean()
+        power[-1] = np.maximum(power[-1], _LEAST)
+        return cls(power, by_time / by_time[-1].mean(), least)
+
+    def joined(self, power_share: float, first: int) -> Floats:
+        """The band of the first readings' covariance."""
+        depth = max(self.by_power.shape[0], self.by_time.shape[0])
+        band = np.zeros((depth, first))
+        band[depth - self.by_power.shape[0] :] += power_share * self.by_power[:, :first]
+        band[depth - self.by_time.shape[0] :] += (1.0 - power_share) * self.by_time[:, :first]
+        band[-1] *= 1.0 + 1e-6  # for the sake of the factorisation
+        return band
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fit for one division of the noise. V is the covariance but for the factor ``variance``."""
+
+    factor: Floats
+    solved: Floats
+    """V⁻¹·X."""
+    precision: Floats
+    """Xᵀ·V⁻¹·X with the priors'."""
+    coefficients: Floats
+    residuals: Floats
+    """V⁻¹·(y − X·β)."""
+    variance: float
+    freedom: float
+    likelihood: float
+    """Logarithm of the restricted likelihood, up to what all fits to the same readings share."""
+    choice: int
+    """Which division of the noise."""
+
+    @property
+    def power_share(self) -> float:
+        return _POWER_SHARES[self.choice]
+
+    def predicted(self, wanted: Floats, with_readings: Floats, own: Floats) -> tuple[Floats, Floats]:
+        """Integrals of power and the covariance of their errors, in J and J².
+
+        ``wanted`` is what each takes of the coefficients, shape (columns, k). Their own fluctuations' covariance, shape
+        (k, k), and that with the readings', shape (n, k), are in V's scale.
+        """
+        joules = wanted.T @ self.coefficients + with_readings.T @ self.residuals
+        untold = wanted - self.solved.T @ with_readings
+        seen = with_readings.T @ cho_solve_banded((self.factor, False), with_readings, check_finite=False)
+        covariance = own - seen + untold.T @ np.linalg.solve(self.precision, untold)
+        return joules, (1.0 + self._alike()) * self.variance * covariance
+
+    def _alike(self) -> float:
+        """How alike neighbouring residuals are, where the noise's shape doesn't say it: 0 to 1.
+
+        A request's power may be above the mean throughout; the errors of its edges then go together.
+        """
+        depth = self.factor.shape[0] - 1
+        white = self.factor[-1] * self.residuals
+        for apart in range(1, depth + 1):
+            white[:-apart] += self.factor[depth - apart, apart:] * self.residuals[apart:]
+        square = float(white @ white)
+        return min(max(float(white[1:] @ white[:-1]) / square, 0.0), 1.0) if square > 0.0 else 0.0
+
+
+def best_fit(
+    design: Floats, values: Floats, noise: Noise, prior: Prior, variance: float, near: int | None = None
+) -> Fit:
+    """The most likely division of the noise: of all, or going uphill from the one at ``near``.
+
+    ``variance`` is roughly what V's factor will be.
+    """
+    precision = variance / prior.sds**2
+    first = min(values.size, _ROWS_TO_CHOOSE)
+    tried: dict[int, Fit] = {}
+
+    def fit(choice: int, rows: int) -> Fit:
+        band = noise.joined(_POWER_SHARES[choice], rows)
+        return _fit(design[:rows], values[:rows], band, prior.means, precision, choice, noise.least)
+
+    def likelihood(choice: int) -> float:
+        if choice not in tried:
+            tried[choice] = fit(choice, first)
+        return tried[choice].likelihood
+
+    choices: Sequence[int] = range(len(_POWER_SHARES))
+    best = max(choices, key=likelihood) if near is None else near
+    while near is not None:
+        best = max((each for each in (best - 1, best, best + 1) if each in choices), key=likelihood)
+        if best == near:
+            break
+        near = best
+    return tried[best] if first == values.size else fit(best, values.size)
+
+
+def _fit(
+    design: Floats, values: Floats, band: Floats, means: Floats, precision: Floats, choice: int, least: float
+) -> Fit:
+    factor = cholesky_banded(band, check_finite=False)
+    both = cho_solve_banded((factor, False), np.column_stack((design, values)), check_finite=False)
+    solved, weighted = both[:, :-1], both[:, -1]
+    told = design.T @ solved
+    known = told + np.diag(precision)
+    inverse = np.linalg.inv(known)
+    coefficients = inverse @ (design.T @ weighted + precision * means)
+    residuals = weighted - solved @ coefficients
+    square = float(residuals @ (values - design @ coefficients) + precision @ (coefficients - means) ** 2)
+    freedom = max(values.size - float(np.sum(inverse * told)), 1.0)
+    variance = max(square / freedom, least, 1e-300)
+    logs = 2.0 * float(np.log(factor[-1]).sum()) + float(np.linalg.slogdet(known)[1] - np.log(precision).sum())
+    likelihood = -0.5 * (logs + values.size * math.log(variance) + square / variance)
+    return Fit(factor, solved, known, coefficients, residuals, variance, freedom, likelihood, choice)
