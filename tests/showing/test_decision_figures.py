@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.core.wording import number
+from harness.core.wording import number, plus_minus_percent
 from harness.deciding.answers import ThresholdAnswer, decide_routing, decide_threshold
 from harness.deciding.trace_files import load_workload
 from harness.deciding.workload import from_pairs
@@ -35,7 +35,7 @@ def sure() -> list[Profile]:
 def test_a_saving_is_the_title_and_marked_with_its_interval(saving: ThresholdAnswer) -> None:
     figure = threshold_figure(threshold_panel(saving), saving)
     best, found = saving.decision.threshold, saving.decision.uncertainty.saving
-    size = f"{found.value:.1%} ± {found.high - found.value:.1%}".replace("%", " %")
+    size = plus_minus_percent(found.value, found.high - found.value)
     assert found.significant
     assert title(figure) == f"Requests of up to {best} input tokens on the M1 Pro save {size} of the energy"
     ratio = f"{saving.decision.uncertainty.runtime_ratio.value:.1f}×"
