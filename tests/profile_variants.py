@@ -8,7 +8,7 @@ from harness.core.statistics import student_95
 from harness.modelling.profile import Profile, shipped_names
 
 SHIPPED = shipped_names()
-VARIANTS = ("cached", "cached-roofline", "cached-static", "no-work", "bilinear")
+VARIANTS = ("cached", "cached-roofline", "cached-static", "cached-terms", "no-work", "bilinear")
 
 
 def variant(name: str) -> Profile:
@@ -18,7 +18,7 @@ def variant(name: str) -> Profile:
     """
     if name in SHIPPED:
         return Profile.load(name)
-    facts = json.loads(Profile.load("swing-a100-llama-2-7b").dump())
+    facts = json.loads(Profile.load("palmetto-a100-llama-2-7b").dump())
     facts["name"] = name
     facts["identity"]["kv_cache"] = name.startswith("cached")
     for model in (
@@ -43,6 +43,16 @@ def _with_cache(exponent: float, **further: str) -> Callable[[dict[str, Any]], N
     return change
 
 
+def _with_terms(model: dict[str, Any]) -> None:
+    """A tile of prefill and a hinge of decode steps beside the KV cache."""
+    _with_cache(2.0)(model)
+    unit = model["unit"].lower()
+    for name, value in (("prefill_tile_64", 3e-4), ("decode_hinge_100", 1e-5)):
+        model["coefficients"].append({**model["coefficients"][1], "name": f"{name}_{unit}_per_token", "value": value})
+    model["covariance"] = [[1e-6 * (i == j) for j in range(7)] for i in range(7)]
+    model["terms"] = ["tile 64", "hinge 100 decode"]
+
+
 def _without_work(model: dict[str, Any]) -> None:
     """All is 0: nothing may be divided by it."""
     for coefficient in model["coefficients"]:
@@ -60,6 +70,7 @@ def _bilinear(model: dict[str, Any]) -> None:
 _CHANGES = {
     "cached": _with_cache(1.0),
     "cached-roofline": _with_cache(3.0),
+    "cached-terms": _with_terms,
     "cached-static": _with_cache(1.5, decode_context="m + n"),
     "no-work": _without_work,
     "bilinear": _bilinear,
@@ -76,5 +87,6 @@ def as_version_1(profile: Profile) -> dict[str, Any]:
     for model in (facts["runtime"], *(energy["model"] for energy in energies)):
         misfit = model.pop("misfit")
         model |= {"misfit": misfit["sd"], "interval_factor_95": student_95(misfit["freedom"])}
+        assert not model.pop("terms", []), "version 1 had none"
         del model["freedom"], model["scatter"], model["sessions"], model["range"]["points"]
     return facts

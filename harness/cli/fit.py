@@ -15,6 +15,22 @@ from harness.modelling.forms import AUTO, DEFAULT, FORMS
 MeterName = StrEnum("MeterName", METERS)  # type: ignore[misc]  # as the forms' names
 FormName = StrEnum("FormName", [*FORMS, AUTO])  # type: ignore[misc]  # the names are those of a registry
 
+_Meter = Annotated[
+    MeterName | None,
+    Option(help="Kind of meter that read the energies; for --measurements.", show_default="not known"),
+]
+_Concurrency = Annotated[
+    int | None,
+    Option(
+        "--concurrency",
+        "-c",
+        metavar="C",
+        min=1,
+        help="Fit what was measured with so many requests in flight.",
+        show_default="1, or the fewest with enough points",
+    ),
+]
+
 
 def fit(
     runs: Annotated[list[Path] | None, Argument(metavar="RUN", help="Run directories of one system and model.")] = None,
@@ -28,21 +44,8 @@ def fit(
         bool,
         Option("--kv-cache/--no-kv-cache", help="Whether the KV cache was on; for --measurements.", show_default="on"),
     ] = True,
-    meter: Annotated[
-        MeterName | None,
-        Option(help="Kind of meter that read the energies; for --measurements.", show_default="not known"),
-    ] = None,
-    concurrency: Annotated[
-        int | None,
-        Option(
-            "--concurrency",
-            "-c",
-            metavar="C",
-            min=1,
-            help="Fit what was measured with so many requests in flight.",
-            show_default="1, or the fewest with enough points",
-        ),
-    ] = None,
+    meter: _Meter = None,
+    concurrency: _Concurrency = None,
     form: Annotated[
         FormName, Option(help=f"Which model of the cost; {AUTO}: the one with the smaller held-out error.")
     ] = FormName(DEFAULT),

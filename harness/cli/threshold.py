@@ -15,6 +15,11 @@ Systems = Annotated[
     Argument(metavar="SMALL LARGE", help=f"The two systems, the small one first. {options.SYSTEM}", show_default=False),
 ]
 
+Slo = Annotated[
+    float | None,
+    Option(min=0, callback=options.finite, help="Latency objective in seconds: what share of the requests keeps it."),
+]
+
 Key = StrEnum("Key", "INPUT OUTPUT TOTAL PRODUCT")
 """What the threshold is compared with."""
 
@@ -34,6 +39,7 @@ def threshold(
     idle: options.IdleOption = options.Idle.INCLUDED,
     allow_mixed: options.AllowMixed = False,
     horizon_s: options.Horizon = None,
+    slo: Slo = None,
     input_column: options.InputColumn = None,
     output_column: options.OutputColumn = None,
     output_tokens: options.EveryOutput = None,
@@ -61,6 +67,7 @@ def threshold(
         idle=idle,
         allow_mixed=allow_mixed,
         horizon_s=horizon_s,
+        slo_s=slo,
     )
     files = [] if output is None else write_threshold(answer, output)
     if export is not None:

@@ -14,6 +14,7 @@ from harness.core.arrays import Floats
 
 Z95 = 1.959964
 """Half-width of the 95 % interval of a normal distribution, in its standard deviations."""
+_TABLE = 4096
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,37 @@ def freedom_of(factor: float) -> float:
     return float(stdtridf(0.975, factor)) if factor > 1.96 else math.inf
 
 
+def joined(sds: Sequence[Floats], freedoms: Sequence[float]) -> tuple[Floats, Floats]:
+    """Standard deviation and degrees of freedom of a sum of independent errors, each a standard deviation known to its
+    degrees of freedom (infinite ones too). Arrays broadcast; the degrees of the sum are by Satterthwaite (1946)."""
+    total, inverse = _satterthwaite(sds, freedoms)
+    return np.sqrt(total), np.divide(1.0, inverse, out=np.full_like(inverse, np.inf), where=inverse > 0)
+
+
 def joined_95(sds: Sequence[Floats], freedoms: Sequence[float]) -> Floats:
-    """Half-width of the 95 % interval of a sum of independent errors, each a standard deviation known to its degrees
-    of freedom (infinite ones too). Arrays broadcast; the degrees of the sum are by Satterthwaite (1946)."""
-    variances = np.stack(np.broadcast_arrays(*(np.square(sd) for sd in sds)))
-    total = variances.sum(axis=0)
-    shares = np.divide(variances, total, out=np.zeros_like(variances), where=total > 0)
-    inverse = np.tensordot(1.0 / np.asarray(freedoms, dtype=float), shares**2, axes=1)
-    freedom = np.divide(1.0, inverse, out=np.full_like(inverse, np.inf), where=inverse > 0)
-    return np.asarray(stdtrit(freedom, 0.975) * np.sqrt(total))
+    """Half-width of the 95 % interval of such a sum."""
+    total, inverse = _satterthwaite(sds, freedoms)
+    return np.asarray(_student_factors(inverse) * np.sqrt(total))
+
+
+def _satterthwaite(sds: Sequence[Floats], freedoms: Sequence[float]) -> tuple[Floats, Floats]:
+    """Variance of the sum, and the inverse of its degrees of freedom."""
+    shape = np.broadcast_shapes(*(np.shape(sd) for sd in sds))
+    total, inverse = np.zeros(shape), np.zeros(shape)
+    for sd, freedom in zip(sds, freedoms, strict=True):
+        variance = np.square(sd)
+        total += variance
+        inverse += np.square(variance) / freedom
+    return total, np.divide(inverse, np.square(total), out=np.zeros(shape), where=total > 0)
+
+
+def _student_factors(inverse: Floats) -> Floats:
+    """Student's factors at so many degrees of freedom, given as their inverses; many of them from a table, to 1e-6."""
+    if inverse.size <= _TABLE:
+        with np.errstate(divide="ignore"):
+            return np.asarray(stdtrit(1 / inverse, 0.975))
+    known = np.linspace(0.0, float(inverse.max()), _TABLE)
+    return np.interp(inverse, known, np.append(Z95, stdtrit(1 / known[1:], 0.975)))
 
 
 def estimate(
@@ -71,8 +94,9 @@ def estimate(
 ) -> Estimate:
     """The mean of ``trials`` values of standard deviation ``sd``, all in one unit, with its 95 % interval.
 
-    ``sequential`` says that trials were repeated until this was narrow; see ``sequential_95``. ``sensors`` is the half-width that the sensors leave in a trial; repeating doesn't lessen it, so it is joined whole.
-    The half-width is None where neither is known: one trial says nothing about its own spread.
+    ``sequential`` says that trials were repeated until this was narrow; see ``sequential_95``. ``sensors`` is the
+    half-width that the sensors leave in a trial; repeating doesn't lessen it, so it is joined whole. The half-width is
+    None where neither is known: one trial says nothing about its own spread.
     """
     parts = []
     if sd is not None and trials > 1:

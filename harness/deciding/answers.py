@@ -34,6 +34,8 @@ class ThresholdAnswer:
     costs: Costs
     workload: Workload
     decision: ThresholdDecision
+    slo_s: float | None = None
+    """The latency objective; None without one."""
     fitted: tuple[str, ...] = ()
     """What to say of runs that were fitted on the way."""
 
@@ -78,6 +80,7 @@ def decide_threshold(
     idle: str = "included",
     allow_mixed: bool = False,
     horizon_s: float | None = None,
+    slo_s: float | None = None,
 ) -> ThresholdAnswer:
     """Find the size up to which requests should go to the small system, and what that saves.
 
@@ -97,8 +100,8 @@ def decide_threshold(
     costs = cost_table([one.profile for one in loaded], requests, boundary, idle, allow_mixed)
     unit = 1 if reference is None else _system(costs, loaded, reference)
     scales = make_scales(scale, weight, costs, requests, unit, prices)
-    decision = threshold_decision(costs, requests, key, scales, horizon_s)
-    return ThresholdAnswer(costs, requests, decision, _fitted(loaded))
+    decision = threshold_decision(costs, requests, key, scales, horizon_s, slo_s)
+    return ThresholdAnswer(costs, requests, decision, slo_s, _fitted(loaded))
 
 
 def decide_routing(

@@ -14,8 +14,39 @@ from harness.core.wording import percent
 from harness.deciding import routing, threshold
 from harness.deciding.workload import Workload, marginal
 from harness.modelling import comparable
+from harness.modelling.cost_function import TOO_FAR, Z95, Range
 from harness.modelling.profile import Profile
 from harness.modelling.system_names import told_apart
+
+MOST_TOO_FAR = 0.05
+"""Share of the energy of requests too far outside the measured range beyond which nothing is called significant."""
+
+
+@dataclass(frozen=True)
+class SubtractedIdle:
+    """Idle power that is subtracted for a second of one request's runtime, of which requests in flight share the
+    machine's; 0 where none is."""
+
+    power_w: float
+    sd_w: float
+    """Its standard deviation, without the meters' gain."""
+    parts_w: tuple[float, ...]
+    """What each of the functions that add up to the energy has of it."""
+
+
+@dataclass(frozen=True)
+class TooFar:
+    """Requests too far outside what was measured, on any of the systems, for any interval to be known."""
+
+    requests: float = 0.0
+    """Share of the requests."""
+    energy: float = 0.0
+    """Share of the energy of the plan or of what it is compared with, whichever is larger."""
+
+    @property
+    def known(self) -> bool:
+        """Whether they are so few that a saving can be called significant."""
+        return self.energy <= MOST_TOO_FAR
 
 
 @dataclass(frozen=True)
@@ -38,6 +69,8 @@ class Costs:
     """None where it was not measured."""
     mark: str = ""
     """What every result must begin with where systems that aren't comparable were compared; else empty."""
+    too_far: NDArray[np.bool_] | None = None
+    """Which pairs lie too far outside what was measured on a system to know an interval; None where none does."""
 
     @cached_property
     def in_flight(self) -> Floats:
@@ -63,6 +96,39 @@ class Costs:
     def estimated(self) -> bool:
         """Whether the energy of a system is estimated, not measured: then no interval says how sure it is."""
         return "estimated" in self.energy_methods.values()
+
+    @cached_property
+    def meter_of(self) -> tuple[int, ...]:
+        """For each system the first one whose energy the same sensors read: these share the gain of their meters."""
+        systems = range(len(self.profiles))
+        return tuple(next(t for t in systems if t == s or self._share_meters(s, t)) for s in systems)
+
+    def _share_meters(self, one: int, other: int) -> bool:
+        meters = [self.profiles[system].meters(self.components) for system in (one, other)]
+        return bool(meters[0]) and meters[0] == meters[1]
+
+    def subtracted(self, system: int) -> SubtractedIdle:
+        """Idle power of one system that is subtracted."""
+        profile = self.profiles[system]
+        parts = len(profile.energy_functions(self.components))
+        if self.idle == "included":
+            return SubtractedIdle(0.0, 0.0, (0.0,) * parts)
+        in_flight = profile.requests_in_flight
+        half_widths_w = profile.idle_power_ci95_w(self.components)
+        each = [self.components] if parts == 1 else [[component] for component in self.components or []]
+        return SubtractedIdle(
+            (self.idle_power_w[system] or 0.0) / in_flight,
+            sum(half or 0.0 for half in half_widths_w) / Z95 / in_flight,
+            tuple(profile.idle_power_w(part) / in_flight for part in each),
+        )
+
+    def too_far_share(self, workload: Workload, plans: Sequence[Floats]) -> TooFar:
+        """What share of the workload's requests, and of the energy of plans of shape (systems, pairs), is too far."""
+        if self.too_far is None:
+            return TooFar()
+        energies = [(requests * self.energy_j).sum(axis=0) for requests in plans]
+        energy = max(float(each[self.too_far].sum() / each.sum()) for each in energies)
+        return TooFar(float(workload.count[self.too_far].sum()) / workload.requests, energy)
 
     def system(self, name: str) -> int:
         """Position of the system with this label or profile name. Raises UserError."""
@@ -110,7 +176,8 @@ def cost_table(
     unknown = np.empty((len(profiles), 0))
     costs = Costs(tuple(profiles), labels, unknown, unknown, within, idle, comparison.mixed, tuple(warnings), powers)
     energy_j, runtime_s = costs.at(workload.input_tokens, workload.output_tokens)
-    return replace(costs, energy_j=energy_j, runtime_s=runtime_s, mark=comparison.mark)
+    far = _too_far(costs, workload)
+    return replace(costs, energy_j=energy_j, runtime_s=runtime_s, mark=comparison.mark, too_far=far)
 
 
 def _idle_power_w(profile: Profile, boundary: Sequence[str] | None) -> float | None:
@@ -118,6 +185,25 @@ def _idle_power_w(profile: Profile, boundary: Sequence[str] | None) -> float | N
         return profile.idle_power_w(boundary)
     except UserError:
         return None
+
+
+def _too_far(costs: Costs, workload: Workload) -> NDArray[np.bool_] | None:
+    """The pairs that lie more than ``TOO_FAR`` octaves outside what was measured on a system; None where none does."""
+    m, n = workload.input_tokens, workload.output_tokens
+    near: list[Range] = []
+    for profile in costs.profiles:
+        for function in (profile.runtime_function, *profile.energy_functions(costs.components)):
+            reach = _widened(function.range, 2**TOO_FAR)
+            if reach not in near:
+                near.append(reach)
+    far = np.asarray(~np.logical_and.reduce([reach.covers(m, n) for reach in near]))
+    return far if far.any() else None
+
+
+def _widened(measured: Range, factor: float) -> Range:
+    """A range whose ends lie further out by a factor; faster than the distance of each of millions of sizes."""
+    corners = [(m * factor, n * factor) for m, n in measured.corners]
+    return Range(measured.min_input_tokens / factor, measured.min_output_tokens / factor, corners)
 
 
 def _range_warnings(profiles: Sequence[Profile], workload: Workload) -> list[str]:

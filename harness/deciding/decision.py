@@ -7,40 +7,17 @@ import numpy as np
 
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
+from harness.deciding import draws as drawing
 from harness.deciding import routing, threshold, uncertainty
 from harness.deciding.assignment import Assignment, Limit, assign
-from harness.deciding.costs import Costs, expected_by_input
+from harness.deciding.costs import Costs, TooFar, expected_by_input
+from harness.deciding.plans import ServingPlan, serving_plans
 from harness.deciding.routing import Choice, Mask
 from harness.deciding.scales import Prices, Scales, price_scales, raw_scales, reference_scales
 from harness.deciding.threshold import Curve, KeyTotals
+from harness.deciding.turning import GainTurn, gain_turn
 from harness.deciding.uncertainty import Interval, SavingBand, Uncertainty
 from harness.deciding.workload import Tokens, Workload
-
-
-@dataclass(frozen=True)
-class ServingPlan:
-    """Totals of one way to serve the workload."""
-
-    energy_j: float
-    """Within the boundary, idle power included or subtracted as asked."""
-    energy_ci95_j: float
-    """Half-width of the 95 % interval that the errors of the models leave; the requests are taken as they are."""
-    runtime_s: float
-    """Sum over the requests."""
-    runtime_ci95_s: float
-    cost: float
-    marginal_energy_j: float | None
-    """Energy above idle; None where an idle power is unknown."""
-    fleet_energy_j: float | None
-    """With every system of the plan switched on, idle or not, for ``horizon_s``; None also where one would be busy
-    for longer."""
-    horizon_s: float
-    """The horizon asked for, or the longest busy time of a system in any of the plans that are compared, when each
-    system serves as many requests at a time as its profile says."""
-    meets_slo: bool | None
-    """Whether every request is served within the latency objective; None without one."""
-    energy_sd_j: float | None = None
-    """Standard deviation over random routings; None for plans without chance."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +30,10 @@ class BestThreshold:
     best: int
     """Index into ``curve``."""
     uncertainty: Uncertainty
+    gain: GainTurn
+    """What the meters' gains would have to be for another answer."""
+    too_far: TooFar
+    """What lies too far outside what was measured: beyond a limit, nothing is called significant."""
 
     @property
     def threshold(self) -> int:
@@ -88,6 +69,8 @@ class RoutingDecision:
     cost_saving: Interval
     """Of what was minimised."""
     runtime_ratio: Interval
+    too_far: TooFar
+    """What lies too far outside what was measured: beyond a limit, nothing is called significant."""
     unserved: float
     """Requests that no system serves within the latency limit."""
     limits: tuple[Limit, ...]
@@ -150,40 +133,61 @@ def best_thresholds(costs: Costs, workload: Workload, key: str, scales: Sequence
     for each in scales:
         best = curve.best(each)
         chosen = int(curve.threshold[best])
-        merged_around = chosen if totals.key.size > uncertainty.GROUPS else None
+        merged_around = chosen if totals.key.size > drawing.GROUPS else None
         if merged_around not in draws:
-            draws[merged_around] = uncertainty.threshold_draws(costs, workload, values, totals, chosen)
-        uncertain = uncertainty.threshold_uncertainty(*draws[merged_around], chosen, each)
-        found.append(BestThreshold(key, each, curve, best, uncertain))
+            draws[merged_around] = drawing.threshold_draws(costs, workload, values, totals, chosen)
+        too_far = _too_far(costs, workload, values, chosen)
+        uncertain = uncertainty.threshold_uncertainty(*draws[merged_around], chosen, each, too_far.known)
+        gain = gain_turn(costs, totals, each, best)
+        found.append(BestThreshold(key, each, curve, best, uncertain, gain, too_far))
     return found
+
+
+def _too_far(costs: Costs, workload: Workload, values: Tokens, chosen: int) -> TooFar:
+    """What lies too far outside what was measured, for a threshold and for the large system alone."""
+    if costs.too_far is None:
+        return TooFar()
+    plans = [routing.served_by((values > limit).astype(np.intp), workload.count, 2) for limit in (chosen, 0)]
+    return costs.too_far_share(workload, plans)
 
 
 def threshold_band(costs: Costs, workload: Workload, found: BestThreshold) -> SavingBand:
     """What every threshold saves, with 95 % intervals from the draws behind those of the best one."""
     values = threshold.request_key(found.key, workload.input_tokens, workload.output_tokens)
     totals = threshold.totals_by_key(values, workload.count, costs.energy_j, costs.runtime_s)
-    return uncertainty.saving_band(*uncertainty.threshold_draws(costs, workload, values, totals, found.threshold))
+    return uncertainty.saving_band(*drawing.threshold_draws(costs, workload, values, totals, found.threshold))
 
 
 def threshold_plans(
-    costs: Costs, workload: Workload, found: BestThreshold, horizon_s: float | None = None
+    costs: Costs,
+    workload: Workload,
+    found: BestThreshold,
+    horizon_s: float | None = None,
+    slo_s: float | None = None,
 ) -> tuple[ServingPlan, dict[str, ServingPlan]]:
-    """The plan that a threshold makes, and its baselines by name. Raises UserError for a horizon too short for it."""
+    """The plan that a threshold makes, and its baselines by name; ``slo_s`` is a latency objective that they are held
+    against. Raises UserError for a horizon too short for it."""
     values = threshold.request_key(found.key, workload.input_tokens, workload.output_tokens)
     requests = routing.served_by((values > found.threshold).astype(np.intp), workload.count, 2)
-    plan, baselines, _ = _plans(costs, workload, found.scales, requests, horizon_s, None)
+    plan, baselines, _ = serving_plans(costs, workload, found.scales, requests, horizon_s, None, slo_s)
     return plan, baselines
 
 
 def threshold_decision(
-    costs: Costs, workload: Workload, key: str, scales: Scales, horizon_s: float | None = None
+    costs: Costs,
+    workload: Workload,
+    key: str,
+    scales: Scales,
+    horizon_s: float | None = None,
+    slo_s: float | None = None,
 ) -> ThresholdDecision:
     """Find the exact best threshold between two systems, with its uncertainty and baselines.
 
+    A latency objective ``slo_s`` doesn't move the threshold: plans say what share of the requests they serve in time.
     Raises UserError for an unknown key and when the plan doesn't fit into ``horizon_s``.
     """
     (found,) = best_thresholds(costs, workload, key, [scales])
-    plan, baselines = threshold_plans(costs, workload, found, horizon_s)
+    plan, baselines = threshold_plans(costs, workload, found, horizon_s, slo_s)
     return ThresholdDecision(**vars(found), plan=plan, baselines=baselines)
 
 
@@ -220,20 +224,34 @@ def routing_decision(
     capable = [s for s in systems if allowed[s, served > 0].all()]
     alone = min(capable or systems, key=lambda s: float(cost[s] @ served))
     in_time = None if latency_limit_s is None else allowed
-    plan, baselines, own = _plans(costs, workload, scales, requests, horizon_s, in_time)
-    draws = uncertainty.routing_draws(costs, workload, requests, alone)
-    energy, runtime = draws.energy_j[:, :, 0], draws.runtime_s[:, :, 0]
-    drawn_cost = scales.cost(energy, runtime)
-    base = baselines[costs.labels[alone]]
-    effects = (
-        uncertainty.estimated_evenly(1 - plan.energy_j / base.energy_j, 1 - energy[:, 0] / energy[:, 1]),
-        uncertainty.estimated_evenly(1 - plan.cost / base.cost, 1 - drawn_cost[:, 0] / drawn_cost[:, 1]),
-        uncertainty.estimated_ratio(np.array([plan.runtime_s, base.runtime_s]), runtime),
-    )
+    plan, baselines, own = serving_plans(costs, workload, scales, requests, horizon_s, in_time, latency_limit_s)
+    only = routing.served_by(np.full(served.size, alone), requests.sum(axis=0), len(costs.labels))
+    too_far = costs.too_far_share(workload, [requests, only])
+    effects = _effects(costs, workload, scales, (requests, alone), (plan, baselines[costs.labels[alone]]), too_far)
     unserved = float(workload.count.sum() - served.sum())
     return RoutingDecision(
-        scales, requests, *own, plan, baselines, alone, *effects, unserved, limits, assignment, input_rule
+        scales, requests, *own, plan, baselines, alone, *effects, too_far, unserved, limits, assignment, input_rule
     )
+
+
+def _effects(
+    costs: Costs,
+    workload: Workload,
+    scales: Scales,
+    assigned_and_alone: tuple[Floats, int],
+    plans: tuple[ServingPlan, ServingPlan],
+    too_far: TooFar,
+) -> tuple[Interval, Interval, Interval]:
+    """Saving of energy and of cost, and ratio of runtimes, of a plan against one system alone."""
+    draws = drawing.routing_draws(costs, workload, *assigned_and_alone)
+    energy, runtime = draws.energy_j[:, :, 0], draws.runtime_s[:, :, 0]
+    energy_j, runtime_s = (np.array([getattr(plan, name) for plan in plans]) for name in ("energy_j", "runtime_s"))
+    savings = (
+        uncertainty.estimated_saving(totals, drawn)
+        for totals, drawn in ((energy_j, energy), (scales.cost(energy_j, runtime_s), scales.cost(energy, runtime)))
+    )
+    saving, cost_saving = (replace(each, known=too_far.known) for each in savings)
+    return saving, cost_saving, uncertainty.estimated_ratio(runtime_s, runtime)
 
 
 def served_requests(costs: Costs, workload: Workload, latency_limit_s: float | None) -> float:
@@ -258,7 +276,7 @@ def tested_halves(workload: Workload) -> Iterator[tuple[Floats, Floats]]:
     A single request, whose other half is empty, is learned from too.
     """
     whole = np.floor(workload.count)
-    half = np.random.default_rng(uncertainty.SEED).binomial(whole.astype(np.int64), 0.5) + (workload.count - whole) / 2
+    half = np.random.default_rng(drawing.SEED).binomial(whole.astype(np.int64), 0.5) + (workload.count - whole) / 2
     for tested in (half, workload.count - half):
         yield tested, workload.count - tested if (workload.count > tested).any() else tested
 
@@ -277,67 +295,3 @@ def _by_input(costs: Costs, workload: Workload, scales: Scales) -> tuple[Floats,
         requests += routing.served_by(choice[of_length], tested, len(costs.labels))
     rule = routing.cheapest(expected_by_input(costs, scales, workload, workload.count))
     return requests, (lengths, rule)
-
-
-def _plans(
-    costs: Costs, workload: Workload, scales: Scales, requests: Floats, horizon_s: float | None, allowed: Mask | None
-) -> tuple[ServingPlan, dict[str, ServingPlan], tuple[Floats, Floats]]:
-    """The plan that ``requests`` is, and its baselines: each system alone by its label, then ``round_robin``,
-    ``random`` and ``oracle`` (least cost per request). Last the half-widths of the 95 % intervals of the plan's
-    energy in J and busy time in s by system.
-
-    ``allowed`` marks which system serves which pair in time; None without a latency objective. What none serves in
-    time is left out; else only the oracle heeds it. Raises UserError when the plan doesn't fit into ``horizon_s``.
-    """
-    systems = len(costs.labels)
-    count = workload.count if allowed is None else np.where(allowed.any(axis=0), workload.count, 0.0)
-    cost = scales.cost(costs.energy_j, costs.runtime_s)
-    alone = [np.outer(np.arange(systems) == s, count) for s in range(systems)]
-    even = np.broadcast_to(count / systems, cost.shape)
-    oracle = routing.served_by(routing.cheapest(cost, allowed), count, systems)
-    plans = (requests, *alone, even, oracle)
-    busy_s = [(x * costs.busy_s).sum(axis=1) for x in plans]
-    horizon = max(float(b.max()) for b in busy_s) if horizon_s is None else horizon_s
-    if busy_s[0].max() > horizon:
-        slowest = int(busy_s[0].argmax())
-        at_once = costs.profiles[slowest].requests_in_flight
-        raise UserError(
-            f"--horizon {horizon:g} s is too short: {costs.labels[slowest]} is busy for {busy_s[0][slowest]:,.0f} s "
-            f"when it serves {'one request' if at_once == 1 else f'{at_once} requests'} at a time"
-        )
-    by_system = uncertainty.half_widths(costs, workload, plans)
-    # Systems err independently of each other.
-    totals = (np.linalg.norm(widths, axis=1) for widths in by_system)
-    plan, *alone_plans, round_robin, oracle_plan = (
-        _plan(costs, scales, x, (energy, runtime), horizon, allowed)
-        for x, energy, runtime in zip(plans, *totals, strict=True)
-    )
-    # On average a random choice is the even split; it scatters around it.
-    spread = float(np.sqrt(count @ costs.energy_j.var(axis=0)))
-    named = dict(zip(costs.labels, alone_plans, strict=True))
-    named |= {"round_robin": round_robin, "random": replace(round_robin, energy_sd_j=spread), "oracle": oracle_plan}
-    return plan, named, (by_system[0][0], by_system[1][0] / costs.in_flight[:, 0])
-
-
-def _plan(
-    costs: Costs, scales: Scales, requests: Floats, ci95: tuple[float, float], horizon_s: float, allowed: Mask | None
-) -> ServingPlan:
-    """Totals of an assignment; systems that serve nothing are switched off only when one serves all.
-
-    ``ci95`` are the half-widths of energy in J and of runtime in s.
-    """
-    energy_j, runtime_s, busy_s = ((requests * c).sum(axis=1) for c in (costs.energy_j, costs.runtime_s, costs.busy_s))
-    used = requests.sum(axis=1) > 0
-    on = used if np.count_nonzero(used) == 1 else np.ones(used.size, dtype=np.bool_)
-    energy, runtime = float(energy_j.sum()), float(runtime_s.sum())
-    marginal = fleet = None
-    if all(power is not None for power, is_on in zip(costs.idle_power_w, on, strict=True) if is_on):
-        idle = np.array([power or 0.0 for power in costs.idle_power_w])
-        gross = energy_j + idle * busy_s if costs.idle == "subtracted" else energy_j
-        marginal = float(np.sum(gross - idle * busy_s, where=on))
-        if busy_s.max() <= horizon_s:
-            fleet = routing.fleet_energy_j(gross, busy_s, idle, on, horizon_s)
-    cost = float(scales.cost(np.array(energy), np.array(runtime)))
-    in_time = None if allowed is None else bool(allowed[requests > 0].all())
-    energy_ci95_j, runtime_ci95_s = map(float, ci95)
-    return ServingPlan(energy, energy_ci95_j, runtime, runtime_ci95_s, cost, marginal, fleet, horizon_s, in_time)

@@ -27,6 +27,7 @@ from harness.deciding.rule_schema import (
     RulePrice,
     RuleSaving,
     RuleSystem,
+    RuleTooFar,
     RuleWorkload,
     ThresholdRule,
 )
@@ -128,12 +129,14 @@ def _head(answer: ThresholdAnswer | RoutingAnswer, saving: RuleSaving) -> dict[s
             }
         ),
         "saving": saving,
+        "too_far": RuleTooFar(**asdict(answer.decision.too_far)),
     }
 
 
 def _saving(against: str, energy: Interval, cost: Interval, runtime_ratio: Interval) -> RuleSaving:
     found = {"energy": energy, "cost": cost, "runtime_ratio": runtime_ratio}
-    return RuleSaving(against=against, **{name: RuleInterval(**asdict(each)) for name, each in found.items()})
+    intervals = {name: RuleInterval(value=each.value, low=each.low, high=each.high) for name, each in found.items()}
+    return RuleSaving(against=against, significant=cost.significant, **intervals)
 
 
 def _rule_prices(decision: RoutingDecision, costs: Costs) -> list[RulePrice]:

@@ -60,11 +60,24 @@ class RuleSaving(Strict):
     against: str
     """The system that would serve all requests alone."""
     energy: RuleInterval
-    """Energy saved as a fraction of what that system needs; 0.05 is 5 %. No significant saving where 0 lies inside."""
+    """Energy saved as a fraction of what that system needs; 0.05 is 5 %."""
     cost: RuleInterval
     """The same of the cost, which is what the plan minimises."""
     runtime_ratio: RuleInterval
     """Total runtime divided by that of the system alone."""
+    significant: bool
+    """Whether the saving of cost is one: false where 0 lies in its interval, or where too much of the energy is that
+    of requests in too_far."""
+
+
+class RuleTooFar(Strict):
+    """Requests more than two octaves outside what was measured on a system: there no interval of a cost is known."""
+
+    requests: Annotated[float, Field(ge=0, le=1)]
+    """Share of the requests of the workload."""
+    energy: Annotated[float, Field(ge=0, le=1)]
+    """Share of the energy, of the plan or of what it is compared with, whichever is larger; above 0.05 no saving is
+    significant."""
 
 
 class RuleCost(Strict):
@@ -150,6 +163,8 @@ class Rule(Strict):
     """What was minimised."""
     saving: RuleSaving
     """What the plan saves on that workload."""
+    too_far: RuleTooFar
+    """How much of that workload lies where nothing was measured."""
 
 
 class ThresholdRule(Rule):

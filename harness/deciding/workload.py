@@ -8,6 +8,7 @@ to be independent, and ``pairs_known`` is False so that every output can say so.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from scipy.interpolate import PchipInterpolator
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.files import write_atomically
+from harness.deciding.octaves import Octaves
 from harness.modelling.cost_function import MAX_TOTAL_TOKENS
 
 KIND = "joulebench-workload"
@@ -50,6 +52,11 @@ class Workload:
     def requests(self) -> float:
         """Number of requests."""
         return float(self.count.sum())
+
+    @cached_property
+    def octaves(self) -> Octaves:
+        """Where the pairs lie on logarithmic axes."""
+        return Octaves.of(self.input_tokens, self.output_tokens)
 
 
 def from_pairs(

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Literal, get_args
 from harness.core.quantities import Facts, Method, weakest
 from harness.core.wording import percent
 from harness.energy.gains import gain_of, joined_gain
-from harness.energy.gaps import without_gaps
 from harness.energy.integrate import Energy, window_energy
 from harness.energy.phases import phase_energies
 from harness.energy.readings import AS_IT_STANDS, Domain, Trace, Window
@@ -218,17 +217,27 @@ def innermost(domains: Sequence[Domain], chosen: Mapping[str, list[str]]) -> lis
 
 
 def _energies(trace: Trace, window: Window, working: bool, paused: bool) -> dict[str, Energy]:
-    """Energy of the whole window and of all its prefill and decode stretches."""
+    """Energy of all requests of a window, and of all their prefills and decodes."""
     whole = window_energy(trace, int(window.start_ns[0]), int(window.end_ns[-1]))
-    energies = {"request": without_gaps(whole, trace, window) if paused else whole}
-    if working and energies["request"].joules == 0.0:
+    if working and whole.joules == 0.0:
         stuck = Energy(None, None, STUCK)
         return dict.fromkeys(("request", *_PHASES), stuck)
-    phases = phase_energies(trace, window, energies["request"])
+    phases = phase_energies(trace, window, whole)
+    energies = {"request": _without(whole, phases.pauses) if paused else whole}
     took_ns = {"prefill": window.prefill_end_ns - window.start_ns, "decode": window.end_ns - window.prefill_end_ns}
     for phase, found in (("prefill", phases.prefill), ("decode", phases.decode)):
         energies[phase] = found if took_ns[phase].any() else Energy(None, None, f"{phase} is empty")
     return energies
+
+
+def _without(whole: Energy, pauses: Energy) -> Energy:
+    """The energy of a window less that of its pauses; their errors count as independent, which is the cautious choice
+    where more of the one is less of the other."""
+    if whole.joules is None or whole.ci95_j is None:
+        return whole
+    if pauses.joules is None or pauses.ci95_j is None:
+        return Energy(None, None, f"the pauses' energy can't be told: {pauses.reason}")
+    return Energy(whole.joules - pauses.joules, math.hypot(whole.ci95_j, pauses.ci95_j))
 
 
 def _figure(

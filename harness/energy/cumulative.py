@@ -32,7 +32,7 @@ SLOPE_UPDATES = 3
 """Updates on either side of an edge whose mean power is carried up to the edge."""
 FLUCTUATION_UPDATES = 12
 """Updates on either side that tell how much power fluctuates there."""
-_CLASH = 2.0
+_CLASH = 1.5
 """Squared difference of two sides, in its variances, from which on both are less sure than they say."""
 _HIDDEN = 0.1
 """Part of the power that may swing within an update, unseen (standard deviation)."""
@@ -42,9 +42,12 @@ _STAMP_S = 0.001
 """How late a reading that comes with its update is stamped, give or take."""
 _UNEVEN = 0.03
 """Part of a pace by which single updates miss it."""
-_ALONE = {True: 0.5, False: 1.0}
-"""Part of the time by which all updates may be late that one may be by itself, as an uneven pace hides in it; by
-whether both edges are told by the load's power, so that only what the pace changes between them counts."""
+_ALONE = {"counter": 1.0, "power": 0.6}
+"""Part of the time by which all updates may be late that one may be by itself, as an uneven pace hides in it. That of
+counters was seen to wander; of a sensor that looks now and then the load's power tells both edges, and only what the
+pace changes between them counts: as for power readings."""
+_CAUTION = 1.06
+"""How much wider an edge's doubt is for being estimated from few updates."""
 _DRIFT = 0.05
 """Part of a clock's error that differs between two edges."""
 
@@ -126,7 +129,7 @@ def _joined(
     weights = 1.0 / variances / float(np.sum(1.0 / variances))
     joules = np.array([side.joules for side in sides])
     clash = float(joules[0] - joules[1]) ** 2 / float(variances.sum())
-    own_sd = math.sqrt(float(weights**2 @ own) * max(1.0, clash / _CLASH))
+    own_sd = _CAUTION * math.sqrt(float(weights**2 @ own) * max(1.0, clash / _CLASH))
     return Edge(float(weights @ joules), own_sd, float(weights @ powers))
 
 
@@ -148,10 +151,14 @@ def _side(nodes: Nodes, near: int, towards: Literal[-1, 1], time_s: float, domai
     trend = abs(means[0] - means[-1]) / means.size * wide / 2.0 if means.size > 1 else 0.0
     variance = density * away_s * (1.0 + away_s / over_s) + (trend * away_s) ** 2 / 3.0
     if _smear_s(domain) > 0.0:
-        variance += (away_s * float(nodes.power_w[low + 1 : high + 1].std())) ** 2
+        watts = nodes.power_w[low + 1 : high + 1]
+        noise = float(np.mean(np.diff(watts, 2) ** 2)) / 6.0 if watts.size > 2 else 0.0
+        variance += away_s**2 * max(float(watts.var()) - noise, noise / watts.size)
     unsure_s = float(nodes.lag_s[near]) / math.sqrt(12.0)
     if nodes.regular:
-        unsure_s = math.hypot(_ALONE[domain.beats] * unsure_s, _UNEVEN * (domain.period_s or 0.0))
+        unsure_s = math.hypot(
+            _ALONE["power" if domain.beats else domain.kind] * unsure_s, _UNEVEN * (domain.period_s or 0.0)
+        )
     unsure_s = math.hypot(unsure_s, _DRIFT * domain.clock_s / math.sqrt(3.0), _STAMP_S * domain.stamped)
     variance += (power * unsure_s) ** 2
     return _Side(float(e[near]) + power * (time_s - float(t[near])), power, variance)

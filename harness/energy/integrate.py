@@ -105,7 +105,7 @@ def edge_uncertainty_s(domain: Domain, poll_s: float) -> float:
     """
     unseen_s = min(max(domain.period_s or 0.0, 0.0 if domain.fresh else poll_s), poll_s)
     blind_s = domain.blind_share * (domain.period_s or 0.0)
-    return Z95 * math.hypot(unseen_s, blind_s, min(domain.age_s, poll_s), 2.0 * domain.clock_s) * math.sqrt(2.0 / 12.0)
+    return Z95 * math.hypot(unseen_s, blind_s, 2.0 * domain.clock_s) * math.sqrt(2.0 / 12.0)
 
 
 def margin_s(domain: Domain, poll_s: float) -> float:
@@ -183,6 +183,8 @@ def _window(trace: Trace, start_ns: int, end_ns: int) -> tuple[float, float]:
     start, end = (start_ns - nodes.origin_ns) / NS, (end_ns - nodes.origin_ns) / NS
     if domain.kind == "power" and np.count_nonzero((trace.times_ns >= start_ns) & (trace.times_ns <= end_ns)) < 2:
         raise Unknown(TOO_FEW)
+    if domain.kind == "power" and nodes.times_s[-1] < start:
+        raise Unknown(TOO_FEW)  # dated back to what it tells of, even the last reading lies before the window
     _require_updates(nodes, start, end, domain)
     first, last = edge(nodes, start, domain, "after"), edge(nodes, end, domain, "before")
     return _between(first, last, trace, nodes, start_ns, end_ns)

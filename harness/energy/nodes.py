@@ -18,6 +18,8 @@ from harness.energy.readings import Domain, Trace
 NS = 1e9
 BESIDE_PERIODS = 20.0
 """How near, in periods, a move of unsure time stands to one that was seen at once and says more."""
+_PACE = 0.005
+"""Part of a domain's period by which it may be wrong."""
 _AROUND = 8
 """Updates on either side of one that tell its time by their pace."""
 
@@ -187,13 +189,15 @@ def _regular(shown_s: Floats, lags_s: Floats, period_s: float) -> tuple[Floats, 
     number = _numbers(shown_s, period_s)
     if number is None:
         return as_shown
-    middle = float(number.mean())
     # The first reading shows an update of any time before it.
-    pace, at = np.polyfit(number[1:] - middle, shown_s[1:], 1)
+    middle, at = float(number[1:].mean()), float(shown_s[1:].mean())
+    found_s = float(np.polyfit(number[1:], shown_s[1:], 1)[0])
+    # Few updates in wide brackets tell their pace less well than the domain knows it.
+    unsure_s = float(np.median(lags_s)) / number[1:].size ** 1.5
+    pace = found_s + unsure_s**2 / (unsure_s**2 + (_PACE * period_s) ** 2) * (period_s - found_s)
     even = at + pace * (number - middle)
-    off = np.pad(
-        np.stack((shown_s - even - lags_s / 2.0, shown_s - even + lags_s / 2.0)), ((0, 0), (_AROUND, _AROUND)), "edge"
-    )
+    brackets = np.stack((shown_s - even - lags_s / 2.0, shown_s - even + lags_s / 2.0))
+    off = np.pad(brackets, ((0, 0), (_AROUND, _AROUND)), "edge")
     around = np.lib.stride_tricks.sliding_window_view(off, 2 * _AROUND + 1, axis=1)
     early, late = around[0].max(axis=1), around[1].min(axis=1)
     if np.any(early - late > 0.5 * lags_s):

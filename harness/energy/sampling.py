@@ -38,6 +38,9 @@ def sampling_sd(trace: Trace, start_ns: int, end_ns: int) -> float:
         return 0.0 if watts.size < 2 else float(watts.std(ddof=1)) * (end - start) / math.sqrt(watts.size)
     spacing_s = (end - start) / watts.size
     bends = np.diff(watts, 2)
+    if domain.kind == "power" and domain.period_s:
+        # Of updates that come faster than polls only some are seen.
+        blind = max(1.0 - (1.0 - blind) * domain.period_s / max(domain.period_s, spacing_s), 0.0)
     spread = blind * _sampling_variance(watts)
     if domain.filter_s > 0.0:
         # Of a step between two readings the low-pass remembers when it came, in part: x·(T − x)/2τ, of any x.
@@ -45,7 +48,7 @@ def sampling_sd(trace: Trace, start_ns: int, end_ns: int) -> float:
         spread += float(np.mean(steps**2)) * (_STEP * spacing_s / domain.filter_s) ** 2
     lengths = np.diff(nodes.times_s)[within[1:]]
     unseen = float(np.sum(np.maximum(lengths / np.median(lengths) - 1.1, 0.0)))
-    spread += unseen / watts.size * float(np.mean(bends**2)) / 3.0  # updates that no poll saw
+    spread += unseen / watts.size * float(np.mean(bends**2)) / 1.5  # updates that no poll saw
     if domain.age_s > 0.0 and not nodes.regular:
         # Of two readings the first counts for longer by as much as the second for less.
         spread += float(np.mean(np.diff(watts) ** 2) * np.mean(nodes.lag_s[within] ** 2)) / 12.0 / spacing_s**2

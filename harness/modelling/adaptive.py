@@ -104,7 +104,7 @@ class Search:
 
         Sizes that need at least what failed are avoided.
         """
-        interest = self._open(seen)
+        interest = self.interest.without([each.point for each in seen if each.outcome != "ok"], self.kv_cache)
         if interest is None:
             return None
         level = min(interest.levels, key=lambda c: sum(each.point.concurrency == c for each in seen))
@@ -137,25 +137,13 @@ class Search:
             if min(errors.size for errors, _ in parts) >= FEWEST_AT_A_LEVEL:
                 weights = [np.full(e.size, share / e.size) for (e, _), share in zip(parts, shares, strict=True)]
                 errors, noises = (np.concatenate(column) for column in zip(*parts, strict=True))
-                freedom = sum(len(each.trials[name]) - 1 for here in levels for each in here if each.trials.get(name))
-                claims[name] = Claim.of(errors, noises, np.concatenate(weights), freedom)
+                claims[name] = Claim.of(errors, noises, np.concatenate(weights))
         return Reached(claims, sum(drawn)) if claims else None
 
     @staticmethod
     def _at(level: int, seen: Sequence[Seen]) -> list[Seen]:
         """What was measured at a concurrency."""
         return [each for each in seen if each.point.concurrency == level and each.outcome == "ok"]
-
-    def _open(self, seen: Sequence[Seen]) -> Interest | None:
-        """The sizes of interest that don't need at least what failed."""
-        kept = np.ones(self.interest.m.size, dtype=bool)
-        m, n, c = self.interest.m, self.interest.n, self.interest.c
-        for each in seen:
-            if each.outcome != "ok":
-                at = each.point
-                longer = (m + n >= at.input_tokens + at.output_tokens) & (c >= at.concurrency)
-                kept &= ~(longer & (m >= at.input_tokens) if self.kv_cache else longer)
-        return self.interest.only(kept)
 
     @staticmethod
     def _first(interest: Interest, where: tuple[float, float], taken: set[Point]) -> Point | None:

@@ -24,6 +24,8 @@ ROWS_PER_COEFFICIENT = 2.0
 """Fewest rows for each coefficient of a form with terms."""
 LEAST_PART = 1e-4
 """Of a term's derivative at the rows, squared, what must differ from those of the others for them to tell it."""
+MOST_OF_ONE_POINT = 0.8
+"""Largest part that a single point may have in what tells a term."""
 TRIED = 3
 """Terms that are fitted in earnest of those that promise most."""
 
@@ -101,6 +103,9 @@ def _promises(solution: Solution, rows: Rows) -> tuple[list[Term], Floats]:
     across = np.sum(new**2, axis=0)
     tells = across > LEAST_PART * length
     across = np.where(tells, across, 1.0)
+    # A term that one point alone tells would follow that point, and lead astray everything beyond it.
+    told_by = np.stack([np.bincount(rows.point, column) for column in (new**2 / across).T], axis=1)
+    tells &= told_by.max(axis=0) < MOST_OF_ONE_POINT
     shift = -((weights * solution.residuals) @ new) / across
     residuals = solution.residuals[:, None] + new * shift / weights[:, None]
     leverage = np.minimum(solution.leverage[:, None] + new**2 / across, 0.999)

@@ -12,19 +12,17 @@ from numpy.typing import ArrayLike, NDArray
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.sizes import request_words
-from harness.core.statistics import joined_95
+from harness.core.statistics import Z95, joined_95
 from harness.modelling.doubt import MEAN, REQUEST, Misfit, Scatter, SessionEffect, Source, octaves_to_nearest
 from harness.modelling.forms.base import Evaluator, Form, Part
 
 CHUNK = 1 << 16
 """Pairs evaluated at a time, so that intermediate values stay in the processor's cache."""
 
-OUTSIDE = 3.0
+OUTSIDE = 2.0
 """How many times an octave outside the sizes measured counts as much as one between them."""
 TOO_FAR = 2.0
 """Octaves outside the measured range beyond which no interval is known: none that was tried covers there."""
-Z95 = 1.959964
-"""Half-width of a normal 95 % interval in standard deviations."""
 
 MAX_TOTAL_TOKENS = 20_000_000
 """Longest m + n that can be predicted: the tables behind it then take under 2 GB."""
@@ -76,7 +74,7 @@ class Range:
         return np.asarray(np.maximum(np.maximum(below, np.minimum.reduce(above)), 0.0))
 
     def octaves_away(self, m: ArrayLike, n: ArrayLike) -> Floats:
-        """Distance d of each (m, n) from the nearest measured point: √(Δ² + 9·o²), Δ that of ``octaves_to_nearest`` and
+        """Distance d of each (m, n) from the nearest measured point: √(Δ² + 4·o²), Δ that of ``octaves_to_nearest`` and
         o the octaves below the smallest or above the largest size of each axis. Shapes broadcast.
 
         Beyond its ends a form errs more than between its points: a kink there can't be known.
@@ -169,17 +167,21 @@ class CostFunction:
                 f"{m.flat[at]} input and {n.flat[at]} output tokens lie outside the measured range "
                 f"({self.describe_range()}); measure there or predict without strict"
             )
-        values, variances = np.empty(m.size), np.empty(m.size)
+        values, variances, misfits = np.empty(m.size), np.empty(m.size), np.empty(m.size)
+        too_far = np.empty(m.size, dtype=bool)
         # The cost and the directions of uncertainty are looked up together.
         directions = np.hstack([self.coefficients[:, None], _square_root(self.covariance)])
+        flat_m, flat_n = m.ravel(), n.ravel()
         for chunk, found in self._evaluated("predict", directions, m, n, part):
             values[chunk] = found[:, 0]
             variances[chunk] = np.einsum("ij,ij->i", found[:, 1:], found[:, 1:])
-        value, trials = values.reshape(m.shape), np.sqrt(variances).reshape(m.shape)
-        distance = self.octaves_away(m, n)
+            distance = self.range.octaves_away(flat_m[chunk], flat_n[chunk])
+            misfits[chunk] = values[chunk] * self.misfit.relative_sd(distance, values[chunk])
+            too_far[chunk] = self.range.octaves_outside(flat_m[chunk], flat_n[chunk]) > TOO_FAR
+        value, trials, model = (array.reshape(m.shape) for array in (values, np.sqrt(variances), misfits))
         sd: dict[Source, Floats] = {
             "trials": trials,
-            "model": value * self.misfit.relative_sd(distance, value),
+            "model": model,
             "sessions": value * self.session.sd,
             "meter": value * (self.gain_ci95 / Z95),
             "scatter": self.scatter.sd(value),
@@ -191,7 +193,7 @@ class CostFunction:
             "meter": math.inf,
             "scatter": self.scatter.freedom,
         }
-        return Prediction(value, sd, freedom, outside, self.range.octaves_outside(m, n) > TOO_FAR)
+        return Prediction(value, sd, freedom, outside, too_far.reshape(m.shape))
 
     def octaves_away(self, m: ArrayLike, n: ArrayLike) -> Floats:
         """See ``Range.octaves_away``."""

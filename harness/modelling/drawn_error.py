@@ -55,19 +55,20 @@ class Claim:
         return self.stated - self.error
 
     @classmethod
-    def of(cls, errors: Floats, noises: Floats, weights: Floats, freedom: float) -> Claim:
+    def of(cls, errors: Floats, noises: Floats, weights: Floats) -> Claim:
         """From relative errors at drawn points, the noise of the means there, and what each point stands for.
 
-        ``freedom`` are the degrees of freedom behind the noise. The standard error is taken to the log of the mean
-        square, and of the noise's: of few squares they are skewed, and a sum would be too small too often.
+        The standard error is taken to the log of the mean square: of few squares it is skewed, and a sum would be too
+        small too often.
         """
         weight = weights / weights.sum()
-        squares = errors**2
-        mean, noise = float(weight @ squares), float(weight @ noises**2)
-        sampling = np.sqrt(np.sum(np.square(weight * (squares - mean))) * squares.size / (squares.size - 1))
-        highest = mean * math.exp(min(sampling / mean, 1.0)) if mean > 0 else 0.0
-        least_noise = noise * math.exp(-math.sqrt(2 / max(freedom, 1.0)))
-        return cls(math.sqrt(max(0.0, mean - noise)), math.sqrt(max(0.0, highest - least_noise)))
+        mean, noise = float(weight @ errors**2), float(weight @ noises**2)
+        if mean == 0:
+            return cls(0.0, 0.0)
+        left = errors**2 - noises**2
+        sampling = np.sqrt(np.sum(np.square(weight * (left - weight @ left))) * left.size / (left.size - 1))
+        highest = mean * math.exp(min(float(sampling) / mean, 1.0)) - noise
+        return cls(math.sqrt(max(0.0, mean - noise)), math.sqrt(max(0.0, highest)))
 
 
 def observed(seen: Sequence[Seen], name: str) -> Observations | None:
@@ -84,7 +85,11 @@ def fitted(observed: Observations, kv_cache: bool, decode_context: DecodeContext
 
 
 def held_out(seen: Sequence[Seen], name: str, kv_cache: bool, decode_context: DecodeContext) -> tuple[Floats, Floats]:
-    """Relative error at each drawn point by the fit without it, and the noise of its mean; one concurrency."""
+    """Relative error at each drawn point by the fit without it, and the noise of its mean; one concurrency.
+
+    The noise is that of the point's own trials alone, 0 of a single one: unbiased, where what others say of it need
+    not be, and an error that is explained by too much noise would be hidden.
+    """
     of = [each for each in seen if each.trials.get("runtime_s") and each.trials.get(name)]
     known = observed(of, name)
     drawn = np.flatnonzero([each.drawn for each in of])
@@ -98,7 +103,12 @@ def held_out(seen: Sequence[Seen], name: str, kv_cache: bool, decode_context: De
         solution = best_candidate(candidates, rows.without(point), starts).solution
         at = Sizes(known.input_tokens[[point]], known.output_tokens[[point]])
         errors.append(float(solution.form.cost(solution.theta, at)[0] / known.cost[point] - 1))
-    return np.array(errors), known.noise[drawn]
+    return np.array(errors), np.array([_noise(of[point].trials[name]) for point in drawn])
+
+
+def _noise(trials: Sequence[float]) -> float:
+    """Relative standard error of the mean."""
+    return float(np.std(trials, ddof=1) / np.mean(trials) / math.sqrt(len(trials))) if len(trials) > 1 else 0.0
 
 
 def _measurement(seen: Seen) -> Measurement:

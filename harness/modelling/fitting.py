@@ -196,7 +196,9 @@ def cost_model(quantity: Quantity, kv_cache: bool) -> CostModel:
 
 
 def _parameters(fitted: Fit) -> dict[str, Any]:
-    return dict(fitted.form.parameters)
+    """The form's fixed choices as a file holds them."""
+    found = fitted.form.parameters.items()
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found}
 
 
 def coefficients(fitted: Fit, unit: str) -> list[Coefficient]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,6 +44,8 @@ class Interest:
     """Whether sizes are drawn log-uniformly between the least and the largest, or else from the sizes themselves."""
     longest: float = math.inf
     """Most tokens m + n that a request can have."""
+    too_large: Callable[[Floats, Floats, Floats], NDArray[np.bool_]] | None = None
+    """Which sizes m, n, c can't be measured, as others have failed."""
 
     @classmethod
     def grid(
@@ -90,6 +92,22 @@ class Interest:
         weight = self.weight[kept] / self.weight[kept].sum()
         return replace(self, m=self.m[kept], n=self.n[kept], c=self.c[kept], weight=weight)
 
+    def without(self, failed: Collection[Point], kv_cache: bool) -> Interest | None:
+        """The sizes that don't need at least what a failed one needs; None where there are none.
+
+        With the KV cache the m tokens of the prefill need memory of their own.
+        """
+
+        def too_large(m: Floats, n: Floats, c: Floats) -> NDArray[np.bool_]:
+            found = np.zeros(np.shape(m), dtype=bool)
+            for point in failed:
+                longer = (m + n >= point.input_tokens + point.output_tokens) & (c >= point.concurrency)
+                found |= longer & (m >= point.input_tokens) if kv_cache else longer
+            return found
+
+        kept = self.only(~too_large(self.m, self.n, self.c))
+        return kept and replace(kept, too_large=too_large)
+
     def at(self, concurrency: int) -> Interest:
         """The sizes at one of its concurrencies."""
         found = self.only(self.c == concurrency)
@@ -122,9 +140,13 @@ class Interest:
             entry = order[min(int(np.searchsorted(below, u[0])), self.m.size - 1)]
             size = np.exp(ends[:, 0] + u * (ends[:, 1] - ends[:, 0])) if self.spread else (self.m[entry], self.n[entry])
             point = Point(round(float(size[0])), round(float(size[1])), int(self.c[entry]))
-            if point not in taken and size[0] + size[1] <= self.longest:
+            if point not in taken and self._can_be_measured(point):
                 return point
         return None
+
+    def _can_be_measured(self, point: Point) -> bool:
+        m, n, c = (np.array([float(of)]) for of in (point.input_tokens, point.output_tokens, point.concurrency))
+        return bool(m[0] + n[0] <= self.longest) and (self.too_large is None or not self.too_large(m, n, c)[0])
 
     def candidates(self, taken: Collection[Point]) -> list[Point]:
         """Sizes worth a measurement: those of the log grid, or at most as many of the user's, that aren't ``taken``."""

@@ -319,10 +319,6 @@ def _cells(whole: Sequence[Statistic], disturbed: NDArray[np.bool_]) -> Cells | 
     return Cells(point, session, cost, noise[point] / np.sqrt(trials))
 
 
-def trial_error(measurements: Iterable[Measurement], quantity: str) -> float:
-    return 0.0
-
-
 def _sensor_error(statistic: Statistic) -> float:
     """Relative standard deviation that the sensors leave; 0 where unknown."""
     return statistic.ci95 / 1.96 / statistic.mean if statistic.ci95 is not None else 0.0

@@ -107,7 +107,8 @@ class Alternative(Strict):
 class MisfitRecord(Strict):
     """Relative standard deviation of true costs about the form: sd·√(1 + growth·d²)·(cost / reference_cost)^−falloff.
 
-    d is the distance of a size from the nearest of ``range.points`` in octaves, √(Δlog2(m)² + Δlog2(n)²).
+    d is the distance of a size from the nearest of ``range.points`` in octaves, √(Δlog2(m)² + Δlog2(n)² + 4·o²), with o
+    the octaves (of both axes, likewise) below the smallest or above the largest size measured.
     """
 
     sd: NonNegativeFloat

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,13 @@ from harness.core.wording import estimated as about
 from harness.core.wording import number, percent, plus_minus, plus_minus_percent
 from harness.deciding.answers import RoutingAnswer, ThresholdAnswer
 from harness.deciding.costs import Costs
-from harness.deciding.decision import BestThreshold, RoutingDecision, ServingPlan, ThresholdDecision
+from harness.deciding.decision import BestThreshold, ThresholdDecision
+from harness.deciding.plans import ServingPlan
 from harness.deciding.scales import JOULES_PER_KWH, SECONDS_PER_HOUR, Scales
 from harness.deciding.uncertainty import Interval
-from harness.deciding.workload import Workload
-from harness.showing.terminal import print_all, print_json, records_of, table_of
+from harness.showing.decision_facts import routing_json, threshold_json, trade_off_json
+from harness.showing.terminal import print_all, print_json, table_of
 
-CURVE_POINTS = 2000
-"""Longer curves are thinned in what is printed; the best threshold always stays."""
-
-INDEPENDENT = (
-    "this workload has separate input and output histograms, so joulebench assumes that the lengths are independent"
-)
 KEY_WORDS = {
     "input": "input tokens",
     "output": "output tokens",
@@ -38,21 +32,23 @@ KEY_WORDS = {
 def print_threshold(answer: ThresholdAnswer, files: Sequence[Path], as_json: bool) -> None:
     """Where the threshold is and what it saves; ``files`` are those written beside it."""
     costs, decision = answer.costs, answer.decision
-    facts = _threshold_json(answer)
+    facts = threshold_json(answer)
     if as_json:
         print_json(facts)
         return
     plans = {"with threshold": decision.plan, **decision.baselines}
     table = plans_table(plans, decision.baselines[costs.labels[1]], costs.estimated)
-    _print_answer(costs, [threshold_words(answer), *_threshold_details(decision)], [table], facts, files)
+    gain = gain_words(decision, costs)
+    details = [*_threshold_details(decision), *([gain] if gain else []), *in_time_words(decision.plan, answer.slo_s)]
+    _print_answer(costs, [threshold_words(answer), *details], [table], facts, files)
 
 
 def print_routing(answer: RoutingAnswer, files: Sequence[Path], as_json: bool, with_trade_off: bool = False) -> None:
     """Who serves what and what it saves; ``with_trade_off`` adds energy and runtime for weights from 0 to 1."""
     costs, decision = answer.costs, answer.decision
-    facts = _routing_json(answer)
+    facts = routing_json(answer)
     if with_trade_off:
-        facts["weight_sweep"] = _trade_off_json(answer)
+        facts["weight_sweep"] = trade_off_json(answer)
     if as_json:
         print_json(facts)
         return
@@ -61,7 +57,8 @@ def print_routing(answer: RoutingAnswer, files: Sequence[Path], as_json: bool, w
     tables = [_routes_table(facts["routes"], costs.estimated), plans_table(plans, alone, costs.estimated)]
     if with_trade_off:
         tables.append(_trade_off_table(answer))
-    _print_answer(costs, [routing_words(answer), *_limit_lines(facts)], tables, facts, files)
+    lines = [routing_words(answer), *in_time_words(decision.plan, answer.slo_s), *_limit_lines(facts)]
+    _print_answer(costs, lines, tables, facts, files)
 
 
 def _print_answer(
@@ -70,127 +67,6 @@ def _print_answer(
     """What isn't comparable says so first; then the answer in words, details and tables, and what it was based on."""
     mark = [costs.mark] if costs.mark else []
     print_all([*mark, *lines, *tables, *_footnotes(facts), *(f"wrote {path}" for path in files)])
-
-
-def context(costs: Costs, workload: Workload, scales: Scales) -> dict[str, Any]:
-    """What every decision was based on."""
-    warnings = list(costs.warnings)
-    if not workload.pairs_known:
-        warnings.append(INDEPENDENT)
-    if workload.dropped_rows:
-        warnings.append(f"{workload.dropped_rows:,} broken rows of the workload were left out")
-    return {
-        "accounting": "query",
-        "workload": workload_summary(workload),
-        "profiles": [profile.name for profile in costs.profiles],
-        "systems": list(costs.labels),
-        "boundary": costs.boundary,
-        "energy_methods": costs.energy_methods,
-        "idle": costs.idle,
-        "mixed": costs.mixed,
-        "scale": asdict(scales),
-        "warnings": warnings,
-    }
-
-
-def workload_summary(workload: Workload) -> dict[str, Any]:
-    """Name, source and size of a workload."""
-    fields = ("name", "source", "requests", "pairs_known", "dropped_rows")
-    return {field: getattr(workload, field) for field in fields}
-
-
-def _threshold_json(answer: ThresholdAnswer) -> dict[str, Any]:
-    costs, decision = answer.costs, answer.decision
-    curve, uncertain = decision.curve, decision.uncertainty
-    kept = thinned(curve.threshold.size, CURVE_POINTS, [decision.best])
-    return {
-        **context(costs, answer.workload, decision.scales),
-        "fitted": list(answer.fitted),
-        "key": decision.key,
-        "small": costs.labels[0],
-        "large": costs.labels[1],
-        "best": {
-            "threshold": decision.threshold,
-            "threshold_low": uncertain.threshold_low,
-            "threshold_high": uncertain.threshold_high,
-            "plateau": [uncertain.plateau_low, uncertain.plateau_high],
-            "small_share": float(curve.small_share[decision.best]),
-            **_plan_json(decision.plan, costs),
-            "saving": interval_json(uncertain.saving),
-            "cost_saving": interval_json(uncertain.cost_saving),
-            "runtime_ratio": uncertain.runtime_ratio.value,
-            "runtime_ratio_low": uncertain.runtime_ratio.low,
-            "runtime_ratio_high": uncertain.runtime_ratio.high,
-        },
-        "baselines": {name: _plan_json(plan, costs) for name, plan in decision.baselines.items()},
-        "curve": records_of({name: totals[kept] for name, totals in vars(curve).items()}),
-    }
-
-
-def _routing_json(answer: RoutingAnswer) -> dict[str, Any]:
-    costs, decision = answer.costs, answer.decision
-    requests = decision.requests
-    return {
-        **context(costs, answer.workload, decision.scales),
-        "fitted": list(answer.fitted),
-        "decided_on": "input tokens" if decision.input_rule else "input and output tokens",
-        "plan": _plan_json(decision.plan, costs),
-        "routes": [
-            {
-                "system": label,
-                "requests": float(requests[s].sum()),
-                "energy_j": float(requests[s] @ costs.energy_j[s]),
-                "energy_ci95_j": float(decision.energy_ci95_j[s]),
-                "busy_s": float(requests[s] @ costs.busy_s[s]),
-                "busy_ci95_s": float(decision.busy_ci95_s[s]),
-            }
-            for s, label in enumerate(costs.labels)
-        ],
-        "compared_with": costs.labels[decision.alone],
-        "saving": interval_json(decision.saving),
-        "cost_saving": interval_json(decision.cost_saving),
-        "runtime_ratio": decision.runtime_ratio.value,
-        "runtime_ratio_low": decision.runtime_ratio.low,
-        "runtime_ratio_high": decision.runtime_ratio.high,
-        "unserved_requests": decision.unserved,
-        "limits": _limits_json(decision, costs),
-        "whole_requests": decision.assignment.rounded if decision.assignment else None,
-        "baselines": {name: _plan_json(plan, costs) for name, plan in decision.baselines.items()},
-    }
-
-
-def _limits_json(decision: RoutingDecision, costs: Costs) -> list[dict[str, Any]]:
-    """Amounts in requests (share) or seconds (capacity), prices per request or second."""
-    if decision.assignment is None:
-        return []
-    met = zip(decision.limits, decision.assignment.used, decision.assignment.prices, strict=True)
-    return [
-        {"system": costs.labels[limit.system], "kind": limit.kind, "amount": limit.amount, "used": used, "price": price}
-        for limit, used, price in met
-    ]
-
-
-def _plan_json(plan: ServingPlan, costs: Costs) -> dict[str, Any]:
-    """Totals of a plan; what is unknown is null with its reason."""
-    fields = asdict(plan)
-    if plan.marginal_energy_j is None:
-        unknown = [p.name for p, power in zip(costs.profiles, costs.idle_power_w, strict=True) if power is None]
-        systems = " and ".join(unknown)
-        fields["reason"] = f"idle power of {systems} was not measured, so energy with the machines left on is unknown"
-    elif plan.fleet_energy_j is None:
-        fields["reason"] = "a system would be busy for longer than the horizon, so its plan has no energy over it"
-    return fields
-
-
-def interval_json(estimate: Interval) -> dict[str, Any]:
-    """Value, 95 % interval, and whether the interval excludes 0."""
-    return {**asdict(estimate), "significant": estimate.significant}
-
-
-def thinned(size: int, most: int, kept: Iterable[int]) -> list[int]:
-    """Indices of ``most`` entries of a curve, evenly spread, and those of ``kept`` among them."""
-    evenly = np.linspace(0, size - 1, min(size, most)).round().astype(int)
-    return sorted({*evenly.tolist(), *kept})
 
 
 def threshold_words(answer: ThresholdAnswer) -> str:
@@ -291,6 +167,38 @@ def _threshold_details(decision: ThresholdDecision) -> list[str]:
     ]
 
 
+def gain_words(found: BestThreshold, costs: Costs) -> str:
+    """What the meters' gains would have to be for another answer; empty where energy is estimated or doesn't count."""
+    gain, (small, large) = found.gain, costs.labels
+    if costs.estimated or found.scales.energy_weight == 0:
+        return ""
+    if gain.shared:
+        return f"The same meters read {small} and {large}, so their gain cancels."
+    known = f"their gains are known to ± {percent(gain.ratio_ci95)}" if gain.ratio_ci95 else "their gains are unknown"
+    if gain.turns_at is None:
+        return f"No gain of the meters turns this answer; {known}."
+    off = abs(1 - 1 / gain.turns_at)
+    read = f"{percent(off)} too {'low' if gain.turns_at >= 1 else 'high'} against {large}'s"
+    turned = "the saving would vanish" if found.threshold else "a threshold would save something"
+    if gain.plausible or not gain.ratio_ci95:
+        return f"{turned[0].upper()}{turned[1:]} if {small}'s meter read {read}: {known}."
+    return f"No plausible gain of the meters alone turns this answer: {turned} if {small}'s read {read}, and {known}."
+
+
+def in_time_words(plan: ServingPlan, slo_s: float | None) -> list[str]:
+    """What share of the requests a plan serves within the latency objective; nothing without one."""
+    if plan.in_time is None:
+        return []
+    return [f"Within {slo_s:g} s: {_in_time(plan.in_time)} of the requests (95 % interval), each by its probability."]
+
+
+def _in_time(share: Interval) -> str:
+    value, low, high = (100 * each for each in (share.value, share.low, share.high))
+    # A share that may be all but nothing missed shows how much that is.
+    decimals = 1 if high - low >= 0.1 else 2
+    return f"{value:.{decimals}f} % ({low:.{decimals}f}–{high:.{decimals}f} %)"
+
+
 def _routes_table(routes: Sequence[dict[str, Any]], estimated: bool) -> Table:
     """Who serves how much."""
     table = table_of("system", "requests", "energy kWh", "busy h")
@@ -315,20 +223,6 @@ def _limit_lines(facts: dict[str, Any]) -> list[str]:
     return [*lines, "online rule: least cost + price × what the request takes"] if lines else []
 
 
-def _trade_off_json(answer: RoutingAnswer) -> list[dict[str, Any]]:
-    """The trade-off at 101 weights, or under limits at all that were worked out."""
-    sweep, labels = answer.trade_off, answer.costs.labels
-    return [
-        {
-            "weight": float(sweep.weight[i]),
-            "energy_j": float(sweep.energy_j[i]),
-            "runtime_s": float(sweep.runtime_s[i]),
-            "shares": {label: float(sweep.share[s, i]) for s, label in enumerate(labels)},
-        }
-        for i in range(0, sweep.weight.size, max(1, sweep.weight.size // 100))
-    ]
-
-
 def _trade_off_table(answer: RoutingAnswer) -> Table:
     """The trade-off at eleven weights."""
     sweep = answer.trade_off
@@ -348,7 +242,9 @@ def plans_table(plans: dict[str, ServingPlan], saving_against: ServingPlan, esti
     """
     idle_known = any(plan.fleet_energy_j is not None for plan in plans.values())
     idle_columns = ("above idle kWh", "machines on kWh") if idle_known else ()
-    table = table_of("plan", "energy kWh", "saving", "runtime h", *idle_columns, no_wrap=True)
+    timely = any(plan.in_time is not None for plan in plans.values())
+    in_time_column = ("in time",) if timely else ()
+    table = table_of("plan", "energy kWh", "saving", "runtime h", *in_time_column, *idle_columns, no_wrap=True)
     table.columns[0].no_wrap = False
     for name, plan in plans.items():
         # Counts of sizes know no order: on average round robin and random are the same.
@@ -360,7 +256,8 @@ def plans_table(plans: dict[str, ServingPlan], saving_against: ServingPlan, esti
         runtime = plus_minus(plan.runtime_s / SECONDS_PER_HOUR, plan.runtime_ci95_s / SECONDS_PER_HOUR)
         words = "even split (round robin or random)" if name == "random" else name
         late = " (not all in time)" if plan.meets_slo is False else ""
-        table.add_row(words + late, energy, percent(round(saving, 9), signed=True), runtime, *idle)
+        in_time = [] if plan.in_time is None else [_in_time(plan.in_time)]
+        table.add_row(words + late, energy, percent(round(saving, 9), signed=True), runtime, *in_time, *idle)
     return table
 
 

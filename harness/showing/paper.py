@@ -21,8 +21,8 @@ from harness.deciding.threshold import Curve
 from harness.deciding.trace_files import load_workload
 from harness.deciding.workload import Workload, with_output_tokens
 from harness.modelling.profile import Profile
+from harness.showing.decision_facts import interval_json
 from harness.showing.decision_figures import write_workload
-from harness.showing.decisions import interval_json
 from harness.showing.figure_set import write_figures
 from harness.showing.terminal import print_all, print_json, table_of
 from harness.showing.threshold_figures import ThresholdPanel, paper_panel, threshold_panel, write_panels

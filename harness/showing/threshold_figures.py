@@ -140,7 +140,7 @@ def paper_panel(result: PaperCurve) -> ThresholdPanel:
     """The curve of the published accounting."""
     (small_j, small_s), (large_j, large_s) = result.small_only, result.large_only
     alone = (result.small, small_j / JOULES_PER_KWH, small_s), (result.large, large_j / JOULES_PER_KWH, large_s)
-    saving = Interval(*[result.saving] * 3)
+    saving = Interval(result.saving, result.saving, result.saving)
     return ThresholdPanel("paper", "published accounting", result.curve, alone, result.best, saving)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from harness.deciding.workload import QUANTILES, Workload, marginal, quantiles
-from harness.showing.decisions import INDEPENDENT, workload_summary
+from harness.showing.decision_facts import INDEPENDENT, workload_summary
 from harness.showing.terminal import print_all, print_json, table_of
 
 BARS = 20

@@ -50,8 +50,11 @@ def _row(sensor: Sensor, load: LoadKind, draws: int, seed: int) -> Row:
 def _oracle(squares: Floats, lengths: Floats) -> Floats:
     """Half-widths of an oracle by bin of length, from squared relative errors, shape (draws, estimators)."""
     bins = np.array_split(np.argsort(lengths), min(_BINS, lengths.size))
-    known = ~np.isnan(squares).all(axis=0)
-    return 1.96 * np.sqrt([np.nanmin(np.nanmean(squares[each][:, known], axis=0)) for each in bins])
+    means = [
+        [float(np.mean(kept)) for column in squares[each].T if (kept := column[~np.isnan(column)]).size]
+        for each in bins
+    ]
+    return 1.96 * np.sqrt([min(each) for each in means])
 
 
 def _length_s(sensor: Sensor, rng: np.random.Generator) -> float:

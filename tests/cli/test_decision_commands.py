@@ -85,7 +85,7 @@ def test_the_answer_comes_first_in_words(run, trace: Path) -> None:
     code, out, _ = run("threshold", *PAIR, "-w", trace, "--output-tokens", 16)
     assert code == 0
     assert re.match(
-        r"requests of at most \d+ input tokens to m1-pro: \d+\.\d % ± \d+\.\d % less energy than swing-a100 alone, "
+        r"requests of at most \d+ input tokens to m1-pro: \d+ % ± \d+ % less energy than swing-a100 alone, "
         r"mean runtime \d+\.\d× \(\d+\.\d–\d+\.\d×\)\n",
         out,
     )
@@ -224,7 +224,8 @@ def test_every_total_has_its_interval(answer, trace: Path) -> None:
     used = [route for route in facts["routes"] if route["requests"]]
     # Systems err independently of each other.
     total = sum(route["energy_ci95_j"] ** 2 for route in used) ** 0.5
-    assert facts["plan"]["energy_ci95_j"] == pytest.approx(total)
+    # Of a sum more degrees of freedom are known than of its parts.
+    assert 0.9 * total < facts["plan"]["energy_ci95_j"] <= total
 
 
 def test_shares_and_capacities_are_kept(answer, trace: Path) -> None:

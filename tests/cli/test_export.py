@@ -25,14 +25,20 @@ def cost(rows: list[dict[str, str]], quantity: str, m: int, n: int) -> float:
         return number["input"] * m + number["output"] * n + number["interaction"] * m * n
     p, c0 = number["roofline_exponent"], number["prefill_floor"]
 
+    def of_terms(x: int, phase: str) -> float:
+        parts = ((name.split("_"), value) for name, value in number.items() if name.startswith(phase))
+        shapes = {"tile": lambda t: math.ceil(x / t) * t, "hinge": lambda h: max(x - h, 0), "cap": lambda h: min(x, h)}
+        return sum(value * shapes[part[1]](int(part[2])) for part, value in parts if part[1] in shapes)
+
     def prefill(x: int) -> float:
-        work = number["prefill_linear"] * x + number["prefill_quadratic"] * x**2
+        work = number["prefill_linear"] * x + number["prefill_quadratic"] * x**2 + of_terms(x, "prefill")
         return (c0**p + work**p) ** (1 / p)
 
     if model[0]["kv_cache"] == "True":
         static = model[0]["decode_context"] == "m + n"
         contexts = [m + n if static else m + k for k in range(1, n)]
-        decode = sum(number["decode_floor"] + number["decode_linear"] * x for x in contexts)
+        steps = (number["decode_floor"] + number["decode_linear"] * x + of_terms(x, "decode") for x in contexts)
+        decode = sum(steps)
         return prefill(m) + decode
     return sum(prefill(m + k) for k in range(n))
 

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from harness.core.errors import UserError
-from harness.deciding import costs, threshold, uncertainty
+from harness.deciding import costs, draws, threshold
+from harness.deciding.errors import GroupSums, PlanSums, SystemErrors
 from harness.deciding.workload import Workload, from_pairs
+from harness.modelling.cost_function import Z95
 from harness.modelling.profile import Profile
+from tests.deciding.doubts import METER, doubting, models_of
 
 NAMES = ("m1-pro-llama-2-7b", "swing-a100-llama-2-7b")
 
@@ -22,18 +25,6 @@ def profiles() -> list[Profile]:
 def workload():
     rng = np.random.default_rng(0)
     return from_pairs("w", "test", rng.integers(8, 500, 400), rng.integers(8, 300, 400), rng.integers(1, 50, 400))
-
-
-def changed(profile: Profile, **fields: object) -> Profile:
-    """The profile with its energy's fields, or those of both models, replaced."""
-    data = json.loads(profile.dump())
-    for name, value in fields.items():
-        if name == "misfit":
-            for model in (data["runtime"], data["energy"]["model"]):
-                model["misfit"] = value
-        else:
-            data["energy"][name] = value
-    return Profile.parse(json.dumps(data))
 
 
 def test_costs_are_the_profiles_predictions(profiles, workload) -> None:
@@ -51,7 +42,7 @@ def test_costs_are_the_profiles_predictions(profiles, workload) -> None:
 def test_idle_power_is_subtracted_where_it_is_known(profiles, workload) -> None:
     with pytest.raises(UserError, match="idle power"):
         costs.cost_table(profiles, workload, idle="subtracted")
-    known = [changed(p, idle_power_w=w, idle_power_ci95_w=0.1) for p, w in zip(profiles, (2.0, 60.0), strict=True)]
+    known = [doubting(p, idle_power_w=w, idle_power_ci95_w=0.1) for p, w in zip(profiles, (2.0, 60.0), strict=True)]
     gross, net = costs.cost_table(known, workload), costs.cost_table(known, workload, idle="subtracted")
     np.testing.assert_allclose(net.energy_j, gross.energy_j - np.array([[2.0], [60.0]]) * gross.runtime_s)
 
@@ -72,7 +63,7 @@ def test_requests_outside_the_measured_range_are_counted(profiles) -> None:
 def bilinear(profile: Profile) -> Profile:
     """The same profile with made-up models of the published form."""
     data = json.loads(profile.dump())
-    for model in (data["runtime"], data["energy"]["model"]):
+    for model in models_of(data):
         unit = model["unit"]
         names = [f"{part}_{unit.lower()}_per_token" for part in ("input", "output", "interaction")]
         names[2] += "2"
@@ -86,34 +77,39 @@ def bilinear(profile: Profile) -> Profile:
     return Profile.parse(json.dumps(data))
 
 
+def shifts(table: costs.Costs, system: int, workload: Workload, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Drawn errors of one system's energy and runtime in sums by group, shape (draws, groups)."""
+    rng = np.random.default_rng(system)
+    drawn = draws.SystemDraws(SystemErrors(table, system, workload), rng.standard_normal(draws.DRAWS), rng)
+    return drawn.shifts(GroupSums(workload.count, group, int(group.max()) + 1))
+
+
 @pytest.mark.parametrize("form", ["phase", "bilinear"])
 def test_draws_spread_as_the_covariance_says(profiles, workload, form: str) -> None:
-    """Without misfit: the covariance of two groups' sums is that of the coefficients, carried by the derivatives."""
-    exact = [changed(p if form == "phase" else bilinear(p), misfit=0.0) for p in profiles]
+    """With trials alone: the covariance of two groups' sums is that of the coefficients, carried by the derivatives."""
+    exact = [doubting(p if form == "phase" else bilinear(p), trials=True) for p in profiles]
     table = costs.cost_table(exact, workload)
     group = (workload.input_tokens > 100).astype(np.intp)
-    drawn = uncertainty.SystemDraws(table, 1, workload, np.random.default_rng(1)).shifts(workload.count, group, 2)
-    for shifts, function in zip(drawn, (exact[1].energy_functions()[0], exact[1].runtime_function), strict=True):
+    drawn = shifts(table, 1, workload, group)
+    for found, function in zip(drawn, (exact[1].energy_functions()[0], exact[1].runtime_function), strict=True):
         derivatives = function.derivatives(workload.input_tokens, workload.output_tokens)
         by_group = np.stack([derivatives[:, group == g] @ workload.count[group == g] for g in (0, 1)])
         stated = by_group @ function.covariance @ by_group.T
-        np.testing.assert_allclose(shifts.std(axis=0), np.sqrt(np.diag(stated)), rtol=0.12)
+        np.testing.assert_allclose(found.std(axis=0), np.sqrt(np.diag(stated)), rtol=0.12)
         correlation = stated[0, 1] / np.sqrt(stated[0, 0] * stated[1, 1])
-        assert np.corrcoef(shifts.T)[0, 1] == pytest.approx(correlation, abs=0.1)
+        assert np.corrcoef(found.T)[0, 1] == pytest.approx(correlation, abs=0.1)
 
 
 def test_components_err_together_as_in_a_prediction() -> None:
-    """The spread of a sum of components is the sum of their spreads, here without misfit and for one request."""
-    data = json.loads(Profile.load(NAMES[1]).dump())
-    data["components"]["gpu"]["model"]["misfit"] = 0.0
-    data["components"] = dict.fromkeys(("cpu", "dram", "gpu"), data["components"]["gpu"])
-    profile = Profile.parse(json.dumps(data))
+    """The spread of a sum of components is the sum of their spreads, here by trials and for one request."""
+    facts = json.loads(doubting(Profile.load(NAMES[1]), trials=True).dump())
+    facts["components"] = dict.fromkeys(("cpu", "dram", "gpu"), facts["components"]["gpu"])
+    profile = Profile.parse(json.dumps(facts))
     w = from_pairs("w", "test", [64], [32])
     table = costs.cost_table([profile, profile], w, "cpu+gpu")
-    one_group = np.zeros(1, dtype=np.intp)
-    energy, _ = uncertainty.SystemDraws(table, 0, w, np.random.default_rng(0)).shifts(w.count, one_group, 1)
-    assert energy.std() == pytest.approx(profile.predict_energy(64, 32, "cpu+gpu").standard_error, rel=0.12)
-    assert energy.std() == pytest.approx(2 * profile.predict_energy(64, 32, "gpu").standard_error, rel=0.12)
+    energy, _ = shifts(table, 0, w, np.zeros(1, dtype=np.intp))
+    assert energy.std() == pytest.approx(float(profile.predict_energy(64, 32, "cpu+gpu").sd["trials"]), rel=0.12)
+    assert energy.std() == pytest.approx(2 * float(profile.predict_energy(64, 32, "gpu").sd["trials"]), rel=0.12)
 
 
 def test_an_uncertain_idle_power_widens_net_energy(profiles, workload) -> None:
@@ -121,26 +117,30 @@ def test_an_uncertain_idle_power_widens_net_energy(profiles, workload) -> None:
     group = np.zeros(workload.count.size, dtype=np.intp)
     spread = {}
     for ci95 in (0.0, 50.0, None):
-        known = [changed(p, idle_power_w=60.0, idle_power_ci95_w=ci95) for p in profiles]
+        known = [doubting(p, trials=True, idle_power_w=60.0, idle_power_ci95_w=ci95) for p in profiles]
         table = costs.cost_table(known, workload, idle="subtracted")
-        draws = uncertainty.SystemDraws(table, 1, workload, np.random.default_rng(0))
-        spread[ci95] = draws.shifts(workload.count, group, 1)[0].std()
+        spread[ci95] = shifts(table, 1, workload, group)[0].std()
         assert any("no stated uncertainty" in warning for warning in table.warnings) is (ci95 is None)
     added = 50 / 1.96 * float(table.runtime_s[1] @ workload.count)
     assert spread[50.0] == pytest.approx(np.hypot(spread[0.0], added), rel=0.12)
     assert spread[None] == spread[0.0]
 
 
+def test_the_gain_of_the_meters_is_on_the_energy_above_idle(profiles, workload) -> None:
+    """It scales what was read, busy and idle alike."""
+    known = [doubting(p, gain=0.075, idle_power_w=60.0, idle_power_ci95_w=0.0) for p in profiles]
+    table = costs.cost_table(known, workload, idle="subtracted")
+    energy, runtime = shifts(table, 1, workload, np.zeros(workload.count.size, dtype=np.intp))
+    assert energy.std() == pytest.approx(0.075 / Z95 * float(table.energy_j[1] @ workload.count), rel=0.12)
+    assert not runtime.any()
+
+
 def test_misfit_is_one_error_per_octave(profiles) -> None:
     """Two sizes of one octave err together, two octaves apart; each by the misfit."""
-    exact = json.loads(profiles[1].dump())
-    for model in (exact["runtime"], exact["energy"]["model"]):
-        model["misfit"] = 0.05
-        model["covariance"] = (0 * np.array(model["covariance"])).tolist()
-    profile = Profile.parse(json.dumps(exact))
+    profile = doubting(profiles[1], misfit=0.05)
     w = from_pairs("w", "test", [33, 60, 300], [40, 40, 40])
     table = costs.cost_table([profiles[0], profile], w)
-    energy, _ = uncertainty.SystemDraws(table, 1, w, np.random.default_rng(0)).shifts(w.count, np.arange(3), 3)
+    energy, _ = shifts(table, 1, w, np.arange(3))
     relative = energy / table.energy_j[1]
     assert relative.std(axis=0) == pytest.approx(0.05, rel=0.15)
     correlation = np.corrcoef(relative.T)
@@ -148,14 +148,80 @@ def test_misfit_is_one_error_per_octave(profiles) -> None:
     assert abs(correlation[0, 2]) < 0.2
 
 
+@pytest.mark.parametrize(
+    ("doubts", "source"),
+    [
+        ({"misfit": 0.05, "growth": 0.7}, "model"),
+        ({"session": 0.03}, "sessions"),
+        ({"gain": 0.075}, "meter"),
+        ({"scatter": 0.1}, "scatter"),
+    ],
+)
+def test_each_source_of_doubt_is_that_of_a_prediction(profiles, doubts: dict[str, float], source: str) -> None:
+    """At sizes measured, between them and outside, one request each; runtime has no meter."""
+    profile = doubting(profiles[1], **doubts)
+    m, n = np.array([40, 300, 300, 9000]), np.array([32, 32, 700, 100])
+    w = from_pairs("w", "test", m, n)
+    table = costs.cost_table([profiles[0], profile], w)
+    predictions = profile.predict_energy(m, n), profile.predict_runtime(m, n)
+    for found, predicted in zip(shifts(table, 1, w, np.arange(4)), predictions, strict=True):
+        assert found.std(axis=0) == pytest.approx(predicted.sd[source], rel=0.15)
+        if found.any():
+            alike = np.corrcoef(found.T)[0, 1:]
+            assert bool((alike > 0.999).all()) is (source in ("sessions", "meter"))
+
+
+def test_a_scale_known_to_few_degrees_of_freedom_has_long_tails(profiles) -> None:
+    """95 % of the draws lie within Student's interval; far ones are common."""
+    w = from_pairs("w", "test", [40], [32])
+    table = costs.cost_table([profiles[0], doubting(profiles[1], session=0.03, freedom=3)], w)
+    _, runtime = shifts(table, 1, w, np.zeros(1, dtype=np.intp))
+    relative = np.abs(runtime / table.runtime_s[1])
+    assert np.mean(relative < 0.03 * 3.182) == pytest.approx(0.95, abs=0.03)
+    assert np.mean(relative > 0.03 * 1.96) > 0.1
+
+
+def test_a_gain_cancels_where_both_systems_share_a_meter(profiles, workload) -> None:
+    """A plan's total isn't surer for it, its saving is."""
+    saving, total = {}, {}
+    for meters in ((), (METER,)):
+        both = [doubting(p, gain=0.075, meters=meters) for p in profiles]
+        table = costs.cost_table(both, workload)
+        assert table.meter_of == ((0, 0) if meters else (0, 1))
+        plan = np.stack([np.where(workload.input_tokens < 100, workload.count, 0.0)] * 2)
+        plan[1] = workload.count - plan[0]
+        drawn = draws.routing_draws(table, workload, plan, 1)
+        ratio = drawn.energy_j[:, 0, 0] / drawn.energy_j[:, 1, 0]
+        saving[meters] = ratio.std()
+        total[meters] = draws.half_widths(table, workload, [plan]).energy_j[0] / float((plan * table.energy_j).sum())
+    share = float(plan[0] @ table.energy_j[0] / (plan * table.energy_j).sum())
+    assert total[(METER,)] == pytest.approx(0.075)
+    assert total[()] == pytest.approx(0.075 * np.hypot(share, 1 - share))
+    assert saving[()] > 2 * saving[(METER,)]
+
+
+def test_what_is_too_far_is_so_of_a_prediction(profiles) -> None:
+    """Widened ranges tell millions of sizes what their distances would."""
+    rng = np.random.default_rng(0)
+    m, n = np.exp2(rng.uniform(0, 16, (2, 5000))).astype(int)
+    w = from_pairs("w", "test", m, n)
+    table = costs.cost_table(profiles, w)
+    predictions = [
+        each(w.input_tokens, w.output_tokens) for p in profiles for each in (p.predict_runtime, p.predict_energy)
+    ]
+    far = np.logical_or.reduce([predicted.too_far for predicted in predictions])
+    assert 0.1 < far.mean() < 0.9
+    np.testing.assert_array_equal(table.too_far, far)
+
+
 def test_draws_of_a_threshold_are_centred_and_repeatable(profiles, workload) -> None:
     table = costs.cost_table(profiles, workload)
     key = workload.input_tokens
     totals = threshold.totals_by_key(key, workload.count, table.energy_j, table.runtime_s)
-    coarse, drawn = uncertainty.threshold_draws(table, workload, key, totals, 30)
+    coarse, drawn = draws.threshold_draws(table, workload, key, totals, 30)
     error = drawn.energy_j.sum(axis=2).mean(axis=0) / totals.energy_j.sum(axis=1) - 1
     assert np.abs(error).max() < 0.02
-    again = uncertainty.threshold_draws(table, workload, key, totals, 30)[1]
+    again = draws.threshold_draws(table, workload, key, totals, 30)[1]
     np.testing.assert_array_equal(again.energy_j, drawn.energy_j)
     assert coarse.key.size == totals.key.size
 
@@ -165,52 +231,79 @@ def test_an_assignment_equal_to_its_baseline_saves_exactly_nothing(profiles, wor
     table = costs.cost_table(profiles, workload)
     requests = np.zeros(table.energy_j.shape)
     requests[1] = workload.count
-    drawn = uncertainty.routing_draws(table, workload, requests, 1)
+    drawn = draws.routing_draws(table, workload, requests, 1)
     np.testing.assert_allclose(drawn.energy_j[:, 0], drawn.energy_j[:, 1], rtol=1e-6)
 
 
 def drawn_half_widths(table: costs.Costs, workload: Workload, plan: np.ndarray) -> tuple[float, float]:
-    """Of energy and runtime, by many draws."""
-    rng, group = np.random.default_rng(3), np.zeros(workload.count.size, dtype=np.intp)
-    draws = [uncertainty.SystemDraws(table, s, workload, rng).shifts(plan[s], group, 1) for s in (0, 1)]
-    return tuple(1.96 * float(np.std(sum(parts))) for parts in zip(*draws, strict=True))
+    """Of energy and runtime, by many draws: what 95 % of them keep within."""
+    totals = [np.zeros(10 * draws.DRAWS), np.zeros(10 * draws.DRAWS)]
+    rng = np.random.default_rng(3)
+    for i in range(10):
+        at = slice(i * draws.DRAWS, (i + 1) * draws.DRAWS)
+        for s, drawn in enumerate(draws.all_draws(table, workload, rng)):
+            for total, shift in zip(totals, drawn.shifts(PlanSums([plan[s]])), strict=True):
+                total[at] += shift[:, 0]
+    return tuple(float(np.percentile(np.abs(total), 95)) for total in totals)
 
 
 @pytest.mark.parametrize("idle", ["included", "subtracted"])
-def test_intervals_of_totals_are_those_of_the_draws(profiles, workload, idle: str) -> None:
-    known = [changed(p, idle_power_w=60.0, idle_power_ci95_w=5.0) for p in profiles]
+@pytest.mark.parametrize("meters", [(), (METER,)])
+@pytest.mark.parametrize("freedom", [None, 6.0])
+def test_intervals_of_totals_are_those_of_the_draws(profiles, workload, idle: str, meters, freedom) -> None:
+    """Every source at once."""
+    doubts = {"misfit": 0.1, "growth": 0.5, "session": 0.04, "gain": 0.06, "scatter": 0.1, "trials": True}
+    known = [
+        doubting(p, **doubts, freedom=freedom, meters=meters, idle_power_w=60.0, idle_power_ci95_w=5.0)
+        for p in profiles
+    ]
     table = costs.cost_table(known, workload, idle=idle)
     plan = np.stack([np.where(workload.input_tokens < 100, workload.count, 0.0), workload.count / 3])
-    energy, runtime = uncertainty.half_widths(table, workload, [plan, 2 * plan])
-    assert (energy[1], runtime[1]) == (pytest.approx(2 * energy[0]), pytest.approx(2 * runtime[0]))
-    totals = np.linalg.norm(energy[0]), np.linalg.norm(runtime[0])
-    assert totals == pytest.approx(drawn_half_widths(table, workload, plan), rel=0.12)
+    found = draws.half_widths(table, workload, [plan, plan])
+    assert found.energy_j[0] == found.energy_j[1]
+    if not meters and freedom is None:
+        assert found.energy_j[0] == pytest.approx(np.linalg.norm(found.energy_by_system_j[0]), rel=0.02)
+    totals = found.energy_j[0], found.runtime_s[0]
+    # The degrees of freedom of a sum are an approximation.
+    assert totals == pytest.approx(drawn_half_widths(table, workload, plan), rel=0.06 if freedom is None else 0.12)
+
+
+def test_the_scatter_of_requests_fades_among_many(profiles) -> None:
+    """Of 1 and of 10,000 requests of one size: a hundredth, relative to the total."""
+    relative = []
+    for requests in (1.0, 10_000.0):
+        w = from_pairs("w", "test", [40], [32], [requests])
+        table = costs.cost_table([doubting(p, scatter=0.2) for p in profiles], w)
+        found = draws.half_widths(table, w, [np.stack([w.count, 0 * w.count])])
+        relative.append(found.runtime_s[0] / float(table.runtime_s[0] @ w.count))
+    assert relative == pytest.approx([0.2 * Z95, 0.002 * Z95], rel=1e-6)
 
 
 def test_intervals_of_several_components_are_no_narrower_than_the_draws(profiles, workload) -> None:
     """Of three components two count: the energy of one errs by its misfit, that of the other by its coefficients."""
     parts = []
     for profile in profiles:
-        data = json.loads(profile.dump())
-        data["components"]["dram"] = json.loads(json.dumps(data["components"]["cpu"]))
-        data["components"]["cpu"]["model"]["misfit"] = 0.0
-        data["components"]["gpu"]["model"]["misfit"] = 0.2
-        parts.append(Profile.parse(json.dumps(data)))
+        facts = json.loads(doubting(profile, trials=True).dump())
+        facts["components"]["dram"] = json.loads(json.dumps(facts["components"]["cpu"]))
+        facts["components"]["gpu"]["model"]["misfit"]["sd"] = 0.2
+        parts.append(Profile.parse(json.dumps(facts)))
     table = costs.cost_table(parts, workload, "cpu+gpu")
     assert len(parts[0].energy_functions(table.components)) == 2
     plan = np.stack([workload.count, workload.count])
-    energy, _ = uncertainty.half_widths(table, workload, [plan])
+    found = draws.half_widths(table, workload, [plan])
     drawn, _ = drawn_half_widths(table, workload, plan)
-    assert drawn / 1.1 < np.linalg.norm(energy[0]) < 1.15 * drawn
+    assert found.energy_j[0] == pytest.approx(drawn, rel=0.1)
 
 
 def test_a_covariance_without_full_rank_has_an_interval(profiles, workload) -> None:
     """Rounding can leave less than nothing of what its coefficients err together."""
     rng = np.random.default_rng(0)
     for _ in range(50):
-        data = json.loads(profiles[0].dump())
-        model = data["runtime"]
+        facts = json.loads(doubting(profiles[0]).dump())
+        model = facts["runtime"]
         direction = rng.standard_normal(len(model["coefficients"])) * [c["value"] for c in model["coefficients"]]
-        model["covariance"], model["misfit"] = np.outer(direction, direction).tolist(), 0.0
-        table = costs.cost_table([Profile.parse(json.dumps(data)), profiles[1]], workload)
-        assert np.isfinite(uncertainty.half_widths(table, workload, [np.stack([workload.count] * 2)])).all()
+        model["covariance"] = np.outer(direction, direction).tolist()
+        table = costs.cost_table([Profile.parse(json.dumps(facts)), profiles[1]], workload)
+        found = draws.half_widths(table, workload, [np.stack([workload.count] * 2)])
+        assert np.isfinite(found.energy_j).all()
+        assert np.isfinite(found.runtime_by_system_s).all()

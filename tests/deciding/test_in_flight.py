@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from harness.core.errors import UserError
-from harness.deciding import uncertainty
 from harness.deciding.answers import decide_routing, decide_threshold
 from harness.deciding.costs import cost_table
 from harness.deciding.decision import make_scales
+from harness.deciding.draws import half_widths
 from harness.deciding.exported_rule import save_rule
 from harness.deciding.workload import Workload, from_pairs
 from harness.modelling.profile import Profile
+from tests.deciding.doubts import doubting
 
 NAMES = ("m1-pro-llama-2-7b", "swing-a100-llama-2-7b")
 IDLE_W = 40.0
@@ -55,13 +56,10 @@ def test_the_error_of_the_idle_power_is_shared_too(pair: list[Profile], workload
     everything = [np.outer([0, 1], workload.count)]
     variance = {}
     for ci95_w in (0.0, 2.0):
-        energy = pair[1].energy
-        assert energy is not None
-        unsure = pair[1].model_copy(update={"energy": energy.model_copy(update={"idle_power_ci95_w": ci95_w})})
+        unsure = doubting(pair[1], idle_power_ci95_w=ci95_w)
         costs = cost_table([pair[0], unsure], workload, idle="subtracted")
-        variance[ci95_w] = uncertainty.half_widths(costs, workload, everything)[0][0, 1] ** 2
-        draws = uncertainty.SystemDraws(costs, 1, workload, np.random.default_rng(0))
-        assert draws.idle_sd_w == pytest.approx(ci95_w / 1.959964 / 8, rel=1e-4)
+        variance[ci95_w] = half_widths(costs, workload, everything).energy_by_system_j[0, 1] ** 2
+        assert costs.subtracted(1).sd_w == pytest.approx(ci95_w / 1.959964 / 8, rel=1e-4)
     busy_s = float(costs.runtime_s[1] @ workload.count) / 8
     assert np.sqrt(variance[2.0] - variance[0.0]) == pytest.approx(2.0 * busy_s, rel=1e-3)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from harness.core.errors import UserError
-from harness.deciding import threshold, uncertainty
+from harness.deciding import draws, threshold, uncertainty
 from harness.deciding.scales import price_scales, raw_scales, reference_scales
 from harness.deciding.threshold import KeyTotals
 
@@ -104,14 +104,14 @@ def draws_of(totals: KeyTotals, relative_error: float, moments: np.ndarray, seed
     """Each system's costs off by one drawn factor."""
     rng = np.random.default_rng(seed)
     factors = relative_error * rng.standard_normal((400, 2, 1))
-    return uncertainty.draw_totals(totals, factors * totals.energy_j, factors * totals.runtime_s, moments, rng)
+    return draws.draw_totals(totals, factors * totals.energy_j, factors * totals.runtime_s, moments, rng)
 
 
 def test_a_clear_saving_is_significant_and_its_plateau_surrounds_it() -> None:
     key, count, energy = machines(0.1, 1e6)
     totals = threshold.totals_by_key(key, count, energy, energy)
     scales = raw_scales(1)
-    moments = uncertainty.second_moments(np.arange(100), 100, count, np.vstack([energy, energy]))
+    moments = draws.second_moments(np.arange(100), 100, count, np.vstack([energy, energy]))
     found = uncertainty.threshold_uncertainty(totals, draws_of(totals, 0.01, moments), 50, scales)
     assert found.saving.significant
     assert found.saving.value == pytest.approx(0.1 * 50 * 49 / 2 / 1000)
@@ -125,7 +125,7 @@ def test_a_clear_saving_is_significant_and_its_plateau_surrounds_it() -> None:
 def test_a_saving_below_the_models_error_is_not_significant() -> None:
     key, count, energy = machines(0.001, 1e6)
     totals = threshold.totals_by_key(key, count, energy, energy)
-    moments = uncertainty.second_moments(np.arange(100), 100, count, np.vstack([energy, energy]))
+    moments = draws.second_moments(np.arange(100), 100, count, np.vstack([energy, energy]))
     found = uncertainty.threshold_uncertainty(totals, draws_of(totals, 0.05, moments), 50, raw_scales(1))
     assert not found.saving.significant
     assert (found.threshold_low, found.threshold_high) == (0, 100)
@@ -135,8 +135,7 @@ def test_without_any_uncertainty_the_plateau_is_the_ties() -> None:
     key, count = np.array([1, 2, 3, 4]), np.ones(4)
     energy = np.array([[1.0, 5.0, 5.0, 9.0], [2.0, 5.0, 5.0, 2.0]])
     totals = threshold.totals_by_key(key, count, energy, energy)
-    draws = draws_of(totals, 0.0, np.zeros((4, 4, 4)))
-    found = uncertainty.threshold_uncertainty(totals, draws, 1, raw_scales(1))
+    found = uncertainty.threshold_uncertainty(totals, draws_of(totals, 0.0, np.zeros((4, 4, 4))), 1, raw_scales(1))
     assert (found.plateau_low, found.plateau_high) == (1, 3)
     assert [found.saving.low, found.saving.value, found.saving.high] == pytest.approx([1 / 14] * 3)
 
@@ -147,9 +146,9 @@ def test_the_bootstrap_has_the_spread_of_resampled_workloads() -> None:
     key, count = np.array([1, 1, 2, 2]), np.array([60.0, 90.0, 30.0, 120.0])
     energy, runtime = rng.uniform(1, 9, (2, 4)), rng.uniform(1, 9, (2, 4))
     totals = threshold.totals_by_key(key, count, energy, runtime)
-    moments = uncertainty.second_moments(key - 1, 2, count, np.vstack([energy, runtime]))
+    moments = draws.second_moments(key - 1, 2, count, np.vstack([energy, runtime]))
     zero = np.zeros((4000, 2, 2))
-    drawn = uncertainty.draw_totals(totals, zero, zero, moments, rng).curve
+    drawn = draws.draw_totals(totals, zero, zero, moments, rng).curve
     saving = 1 - drawn.energy_j[:, 1] / drawn.energy_j[:, 0]
     resampled = rng.multinomial(300, count / 300, 4000)
     small, large = resampled @ np.where(key == 1, energy[0], energy[1]), resampled @ energy[1]
@@ -158,9 +157,21 @@ def test_the_bootstrap_has_the_spread_of_resampled_workloads() -> None:
     assert saving.mean() == pytest.approx(direct.mean(), abs=4 * direct.std() / np.sqrt(4000))
 
 
-def test_even_intervals_hold_the_asked_share_of_draws() -> None:
-    draws = np.random.default_rng(0).normal(1.0, 2.0, 20_000)
-    estimate = uncertainty.estimated_evenly(1.0, draws)
-    assert estimate.high - 1.0 == pytest.approx(1.96 * 2, rel=0.02)
-    assert not estimate.significant
-    assert uncertainty.estimated_evenly(11.0, draws + 10).significant
+def test_savings_hold_the_asked_share_of_draws() -> None:
+    """The spread of a ratio of two totals that err by themselves, for large errors too."""
+    for sd in (0.02, 0.5):
+        drawn = 10 + sd * 10 * np.random.default_rng(0).standard_normal((20_000, 2))
+        found = uncertainty.estimated_saving(np.array([9.0, 10.0]), drawn - [1.0, 0.0])
+        assert found.value == pytest.approx(0.1)
+        assert found.high - found.value == pytest.approx(1.96 * sd * np.hypot(1, 0.9), rel=0.03)
+        assert found.low + found.high == pytest.approx(0.2)
+        assert found.significant is (sd < 0.1)
+
+
+def test_nothing_is_significant_where_intervals_are_not_known() -> None:
+    key, count, energy = machines(0.1, 1e6)
+    totals = threshold.totals_by_key(key, count, energy, energy)
+    drawn = draws_of(totals, 0.01, np.zeros((100, 4, 4)))
+    found = [uncertainty.threshold_uncertainty(totals, drawn, 50, raw_scales(1), known) for known in (True, False)]
+    assert [each.saving.significant for each in found] == [True, False]
+    assert found[0].saving.low == found[1].saving.low

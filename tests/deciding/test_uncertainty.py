@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from harness.deciding import uncertainty
+from harness.deciding import draws, uncertainty
 from harness.deciding.answers import decide_routing, decide_threshold
 from harness.modelling.profile import Profile
+from tests.deciding.doubts import doubting
 
 PAIR = ("m1-pro-llama-2-7b", "swing-a100-llama-2-7b")
 
@@ -13,7 +14,7 @@ PAIR = ("m1-pro-llama-2-7b", "swing-a100-llama-2-7b")
 def rough(misfit: float) -> list[Profile]:
     """The published pair with models that are off by so much."""
     loaded = [Profile.load(name) for name in PAIR]
-    return [p.model_copy(update={"runtime": p.runtime.model_copy(update={"misfit": misfit})}) for p in loaded]
+    return [doubting(p, trials=True, misfit=misfit) for p in loaded]
 
 
 @pytest.mark.parametrize("misfit", [1.0, 3.0])
@@ -31,8 +32,8 @@ def test_ratios_lie_in_their_intervals_as_often_as_these_say(sd: float) -> None:
     """True totals are the modelled ones times a factor; of a thousand pairs 95 % have their ratio inside."""
     rng = np.random.default_rng(1)
     modelled = np.array([3.0, 2.0])
-    draws = modelled * (1 + sd * rng.standard_normal((4000, 2)))
-    found = uncertainty.estimated_ratio(modelled, draws)
+    drawn = modelled * (1 + sd * rng.standard_normal((4000, 2)))
+    found = uncertainty.estimated_ratio(modelled, drawn)
     first, second = (modelled * np.exp(sd * rng.standard_normal((1000, 2)))).T
     assert found.value == 1.5
     inside = np.mean((first / second > found.low) & (first / second < found.high))
@@ -40,9 +41,9 @@ def test_ratios_lie_in_their_intervals_as_often_as_these_say(sd: float) -> None:
 
 
 def test_the_inverse_of_a_ratio_has_the_inverse_interval() -> None:
-    draws = np.random.default_rng(2).normal(1.0, 0.4, (400, 2))
-    there = uncertainty.estimated_ratio(np.ones(2), draws)
-    back = uncertainty.estimated_ratio(np.ones(2), draws[:, ::-1])
+    drawn = np.random.default_rng(2).normal(1.0, 0.4, (400, 2))
+    there = uncertainty.estimated_ratio(np.ones(2), drawn)
+    back = uncertainty.estimated_ratio(np.ones(2), drawn[:, ::-1])
     assert back.low == pytest.approx(1 / there.high)
     assert back.high == pytest.approx(1 / there.low)
 
@@ -65,4 +66,4 @@ def test_the_band_says_at_the_best_threshold_what_the_answer_says(workload: str,
     assert ratio == pytest.approx((found.runtime_ratio.value, found.runtime_ratio.low, found.runtime_ratio.high))
     # Everything to the large system is what savings are against.
     assert (band.threshold[0], band.saving[0], band.saving_ci95[0], band.runtime_ratio[0]) == (0, 0, 0, 1)
-    assert band.saving.size == band.threshold.size == band.saving_ci95.size <= 2 * uncertainty.GROUPS + 2
+    assert band.saving.size == band.threshold.size == band.saving_ci95.size <= 2 * draws.GROUPS + 2

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from harness.core.quantities import Component, Method
 from harness.energy.attribution import EnergyFigure, PowerFigure, attribute, choose, powers
-from harness.energy.readings import Domain, Scope, Trace, Window
+from harness.energy.gains import gain_of
+from harness.energy.integrate import calibrate
+from harness.energy.readings import Calibration, Domain, Scope, Trace, Window
 from harness.runs.schema import net_energy_j
 
 S = 1_000_000_000
@@ -269,3 +271,43 @@ def test_powers_keep_nulls_and_their_reasons() -> None:
     dead = attribute([trace(domain("gpu0"), 80.0, 6.0, "gone")], window(1))
     _, components, _ = powers(dead, 10.0)
     assert components["gpu"] == PowerFigure(None, None, "counter", "gone")
+
+
+def test_every_figure_has_its_meters_gain_apart_from_its_half_width() -> None:
+    package = domain("package-0", "cpu", probe="rapl")
+    parts = [trace(domain("gpu0"), 100.0), trace(domain("gpu1"), 50.0), trace(package, 60.0)]
+    report = attribute(parts, window())
+    gpu, cpu, total = report.components["gpu"], report.components["cpu"], report.total
+    assert gpu.gain_ci95 == pytest.approx(0.075), "boards of one probe share its gain"
+    assert cpu.gain_ci95 == gain_of(package).ci95
+    apart_j = np.hypot(0.075 * gpu.request_j, cpu.gain_ci95 * cpu.request_j)
+    assert total.gain_ci95 == pytest.approx(apart_j / total.request_j), "those of two probes are independent"
+    assert total.total_ci95_j() == pytest.approx(np.hypot(total.request_ci95_j, apart_j))
+    assert total.total_ci95_j("decode") == pytest.approx(
+        np.hypot(total.decode_ci95_j, total.gain_ci95 * total.decode_j)
+    )
+    assert powers(report, 10.0)[2].gain_ci95 == total.gain_ci95
+    dead = attribute([trace(domain("gpu0"), 80.0, 6.0, "gone")], window()).total
+    assert dead.gain_ci95 is None
+    assert dead.total_ci95_j() is None
+
+
+def test_calibration_makes_the_gain_small() -> None:
+    plain = trace(domain("gpu0"), 100.0)
+    corrected = calibrate(plain, Calibration(1.05, 0.0))
+    found = attribute([corrected], window()).total
+    assert found.gain_ci95 == 0.01 == gain_of(plain.domain, calibrated=True).ci95
+    assert found.total_ci95_j() < attribute([plain], window()).total.total_ci95_j()
+
+
+@pytest.mark.parametrize(
+    "probe", ["nvml", "rapl", "powermetrics", "ioreport", "amd", "hwmon", "battery", "command", "mine"]
+)
+@pytest.mark.parametrize("method", ["counter", "integrated", "modelled", "estimated"])
+def test_every_gain_has_a_source_and_an_estimate_is_the_least_sure(probe: str, method: Method) -> None:
+    gain = gain_of(domain("one", method=method, probe=probe))
+    assert gain.source
+    assert 0.0 < gain.ci95 <= 0.4
+    if method == "estimated":
+        assert gain.ci95 == 0.4
+    assert gain_of(domain("one", method=method, probe=probe), calibrated=True).ci95 < gain.ci95

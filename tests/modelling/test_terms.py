@@ -110,13 +110,13 @@ def test_a_term_that_is_there_is_found(text: str, kv_cache: bool) -> None:
 def test_few_or_noisy_points_get_no_terms_that_are_not_there() -> None:
     """By the penalty about one set of points in twenty gets one by chance."""
     found = 0
-    for seed in range(16):
+    for seed in range(10):
         rng = np.random.default_rng(seed)
-        points = [(int(8 * 256 ** rng.random()), int(8 * 64 ** rng.random())) for _ in range(6 if seed % 2 else 18)]
+        points = [(int(8 * 256 ** rng.random()), int(8 * 64 ** rng.random())) for _ in range(6 if seed % 2 else 16)]
         theta = np.array([0.02, 1e-4, 1e-8, 0.02, 2e-6])
         fitted = fit_form(Phase, measured(Phase(True, 2.0), theta, 0.02, seed, points), True)
         found += bool(fitted.form.terms)
-    assert found <= 2
+    assert found <= 1
 
 
 def test_a_part_without_terms_has_none_of_their_cost() -> None:

@@ -119,6 +119,7 @@ class Remote(Probe):
             domain,
             source=f"{self._url}/{domain.source}",
             clock_s=self._clock_s + domain.clock_s,
+            calibrated=domain.calibrated or calibration is not None,
             resolution=domain.resolution * gain,
             wrap_j=None if domain.wrap_j is None else domain.wrap_j * gain,
             lost_means=f"{domain.lost_means}, or {unsure}"

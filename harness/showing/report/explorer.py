@@ -16,7 +16,8 @@ from harness.deciding.trace_files import load_workload
 from harness.deciding.workload import Workload, with_output_tokens
 from harness.modelling.comparable import check
 from harness.modelling.profile import Profile
-from harness.showing.decisions import KEY_WORDS, best_words, context, fleet_words, thinned
+from harness.showing.decision_facts import context, thinned
+from harness.showing.decisions import KEY_WORDS, best_words, fleet_words
 from harness.showing.paper import FROZEN_OUTPUT_TOKENS
 from harness.showing.report.charts import six_digits
 
@@ -123,8 +124,9 @@ def _answer(costs: Costs, workload: Workload, most: int) -> dict[str, Any]:
     distinct = {each.best: each for each in found}
     fleet = {best: _fleet_words(each, costs, workload) for best, each in distinct.items()}
     kept = thinned(curve.threshold.size, most, distinct)
+    too_far = max((each.too_far for each in found), key=lambda share: share.energy)
     return {
-        "warnings": context(costs, workload, scales[0])["warnings"],
+        "warnings": context(costs, workload, scales[0], too_far)["warnings"],
         "threshold": curve.threshold[kept].tolist(),
         "energy_kwh": [six_digits(total) for total in curve.energy_j[kept] / JOULES_PER_KWH],
         "runtime_h": [six_digits(total) for total in curve.runtime_s[kept] / SECONDS_PER_HOUR],

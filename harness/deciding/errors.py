@@ -1,0 +1,235 @@
+"""How far a system's energy and runtime may be off in sums over many requests, by source of doubt. Pure.
+
+Sums are linear in the errors of the models, so each source is a few independent directions with the standard deviation
+that each gives each sum: drawn or added up in closed form, it is the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from harness.core.arrays import Floats
+from harness.core.statistics import joined
+from harness.deciding.costs import Costs
+from harness.deciding.octaves import Indices, Octaves
+from harness.deciding.workload import Workload
+from harness.modelling.cost_function import Z95, CostFunction
+from harness.modelling.doubt import Source
+
+_LEAST = 1e-30
+"""A cost that is as good as none."""
+ErrorSource = Source | Literal["idle"]
+"""``idle``: the interval of the idle power, where that is subtracted."""
+
+
+class Sums(Protocol):
+    """Some sums over requests."""
+
+    def over(self, values: Floats) -> Floats:
+        """The sums of values per request: shape (…, pairs) → (…, sums)."""
+
+    def by_cell(self, values: Floats, octaves: Octaves) -> Floats:
+        """What each cell adds to each sum: shape (pairs,) → (cells, sums)."""
+
+
+@dataclass(frozen=True)
+class GroupSums:
+    """Σ weight·value over groups of pairs."""
+
+    weight: Floats
+    """How many requests of each pair are summed."""
+    group: Indices
+    groups: int
+
+    def over(self, values: Floats) -> Floats:
+        """As ``Sums``."""
+        if values.ndim > 1:
+            return np.stack([self.over(row) for row in values])
+        return np.asarray(np.bincount(self.group, self.weight * values, self.groups))
+
+    def by_cell(self, values: Floats, octaves: Octaves) -> Floats:
+        """As ``Sums``."""
+        cell = octaves.cell * self.groups + self.group
+        found = np.bincount(cell, self.weight * values, octaves.cells * self.groups)
+        return np.asarray(found.reshape(octaves.cells, self.groups), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class PlanSums:
+    """Σ requests·value for several plans."""
+
+    requests: Sequence[Floats]
+    """Of each plan how many requests of each pair are summed."""
+
+    def over(self, values: Floats) -> Floats:
+        """As ``Sums``."""
+        return np.stack([np.asarray(values @ requests) for requests in self.requests], axis=-1)
+
+    def by_cell(self, values: Floats, octaves: Octaves) -> Floats:
+        """As ``Sums``."""
+        return np.stack([octaves.by_cell(requests * values) for requests in self.requests], axis=1)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one source of doubt does to sums."""
+
+    deviations: Floats
+    """Standard deviation that each independent direction gives each sum, shape (directions, sums)."""
+    freedom: float
+    """Degrees of freedom that their common scale is known to."""
+
+    @property
+    def sd(self) -> Floats:
+        """Standard deviation of each sum."""
+        return np.asarray(np.sqrt(np.square(self.deviations).sum(axis=0)))
+
+
+Parts = Mapping[ErrorSource, Part]
+
+
+@dataclass(frozen=True)
+class SystemParts:
+    """What every source but the requests' own scatter does to sums of one system's costs."""
+
+    energy: Parts
+    """Of gross energy; the gain of the meters is that of the energy that counts, idle power subtracted or not."""
+    runtime: Parts
+    idle_power_w: float
+    """Of the runtime, with its error, this is subtracted from the energy; 0 where idle power is included."""
+    energy_scatter: Floats
+    """Variance of each sum that single requests leave, J²."""
+    runtime_scatter: Floats
+    scatter_freedom: tuple[float, float]
+    """Of energy and of runtime."""
+
+    def energy_sds(self) -> list[tuple[ErrorSource, Floats, float]]:
+        """Every independent source of the energy that counts: (source, sd in J, degrees of freedom)."""
+        own = [(source, part.sd, part.freedom) for source, part in self.energy.items()]
+        if self.idle_power_w:
+            own += [(source, self.idle_power_w * sd, freedom) for source, sd, freedom in self.runtime_sds()]
+        return [*own, ("scatter", np.sqrt(self.energy_scatter), self.scatter_freedom[0])]
+
+    def runtime_sds(self) -> list[tuple[ErrorSource, Floats, float]]:
+        """Every independent source of the runtime: (source, sd in s, degrees of freedom)."""
+        own: list[tuple[ErrorSource, Floats, float]]
+        own = [(source, part.sd, part.freedom) for source, part in self.runtime.items()]
+        return [*own, ("scatter", np.sqrt(self.runtime_scatter), self.scatter_freedom[1])]
+
+
+class SystemErrors:
+    """The errors of one system's energy and runtime, for any sums over a workload.
+
+    Sources: the coefficients' covariance; the misfit of the form, taken as one error per octave of m and of n, the
+    spacing of the usual sweep: constant within an octave, independent between them, each pair's by its own relative
+    standard deviation; what a session does to all its costs; the gain of the meters; the requests' own scatter; and,
+    where it is subtracted, the idle power.
+
+    Energy is the sum of components whose correlation is not stored: their errors are taken to move together, the
+    cautious choice, as in ``Profile.predict_energy``. The errors of energy and of runtime are taken to be independent
+    of each other; where both come from the same trials their true correlation is positive, so that the interval of
+    net energy, E − P_idle·R/c, is a little too wide.
+    """
+
+    def __init__(self, costs: Costs, system: int, workload: Workload) -> None:
+        profile = costs.profiles[system]
+        self.workload = workload
+        self.runtime_function = profile.runtime_function
+        self.energy_functions = profile.energy_functions(costs.components)
+        self.runtime_s = costs.runtime_s[system]
+        idle = costs.subtracted(system)
+        self.idle_w, self.idle_sd_w = idle.power_w, idle.sd_w
+        # One gain is on the energy and on the idle power that is taken from it.
+        gains = [function.gain_ci95 / Z95 for function in self.energy_functions]
+        self.idle_gain_sd_w = sum(gain * w for gain, w in zip(gains, idle.parts_w, strict=True))
+
+    def parts(self, sums: Sums) -> SystemParts:
+        """What each source does to the sums."""
+        runtime, runtime_sd = self._parts(self.runtime_function, sums)
+        energy, energy_sd = self._parts(self.energy_functions[0], sums)
+        for function in self.energy_functions[1:]:
+            further, further_sd = self._parts(function, sums)
+            energy = {source: _together(part, further[source]) for source, part in energy.items()}
+            energy_sd = energy_sd + further_sd
+        known_s = sums.over(self.runtime_s)
+        if self.idle_sd_w:
+            energy["idle"] = Part(self.idle_sd_w * known_s[None], math.inf)
+        energy["meter"] = Part(energy["meter"].deviations - self.idle_gain_sd_w * known_s, math.inf)
+        scatter = [sums.over(np.square(sd)) if np.any(sd) else 0.0 * known_s for sd in (energy_sd, runtime_sd)]
+        freedom = min(function.scatter.freedom for function in self.energy_functions)
+        freedoms = freedom, self.runtime_function.scatter.freedom
+        return SystemParts(energy, runtime, self.idle_w, scatter[0], scatter[1], freedoms)
+
+    def _parts(self, function: CostFunction, sums: Sums) -> tuple[dict[ErrorSource, Part], Floats]:
+        """The parts of one function, and the standard deviation of single requests by pair."""
+        derivatives = function.derivatives(self.workload.input_tokens, self.workload.output_tokens)
+        cost, by_coefficient = function.coefficients @ derivatives, sums.over(derivatives)
+        root = _root(function.covariance)
+        if len(self.energy_functions) > 1:
+            root = _aligned(root, derivatives @ self.workload.count)
+        # Of millions of pairs this is the largest array.
+        del derivatives
+        known = function.coefficients @ by_coefficient
+        misfit, scatter = self._relative_sds(function)
+        parts: dict[ErrorSource, Part] = {
+            "trials": Part(root.T @ by_coefficient, function.freedom),
+            "model": Part(sums.by_cell(cost * misfit, self.workload.octaves), function.misfit.freedom),
+            "sessions": Part(function.session.sd * known[None], function.session.freedom),
+            "meter": Part(function.gain_ci95 / Z95 * known[None], math.inf),
+        }
+        return parts, cost * scatter
+
+    def _relative_sds(self, function: CostFunction) -> tuple[Floats, Floats]:
+        """Relative standard deviations of the misfit and of single requests, by pair.
+
+        They change slowly with the size, so that those of its spot do for a pair.
+        """
+        octaves = self.workload.octaves
+        m, n = octaves.spot_sizes
+        # Where nothing is spent, nothing is uncertain; powers know no 0.
+        cost = np.maximum(np.abs(function.cost(m, n)), _LEAST)
+        misfit = function.misfit.relative_sd(function.octaves_away(m, n), cost)
+        scatter = function.scatter.sd(cost) / cost if function.scatter.factor else np.zeros(cost.size)
+        return np.asarray(misfit[octaves.spot]), np.asarray(scatter[octaves.spot])
+
+    def request_runtime(self) -> tuple[Floats, Floats, Floats]:
+        """Of one new request of each pair: standard deviation in s of its runtime, the degrees of freedom that it is
+        known to, and the part of it that is the request's own."""
+        function = self.runtime_function
+        derivatives = function.derivatives(self.workload.input_tokens, self.workload.output_tokens)
+        cost = function.coefficients @ derivatives
+        trials = np.sqrt(np.square(_root(function.covariance).T @ derivatives).sum(axis=0))
+        misfit, scatter = (cost * relative for relative in self._relative_sds(function))
+        freedoms = [function.freedom, function.misfit.freedom, function.session.freedom, function.scatter.freedom]
+        return *joined([trials, misfit, cost * function.session.sd, scatter], freedoms), scatter
+
+
+def _together(one: Part, other: Part) -> Part:
+    """The sum of two errors that move together."""
+    short, long = sorted((one.deviations, other.deviations), key=len)
+    together = long.copy()
+    together[: len(short)] += short
+    return Part(together, min(one.freedom, other.freedom))
+
+
+def _aligned(root: Floats, direction: Floats) -> Floats:
+    """L with the L·Lᵀ of a root, whose first column alone moves ``direction`` · coefficients, upwards.
+
+    Functions whose coefficients err along the same directions then err together in that sum.
+    """
+    moved = root.T @ direction
+    mirror = moved - np.linalg.norm(moved) * np.eye(moved.size)[0]
+    size = float(mirror @ mirror)
+    # A Householder reflection; without one where the first column has the direction already.
+    return root if size == 0 else root - 2 * np.outer(root @ mirror, mirror) / size
+
+
+def _root(covariance: Floats) -> Floats:
+    """L with L·Lᵀ = covariance."""
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0)))
