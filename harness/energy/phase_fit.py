@@ -39,15 +39,17 @@ class Noise:
 
     by_power: Floats
     by_time: Floats
+    counted: Floats
+    """Which readings tell how large the noise is: 1.0 for those in a window, 0.0 where a machine at rest has none."""
     least: float
-    """Variance of a reading by rounding alone: no fit is better than that."""
+    """Variance that a reading has at least: no fit is better than that."""
 
     @classmethod
-    def of(cls, by_power: Floats, by_time: Floats, least: float) -> Noise:
+    def of(cls, by_power: Floats, by_time: Floats, counted: Floats, least: float) -> Noise:
         """From bands of any scale."""
         power = by_power / by_power[-1].mean()
         power[-1] = np.maximum(power[-1], _LEAST)
-        return cls(power, by_time / by_time[-1].mean(), least)
+        return cls(power, by_time / by_time[-1].mean(), counted, least)
 
     def joined(self, power_share: float, first: int) -> Floats:
         """The band of the first readings' covariance."""
@@ -132,7 +134,8 @@ def best_fit(
 
     def fit(choice: int, rows: int) -> Fit:
         band = noise.joined(_POWER_SHARES[choice], rows)
-        return _fit(design[:rows], values[:rows], band, prior.means, precision, choice, noise.least)
+        most = float(noise.counted[:rows].sum())
+        return _fit(design[:rows], values[:rows], band, prior.means, precision, choice, (most, noise.least))
 
     def likelihood(choice: int) -> float:
         if choice not in tried:
@@ -150,8 +153,16 @@ def best_fit(
 
 
 def _fit(
-    design: Floats, values: Floats, band: Floats, means: Floats, precision: Floats, choice: int, least: float
+    design: Floats,
+    values: Floats,
+    band: Floats,
+    means: Floats,
+    precision: Floats,
+    choice: int,
+    scale: tuple[float, float],
 ) -> Fit:
+    """``scale``: how many readings tell the noise's variance, and its least."""
+    most, least = scale
     factor = cholesky_banded(band, check_finite=False)
     both = cho_solve_banded((factor, False), np.column_stack((design, values)), check_finite=False)
     solved, weighted = both[:, :-1], both[:, -1]
@@ -161,7 +172,7 @@ def _fit(
     coefficients = inverse @ (design.T @ weighted + precision * means)
     residuals = weighted - solved @ coefficients
     square = float(residuals @ (values - design @ coefficients) + precision @ (coefficients - means) ** 2)
-    freedom = max(values.size - float(np.sum(inverse * told)), 1.0)
+    freedom = max(most - float(np.sum(inverse * told)), 1.0)
     variance = max(square / freedom, least, 1e-300)
     logs = 2.0 * float(np.log(factor[-1]).sum()) + float(np.linalg.slogdet(known)[1] - np.log(precision).sum())
     likelihood = -0.5 * (logs + values.size * math.log(variance) + square / variance)
