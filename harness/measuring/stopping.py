@@ -139,7 +139,7 @@ class FixedTrials:
 
 @dataclass(frozen=True)
 class TrialsByLength:
-    """Stop after ``max_trials``, which tell the noise; after one where a request takes ``long_s`` or longer: others tell
+    """Stop after ``max_trials``, which tell the noise, or after one where a request takes ``long_s``: others tell
     its noise, and it would cost most."""
 
     max_trials: int
