@@ -39,15 +39,17 @@ class Noise:
 
     by_power: Floats
     by_time: Floats
+    counted: Floats
+    """Which readings tell how large the noise is: 1.0 for those in a window, 0.0 where a machine at rest has none."""
     least: float
-    """Variance of a reading by rounding alone: no fit is better than that."""
+    """Variance that a reading has at least: no fit is better than that."""
 
     @classmethod
-    def of(cls, by_power: Floats, by_time: Floats, least: float) -> Noise:
+    def of(cls, by_power: Floats, by_time: Floats, counted: Floats, least: float) -> Noise:
         """From bands of any scale."""
         power = by_power / by_power[-1].mean()
         power[-1] = np.maximum(power[-1], _LEAST)
-        return cls(power, by_time / by_time[-1].mean(), least)
+        return cls(power, by_time / by_time[-1].mean(), counted, least)
 
     def joined(self, power_share: float, first: int) -> Floats:
         """The band of the first readings' covariance."""
@@ -72,6 +74,8 @@ class Fit:
     residuals: Floats
     """V⁻¹·(y − X·β)."""
     variance: float
+    spread: Floats
+    """V's diagonal."""
     freedom: float
     likelihood: float
     """Logarithm of the restricted likelihood, up to what all fits to the same readings share."""
@@ -93,6 +97,16 @@ class Fit:
         seen = with_readings.T @ cho_solve_banded((self.factor, False), with_readings, check_finite=False)
         covariance = own - seen + untold.T @ np.linalg.solve(self.precision, untold)
         return joules, (1.0 + self._alike()) * self.variance * covariance
+
+    def telling(self, wanted: Floats, with_readings: Floats, apart: Floats) -> float:
+        """How many readings tell what is wanted, in the combination ``apart``, shape (k,), as far as its trend goes.
+
+        Where these are few their own errors count and not those of all readings: Kish's effective number of weights.
+        """
+        trend = np.linalg.solve(self.precision, (wanted - self.solved.T @ with_readings) @ apart)
+        told = (self.solved @ trend) ** 2 * self.spread
+        fourth = float(told @ told)
+        return float(told.sum()) ** 2 / fourth if fourth > 0.0 else math.inf
 
     def _alike(self) -> float:
         """How alike neighbouring residuals are, where the noise's shape doesn't say it: 0 to 1.
@@ -120,7 +134,8 @@ def best_fit(
 
     def fit(choice: int, rows: int) -> Fit:
         band = noise.joined(_POWER_SHARES[choice], rows)
-        return _fit(design[:rows], values[:rows], band, prior.means, precision, choice, noise.least)
+        most = float(noise.counted[:rows].sum())
+        return _fit(design[:rows], values[:rows], band, prior.means, precision, choice, (most, noise.least))
 
     def likelihood(choice: int) -> float:
         if choice not in tried:
@@ -138,8 +153,16 @@ def best_fit(
 
 
 def _fit(
-    design: Floats, values: Floats, band: Floats, means: Floats, precision: Floats, choice: int, least: float
+    design: Floats,
+    values: Floats,
+    band: Floats,
+    means: Floats,
+    precision: Floats,
+    choice: int,
+    scale: tuple[float, float],
 ) -> Fit:
+    """``scale``: how many readings tell the noise's variance, and its least."""
+    most, least = scale
     factor = cholesky_banded(band, check_finite=False)
     both = cho_solve_banded((factor, False), np.column_stack((design, values)), check_finite=False)
     solved, weighted = both[:, :-1], both[:, -1]
@@ -149,8 +172,8 @@ def _fit(
     coefficients = inverse @ (design.T @ weighted + precision * means)
     residuals = weighted - solved @ coefficients
     square = float(residuals @ (values - design @ coefficients) + precision @ (coefficients - means) ** 2)
-    freedom = max(values.size - float(np.sum(inverse * told)), 1.0)
+    freedom = max(most - float(np.sum(inverse * told)), 1.0)
     variance = max(square / freedom, least, 1e-300)
     logs = 2.0 * float(np.log(factor[-1]).sum()) + float(np.linalg.slogdet(known)[1] - np.log(precision).sum())
     likelihood = -0.5 * (logs + values.size * math.log(variance) + square / variance)
-    return Fit(factor, solved, known, coefficients, residuals, variance, freedom, likelihood, choice)
+    return Fit(factor, solved, known, coefficients, residuals, variance, band[-1], freedom, likelihood, choice)

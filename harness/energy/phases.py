@@ -30,17 +30,21 @@ _SLOPE_SD = 0.1
 _MOST_POWER = 10.0
 """The same for a phase's power, in mean powers: all but nothing is known of it."""
 _JITTER = 0.01
-"""Standard deviation of the time between two updates, in periods."""
+"""Standard deviation of the time between two updates, in periods, of a sensor that updates every 0.1 s or more rarely;
+faster ones are taken to keep their pace better, by the root of how much faster they are: judged."""
 _UNEVEN_S = 0.1
-"""Of a sensor of this period fluctuations and jitter are told apart by that figure; faster ones are taken to keep their
-pace better by as much as they are faster (variance): judged."""
+"""The period that is meant."""
 _KNOTS = 16
 """At so many times at most the sensor's delay may change its course."""
 _TURNS = 3
 """So often the updates are moved and all is fitted again."""
 _UNLIKELY = 12.0
 """Courses of updates whose likelihood is less by this (logarithm) are dropped before the last turn."""
-_CHOSEN = 1.22
+_STEADIEST = 0.003
+"""No load is steadier than this from reading to reading (standard deviation, relative)."""
+_SAME_SHARES = 0.03
+"""Readings whose shares of a phase differ by less (standard deviation) hold the same."""
+_CHOSEN = {"counter": 1.17, "power": 1.5}
 """By so much intervals are wider for what is chosen from the same readings: the noise's shares, the courses of updates.
 Found on simulated sensors: without it intervals of 95 % hold 88 to 92 % where updates' times are unsure."""
 _PHASES = (PREFILL, DECODE, PAUSE)
@@ -74,7 +78,8 @@ def phase_energies(trace: Trace, window: Window, whole: Energy) -> PhaseEnergies
         if off is not None or whole.joules == 0.0:
             return PhaseEnergies(*(Energy(whole.joules * share, whole.ci95_j) for share in took_s / took_s.sum()))
         updates = updates_of(trace).near(trace.domain, edges_s[0], edges_s[-1])
-        return _made_to_fit(_weighed(updates, course, trace.domain), whole.joules, whole.ci95_j)
+        joint = _weighed(updates, course, trace.domain)
+        return _made_to_fit(joint, _CHOSEN[trace.domain.kind], whole.joules, whole.ci95_j)
     except (Unknown, np.linalg.LinAlgError) as unknown:
         return PhaseEnergies(*(Energy(None, None, str(unknown)) for _ in _PHASES))
 
@@ -93,12 +98,12 @@ class _Joint:
         return self.covariance.sum(axis=1) / total if total > 0.0 else np.zeros(self.joules.size)
 
 
-def _made_to_fit(joint: _Joint, whole_j: float, ci95_j: float) -> PhaseEnergies:
+def _made_to_fit(joint: _Joint, chosen: float, whole_j: float, ci95_j: float) -> PhaseEnergies:
     """Moved along their errors just so far that the sum lies in the whole's interval; half-widths hold the move."""
     total = float(joint.joules.sum())
     moved = joint.along() * (min(max(total, whole_j - ci95_j), whole_j + ci95_j) - total)
     sds = np.sqrt(np.maximum(np.diag(joint.covariance), 0.0))
-    half_widths = np.hypot(_CHOSEN * student_95(joint.freedom) * sds, moved)
+    half_widths = np.hypot(chosen * student_95(joint.freedom) * sds, moved)
     energies = zip((joint.joules + moved).tolist(), half_widths.tolist(), strict=True)
     return PhaseEnergies(*(Energy(joules, half_width) for joules, half_width in energies))
 
@@ -201,7 +206,7 @@ class _State:
     def _delay_sds(self) -> Floats:
         """Standard deviations of the delays, in s: the first is common to all, the others add up as updates drift."""
         drifts = self.delays.shape[1] - 1
-        drift_s = _JITTER * (self.domain.period_s or 0.0) * math.sqrt(self.updates.times_s.size / max(drifts, 1))
+        drift_s = _jitter_s(self.domain) * math.sqrt(self.updates.times_s.size / max(drifts, 1))
         return np.array([delay_sd_s(self.domain, self.updates.unsure_s), *[max(drift_s, 1e-6)] * drifts])
 
     def predicted(self) -> _Joint:
@@ -215,20 +220,29 @@ class _State:
                 wanted[row, column] = took[column]
         with_readings = unit * self.rows.shares[:, phases] * intensity[phases]
         own = np.diag(unit * intensity[phases] * took)
-        joint = _Joint(*self.fit.predicted(wanted, with_readings, own), self.fit.freedom)
+        apart = np.array([took[1], -took[0], 0.0])
+        telling = self.fit.telling(wanted, with_readings, apart) if _told_inside(self.rows) else 1.0
+        freedom = min(self.fit.freedom, max(telling - 1.0, 1.0))
+        joint = _Joint(*self.fit.predicted(wanted, with_readings, own), freedom)
         if not self.rows.steps or self.domain.age_s <= WIDE_S:
             return joint
         part = 1.0 - self._timing()
-        doubted = _Joint(*self.fit.predicted(wanted, part * with_readings, part * own), self.fit.freedom)
+        doubted = _Joint(*self.fit.predicted(wanted, part * with_readings, part * own), freedom)
         return _doubted(joint, doubted, np.diag(own) / float(np.trace(own)))
 
     def _timing(self) -> float:
         """Of what looks like fluctuations of power the part that may be jitter of updates' times: half at most."""
-        late_s = _JITTER * np.sqrt((self.domain.period_s or 0.0) * np.diff(self.updates.times_s))
+        late_s = _jitter_s(self.domain) * np.sqrt(np.diff(self.updates.times_s) / (self.domain.period_s or 1.0))
         late_j = late_s * (self.rows.shares @ self.power_w) / np.diff(self.updates.times_s)
         seen = self.fit.power_share * self.fit.variance
         part = float(np.mean(late_j**2)) / seen if seen > 0.0 else 1.0
-        return 0.5 * min(part, 1.0) * min((self.domain.period_s or 0.0) / _UNEVEN_S, 1.0)
+        return 0.5 * min(part, 1.0)
+
+
+def _jitter_s(domain: Domain) -> float:
+    """Standard deviation of the time between two updates, in s."""
+    period_s = domain.period_s or 0.0
+    return _JITTER * period_s * math.sqrt(min(period_s / _UNEVEN_S, 1.0))
 
 
 def _doubted(joint: _Joint, doubted: _Joint, shares: Floats) -> _Joint:
@@ -241,8 +255,10 @@ def _doubted(joint: _Joint, doubted: _Joint, shares: Floats) -> _Joint:
 
 def _noise(rows: Rows, domain: Domain, power_w: Floats, intensity: Floats) -> Noise:
     """The shapes of the readings' noise, given each column's power and the intensity of its fluctuations."""
-    least = domain.resolution**2 * (2.0 if rows.steps else 1.0) / 12.0
-    return Noise.of(*noise_bands(rows, domain, power_w, intensity), least)
+    rounding = domain.resolution**2 * (2.0 if rows.steps else 1.0) / 12.0
+    least = max(rounding, (_STEADIEST * float(np.median(np.abs(rows.values)))) ** 2)
+    counted = np.sign(rows.shares[:, list(_PHASES)].sum(axis=1))
+    return Noise.of(*noise_bands(rows, domain, power_w, intensity), counted, least)
 
 
 def _level_prior(mean_w: float, levels: NDArray[np.intp]) -> Prior:
@@ -264,6 +280,13 @@ def _delays(updates: Updates, unsure: bool) -> Floats:
     along = np.linspace(0.0, number, count)
     ramps = np.clip(along[:, None] - np.arange(number), 0.0, 1.0)
     return np.column_stack((np.ones(count), ramps))
+
+
+def _told_inside(rows: Rows) -> bool:
+    """Whether readings inside the window hold different shares of its phases, or those at its edges alone tell them."""
+    inside = rows.shares[:, list(_PHASES)].sum(axis=1) >= 0.99 * rows.shares[:, list(LEVELS)].sum(axis=1)
+    own = rows.shares[inside][:, list(_PHASES)]
+    return inside.any() and float((own / own.sum(axis=1, keepdims=True)).std(axis=0).max()) > _SAME_SHARES
 
 
 def _mean_power(rows: Rows) -> float:

@@ -9,7 +9,9 @@ from coverage_row import Row
 from energy_rows import LONG, SHORT, coverage
 from synthetic import ORIGIN_NS, SENSORS, Load, Sensor, random_load
 
-from harness.energy.integrate import margin_s, phase_energy, window_energy
+from harness.energy.integrate import margin_s, window_energy
+from harness.energy.phases import phase_energies
+from harness.energy.readings import Window
 
 COVERED = 0.93
 """Least share of intervals that hold the truth, as in scripts/bench/coverage.py."""
@@ -68,9 +70,11 @@ def test_phases_are_covered(sensor: Sensor) -> None:
         times = np.concatenate(([-margin - 5], marks, [marks[-1] + margin + 5]))
         load = Load(times, np.concatenate(([50.0], powers, [60.0])))
         trace = sensor.observe(load, -margin, marks[-1] + margin, rng)
-        for phase in (0, 1):
+        window = Window(*(nanoseconds(marks[mark:-1:3] if mark < 2 else marks[2::3]) for mark in (0, 1, 2)))
+        whole = window_energy(trace, int(window.start_ns[0]), int(window.end_ns[-1]))
+        phases = phase_energies(trace, window, whole)
+        for phase, energy in enumerate((phases.prefill, phases.decode)):
             starts, ends = marks[phase:-1:3], marks[phase + 1 :: 3]
-            energy = phase_energy(trace, nanoseconds(starts), nanoseconds(ends))
             if energy.joules is not None and energy.ci95_j is not None:
                 true_j = float(np.sum(load.energy_j(starts, ends)))
                 covered.append(abs(energy.joules - true_j) <= energy.ci95_j)
