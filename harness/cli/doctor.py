@@ -12,7 +12,7 @@ from harness.cli import options
 def doctor(
     as_json: options.AsJson = False,
     load: Annotated[
-        bool, Option("--load", help="Load the machine for 30 s and see whether every sensor notices.")
+        bool, Option("--load", help="Load the machine for 40 s: does every sensor notice, how soon?")
     ] = False,
 ) -> None:
     """Check which backends and power sources work here, and how to enable the rest."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Option
 
-from harness.cli.options import PROTOCOLS, Attribution, Compile
+from harness.cli.options import PROTOCOLS, Attribution, Compile, SensorCheckMode
 from harness.cli.server_options import ServerOptions
 from harness.core.errors import UserError
 
@@ -306,6 +306,14 @@ class MeasureOptions(ServerOptions):
             rich_help_panel=_ENERGY,
         ),
     ] = None
+    sensor_check: Annotated[
+        SensorCheckMode,
+        Option(
+            "--sensor-check",
+            help="Measure each sensor's period, lag and filter by 10 s of load: once on a machine, never, or again.",
+            rich_help_panel=_ENERGY,
+        ),
+    ] = SensorCheckMode.AUTO
     output: Annotated[
         Path | None,
         Option(

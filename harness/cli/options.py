@@ -22,6 +22,8 @@ Attribution = StrEnum("Attribution", "PROCESS SYSTEM")
 """Whose CPU energy counts where the source can tell processes apart."""
 Compile = StrEnum("Compile", "NONE GRAPH INDUCTOR")
 """How decode steps are launched; ``backends.base.Config.compile``."""
+SensorCheckMode = StrEnum("SensorCheckMode", "AUTO OFF AGAIN")
+"""Whether the timing of sensors is measured; ``EnergyConfig.sensor_check``."""
 
 
 def finite(option: CallbackParam, value: float | None) -> float | None:

@@ -56,7 +56,7 @@ def freedom_of(factor: float) -> float:
     return float(stdtridf(0.975, factor)) if factor > 1.96 else math.inf
 
 
-def joined(sds: Sequence[Floats], freedoms: Sequence[float]) -> tuple[Floats, Floats]:
+def joined_error(sds: Sequence[Floats], freedoms: Sequence[float]) -> tuple[Floats, Floats]:
     """Standard deviation and degrees of freedom of a sum of independent errors, each a standard deviation known to its
     degrees of freedom (infinite ones too). Arrays broadcast; the degrees of the sum are by Satterthwaite (1946)."""
     total, inverse = _satterthwaite(sds, freedoms)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
-from harness.core.statistics import joined, joined_95
+from harness.core.statistics import joined_95, joined_error
 from harness.deciding.costs import Costs
 from harness.deciding.errors import (
     ErrorSource,
@@ -79,7 +79,7 @@ class SystemDraws:
             unsure = [part for source, part in parts.items() if source not in _CERTAIN]
             sds = [np.asarray(np.linalg.norm(part.deviations.sum(axis=1))) for part in unsure]
             freedoms = [part.freedom for part in unsure]
-            _, known_to = joined([*sds, np.asarray(math.sqrt(variance))], [*freedoms, freedom])
+            _, known_to = joined_error([*sds, np.asarray(math.sqrt(variance))], [*freedoms, freedom])
             self._scales[quantity] = _student_scales(float(known_to), self._rng)[:, None]
         return self._scales[quantity]
 

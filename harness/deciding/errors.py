@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from harness.core.arrays import Floats
-from harness.core.statistics import joined
+from harness.core.statistics import joined_error
 from harness.deciding.costs import Costs
 from harness.deciding.octaves import Indices, Octaves
 from harness.deciding.workload import Workload
@@ -206,7 +206,7 @@ class SystemErrors:
         trials = np.sqrt(np.square(_root(function.covariance).T @ derivatives).sum(axis=0))
         misfit, scatter = (cost * relative for relative in self._relative_sds(function))
         freedoms = [function.freedom, function.misfit.freedom, function.session.freedom, function.scatter.freedom]
-        return *joined([trials, misfit, cost * function.session.sd, scatter], freedoms), scatter
+        return *joined_error([trials, misfit, cost * function.session.sd, scatter], freedoms), scatter
 
 
 def _together(one: Part, other: Part) -> Part:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
@@ -34,6 +34,9 @@ class EnergyConfig:
     """``DOMAIN=gain,offset_w`` entries and names of TOML files."""
     max_foreign_load: Annotated[float, Ge(0.0), Le(1.0)] | None = 0.1
     """Share of all processors that other programs may take during a trial before it is disturbed; None for any."""
+
+    sensor_check: Literal["auto", "off", "again"] = "auto"
+    """Whether the timing of sensors is measured by a load before the run: once on a machine, never, or once more."""
 
     meter_url: str | None = None
     """Where ``joulebench meter --listen`` of the machine that computes is, in place of this machine's power sources."""

@@ -11,7 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 from harness.core.errors import UserError
@@ -43,7 +43,7 @@ _Attribute = Callable[[Sequence[Trace], Collection[str]], EnergyReport]
 class Meter:
     """Samples opened probes in one thread. Use as a context manager, or call ``close``.
 
-    ``notices`` are lines to show the user once.
+    ``notices`` are lines to show the user once, ``probes`` the open ones by name.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Meter:
         """
         self._context = context or ProbeContext()
         self._config = config
-        self._probes = dict(opened)
+        self.probes = self._probes = dict(opened)
         self._left_out = tuple(left_out)
         self._absent = unmeasured or attribution.NO_SOURCE
         self._foreign = ForeignLoad()
@@ -84,12 +84,7 @@ class Meter:
             for probe in self._probes.values()
             for domain in probe.domains()
         }
-        margins_s = {domain.name: integrate.margin_s(domain, self._poll_s[domain.name]) for domain in domains}
-        self._margins_ns = {name: int(seconds * _NS) for name, seconds in margins_s.items()}
-        # An estimate that is fresh at every read says all in the reads at the edges: nothing is waited for.
-        fresh = {domain.name: 0 for domain in domains if domain.method == "estimated" and not domain.period_s}
-        self._awaited_ns = self._margins_ns | fresh
-        self._widest_margin_ns = max(self._margins_ns.values(), default=0)
+        self._set_margins()
         self._calibration = config.calibrations
         _check_domains(domains, self._calibration)
         self._unmetered = self._unmetered_device()
@@ -97,6 +92,24 @@ class Meter:
         self.notices += [self._unmetered] if self._unmetered else []
         if self._probes:
             self._sampler.start()
+
+    def _set_margins(self) -> None:
+        """How far readings are to reach beyond a window, from what is known of each sensor."""
+        margins_s = {d.name: integrate.margin_s(d, self._poll_s[d.name]) for d in self._sampler.domains}
+        self._margins_ns = {name: int(seconds * _NS) for name, seconds in margins_s.items()}
+        # An estimate that is fresh at every read says all in the reads at the edges: nothing is waited for.
+        fresh = {d.name: 0 for d in self._sampler.domains if d.method == "estimated" and not d.period_s}
+        self._awaited_ns = self._margins_ns | fresh
+        self._widest_margin_ns = max(self._margins_ns.values(), default=0)
+
+    def sampling_at(self, rate_hz: float) -> AbstractContextManager[None]:
+        """Read so often inside the ``with`` block."""
+        return self._sampler.at_rate(rate_hz)
+
+    def take_over(self, domains: Mapping[str, Domain]) -> None:
+        """Go by what was measured of sensors from now on, by the domains' names: times, not what is read."""
+        self._sampler.take_over(domains)
+        self._set_margins()
 
     @classmethod
     def open(

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -16,7 +16,7 @@ import numpy as np
 from harness.core.errors import ProbeFailed
 from harness.core.quantities import Facts
 from harness.energy.probes.base import Probe
-from harness.energy.readings import Trace
+from harness.energy.readings import Domain, Trace
 
 _KEEP_S = 3600.0
 """Readings older than this are forgotten, unless they are held for a trial."""
@@ -66,6 +66,20 @@ class Sampler:
         """Begin polling in a thread of its own."""
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
         self._thread.start()
+
+    @contextmanager
+    def at_rate(self, rate_hz: float) -> Iterator[None]:
+        """Poll so often for as long as the ``with`` block lasts."""
+        usual_s, self._period_s = self._period_s, 1.0 / rate_hz
+        try:
+            yield
+        finally:
+            self._period_s = usual_s
+
+    def take_over(self, domains: Mapping[str, Domain]) -> None:
+        """Go by these descriptions of domains from now on; those not named stay as they are."""
+        self._domains = [[domains.get(domain.name, domain) for domain in own] for own in self._domains]
+        self.domains = [domain for own in self._domains for domain in own]
 
     def stop(self) -> None:
         """End the thread and wait for it. Safe to call twice."""

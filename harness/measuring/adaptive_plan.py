@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.core.errors import UserError
 from harness.core.sizes import Point
-from harness.modelling.interest import Interest
+from harness.modelling.interest import Interest, beside_powers
 from harness.runs.run_schema import AdaptiveRecord
 
 DEFAULT_ERROR = 0.02
@@ -30,7 +30,7 @@ class AdaptivePlan:
     """Fewest and most input tokens."""
     outputs: tuple[int, int]
     concurrencies: tuple[int, ...]
-    """Requests in flight; each has costs of its own."""
+    """Requests in flight that were asked for; each has costs of its own."""
     budget_s: float | None = None
     """Seconds after which no further size is begun; None for as long as it takes."""
     traffic: tuple[tuple[int, int, float], ...] = ()
@@ -40,7 +40,9 @@ class AdaptivePlan:
 
     def interest(self, context_length: int | None = None, most_in_flight: int | None = None) -> Interest:
         """The sizes that matter and that the model and its server can take. Raises UserError where none is left."""
-        levels = [c for c in self.concurrencies if most_in_flight is None or c <= most_in_flight]
+        most = self.concurrencies[-1] if most_in_flight is None else most_in_flight
+        asked = [c for c in self.concurrencies if c <= most]
+        levels = sorted({*asked, *(c for c in beside_powers(asked[-1]) if c - 1 in asked)}) if asked else []
         if not levels:
             raise UserError(f"the server works on {most_in_flight} requests at once: ask for no more with -c")
         longest = math.inf if context_length is None else float(context_length)

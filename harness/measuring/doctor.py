@@ -1,11 +1,8 @@
 """What works on this machine, and what to do about the rest."""
 
-import json
-import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from harness.core.processes import module_command, module_environment
 from harness.energy.attribution import PowerFigure
 from harness.energy.config import EnergyConfig
 from harness.energy.integrate import Energy, window_energy
@@ -13,6 +10,9 @@ from harness.energy.meter import Meter
 from harness.energy.power_sources import set_aside, try_open
 from harness.energy.probes.base import Probe, ProbeContext
 from harness.energy.readings import Domain, Trace
+from harness.energy.step_response import SensorCheck
+from harness.measuring.sensor_check import check_sensors
+from harness.measuring.wave_process import run_wave
 
 LOAD_S = 30.0
 _CYCLE_S = 10.0
@@ -85,6 +85,8 @@ class LoadCheck:
     domains: dict[str, Response]
     ratios: dict[str, float]
     """Integrated power over counted energy of every source that has both."""
+    sensors: dict[str, SensorCheck] = field(default_factory=dict)
+    """What is known of each sensor's timing, by domain."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Diagnosis:
 def diagnose(load: bool = False) -> Diagnosis:
     """Try every backend and power source and, with ``load``, whether each sensor sees one.
 
-    Takes a few seconds, and half a minute more for the load.
+    Takes a few seconds, and three quarters of a minute more for the load.
     """
     context = ProbeContext()
     opened, probes = _open(context)
@@ -177,36 +179,23 @@ def _domain(domain: Domain, idle: PowerFigure) -> DomainCheck:
 
 
 def _apply_load(meter: Meter, seconds: float) -> LoadCheck:
-    """Run the square wave and compare each domain's idle and busy halves."""
+    """Run the square wave and compare each domain's idle and busy halves; then time each sensor by irregular steps."""
     cycle_s = min(_CYCLE_S, seconds / 3)
-    command = module_command("harness.measuring.square_wave", str(seconds), str(cycle_s))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=module_environment()) as child:
-        meter.set_worker(child.pid)
-        assert child.stdout is not None
-        started = json.loads(child.stdout.readline() or "{}")
-        try:
-            child.wait(timeout=seconds + _START_TIMEOUT_S)
-        finally:
-            child.kill()
-    if "start_ns" not in started:
-        meter.set_worker(None)
-        return LoadCheck(None, "the load did not start", {}, {})
-    start_ns, cycle_ns = started["start_ns"], int(cycle_s * 1e9)
     cycles = int(seconds / cycle_s)
-    traces = meter.traces(start_ns, start_ns + cycles * cycle_ns)
+    halves = [cycle_s / 2] * (2 * cycles)
+    wave = run_wave("all", lambda ready_s: halves, _START_TIMEOUT_S, started=meter.set_worker)
+    if wave.device is None:
+        meter.set_worker(None)
+        return LoadCheck(None, wave.reason, {}, {})
+    cycle_ns = int(cycle_s * 1e9)
+    traces = meter.traces(wave.start_ns, wave.start_ns + cycles * cycle_ns)
     meter.set_worker(None)
     responses = {
-        trace.domain.name: replace(
-            _response(trace, start_ns, cycle_ns, cycles), loaded=_is_loaded(trace.domain, started["gpus"])
-        )
+        trace.domain.name: replace(_response(trace, wave.start_ns, cycle_ns, cycles), loaded=wave.loads(trace.domain))
         for trace in traces
     }
-    return LoadCheck(started["device"], None, responses, _ratios(traces, start_ns, start_ns + cycles * cycle_ns))
-
-
-def _is_loaded(domain: Domain, gpus: Sequence[str]) -> bool:
-    """Whether the load runs on what a domain reads; hashing leaves memory and the neural engine at rest."""
-    return domain.component in ("cpu", "system") or domain.source in gpus
+    ratios = _ratios(traces, wave.start_ns, wave.start_ns + cycles * cycle_ns)
+    return LoadCheck(wave.device, None, responses, ratios, check_sensors(meter, "again"))
 
 
 def _response(trace: Trace, start_ns: int, cycle_ns: int, cycles: int) -> Response:

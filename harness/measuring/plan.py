@@ -19,7 +19,7 @@ from harness.measuring.open_plan import (
     parse_rates,
     refuse_arrivals,
 )
-from harness.measuring.stopping import FixedTrials, RelativePrecision, RuntimeHalfWidth, StoppingRule
+from harness.measuring.stopping import FixedTrials, RelativePrecision, RuntimeHalfWidth, StoppingRule, TrialsByLength
 from harness.runs.run_schema import PlanRecord
 
 WARMUP_S = 1.0
@@ -105,7 +105,7 @@ PROTOCOLS = {
             name="adaptive",
             inputs="8-2048*2",
             outputs="8-1024*2",
-            stopping=FixedTrials(1),
+            stopping=TrialsByLength(2),
             kv_cache=True,
             min_window_s=1.0,
             max_window_s=30.0,

@@ -44,8 +44,10 @@ def refuse_other_run(directory: Path, held: Run, asked: PlannedRun, machine: Mac
     # A batch size was an option of all points once: each has its own now.
     del options["batch_size"]
     _refuse_options(directory, defaults | options, asdict(asked.config))
-    # How much foreign load is let pass decides which trials count, not what they are.
-    ours, theirs = ({**asdict(energy), "max_foreign_load": None} for energy in (held.energy, asked.energy))
+    # How much foreign load is let pass decides which trials count, not what they are; how sensors' timing is known is
+    # each session's own.
+    free = {"max_foreign_load": None, "sensor_check": None}
+    ours, theirs = (asdict(energy) | free for energy in (held.energy, asked.energy))
     _refuse_options(directory, ours, theirs)
     _refuse_open_loops(directory, held.plan.open_loop, asked.plan)
     _refuse_other_choice(directory, held.plan.adaptive, asked.plan)

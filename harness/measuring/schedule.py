@@ -23,8 +23,8 @@ MAX_ERRORS = 3
 MAX_DISTURBED = 3
 """Disturbed trials of one point after which it is left as it is: they are kept and marked."""
 
-MAX_CHOSEN = 400
-"""Sizes that are chosen while measuring at most: further ones hardly make the costs any surer."""
+MAX_CHOSEN = 80
+"""Sizes that are chosen while measuring at most, at each number of requests in flight: further ones hardly help."""
 
 DRIFT_TRIALS = 3
 """Trials of the first point that are repeated at the end."""
@@ -169,7 +169,11 @@ class Schedule:
     def _choose(self, spent_s: float) -> Point | None:
         """A further size to measure; None where none is wanted or left."""
         wanted = self._plan.adaptive
-        if self._search is None or wanted is None or len(self._plan.points) >= MAX_CHOSEN:
+        if (
+            self._search is None
+            or wanted is None
+            or len(self._plan.points) >= MAX_CHOSEN * len(self._search.interest.levels)
+        ):
             return None
         reached = self.reached()
         enough = reached is not None and reached.error <= wanted.error

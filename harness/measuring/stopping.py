@@ -138,6 +138,32 @@ class FixedTrials:
 
 
 @dataclass(frozen=True)
+class TrialsByLength:
+    """Stop after ``max_trials``, which tell the noise; after one where a request takes ``long_s`` or longer: others tell
+    its noise, and it would cost most."""
+
+    max_trials: int
+    long_s: float = 5.0
+
+    def done(self, samples: Samples) -> bool:
+        runtimes_s = samples["runtime_s"]
+        return len(runtimes_s) >= self.max_trials or bool(runtimes_s and statistics.fmean(runtimes_s) >= self.long_s)
+
+    def width(self, samples: Samples) -> None:
+        """No interval decides."""
+
+    def with_max_trials(self, max_trials: int) -> TrialsByLength:
+        return replace(self, max_trials=max_trials)
+
+    @property
+    def window_precision(self) -> float:
+        return _WINDOW_PRECISION
+
+    def describe(self) -> Facts:
+        return {"rule": "trials-by-length", **asdict(self)}
+
+
+@dataclass(frozen=True)
 class RuntimeHalfWidth:
     """The paper's rule: stop when the 95 % half-width of the runtime is below ``half_width_s`` seconds.
 

@@ -12,11 +12,13 @@ from harness.energy.config import EnergyConfig
 from harness.energy.foreign_load import CpuLoad, Look
 from harness.energy.meter import Meter, MeterDescription
 from harness.energy.probes.base import ProbeContext
+from harness.energy.step_response import SensorCheck
 from harness.measuring import machine, same_run
 from harness.measuring.model_host import ModelHost, SweepStopped
 from harness.measuring.observer import Observer
 from harness.measuring.planned_run import PlannedRun, prepare
 from harness.measuring.schedule import Schedule
+from harness.measuring.sensor_check import check_sensors
 from harness.measuring.session import MeasuringSession, now
 from harness.modelling.forms.base import decode_context_of
 from harness.runs.records import RecordedRun, load_run
@@ -82,7 +84,8 @@ def _run_session(planned: PlannedRun, store: RunStore, observer: Observer) -> No
                 observer.notice(notice)
             if unused := _unused_gpus(planned.config.device, loaded):
                 observer.notice(unused)
-            _begin_session(planned, store, loaded, versions, meter.describe(), load, unused)
+            sensors = check_sensors(meter, planned.energy.sensor_check, observer.notice)
+            _begin_session(planned, store, loaded, versions, meter.describe(), load, unused, sensors)
             schedule = _schedule(planned, store, loaded.model.context_length, loaded.most_in_flight, loaded.settings)
             MeasuringSession(planned.plan, store, host, meter, observer, served).run(schedule)
     _note(store, ended_at=now(), ended="complete")
@@ -187,6 +190,7 @@ def _begin_session(
     measured: MeterDescription,
     load: CpuLoad | None,
     unused_gpus: str | None,
+    sensors: dict[str, SensorCheck],
 ) -> None:
     """Write down what is about to be measured. Raises UserError where that is not what the directory holds."""
     backend = BackendRecord(
@@ -224,5 +228,6 @@ def _begin_session(
         max_foreign_load=planned.energy.max_foreign_load,
         load_at_start=load,
         unused_gpus=unused_gpus,
+        sensors=sensors,
     )
     store.write_run(held.model_copy(update={"plan": plan, "sessions": (*held.sessions, session)}))

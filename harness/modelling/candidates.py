@@ -109,7 +109,7 @@ def _promises(solution: Solution, rows: Rows) -> tuple[list[Term], Floats]:
     shift = -((weights * solution.residuals) @ new) / across
     residuals = solution.residuals[:, None] + new * shift / weights[:, None]
     leverage = np.minimum(solution.leverage[:, None] + new**2 / across, 0.999)
-    errors = np.average(np.abs(residuals) / (1 - leverage), axis=0, weights=rows.share)
+    errors = np.average(np.abs(residuals) / (1 - leverage), axis=0, weights=rows.judging)
     return terms, np.where(tells & (shift > 0), errors, np.inf)
 
 

@@ -68,7 +68,8 @@ class Claim:
         left = errors**2 - noises**2
         sampling = np.sqrt(np.sum(np.square(weight * (left - weight @ left))) * left.size / (left.size - 1))
         highest = mean * math.exp(min(float(sampling) / mean, 1.0)) - noise
-        return cls(math.sqrt(max(0.0, mean - noise)), math.sqrt(max(0.0, highest)))
+        # However much noise is taken off, what is left isn't known better than to one standard error.
+        return cls(math.sqrt(max(0.0, mean - noise)), math.sqrt(max(highest, float(sampling))))
 
 
 def observed(seen: Sequence[Seen], name: str) -> Observations | None:

@@ -24,7 +24,7 @@ from harness.modelling.covariance import by_offsets, uncertainty
 from harness.modelling.doubt import Misfit, Scatter, SessionEffect
 from harness.modelling.forms.base import DecodeContext, Form, Part, Sizes
 from harness.modelling.least_squares import Rows, Solution
-from harness.modelling.misfit import LeftOut, fit_misfit, joined
+from harness.modelling.misfit import HeldOutErrors, every_error, fit_misfit
 from harness.modelling.session_effect import Cells, Sessions, of_one_session, tell_sessions
 
 MIN_POINTS = 4
@@ -192,7 +192,7 @@ def fit_form(
         held_out=held_out,
         rms=float(np.sqrt(np.mean(held_out[sound] ** 2))),
         freedom=freedom,
-        misfit=fit_misfit(joined([_fitted(solution, observations, rows), *left_out], [here, *folds]), freedom),
+        misfit=fit_misfit(every_error([_fitted(solution, observations, rows), *left_out], [here, *folds]), freedom),
         scatter=observations.scatter,
         session=sessions.effect,
         suspects=suspects,
@@ -253,11 +253,13 @@ def _folds(observations: Observations) -> list[NDArray[np.bool_]]:
     return [*np.eye(len(observations.cost), dtype=bool), *whole]
 
 
-def _fitted(solution: Solution, observations: Observations, rows: Rows) -> LeftOut:
+def _fitted(solution: Solution, observations: Observations, rows: Rows) -> HeldOutErrors:
     """Errors of the fit at its own points, each as if the point hadn't bent the fit to itself."""
     cost = solution.form.cost(solution.theta, observations.sizes)
-    error = (observations.cost / cost - 1) / np.sqrt(1 - solution.leverage[rows.request])
-    return LeftOut(error, np.zeros(cost.size), cost, observations.certain_noise**2, np.ones(cost.size))
+    with np.errstate(divide="ignore"):
+        error = (observations.cost / cost - 1) / np.sqrt(1 - solution.leverage[rows.request])
+    error = np.where(cost > 0, error, np.nan)
+    return HeldOutErrors(error, np.zeros(cost.size), cost, observations.certain_noise**2, np.ones(cost.size))
 
 
 def _left_out(
@@ -266,17 +268,17 @@ def _left_out(
     observations: Observations,
     rows: Rows,
     starts: dict[Form, Floats],
-) -> LeftOut:
+) -> HeldOutErrors:
     """Errors at the points of ``fold`` by the whole procedure without them; NaN where no interval would be stated."""
     solution = best_candidate(candidates, rows.without(np.flatnonzero(fold)), starts).solution
     out, kept = observations.only(fold), observations.only(~fold)
     cost = solution.form.cost(solution.theta, out.sizes)
     with np.errstate(divide="ignore", invalid="ignore"):
-        error = out.cost / cost - 1
+        error = np.where(cost > 0, out.cost / cost - 1, np.nan)
     too_far = kept.range.octaves_outside(out.input_tokens, out.output_tokens) > TOO_FAR
     distance = kept.range.octaves_away(out.input_tokens, out.output_tokens)
     error = np.where(too_far, np.nan, error)
-    return LeftOut(error, distance, cost, out.certain_noise**2, np.ones(cost.size))
+    return HeldOutErrors(error, distance, cost, out.certain_noise**2, np.ones(cost.size))
 
 
 def _suspects(solution: Solution, rows: Rows) -> tuple[int, ...]:

@@ -14,6 +14,8 @@ from harness.modelling.forms.base import Form, Part, Sizes
 
 HUBER = 1.345
 """Huber's constant: 95 % efficiency on normal residuals."""
+NOISY = 0.3
+"""Relative standard error of a point beyond which it hardly counts in the choice of a form."""
 LEAST_SPREAD = 1e-9
 """Smallest relative spread about the model: data without any noise must not weigh infinitely."""
 _ROUNDS = 40
@@ -35,6 +37,11 @@ class Rows:
     """Which rows are whole requests."""
     share: Floats
     """Weight of a row: 2/3 where request, prefill and decode say in three rows what two measurements know."""
+
+    @property
+    def judging(self) -> Floats:
+        """Weight of a row where forms are compared: next to nothing for a disturbed one, which mustn't choose."""
+        return np.asarray(self.share / (1 + (self.noise / NOISY) ** 4))
 
     def design(self, form: Form, theta: Floats) -> Floats:
         return np.vstack([form.design(theta, sizes, part) for part, sizes in self.sizes.items()])[self.kept]
@@ -58,7 +65,8 @@ class Solution:
     """(predicted − measured) / measured."""
     leverage: Floats
     predicted_error: float
-    """Mean absolute residual, each corrected by its leverage: what leaving out each row would give, to first order."""
+    """Mean absolute residual, each corrected by its leverage: what leaving out each row would give, to first order.
+    Rows count by ``judging``."""
 
 
 def solve(form: Form, rows: Rows, start: Floats | None) -> Solution:
@@ -93,7 +101,7 @@ def solve(form: Form, rows: Rows, start: Floats | None) -> Solution:
             break
     scaled = design[:, theta != 0] * (weights / rows.value)[:, None]
     leverage = np.minimum(np.sum((scaled @ np.linalg.pinv(scaled.T @ scaled)) * scaled, axis=1), 0.999)
-    predicted_error = float(np.average(np.abs(residuals) / (1 - leverage), weights=rows.share))
+    predicted_error = float(np.average(np.abs(residuals) / (1 - leverage), weights=rows.judging))
     if form.is_plain_at(theta):
         # The plain form is a candidate too.
         predicted_error = np.inf

@@ -20,8 +20,8 @@ FALLOFFS = np.array([-0.1, 0.0, 0.1, 0.2, 0.3, 0.4])
 """β tried, 0.05 ± 0.15 before anything is known: short requests are noisier."""
 FREEDOMS = np.array([2.0, 4.0, 10.0, 60.0])
 """Of the Student distribution of the errors, from heavy tails to nearly a normal one."""
-SURENESS = 0.85
-"""Quantile of the posterior distribution of s0 that is taken, about one standard deviation up: few errors may be small
+SURENESS = 0.78
+"""Quantile of the posterior distribution of s0 that is taken, 0.8 standard deviations up: few errors may be small
 by chance."""
 _FALLOFF_PRIOR = 0.05, 0.15
 _CHUNK = 1 << 22
@@ -30,7 +30,7 @@ MOST = 3.0
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class HeldOutErrors:
     """Predictions of points by fits without them, one entry for each point in each such fit."""
 
     error: Floats
@@ -45,23 +45,25 @@ class LeftOut:
     """One over the number of fits that leave the point out, so that each point counts once."""
 
 
-def joined(parts: Sequence[LeftOut], folds: Sequence[NDArray[np.bool_]]) -> LeftOut:
+def every_error(parts: Sequence[HeldOutErrors], folds: Sequence[NDArray[np.bool_]]) -> HeldOutErrors:
     """All that can be judged, each point with the same weight; ``folds`` say which points each part left out."""
     points = np.concatenate([np.flatnonzero(fold) for fold in folds])
     every = [np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])]
     known = np.logical_and.reduce([np.isfinite(each) for each in every])
     times = np.bincount(points[known], minlength=points.max() + 1)
     error, distance, cost, variance, _ = (each[known] for each in every)
-    return LeftOut(error, distance, cost, variance, 1 / times[points[known]])
+    return HeldOutErrors(error, distance, cost, variance, 1 / times[points[known]])
 
 
-def fit_misfit(left_out: LeftOut, freedom: float) -> Misfit:
+def fit_misfit(left_out: HeldOutErrors, freedom: float) -> Misfit:
     """The misfit as a function of size, by the likelihood of the errors under Student's distribution.
 
     α, β and the degrees of freedom are means over the posterior distribution on a grid, for the few errors of a small
     design leave them open; s0 is its ``SURENESS`` quantile. ``freedom`` are those that the fit of all points has left:
     the misfit isn't known to more.
     """
+    if not left_out.cost.size:
+        return Misfit(MOST, freedom=max(freedom, 1.0))
     reference = float(np.exp(np.average(np.log(left_out.cost), weights=left_out.weight)))
     grid = np.meshgrid(LEVELS, GROWTHS, FALLOFFS, FREEDOMS, indexing="ij")
     level, growth, falloff, tails = (axis.ravel() for axis in grid)
@@ -82,7 +84,7 @@ def fit_misfit(left_out: LeftOut, freedom: float) -> Misfit:
 
 
 def _log_likelihood(
-    left: LeftOut, reference: float, level: Floats, growth: Floats, falloff: Floats, tails: Floats
+    left: HeldOutErrors, reference: float, level: Floats, growth: Floats, falloff: Floats, tails: Floats
 ) -> Floats:
     error = np.clip(left.error, -MOST, MOST) ** 2
     constant = gammaln((tails + 1) / 2) - gammaln(tails / 2) - np.log(tails * np.pi) / 2

@@ -15,6 +15,7 @@ from harness.energy.attribution import IdleBaseline
 from harness.energy.config import EnergyConfig
 from harness.energy.foreign_load import CpuLoad
 from harness.energy.meter import MeterDescription
+from harness.energy.step_response import SensorCheck
 from harness.runs.schema import MOST_TOKENS
 
 RUN_VERSION = 2
@@ -175,6 +176,8 @@ class Session(_Open):
     """What other programs took of the processors before the model was loaded; None where nobody looked."""
     unused_gpus: str | None = None
     """Why the CPU computed although ``--device auto`` had NVIDIA GPUs to choose from; None where that is not so."""
+    sensors: dict[str, SensorCheck] = Field(default_factory=dict)
+    """By domain, what is known of its sensor's timing, how sure and where from; empty where nobody looked."""
     reached: dict[str, ReachedRecord] = Field(default_factory=dict)
     """By quantity, such as ``runtime_s``; empty where sizes were planned, or too few of them were drawn to tell."""
     ended: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from harness.core.wording import number, percent, plus_minus
+from harness.energy.step_response import SensorCheck, Timing
 from harness.measuring.doctor import Diagnosis, LoadCheck, ProbeCheck
 from harness.showing.terminal import print_json
 
@@ -75,4 +76,34 @@ def _load(load: LoadCheck) -> list[str]:
         lines.append(f"  {name} {verdict}: {', '.join(watts)}")
     for source, ratio in load.ratios.items():
         lines.append(f"  {source}: integrated power is {percent(ratio)} of the counter")
+    if load.sensors:
+        lines += ["", "Timing of the sensors, from steps of that load"]
+        lines += [line for name, check in load.sensors.items() for line in _timing(name, check)]
     return lines
+
+
+def _timing(name: str, check: SensorCheck) -> list[str]:
+    response = check.response
+    what = {
+        "period": response.period,
+        "delay": response.delay,
+        "lag": response.lag,
+        "averages over": response.averaging,
+        "filter": response.filter,
+        "sees": response.seen,
+    }
+    times = [
+        f"{label} {plus_minus(1e3 * timing.value_s, 1e3 * timing.ci95_s, 'ms')}"
+        for label, timing in what.items()
+        if timing
+    ]
+    lines = [f"  {name} ({check.source}): {', '.join(times)}"] if times else []
+    if response.reason:
+        lines.append(f"  {name}: {'not all of it' if times else 'not'} measured: {response.reason}")
+    elif not check.taken_over:
+        lines.append(f"{'':4}no surer than what the probe states, which stays")
+    return lines
+
+
+def _ms(timing: Timing) -> str:
+    return plus_minus(1e3 * timing.value_s, 1e3 * timing.ci95_s, "ms")

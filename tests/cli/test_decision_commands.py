@@ -93,10 +93,20 @@ def test_the_answer_comes_first_in_words(run, trace: Path) -> None:
     assert "measured by different methods" in out
 
 
-def test_the_published_setting_saves_and_the_real_one_does_not(answer, run) -> None:
-    """Every output 32 tokens: a real saving at ten times the runtime. Real outputs: no input threshold pays."""
+def test_the_published_setting_saves_and_the_real_one_does_not(answer, run, tmp_path: Path) -> None:
+    """Every output 32 tokens: a saving at ten times the runtime, if the meters are good. Real outputs: no input
+    threshold pays."""
     frozen = answer("threshold", *PAIR, "-w", "alpaca", "--output-tokens", 32)["best"]
-    assert frozen["saving"]["significant"]
+    paths = []
+    for name in (SMALL, LARGE):
+        data = json.loads(Profile.load(name).dump())
+        data["energy"]["gain_ci95"] = 0.01
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_text(json.dumps(data))
+    calibrated = answer("threshold", *paths, "-w", "alpaca", "--output-tokens", 32)["best"]
+    assert calibrated["saving"]["significant"]
+    assert calibrated["saving"]["value"] == frozen["saving"]["value"]
+    assert frozen["saving"]["low"] < 0.05
     assert 0.1 < frozen["saving"]["value"] < 0.35
     assert 8 < frozen["runtime_ratio"] < 13
     real = answer("threshold", *PAIR, "-w", "alpaca")

@@ -168,7 +168,7 @@ def test_slower_sensors_need_longer_windows() -> None:
             needed.append(meter.needed_window_s())
             assert meter.needed_window_s(0.02) == pytest.approx(needed[-1] / 2)
     assert needed == sorted(needed)
-    assert 5 < needed[1] < 15
+    assert 3 < needed[1] < 5
 
 
 def only(monkeypatch: pytest.MonkeyPatch, roles: dict[str, Callable[[], Probe]]) -> None:

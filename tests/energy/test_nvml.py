@@ -263,7 +263,7 @@ def test_the_share_of_a_process_is_an_estimate_by_its_utilization(run: Any, scen
     assert not answer["report"]["warnings"], "a share is no second reading of the board"
     disturbed = answer["conditions"]["disturbed"]
     assert disturbed == ("another process (pid 999998) used GPU 0 (NVIDIA Test Board)" if scenario == "share" else None)
-    assert answer["describe"]["needed_window_s"] > 10
+    assert answer["describe"]["needed_window_s"] > 3
 
 
 @pytest.mark.parametrize(

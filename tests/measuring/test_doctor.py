@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,10 +27,11 @@ from tests.helpers import environment
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Any:
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Runs the command; only its first seconds of load and of idling."""
     monkeypatch.setattr(checks, "LOAD_S", 3.6)
     monkeypatch.setattr(checks, "_IDLE_S", 0.5)
+    monkeypatch.setenv("JOULEBENCH_CACHE_DIR", str(tmp_path))
     app = typer.Typer()
     app.command()(doctor)
 
@@ -162,8 +164,11 @@ def test_the_load_ends_with_who_asked_for_it() -> None:
 
     starter = (
         "import subprocess, sys, time\n"
-        "load = [sys.executable, '-m', 'harness.measuring.square_wave', '60', '1']\n"
-        "child = subprocess.Popen(load, stdout=subprocess.PIPE)\n"
+        "load = [sys.executable, '-m', 'harness.measuring.square_wave', 'cpu']\n"
+        "child = subprocess.Popen(load, stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\n"
+        "child.stdin.write(b'[' + b'0.5, ' * 120 + b'0.5]\\n')\n"
+        "child.stdin.flush()\n"
         "child.stdout.readline()\n"
         "print(child.pid, flush=True)\n"
         "time.sleep(60)\n"

