@@ -147,7 +147,7 @@ def test_a_session_of_many_trials_does_not_pull_the_mean_to_itself() -> None:
 
 
 def test_sessions_that_measured_other_sizes_are_told_from_the_size_and_leave_doubt() -> None:
-    """The second session has the long requests, and is 6 % slow: with a few shared sizes that is no growth with size."""
+    """The second session has the long requests and is 6 % slow: with shared sizes that is no growth with size."""
     rng = np.random.default_rng(8)
     short, long = [point for point in POINTS if max(point) < 512], [point for point in POINTS if max(point) >= 128]
     apart, observed = fitted(trials_of(rng, [0.0, 0.06], [4, 4], [short, long]))
