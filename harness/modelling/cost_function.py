@@ -64,14 +64,13 @@ class Range:
         return max(n for _, n in self.corners)
 
     def octaves_outside(self, m: ArrayLike, n: ArrayLike) -> Floats:
-        """How far each (m, n) lies outside, in octaves of the axis on which it is farther; 0 inside. Shapes broadcast.
-
-        Of several corners the one that is nearest counts.
+        """How far each (m, n) lies below the smallest or above the largest size of an axis, in octaves of the axis on
+        which it is farther; 0 between them, also off the axes of two sweeps. Shapes broadcast.
         """
         log_m, log_n = (np.log2(np.asarray(axis, dtype=float)) for axis in (m, n))
         below = np.maximum(np.log2(self.min_input_tokens) - log_m, np.log2(self.min_output_tokens) - log_n)
-        above = [np.maximum(log_m - np.log2(most_m), log_n - np.log2(most_n)) for most_m, most_n in self.corners]
-        return np.asarray(np.maximum(np.maximum(below, np.minimum.reduce(above)), 0.0))
+        above = np.maximum(log_m - np.log2(self.max_input_tokens), log_n - np.log2(self.max_output_tokens))
+        return np.asarray(np.maximum(np.maximum(below, above), 0.0))
 
     def octaves_away(self, m: ArrayLike, n: ArrayLike) -> Floats:
         """Distance d of each (m, n) from the nearest measured point: √(Δ² + 4·o²), Δ that of ``octaves_to_nearest`` and

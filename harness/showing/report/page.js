@@ -154,10 +154,11 @@ function costAt(table, m, n, tooFar) {
   return { value, half: far ? null : halves[0], oneHalf: far ? null : halves[1], measured, far };
 }
 
-// How far a size lies outside what was measured, in octaves of the axis on which it is farther; of several corners the nearest counts.
+// How far a size lies below the smallest or above the largest of an axis, in octaves of the axis on which it is farther.
 function octavesOutside({ min, corners }, m, n) {
   const below = Math.max(Math.log2(min[0] / m), Math.log2(min[1] / n));
-  const above = Math.min(...corners.map(([mostM, mostN]) => Math.max(Math.log2(m / mostM), Math.log2(n / mostN))));
+  const [mostM, mostN] = [0, 1].map((axis) => Math.max(...corners.map((corner) => corner[axis])));
+  const above = Math.max(Math.log2(m / mostM), Math.log2(n / mostN));
   return Math.max(below, above, 0);
 }
 
