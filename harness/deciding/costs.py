@@ -201,7 +201,7 @@ def _too_far(costs: Costs, workload: Workload) -> NDArray[np.bool_] | None:
 
 
 def _widened(measured: Range, factor: float) -> Range:
-    """A range without steps whose ends lie further out by a factor; faster than the distance of each of millions of sizes."""
+    """A range without steps whose ends lie further out by a factor: quicker than distances of millions of sizes."""
     most = [(measured.max_input_tokens * factor, measured.max_output_tokens * factor)]
     return Range(measured.min_input_tokens / factor, measured.min_output_tokens / factor, most)
 
