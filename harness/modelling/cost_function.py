@@ -175,15 +175,16 @@ class CostFunction:
             values[chunk] = found[:, 0]
             variances[chunk] = np.einsum("ij,ij->i", found[:, 1:], found[:, 1:])
             distance = self.range.octaves_away(flat_m[chunk], flat_n[chunk])
-            misfits[chunk] = values[chunk] * self.misfit.relative_sd(distance, values[chunk])
+            misfits[chunk] = np.abs(values[chunk]) * self.misfit.relative_sd(distance, values[chunk])
             too_far[chunk] = self.range.octaves_outside(flat_m[chunk], flat_n[chunk]) > TOO_FAR
         value, trials, model = (array.reshape(m.shape) for array in (values, np.sqrt(variances), misfits))
+        amount = np.abs(value)
         sd: dict[Source, Floats] = {
             "trials": trials,
             "model": model,
-            "sessions": value * self.session.sd,
-            "meter": value * (self.gain_ci95 / Z95),
-            "scatter": self.scatter.sd(value),
+            "sessions": amount * self.session.sd,
+            "meter": amount * (self.gain_ci95 / Z95),
+            "scatter": self.scatter.sd(amount),
         }
         freedom: dict[Source, float] = {
             "trials": self.freedom,

@@ -212,6 +212,8 @@ def _without_sessions(candidates: Sequence[Form], observations: Observations) ->
         solution = best_candidate(candidates, equations(cleared), {}).solution
         design = solution.form.design(solution.theta, observations.sizes)
         predicted = design @ solution.theta
+        # A form that is refused for a negative cost must not stop the others from being fitted.
+        predicted = np.where(predicted > 0, predicted, cleared.cost)
         found = tell_sessions(observations.cells, predicted, design / predicted[:, None])
         cleared = observations.without_offsets(found.offsets)
     effect = replace(found.effect, sd=float(np.hypot(found.effect.sd, shared)))
