@@ -68,6 +68,9 @@ class Scatter:
         return np.asarray(self.factor * _amount(cost) ** self.exponent)
 
 
+NO_SCATTER = Scatter(0.0, 1.0)
+
+
 @dataclass(frozen=True)
 class SessionEffect:
     """Relative standard deviation of a new session's costs about those measured, alike for all sizes."""

@@ -13,8 +13,8 @@ from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.quantities import COMPONENTS
 from harness.core.statistics import Z95
-from harness.modelling.doubt import Scatter
-from harness.modelling.fit import NO_SCATTER, Observations
+from harness.modelling.doubt import NO_SCATTER, Scatter
+from harness.modelling.fit import Observations
 from harness.modelling.point_statistics import statistic
 from harness.modelling.profile_schema import Measurement, Statistic
 from harness.modelling.scatter import PUBLISHED_ENERGY, PUBLISHED_RUNTIME, Spreads, fit_scatter, moderated, of_requests

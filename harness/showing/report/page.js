@@ -94,7 +94,7 @@ function showSweeps() {
     showFigures(at("sweeps"), specs);
     at("legend").replaceChildren(...(shown.size > 1 ? [...shown.values()].map(legendEntry) : []));
     const all = specs.flatMap((spec) => spec.series), kinds = [
-      ["Vertical bars and bands are 95 % intervals of mean costs, bars of those measured, bands of another day's.", all.some((one) => one.points.some(([, , half]) => half))],
+      ["Vertical bars and bands are 95 % intervals of mean costs, bars of those measured, by these meters, bands of another day's, against a true meter.", all.some((one) => one.points.some(([, , half]) => half))],
       ["Dotted: the model beyond the sizes measured.", all.some((one) => one.model)],
       ["Hollow: energy is estimated, not measured.", all.some((one) => one.hollow)],
       ["Crosses: sizes that failed.", all.some((one) => one.failures.length)],
