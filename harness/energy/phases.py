@@ -29,9 +29,9 @@ _SLOPE_SD = 0.1
 """Standard deviation of how far power at a phase's ends lies from its mean, relative, before any reading is seen."""
 _MOST_POWER = 10.0
 """The same for a phase's power, in mean powers: all but nothing is known of it."""
-_JITTER = 0.01
+_JITTER = 0.02
 """Standard deviation of the time between two updates, in periods, of a sensor that updates every 0.1 s or more rarely;
-faster ones are taken to keep their pace better, by the root of how much faster they are: judged."""
+faster ones are taken to keep their pace better, by how much faster they are: judged."""
 _UNEVEN_S = 0.1
 """The period that is meant."""
 _KNOTS = 16
@@ -243,7 +243,7 @@ class _State:
 def _jitter_s(domain: Domain) -> float:
     """Standard deviation of the time between two updates, in s."""
     period_s = domain.period_s or 0.0
-    return _JITTER * period_s * math.sqrt(min(period_s / _UNEVEN_S, 1.0))
+    return _JITTER * period_s * min(period_s / _UNEVEN_S, 1.0)
 
 
 def _doubted(joint: _Joint, doubted: _Joint, shares: Floats) -> _Joint:
