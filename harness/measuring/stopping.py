@@ -139,8 +139,8 @@ class FixedTrials:
 
 @dataclass(frozen=True)
 class TrialsByLength:
-    """Stop after ``max_trials``, which tell the noise; after one where a request takes ``long_s`` or longer: others tell
-    its noise, and it would cost most."""
+    """Stop after ``max_trials``, which tell the noise; after one where a request takes ``long_s`` or longer: others
+    tell its noise, and it would cost most."""
 
     max_trials: int
     long_s: float = 5.0
