@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,6 +37,8 @@ class AdaptivePlan:
     """Input and output tokens and the number of such requests: the user's own, in place of a log grid."""
     drawn: tuple[Point, ...] = ()
     """The points that were drawn at random so far: they tell the error."""
+    drawn_trials: tuple[int, ...] = ()
+    """Number of trials that each of them is to have, in two visits."""
 
     def interest(self, context_length: int | None = None, most_in_flight: int | None = None) -> Interest:
         """The sizes that matter and that the model and its server can take. Raises UserError where none is left."""
@@ -51,6 +53,10 @@ class AdaptivePlan:
         m, n, count = np.array(self.traffic, dtype=float).T
         return Interest.traffic(m, n, count, levels, longest)
 
+    def with_drawn(self, point: Point, trials: int) -> AdaptivePlan:
+        """The same with a further point drawn at random."""
+        return replace(self, drawn=(*self.drawn, point), drawn_trials=(*self.drawn_trials, trials))
+
     def record(self) -> AdaptiveRecord:
         """As it is stored with the run."""
         return AdaptiveRecord(
@@ -62,6 +68,7 @@ class AdaptivePlan:
             traffic_sizes=len(self.traffic),
             traffic_sha256=hashlib.sha256(json.dumps(self.traffic).encode()).hexdigest() if self.traffic else None,
             drawn=tuple((point.input_tokens, point.output_tokens, point.concurrency) for point in self.drawn),
+            drawn_trials=self.drawn_trials,
         )
 
 

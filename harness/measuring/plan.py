@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Le
 
@@ -22,11 +22,16 @@ from harness.measuring.open_plan import (
 from harness.measuring.stopping import FixedTrials, RelativePrecision, RuntimeHalfWidth, StoppingRule, TrialsByLength
 from harness.runs.run_schema import PlanRecord
 
+if TYPE_CHECKING:
+    from harness.modelling.adaptive import Proposal
+
 WARMUP_S = 1.0
 """Shortest warm-up window."""
 WARMUP_REQUESTS = 2
 """Fewest requests of a warm-up: what is planned and cached on the first, such as attention kernels, may double its
 time, so that only the later ones tell how long a request takes."""
+WARMS_ALONE_S = 5.0
+"""Duration of a request that warms up alone: what its first steps plan and cache is a small part of it."""
 SHORTEST_S = 0.3
 """Shortest window of batches unless told: over less time the load of other programs can't be told."""
 WARM_LENGTHS, LENGTHS = 1.0, 3.0
@@ -159,15 +164,18 @@ class Plan:
         first = [point for point in known if self.adaptive or point in self.points]
         adaptive = self.adaptive
         if adaptive and held.adaptive:
-            adaptive = replace(adaptive, drawn=tuple(Point(*size) for size in held.adaptive.drawn))
+            drawn = tuple(Point(*size) for size in held.adaptive.drawn)
+            adaptive = replace(adaptive, drawn=drawn, drawn_trials=held.adaptive.drawn_trials)
         points = (*first, *(point for point in self.points if point not in known))
         return replace(self, points=points, adaptive=adaptive)
 
-    def extended(self, point: Point, drawn: bool) -> Plan:
+    def extended(self, proposed: Proposal) -> Plan:
         """The plan with a point more, chosen by what was measured, or drawn at random."""
         assert self.adaptive
-        adaptive = replace(self.adaptive, drawn=(*self.adaptive.drawn, point)) if drawn else self.adaptive
-        return replace(self, points=(*self.points, point), adaptive=adaptive)
+        adaptive = self.adaptive
+        if proposed.drawn:
+            adaptive = adaptive.with_drawn(proposed.point, proposed.trials)
+        return replace(self, points=(*self.points, proposed.point), adaptive=adaptive)
 
     def record(self, held: PlanRecord | None) -> PlanRecord:
         """The plan as it is stored with the run, with the points that the run had before."""

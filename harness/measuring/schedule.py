@@ -11,8 +11,8 @@ from statistics import fmean
 
 from harness.core.sizes import Point
 from harness.measuring.plan import Plan
-from harness.measuring.stopping import FixedTrials, Samples
-from harness.modelling.adaptive import Reached, Search, Visit
+from harness.measuring.stopping import FixedTrials, Samples, StoppingRule
+from harness.modelling.adaptive import Proposal, Reached, Search, Visit, trials_by_now
 from harness.modelling.drawn_error import Seen
 from harness.modelling.forms.base import DecodeContext
 from harness.runs.schema import Purpose, Trial
@@ -65,11 +65,11 @@ class Schedule:
     ) -> None:
         self._plan = plan
         self._search: Search | None = None
-        self._reached: tuple[int, Reached | None] = (0, None)
+        self._reached: tuple[tuple[int, int], Reached | None] = ((0, 0), None)
         if plan.adaptive:
             visit = Visit(trial_s=plan.min_window_s, trials=plan.stopping.max_trials)
             interest = plan.adaptive.interest(context_length, most_in_flight)
-            self._search = Search(interest, kv_cache, plan.seed, visit, decode_context)
+            self._search = Search(interest, kv_cache, plan.seed, visit, decode_context, plan.adaptive.error)
         self._kv_cache = kv_cache
         self._states = {point: _State() for point in plan.points}
         self._drift = _State()
@@ -136,7 +136,7 @@ class Schedule:
 
     def _skip_larger(self, failed: Point) -> None:
         for point, state in self._states.items():
-            if point != failed and not self._done(state) and needs_at_least(point, failed, self._kv_cache):
+            if point != failed and not self._done(point) and needs_at_least(point, failed, self._kv_cache):
                 state.skip_reason = f"needs at least the memory of {failed.words()}, which ran out of it"
 
     @property
@@ -152,9 +152,8 @@ class Schedule:
         taken so far.
         """
         for point in self._plan.points:
-            state = self._states[point]
-            if not self._done(state):
-                return self._spec(point, state, "measure", session, worker)
+            if not self._done(point):
+                return self._spec(point, self._states[point], "measure", session, worker)
         if chosen := self._choose(spent_s):
             return self._spec(chosen, self._states[chosen], "measure", session, worker)
         for rate_per_s, state in self._open_loops.items():
@@ -182,9 +181,10 @@ class Schedule:
         proposal = self._search.next(self._seen())
         if proposal is None:
             return None
-        self._plan = self._plan.extended(proposal.point, proposal.drawn)
+        self._plan = self._plan.extended(proposal)
         self._states[proposal.point] = _State()
-        return proposal.point
+        # A point drawn earlier may be due again.
+        return next(point for point in self._plan.points if not self._done(point))
 
     def reached(self) -> Reached | None:
         """How right the costs fitted so far are; None where sizes are planned, and before it can be told."""
@@ -192,16 +192,16 @@ class Schedule:
             return None
         seen = self._seen()
         # It takes a second of work: once for each point.
-        known = sum(each.outcome == "ok" for each in seen)
+        known = sum(each.outcome == "ok" for each in seen), sum(map(self._done, self._plan.points))
         if self._reached[0] != known:
             self._reached = known, self._search.reached(seen)
         return self._reached[1]
 
     def _seen(self) -> list[Seen]:
-        """What came of the points so far that are done."""
+        """What came of the points so far that are done, at least for the first time."""
         assert self._plan.adaptive
         drawn = set(self._plan.adaptive.drawn)
-        return [_seen(p, p in drawn, self._states[p]) for p in self._plan.points if self._done(self._states[p])]
+        return [_seen(p, p in drawn, self._states[p]) for p in self._plan.points if self._done(p, later=0)]
 
     def _open_trials(self) -> int:
         """An open loop is long, and shows by itself how far its requests scatter: once is enough unless told."""
@@ -220,18 +220,30 @@ class Schedule:
         return [
             (point, len(state.samples["runtime_s"]) + state.disturbed)
             for point, state in self._states.items()
-            if not self._done(state) and state.skip_reason is None
+            if not self._done(point) and state.skip_reason is None
         ]
 
     def samples(self, point: Point) -> Samples:
         """What the counted trials of a point of the plan have measured so far."""
         return self._states[point].samples
 
-    def _done(self, state: _State) -> bool:
-        return state.ended or self._plan.stopping.done(state.samples)
+    def _done(self, point: Point, later: int | None = None) -> bool:
+        """Whether a point needs no trial now, or needed none once so many ``later`` points were chosen."""
+        state = self._states[point]
+        return state.ended or self._rule(point, later).done(state.samples)
+
+    def _rule(self, point: Point, later: int | None) -> StoppingRule:
+        adaptive, rule = self._plan.adaptive, self._plan.stopping
+        wanted = dict(zip(adaptive.drawn, adaptive.drawn_trials, strict=False)).get(point) if adaptive else None
+        if wanted is None:
+            return rule
+        if later is None:
+            later = len(self._plan.points) - 1 - self._plan.points.index(point)
+        now = trials_by_now(Proposal(point, True, wanted), later)
+        return FixedTrials(now) if wanted > rule.max_trials else rule.with_max_trials(now)
 
     def _all_done(self) -> bool:
-        return all(self._done(state) for state in self._states.values())
+        return all(map(self._done, self._states))
 
 
 def _seen(point: Point, drawn: bool, state: _State) -> Seen:

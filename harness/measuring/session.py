@@ -16,7 +16,7 @@ from harness.measuring.loop_message import run_from_message
 from harness.measuring.model_host import ModelHost
 from harness.measuring.observer import Observer
 from harness.measuring.pauses import longest_pause_s
-from harness.measuring.plan import LENGTHS, WARM_LENGTHS, WARMUP_REQUESTS, WARMUP_S, Plan
+from harness.measuring.plan import LENGTHS, WARM_LENGTHS, WARMS_ALONE_S, WARMUP_REQUESTS, WARMUP_S, Plan
 from harness.measuring.schedule import Schedule, TrialSpec
 from harness.measuring.trial_results import batch_marks, batch_result, loop_doubts, loop_marks, loop_result
 from harness.measuring.window_length import fewest_requests, most_requests
@@ -80,7 +80,7 @@ class MeasuringSession:
             return
         assert self.store.run
         records = {
-            name: ReachedRecord(error=claim.error, standard_error=claim.standard_error, drawn=reached.drawn)
+            name: ReachedRecord(error=claim.error, doubt=claim.doubt, drawn=reached.drawn)
             for name, claim in reached.claims.items()
         }
         self.store.write_run(noted(self.store.run, reached=records))
@@ -134,8 +134,9 @@ class MeasuringSession:
     def _batch_request(self, spec: TrialSpec) -> dict[str, Any]:
         request = {**asdict(spec.point), "seed": self.plan.seed}
         if spec.purpose == "warmup":
-            # A request of more than half the time limit warms up alone: two would not fit into it.
-            limits = {"min_window_s": min(WARMUP_S, self._window_s()), "last_start_s": self.plan.timeout_s / 2}
+            # A long request warms up alone, as does one of more than half the time limit: two would not fit into it.
+            alone_s = min(WARMS_ALONE_S, self.plan.timeout_s / 2)
+            limits = {"min_window_s": min(WARMUP_S, self._window_s()), "last_start_s": alone_s}
             return request | {"fewest": WARMUP_REQUESTS, **limits}
         metered = bool(self.meter.sensors())
         fewest = fewest_requests(self.request_s, self.plan, metered)

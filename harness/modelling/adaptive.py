@@ -10,6 +10,7 @@ Every concurrency is fitted by itself, as ``fit`` does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,12 +20,21 @@ from numpy.typing import NDArray
 from harness.core.arrays import Floats
 from harness.core.sizes import Point
 from harness.modelling.design import gains
-from harness.modelling.drawn_error import Claim, Seen, fitted, held_out, observed
+from harness.modelling.drawn_error import Claim, Seen, fitted, held_out, observed, spread
+from harness.modelling.fit import Observations
 from harness.modelling.forms.base import DecodeContext, Sizes
 from harness.modelling.interest import Interest
 
-FEWEST_DRAWN = 8
+FEWEST_DRAWN = 9
 """Drawn points below which nothing is said of the error, …"""
+NOISE_SHARE = 0.75
+"""Noise that the mean at a drawn point may have, over the error asked for: more would hide what the fit's error is."""
+MOST_TRIALS = 20
+"""Of a drawn point, …"""
+MOST_S = 20.0
+"""… and seconds that they may take."""
+VISITED_AGAIN = 6
+"""Points after which a drawn one is visited again."""
 FEWEST_AT_A_LEVEL = 3
 """… and those of each concurrency."""
 QUANTITIES = ("runtime_s", "energy_j")
@@ -40,6 +50,17 @@ class Proposal:
     point: Point
     drawn: bool
     """Whether it was drawn at random: then it counts towards the error. Hand it back in ``Seen``."""
+    trials: int
+    """Number of trials to run; of a drawn point in two visits, see ``trials_by_now``."""
+
+
+def trials_by_now(proposed: Proposal, later: int) -> int:
+    """Of a proposed point's trials, those that it should have once so many ``later`` points were proposed.
+
+    A drawn one is visited twice: a machine that drifts has moved on by then, so that the spread of its trials tells
+    that too.
+    """
+    return proposed.trials if not proposed.drawn or later >= VISITED_AGAIN else (proposed.trials + 1) // 2
 
 
 @dataclass(frozen=True)
@@ -79,10 +100,15 @@ class Visit:
 
     def seconds(self, request_s: Floats) -> Floats:
         """How long it takes at sizes whose requests take ``request_s``."""
-        warmup = np.ceil(np.maximum(self.warmup_requests, self.warmup_s / request_s)) * request_s
+        warmup = self.warmups_of(request_s) * request_s
         trial = np.ceil(np.maximum(self.trial_requests, self.trial_s / request_s)) * request_s
         trials = self.trials_of(request_s)
         return np.asarray(warmup + trials * trial + (1 + trials) * self.pause_s)
+
+    def warmups_of(self, request_s: Floats) -> Floats:
+        """Requests before the first trial of a visit; one is enough where it takes long."""
+        fewest = np.where(request_s >= self.long_s, min(1, self.warmup_requests), self.warmup_requests)
+        return np.ceil(np.maximum(fewest, self.warmup_s / request_s))
 
     def trials_of(self, request_s: Floats) -> NDArray[np.int64]:
         """Number of trials of a point whose requests take so long."""
@@ -98,6 +124,8 @@ class Search:
     seed: int = 0
     visit: Visit = field(default_factory=Visit)
     decode_context: DecodeContext = "grows"
+    error: float = 0.02
+    """The error asked for."""
 
     def next(self, seen: Sequence[Seen]) -> Proposal | None:
         """The next point, one that was not proposed before; None where none is left.
@@ -116,7 +144,27 @@ class Search:
             point = interest.draw(self.seed, taken)
         else:
             point = self._best(interest, here, taken)
-        return None if point is None else Proposal(point, draws)
+        return None if point is None else Proposal(point, draws, self.trials(point, draws, seen))
+
+    def trials(self, point: Point, drawn: bool, seen: Sequence[Seen]) -> int:
+        """Number of trials of a point proposed after what was seen."""
+        here = self._at(point.concurrency, seen)
+        known = {name: found for name in QUANTITIES if (found := observed(here, name)) is not None}
+        if len(here) < len(FIRST) or "runtime_s" not in known:
+            return self.visit.trials
+        at = Sizes(np.array([float(point.input_tokens)]), np.array([float(point.output_tokens)]))
+        costs = {name: self._cost(found, at) for name, found in known.items()}
+        fewest = int(self.visit.trials_of(np.array([costs["runtime_s"]]))[0])
+        if not drawn:
+            return fewest
+        noise = max(spread(here, name, costs[name]) for name in known)
+        wanted = math.ceil((noise / (NOISE_SHARE * self.error)) ** 2)
+        most = max(fewest, min(MOST_TRIALS, math.ceil(MOST_S / costs["runtime_s"])))
+        return min(max(fewest, wanted), most)
+
+    def _cost(self, known: Observations, at: Sizes) -> float:
+        solution, _ = fitted(known, self.kv_cache, self.decode_context)
+        return max(float(solution.form.cost(solution.theta, at)[0]), 1e-9)
 
     def reached(self, seen: Sequence[Seen]) -> Reached | None:
         """How right the costs fitted to what was seen are; None before enough points were drawn and measured.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from scipy.special import stdtrit
 
 from harness.core.arrays import Floats
 from harness.core.sizes import Point
@@ -18,7 +19,13 @@ from harness.modelling.forms.phase import Phase
 from harness.modelling.least_squares import Rows, Solution
 from harness.modelling.measurements import observations
 from harness.modelling.profile_schema import Measurement, Statistic
+from harness.modelling.scatter import Spreads, fit_scatter
 
+CONFIDENCE = 0.9
+MOST_DOUBT = 1.5
+"""Of the log of a mean square."""
+HOPELESS = 1.5
+"""Predicted error of a form, over that of the best one, beyond which it isn't tried again without each point."""
 Outcome = Literal["ok", "failed", "oom"]
 
 
@@ -47,10 +54,10 @@ class Claim:
     """Root mean square of the leave-one-out errors at the drawn points, the noise of their trials taken off. Squares of
     independent errors add up, so that this leaves the fit's; the mean of its absolute errors is no larger."""
     stated: float
-    """The same plus one standard error of the mean square: what is claimed."""
+    """The same plus its doubt, what is claimed: the error lies below it with ``CONFIDENCE``."""
 
     @property
-    def standard_error(self) -> float:
+    def doubt(self) -> float:
         """What is added to the error."""
         return self.stated - self.error
 
@@ -58,8 +65,8 @@ class Claim:
     def of(cls, errors: Floats, noises: Floats, weights: Floats) -> Claim:
         """From relative errors at drawn points, the noise of the means there, and what each point stands for.
 
-        The standard error is taken to the log of the mean square: of few squares it is skewed, and a sum would be too
-        small too often.
+        One standard error would be passed once in six times, and more often by whoever stops at the first good one:
+        Student's quantile takes its place. It is taken to the log of the mean square: of few squares that is skewed.
         """
         weight = weights / weights.sum()
         mean, noise = float(weight @ errors**2), float(weight @ noises**2)
@@ -67,9 +74,10 @@ class Claim:
             return cls(0.0, 0.0)
         left = errors**2 - noises**2
         sampling = np.sqrt(np.sum(np.square(weight * (left - weight @ left))) * left.size / (left.size - 1))
-        highest = mean * math.exp(min(float(sampling) / mean, 1.0)) - noise
-        # However much noise is taken off, what is left isn't known better than to one standard error.
-        return cls(math.sqrt(max(0.0, mean - noise)), math.sqrt(max(highest, float(sampling))))
+        doubt = float(stdtrit(left.size - 1, CONFIDENCE) * sampling)
+        highest = mean * math.exp(min(doubt / mean, MOST_DOUBT)) - noise
+        # However much noise is taken off, what is left isn't known better than that.
+        return cls(math.sqrt(max(0.0, mean - noise)), math.sqrt(max(highest, doubt)))
 
 
 def observed(seen: Sequence[Seen], name: str) -> Observations | None:
@@ -98,13 +106,31 @@ def held_out(seen: Sequence[Seen], name: str, kv_cache: bool, decode_context: De
         return np.empty(0), np.empty(0)
     candidates = [form.attending(decode_context) for form in Phase.candidates(kv_cache)]
     rows = equations(known)
-    starts = best_candidate(candidates, rows, {}).starts
+    whole = best_candidate(candidates, rows, {})
+    best = min(rival.predicted_error for rival in whole.rivals)
+    # One point less makes no form the best that is so far off.
+    candidates = [
+        form
+        for form, rival in zip(candidates, whole.rivals, strict=True)
+        if form == form.plain or rival.predicted_error <= HOPELESS * best
+    ]
     errors = []
     for point in drawn.tolist():
-        solution = best_candidate(candidates, rows.without(point), starts).solution
+        solution = best_candidate(candidates, rows.without(point), whole.starts).solution
         at = Sizes(known.input_tokens[[point]], known.output_tokens[[point]])
         errors.append(float(solution.form.cost(solution.theta, at)[0] / known.cost[point] - 1))
     return np.array(errors), np.array([_noise(of[point].trials[name]) for point in drawn])
+
+
+def spread(seen: Sequence[Seen], name: str, cost: float) -> float:
+    """Relative standard deviation of the trials of a point that costs so much, told by those of all points; 0 where no
+    point has two."""
+    trials = [np.asarray(each.trials[name]) for each in seen if len(each.trials.get(name, ())) > 1]
+    if not trials:
+        return 0.0
+    columns = zip(*((t.mean(), t.std(ddof=1), t.size - 1.0) for t in trials), strict=True)
+    scatter = fit_scatter(Spreads(*map(np.array, columns)))
+    return float(scatter.sd(np.array([cost]))[0]) / cost if scatter else 0.0
 
 
 def _noise(trials: Sequence[float]) -> float:

@@ -63,6 +63,8 @@ class AdaptiveRecord(_Open):
     """Of these sizes and their counts."""
     drawn: tuple[tuple[Count, Count, Count], ...] = ()
     """Those of the plan's points that were drawn at random: they tell the error."""
+    drawn_trials: tuple[Count, ...] = ()
+    """Number of trials that each of these is to have, in two visits."""
 
 
 class PlanRecord(_Open):
@@ -154,7 +156,8 @@ class ReachedRecord(_Open):
 
     error: float
     """Mean relative error at the sizes drawn at random, each left out in turn, less what noise makes of it."""
-    standard_error: float
+    doubt: float
+    """What is added to it: with 90 % confidence it lies below the sum, which is what must be below the error asked for."""
     drawn: Count
     """Number of these sizes."""
 

@@ -63,12 +63,13 @@ def model_errors(run: RecordedRun) -> dict[str, ReachedRecord]:
 def error_words(errors: Mapping[str, ReachedRecord], wanted: AdaptiveRecord | None) -> str:
     """What a run that chose its sizes has reached."""
     said = [
-        f"{name.partition('_')[0]} {percent(found.error)} ± {percent(found.standard_error)} (standard error)"
+        f"{name.partition('_')[0]} {percent(found.error)} (below {percent(found.error + found.doubt)})"
         for name, found in errors.items()
     ]
     drawn = next(iter(errors.values())).drawn
-    asked = f"; wanted: {percent(wanted.error)} with one standard error added" if wanted else ""
-    return f"The model's mean error, told by {drawn} sizes drawn at random: {', '.join(said)}{asked}."
+    asked = f"; wanted: below {percent(wanted.error)}" if wanted else ""
+    told = f"told by {drawn} sizes drawn at random, with 90 % confidence"
+    return f"The model's mean error, {told}: {', '.join(said)}{asked}."
 
 
 def headline_lines(found: Headline) -> Iterator[str]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from sys import path
 
@@ -25,7 +26,7 @@ from comparison import OneLineParser
 from simulated_machines import MACHINES, Machine, Session
 
 from harness.measuring.plan import PROTOCOLS, WARMUP_REQUESTS, WARMUP_S, PlanOptions, make_plan
-from harness.modelling.adaptive import QUANTITIES, Search, Visit
+from harness.modelling.adaptive import QUANTITIES, Proposal, Search, Visit, trials_by_now
 from harness.modelling.drawn_error import Seen, fitted, observed
 from harness.modelling.interest import Interest
 
@@ -38,7 +39,7 @@ _FIXED = "{:<26} {:<9} {:>5} {:>9} {:>8} {:>12}"
 
 @dataclass(frozen=True)
 class Stop:
-    """Where a run would have ended for one error asked for."""
+    """Where a run ended."""
 
     after_s: float
     claimed: float
@@ -74,21 +75,31 @@ class FixedRow:
     """True error that one run in ten passes."""
 
 
-def adaptive_run(machine: Machine, seed: int, metered: bool) -> dict[float, Stop]:
-    """One run up to the smallest error asked for, or the time allowed for it."""
-    session, search = Session(machine, seed, metered), Search(Interest.grid(), kv_cache=True, seed=seed)
+def adaptive_run(machine: Machine, seed: int, metered: bool, target: float) -> Stop | None:
+    """One run until it claims the error asked for; None where that took longer than the time allowed."""
+    session = Session(machine, seed, metered)
+    search = Search(Interest.grid(), kv_cache=True, seed=seed, error=target)
+    proposed: list[Proposal] = []
     seen: list[Seen] = []
-    stops: dict[float, Stop] = {}
-    while session.now_s < max(IN_TIME_S.values()) and len(stops) < len(IN_TIME_S):
+    while session.now_s < IN_TIME_S[target]:
         proposal = search.next(seen)
         if proposal is None:
             break
-        seen.append(session.measure(proposal.point, proposal.drawn, search.visit))
+        proposed.append(proposal)
+        _visit_again(session, search.visit, proposed, seen)
+        seen.append(session.measure(proposal, search.visit))
         found = search.reached(seen) if proposal.drawn else None  # it says nothing new after others
-        for target in IN_TIME_S:
-            if found and target not in stops and found.error <= target:
-                stops[target] = Stop(session.now_s, found.error, true_error(session, seen, search.interest))
-    return stops
+        if found and found.error <= target:
+            return Stop(session.now_s, found.error, true_error(session, seen, search.interest))
+    return None
+
+
+def _visit_again(session: Session, visit: Visit, proposed: Sequence[Proposal], seen: list[Seen]) -> None:
+    """Run the trials that are due of points seen before."""
+    for at, before in enumerate(seen):
+        later = len(proposed) - 1 - at
+        if len(before.trials["runtime_s"]) < trials_by_now(proposed[at], later):
+            seen[at] = session.measure(proposed[at], visit, before, later)
 
 
 def fixed_run(machine: Machine, seed: int, metered: bool, protocol: str) -> tuple[float, float]:
@@ -119,16 +130,16 @@ def true_error(session: Session, seen: Sequence[Seen], interest: Interest) -> fl
     return max(errors)
 
 
-def rows(results: dict[str, list[dict[float, Stop]]]) -> Iterator[Row]:
+def rows(results: dict[str, dict[float, list[Stop | None]]]) -> Iterator[Row]:
     """A row for each machine and error asked for, and of all together."""
-    pooled = [run for runs in results.values() for run in runs]
-    for target, in_time_s in IN_TIME_S.items():
-        for name, runs in {**results, ALL: pooled}.items():
-            stops = [run[target] for run in runs if target in run]
+    for target in IN_TIME_S:
+        of_target = {name: of_machine[target] for name, of_machine in results.items()}
+        for name, runs in {**of_target, ALL: list(chain.from_iterable(of_target.values()))}.items():
+            stops = [run for run in runs if run]
             after_s = np.array([stop.after_s for stop in stops] + [np.inf] * (len(runs) - len(stops)))
             median_s = float(np.median(after_s))
             honest = float(np.mean([stop.true < stop.claimed for stop in stops])) if stops else None
-            reached = float(np.mean(after_s <= in_time_s))
+            reached = float(np.mean(after_s <= IN_TIME_S[target]))
             yield Row(name, target, len(runs), reached, median_s if np.isfinite(median_s) else None, honest)
 
 
@@ -137,11 +148,13 @@ def simulate(
 ) -> tuple[list[Row], list[FixedRow]]:
     """All rows; the same for the same seed, whatever the number of processes."""
     seeds = [seed * 100_000 + run for run in range(runs)]
-    results: dict[str, list[dict[float, Stop]]] = {}
+    results: dict[str, dict[float, list[Stop | None]]] = {machine.name: {} for machine in machines}
     fixed = []
     with ProcessPoolExecutor(processes) as pool:
         for machine in machines:
-            results[machine.name] = list(pool.map(partial(adaptive_run, machine, metered=metered), seeds))
+            for target in IN_TIME_S:
+                of_seed = partial(adaptive_run, machine, metered=metered, target=target)
+                results[machine.name][target] = list(pool.map(of_seed, seeds))
         for protocol in ("quick", "precise"):
             for machine in machines:
                 taken = pool.map(partial(fixed_run, machine, metered=metered, protocol=protocol), seeds)

@@ -19,7 +19,7 @@ import numpy as np
 
 from harness.core.arrays import Floats
 from harness.core.sizes import Point
-from harness.modelling.adaptive import Visit
+from harness.modelling.adaptive import Proposal, Visit, trials_by_now
 from harness.modelling.drawn_error import Seen
 
 LONGEST = 4200
@@ -28,6 +28,9 @@ PREFILL_W, DECODE_W, FLOOR_W = 340.0, 190.0, 60.0
 """Power of prefill and of decoding at full work, and of what runs all the time."""
 METER_NOISE = 0.01
 """Relative standard deviation of a window's energy at least."""
+STAYS, FALLS = 0.13, 0.75
+"""Part of a window's noise that no length lessens, and the power of the length by which the rest falls: 6.2 % of energy
+under 1 s, 2.2 % up to 5 s, 0.6 % up to 30 s and 0.5 % beyond (trials of single requests, Wilkins and others 2024)."""
 DRIFT_S = 60.0
 """Time in which a machine's drift forgets where it was."""
 
@@ -43,8 +46,8 @@ class Machine:
     prefill: Of
     step: Of
     noise: float
-    """Relative standard deviation of a window of 1 s. A longer one averages, but a fifth of it stays. The published
-    trials of Wilkins and others (2024) fall faster: 6 % under 1 s, 2 % up to 5 s, 0.6 % beyond."""
+    """Relative standard deviation of a window of 1 s, or of a shorter one. It falls with the window's length as that of
+    the published energies does (see ``STAYS``)."""
     drift: float = 0.0
     """Relative standard deviation of its speed about the mean, wandering in ``DRIFT_S``."""
     ripple: float = 0.003
@@ -162,28 +165,27 @@ class Session:
         lengths, factors = np.array(self._passed).T
         return float(np.average(factors, weights=lengths))
 
-    def measure(self, point: Point, drawn: bool, visit: Visit) -> Seen:
-        """Warm up and run the trials of a point; time passes."""
-        began_s = self.now_s
+    def measure(self, proposed: Proposal, visit: Visit, before: Seen | None = None, later: int = 0) -> Seen:
+        """Warm up and run the trials of a point that are due; time passes. ``before`` is what a first visit saw."""
+        began_s, point = self.now_s, proposed.point
         self.warm_up(point, visit)
-        trials: dict[str, list[float]] = {}
-        for _ in range(int(visit.trials_of(np.array(self._at("runtime_s", point))))):
+        trials = {name: list(values) for name, values in before.trials.items()} if before else {}
+        while len(trials.get("runtime_s", ())) < trials_by_now(proposed, later):
             for name, value in self.trial(point, visit).items():
                 trials.setdefault(name, []).append(value)
-        return Seen(point, drawn, trials, self.now_s - began_s)
+        return Seen(point, proposed.drawn, trials, self.now_s - began_s)
 
     def warm_up(self, point: Point, visit: Visit) -> None:
         """The requests before the first trial of a point."""
         request_s = self._at("runtime_s", point)
-        requests = max(visit.warmup_requests, int(np.ceil(visit.warmup_s / request_s)))
-        self._pass(requests * request_s + visit.pause_s)
+        self._pass(float(visit.warmups_of(np.array(request_s))) * request_s + visit.pause_s)
 
     def trial(self, point: Point, visit: Visit) -> dict[str, float]:
         """One window; what it measures per request."""
         request_s = self._at("runtime_s", point)
         window_s = max(visit.trial_requests, int(np.ceil(visit.trial_s / request_s))) * request_s
         slow = self._pass(window_s + visit.pause_s)
-        noise = self._machine.noise * np.hypot(0.2, np.sqrt(0.96 / max(window_s, 1.0)))
+        noise = self._machine.noise * np.hypot(STAYS, max(window_s, 1.0) ** -FALLS)
         common = slow * (1 + noise * self._rng.standard_normal())
         split = 1 + 0.3 * noise * self._rng.standard_normal()
         prefill_s, decode_s = self._at("prefill_s", point) * common * split, self._at("decode_s", point) * common

@@ -41,7 +41,7 @@ def test_it_stops_when_the_drawn_sizes_are_predicted_well_enough(directory: Path
     told, reached = run.facts.plan.adaptive, run.facts.sessions[-1].reached["runtime_s"]
     assert told is not None
     assert reached.drawn == len(told.drawn) >= 6
-    assert reached.error + reached.standard_error <= told.error == 0.02
+    assert reached.error + reached.doubt <= told.error == 0.02
     sizes = [(m, n) for m, n, _ in run.facts.plan.points]
     assert len(set(sizes)) == len(sizes)
     assert all(8 <= m <= 2048 and 8 <= n <= 1024 for m, n in sizes)
