@@ -99,13 +99,15 @@ class Costs:
 
     @cached_property
     def meter_of(self) -> tuple[int, ...]:
-        """For each system the first one whose energy the same sensors read: these share the gain of their meters."""
+        """For each system the first one whose energy the same sensor reads: these share its gain."""
         systems = range(len(self.profiles))
         return tuple(next(t for t in systems if t == s or self._share_meters(s, t)) for s in systems)
 
     def _share_meters(self, one: int, other: int) -> bool:
-        meters = [self.profiles[system].meters(self.components) for system in (one, other)]
-        return bool(meters[0]) and meters[0] == meters[1]
+        """Of several sensors the gains cancel only as far as their shares agree: then they are taken to be apart."""
+        both = [self.profiles[system] for system in (one, other)]
+        meters = [profile.meters(self.components) for profile in both]
+        return len(meters[0]) == 1 and meters[0] == meters[1]
 
     def subtracted(self, system: int) -> SubtractedIdle:
         """Idle power of one system that is subtracted."""
