@@ -12,6 +12,7 @@ import numpy as np
 
 from harness.core.errors import UserError
 from harness.core.sizes import Point
+from harness.core.wording import percent
 from harness.modelling.interest import Interest, beside_powers
 from harness.runs.run_schema import AdaptiveRecord
 
@@ -56,6 +57,18 @@ class AdaptivePlan:
     def with_drawn(self, point: Point, trials: int) -> AdaptivePlan:
         """The same with a further point drawn at random."""
         return replace(self, drawn=(*self.drawn, point), drawn_trials=(*self.drawn_trials, trials))
+
+    def left_out(self, context_length: int | None) -> str | None:
+        """In one line, what of the sizes asked for is longer than the model's context; None where nothing is."""
+        if context_length is None:
+            return None
+        context = f"the model's context of {context_length} tokens"
+        if not self.traffic:
+            too_long = self.inputs[1] + self.outputs[1] > context_length
+            return f"sizes of more tokens than {context} are left out of those that matter" if too_long else None
+        m, n, count = np.array(self.traffic, dtype=float).T
+        share = float(count[m + n > context_length].sum() / count.sum())
+        return f"{percent(share)} of your requests are longer than {context}: they don't count" if share else None
 
     def record(self) -> AdaptiveRecord:
         """As it is stored with the run."""

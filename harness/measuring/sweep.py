@@ -76,6 +76,8 @@ def _run_session(planned: PlannedRun, store: RunStore, observer: Observer) -> No
         model = host.resolve()
         load = _tell_of_others(look, limit, observer)
         planned.plan.refuse_beyond(model.context_length)
+        if planned.plan.adaptive and (left_out := planned.plan.adaptive.left_out(model.context_length)):
+            observer.notice(left_out)
         observer.loading(model)
         loaded, versions = host.load()
         served = loaded.concurrency == "closed loop"

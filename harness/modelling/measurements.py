@@ -67,7 +67,9 @@ def without_negative_energy(table: pd.DataFrame) -> Trials:
         # A sum over fewer components than usual would be another boundary: NaN then.
         parts = [name for name in columns if name != "system_energy_j"] or columns
         table["energy_j"] = table[parts].sum(axis=1, skipna=False)
-    notes = [f"{wrong.sum()} trials with an energy of 0 or less count for runtime alone"] if wrong.any() else []
+    count = "1 trial" if wrong.sum() == 1 else f"{wrong.sum()} trials"
+    counts = "counts" if wrong.sum() == 1 else "count"
+    notes = [f"{count} with an energy of 0 or less {counts} for runtime alone"] if wrong.any() else []
     return _without_enclosing_meter(Trials(table, 0, int(wrong.sum()), tuple(notes)))
 
 

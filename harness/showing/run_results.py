@@ -12,7 +12,7 @@ from harness.core.sizes import Point
 from harness.core.statistics import Estimate
 from harness.core.wording import estimated, percent, plus_minus, plus_minus_percent
 from harness.runs.records import RecordedRun
-from harness.runs.run_schema import AdaptiveRecord, ReachedRecord
+from harness.runs.run_schema import AdaptiveRecord, ReachedRecord, Run
 from harness.runs.schema import Trial, status_words
 from harness.runs.summary import (
     Disturbance,
@@ -47,6 +47,8 @@ def result_lines(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterato
         yield said
     if errors := model_errors(run):
         yield error_words(errors, run.facts.plan.adaptive)
+    elif found and run.facts.plan.adaptive:
+        yield _no_error(run.facts, run.facts.plan.adaptive)
     moved = drift(run.trials)
     if moved:
         yield drift_text(moved)
@@ -56,8 +58,8 @@ def result_lines(run: RecordedRun, summaries: Sequence[PointSummary]) -> Iterato
 
 
 def model_errors(run: RecordedRun) -> dict[str, ReachedRecord]:
-    """How right the fitted costs were when the last session chose no further size; empty where sizes were planned."""
-    return run.facts.sessions[-1].reached if run.facts.sessions else {}
+    """How right the fitted costs were when a session last chose no further size; empty where none told it."""
+    return next((session.reached for session in reversed(run.facts.sessions) if session.reached), {})
 
 
 def error_words(errors: Mapping[str, ReachedRecord], wanted: AdaptiveRecord | None) -> str:
@@ -67,9 +69,24 @@ def error_words(errors: Mapping[str, ReachedRecord], wanted: AdaptiveRecord | No
         for name, found in errors.items()
     ]
     drawn = next(iter(errors.values())).drawn
-    asked = f"; wanted: below {percent(wanted.error)}" if wanted else ""
     told = f"told by {drawn} sizes drawn at random, with 90 % confidence"
-    return f"The model's mean error, {told}: {', '.join(said)}{asked}."
+    if wanted is None:
+        return f"The model's mean error, {told}: {', '.join(said)}."
+    # Of a sum that was taken apart, the last digit may differ.
+    reached = all(found.error + found.doubt <= wanted.error * (1 + 1e-9) for found in errors.values())
+    words = "reached" if reached else "not reached"
+    return f"The model's mean error, {told}: {', '.join(said)}; {_wanted(wanted)}, {words}."
+
+
+def _no_error(facts: Run, wanted: AdaptiveRecord) -> str:
+    """Why a run that chose its sizes can't say how right its model is."""
+    whole = facts.sessions[-1].ended == "complete"
+    why = "too few of the sizes drawn at random were measured" if whole else "its last session was cut short"
+    return f"The model's mean error is not known, {why}; {_wanted(wanted)}."
+
+
+def _wanted(wanted: AdaptiveRecord) -> str:
+    return f"wanted: below {percent(wanted.error)}"
 
 
 def headline_lines(found: Headline) -> Iterator[str]:

@@ -177,7 +177,7 @@ def test_without_energy_a_runtime_model_alone_is_made(tmp_path: Path) -> None:
 def test_negative_energies_count_for_runtime_alone_and_are_mentioned(tmp_path: Path) -> None:
     csv = trials(tmp_path / "t.csv", cpu_energy_j=-3.0)
     done = joulebench("fit", "--measurements", csv, *NAMED, "--no-kv-cache", "-o", tmp_path / "p.json")
-    assert "1 trials with an energy of 0 or less count for runtime alone" in done.stdout
+    assert "1 trial with an energy of 0 or less counts for runtime alone" in done.stdout
     (first,) = [p for p in Profile.load(tmp_path / "p.json").measurements if p.input_tokens == 8]
     assert first.runtime_s.trials == 3
     assert first.energy_j is not None

@@ -15,6 +15,8 @@ from harness.core.errors import UserError
 from harness.measuring.plan import PlanOptions, make_plan
 from harness.measuring.schedule import MAX_CHOSEN
 from harness.runs.records import load_run
+from harness.runs.summary import summarise
+from harness.showing.run_results import result_lines
 from tests.helpers import ROOT, environment
 
 FAKE = ("--backend", "fake", "-m", "fake", "--probes", "none", "--max-foreign-load", "1")
@@ -171,3 +173,20 @@ def test_a_budget_is_written_as_people_write_durations(text: str, seconds: float
     plan, _ = make_plan(PlanOptions(protocol="adaptive", budget=text))
     assert plan.adaptive is not None
     assert plan.adaptive.budget_s == seconds
+
+
+def test_traffic_beyond_the_models_context_is_said_and_a_model_of_few_sizes_claims_nothing(tmp_path: Path) -> None:
+    rows = ["input_tokens,output_tokens", *["20000,10"] * 9, "100,20"]
+    (tmp_path / "log.csv").write_text("\n".join(rows) + "\n")
+    done = measure(tmp_path / "run", "--for", str(tmp_path / "log.csv"))
+    assert done.returncode == 0, done.stderr
+    assert "90.0 % of your requests are longer than the model's context of 8192 tokens: they don't count" in done.stdout
+    assert "The model's mean error is not known, too few of the sizes drawn at random were measured" in done.stdout
+
+
+def test_an_error_that_was_not_reached_is_called_so(directory: Path, tmp_path: Path) -> None:
+    run = load_run(directory)
+    assert any(line.endswith("added, reached.") for line in result_lines(run, summarise(run.trials)))
+    done = measure(tmp_path / "run", "-m", "fake:noise=0.1", "--error", "0.1%", "--budget", "8")
+    assert done.returncode == 0, done.stderr
+    assert "wanted: 0.1 % with one standard error added, not reached." in done.stdout
