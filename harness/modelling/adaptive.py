@@ -25,7 +25,7 @@ from harness.modelling.fit import Observations
 from harness.modelling.forms.base import DecodeContext, Sizes
 from harness.modelling.interest import Interest
 
-FEWEST_DRAWN = 9
+FEWEST_DRAWN = 8
 """Drawn points below which nothing is said of the error, …"""
 NOISE_SHARE = 0.75
 """Noise that the mean at a drawn point may have, over the error asked for: more would hide what the fit's error is."""
