@@ -17,7 +17,7 @@ def predict(
     strict: Annotated[bool, Option("--strict", help="Refuse sizes outside the measured range.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Predict runtime and energy of requests, each with the 95 % interval of a new measurement."""
+    """Predict runtime and energy of requests, each with 95 % intervals of the mean and of one request."""
     from harness.core.sizes import parse_tokens
     from harness.modelling.profile_fit import load_or_fit
     from harness.showing.profiles import print_predictions

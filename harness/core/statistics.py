@@ -90,17 +90,23 @@ def _student_factors(inverse: Floats) -> Floats:
 
 
 def estimate(
-    mean: float, sd: float | None, trials: int, sensors: float | None = None, sequential: bool = False
+    mean: float,
+    sd: float | None,
+    trials: int,
+    sensors: float | None = None,
+    sequential: bool = False,
+    sessions: int = 1,
 ) -> Estimate:
     """The mean of ``trials`` values of standard deviation ``sd``, all in one unit, with its 95 % interval.
 
+    ``sd`` is that within ``sessions``, each with a mean of its own, which takes a degree of freedom from it.
     ``sequential`` says that trials were repeated until this was narrow; see ``sequential_95``. ``sensors`` is the
     half-width that the sensors leave in a trial; repeating doesn't lessen it, so it is joined whole. The half-width is
     None where neither is known: one trial says nothing about its own spread.
     """
     parts = []
-    if sd is not None and trials > 1:
-        factor = sequential_95(trials) if sequential else student_95(trials - 1)
+    if sd is not None and trials > sessions:
+        factor = sequential_95(trials) if sequential else student_95(trials - sessions)
         parts.append(factor * sd / math.sqrt(trials))
     if sensors is not None:
         parts.append(sensors)

@@ -23,6 +23,8 @@ from harness.modelling.doubt import Source
 
 _LEAST = 1e-30
 """A cost that is as good as none."""
+_CHUNK = 1 << 17
+"""Pairs that are summed at a time; by einsum, since threads of BLAS wait for each other on so few."""
 ErrorSource = Source | Literal["idle"]
 """``idle``: the interval of the idle power, where that is subtracted."""
 
@@ -30,10 +32,10 @@ ErrorSource = Source | Literal["idle"]
 class Sums(Protocol):
     """Some sums over requests."""
 
-    def over(self, values: Floats) -> Floats:
-        """The sums of values per request: shape (…, pairs) → (…, sums)."""
+    def over(self, values: Floats, at: slice) -> Floats:
+        """The sums of values per request of the pairs ``at``: shape (…, pairs) → (…, sums)."""
 
-    def by_cell(self, values: Floats, octaves: Octaves) -> Floats:
+    def by_cell(self, values: Floats, octaves: Octaves, at: slice) -> Floats:
         """What each cell adds to each sum: shape (pairs,) → (cells, sums)."""
 
 
@@ -46,16 +48,16 @@ class GroupSums:
     group: Indices
     groups: int
 
-    def over(self, values: Floats) -> Floats:
+    def over(self, values: Floats, at: slice) -> Floats:
         """As ``Sums``."""
         if values.ndim > 1:
-            return np.stack([self.over(row) for row in values])
-        return np.asarray(np.bincount(self.group, self.weight * values, self.groups))
+            return np.stack([self.over(row, at) for row in values])
+        return np.asarray(np.bincount(self.group[at], self.weight[at] * values, self.groups))
 
-    def by_cell(self, values: Floats, octaves: Octaves) -> Floats:
+    def by_cell(self, values: Floats, octaves: Octaves, at: slice) -> Floats:
         """As ``Sums``."""
-        cell = octaves.cell * self.groups + self.group
-        found = np.bincount(cell, self.weight * values, octaves.cells * self.groups)
+        cell = octaves.cell[at] * self.groups + self.group[at]
+        found = np.bincount(cell, self.weight[at] * values, octaves.cells * self.groups)
         return np.asarray(found.reshape(octaves.cells, self.groups), dtype=np.float64)
 
 
@@ -66,13 +68,19 @@ class PlanSums:
     requests: Sequence[Floats]
     """Of each plan how many requests of each pair are summed."""
 
-    def over(self, values: Floats) -> Floats:
+    def over(self, values: Floats, at: slice) -> Floats:
         """As ``Sums``."""
-        return np.stack([np.asarray(values @ requests) for requests in self.requests], axis=-1)
+        served = [requests[at] for requests in self.requests]
+        # Plans of one system alone leave the others without any.
+        none = np.zeros(values.shape[:-1])
+        return np.stack([np.einsum("...p,p->...", values, x) if x.any() else none for x in served], axis=-1)
 
-    def by_cell(self, values: Floats, octaves: Octaves) -> Floats:
+    def by_cell(self, values: Floats, octaves: Octaves, at: slice) -> Floats:
         """As ``Sums``."""
-        return np.stack([octaves.by_cell(requests * values) for requests in self.requests], axis=1)
+        cell, none = octaves.cell[at], np.zeros(octaves.cells)
+        served = [requests[at] for requests in self.requests]
+        found = [np.bincount(cell, x * values, octaves.cells) if x.any() else none for x in served]
+        return np.stack(found, axis=1)
 
 
 @dataclass(frozen=True)
@@ -150,52 +158,71 @@ class SystemErrors:
 
     def parts(self, sums: Sums) -> SystemParts:
         """What each source does to the sums."""
-        runtime, runtime_sd = self._parts(self.runtime_function, sums)
-        energy, energy_sd = self._parts(self.energy_functions[0], sums)
-        for function in self.energy_functions[1:]:
-            further, further_sd = self._parts(function, sums)
+        functions = (self.runtime_function, *self.energy_functions)
+        relative = [self._relative_sds(function) for function in functions]
+        found: list[list[Floats]] = [[] for _ in functions]
+        variances: list[Floats] = []
+        # Chunk by chunk: of millions of pairs the derivatives alone take hundreds of megabytes.
+        for at in _chunks(self.workload.count.size):
+            scatters = []
+            for function, sds, sum_of in zip(functions, relative, found, strict=True):
+                sums_here, scatter = self._summed(function, sds, sums, at)
+                sum_of[:] = [a + b for a, b in zip(sum_of, sums_here, strict=True)] if sum_of else sums_here
+                scatters.append(scatter)
+            here = np.stack([sums.over(np.square(sd), at) for sd in (scatters[0], np.add.reduce(scatters[1:]))])
+            variances.append(here)
+        runtime, *energies = (
+            self._parts(function, *sums_of) for function, sums_of in zip(functions, found, strict=True)
+        )
+        energy = energies[0]
+        for further in energies[1:]:
             energy = {source: _together(part, further[source]) for source, part in energy.items()}
-            energy_sd = energy_sd + further_sd
-        known_s = sums.over(self.runtime_s)
+        known_s = self.runtime_function.coefficients @ found[0][0]
         if self.idle_sd_w:
             energy["idle"] = Part(self.idle_sd_w * known_s[None], math.inf)
         energy["meter"] = Part(energy["meter"].deviations - self.idle_gain_sd_w * known_s, math.inf)
-        scatter = [sums.over(np.square(sd)) if np.any(sd) else 0.0 * known_s for sd in (energy_sd, runtime_sd)]
         freedom = min(function.scatter.freedom for function in self.energy_functions)
+        runtime_scatter, energy_scatter = np.add.reduce(variances)
         freedoms = freedom, self.runtime_function.scatter.freedom
-        return SystemParts(energy, runtime, self.idle_w, scatter[0], scatter[1], freedoms)
+        return SystemParts(energy, runtime, self.idle_w, energy_scatter, runtime_scatter, freedoms)
 
-    def _parts(self, function: CostFunction, sums: Sums) -> tuple[dict[ErrorSource, Part], Floats]:
-        """The parts of one function, and the standard deviation of single requests by pair."""
-        derivatives = function.derivatives(self.workload.input_tokens, self.workload.output_tokens)
-        cost, by_coefficient = function.coefficients @ derivatives, sums.over(derivatives)
+    def _summed(
+        self, function: CostFunction, relative: tuple[Floats, Floats], sums: Sums, at: slice
+    ) -> tuple[list[Floats], Floats]:
+        """Sums by coefficient, of the misfit by cell, and of the derivatives over the workload; and the standard
+        deviation of single requests by pair."""
+        workload, octaves = self.workload, self.workload.octaves
+        derivatives = function.derivatives(workload.input_tokens[at], workload.output_tokens[at])
+        cost = np.einsum("k,kp->p", function.coefficients, derivatives)
+        misfit, scatter = (sd[octaves.spot[at]] for sd in relative)
+        direction = np.einsum("kp,p->k", derivatives, workload.count[at])
+        return [sums.over(derivatives, at), sums.by_cell(cost * misfit, octaves, at), direction], cost * scatter
+
+    def _parts(
+        self, function: CostFunction, by_coefficient: Floats, misfit: Floats, direction: Floats
+    ) -> dict[ErrorSource, Part]:
         root = _root(function.covariance)
         if len(self.energy_functions) > 1:
-            root = _aligned(root, derivatives @ self.workload.count)
-        # Of millions of pairs this is the largest array.
-        del derivatives
+            root = _aligned(root, direction)
         known = function.coefficients @ by_coefficient
-        misfit, scatter = self._relative_sds(function)
-        parts: dict[ErrorSource, Part] = {
+        return {
             "trials": Part(root.T @ by_coefficient, function.freedom),
-            "model": Part(sums.by_cell(cost * misfit, self.workload.octaves), function.misfit.freedom),
+            "model": Part(misfit, function.misfit.freedom),
             "sessions": Part(function.session.sd * known[None], function.session.freedom),
             "meter": Part(function.gain_ci95 / Z95 * known[None], math.inf),
         }
-        return parts, cost * scatter
 
     def _relative_sds(self, function: CostFunction) -> tuple[Floats, Floats]:
-        """Relative standard deviations of the misfit and of single requests, by pair.
+        """Relative standard deviations of the misfit and of single requests, by spot.
 
         They change slowly with the size, so that those of its spot do for a pair.
         """
-        octaves = self.workload.octaves
-        m, n = octaves.spot_sizes
+        m, n = self.workload.octaves.spot_sizes
         # Where nothing is spent, nothing is uncertain; powers know no 0.
         cost = np.maximum(np.abs(function.cost(m, n)), _LEAST)
         misfit = function.misfit.relative_sd(function.octaves_away(m, n), cost)
         scatter = function.scatter.sd(cost) / cost if function.scatter.factor else np.zeros(cost.size)
-        return np.asarray(misfit[octaves.spot]), np.asarray(scatter[octaves.spot])
+        return misfit, np.asarray(scatter)
 
     def request_runtime(self) -> tuple[Floats, Floats, Floats]:
         """Of one new request of each pair: standard deviation in s of its runtime, the degrees of freedom that it is
@@ -204,9 +231,14 @@ class SystemErrors:
         derivatives = function.derivatives(self.workload.input_tokens, self.workload.output_tokens)
         cost = function.coefficients @ derivatives
         trials = np.sqrt(np.square(_root(function.covariance).T @ derivatives).sum(axis=0))
-        misfit, scatter = (cost * relative for relative in self._relative_sds(function))
+        spot = self.workload.octaves.spot
+        misfit, scatter = (cost * relative[spot] for relative in self._relative_sds(function))
         freedoms = [function.freedom, function.misfit.freedom, function.session.freedom, function.scatter.freedom]
         return *joined_error([trials, misfit, cost * function.session.sd, scatter], freedoms), scatter
+
+
+def _chunks(pairs: int) -> list[slice]:
+    return [slice(start, start + _CHUNK) for start in range(0, pairs, _CHUNK)]
 
 
 def _together(one: Part, other: Part) -> Part:

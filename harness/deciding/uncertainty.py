@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import exprel
 
 from harness.core.arrays import Floats
 from harness.deciding.scales import Scales
@@ -114,11 +115,15 @@ def estimated_saving(values: Floats, draws: Floats) -> Interval:
 def _saving_95(first: Floats, second: Floats, drawn_first: Floats, drawn_second: Floats) -> tuple[Floats, Floats]:
     """1 − first / second and the half-width of its 95 % interval. Draws lie along the first axis.
 
-    The error is taken to first order: a draw whose second total is next to nothing would be any ratio.
+    The error of the ratio is taken to first order: a draw whose second total is next to nothing would be any ratio. Of
+    the interval on the logarithmic scale (see ``_ratio_95``) the longer side is stated, towards a smaller saving.
     """
-    ratio = first / second
+    ratio = np.asarray(first / second)
     errors = (drawn_first - first - ratio * (drawn_second - second)) / second
-    return np.asarray(1 - ratio), np.asarray(np.percentile(np.abs(errors), 95, axis=0))
+    half = np.percentile(np.abs(errors), 95, axis=0)
+    # What is left of an energy without its idle power may be next to nothing or less; then no error is relative.
+    relative = np.divide(half, ratio, out=np.zeros(np.shape(half)), where=ratio > 0)
+    return 1 - ratio, np.asarray(half * exprel(np.minimum(relative, 1.0)))
 
 
 def estimated_ratio(values: Floats, draws: Floats) -> Interval:

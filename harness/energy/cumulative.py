@@ -52,16 +52,6 @@ _DRIFT = 0.05
 """Part of a clock's error that differs between two edges."""
 
 
-def interpolate(nodes: Nodes, times_s: Floats) -> Floats:
-    """Cumulative joules at any time; the first and last mean power go on beyond the nodes."""
-    t, e = nodes.times_s, nodes.joules
-    if t.size < 2:
-        raise Unknown(TOO_FEW)
-    at = np.clip(np.searchsorted(t, times_s) - 1, 0, t.size - 2)
-    slope = (e[at + 1] - e[at]) / (t[at + 1] - t[at])
-    return np.asarray(e[at] + slope * (times_s - t[at]), dtype=np.float64)
-
-
 @dataclass(frozen=True)
 class Edge:
     """Cumulative energy at an edge. Its errors: one of its own, and what its nodes and clock share with other edges."""
@@ -99,15 +89,21 @@ def edge(nodes: Nodes, time_s: float, domain: Domain, inside: Literal["before", 
     ]
     known = [side for side in sides if side is not None]
     if not known:
-        value = float(interpolate(nodes, np.array([time_s]))[0])
-        right = int(np.clip(np.searchsorted(t, time_s), 1, t.size - 1))
-        power = float(nodes.joules[right] - nodes.joules[right - 1]) / float(t[right] - t[right - 1])
-        unsure_s = math.hypot(float(t[right] - t[right - 1]), float(nodes.lag_s[right])) / math.sqrt(12.0)
-        return Edge(value, abs(power) * unsure_s, power)
+        return _interpolated(nodes, time_s)
     if len(known) == 1:
         (side,) = known
         return Edge(side.joules, math.sqrt(side.own_variance), side.power_w)
     return _joined(known, max(float(t[after[0]] - t[before[-1]]), 0.0), late_sd(nodes, domain), domain, inside)
+
+
+def _interpolated(nodes: Nodes, time_s: float) -> Edge:
+    """The edge by the mean power between the two nodes around it, which goes on beyond the first and the last."""
+    t, e = nodes.times_s, nodes.joules
+    right = int(np.clip(np.searchsorted(t, time_s), 1, t.size - 1))
+    apart_s = float(t[right] - t[right - 1])
+    power = float(e[right] - e[right - 1]) / apart_s
+    unsure_s = math.hypot(apart_s, float(nodes.lag_s[right])) / math.sqrt(12.0)
+    return Edge(float(e[right - 1]) + power * (time_s - float(t[right - 1])), abs(power) * unsure_s, power)
 
 
 def late_sd(nodes: Nodes, domain: Domain) -> float:

@@ -182,7 +182,7 @@ class Meter:
     def total_so_far(self, start_ns: int) -> list[Trace]:
         """The readings that are there, from well before a time on, of the domains that the total adds up.
 
-        None where a domain has failed: then there is no total.
+        Empty where a domain has failed: then there is no total.
         """
         used = attribution.innermost(self._sampler.domains, self._chosen)
         if self._sampler.failures().keys() & set(used):

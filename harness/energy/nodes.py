@@ -69,12 +69,14 @@ def _counter_nodes(trace: Trace) -> Nodes:
     domain, period = trace.domain, trace.domain.age_s
     origin = int(trace.times_ns[0])
     shown, counts, lags = counter_updates(trace)
+    # Of steady power a low-pass counts what there was by its time constant earlier.
+    late_s = domain.lag_s + domain.filter_s
     if period == 0.0:
-        return Nodes(origin, shown - domain.lag_s, counts, lags, _means(shown, counts))
+        return Nodes(origin, shown - late_s, counts, lags, _means(shown, counts))
     shown, lags, even = _regular(shown, lags, period)
     # What was seen in a part of the period stands for all of it, half before and half after that part.
-    late_s = (period - domain.seen_s) / 2.0 if domain.seen_s is not None else 0.0
-    return Nodes(origin, shown + late_s - domain.lag_s, counts, lags, _means(shown, counts), even is not None)
+    late_s -= (period - domain.seen_s) / 2.0 if domain.seen_s is not None else 0.0
+    return Nodes(origin, shown - late_s, counts, lags, _means(shown, counts), even is not None)
 
 
 def counter_updates(trace: Trace) -> tuple[Floats, Floats, Floats]:

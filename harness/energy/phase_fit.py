@@ -62,7 +62,7 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Fit:
+class PhaseFit:
     """A fit for one division of the noise. V is the covariance but for the factor ``variance``."""
 
     factor: Floats
@@ -78,7 +78,7 @@ class Fit:
     """V's diagonal."""
     freedom: float
     likelihood: float
-    """Logarithm of the restricted likelihood, up to what all fits to the same readings share."""
+    """Logarithm of the restricted likelihood by reading, in mean readings, so that fits to fewer readings compare."""
     choice: int
     """Which division of the noise."""
 
@@ -123,16 +123,16 @@ class Fit:
 
 def best_fit(
     design: Floats, values: Floats, noise: Noise, prior: Prior, variance: float, near: int | None = None
-) -> Fit:
+) -> PhaseFit:
     """The most likely division of the noise: of all, or going uphill from the one at ``near``.
 
     ``variance`` is roughly what V's factor will be.
     """
     precision = variance / prior.sds**2
     first = min(values.size, _ROWS_TO_CHOOSE)
-    tried: dict[int, Fit] = {}
+    tried: dict[int, PhaseFit] = {}
 
-    def fit(choice: int, rows: int) -> Fit:
+    def fit(choice: int, rows: int) -> PhaseFit:
         band = noise.joined(_POWER_SHARES[choice], rows)
         most = float(noise.counted[:rows].sum())
         return _fit(design[:rows], values[:rows], band, prior.means, precision, choice, (most, noise.least))
@@ -160,7 +160,7 @@ def _fit(
     precision: Floats,
     choice: int,
     scale: tuple[float, float],
-) -> Fit:
+) -> PhaseFit:
     """``scale``: how many readings tell the noise's variance, and its least."""
     most, least = scale
     factor = cholesky_banded(band, check_finite=False)
@@ -175,5 +175,6 @@ def _fit(
     freedom = max(most - float(np.sum(inverse * told)), 1.0)
     variance = max(square / freedom, least, 1e-300)
     logs = 2.0 * float(np.log(factor[-1]).sum()) + float(np.linalg.slogdet(known)[1] - np.log(precision).sum())
-    likelihood = -0.5 * (logs + values.size * math.log(variance) + square / variance)
-    return Fit(factor, solved, known, coefficients, residuals, variance, band[-1], freedom, likelihood, choice)
+    relative = variance / float(np.mean(values)) ** 2
+    likelihood = -0.5 * (logs + values.size * math.log(relative) + square / variance) / values.size
+    return PhaseFit(factor, solved, known, coefficients, residuals, variance, band[-1], freedom, likelihood, choice)

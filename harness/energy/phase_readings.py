@@ -18,7 +18,7 @@ _MOMENT_S = 1e-3
 
 
 @dataclass(frozen=True)
-class Rows:
+class PhaseRows:
     """Readings and what they are made of: n readings, 7 columns of a ``Course``."""
 
     values: Floats
@@ -41,7 +41,7 @@ class Rows:
         return np.diff(change, axis=0) if self.steps else change
 
 
-def rows_of(updates: Updates, course: Course, domain: Domain) -> Rows:
+def regression_rows(updates: Updates, course: Course, domain: Domain) -> PhaseRows:
     """The rows of updates near a window."""
     times, unsure = updates.times_s, updates.unsure_s
     step_s = max(STAMP_S, 0.5 * float(np.median(unsure)))
@@ -49,12 +49,14 @@ def rows_of(updates: Updates, course: Course, domain: Domain) -> Rows:
         shares = _steps(course, updates, domain)
         seen_share = domain.seen_s / domain.period_s if domain.seen_s and domain.period_s else 1.0
         rates = course.means_between(times - step_s / 2.0, times + step_s / 2.0, unsure)
-        return Rows(np.diff(updates.values), shares, shares[None] / seen_share, rates, unsure, True)
+        return PhaseRows(np.diff(updates.values), shares, shares[None] / seen_share, rates, unsure, True)
     averaging = max(domain.averaging_s or 0.0, 1e-4 if domain.filter_s else _MOMENT_S)
     shares, late, early = (
         course.means_between(times + by - averaging, times + by, unsure) for by in (0.0, step_s / 2.0, -step_s / 2.0)
     )
-    return Rows(updates.values, shares, _overlaps(course, times, averaging), (late - early) / step_s, unsure, False)
+    return PhaseRows(
+        updates.values, shares, _overlaps(course, times, averaging), (late - early) / step_s, unsure, False
+    )
 
 
 def _steps(course: Course, updates: Updates, domain: Domain) -> Floats:
@@ -102,7 +104,7 @@ def _overlaps(course: Course, times_s: Floats, averaging_s: float) -> Floats:
     return band
 
 
-def noise_bands(rows: Rows, domain: Domain, power_w: Floats, intensity: Floats) -> tuple[Floats, Floats]:
+def noise_bands(rows: PhaseRows, domain: Domain, power_w: Floats, intensity: Floats) -> tuple[Floats, Floats]:
     """Covariances of the readings by fluctuations of power of such intensity, and by unsure times and rounding.
 
     Upper bands, the last row the diagonal: in J² of a counter's steps, in W² of power readings.

@@ -43,8 +43,8 @@ class Updates:
 
     def moved(self, by_s: Floats) -> Updates:
         """The same at other times, still one after the other."""
-        # Never at the same time, of which two readings would tell the same.
-        apart = np.arange(self.times_s.size) * 1e-6
+        # Never all but at the same time, of which two readings would tell the same.
+        apart = np.arange(self.times_s.size) * 0.05 * float(np.median(np.diff(self.times_s)))
         return Updates(np.maximum.accumulate(self.times_s + by_s - apart) + apart, self.values, self.unsure_s)
 
 

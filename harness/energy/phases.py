@@ -19,8 +19,8 @@ from harness.core.arrays import Floats
 from harness.core.statistics import student_95
 from harness.energy.integrate import Energy, quiet_energy
 from harness.energy.nodes import NS, Unknown
-from harness.energy.phase_fit import Fit, Noise, Prior, best_fit
-from harness.energy.phase_readings import Rows, noise_bands, rows_of
+from harness.energy.phase_fit import Noise, PhaseFit, Prior, best_fit
+from harness.energy.phase_readings import PhaseRows, noise_bands, regression_rows
 from harness.energy.phase_shares import COLUMNS, DECODE, DECODE_SLOPE, LEVELS, PAUSE, PREFILL, PREFILL_SLOPE, Course
 from harness.energy.phase_updates import WIDE_S, Updates, delay_sd_s, placements, updates_of
 from harness.energy.readings import Domain, Trace, Window
@@ -29,9 +29,9 @@ _SLOPE_SD = 0.1
 """Standard deviation of how far power at a phase's ends lies from its mean, relative, before any reading is seen."""
 _MOST_POWER = 10.0
 """The same for a phase's power, in mean powers: all but nothing is known of it."""
-_JITTER = 0.01
+_JITTER = 0.02
 """Standard deviation of the time between two updates, in periods, of a sensor that updates every 0.1 s or more rarely;
-faster ones are taken to keep their pace better, by the root of how much faster they are: judged."""
+faster ones are taken to keep their pace better, by how much faster they are: judged."""
 _UNEVEN_S = 0.1
 """The period that is meant."""
 _KNOTS = 16
@@ -44,7 +44,7 @@ _STEADIEST = 0.003
 """No load is steadier than this from reading to reading (standard deviation, relative)."""
 _SAME_SHARES = 0.03
 """Readings whose shares of a phase differ by less (standard deviation) hold the same."""
-_CHOSEN = {"counter": 1.17, "power": 1.5}
+_CHOSEN = {"counter": 1.12, "power": 1.5}
 """By so much intervals are wider for what is chosen from the same readings: the noise's shares, the courses of updates.
 Found on simulated sensors: without it intervals of 95 % hold 88 to 92 % where updates' times are unsure."""
 _PHASES = (PREFILL, DECODE, PAUSE)
@@ -116,9 +116,10 @@ def _weighed(updates: Updates, course: Course, domain: Domain) -> _Joint:
     for turn in range(_TURNS):
         if turn == _TURNS - 1:
             likeliest = max(each.fit.likelihood for each in states)
-            states = [each for each in states if each.fit.likelihood > likeliest - _UNLIKELY]
+            least = likeliest - _UNLIKELY / updates.times_s.size
+            states = [each for each in states if each.fit.likelihood > least]
         states = [each.turned() for each in states]
-    logs = np.array([each.fit.likelihood for each in states])
+    logs = updates.times_s.size * np.array([each.fit.likelihood for each in states])
     weights = np.exp(logs - logs.max())
     weights /= weights.sum()
     found = [each.predicted() for each in states]
@@ -136,8 +137,8 @@ class _State:
     """Where they were before any move."""
     course: Course
     domain: Domain
-    rows: Rows
-    fit: Fit
+    rows: PhaseRows
+    fit: PhaseFit
     levels: NDArray[np.intp]
     """Which of the columns that are powers take part."""
     mean_w: float
@@ -151,7 +152,7 @@ class _State:
     @classmethod
     def begun(cls, updates: Updates, course: Course, domain: Domain) -> _State:
         """With each phase's mean power alone, from a fit of these."""
-        rows = rows_of(updates, course, domain)
+        rows = regression_rows(updates, course, domain)
         mean_w, power_w = _mean_power(rows), np.zeros(COLUMNS)
         power_w[list(LEVELS)] = mean_w
         levels = np.flatnonzero(rows.shares[:, list(LEVELS)].any(axis=0))
@@ -166,7 +167,7 @@ class _State:
     def placed(self, updates: Updates) -> _State:
         """The same with the updates at other times."""
         delays = _delays(updates, unsure=True)
-        moved, rows = np.zeros(delays.shape[1]), rows_of(updates, self.course, self.domain)
+        moved, rows = np.zeros(delays.shape[1]), regression_rows(updates, self.course, self.domain)
         return replace(self, updates=updates, rows=rows, delays=delays, moved=moved)
 
     def with_powers(self) -> _State:
@@ -191,7 +192,7 @@ class _State:
         begins = self.fit.coefficients.size == before - slopes.size
         if not begins:
             moved = moved + self.fit.coefficients[before:]
-            rows = rows_of(self.updates.moved(self.delays @ moved), self.course, self.domain)
+            rows = regression_rows(self.updates.moved(self.delays @ moved), self.course, self.domain)
         levels = _level_prior(self.mean_w, self.levels)
         slope_sds = [_SLOPE_SD * self.power_w[PREFILL if each == PREFILL_SLOPE else DECODE] for each in slopes]
         prior = Prior(
@@ -242,7 +243,7 @@ class _State:
 def _jitter_s(domain: Domain) -> float:
     """Standard deviation of the time between two updates, in s."""
     period_s = domain.period_s or 0.0
-    return _JITTER * period_s * math.sqrt(min(period_s / _UNEVEN_S, 1.0))
+    return _JITTER * period_s * min(period_s / _UNEVEN_S, 1.0)
 
 
 def _doubted(joint: _Joint, doubted: _Joint, shares: Floats) -> _Joint:
@@ -253,7 +254,7 @@ def _doubted(joint: _Joint, doubted: _Joint, shares: Floats) -> _Joint:
     return _Joint(joint.joules + moves @ (doubted.joules - joint.joules), covariance, joint.freedom)
 
 
-def _noise(rows: Rows, domain: Domain, power_w: Floats, intensity: Floats) -> Noise:
+def _noise(rows: PhaseRows, domain: Domain, power_w: Floats, intensity: Floats) -> Noise:
     """The shapes of the readings' noise, given each column's power and the intensity of its fluctuations."""
     rounding = domain.resolution**2 * (2.0 if rows.steps else 1.0) / 12.0
     least = max(rounding, (_STEADIEST * float(np.median(np.abs(rows.values)))) ** 2)
@@ -282,14 +283,14 @@ def _delays(updates: Updates, unsure: bool) -> Floats:
     return np.column_stack((np.ones(count), ramps))
 
 
-def _told_inside(rows: Rows) -> bool:
+def _told_inside(rows: PhaseRows) -> bool:
     """Whether readings inside the window hold different shares of its phases, or those at its edges alone tell them."""
     inside = rows.shares[:, list(_PHASES)].sum(axis=1) >= 0.99 * rows.shares[:, list(LEVELS)].sum(axis=1)
     own = rows.shares[inside][:, list(_PHASES)]
     return inside.any() and float((own / own.sum(axis=1, keepdims=True)).std(axis=0).max()) > _SAME_SHARES
 
 
-def _mean_power(rows: Rows) -> float:
+def _mean_power(rows: PhaseRows) -> float:
     """Mean power of the readings that lie in the window, or else of all that see it, in W."""
     inside, whole = rows.shares[:, list(_PHASES)].sum(axis=1), rows.shares[:, list(LEVELS)].sum(axis=1)
     kept = inside >= 0.99 * whole

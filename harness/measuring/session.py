@@ -49,8 +49,8 @@ class MeasuringSession:
 
     def run(self, schedule: Schedule) -> None:
         """Measure until the plan is done. Raises SweepStopped or StorageError."""
-        self._note_idle("before")
         began_s = time.monotonic()
+        self._note_idle("before")
         while spec := schedule.next(self.number, self.host.number, time.monotonic() - began_s):
             self._note_chosen(schedule.plan)
             self.observer.trial_starts(spec, schedule)

@@ -72,9 +72,10 @@ def _run(work: Sequence[tuple[str, Callable[[], None]]], halves_s: Sequence[floa
 
 def _repeat(task: Callable[[], None], until: float, parent: int, done: list[tuple[int, int]]) -> None:
     begin_ns = time.monotonic_ns()
-    # Whoever started this may be killed; nobody would read the sensors then.
-    while time.monotonic() < until and os.getppid() == parent:
-        task()
+    with suppress(RuntimeError):  # a GPU that fails has worked until then
+        # Whoever started this may be killed; nobody would read the sensors then.
+        while time.monotonic() < until and os.getppid() == parent:
+            task()
     done.append((begin_ns, time.monotonic_ns()))
 
 

@@ -84,11 +84,8 @@ class RelativePrecision:
 
     def width(self, samples: Samples) -> Width | None:
         judged = {name: samples[name] for name in self.quantities or samples if samples.get(name)}
-        means = {name: abs(statistics.fmean(values)) for name, values in judged.items()}
-        half_widths = {name: half_width_95(values, sequential=True) for name, values in judged.items()}
-        known = {
-            name: half_width / means[name] for name, half_width in half_widths.items() if half_width and means[name]
-        }
+        found = {name: _relative_half_width(values) for name, values in judged.items()}
+        known = {name: half_width for name, half_width in found.items() if half_width}
         if not known:
             return None
         widest = max(known, key=lambda name: known[name])
@@ -139,8 +136,8 @@ class FixedTrials:
 
 @dataclass(frozen=True)
 class TrialsByLength:
-    """Stop after ``max_trials``, which tell the noise; after one where a request takes ``long_s`` or longer: others
-    tell its noise, and it would cost most."""
+    """Stop after ``max_trials``, which tell the noise, or after one where a request takes ``long_s``: others tell
+    its noise, and it would cost most."""
 
     max_trials: int
     long_s: float = 5.0

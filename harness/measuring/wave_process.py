@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -79,13 +79,9 @@ def run_wave(
                 reason = ready.get("gpus_reason") if ready else f"the load did not start within {start_timeout_s:g} s"
                 return Wave(reason=reason, gpus_reason=ready.get("gpus_reason"))
             lengths = [float(length) for length in halves(time.monotonic() - begin)]
-            assert child.stdin is not None
-            child.stdin.write(json.dumps(lengths) + "\n")
-            child.stdin.flush()
+            _ask(child, lengths)
             with _ended_after(child, sum(lengths) + _SPARE_S):
                 told = _line(child) | _line(child)
-        except BrokenPipeError:
-            told = {}
         finally:
             child.kill()
     if "work" not in told:
@@ -111,10 +107,20 @@ def steps_of(start_ns: int, stretches: Sequence[Sequence[int]], busy: int) -> Lo
     return LoadSteps(at, np.concatenate(([0.0], np.cumsum(moves[order]))).round(9))
 
 
+def _ask(child: subprocess.Popen[str], lengths_s: Sequence[float]) -> None:
+    """Tell the load its halves; one that has ended hears nothing, and says nothing later."""
+    assert child.stdin is not None
+    with suppress(BrokenPipeError):
+        child.stdin.write(json.dumps(lengths_s) + "\n")
+    with suppress(BrokenPipeError):  # closing writes what is left once more
+        child.stdin.close()
+
+
 def _line(child: subprocess.Popen[str]) -> dict[str, Any]:
-    """What the load says next; nothing where it has ended."""
+    """What the load says next; nothing where it has ended, were it in the midst of a line."""
     assert child.stdout is not None
-    told: dict[str, Any] = json.loads(child.stdout.readline() or "{}")
+    line = child.stdout.readline()
+    told: dict[str, Any] = json.loads(line) if line.endswith("\n") else {}
     return told
 
 

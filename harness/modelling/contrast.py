@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
+from harness.core.quantities import Component
 from harness.modelling import comparable
-from harness.modelling.cost_function import Z95, Prediction
+from harness.modelling.cost_function import Prediction
 from harness.modelling.doubt import MEAN
 from harness.modelling.profile import Profile
 from harness.modelling.profile_fit import ProfileLike, load_or_fit
@@ -36,7 +37,8 @@ class Contrast:
     cheaper: NDArray[np.str_]
     """Name of the profile that needs less; empty where the ratio's interval holds 1, or there is none."""
     shared_meters: bool
-    """Whether the same sensors measured both: their gain is then in no ratio, and in the difference as its share."""
+    """Whether the same sensors measured both: their gains are then in the ratio only as far as the sensors' shares
+    differ, and in the difference as that of what they read."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,7 @@ def contrast_at(
     energies = [profile.predict_energy(m, n, comparison.boundary) for profile in both if energy]
     outside = np.logical_or.reduce([predicted.out_of_range for predicted in (*runtimes, *energies)])
     too_far = np.logical_or.reduce([predicted.too_far for predicted in (*runtimes, *energies)])
-    meters = [profile.meters(comparison.boundary) for profile in both if energy]
-    shared = len(set(meters)) == 1 and bool(meters[0])
+    gain = _shared_gain(both, comparison.boundary, m, n) if energy else None
     return Contrasts(
         first,
         second,
@@ -120,24 +121,57 @@ def contrast_at(
         outside,
         too_far,
         _contrast(names, *runtimes),
-        _contrast(names, *energies, shared_meters=shared) if energies else None,
+        _contrast(names, *energies, gain=gain) if energies else None,
         fitted,
     )
 
 
-def _contrast(names: Sequence[str], a: Prediction, b: Prediction, *, shared_meters: bool = False) -> Contrast:
+@dataclass(frozen=True)
+class _SharedGain:
+    """What the gains of meters that both systems share leave in their comparison, half-widths of 95 % intervals."""
+
+    relative: Floats
+    """Of the ratio: 0 where all meters have the same shares in both energies."""
+    difference: Floats
+    """In J."""
+
+
+def _shared_gain(
+    both: Sequence[Profile], boundary: Sequence[Component] | None, m: NDArray[np.int64], n: NDArray[np.int64]
+) -> _SharedGain | None:
+    """None where the meters aren't the same, or unknown.
+
+    Of several components each has a gain of its own: one with twice the share on one system doesn't cancel.
+    """
+    meters = [profile.meters(boundary) for profile in both]
+    if not meters[0] or meters[0] != meters[1]:
+        return None
+    if boundary is None:
+        gains = np.array([[profile.gain_ci95() or 0.0 for profile in both]])
+        energies = np.stack([[profile.energy_j(m, n)] for profile in both])
+    else:
+        gains = np.array([[profile.components[part].gain_ci95 for profile in both] for part in boundary])
+        energies = np.stack([[profile.energy_j(m, n, [part]) for part in boundary] for profile in both])
+    widths = gains.max(axis=1)[:, None]
+    shares = energies / energies.sum(axis=1, keepdims=True)
+    left = (np.linalg.norm(widths * (one[0] - one[1]), axis=0) for one in (shares, energies))
+    return _SharedGain(*left)
+
+
+def _contrast(names: Sequence[str], a: Prediction, b: Prediction, *, gain: _SharedGain | None = None) -> Contrast:
     """The mean costs of two systems. A gain that both share moves both alike; all else errs independently.
 
     Sessions count on both sides: each was measured on days of its own.
     """
-    apart = tuple(source for source in MEAN if not (shared_meters and source == "meter"))
+    apart = tuple(source for source in MEAN if gain is None or source != "meter")
     width_a, width_b = a.half_width_95(apart), b.half_width_95(apart)
     difference = a.value - b.value
-    gain = Z95 * (a.sd["meter"] - b.sd["meter"]) if shared_meters else np.zeros_like(difference)
-    interval = np.sqrt(width_a**2 + width_b**2 + gain**2)
+    interval = np.sqrt(width_a**2 + width_b**2 + (0.0 if gain is None else gain.difference**2))
+    if gain is not None:
+        width_a = np.hypot(width_a, a.value * gain.relative)
     low, high = _ratio_interval(a.value, b.value, width_a, width_b)
     cheaper = np.where(high < 1, names[0], np.where(low > 1, names[1], ""))
-    return Contrast(a.value / b.value, low, high, difference, interval, cheaper, shared_meters)
+    return Contrast(a.value / b.value, low, high, difference, interval, cheaper, gain is not None)
 
 
 def _ratio_interval(a: Floats, b: Floats, width_a: Floats, width_b: Floats) -> tuple[Floats, Floats]:

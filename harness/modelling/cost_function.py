@@ -64,14 +64,13 @@ class Range:
         return max(n for _, n in self.corners)
 
     def octaves_outside(self, m: ArrayLike, n: ArrayLike) -> Floats:
-        """How far each (m, n) lies outside, in octaves of the axis on which it is farther; 0 inside. Shapes broadcast.
-
-        Of several corners the one that is nearest counts.
+        """How far each (m, n) lies below the smallest or above the largest size of an axis, in octaves of the axis on
+        which it is farther; 0 between them, also off the axes of two sweeps. Shapes broadcast.
         """
         log_m, log_n = (np.log2(np.asarray(axis, dtype=float)) for axis in (m, n))
         below = np.maximum(np.log2(self.min_input_tokens) - log_m, np.log2(self.min_output_tokens) - log_n)
-        above = [np.maximum(log_m - np.log2(most_m), log_n - np.log2(most_n)) for most_m, most_n in self.corners]
-        return np.asarray(np.maximum(np.maximum(below, np.minimum.reduce(above)), 0.0))
+        above = np.maximum(log_m - np.log2(self.max_input_tokens), log_n - np.log2(self.max_output_tokens))
+        return np.asarray(np.maximum(np.maximum(below, above), 0.0))
 
     def octaves_away(self, m: ArrayLike, n: ArrayLike) -> Floats:
         """Distance d of each (m, n) from the nearest measured point: √(Δ² + 4·o²), Δ that of ``octaves_to_nearest`` and
@@ -176,15 +175,16 @@ class CostFunction:
             values[chunk] = found[:, 0]
             variances[chunk] = np.einsum("ij,ij->i", found[:, 1:], found[:, 1:])
             distance = self.range.octaves_away(flat_m[chunk], flat_n[chunk])
-            misfits[chunk] = values[chunk] * self.misfit.relative_sd(distance, values[chunk])
+            misfits[chunk] = np.abs(values[chunk]) * self.misfit.relative_sd(distance, values[chunk])
             too_far[chunk] = self.range.octaves_outside(flat_m[chunk], flat_n[chunk]) > TOO_FAR
         value, trials, model = (array.reshape(m.shape) for array in (values, np.sqrt(variances), misfits))
+        amount = np.abs(value)
         sd: dict[Source, Floats] = {
             "trials": trials,
             "model": model,
-            "sessions": value * self.session.sd,
-            "meter": value * (self.gain_ci95 / Z95),
-            "scatter": self.scatter.sd(value),
+            "sessions": amount * self.session.sd,
+            "meter": amount * (self.gain_ci95 / Z95),
+            "scatter": self.scatter.sd(amount),
         }
         freedom: dict[Source, float] = {
             "trials": self.freedom,

@@ -22,6 +22,10 @@ REQUEST: tuple[Source, ...] = (*MEAN, "scatter")
 """What the interval of the cost of one new request holds."""
 
 
+LEAST_COST = 1e-30
+"""A cost, in s or J, that is as good as none: powers know no 0."""
+
+
 @dataclass(frozen=True)
 class Misfit:
     """Relative standard deviation of true costs about the form: s0·√(1 + α·d²)·(cost / c0)^−β.
@@ -44,9 +48,7 @@ class Misfit:
     def relative_sd(self, distance: Floats, cost: Floats) -> Floats:
         """Relative standard deviation at sizes so many octaves from a measured one, of such costs."""
         level = self.sd * np.sqrt(1.0 + self.growth * np.square(distance))
-        if self.falloff == 0.0:
-            return np.asarray(level + 0.0 * cost)
-        return np.asarray(level * (cost / self.reference_cost) ** -self.falloff)
+        return np.asarray(level * (_amount(cost) / self.reference_cost) ** -self.falloff)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,10 @@ class Scatter:
 
     def sd(self, cost: Floats) -> Floats:
         """In the cost's unit."""
-        return np.asarray(self.factor * cost**self.exponent)
+        return np.asarray(self.factor * _amount(cost) ** self.exponent)
+
+
+NO_SCATTER = Scatter(0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,11 @@ class SessionEffect:
     """How many the measurements are of."""
     prior: str | None = None
     """Where the standard deviation comes from when the sessions don't tell it; None where they do."""
+
+
+def _amount(cost: Floats) -> Floats:
+    """A cost that powers can be taken of, also where a form extrapolates to nothing or below."""
+    return np.asarray(np.maximum(np.abs(cost), LEAST_COST))
 
 
 def octaves_to_nearest(m: Floats, n: Floats, points: Iterable[tuple[float, float]]) -> Floats:

@@ -21,7 +21,7 @@ from harness.core.statistics import student_95
 from harness.modelling.candidates import best_candidate
 from harness.modelling.cost_function import TOO_FAR, CostFunction, Range
 from harness.modelling.covariance import by_offsets, uncertainty
-from harness.modelling.doubt import Misfit, Scatter, SessionEffect
+from harness.modelling.doubt import NO_SCATTER, Misfit, Scatter, SessionEffect
 from harness.modelling.forms.base import DecodeContext, Form, Part, Sizes
 from harness.modelling.least_squares import Rows, Solution
 from harness.modelling.misfit import HeldOutErrors, every_error, fit_misfit
@@ -33,8 +33,6 @@ SUSPECT = 5.0
 """A suspect is off by this many standard deviations, as the median residual tells them, …"""
 OUTLYING = 3.0
 """… and by this many root mean squares of the other residuals."""
-
-NO_SCATTER = Scatter(0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -212,6 +210,8 @@ def _without_sessions(candidates: Sequence[Form], observations: Observations) ->
         solution = best_candidate(candidates, equations(cleared), {}).solution
         design = solution.form.design(solution.theta, observations.sizes)
         predicted = design @ solution.theta
+        # A form that is refused for a negative cost must not stop the others from being fitted.
+        predicted = np.where(predicted > 0, predicted, cleared.cost)
         found = tell_sessions(observations.cells, predicted, design / predicted[:, None])
         cleared = observations.without_offsets(found.offsets)
     effect = replace(found.effect, sd=float(np.hypot(found.effect.sd, shared)))

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.quantities import COMPONENTS
-from harness.modelling.doubt import Scatter
-from harness.modelling.fit import NO_SCATTER, Observations
+from harness.core.statistics import Z95
+from harness.modelling.doubt import NO_SCATTER, Scatter
+from harness.modelling.fit import Observations
 from harness.modelling.point_statistics import statistic
 from harness.modelling.profile_schema import Measurement, Statistic
 from harness.modelling.scatter import PUBLISHED_ENERGY, PUBLISHED_RUNTIME, Spreads, fit_scatter, moderated, of_requests
@@ -321,4 +322,4 @@ def _cells(whole: Sequence[Statistic], disturbed: NDArray[np.bool_]) -> Cells | 
 
 def _sensor_error(statistic: Statistic) -> float:
     """Relative standard deviation that the sensors leave; 0 where unknown."""
-    return statistic.ci95 / 1.96 / statistic.mean if statistic.ci95 is not None else 0.0
+    return statistic.ci95 / Z95 / statistic.mean if statistic.ci95 is not None else 0.0

@@ -24,7 +24,7 @@ from pydantic import (
 from harness.core.errors import UserError
 from harness.core.quantities import Method
 from harness.modelling.cost_function import CostFunction, Range
-from harness.modelling.doubt import Misfit, Scatter, SessionEffect
+from harness.modelling.doubt import NO_SCATTER, Misfit, Scatter, SessionEffect
 from harness.modelling.forms import FORMS, form_named
 from harness.modelling.forms.base import DecodeContext, Form
 from harness.modelling.profile_schema import MeasuredRange, Strict
@@ -260,8 +260,8 @@ class CostModel(FittedModel):
     misfit: MisfitRecord
     """What the form can't follow at sizes that were not measured."""
     scatter: ScatterRecord | None
-    """Of single requests; null where no size was measured more than once: then the misfit, which was told from single
-    requests, holds it."""
+    """Of single requests; null only in a profile of version 1 whose measurements don't hold the quantity: then its
+    misfit, which was told from single requests, holds it."""
     sessions: SessionsRecord
     """What another session of the same system may do to all costs."""
     range: MeasuredSizes
@@ -285,7 +285,7 @@ class CostModel(FittedModel):
             covariance=np.array(self.covariance, dtype=float),
             freedom=_counted(self.freedom),
             misfit=self.misfit.misfit,
-            scatter=self.scatter.scatter if self.scatter else Scatter(0.0, 1.0),
+            scatter=self.scatter.scatter if self.scatter else NO_SCATTER,
             session=self.sessions.effect,
             gain_ci95=0.0,
             range=Range(**dict(self.range)),

@@ -33,6 +33,10 @@ from harness.modelling.session_effect import of_one_session
 from harness.runs.run_schema import Count
 
 OLDER_KEY = "batch_size"
+NOTE = (
+    "from a file of schema version 1: its misfit counts at all sizes alike, and what it doesn't say of scatter, "
+    "sessions and meters is told from its measurements or presumed; fit the trials again to know more"
+)
 _ENERGIES = ("energy_j", "prefill_energy_j", "decode_energy_j")
 
 
@@ -95,7 +99,7 @@ class Profile1(Strict):
             "energy": energy,
             "components": components,
             "measurements": points,
-            "provenance": self.provenance,
+            "provenance": self.provenance.model_copy(update={"notes": [*self.provenance.notes, NOTE]}),
         }
 
 

@@ -82,7 +82,8 @@ class Sessions:
 
 
 def tell_sessions(cells: Cells, predicted: Floats, design: Floats) -> Sessions:
-    """The effect from the cells, costs ``predicted`` at each point and their relative derivatives (``design``)."""
+    """The effect from the cells, positive costs ``predicted`` at each point and their relative derivatives
+    (``design``)."""
     y = np.log(cells.cost / predicted[cells.point])
     z = np.eye(cells.sessions)[cells.session]
     x = design[cells.point]

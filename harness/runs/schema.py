@@ -78,8 +78,8 @@ class Trial:
     window_s: float | None = None
     """First start to last end, gaps between requests included; under load while all c requests were in flight."""
     runtime_s: float | None = None
-    """How long a request takes: requests in flight × window / requests. With c in flight this is a batch's runtime, and
-    by Little's law the mean time of a request in a closed loop."""
+    """How long a request takes: requests in flight × (window − pauses) / requests. With c in flight this is a batch's
+    runtime, and by Little's law the mean time of a request in a closed loop."""
     pauses: int | None = None
     """Random pauses between the window's requests, which break up their beat with a power sensor; None without any."""
     paused_s: float | None = None
@@ -304,7 +304,7 @@ COLUMNS = (
     _as_recorded("repeats", "batches one after the other, or requests that a server ended in the window"),
     _as_recorded("requests", "requests in the window, of those that cross its edges the part inside"),
     _as_recorded("window_s", "first start to last end, or while all c requests were in flight, s"),
-    _as_recorded("runtime_s", "requests in flight × window_s / requests: how long a request takes, s"),
+    _as_recorded("runtime_s", "requests in flight × (window_s − paused_s) / requests: how long a request takes, s"),
     _as_recorded("runtime_sd_s", "standard deviation of single requests in the window, s"),
     _as_recorded("pauses", "random pauses between requests that beat with a power sensor"),
     _as_recorded("paused_s", "these pauses together, in window_s but in no figure per request, s"),

@@ -154,7 +154,7 @@ def summarise(records: Iterable[Trial], facts: Run | None = None) -> list[PointS
 
     Intervals allow for trials that were repeated until they were narrow, unless the run's ``facts`` say otherwise.
     """
-    sequential = facts is None or facts.plan.stopping.get("rule") != "fixed-trials"
+    sequential = facts is None or facts.plan.stopping.get("rule") not in ("fixed-trials", "trials-by-length")
     by_point: dict[Point, list[Trial]] = {}
     for record in records:
         if record.purpose == "open loop":

@@ -17,7 +17,7 @@ from harness.modelling.profile_schema import Measurement
 from harness.showing.colours import OWN
 from harness.showing.figures import CsvRow, foot, head, lay_out, new_figure
 from harness.showing.names import model_words, system_words
-from harness.showing.panels import PANELS, DrawnSystem, Options, SweepPoint, point_at
+from harness.showing.panels import BY_THESE_METERS, PANELS, DrawnSystem, Options, SweepPoint, point_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,7 +107,7 @@ def caps_figure(caps: Caps, mark: str = "") -> Figure:
     m, n = caps.size.input_tokens, caps.size.output_tokens
     notes = [
         f"{model_words(caps.model)} on {system_words(caps.system)}, {m} in, {n} out",
-        "Bars: 95 % intervals of the means",
+        f"Bars: {BY_THESE_METERS}",
     ]
     if any(source.method == "estimated" for _, source, _ in caps.points):
         notes.append("Hollow points: energy estimated, not measured")

@@ -66,9 +66,10 @@ def _gain_words(contrasts: Contrasts) -> list[str]:
     """What the meters' gains do to the ratios of energies."""
     if contrasts.energy is None:
         return []
-    if contrasts.energy.shared_meters:
-        return ["the same sensors measured both energies: their gain cancels in A / B"]
     boundary = contrasts.comparison.boundary
+    if contrasts.energy.shared_meters:
+        several = ", as far as each component has the same share of both" if len(boundary or ()) > 1 else ""
+        return [f"the same sensors measured both energies: their gain cancels in A / B{several}"]
     gains = zip("AB", (profile.gain_ci95(boundary) for profile in (contrasts.first, contrasts.second)), strict=True)
     said = ", ".join(f"{letter} ± {percent(gain or 0.0)}" for letter, gain in gains)
     return [f"different meters, or unknown ones: the energies' intervals hold their gains ({said})"]

@@ -27,7 +27,7 @@ from harness.showing.figures import (
 )
 from harness.showing.findings import load_finding
 from harness.showing.names import model_words, system_words
-from harness.showing.panels import DrawnSystem, Options, mean_and_width
+from harness.showing.panels import BY_THESE_METERS, DrawnSystem, Options, mean_and_width
 from harness.showing.under_load import by_size, typical_size
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def load_cautions(
     ``all_in`` says where the sizes are that aren't drawn.
     """
     notes = [f"{model_words(source.identity.model)} on {system_words(source.identity.system)}, {source.kind}"]
-    notes.append("Points: means of trials with 95 % intervals")
+    notes.append(f"Points: means of trials with {BY_THESE_METERS}")
     if any(len(panel.curves) > 1 for panel in panels):
         notes.append("Latencies are percentiles of single requests: p50 drawn through, p99 dashed")
     estimated = any(point.energy_method == "estimated" for point in source.loaded)

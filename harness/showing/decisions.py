@@ -174,13 +174,13 @@ def gain_words(found: BestThreshold, costs: Costs) -> str:
         return ""
     if gain.shared:
         return f"The same meters read {small} and {large}, so their gain cancels."
-    known = f"their gains are known to ± {percent(gain.ratio_ci95)}" if gain.ratio_ci95 else "their gains are unknown"
+    known = f"their gains are known to ± {percent(gain.ratio_ci95)}"
     if gain.turns_at is None:
         return f"No gain of the meters turns this answer; {known}."
     off = abs(1 - 1 / gain.turns_at)
     read = f"{percent(off)} too {'low' if gain.turns_at >= 1 else 'high'} against {large}'s"
     turned = "the saving would vanish" if found.threshold else "a threshold would save something"
-    if gain.plausible or not gain.ratio_ci95:
+    if gain.plausible:
         return f"{turned[0].upper()}{turned[1:]} if {small}'s meter read {read}: {known}."
     return f"No plausible gain of the meters alone turns this answer: {turned} if {small}'s read {read}, and {known}."
 

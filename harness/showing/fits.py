@@ -17,7 +17,7 @@ from harness.modelling.measurements import SuspectTrial
 from harness.modelling.model_schema import MisfitRecord, ScatterRecord, SessionsRecord
 from harness.modelling.profile_fit import ProfileFit, held_out_words
 from harness.modelling.sources import Pooled
-from harness.showing.intervals import doubt_words, functions_of, interval_parts, intervals_table
+from harness.showing.intervals import SHARES, doubt_words, estimated_in, functions_of, interval_parts, intervals_table
 from harness.showing.profiles import MOST_SHOWN, point_words, suspect_words
 from harness.showing.terminal import print_all, print_json, table_of
 
@@ -41,7 +41,10 @@ def print_fit(made: ProfileFit, output: Path | None, as_json: bool) -> None:
             _forms_table(shown),
             *(line for quantity in shown if (line := _margin(quantity))),
             *_methods(made, shown),
-            intervals_table({quantity.name: functions[quantity.name] for quantity in shown}),
+            intervals_table(
+                {quantity.name: functions[quantity.name] for quantity in shown}, estimated_in(made.profile)
+            ),
+            SHARES,
             *_doubts_of(shown, pooled),
             *pooled.provenance.notes,
             written,

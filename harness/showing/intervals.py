@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,9 @@ from harness.modelling.doubt import MEAN, REQUEST, Source, shares
 from harness.modelling.model_schema import CostModel
 from harness.modelling.profile import Profile
 from harness.showing.terminal import table_of
+
+SHARES = "from …: share of the variance behind the mean's interval"
+"""What the last columns of ``intervals_table`` say."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +65,22 @@ def models_of(profile: Profile) -> dict[str, CostModel]:
     return models | {str(component): part.model for component, part in profile.components.items()}
 
 
-def intervals_table(functions: Mapping[str, CostFunction]) -> Table:
-    """Width and parts of each quantity's intervals."""
+def estimated_in(profile: Profile) -> set[str]:
+    """The quantities of a profile, called as in ``functions_of``, that are estimated and not measured."""
+    parts = {"energy": profile.energy, **{str(component): part for component, part in profile.components.items()}}
+    return {quantity for quantity, part in parts.items() if part and part.method == "estimated"}
+
+
+def intervals_table(functions: Mapping[str, CostFunction], estimated: Collection[str]) -> Table:
+    """Width and parts of each quantity's intervals; what is ``estimated`` is marked."""
     table = table_of(
         "95 % interval at measured sizes", "± of the mean", "± of one request", *(f"from {s}" for s in MEAN)
     )
     for quantity, function in functions.items():
         if parts := interval_parts(function):
             of_mean = (percent(parts.mean_shares.get(source, 0.0), digits=0) for source in MEAN)
-            table.add_row(quantity, percent(parts.mean_ci95), percent(parts.request_ci95), *of_mean)
+            named = f"{quantity} (estimated)" if quantity in estimated else quantity
+            table.add_row(named, percent(parts.mean_ci95), percent(parts.request_ci95), *of_mean)
     return table
 
 
@@ -89,7 +99,7 @@ def _doubts(model: CostModel) -> Iterator[str]:
     grows = f", √(1 + {misfit.growth:.2g}·d²) times that d octaves from there" if misfit.growth else ""
     yield f"misfit {percent(misfit.sd)} (standard deviation) at a measured size{grows}"
     if model.scatter is None:
-        yield "no size was measured twice, so that the misfit holds one request's scatter too"
+        yield "the misfit holds one request's scatter too"
     elif model.scatter.prior:
         yield f"scatter of one request presumed: {model.scatter.prior}"
     told = f"presumed: {sessions.prior}" if sessions.prior else f"told by {sessions.sessions} sessions"

@@ -189,9 +189,17 @@ def boundary_words(components: Sequence[str]) -> str:
     return " + ".join(name if name == "system" else name.upper() for name in components)
 
 
+BY_THESE_METERS = "95 % intervals by these meters and sessions"
+"""What bars at measured points are: the meters' gain and other sessions are in a model's bands alone."""
+
+
 def mean_95(statistic: Statistic) -> Estimate:
-    """Mean and 95 % half-width over the trials, what the sensors leave in each included."""
-    return statistics.estimate(statistic.mean, statistic.sd, statistic.trials, statistic.ci95)
+    """Mean and 95 % half-width over the trials, what the sensors leave in each included.
+
+    See ``BY_THESE_METERS`` for what isn't in it.
+    """
+    sessions = max(len(statistic.sessions), 1)
+    return statistics.estimate(statistic.mean, statistic.sd, statistic.trials, statistic.ci95, sessions=sessions)
 
 
 def _point(measurement: Measurement, concurrency: int, boundary: Sequence[Component] | None) -> SweepPoint:

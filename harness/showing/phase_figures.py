@@ -23,7 +23,7 @@ from harness.showing.figures import (
     token_axis,
 )
 from harness.showing.names import several_words, system_words
-from harness.showing.panels import DrawnSystem, Options, mean_95, mean_and_width, per
+from harness.showing.panels import BY_THESE_METERS, DrawnSystem, Options, mean_95, mean_and_width, per
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -162,7 +162,7 @@ def _title(sources: Sequence[DrawnSystem], lines: dict[int, list[Measurement]]) 
 
 
 def _notes(sources: Sequence[DrawnSystem], metered: Sequence[DrawnSystem]) -> list[str]:
-    notes = ["Prefill per input token, decode per output token after the first", "Bars: 95 % intervals"]
+    notes = ["Prefill per input token, decode per output token after the first", f"Bars: {BY_THESE_METERS}"]
     for source in sources:
         if words := several_words(source.concurrency, source.kind):
             which = f": {system_words(source.identity.system)}" if len(sources) > 1 else ""

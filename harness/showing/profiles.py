@@ -11,18 +11,18 @@ from rich.console import RenderableType
 from harness.core.quantities import Method
 from harness.core.sizes import request_words
 from harness.core.wording import estimated, number, percent, plus_minus
-from harness.modelling.cost_function import Prediction
+from harness.modelling.cost_function import TOO_FAR, Prediction
 from harness.modelling.model_schema import CostModel, PointError
 from harness.modelling.profile import Profile
 from harness.modelling.profile_fit import Loaded, held_out_words
 from harness.modelling.profile_schema import Measurement
 from harness.showing.comparisons import OUTSIDE_MEASURED
-from harness.showing.intervals import doubt_words, functions_of, intervals_table, models_of
+from harness.showing.intervals import SHARES, doubt_words, estimated_in, functions_of, intervals_table, models_of
 from harness.showing.terminal import print_all, print_json, records_of, table_of
 
 MOST_SHOWN = 3
 """Suspects of a quantity that are printed."""
-OUTSIDE = "outside the measured range"
+EXTRAPOLATED = "extrapolated"
 INTERVALS = (
     "95 % intervals: ± beside a mean is that of the mean cost of requests of this size, on another day; one request: "
     "that of a single new one"
@@ -110,7 +110,8 @@ def _profile_lines(profile: Profile) -> Iterator[RenderableType]:
                 idle = plus_minus(part.idle_power_w, part.idle_power_ci95_w, "W")
             yield f"energy of {what}: method {part.method or 'unknown'}, idle power {idle}"
             yield f"energy of {what}: gain of its meters ± {percent(part.gain_ci95)} ({part.gain_source})"
-    yield intervals_table(functions_of(profile))
+    yield intervals_table(functions_of(profile), estimated_in(profile))
+    yield SHARES
     yield from doubt_words(models_of(profile))
     origin = profile.provenance
     yield f"source: {origin.source} (fitted {origin.created} by joulebench {origin.tool_version})"
@@ -166,10 +167,11 @@ def print_predictions(
     columns_of = [_value_cells(p, estimate=guess and quantity == "energy") for (quantity, _), p in predicted.items()]
     for i in range(m.size):
         cells = [cell for column in columns_of for cell in column[i]]
-        where = OUTSIDE_MEASURED if too_far[i] else OUTSIDE if outside[i] else ""
+        where = OUTSIDE_MEASURED if too_far[i] else EXTRAPOLATED if outside[i] else ""
         table.add_row(str(m[i]), str(n[i]), *cells, where)
-    far = [f"{OUTSIDE_MEASURED}: more than two octaves, where no interval is known"] if too_far.any() else []
-    print_all([table, INTERVALS, *far, _energy_words(predicted, method, gain_ci95)])
+    beyond = [f"{EXTRAPOLATED}: outside the measured range"] if (outside & ~too_far).any() else []
+    far = [f"{OUTSIDE_MEASURED}: by more than {TOO_FAR:g} octaves, where no interval is known"] if too_far.any() else []
+    print_all([table, INTERVALS, *beyond, *far, _energy_words(predicted, method, gain_ci95)])
 
 
 def _value_cells(predicted: Prediction, estimate: bool) -> list[tuple[str, str]]:

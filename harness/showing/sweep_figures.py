@@ -29,6 +29,7 @@ from harness.showing.figures import (
 from harness.showing.findings import Line, finding
 from harness.showing.names import model_words, several_words, system_words
 from harness.showing.panels import (
+    BY_THESE_METERS,
     PANELS,
     Axis,
     DrawnSystem,
@@ -183,7 +184,8 @@ def cautions(drawing: Drawing) -> list[str]:
     notes = [f"At {options.fixed(axis)} tokens"]
     fitted = options.models and any(source.profile for source in sources)
     notes.append(
-        "Points: means with 95 % intervals" + ("; lines: fitted models with the mean's 95 % bands" if fitted else "")
+        f"Points: means with {BY_THESE_METERS}"
+        + ("; lines: fitted models with the mean's 95 % bands" if fitted else "")
     )
     if fitted:
         notes[-1] += ", dashed beyond the sizes measured"

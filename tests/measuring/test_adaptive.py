@@ -13,6 +13,7 @@ import pytest
 import harness as jb
 from harness.core.errors import UserError
 from harness.measuring.plan import PlanOptions, make_plan
+from harness.measuring.schedule import MAX_CHOSEN
 from harness.runs.records import load_run
 from tests.helpers import ROOT, environment
 
@@ -69,7 +70,17 @@ def test_the_same_command_again_has_nothing_left_to_do(directory: Path) -> None:
     assert (directory / "trials.jsonl").read_bytes() == before
 
 
-def test_a_smaller_error_goes_on_where_it_stopped_and_other_sizes_are_refused(directory: Path) -> None:
+def test_a_smaller_error_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    noisy, into = ("-m", "fake:noise=0.01"), tmp_path / "run"
+    assert measure(into, *noisy, "--error", "20%").returncode == 0
+    before = load_run(into).facts.plan
+    assert measure(into, *noisy, "--error", "0.05%", "--budget", "2s").returncode == 0
+    after = load_run(into).facts.plan
+    assert after.points[: len(before.points)] == before.points
+    assert len(after.points) > len(before.points)
+
+
+def test_other_sizes_are_refused(directory: Path) -> None:
     with pytest.raises(UserError, match="differs in --input-tokens"):
         jb.measure(directory, "fake", model="fake", probes="none", protocol="adaptive", input_tokens="8-512*2")
 
@@ -100,6 +111,7 @@ def test_the_time_that_may_be_spent_ends_it(tmp_path: Path) -> None:
     assert run.facts.sessions[-1].ended == "complete"
     assert run.facts.plan.adaptive is not None
     assert run.facts.plan.adaptive.budget_s == 1.0
+    assert len(run.facts.plan.points) < MAX_CHOSEN
 
 
 def test_sizes_that_run_out_of_memory_are_not_asked_for_again(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from harness.energy.probes.fake import Fake
 from harness.energy.readings import Domain
 from harness.energy.step_model import LoadSteps
 from harness.energy.step_response import StepResponse, Timing
-from harness.measuring import sensor_check
+from harness.measuring import sensor_check, square_wave
 from harness.measuring.sensor_cache import CachedResponse, keep_responses, load_responses
 from harness.measuring.sensor_check import BUDGET_S, check_sensors, irregular_halves
 from harness.measuring.wave_process import Wave, run_wave, steps_of
@@ -205,6 +205,27 @@ def test_the_wave_tells_when_its_threads_worked() -> None:
     busy_ns = np.diff(steps.times_ns) @ steps.levels[:-1]
     assert busy_ns / 1e9 == pytest.approx(0.35, abs=0.1)
     assert wave.start_ns <= int(steps.times_ns[1])
+
+
+def test_a_load_that_is_killed_before_its_wave_is_a_reason() -> None:
+    pids: list[int] = []
+
+    def halves(ready_s: float) -> list[float]:
+        os.kill(pids[0], signal.SIGKILL)
+        time.sleep(0.3)
+        return [0.1] * 3
+
+    assert run_wave("cpu", halves, 60.0, started=pids.append).reason == "the load ended too early"
+
+
+def test_work_that_fails_was_done_until_then() -> None:
+    def fail() -> None:
+        raise RuntimeError("the GPU fell off the bus")
+
+    begun_ns = time.monotonic_ns()
+    done = square_wave._run([("gpu", fail)], [0.0, 0.1, 0.0], time.monotonic(), os.getppid())
+    ((begin_ns, end_ns),) = done["gpu"]
+    assert begun_ns <= begin_ns <= end_ns < begun_ns + 100_000_000
 
 
 def test_steps_of_several_threads() -> None:

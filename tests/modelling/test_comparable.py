@@ -230,6 +230,23 @@ def test_a_gain_cancels_where_both_share_a_meter(meters: tuple[list[str], list[s
         assert found.ratio_high[0] > 1 + 0.3 * np.sqrt(2)
 
 
+def test_a_shared_gain_stays_where_the_meters_have_other_shares() -> None:
+    """Both systems by one machine's meters of CPU and GPU; one takes most of its energy from the CPU."""
+    content = json.loads(_metered("b", 0.3, HERE).dump())
+    for name, factor in (("cpu", 5.5), ("gpu", 0.1)):
+        for coefficient in content["components"][name]["model"]["coefficients"]:
+            coefficient["value"] *= factor
+    swapped, alike = Profile.parse(json.dumps(content)), _metered("b", 0.3, HERE)
+    widths = []
+    for other in (alike, swapped):
+        found = compare(_metered("a", 0.3, HERE), other, [64], [32]).energy
+        assert found is not None
+        assert found.shared_meters
+        widths.append(float(found.ratio_high[0] - found.ratio_low[0]))
+    # Of energies that are 5/6 GPU's and 1/12 GPU's: gains of 30 % on three quarters each way.
+    assert widths[1] == pytest.approx(np.hypot(widths[0], 2 * 0.3 * 0.75 * np.sqrt(2)), rel=0.02)
+
+
 def test_no_interval_is_given_too_far_outside_what_was_measured() -> None:
     found = compare(Profile.load("m1-pro-llama-2-7b"), Profile.load("swing-a100-llama-2-7b"), [64, 9000], [32])
     assert found.too_far.tolist() == [False, True]

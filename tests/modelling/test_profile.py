@@ -80,6 +80,7 @@ def test_golden_file_of_schema_1_becomes_version_2_and_predicts_what_it_always_d
     assert older.components["gpu"].gain_ci95 == 0.075
     assert older.energy.gain_ci95 == pytest.approx(np.hypot(0.075 * 5, 0.25) / 6, rel=0.02)
     assert older.meters() == frozenset(), "no file of version 1 names its sensors"
+    assert "schema version 1" in older.provenance.notes[-1]
     assert all(part.sessions.prior for part in (older.runtime, older.energy.model))
     assert all(part.sessions.sd > 0 for part in (older.runtime, older.energy.model))
     assert older.runtime.scatter is not None

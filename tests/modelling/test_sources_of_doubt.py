@@ -1,19 +1,23 @@
 """Scatter, misfit and sessions told from measurements whose truth is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from harness.core.statistics import student_95
 from harness.modelling.cost_function import Range
-from harness.modelling.doubt import octaves_to_nearest
-from harness.modelling.fit import fit_form
+from harness.modelling.doubt import Misfit, Scatter, octaves_to_nearest
+from harness.modelling.fit import Observations, fit_form
 from harness.modelling.forms.base import Sizes
+from harness.modelling.forms.bilinear import Bilinear
 from harness.modelling.forms.phase import Phase
 from harness.modelling.measurements import aggregate, observations
 from harness.modelling.misfit import HeldOutErrors, fit_misfit
 from harness.modelling.scatter import Spreads, fit_scatter, of_requests
-from harness.modelling.session_effect import PRIOR_SD
+from harness.modelling.session_effect import PRIOR_SD, Cells
+from tests.profile_variants import variant
 
 POINTS = [(m, 32) for m in (8, 32, 128, 512, 2048)] + [(32, n) for n in (8, 128, 512)] + [(512, 256), (128, 128)]
 THETA = np.array([0.02, 2e-4, 2e-8, 0.008, 1e-6])
@@ -147,7 +151,7 @@ def test_a_session_of_many_trials_does_not_pull_the_mean_to_itself() -> None:
 
 
 def test_sessions_that_measured_other_sizes_are_told_from_the_size_and_leave_doubt() -> None:
-    """The second session has the long requests, and is 6 % slow: with a few shared sizes that is no growth with size."""
+    """The second session has the long requests and is 6 % slow: with shared sizes that is no growth with size."""
     rng = np.random.default_rng(8)
     short, long = [point for point in POINTS if max(point) < 512], [point for point in POINTS if max(point) >= 128]
     apart, observed = fitted(trials_of(rng, [0.0, 0.06], [4, 4], [short, long]))
@@ -161,3 +165,27 @@ def test_sessions_that_measured_other_sizes_are_told_from_the_size_and_leave_dou
     assert abs(ratios[1] / (true[1] / true[0]) - 1) > 0.04
     assert observed.cells is not None
     assert observed.cells.sessions == 2
+
+
+@pytest.mark.parametrize("kind", ["no-work", "bilinear"])
+def test_a_cost_of_nothing_or_below_has_finite_intervals(kind: str) -> None:
+    """A bilinear form extrapolates below 0; powers of the cost must neither warn nor be NaN there."""
+    function = variant(kind).runtime.function
+    doubt = Misfit(0.02, growth=2.0, falloff=0.1), Scatter(0.01, 0.8)
+    predicted = replace(function, misfit=doubt[0], scatter=doubt[1]).predict([8, 2000, 64], [8, 2, 32])
+    assert (predicted.value <= 0).any()
+    assert not predicted.too_far.any()
+    assert np.isfinite([predicted.mean_95, predicted.request_95]).all()
+    assert all((sd >= 0).all() for sd in predicted.sd.values())
+
+
+def test_a_form_below_0_is_refused_and_stops_no_other_fit() -> None:
+    """Long inputs cost next to nothing, so that the bilinear form is negative at measured points."""
+    m = np.array([2.0**k for k in range(3, 12)] + 5 * [32.0])
+    n = np.array(9 * [32.0] + [8.0, 16.0, 64.0, 128.0, 512.0])
+    cost = np.where(m > 500, 0.1, 3.0)
+    point, session = np.repeat(np.arange(m.size), 2), np.tile([0, 1], m.size)
+    cells = Cells(point, session, cost[point] * np.where(session, 1.03, 1.0), np.full(point.size, 0.005))
+    fitted = fit_form(Bilinear, Observations(m, n, cost, np.full(m.size, 0.005), cells=cells), kv_cache=True)
+    assert fitted.refusal is not None
+    assert np.isfinite([fitted.misfit.sd, fitted.session.sd, *fitted.coefficients]).all()

@@ -13,12 +13,12 @@ DATA = ROOT.parent / "shared" / "data" / "wilkins2024"
 GRIDS = [DATA / f"grid-llama2-7b-{name}.csv" for name in ("a100", "m1pro")]
 needs_grids = pytest.mark.skipif(not all(grid.exists() for grid in GRIDS), reason="the published grids are not here")
 BEFORE = {
-    ("grid-llama2-7b-a100", "runtime"): 0.038,
-    ("grid-llama2-7b-a100", "energy"): 0.042,
-    ("grid-llama2-7b-m1pro", "runtime"): 0.245,
-    ("grid-llama2-7b-m1pro", "energy"): 0.135,
+    ("grid-llama2-7b-a100", "runtime"): 0.0370,
+    ("grid-llama2-7b-a100", "energy"): 0.0395,
+    ("grid-llama2-7b-m1pro", "runtime"): 0.2280,
+    ("grid-llama2-7b-m1pro", "energy"): 0.1220,
 }
-"""Mean error of the fits at sizes left out before intervals grew with the distance, both designs, rounded up."""
+"""Mean error at the same sizes left out, of both designs, by the fits before terms, scatter and sessions had a part."""
 
 
 def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -28,7 +28,7 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @needs_grids
 def test_unseen_sizes_of_the_published_grids_lie_in_their_intervals() -> None:
-    done = bench(*GRIDS, "--repetitions", 2, "--json")
+    done = bench(*GRIDS, "--repetitions", 4, "--json")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     assert len(rows) == 8

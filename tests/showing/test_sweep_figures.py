@@ -12,11 +12,12 @@ import pytest
 from matplotlib.axes import Axes
 
 from harness.core.quantities import Component
+from harness.core.statistics import student_95
 from harness.modelling.profile import Profile, shipped_names
-from harness.modelling.profile_schema import Measurement
+from harness.modelling.profile_schema import Measurement, SessionStatistic, Statistic
 from harness.showing.drawn_systems import differences, distinct, load_drawn, published_sources
 from harness.showing.fit_figures import fit_figure, fit_rows
-from harness.showing.panels import Axis, DrawnSystem, Options
+from harness.showing.panels import Axis, DrawnSystem, Options, mean_95
 from harness.showing.phase_figures import phase_figure
 from harness.showing.sweep_figures import sweep_figure
 from tests.helpers import FAKE, ROOT, joulebench, refused
@@ -386,3 +387,11 @@ def test_the_fit_is_drawn_with_its_held_out_error() -> None:
     shown = np.concatenate([line.get_ydata() for line in below.lines if line.get_marker() in ("o", "^")])
     assert sorted(shown) == pytest.approx(sorted(100 * row[6] for row in rows.values()))
     assert_readable(figure)
+
+
+def test_each_session_takes_a_degree_of_freedom_from_the_interval() -> None:
+    """Four trials of two sessions tell the spread within them as three of one do."""
+    sessions = [SessionStatistic(session=k, mean=1.0 + k, sd=0.1, trials=2) for k in (0, 1)]
+    several = Statistic(mean=1.5, sd=0.1, trials=4, ci95=None, sessions=sessions)
+    assert mean_95(several).half_width == pytest.approx(student_95(2) * 0.1 / 2)
+    assert mean_95(several.model_copy(update={"sessions": []})).half_width == pytest.approx(student_95(3) * 0.1 / 2)

@@ -94,7 +94,7 @@ function showSweeps() {
     showFigures(at("sweeps"), specs);
     at("legend").replaceChildren(...(shown.size > 1 ? [...shown.values()].map(legendEntry) : []));
     const all = specs.flatMap((spec) => spec.series), kinds = [
-      ["Vertical bars and bands are 95 % intervals of mean costs, bars of those measured, bands of another day's.", all.some((one) => one.points.some(([, , half]) => half))],
+      ["Vertical bars and bands are 95 % intervals of mean costs, bars of those measured, by these meters, bands of another day's, against a true meter.", all.some((one) => one.points.some(([, , half]) => half))],
       ["Dotted: the model beyond the sizes measured.", all.some((one) => one.model)],
       ["Hollow: energy is estimated, not measured.", all.some((one) => one.hollow)],
       ["Crosses: sizes that failed.", all.some((one) => one.failures.length)],
@@ -154,10 +154,11 @@ function costAt(table, m, n, tooFar) {
   return { value, half: far ? null : halves[0], oneHalf: far ? null : halves[1], measured, far };
 }
 
-// How far a size lies outside what was measured, in octaves of the axis on which it is farther; of several corners the nearest counts.
+// How far a size lies below the smallest or above the largest of an axis, in octaves of the axis on which it is farther.
 function octavesOutside({ min, corners }, m, n) {
   const below = Math.max(Math.log2(min[0] / m), Math.log2(min[1] / n));
-  const above = Math.min(...corners.map(([mostM, mostN]) => Math.max(Math.log2(m / mostM), Math.log2(n / mostN))));
+  const [mostM, mostN] = [0, 1].map((axis) => Math.max(...corners.map((corner) => corner[axis])));
+  const above = Math.max(Math.log2(m / mostM), Math.log2(n / mostN));
   return Math.max(below, above, 0);
 }
 
