@@ -2,8 +2,9 @@
 
 Points alternate between the one that shrinks the error of the fitted cost most per second, over the sizes that matter,
 and one drawn at random from them. The drawn ones alone say how right the fit is: each is predicted by the fit without
-it, and they were chosen without regard to what was known. Everything follows from the seed and from what was seen, so
-that resuming a killed run is the same as going on.
+it, and they were chosen without regard to what was known. They have as many trials as it takes for noise not to hide
+that error, in two visits. Everything follows from the seed and from what was seen, so that resuming a killed run is the
+same as going on.
 
 Every concurrency is fitted by itself, as ``fit`` does.
 """
@@ -25,7 +26,7 @@ from harness.modelling.fit import Observations
 from harness.modelling.forms.base import DecodeContext, Sizes
 from harness.modelling.interest import Interest
 
-FEWEST_DRAWN = 9
+FEWEST_DRAWN = 8
 """Drawn points below which nothing is said of the error, …"""
 NOISE_SHARE = 0.75
 """Noise that the mean at a drawn point may have, over the error asked for: more would hide what the fit's error is."""

@@ -157,7 +157,7 @@ class ReachedRecord(_Open):
     error: float
     """Mean relative error at the sizes drawn at random, each left out in turn, less what noise makes of it."""
     doubt: float
-    """What is added to it: with 90 % confidence it lies below the sum, which is what must be below the error asked for."""
+    """What is added to it: with 90 % confidence it lies below the sum, which must be below the error asked for."""
     drawn: Count
     """Number of these sizes."""
 

@@ -169,7 +169,7 @@ def simulate(
 def main() -> None:
     """Print both tables, or with ``--json`` the rows of both."""
     parser = OneLineParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=40, help="of each machine (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=20, help="of each machine (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers (default: %(default)s)")
     parser.add_argument("--short", action="store_true", help="two machines, six runs")
     parser.add_argument("--metered", action="store_true", help="machines with a power meter: energy must be right too")

@@ -5,7 +5,8 @@ powers of the length. None can be written in the fit's own terms: a smooth rippl
 from size to size, as from the kernels that a library picks, lie on top of all of them.
 
 What is assumed of the program: a point is measured as ``adaptive.Visit`` says. It warms up for 1 s and 2 requests at
-least, then runs two trials of 1 s and one request at least, or one where a request takes 5 s, with 0.1 s between them.
+least, or one where a request takes 5 s, then runs two trials of 1 s and one request at least, or one where a request
+takes 5 s, with 0.1 s between them. Drawn points have more where trials are noisy, and are visited twice.
 Loading a model and idle power count for nothing: every protocol needs them.
 """
 
