@@ -41,8 +41,8 @@ class _State:
     ended: bool = False
     """Whether no further trial follows although the stopping rule is not satisfied."""
     skip_reason: str | None = None
-    ran_out: bool = False
-    """Whether it ran out of memory."""
+    too_large: bool = False
+    """Whether it ran out of memory or time."""
     errors: int = 0
     disturbed: int = 0
 
@@ -115,8 +115,8 @@ class Schedule:
             state.ended = state.disturbed >= self._most_disturbed()
         else:
             state.ended = True
+            state.too_large = record.status in ("oom", "timeout")
             if record.status == "oom":
-                state.ran_out = True
                 self._skip_larger(point)
 
     def _add_open_loop(self, record: Trial) -> None:
@@ -250,7 +250,7 @@ def _seen(point: Point, drawn: bool, state: _State) -> Seen:
     """A point as the choice of sizes looks at it; of disturbed trials where there are no others."""
     samples = state.samples if state.samples["runtime_s"] else state.disturbed_samples
     if not samples["runtime_s"]:
-        return Seen(point, drawn, outcome="oom" if state.ran_out else "failed")
+        return Seen(point, drawn, outcome="too large" if state.too_large else "failed")
     ci95 = {name: fmean(half_widths) for name, half_widths in state.ci95.items()}
     return Seen(point, drawn, samples, ci95=ci95)
 

@@ -131,10 +131,11 @@ class Search:
     def next(self, seen: Sequence[Seen]) -> Proposal | None:
         """The next point, one that was not proposed before; None where none is left.
 
-        Sizes that need at least what failed are avoided.
+        Sizes that need at least what was too large are avoided. Where everything fails, none is left either.
         """
-        interest = self.interest.without([each.point for each in seen if each.outcome != "ok"], self.kv_cache)
-        if interest is None:
+        interest = self.interest.without([each.point for each in seen if each.outcome == "too large"], self.kv_cache)
+        hopeless = len(seen) >= len(FIRST) and all(each.outcome == "failed" for each in seen)
+        if interest is None or hopeless:
             return None
         level = min(interest.levels, key=lambda c: sum(each.point.concurrency == c for each in seen))
         interest, taken = interest.at(level), {each.point for each in seen}

@@ -26,7 +26,8 @@ MOST_DOUBT = 1.5
 """Of the log of a mean square."""
 HOPELESS = 1.5
 """Predicted error of a form, over that of the best one, beyond which it isn't tried again without each point."""
-Outcome = Literal["ok", "failed", "oom"]
+Outcome = Literal["ok", "failed", "too large"]
+"""``too large``: out of memory or time, as any size will that needs at least as much."""
 
 
 @dataclass(frozen=True)

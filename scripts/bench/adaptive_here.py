@@ -34,7 +34,7 @@ class Row:
     quantity: str
     target: float
     claimed: float | None
-    """What the run says: its mean error at drawn sizes and one standard error."""
+    """What the run says: below what its mean error lies with 90 % confidence."""
     error: float
     """Mean relative error at the grid's points, their own scatter included."""
     worst: float
@@ -63,7 +63,7 @@ def compared(backend: str, target: str, directory: Path) -> list[Row]:
             continue
         errors = np.array([float(predict(at.input_tokens, at.output_tokens)) / mean - 1 for at, mean in known])
         reached = told.get(quantity)
-        claimed = None if reached is None else reached.error + reached.standard_error
+        claimed = None if reached is None else reached.error + reached.doubt
         rows.append(
             Row(
                 backend,

@@ -12,6 +12,7 @@ import pytest
 
 import harness as jb
 from harness.core.errors import UserError
+from harness.core.sizes import Point
 from harness.measuring.plan import PlanOptions, make_plan
 from harness.measuring.schedule import MAX_CHOSEN
 from harness.runs.records import load_run
@@ -125,6 +126,14 @@ def test_sizes_that_run_out_of_memory_are_not_asked_for_again(tmp_path: Path) ->
     for one in failed:
         later = [trial for trial in trials if trial.id > one.id]
         assert not any(t.input_tokens >= one.input_tokens and t.output_tokens >= one.output_tokens for t in later)
+
+
+def test_a_size_that_fails_is_left_out_alone(tmp_path: Path) -> None:
+    done = measure(tmp_path / "run", "-m", "fake:error_at=8x8", "--error", "5%")
+    assert done.returncode == 0, done.stderr
+    run = load_run(tmp_path / "run")
+    assert {trial.status for trial in run.trials if trial.point == Point(8, 8)} == {"error"}
+    assert "runtime_s" in run.facts.sessions[-1].reached
 
 
 def test_traffic_of_ones_own_decides_which_sizes_matter(tmp_path: Path) -> None:

@@ -91,10 +91,9 @@ def test_a_context_that_holds_no_size_is_refused() -> None:
         Interest.grid(longest=10)
 
 
-@pytest.mark.parametrize("outcome", ["oom", "failed"])
-def test_what_needs_at_least_what_failed_is_avoided(outcome: Outcome) -> None:
+def test_what_needs_at_least_what_was_too_large_is_avoided() -> None:
     search = Search(Interest.grid(), True)
-    seen = [saw(Point(100, 200), False, outcome=outcome)]
+    seen = [saw(Point(100, 200), False, outcome="too large")]
     for _ in range(30):
         proposal = search.next(seen)
         assert proposal is not None
@@ -103,8 +102,20 @@ def test_what_needs_at_least_what_failed_is_avoided(outcome: Outcome) -> None:
         seen.append(saw(proposal.point, proposal.drawn))
 
 
+def test_a_size_that_fails_costs_itself_alone() -> None:
+    search = Search(Interest.grid(), True)
+    seen = [saw(Point(8, 8), False, outcome="failed")]
+    for _ in range(30):
+        proposal = search.next(seen)
+        assert proposal is not None
+        seen.append(saw(proposal.point, proposal.drawn))
+    assert max(each.point.input_tokens for each in seen) > 1000
+    failed = [saw(Point(8, 8 + n), False, outcome="failed") for n in range(5)]
+    assert search.next(failed) is None
+
+
 def test_nothing_is_left_where_the_smallest_size_fails() -> None:
-    assert Search(Interest.grid(), True).next([saw(Point(8, 8), False, outcome="oom")]) is None
+    assert Search(Interest.grid(), True).next([saw(Point(8, 8), False, outcome="too large")]) is None
 
 
 def test_nothing_is_claimed_before_enough_points_were_drawn() -> None:
