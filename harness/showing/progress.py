@@ -223,9 +223,9 @@ class Display(Observer):
 
     def _tell_error(self, record: Trial) -> None:
         """How right the costs are by now, once for each size that was chosen; in a terminal the live line has it."""
-        error = self._error_text()
-        if error and not self._progress and record.purpose == "measure":
-            self.notice(error)
+        known = self._schedule is not None and self._schedule.reached() is not None
+        if known and not self._progress and record.purpose == "measure":
+            self.notice(self._error_text())
 
     def _error_text(self) -> str:
         """How right the fitted costs are, and how right they are to be; empty where that is not what ends the run."""
