@@ -10,9 +10,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from harness.core.statistics import Z95
 from harness.measuring.plan import Plan
-
-_Z95 = 1.96
 
 
 def most_requests(request_s: float, plan: Plan) -> int:
@@ -29,7 +28,7 @@ def fewest_requests(request_s: Sequence[float], plan: Plan, metered: bool) -> in
     """
     mean_s = statistics.fmean(request_s)
     spread = statistics.stdev(request_s) / mean_s if len(request_s) > 1 else 0.0
-    for_precision = math.ceil(min((_Z95 * spread / plan.stopping.window_precision) ** 2, 1e9))
+    for_precision = math.ceil(min((Z95 * spread / plan.stopping.window_precision) ** 2, 1e9))
     no_longer = math.ceil(plan.min_window_s / mean_s)
     wanted = max(requests_at_least(mean_s, plan, metered), min(for_precision, no_longer))
     return min(wanted, most_requests(mean_s, plan))
