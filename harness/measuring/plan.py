@@ -31,7 +31,7 @@ WARMUP_REQUESTS = 2
 """Fewest requests of a warm-up: what is planned and cached on the first, such as attention kernels, may double its
 time, so that only the later ones tell how long a request takes."""
 WARMS_ALONE_S = 5.0
-"""Duration of a request that warms up alone: what its first steps plan and cache is a small part of it."""
+"""Duration of a request that warms up alone where sizes are chosen: what its first steps plan is a small part of it."""
 SHORTEST_S = 0.3
 """Shortest window of batches unless told: over less time the load of other programs can't be told."""
 WARM_LENGTHS, LENGTHS = 1.0, 3.0
@@ -140,6 +140,11 @@ class Plan:
     """Where sizes are chosen while measuring; then ``points`` are those chosen so far."""
     shortest_window_s: float = SHORTEST_S
     """Windows of batches last at least so long, as loops do ``min_window_s``."""
+
+    @property
+    def warms_alone_s(self) -> float:
+        """Duration of a request from which on one warms up; elsewhere windows follow from the second and later ones."""
+        return WARMS_ALONE_S if self.adaptive else math.inf
 
     def refuse_beyond(self, context_length: int | None) -> None:
         """Raise UserError when the user named a size that the model's context does not hold."""

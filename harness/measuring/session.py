@@ -16,7 +16,7 @@ from harness.measuring.loop_message import run_from_message
 from harness.measuring.model_host import ModelHost
 from harness.measuring.observer import Observer
 from harness.measuring.pauses import longest_pause_s
-from harness.measuring.plan import LENGTHS, WARM_LENGTHS, WARMS_ALONE_S, WARMUP_REQUESTS, WARMUP_S, Plan
+from harness.measuring.plan import LENGTHS, WARM_LENGTHS, WARMUP_REQUESTS, WARMUP_S, Plan
 from harness.measuring.schedule import Schedule, TrialSpec
 from harness.measuring.trial_results import batch_marks, batch_result, loop_doubts, loop_marks, loop_result
 from harness.measuring.window_length import fewest_requests, most_requests
@@ -135,7 +135,7 @@ class MeasuringSession:
         request = {**asdict(spec.point), "seed": self.plan.seed}
         if spec.purpose == "warmup":
             # A long request warms up alone, as does one of more than half the time limit: two would not fit into it.
-            alone_s = min(WARMS_ALONE_S, self.plan.timeout_s / 2)
+            alone_s = min(self.plan.warms_alone_s, self.plan.timeout_s / 2)
             limits = {"min_window_s": min(WARMUP_S, self._window_s()), "last_start_s": alone_s}
             return request | {"fewest": WARMUP_REQUESTS, **limits}
         metered = bool(self.meter.sensors())

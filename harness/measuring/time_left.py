@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from harness.core.sizes import Point
-from harness.measuring.plan import LENGTHS, WARM_LENGTHS, WARMS_ALONE_S, WARMUP_REQUESTS, WARMUP_S, Plan
+from harness.measuring.plan import LENGTHS, WARM_LENGTHS, WARMUP_REQUESTS, WARMUP_S, Plan
 from harness.measuring.schedule import DRIFT_TRIALS
 from harness.measuring.stopping import FixedTrials
 from harness.measuring.time_guess import RequestGuess, mean_length
@@ -124,7 +124,7 @@ class TimeLeft:
         window_s = min(WARMUP_S, self._wanted_s())
         if self.loop:
             return self._loop_s(window_s, WARM_LENGTHS, request_s)
-        fewest = WARMUP_REQUESTS if request_s <= min(WARMS_ALONE_S, self.plan.timeout_s / 2) else 1
+        fewest = WARMUP_REQUESTS if request_s <= min(self.plan.warms_alone_s, self.plan.timeout_s / 2) else 1
         return request_s * max(fewest, math.ceil(window_s / request_s))
 
     def _wanted_s(self) -> float:

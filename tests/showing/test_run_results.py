@@ -98,8 +98,8 @@ def test_sweeps_that_cross_elsewhere_have_their_headline_there(tmp_path: Path) -
 def test_estimated_energy_has_no_interval_and_says_what_it_is_from() -> None:
     lines = lines_of(load_run(DATA / "run-first"))
     assert lines[:3] == [
-        "37.85 ± 0.25 decode tokens/s for 32 in, 32 out.",
-        "0.8778 ± 0.0066 s per request; the first token comes after 0.0585 ± 0.0026 s.",
+        "37.85 ± 0.26 decode tokens/s for 32 in, 32 out.",
+        "0.8778 ± 0.0069 s per request; the first token comes after 0.0585 ± 0.0027 s.",
         "≈ 8.8 J per request, ≈ 0.27 J per output token, estimated at 5 W per busy core: no power meter.",
     ]
     assert "Drift: the first point (32 in, 16 out) was 8.0 % ± 3.5 % slower at the end of the run." in lines
@@ -122,7 +122,7 @@ def test_several_in_flight_and_a_single_output_token_are_said() -> None:
     found = headline(run.facts, run.trials)
     assert found
     first, *_ = headline_lines(replace(found, point=Point(32, 32, 8), decode_tokens_per_s=None))
-    assert first.startswith("0.8778 ± 0.0066 s per request for 32 in, 32 out, 8 in flight; ")
+    assert first.startswith("0.8778 ± 0.0069 s per request for 32 in, 32 out, 8 in flight; ")
 
 
 def test_run_without_a_meter_says_so_in_sentence_and_table(tmp_path: Path) -> None:

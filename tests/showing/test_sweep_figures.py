@@ -374,7 +374,7 @@ def test_the_fit_is_drawn_with_its_held_out_error() -> None:
     profile = load_drawn(str(RUN)).profile
     assert profile is not None
     figure = fit_figure(profile)
-    assert title(figure) == "Held-out error: runtime 3.8 %, energy 4.1 %"
+    assert title(figure) == "Held-out error: runtime 3.1 %, energy 4.1 %"
     above, _, below, _ = figure.axes
     assert above.get_xlim() == above.get_ylim(), "equal values lie on the diagonal"
     rows = {(row[2], row[3]): row for row in fit_rows(profile) if row[0] == "runtime"}
