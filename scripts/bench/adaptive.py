@@ -15,13 +15,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
-from pathlib import Path
-from sys import path
 
 import numpy as np
-
-path.insert(1, str(Path(__file__).resolve().parents[2]))
-
 from comparison import OneLineParser
 from simulated_machines import MACHINES, Machine, Session
 
