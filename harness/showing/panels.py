@@ -196,10 +196,13 @@ BY_THESE_METERS = "95 % intervals by these meters and sessions"
 def mean_95(statistic: Statistic) -> Estimate:
     """Mean and 95 % half-width over the trials, what the sensors leave in each included.
 
-    See ``BY_THESE_METERS`` for what isn't in it.
+    See ``BY_THESE_METERS`` for what isn't in it. Trials of one session are taken to have been repeated until this was
+    narrow, as most are.
     """
     sessions = max(len(statistic.sessions), 1)
-    return statistics.estimate(statistic.mean, statistic.sd, statistic.trials, statistic.ci95, sessions=sessions)
+    return statistics.estimate(
+        statistic.mean, statistic.sd, statistic.trials, statistic.ci95, sequential=sessions == 1, sessions=sessions
+    )
 
 
 def _point(measurement: Measurement, concurrency: int, boundary: Sequence[Component] | None) -> SweepPoint:

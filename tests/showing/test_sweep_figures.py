@@ -12,7 +12,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from harness.core.quantities import Component
-from harness.core.statistics import student_95
+from harness.core.statistics import sequential_95, student_95
 from harness.modelling.profile import Profile, shipped_names
 from harness.modelling.profile_schema import Measurement, SessionStatistic, Statistic
 from harness.showing.drawn_systems import differences, distinct, load_drawn, published_sources
@@ -390,8 +390,9 @@ def test_the_fit_is_drawn_with_its_held_out_error() -> None:
 
 
 def test_each_session_takes_a_degree_of_freedom_from_the_interval() -> None:
-    """Four trials of two sessions tell the spread within them as three of one do."""
+    """Four trials of two sessions tell the spread within them as three do; those of one may have been repeated until
+    they were precise."""
     sessions = [SessionStatistic(session=k, mean=1.0 + k, sd=0.1, trials=2) for k in (0, 1)]
     several = Statistic(mean=1.5, sd=0.1, trials=4, ci95=None, sessions=sessions)
     assert mean_95(several).half_width == pytest.approx(student_95(2) * 0.1 / 2)
-    assert mean_95(several.model_copy(update={"sessions": []})).half_width == pytest.approx(student_95(3) * 0.1 / 2)
+    assert mean_95(several.model_copy(update={"sessions": []})).half_width == pytest.approx(sequential_95(4) * 0.1 / 2)
