@@ -13,7 +13,7 @@ import numpy as np
 from sensor_models import RATE_HZ
 
 if TYPE_CHECKING:
-    from coverage_phases import Train
+    from request_trains import Train
     from synthetic import Sensor
 
 _Z95 = 1.959964

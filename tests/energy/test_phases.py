@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from coverage_phases import SENSORS, measured, rows, train
+from coverage_phases import SENSORS, measured, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from request_trains import train
 from synthetic import ORIGIN_NS, Load, Sensor
 
 from harness.energy.integrate import Energy, window_energy
