@@ -174,7 +174,9 @@ def _fit(
     square = float(residuals @ (values - design @ coefficients) + precision @ (coefficients - means) ** 2)
     freedom = max(most - float(np.sum(inverse * told)), 1.0)
     variance = max(square / freedom, least, 1e-300)
-    logs = 2.0 * float(np.log(factor[-1]).sum()) + float(np.linalg.slogdet(known)[1] - np.log(precision).sum())
+    # Of readings without any noise the prior's precision may be all but 0.
+    informed = np.log(np.maximum(precision, 1e-300)).sum()
+    logs = 2.0 * float(np.log(factor[-1]).sum()) + float(np.linalg.slogdet(known)[1] - informed)
     relative = variance / float(np.mean(values)) ** 2
     likelihood = -0.5 * (logs + values.size * math.log(relative) + square / variance) / values.size
     return PhaseFit(factor, solved, known, coefficients, residuals, variance, band[-1], freedom, likelihood, choice)
