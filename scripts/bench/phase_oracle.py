@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sensor_models import RATE_HZ
 
+from harness.core.statistics import Z95
+
 if TYPE_CHECKING:
     from request_trains import Train
     from synthetic import Sensor
-
-_Z95 = 1.959964
 
 
 def half_widths(sensor: Sensor, requests: Train, rng: np.random.Generator) -> np.ndarray:
@@ -51,7 +51,7 @@ def half_widths(sensor: Sensor, requests: Train, rng: np.random.Generator) -> np
     variance = (
         alone - np.sum(with_readings * explained, axis=0) + np.sum(untold * np.linalg.solve(told, untold), axis=0)
     )
-    return np.asarray(_Z95 * np.sqrt(np.maximum(variance, 0.0)))
+    return np.asarray(Z95 * np.sqrt(np.maximum(variance, 0.0)))
 
 
 def _updates(sensor: Sensor, end_s: float, rng: np.random.Generator) -> np.ndarray:
