@@ -74,6 +74,7 @@ PURE = (
     "modelling/served/residual",
     "modelling/served/rivals",
     "modelling/served/slots",
+    "modelling/served/static_power",
     "modelling/served/engine",
     "serving/simulated_engine",
     "serving/simulation",

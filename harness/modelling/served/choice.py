@@ -24,7 +24,9 @@ RESIDUAL_WORTH = 0.98
 LEAST_ERROR = 1e-4
 """Below it errors are alike, and the simplest candidate is taken."""
 HOPELESS = 1.5
-"""Error of a candidate over that of the best one, beyond which it isn't tried again without each point."""
+"""Error of a candidate over that of the best one, beyond which it isn't tried again without each point, …"""
+CONTENDERS = 4
+"""… and how many are at most."""
 LARGEST_ERROR = 3.0
 """Of a logarithm: one wild prediction must not decide alone."""
 
@@ -70,7 +72,8 @@ def choose_served(
     worth = [1.0 if candidate.served.experts_share is None else EXPERTS_WORTH for candidate in candidates]
     judged = np.maximum(np.minimum(scores[:, 0], scores[:, 1] / RESIDUAL_WORTH), LEAST_ERROR) / worth
     best = int(np.argmin(judged))
-    contenders = tuple(each for each, error in zip(candidates, judged, strict=True) if error <= HOPELESS * judged[best])
+    near = [at for at in np.argsort(judged, kind="stable")[:CONTENDERS] if judged[at] <= HOPELESS * judged[best]]
+    contenders = tuple(candidates[at] for at in near)
     # A robust start: least squares begun at least squares may take most points for outliers of one.
     start = problems[best].coefficients(np.ones(observations.cost.size, dtype=bool))
     solution = solve(candidates[best], rows, start)

@@ -17,7 +17,7 @@ from harness.modelling.served.cycle import COLUMNS, CycleForm
 TOLERATED = 0.03
 """Relative residual up to which the loss is a square; beyond it grows as the amount does."""
 ROUNDS = 30
-SETTLED = 1e-3
+SETTLED = 0.02
 """Change of a robust weight that is none."""
 
 

@@ -47,7 +47,7 @@ class ServedFit:
     rivals: Mapping[str, Mapping[HeldOutKind, LeftOutErrors]]
     """The same of each simple rival."""
     suspects: tuple[int, ...]
-    """Points far outside the scatter of the others."""
+    """Points far outside the scatter of the others; those that are contradicted are in no fit and no error."""
     slots_found: bool
     """Whether the slots are told by the costs alone, not by the server."""
 
@@ -75,7 +75,7 @@ def fit_served(
     if sound.cells is not None:
         covariance = covariance + by_offsets(choice.solution, rows, sound.cells.weights, sessions.covariance)
     freedom = float(max(sound.cost.size - int(np.count_nonzero(choice.solution.theta)), 1))
-    folds = folds_in_flight(cycles)
+    folds = folds_in_flight(sound)
     return ServedFit(
         function=ServedFunction(
             form=form.served,
@@ -92,9 +92,9 @@ def fit_served(
             residual=choice.residual,
         ),
         standard_errors=form.own(standard_errors),
-        mape=float(np.mean(np.abs(choice.of(cycles) / cycles.cost - 1))),
-        held_out=errors_left_out(cycles, served_procedure(slots), folds),
-        rivals={name: errors_left_out(cycles, rival, folds) for name, rival in RIVALS.items()},
+        mape=float(np.mean(np.abs(choice.of(sound) / sound.cost - 1))),
+        held_out=errors_left_out(sound, served_procedure(slots), folds),
+        rivals={name: errors_left_out(sound, rival, folds) for name, rival in RIVALS.items()},
         suspects=_suspects(wrong, suspect_points(choice.solution, rows)),
         slots_found=slots is None and told is not None,
     )
