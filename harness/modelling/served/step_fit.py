@@ -80,7 +80,8 @@ def fit_steps(log: RequestLog, *, beside: RequestLog | None = None, limits: Engi
     best = min(range(len(tried)), key=lambda at: solved[at].loss)
     folds = np.array([_solve(tried[best].without(fold, _FOLDS)).theta for fold in range(_FOLDS)])
     spread = folds - folds.mean(axis=0)
-    costs = StepCosts(*map(float, solved[best].theta))
+    floor, sequence, context, prompt, token, token2 = map(float, solved[best].theta)
+    costs = StepCosts(floor, sequence, context, prompt, token, token2)
     return StepFit(
         engine=Engine(costs, slots=limits.slots, chunk_tokens=tried[best].chunk, kv_tokens=limits.kv_tokens),
         covariance=(_FOLDS - 1) / _FOLDS * spread.T @ spread,
