@@ -74,7 +74,6 @@ PURE = (
     "modelling/served/residual",
     "modelling/served/rivals",
     "modelling/served/slots",
-    "modelling/served/static_power",
     "modelling/served/engine",
     "modelling/served/engine_limits",
     "modelling/served/step_rows",
