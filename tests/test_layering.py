@@ -77,6 +77,7 @@ PURE = (
     "modelling/served/engine_limits",
     "modelling/served/step_rows",
     "modelling/served/step_fit",
+    "modelling/served/step_joules",
     "modelling/served/station",
     "modelling/served/latency",
     "serving/simulated_engine",

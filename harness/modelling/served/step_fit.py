@@ -56,6 +56,15 @@ class StepFit:
         """In the order of ``COEFFICIENTS``."""
         return np.array([getattr(self.engine.seconds, name) for name in COEFFICIENTS])
 
+    def work(self, log: RequestLog, edges_s: Floats) -> Floats:
+        """How often each of ``COEFFICIENTS`` was paid between times of a log: shape (edges − 1, 6)."""
+        engine = self.engine
+        rows = StepRows(log, log, engine.kv_tokens, engine.chunk_tokens or CHUNKS[0], self.lag_steps)
+        steps = rows.first_steps()
+        for _ in range(_ROUNDS):
+            steps = rows.steps(self.coefficients, steps)
+        return rows.work(steps, edges_s)
+
     @property
     def standard_errors(self) -> Floats:
         """Of ``coefficients``."""
