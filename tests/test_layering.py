@@ -82,6 +82,8 @@ PURE = (
     "modelling/served/latency",
     "serving/simulated_engine",
     "serving/simulation",
+    "serving/preempting",
+    "serving/preempting_fit",
     "deciding/scales",
     "deciding/threshold",
     "deciding/routing",

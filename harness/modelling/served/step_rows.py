@@ -50,8 +50,6 @@ class StepRows:
 
     fitted: RequestLog
     present: RequestLog
-    kv_tokens: int | None = None
-    """Contexts in all beyond which the engine sets sequences aside, so that fewer decode than are present."""
     chunk: int = 2048
     lag: int = 0
     """Steps that a prompt waits after it was scheduled."""
@@ -112,15 +110,12 @@ class StepRows:
         return self._length * self._sum_over(first, last, speed) / np.maximum(self._decoding, 1)
 
     def _running(self, steps: Floats) -> tuple[Floats, Floats]:
-        """Sequences that decode in each stretch, and Σ of their contexts in its middle."""
+        """Sequences between first and last token in each stretch, and Σ of their contexts in its middle."""
         _, first, last = self._places
         done = np.concatenate([[0.0], np.cumsum(steps)])
         base = self._sum_over(first, last, self.present.input_tokens - done[first])
         contexts = base + self._decoding * (done[:-1] + done[1:]) / 2
-        if self.kv_tokens is None:
-            return self._decoding, contexts
-        share = np.minimum(1.0, self.kv_tokens / np.maximum(contexts, 1.0))
-        return self._decoding * share, contexts * share
+        return self._decoding, contexts
 
     def steps(self, theta: Floats, steps: Floats) -> Floats:
         """Steps in each stretch as the coefficients have it, with contexts by the last round's steps."""
