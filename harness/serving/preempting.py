@@ -111,8 +111,9 @@ class _Walk:
 
     def _admit(self) -> None:
         state = self.state
-        room = self.chunk - len(state.running)
-        held = self._held() + len(state.running)
+        decoding = len(state.running) - len(state.to_compute)
+        room = self.chunk - decoding - sum(state.to_compute.values())
+        held = self._held() + decoding
         while state.waiting and room > 0 and len(state.running) < self.slots:
             first = state.waiting[0]
             context = self.m[first] + max(self.made[first] - 1, 0)
