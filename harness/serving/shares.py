@@ -7,7 +7,8 @@ form, since the cost is a sum of
 - own work, which its request pays: prompt tokens, attention, d1 of the context, s of a sequence that decodes, and,
   where prompt parts are steps of their own, the floor of prefill;
 - floors, which cost the same for one request as for several: each is paid in equal parts by those that need it. All
-  requests of a step need the smaller of the two floors, those that decode what a decode step's floor is above it;
+  requests of a step need the smaller of the two floors, those that decode what a decode step's floor is above it.
+  Prompts that are computed while others wait to decode pay no floor where the engine's cost has none for that;
 - the experts' g·x(b), which treats all that decode alike: equal parts, as everything that is symmetric.
 
 No share is negative and the shares of a step add up to its cost. Shares are linear in the coefficients, so that they
@@ -60,10 +61,15 @@ class FloorShares:
     """Of c0, by each request in prefill."""
 
 
-def floor_shares(costs: StepCosts, decoding: Floats, prefilling: Floats) -> FloorShares:
-    """Of steps in which so many requests decode and so many others have a part of their prompt computed."""
-    d, p = np.maximum(decoding, 1.0), decoding + prefilling
-    everyone = 1.0 / np.maximum(p, 1.0)
+def floor_shares(
+    costs: StepCosts, decoding: Floats, prefilling: Floats, waiting: NDArray[np.bool_] | None = None
+) -> FloorShares:
+    """Of steps in which so many requests decode and so many others have a part of their prompt computed.
+
+    ``waiting`` says where none decodes though some are past their prompt; by default nowhere.
+    """
+    d = np.maximum(decoding, 1.0)
+    everyone = 1.0 / np.maximum(decoding + prefilling, 1.0)
     nothing = np.zeros_like(d)
     working = decoding > 0
     experts = np.where(working, distinct_experts_of(costs, decoding) / d, 0.0)
@@ -71,7 +77,7 @@ def floor_shares(costs: StepCosts, decoding: Floats, prefilling: Floats) -> Floo
     if not costs.prefill_joined:
         return FloorShares(alone, nothing, experts, nothing, np.ones_like(d))
     mixed = working & (prefilling > 0)
-    only_prefill = np.where(working, 0.0, everyone)
+    only_prefill = np.where(working if waiting is None else working | waiting, 0.0, everyone)
     if costs.prefill_floor > costs.floor:
         # A decode step's floor is the smaller one: all of a step need it.
         return FloorShares(
@@ -86,12 +92,13 @@ class StepParts:
     """What steps computed, an entry a request and step: positions ``start`` to ``end`` of the request's tokens.
 
     Prompt and output tokens count as one row of positions from 0: the k-th decode step of a prompt of m tokens
-    computes position m + k − 1 and attends to m + k. Which is a step's, or a request's, its number says: from 0 without
-    gaps.
+    computes position m + k − 1 and attends to m + k.
     """
 
     step: NDArray[np.int64]
+    """Numbers from 0, in the order of time."""
     request: NDArray[np.int64]
+    """Numbers from 0."""
     start: NDArray[np.int64]
     end: NDArray[np.int64]
     decodes: NDArray[np.bool_]
@@ -106,7 +113,7 @@ def step_shares(parts: StepParts, requests: int, costs: StepCosts) -> Floats:
     steps = int(parts.step.max(initial=-1)) + 1
     decoding = np.bincount(parts.step[parts.decodes], minlength=steps).astype(float)
     prefilling = np.bincount(parts.step[~parts.decodes], minlength=steps).astype(float)
-    of_step = floor_shares(costs, decoding, prefilling)
+    of_step = floor_shares(costs, decoding, prefilling, _past_prompt(parts, steps, requests))
     decodes, at = parts.decodes, parts.step
     prompt = (~decodes).astype(float)
     start, end = parts.start.astype(float), parts.end.astype(float)
@@ -120,3 +127,13 @@ def step_shares(parts: StepParts, requests: int, costs: StepCosts) -> Floats:
         np.where(decodes, of_step.decode_experts[at], 0.0),
     )
     return np.stack([np.bincount(parts.request, term, minlength=requests) for term in terms], axis=-1)
+
+
+def _past_prompt(parts: StepParts, steps: int, requests: int) -> NDArray[np.bool_]:
+    """Whether a request is between its prompt's last part and its last decode step, by step."""
+    ended, last = np.full(requests, -1), np.full(requests, -1)
+    np.maximum.at(ended, parts.request[~parts.decodes], parts.step[~parts.decodes])
+    np.maximum.at(last, parts.request[parts.decodes], parts.step[parts.decodes])
+    decoded = last > ended
+    changes = np.bincount(ended[decoded] + 1, minlength=steps + 1) - np.bincount(last[decoded] + 1, minlength=steps + 1)
+    return np.asarray(np.cumsum(changes)[:steps] > 0)

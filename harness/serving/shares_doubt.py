@@ -80,7 +80,9 @@ def group_energies(
     """
     count = int(groups.max()) + 1
     modelled = terms @ coefficients
-    joules = np.bincount(groups, scaled_to(modelled, None if total is None else total.energy_j), count)
+    joules = np.asarray(
+        np.bincount(groups, scaled_to(modelled, None if total is None else total.energy_j), count), dtype=float
+    )
     if doubt is None:
         return GroupEnergy(joules, None)
     parts = _part_of_all(modelled, groups, count)

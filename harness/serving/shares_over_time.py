@@ -26,7 +26,9 @@ from harness.serving.shares import distinct_experts_of, floor_shares
 _ROUNDS = 4
 """Rounds in which contexts and speeds are fitted to each other; they change by less than 1e-3 from the third on."""
 _LEAST_FREE = 0.02
-"""Part of a stretch that decode steps have at least, where the model's prefill would take all of it."""
+"""Part of a stretch that decode steps have at least where the model's prefill would take all of it."""
+_NEXT_TO_NOTHING = 1e-9
+"""The same where decoding waits for prefill."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +115,7 @@ def shares_over_time(log: ServedTimes, engine: Engine, costs: StepCosts | None =
     paid = costs or engine.joules or engine.seconds
     chunks = _prefill_steps(log, engine)
     steps, pace = _decode_steps(log, moments, engine.seconds, chunks)
-    terms = _terms(log, moments, paid, chunks, steps, pace)
+    terms = _terms(log, moments, engine, paid, chunks, steps, pace)
     together = moments.decoding + moments.prefilling
     decoded = log.output_tokens > 1
     possible = float(np.sum(((log.output_tokens - 1) / np.where(decoded, pace, 1.0))[decoded]))
@@ -134,16 +136,15 @@ def _prefill_steps(log: ServedTimes, engine: Engine) -> Floats:
     return np.maximum(np.ceil((log.input_tokens - log.cached_tokens) / engine.chunk_tokens), 1.0)
 
 
-def _decode_steps(
-    log: ServedTimes, moments: _Moments, seconds: StepCosts, chunks: Floats
-) -> tuple[Floats, Floats]:
+def _decode_steps(log: ServedTimes, moments: _Moments, seconds: StepCosts, chunks: Floats) -> tuple[Floats, Floats]:
     """Decode steps in each stretch by the model's step times, and by which factor each request made more than these.
 
     A step's time grows with the contexts, and these with the steps made: each is worked out of the other in turn.
     """
     decoding, steps_made = moments.decoding, log.output_tokens - 1
     free_s = np.maximum(moments.lengths_s - _prefill_seconds(log, moments, seconds, chunks), 0.0)
-    free_s = np.where(decoding > 0.5, np.maximum(free_s, _LEAST_FREE * moments.lengths_s), 0.0)
+    least = _LEAST_FREE if seconds.prefill_joined else _NEXT_TO_NOTHING
+    free_s = np.where(decoding > 0.5, np.maximum(free_s, least * moments.lengths_s), 0.0)
     bare_s = seconds.floor + seconds.per_sequence * decoding
     bare_s = bare_s + seconds.experts * distinct_experts_of(seconds, decoding)
     prompts = moments.open(moments.first, moments.last, log.input_tokens)
@@ -175,37 +176,56 @@ def _prefill_seconds(log: ServedTimes, moments: _Moments, seconds: StepCosts, ch
 
 
 def _terms(
-    log: ServedTimes, moments: _Moments, paid: StepCosts, chunks: Floats, steps: Floats, pace: Floats
+    log: ServedTimes, moments: _Moments, engine: Engine, paid: StepCosts, chunks: Floats, steps: Floats, pace: Floats
 ) -> Floats:
     """Multiples of ``SHARE_TERMS``, shape (requests, 7)."""
     m, n, cached = log.input_tokens, log.output_tokens, log.cached_tokens
-    floors = floor_shares(paid, moments.decoding.round(), moments.prefilling.round())
+    decoding, prefilling = moments.decoding.round(), moments.prefilling.round()
+    if not engine.seconds.prefill_joined:
+        prefilling = np.zeros_like(prefilling)
+    floors = floor_shares(paid, decoding, prefilling)
 
     def while_decoding(share: Floats) -> Floats:
         sums = np.concatenate(([0.0], np.cumsum(steps * share)))
         return np.asarray(pace * (sums[moments.last] - sums[moments.first]))
 
-    # As many steps as those that decoded made; where none did, as many as the prompts needed.
-    paces = moments.open(moments.first, moments.last, pace) / np.maximum(moments.decoding, 1.0)
-    needed = moments.open(moments.scheduled, moments.first, chunks / (log.first_token_s - log.scheduled_s))
-    apart = moments.lengths_s * needed / np.maximum(moments.prefilling, 1.0)
-    made = np.where(moments.decoding > 0.5, steps * paces, np.where(moments.prefilling > 0.5, apart, 0.0))
+    made = _steps_with_prompts(log, moments, chunks, steps, pace)
 
     def while_prefilling(share: Floats) -> Floats:
         sums = np.concatenate(([0.0], np.cumsum(made * share)))
         return np.asarray(sums[moments.first] - sums[moments.scheduled])
 
-    own_floor = np.zeros(len(log)) if paid.prefill_joined else chunks
-    shared_floor = while_prefilling(floors.prefill_prefill_floor) if paid.prefill_joined else 0.0
+    if not paid.prefill_joined:
+        prefill_floor = chunks
+    elif engine.seconds.prefill_joined:
+        prefill_floor = while_prefilling(floors.prefill_prefill_floor)
+    else:
+        prefill_floor = chunks * _part_alone(log, moments)
+    joined = while_prefilling(floors.prefill_floor) if engine.seconds.prefill_joined else 0.0
     return np.stack(
         [
-            while_decoding(floors.decode_prefill_floor) + shared_floor + own_floor,
+            while_decoding(floors.decode_prefill_floor) + prefill_floor,
             m - cached,
             m**2 - cached**2,
-            while_decoding(floors.decode_floor) + while_prefilling(floors.prefill_floor),
+            while_decoding(floors.decode_floor) + joined,
             n - 1,
             (n - 1) * m + n * (n - 1) / 2,
             while_decoding(floors.decode_experts),
         ],
         axis=-1,
     )
+
+
+def _steps_with_prompts(log: ServedTimes, moments: _Moments, chunks: Floats, steps: Floats, pace: Floats) -> Floats:
+    """Steps of each stretch in which prompts are computed: as many as those that decoded made; where none did, as many
+    as the prompts needed."""
+    made = steps * moments.open(moments.first, moments.last, pace) / np.maximum(moments.decoding, 1.0)
+    needed = moments.open(moments.scheduled, moments.first, chunks / (log.first_token_s - log.scheduled_s))
+    alone = moments.lengths_s * needed / np.maximum(moments.prefilling, 1.0)
+    return np.where(moments.decoding > 0.5, made, np.where(moments.prefilling > 0.5, alone, 0.0))
+
+
+def _part_alone(log: ServedTimes, moments: _Moments) -> Floats:
+    """Which part of each prompt's time no request was past its own."""
+    alone = np.concatenate(([0.0], np.cumsum(np.where(moments.decoding < 0.5, moments.lengths_s, 0.0))))
+    return np.asarray((alone[moments.first] - alone[moments.scheduled]) / (log.first_token_s - log.scheduled_s))

@@ -88,11 +88,12 @@ def mixed_load(requests: int, rate_per_s: float, seed: int = 0) -> list[tuple[fl
 
 
 @pytest.mark.parametrize("joined", [True, False])
+@pytest.mark.parametrize("paid_joined", [True, False])
 @pytest.mark.parametrize("floor", [4.0, 9.0])
-def test_times_alone_give_the_shares_of_the_steps(joined: bool, floor: float) -> None:
+def test_times_alone_give_the_shares_of_the_steps(joined: bool, paid_joined: bool, floor: float) -> None:
     """Of an engine without chunks each moment is between two steps: nothing is lost without the steps."""
-    seconds = StepCosts(0.02, 4e-4, 0.0, 0.015, 6e-5, 1e-9, joined)
-    joules = StepCosts(6.0, 0.15, 2e-6, floor, 0.03, 5e-7, joined, 0.8, 0.12)
+    seconds = StepCosts(0.02, 4e-4, 5e-8, 0.015, 6e-5, 1e-9, joined)
+    joules = StepCosts(6.0, 0.15, 2e-6, floor, 0.03, 5e-7, paid_joined, 0.8, 0.12)
     engine = Engine(seconds, joules, slots=16)
     done = walk(engine, mixed_load(300, 8.0))
     steps = step_shares(done.parts, 300, joules) @ coefficients_of(joules)
@@ -111,4 +112,12 @@ def test_x() -> None:
         steps = step_shares(done.parts, 300, JOULES) @ coefficients_of(JOULES)
         times = shares_over_time(done.log, engine)
         found = times.terms @ coefficients_of(JOULES)
-        print(chunk, d1, found.sum() / done.joules - 1, np.abs(found / steps - 1).mean(), np.abs(found / steps - 1).max(), times.speed, times.busy_s / times.span_s)
+        print(
+            chunk,
+            d1,
+            found.sum() / done.joules - 1,
+            np.abs(found / steps - 1).mean(),
+            np.abs(found / steps - 1).max(),
+            times.speed,
+            times.busy_s / times.span_s,
+        )

@@ -11,8 +11,8 @@ from harness.serving.shares import StepParts
 from harness.serving.shares_over_time import ServedTimes
 
 
-def cost_of_step(costs: StepCosts, contexts: list[int], prompts: list[tuple[int, int]]) -> float:
-    """As the docstring of ``StepCosts`` has it."""
+def cost_of_step(costs: StepCosts, contexts: list[int], prompts: list[tuple[int, int]], past: int = 0) -> float:
+    """As the docstring of ``StepCosts`` has it; ``past`` requests wait to decode."""
     b, share = len(contexts), costs.experts_share
     distinct = 0.0 if share is None else (1 - (1 - share) ** b) / share
     total = costs.floor * (b > 0) + costs.per_sequence * b + costs.experts * distinct
@@ -21,7 +21,7 @@ def cost_of_step(costs: StepCosts, contexts: list[int], prompts: list[tuple[int,
         total += costs.per_prefill_token * (end - start) + costs.per_prefill_token2 * (end**2 - start**2)
     if not costs.prefill_joined:
         return total + costs.prefill_floor * len(prompts)
-    return total + costs.prefill_floor * (bool(prompts) and not b)
+    return total + costs.prefill_floor * (bool(prompts) and not b and not past)
 
 
 @dataclass
@@ -52,17 +52,22 @@ def walk(engine: Engine, arrivals: list[tuple[float, int, int]]) -> Walk:
     """Every step, with decoding first and prompt parts in the room that is left in a step."""
     found = Walk([(m, n) for _, m, n in arrivals])
     waiting, prompt, decoded = list(range(len(arrivals))), {}, {}
-    step = 0
+    step, slots = 0, engine.slots or 10**9
     while waiting or prompt or decoded:
         if not prompt and not decoded:
             found.now = max(found.now, arrivals[waiting[0]][0])
-        room = (engine.chunk_tokens or 10**9) - len(decoded)
+        joined = engine.seconds.prefill_joined
+        room = (engine.chunk_tokens or 10**9) - len(decoded) * joined
         contexts = {i: found.sizes[i][0] + done for i, done in decoded.items()}
         taken: dict[int, tuple[int, int]] = {}
-        while room > 0:
+        while room > 0 and (joined or not taken):
             if started := [i for i in prompt if i not in taken]:
                 request = started[0]
-            elif waiting and arrivals[waiting[0]][0] <= found.now and len(prompt) + len(decoded) < (engine.slots or 10**9):
+            elif (
+                waiting
+                and arrivals[waiting[0]][0] <= found.now
+                and len(prompt) + len(decoded) < (engine.slots or 10**9)
+            ):
                 request = waiting.pop(0)
                 prompt[request], found.scheduled[request] = 0, found.now
             else:
@@ -70,12 +75,14 @@ def walk(engine: Engine, arrivals: list[tuple[float, int, int]]) -> Walk:
             end = min(prompt[request] + room, found.sizes[request][0])
             taken[request] = (prompt[request], end)
             room -= end - prompt[request]
+        if taken and not joined:
+            contexts = {}
         found.rows += [(step, i, x - 1, x, True) for i, x in contexts.items()]
         found.rows += [(step, i, u, v, False) for i, (u, v) in taken.items()]
-        found.now += cost_of_step(engine.seconds, list(contexts.values()), list(taken.values()))
-        if engine.joules:
-            found.joules += cost_of_step(engine.joules, list(contexts.values()), list(taken.values()))
-        for request in list(decoded):
+        work = list(contexts.values()), list(taken.values()), len(decoded)
+        found.now += cost_of_step(engine.seconds, *work)
+        found.joules += cost_of_step(engine.joules or engine.seconds, *work)
+        for request in contexts:
             decoded[request] += 1
         for request, (_, end) in taken.items():
             prompt[request] = end
