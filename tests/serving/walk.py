@@ -63,11 +63,7 @@ def walk(engine: Engine, arrivals: list[tuple[float, int, int]]) -> Walk:
         while room > 0 and (joined or not taken):
             if started := [i for i in prompt if i not in taken]:
                 request = started[0]
-            elif (
-                waiting
-                and arrivals[waiting[0]][0] <= found.now
-                and len(prompt) + len(decoded) < (engine.slots or 10**9)
-            ):
+            elif waiting and arrivals[waiting[0]][0] <= found.now and len(prompt) + len(decoded) < slots:
                 request = waiting.pop(0)
                 prompt[request], found.scheduled[request] = 0, found.now
             else:
