@@ -17,8 +17,9 @@ from harness.core.statistics import Estimate
 from harness.core.wording import number, percent
 from harness.deciding.metered_energy import MeteredEnergy
 from harness.deciding.request_times import RequestLog
+from harness.modelling.cost_function import TOO_FAR
 from harness.modelling.served.engine import Engine
-from harness.serving.shares import coefficients_of, step_shares
+from harness.serving.shares import SHARE_TERMS, coefficients_of, step_shares
 from harness.serving.shares_doubt import GroupEnergy, ShareDoubt, TotalEnergy, group_energies, size_cells
 from harness.serving.shares_over_time import TimeShares, shares_over_time
 from harness.serving.shares_times import CompletedTimes, complete_times
@@ -27,8 +28,11 @@ from harness.serving.step_records import read_steps
 if TYPE_CHECKING:
     from harness.modelling.profile import Boundary, Profile
 
+_PHASE_NAMES = ("prefill_floor", "per_prefill_token", "per_prefill_token2", "floor", "per_context")
 _FAR_OFF = 0.25
 """Part of the meter's energy by which the model's sum may differ before that is said."""
+_PHASE_TERMS = [SHARE_TERMS.index(name) for name in _PHASE_NAMES]
+"""Where the coefficients of the phase form stand among those of steps."""
 _SLOW = 0.10
 """The same of the speed of decode steps."""
 
@@ -105,7 +109,7 @@ def attribute_requests(
     everything = np.zeros(len(log.rows), dtype=np.int64)
     cells = size_cells(log.times.input_tokens, log.times.output_tokens)
     own = group_energies(terms, coefficients, everything, cells, doubt)
-    modelled = Estimate(float(own.energy_j[0]), None if own.ci95_j is None else float(own.ci95_j[0]))
+    modelled = Estimate(float(own.energy_j[0]), None if own.ci95_j is None else _known(float(own.ci95_j[0])))
     span_s = shares.span_s if metered is None or metered.duration_s is None else metered.duration_s
     idle_s = max(span_s - shares.busy_s, 0.0)
     idle_j = None if engine.idle_power_w is None else engine.idle_power_w * idle_s
@@ -131,6 +135,10 @@ def attribute_requests(
     each = found._grouped(np.arange(len(log.rows)))
     found.notes.extend(_total_notes(found, profile))
     return replace(found, energy_j=each.energy_j, ci95_j=each.ci95_j)
+
+
+def _known(half_width: float) -> float | None:
+    return half_width if math.isfinite(half_width) else None
 
 
 def _recorded(steps: Path, log: RequestLog, engine: Engine) -> Floats:
@@ -161,34 +169,34 @@ def _less_idle(metered: MeteredEnergy, idle_j: float | None, shares: TimeShares)
 def _doubt(profile: Profile, boundary: Boundary, log: RequestLog, shares: TimeShares) -> ShareDoubt:
     """What the profile says of the doubt in its joules, with as many requests in flight as there were on average."""
     load, m, n = profile.under_load, log.times.input_tokens, log.times.output_tokens
-    covariance = np.zeros((7, 7))
+    covariance = np.zeros((len(SHARE_TERMS), len(SHARE_TERMS)))
     if load is None:
-        functions, places = profile.energy_functions(boundary), [0, 1, 2, 3, 5]
+        functions, places = profile.energy_functions(boundary), np.ix_(_PHASE_TERMS, _PHASE_TERMS)
         for function in functions:
-            covariance[np.ix_(places, places)] += function.covariance
+            covariance[places] += function.covariance
     else:
         wanted = profile.components_within(boundary)
         models = [load.energy] if wanted is None else [load.components[name] for name in wanted]
         served = [model.function for model in models if model is not None]
-        taken = log.times.last_token_s - np.fmax(log.times.arrived_s, np.nan_to_num(log.times.scheduled_s))
-        beside = max(1.0, min(float(taken.sum()) / shares.busy_s, float(shares.most_at_once)))
-        functions = [function.at(beside) for function in served]
-        for function in served:
-            size = function.coefficients.size
-            covariance[:size, :size] += function.covariance
+        functions = [each.at(shares.mean_at_once) for each in served]
+        for each in served:
+            size = each.coefficients.size
+            covariance[:size, :size] += each.covariance
     costs = [function.cost(m, n) for function in functions]
     sds = [
         cost * function.misfit.relative_sd(function.octaves_away(m, n), cost)
         for function, cost in zip(functions, costs, strict=True)
     ]
-    session = functions[0].session
     return ShareDoubt(
-        covariance,
-        min(function.freedom for function in functions),
-        np.sum(sds, axis=0) / np.maximum(np.sum(costs, axis=0), np.finfo(float).tiny),
-        min(function.misfit.freedom for function in functions),
-        max(function.session.sd for function in functions),
-        session.freedom,
+        covariance=covariance,
+        freedom=min(function.freedom for function in functions),
+        misfit_sd=np.sum(sds, axis=0) / np.maximum(np.sum(costs, axis=0), np.finfo(float).tiny),
+        too_far=np.logical_or.reduce(
+            [each.unsure | (each.range.octaves_outside(m, n) > TOO_FAR) for each in functions]
+        ),
+        misfit_freedom=min(function.misfit.freedom for function in functions),
+        session_sd=max(function.session.sd for function in functions),
+        session_freedom=min(function.session.freedom for function in functions),
     )
 
 
@@ -227,6 +235,11 @@ def _notes(log: RequestLog, completed: CompletedTimes, shares: TimeShares, engin
 
 def _total_notes(found: Attributed, profile: Profile) -> Sequence[str]:
     notes = []
+    if found.doubt is not None and (far := int(found.doubt.too_far.sum())):
+        notes.append(
+            f"{far:,} requests lie more than {TOO_FAR:g} octaves beyond the sizes, or the numbers in flight, that the "
+            "profile was measured at: no interval is known of them"
+        )
     if found.modelled is None:
         notes.append(f"profile {profile.name} has no energy: joules are shared by the time that each request took")
     if found.metered is None:
@@ -241,7 +254,7 @@ def _total_notes(found: Attributed, profile: Profile) -> Sequence[str]:
         notes.append(f"{found.metered.source} doesn't say how sure it is: the intervals are of the division alone")
     if found.modelled is not None and not math.isclose(found.modelled.mean, found.total.mean, rel_tol=_FAR_OFF):
         notes.append(
-            f"the model's own sum is {percent(found.modelled.mean / found.total.mean - 1, signed=True, digits=0)} off "
-            "the meter's: does the meter measure what the profile's did, and is the log whole?"
+            f"the model's own sum is {percent(found.modelled.mean / found.total.mean, digits=0)} of the meter's: does "
+            " the meter measure what the profile's did, and is the log whole?"
         )
     return notes

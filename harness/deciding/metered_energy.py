@@ -125,7 +125,7 @@ def _of_readings(path: Path, start_s: float, end_s: float) -> MeteredEnergy:
         )
     rows = [row for batch in rows_of(table, [time, value], _BATCH) for row in batch]
     columns = [np.array(column, dtype=object) for column in zip(*rows, strict=True)] or [np.empty(0, dtype=object)] * 2
-    (times,) = seconds_of(path, [columns[0]])
+    ((times, _),) = seconds_of(path, [columns[0]])
     values = np.array([_reading(text) for text in columns[1].tolist()], dtype=float) * unit
     known = np.isfinite(times) & np.isfinite(values)
     times, values = times[known], values[known]

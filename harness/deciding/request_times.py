@@ -54,6 +54,8 @@ _UNITS: Final = {"_s": 1.0, "_sec": 1.0, "_seconds": 1.0, "_ms": 1e-3}
 _CACHED: Final = ("cached_tokens", "cache_read_input_tokens", "num_cached_tokens", "cached_input_tokens")
 _IDS: Final = ("request_id", "id", "req_id", "rid", "uuid")
 _BATCH: Final = 50_000
+_ROUNDING_S: Final = 1e-6
+"""By which times of one moment may differ: numbers since 1970 have no more digits."""
 
 _Column = NDArray[np.object_]
 
@@ -120,10 +122,10 @@ def read_request_times(
     wanted = dict.fromkeys([*tokens, *(s.column for s in sources.values()), *filter(None, (cached, ids, label))])
     columns = _columns(table, list(wanted))
     m, n = (_numbers(columns[name]) for name in tokens)
-    times, start_s = _times(path, columns, sources)
+    times, unreadable_times, start_s = _times(path, columns, sources)
     reused = np.zeros(m.size) if cached is None else np.nan_to_num(_numbers(columns[cached]))
     log = LoggedTimes(m, n, reused, *(times[mark] for mark in MARKS))
-    kept, left_out = _checked(path, log, skip_bad)
+    kept, left_out = _checked(path, log, unreadable_times, skip_bad)
     # Rows that the reader passed over are in no column; those without sizes are in both counts.
     passed_over = unreadable - left_out.get(_NO_SIZE, 0)
     if passed_over > 0:
@@ -218,10 +220,13 @@ def _texts(column: _Column) -> list[str]:
 
 def _times(
     path: Path, columns: Mapping[str, _Column], sources: Mapping[Mark, _Source]
-) -> tuple[dict[Mark, Floats], float]:
-    """Each mark in s after the first time of all, NaN where a row has none; and that time by the log's own clock."""
+) -> tuple[dict[Mark, Floats], NDArray[np.bool_], float]:
+    """Each mark in s after the first time of all, NaN where a row has none; which rows have what is no time; and the
+    first time by the log's own clock."""
     written = {mark: columns[source.column] for mark, source in sources.items() if source.per_s is None}
-    read = dict(zip(written, seconds_of(path, list(written.values())), strict=True))
+    found_times = seconds_of(path, list(written.values()))
+    read = {mark: seconds for mark, (seconds, _) in zip(written, found_times, strict=True)}
+    wrong = np.logical_or.reduce([unreadable for _, unreadable in found_times])
     if all(np.isnan(times).all() for times in read.values()):
         raise UserError(f"{path} has no times in {', '.join(source.column for source in sources.values())}")
     first = min(float(np.nanmin(times)) for times in read.values() if not np.isnan(times).all())
@@ -230,26 +235,29 @@ def _times(
         if source.per_s is not None:
             found[mark] = found["arrived"] + _numbers(columns[source.column]) / source.per_s
     nothing = np.full(len(next(iter(columns.values()))), np.nan)
-    return {mark: found.get(mark, nothing) for mark in MARKS}, first
+    return {mark: found.get(mark, nothing) for mark in MARKS}, wrong, first
 
 
 _NO_SIZE = "sizes are no token counts"
 
 
-def _checked(path: Path, log: LoggedTimes, skip_bad: bool) -> tuple[NDArray[np.bool_], dict[str, int]]:
+def _checked(
+    path: Path, log: LoggedTimes, unreadable: NDArray[np.bool_], skip_bad: bool
+) -> tuple[NDArray[np.bool_], dict[str, int]]:
     """Which rows can be shared out, and how many can't, by the reason. Raises UserError for any unless ``skip_bad``."""
     m, n = log.input_tokens, log.output_tokens
     arrived, scheduled, first, last = (getattr(log, f"{name}_s") for name in _FIELDS)
     begun = np.where(np.isnan(scheduled), arrived, scheduled)
     faults: dict[str, NDArray[np.bool_]] = {
         _NO_SIZE: ~((m >= 1) & (n >= 1) & (m == np.floor(m)) & (n == np.floor(n)) & (m + n <= MAX_TOTAL_TOKENS)),
+        "have a time that can't be read": unreadable,
         "have no time of their start": np.isnan(begun),
         "have no time of their end": np.isnan(last),
-        "were begun before they came": scheduled < arrived,
-        "have their first token before they were begun": first < begun,
-        "have their last token before their first": last < first,
-        "end before they were begun": last < begun,
-        "take no time": last == begun,
+        "were begun before they came": scheduled < arrived - _ROUNDING_S,
+        "have their first token before they were begun": first < begun - _ROUNDING_S,
+        "have their last token before their first": last < first - _ROUNDING_S,
+        "end before they were begun": last < begun - _ROUNDING_S,
+        "take no time": last <= begun,
         "have more tokens cached than their input": (log.cached_tokens > m) | (log.cached_tokens < 0),
     }
     kept, left_out, said = np.ones(len(log), dtype=bool), dict[str, int](), list[str]()

@@ -131,9 +131,12 @@ def step_shares(parts: StepParts, requests: int, costs: StepCosts) -> Floats:
 
 def _past_prompt(parts: StepParts, steps: int, requests: int) -> NDArray[np.bool_]:
     """Whether a request is between its prompt's last part and its last decode step, by step."""
-    ended, last = np.full(requests, -1), np.full(requests, -1)
+    ended, last, first = np.full(requests, -1), np.full(requests, -1), np.full(requests, steps)
     np.maximum.at(ended, parts.request[~parts.decodes], parts.step[~parts.decodes])
     np.maximum.at(last, parts.request[parts.decodes], parts.step[parts.decodes])
+    np.minimum.at(first, parts.request[parts.decodes], parts.step[parts.decodes])
+    # A prompt that was computed before the first step is past from when its request is seen.
+    ended = np.where(ended < 0, first - 1, ended)
     decoded = last > ended
     changes = np.bincount(ended[decoded] + 1, minlength=steps + 1) - np.bincount(last[decoded] + 1, minlength=steps + 1)
     return np.asarray(np.cumsum(changes)[:steps] > 0)

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from harness.core.arrays import Floats
 from harness.core.statistics import Z95, joined_95
 
+_FEW = 0.05
+
 
 @dataclass(frozen=True, eq=False)
 class ShareDoubt:
@@ -32,6 +34,8 @@ class ShareDoubt:
     misfit_sd: Floats
     """Relative standard deviation of true costs about the form, of each request's size."""
     misfit_freedom: float
+    too_far: NDArray[np.bool_]
+    """Which requests are of sizes, or beside so many others, that no interval is known."""
     session_sd: float = 0.0
     """Relative, of all costs together: it counts where there is no meter's total."""
     session_freedom: float = math.inf
@@ -52,7 +56,8 @@ class GroupEnergy:
 
     energy_j: Floats
     ci95_j: Floats | None
-    """Half-widths of the 95 % intervals; None where the model's doubt isn't known."""
+    """Half-widths of the 95 % intervals; None where the model's doubt isn't known, NaN where it isn't of a group: where
+    requests that are too far have more than ``_FEW`` of its joules."""
 
 
 def scaled_to(modelled_j: Floats, total_j: float | None) -> Floats:
@@ -98,7 +103,8 @@ def group_energies(
         sds, freedoms = [*sds, joules * doubt.session_sd], [*freedoms, doubt.session_freedom]
     elif total.ci95_j is not None:
         sds, freedoms = [*sds, joules * (total.ci95_j / Z95 / total.energy_j)], [*freedoms, math.inf]
-    return GroupEnergy(joules, joined_95(sds, freedoms))
+    unknown = np.bincount(groups, modelled * doubt.too_far, count) > _FEW * np.bincount(groups, modelled, count)
+    return GroupEnergy(joules, np.where(unknown, np.nan, joined_95(sds, freedoms)))
 
 
 def _part_of_all(modelled: Floats, groups: NDArray[np.int64], count: int) -> Floats:

@@ -62,6 +62,8 @@ class TimeShares:
     """From the first that was scheduled to the last token of all."""
     most_at_once: int
     """Requests in the engine."""
+    mean_at_once: float
+    """The same, as the mean over the time in which it was busy."""
     speed: float | None
     """Decode steps of the log over those that the model has time for; None where no request decoded."""
 
@@ -117,14 +119,16 @@ def shares_over_time(log: ServedTimes, engine: Engine, costs: StepCosts | None =
     steps, pace = _decode_steps(log, moments, engine.seconds, chunks)
     terms = _terms(log, moments, engine, paid, chunks, steps, pace)
     together = moments.decoding + moments.prefilling
+    busy_s = float(moments.lengths_s[together > 0.5].sum())
     decoded = log.output_tokens > 1
     possible = float(np.sum(((log.output_tokens - 1) / np.where(decoded, pace, 1.0))[decoded]))
     return TimeShares(
         terms=terms,
-        busy_s=float(moments.lengths_s[together > 0.5].sum()),
+        busy_s=busy_s,
         span_s=float(moments.times_s[-1] - moments.times_s[0]),
         # Stretches without length are no time at all.
         most_at_once=round(float(together[moments.lengths_s > 0].max(initial=0.0))),
+        mean_at_once=float(together @ moments.lengths_s) / busy_s,
         speed=float(np.sum(log.output_tokens[decoded] - 1)) / possible if decoded.any() else None,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from harness.core.arrays import Floats
 from harness.core.files import write_atomically
 from harness.core.statistics import Estimate
 from harness.core.wording import number, percent, plus_minus
@@ -49,10 +51,9 @@ def _sums(one: Attributed) -> Table:
     if one.metered is not None:
         said = f" ({one.metered.method})" if one.metered.method else ""
         table.add_row(f"by {one.metered.source}{said}", plus_minus(one.metered.energy_j, one.metered.ci95_j))
-        if one.idle_j is None:
-            table.add_row("while nothing ran", "not known" if one.idle_s > 0 else "0")
-        else:
-            table.add_row(f"while nothing ran, {number(one.idle_s, 3)} s", number(one.idle_j))
+        if one.idle_s > 0:
+            idle = "not known" if one.idle_j is None else number(one.idle_j)
+            table.add_row(f"while nothing ran, {number(one.idle_s, 3)} s", idle)
         table.add_row("shared out", plus_minus(one.total.mean, one.total.half_width))
     if one.modelled is not None:
         off = "" if one.metered is None else f", {percent(one.modelled.mean / one.total.mean - 1, signed=True)}"
@@ -71,7 +72,8 @@ def _spread(one: Attributed) -> Table:
     table.add_row("largest", number(float(one.energy_j.max())))
     if one.ci95_j is not None:
         relative = one.ci95_j / np.maximum(one.energy_j, np.finfo(float).tiny)
-        table.add_row("half-width of a request's 95 % interval, median", percent(float(np.median(relative))))
+        half_width = percent(float(np.nanmedian(relative))) if np.isfinite(relative).any() else "unknown"
+        table.add_row("half-width of a request's 95 % interval, median", half_width)
     table.add_row("output tokens per J", number(float(one.log.times.output_tokens @ count / one.energy_j.sum())))
     return table
 
@@ -120,7 +122,7 @@ def _as_json(name: str, one: Attributed, by: str | None) -> dict[str, Any]:
     }
     if by:
         labels, requests, used = one.by_label()
-        half_widths = [None] * len(labels) if used.ci95_j is None else used.ci95_j.tolist()
+        half_widths = _half_widths(used.ci95_j, len(labels))
         columns = zip(labels, requests.tolist(), used.energy_j.tolist(), half_widths, strict=True)
         names = (by, "requests", "energy_j", "energy_ci95_j")
         found["by"] = [dict(zip(names, row, strict=True)) for row in columns]
@@ -140,10 +142,17 @@ def _rows(one: Attributed) -> zip[tuple[Any, ...]]:
         times.input_tokens.astype(int).tolist(),
         times.output_tokens.astype(int).tolist(),
         one.energy_j.tolist(),
-        [None] * count if one.ci95_j is None else one.ci95_j.tolist(),
+        _half_widths(one.ci95_j, count),
         ["model" if one.metered is None else "meter"] * count,
         strict=True,
     )
+
+
+def _half_widths(values: Floats | None, count: int) -> list[float | None]:
+    """None for what isn't known."""
+    if values is None:
+        return [None] * count
+    return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
 def write_attributed(path: Path, found: Labelled, by: str | None) -> None:

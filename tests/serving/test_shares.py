@@ -62,16 +62,16 @@ def shapley(costs: StepCosts, step: list[tuple[bool, int, int]]) -> np.ndarray:
 @given(costs=COSTS, steps=st.lists(st.lists(PART, min_size=1, max_size=6), min_size=1, max_size=3))
 def test_shares_are_the_shapley_value_of_every_step(costs: StepCosts, steps: list[list[tuple[bool, int, int]]]) -> None:
     rows = [
-        (step, request, start, start + (1 if decodes else length), decodes)
+        (step, 6 * step + request, start, start + (1 if decodes else length), decodes)
         for step, parts in enumerate(steps)
         for request, (decodes, start, length) in enumerate(parts)
     ]
     parts = StepParts(*(np.array(column) for column in zip(*rows, strict=True)))
-    found = step_shares(parts, 6, costs) @ coefficients_of(costs)
-    expected = np.zeros(6)
+    found = step_shares(parts, 18, costs) @ coefficients_of(costs)
+    expected = np.zeros(18)
     total = 0.0
-    for step in steps:
-        expected[: len(step)] += shapley(costs, step)
+    for number, step in enumerate(steps):
+        expected[6 * number : 6 * number + len(step)] = shapley(costs, step)
         contexts = [start + 1 for decodes, start, _ in step if decodes]
         prompts = [(start, start + length) for decodes, start, length in step if not decodes]
         total += cost_of_step(costs, contexts, prompts)
@@ -195,7 +195,7 @@ def test_half_widths_are_those_of_drawn_models(metered: bool) -> None:
     mean = coefficients_of(JOULES)
     root = np.diag(0.1 * mean) @ np.linalg.qr(rng.normal(size=(7, 7)))[0]
     cells = size_cells(done.log.input_tokens, done.log.output_tokens)
-    doubt = ShareDoubt(root @ root.T, np.inf, np.full(200, 0.05), np.inf, 0.04, np.inf)
+    doubt = ShareDoubt(root @ root.T, np.inf, np.full(200, 0.05), np.inf, np.zeros(200, dtype=bool), 0.04, np.inf)
     total = TotalEnergy(5000.0, 60.0) if metered else None
     groups = np.arange(200) % 3
     found = group_energies(terms, mean, groups, cells, doubt, total)
