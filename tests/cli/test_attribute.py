@@ -5,19 +5,28 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 
+from harness.energy.readings import Window
+from harness.energy.stretches import LoopStretches, Stretch, StretchFigure
+from harness.energy.trace_file import write_trace
 from harness.modelling.profile import Profile
 from harness.modelling.served.engine import Engine
+from harness.runs.load_stamps import LoopStamps
+from harness.runs.records import dump_trial
 from harness.serving.shares import coefficients_of
 from harness.serving.shares_over_time import ServedTimes, shares_over_time
 from harness.serving.simulation import Requests, Simulated, simulate
 from tests.helpers import ROOT, joulebench, refused
+from tests.showing.loaded_runs import open_loop, write_run
 
 PROFILE = ROOT / "tests" / "data" / "profile-schema-3.json"
 VLLM = ROOT.parent / "shared" / "data" / "load" / "vllm-requests-rtxpro6000-llama-3.1-8b.csv"
@@ -149,7 +158,10 @@ def test_arrivals_and_ends_are_enough(load: Simulated, tmp_path: Path) -> None:
             record = {"timestamp": date, "latency_ms": 1e3 * (row["last_token_s"] - row["queued_s"])}
             record |= {name: row[name] for name in ("input_tokens", "output_tokens")}
             file.write(json.dumps(record) + "\n")
+    parquet = tmp_path / "log.parquet"
+    duckdb.sql(f"COPY (SELECT * FROM read_json('{path}')) TO '{parquet}'")
     found = attribute(path)
+    assert joules(attribute(parquet)) == pytest.approx(joules(found), rel=1e-5)
     assert joules(found).sum() == pytest.approx(load.joules, rel=0.01)
     assert any("begun" in note for note in found["notes"])
     assert any("first token" in note for note in found["notes"])
@@ -269,6 +281,65 @@ def test_a_profile_without_energy_shares_out_by_time(log: Path, tmp_path: Path) 
     assert joules(found).sum() == pytest.approx(1000.0, rel=1e-12)
     assert found["model"] == {"energy_j": None, "ci95_j": None}
     assert any("by the time" in note for note in found["notes"])
+
+
+def stamps(load: Simulated) -> LoopStamps:
+    """The load as an open loop of ours stamped it: first and last token alone came as pieces."""
+    start, first, end = (
+        np.round(1e9 * times).astype(np.int64) for times in (load.requests.arrival_s, load.first_token_s, load.end_s)
+    )
+    n = load.requests.output_tokens
+    pieces = np.minimum(n, 2)
+    piece_ns = np.concatenate(
+        [times[2 - count :] for times, count in zip(np.stack((first, end), 1), pieces, strict=True)]
+    )
+    piece_tokens = np.concatenate([[1, size - 1][:count] for size, count in zip(n, pieces, strict=True)])
+    number = np.arange(COUNT)
+    return LoopStamps(
+        client=number,
+        number=number,
+        due_ns=start,
+        start_ns=start,
+        end_ns=end,
+        input_tokens=load.requests.input_tokens,
+        output_tokens=n,
+        cached_tokens=np.full(COUNT, -1),
+        counted=np.ones(COUNT, dtype=bool),
+        told=np.ones(COUNT, dtype=bool),
+        pieces=pieces,
+        piece_ns=piece_ns,
+        piece_tokens=piece_tokens,
+    )
+
+
+def test_a_run_with_an_open_loop(load: Simulated, tmp_path: Path) -> None:
+    """The meter's energy is that of ramp, window and drain of the trial."""
+    assert load.joules is not None
+    run = write_run(tmp_path / "run", (1,))
+    message = refused(joulebench("attribute", run, "--profile", PROFILE))
+    assert "no loop of requests" in message
+    edges = np.linspace(0, 1e9 * float(load.end_s.max()), 4).astype(int).tolist()
+    edges = [edges[0], *edges, edges[-1]]
+    each = 0.5 * load.joules
+    parts = [
+        Stretch(start, end, StretchFigure(each * (end > start), 0.01 * each, "counter", gain_ci95=0.05))
+        for start, end in pairwise(edges)
+    ]
+    whole = Stretch(edges[0], edges[-1], StretchFigure(3 * each, 0.02 * each, "counter"))
+    trial = replace(open_loop(900, 2.0, 2.0), trace="traces/900.npz", stretches=LoopStretches(*parts, whole))
+    (run / "traces").mkdir()
+    nothing = np.zeros(1, dtype=np.int64)
+    with (run / "traces" / "900.npz").open("wb") as file:
+        write_trace(file, Window(nothing, nothing, nothing + 1), [], stamps(load).arrays())
+    with (run / "trials.jsonl").open("ab") as file:
+        file.write(dump_trial(trial))
+    found = attribute(run)
+    assert (found["log"], len(found["requests"])) == ("trial 900", COUNT)
+    assert found["meter"]["energy_j"] == pytest.approx(3 * each)
+    assert found["meter"]["ci95_j"] == pytest.approx(math.sqrt(3) * 0.01 * each)
+    assert math.fsum(joules(found)) == pytest.approx(found["total"]["energy_j"], rel=1e-12)
+    assert found["model"]["energy_j"] == pytest.approx(load.joules, rel=0.01)
+    assert "own times" in refused(joulebench("attribute", run, "--profile", PROFILE, "--by", "user"))
 
 
 @pytest.mark.skipif(not VLLM.exists(), reason="needs the shared data")
