@@ -51,7 +51,7 @@ def attribute(
     from harness.deciding.attributing import attribute_requests
     from harness.deciding.loop_requests import attribute_run
     from harness.deciding.metered_energy import given_energy, read_metered
-    from harness.deciding.request_times import parse_time_columns, read_request_times
+    from harness.deciding.timed_log import parse_time_columns, read_timed_log
     from harness.modelling.profile_fit import load_or_fit
     from harness.showing.attributed import print_attributed, write_attributed
 
@@ -67,7 +67,7 @@ def attribute(
             raise UserError(f"{log} is a run, which has its own times and energies: leave out what is for logs")
         found = attribute_run(log, loaded.profile, boundary)
     else:
-        read = read_request_times(log, input_column, output_column, by, parse_time_columns(time or []), skip_bad)
+        read = read_timed_log(log, input_column, output_column, by, parse_time_columns(time or []), skip_bad)
         metered = None if meter is None else read_metered(meter, *read.span_s)
         metered = metered if energy_j is None else given_energy(energy_j)
         found = [(log.name, attribute_requests(read, loaded.profile, metered, steps, boundary))]

@@ -16,7 +16,7 @@ from harness.core.errors import UserError
 from harness.core.statistics import Estimate
 from harness.core.wording import number, percent
 from harness.deciding.metered_energy import MeteredEnergy
-from harness.deciding.request_times import RequestLog
+from harness.deciding.timed_log import TimedLog
 from harness.modelling.cost_function import TOO_FAR
 from harness.modelling.served.engine import Engine
 from harness.serving.shares import SHARE_TERMS, coefficients_of, step_shares
@@ -41,7 +41,7 @@ _SLOW = 0.10
 class Attributed:
     """What each request of a log used; arrays of one entry a request, in the log's order."""
 
-    log: RequestLog
+    log: TimedLog
     profile: str
     energy_j: Floats
     """They add up to ``total``, or to the model's own sum where there is no meter."""
@@ -84,7 +84,7 @@ class Attributed:
 
 
 def attribute_requests(
-    log: RequestLog,
+    log: TimedLog,
     profile: Profile,
     metered: MeteredEnergy | None = None,
     steps: Path | None = None,
@@ -141,7 +141,7 @@ def _known(half_width: float) -> float | None:
     return half_width if math.isfinite(half_width) else None
 
 
-def _recorded(steps: Path, log: RequestLog, engine: Engine) -> Floats:
+def _recorded(steps: Path, log: TimedLog, engine: Engine) -> Floats:
     """Shares by the server's own steps. Raises UserError."""
     if log.ids is None:
         raise UserError(f"{log.path} has no column of request ids (request_id, id) by which its steps are known")
@@ -166,7 +166,7 @@ def _less_idle(metered: MeteredEnergy, idle_j: float | None, shares: TimeShares)
     return Estimate(left_j, metered.ci95_j)
 
 
-def _doubt(profile: Profile, boundary: Boundary, log: RequestLog, shares: TimeShares) -> ShareDoubt:
+def _doubt(profile: Profile, boundary: Boundary, log: TimedLog, shares: TimeShares) -> ShareDoubt:
     """What the profile says of the doubt in its joules, with as many requests in flight as there were on average."""
     load, m, n = profile.under_load, log.times.input_tokens, log.times.output_tokens
     covariance = np.zeros((len(SHARE_TERMS), len(SHARE_TERMS)))
@@ -200,7 +200,7 @@ def _doubt(profile: Profile, boundary: Boundary, log: RequestLog, shares: TimeSh
     )
 
 
-def _notes(log: RequestLog, completed: CompletedTimes, shares: TimeShares, engine: Engine, recorded: bool) -> list[str]:
+def _notes(log: TimedLog, completed: CompletedTimes, shares: TimeShares, engine: Engine, recorded: bool) -> list[str]:
     """What must be known to read the figures."""
     notes = []
     count = len(log.rows)

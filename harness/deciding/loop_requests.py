@@ -12,7 +12,7 @@ from harness.core.errors import UserError
 from harness.core.quantities import weakest
 from harness.deciding.attributing import Attributed, attribute_requests
 from harness.deciding.metered_energy import MeteredEnergy
-from harness.deciding.request_times import RequestLog
+from harness.deciding.timed_log import TimedLog
 from harness.runs.load_stamps import UNKNOWN, LoopStamps
 from harness.runs.records import load_run, read_stamps
 from harness.runs.schema import Trial
@@ -45,7 +45,7 @@ def attribute_run(directory: Path, profile: Profile, boundary: Boundary = None) 
     return found
 
 
-def _log(directory: Path, trial: Trial, stamps: LoopStamps) -> RequestLog:
+def _log(directory: Path, trial: Trial, stamps: LoopStamps) -> TimedLog:
     """All requests of a loop, ramp and drain included."""
     origin_ns = int(stamps.start_ns.min())
     start, first, last = (
@@ -55,7 +55,7 @@ def _log(directory: Path, trial: Trial, stamps: LoopStamps) -> RequestLog:
     sizes = stamps.input_tokens.astype(float), stamps.output_tokens.astype(float), cached
     times = LoggedTimes(*sizes, start, np.full(len(stamps), math.nan), first, last)
     path = directory / (trial.trace or "")
-    return RequestLog(path, np.arange(len(stamps)) + 1, times, None, None, {}, origin_ns / _NS)
+    return TimedLog(path, np.arange(len(stamps)) + 1, times, None, None, {}, origin_ns / _NS)
 
 
 def _metered(trial: Trial) -> tuple[MeteredEnergy | None, str | None]:

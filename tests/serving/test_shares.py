@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -13,14 +14,18 @@ from hypothesis import strategies as st
 
 from harness.core.errors import UserError
 from harness.modelling.served.engine import Engine, StepCosts
+from harness.modelling.served.request_log import read_request_times
+from harness.modelling.served.step_fit import fit_steps
 from harness.serving.shares import StepParts, coefficients_of, step_shares
 from harness.serving.shares_doubt import ShareDoubt, TotalEnergy, group_energies, size_cells
 from harness.serving.shares_over_time import ServedTimes, shares_over_time
 from harness.serving.shares_times import LoggedTimes, complete_times
 from harness.serving.simulation import Requests, simulate
 from harness.serving.step_records import read_steps
+from tests.helpers import ROOT
 from tests.serving.walk import cost_of_step, walk
 
+VLLM = ROOT.parent / "shared" / "data" / "load" / "vllm-requests-rtxpro6000-llama-3.1-8b.csv"
 POSITIVE = st.floats(0.0, 10.0)
 COSTS = st.builds(
     StepCosts,
@@ -262,3 +267,19 @@ def test_recorded_steps_give_the_shares_of_the_walk(tmp_path: Path) -> None:
     sizes = [list(column) for column in zip(*done.sizes, strict=True)]
     found = step_shares(read_steps(path, [str(i) for i in range(60)], *sizes, [0] * 60), 60, JOULES)
     assert found == pytest.approx(step_shares(done.parts, 60, JOULES))
+
+
+@pytest.mark.skipif(not VLLM.exists(), reason="needs the shared data")
+def test_a_published_run_of_vllm_is_as_long_as_its_steps() -> None:
+    """Its step times, fitted to it, add up to the time in which it was busy; arrivals and ends alone say the same."""
+    log = read_request_times(VLLM)
+    fitted = replace(fit_steps(log).engine, joules=JOULES, slots=128)
+    m, n = log.input_tokens, log.output_tokens
+    times = ServedTimes(m, n, np.zeros_like(m), log.scheduled_s, log.first_token_s, log.last_token_s)
+    found = shares_over_time(times, fitted)
+    seconds = shares_over_time(times, fitted, fitted.seconds).terms @ coefficients_of(fitted.seconds)
+    assert seconds.sum() == pytest.approx(found.busy_s, rel=0.01)
+    assert found.speed == pytest.approx(1.0, abs=0.01)
+    ends = shares_over_time(complete_times(logged(times, log.queued_s), fitted).times, fitted)
+    each, other = (shares.terms @ coefficients_of(JOULES) for shares in (found, ends))
+    assert np.abs(other / each - 1).mean() < 0.01

@@ -61,7 +61,7 @@ _Column = NDArray[np.object_]
 
 
 @dataclass(frozen=True, eq=False)
-class RequestLog:
+class TimedLog:
     """The requests of a log that can be shared out; arrays of one entry a request."""
 
     path: Path
@@ -93,14 +93,14 @@ class _Source:
     """For a length of time since the request came; None for a time."""
 
 
-def read_request_times(
+def read_timed_log(
     path: Path,
     input_column: str | None = None,
     output_column: str | None = None,
     label_column: str | None = None,
     time_columns: Mapping[Mark, str] | None = None,
     skip_bad: bool = False,
-) -> RequestLog:
+) -> TimedLog:
     """The requests of a log in its order, with the times that it has, in s after the first of all.
 
     ``time_columns`` names columns of times that have other names. Raises UserError for a log that doesn't say when
@@ -130,7 +130,7 @@ def read_request_times(
     passed_over = unreadable - left_out.get(_NO_SIZE, 0)
     if passed_over > 0:
         left_out["can't be read"] = passed_over
-    return RequestLog(
+    return TimedLog(
         path,
         np.flatnonzero(kept) + 1,
         LoggedTimes(*(getattr(log, name)[kept] for name in LoggedTimes.__dataclass_fields__)),
