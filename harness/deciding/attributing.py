@@ -255,6 +255,6 @@ def _total_notes(found: Attributed, profile: Profile) -> Sequence[str]:
     if found.modelled is not None and not math.isclose(found.modelled.mean, found.total.mean, rel_tol=_FAR_OFF):
         notes.append(
             f"the model's own sum is {percent(found.modelled.mean / found.total.mean, digits=0)} of the meter's: does "
-            " the meter measure what the profile's did, and is the log whole?"
+            "the meter measure what the profile's did, and is the log whole?"
         )
     return notes
