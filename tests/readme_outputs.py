@@ -78,9 +78,7 @@ def prepare(directory: Path) -> None:
 def _mixed_load(directory: Path) -> None:
     """A profile with costs under load, the log of a server and a meter's readings meanwhile."""
     shutil.copy(ROOT / "tests" / "data" / "profile-schema-3.json", directory / "gpu.json")
-    rows = [(i % 3, 100 + 7 * i, 20 + i, 0.4 * i, 0.4 * i + 0.1, 0.4 * i + 0.4 + 0.02 * i) for i in range(60)]
-    heading = "user,input_tokens,output_tokens,queued_s,first_token_s,last_token_s\n"
-    (directory / "served.csv").write_text(heading + "".join(",".join(map(str, row)) + "\n" for row in rows))
+    shutil.copy(ROOT / "tests" / "data" / "mixed-load.csv", directory / "served.csv")
     power = "".join(f"{0.5 * step - 2},180\n" for step in range(70))
     (directory / "power.csv").write_text("time_s,power_w\n" + power)
 
