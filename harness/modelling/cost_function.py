@@ -143,8 +143,8 @@ class CostFunction:
     gain_ci95: float
     """Relative half-width of the 95 % interval of the meters' gain; 0 for runtimes."""
     range: Range
-    unsure: bool = False
-    """Whether no interval is known of any request, as far beyond the numbers in flight that were measured."""
+    octaves_beyond: float = 0.0
+    """How far its number of requests in flight lies below the fewest or above the most that were measured."""
     _evaluators: dict[tuple[str, Part], tuple[int, Evaluator]] = field(default_factory=dict, repr=False)
 
     def cost(self, m: ArrayLike, n: ArrayLike, part: Part = "request") -> Floats:
@@ -161,7 +161,9 @@ class CostFunction:
         Raises UserError for token counts that are none, and outside the range when ``strict``.
         """
         m, n = _token_counts(m, n)
-        outside = ~self.range.covers(m, n)
+        outside = ~self.range.covers(m, n) | (self.octaves_beyond > 0)
+        if strict and self.octaves_beyond > 0:
+            raise UserError("so many requests in flight lie outside what was measured; predict without strict")
         if strict and outside.any():
             at = np.flatnonzero(outside)[0]
             raise UserError(
@@ -178,7 +180,7 @@ class CostFunction:
             variances[chunk] = np.einsum("ij,ij->i", found[:, 1:], found[:, 1:])
             distance = self.range.octaves_away(flat_m[chunk], flat_n[chunk])
             misfits[chunk] = np.abs(values[chunk]) * self.misfit.relative_sd(distance, values[chunk])
-            too_far[chunk] = self.unsure | (self.range.octaves_outside(flat_m[chunk], flat_n[chunk]) > TOO_FAR)
+            too_far[chunk] = self.range.octaves_outside(flat_m[chunk], flat_n[chunk]) > TOO_FAR
         value, trials, model = (array.reshape(m.shape) for array in (values, np.sqrt(variances), misfits))
         amount = np.abs(value)
         sd: dict[Source, Floats] = {
@@ -195,7 +197,7 @@ class CostFunction:
             "meter": math.inf,
             "scatter": self.scatter.freedom,
         }
-        return Prediction(value, sd, freedom, outside, too_far.reshape(m.shape))
+        return Prediction(value, sd, freedom, outside, too_far.reshape(m.shape) | (self.octaves_beyond > TOO_FAR))
 
     def octaves_away(self, m: ArrayLike, n: ArrayLike) -> Floats:
         """See ``Range.octaves_away``."""

@@ -175,7 +175,7 @@ class ServedModel(Strict):
             scatter=self.scatter,
             sessions=self.sessions,
             range=MeasuredSizes(**vars(function.range)),
-            unsure=function.unsure,
+            octaves_beyond=function.octaves_beyond,
             mape=self.mape,
             held_out=HeldOutError(
                 points=error.points,

@@ -272,14 +272,14 @@ class CostModel(FittedModel):
     """What another session of the same system may do to all costs."""
     range: MeasuredSizes
     """Sizes beyond it are extrapolated; more than two octaves beyond it no interval is known."""
-    unsure: bool = False
-    """Whether no interval is known of any size: more than two octaves beyond the requests in flight that were measured.
-    Absent from the file where false."""
+    octaves_beyond: NonNegativeFloat = 0.0
+    """How far its number of requests in flight lies outside those that were measured: all sizes are then extrapolated,
+    and with more than two octaves no interval is known. Absent from the file if 0."""
 
     @model_serializer(mode="wrap")
     def _without_the_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialize(self)
-        usual: tuple[tuple[str, Any], ...] = (("decode_context", "grows"), ("terms", []), ("unsure", False))
+        usual: tuple[tuple[str, Any], ...] = (("decode_context", "grows"), ("terms", []), ("octaves_beyond", 0.0))
         return {key: value for key, value in content.items() if (key, value) not in usual}
 
     def _choices(self) -> dict[str, Any]:
@@ -298,7 +298,7 @@ class CostModel(FittedModel):
             session=self.sessions.effect,
             gain_ci95=0.0,
             range=Range(**dict(self.range)),
-            unsure=self.unsure,
+            octaves_beyond=self.octaves_beyond,
         )
 
 

@@ -90,6 +90,10 @@ def test_far_beyond_what_was_measured_no_interval_is_known() -> None:
         model["slots"] = None
     unlimited = Profile.parse(json.dumps(content))
     near, far = unlimited.at(64), unlimited.at(65)
+    assert not unlimited.at(16).predict_runtime(64, 32).out_of_range
+    assert near.predict_runtime(64, 32).out_of_range
+    with pytest.raises(UserError, match="so many requests in flight lie outside what was measured"):
+        near.runtime_s(64, 32, strict=True)
     assert near.predict_runtime(64, 32).mean_95 > 0
     assert np.isnan(far.predict_runtime(64, 32).mean_95)
     assert np.isnan(far.predict_energy(64, 32).request_95)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from harness.core.arrays import Floats
-from harness.modelling.cost_function import OUTSIDE, TOO_FAR, CostFunction, Range
+from harness.modelling.cost_function import OUTSIDE, CostFunction, Range
 from harness.modelling.doubt import Misfit, Scatter, SessionEffect
 from harness.modelling.served.engine import StepCosts
 from harness.modelling.served.form import PHASE, ServedForm
@@ -91,7 +91,7 @@ class ServedFunction:
     def at(self, c: float) -> CostFunction:
         """The cost of requests with c of them in flight: of the phase form, with all its doubt.
 
-        More than ``TOO_FAR`` octaves beyond the numbers in flight that were measured no interval is known.
+        Beyond the numbers in flight that were measured it is extrapolated, and far beyond them no interval is known.
         """
         working = float(self.working(c))
         share = 1 / working if self.per_request else c / working
@@ -107,7 +107,7 @@ class ServedFunction:
             session=self.session,
             gain_ci95=self.gain_ci95,
             range=measured,
-            unsure=self.loads.octaves_beyond(working) > TOO_FAR,
+            octaves_beyond=self.loads.octaves_beyond(working),
         )
 
     def steps(self) -> StepCosts:
