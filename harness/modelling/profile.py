@@ -166,11 +166,15 @@ class Profile(Strict):
     def at(self, c: int) -> Profile:
         """This system with c requests in flight, as a profile of that number of them; raises UserError.
 
-        At the number that its own models are of it is itself. At any other it has what ``under_load`` says: models of
-        the phase form, with the points measured so, or where there are none all points.
+        At the number that its own models are of it is itself; at any other it is what ``served_at`` says.
         """
-        if c == self.requests_in_flight:
-            return self
+        return self if c == self.requests_in_flight else self.served_at(c)
+
+    def served_at(self, c: int) -> Profile:
+        """What ``under_load`` says of c requests in flight, as a profile of that number of them; raises UserError.
+
+        Its models are of the phase form, its points those measured so, or where there are none all points.
+        """
         if c < 1:
             raise UserError(f"{c} requests can't be in flight: 1 is the fewest")
         if self.under_load is None:

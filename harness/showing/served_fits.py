@@ -16,8 +16,8 @@ from harness.showing.terminal import table_of
 
 _HEADINGS = ("held-out error:\nsizes", "\ninner c", "\nlargest c")
 LEFT_OUT = (
-    "held-out error under load: mean relative error at what was left out of the fit: one size at a time, one number c of "
-    "requests in flight between others, or the largest"
+    "held-out error under load: mean relative error at what was left out of the fit: one size at a time, one number c "
+    "of requests in flight between others, or the largest"
 )
 
 
