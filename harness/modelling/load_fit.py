@@ -12,6 +12,7 @@ import numpy as np
 from harness.core.errors import UserError
 from harness.core.quantities import COMPONENTS, Component
 from harness.modelling.fit import Observations
+from harness.modelling.latency_record import latency_model
 from harness.modelling.load_schema import (
     InFlightFactor,
     LoadError,
@@ -92,15 +93,17 @@ def _fitted(
         name: model for name in COMPONENTS if (model := _one(points, name, slots, kind))
     }
     static = static_power(points)
+    chunk_tokens = chunk_tokens_told(identity.settings)
     return LoadFit(
         UnderLoad(
             in_flight_as=kind,
             runtime=runtime,
             energy=energy,
             components=components if energy else {},
+            latency=latency_model(points, kind, runtime.slots, chunk_tokens),
             static_power_w=None if static is None else static.mean,
             static_power_ci95_w=None if static is None else static.half_width,
-            chunk_tokens=chunk_tokens_told(identity.settings),
+            chunk_tokens=chunk_tokens,
             cache_tokens=_whole(identity.settings.get("cache_tokens")),
             measurements=list(others),
             notes=[],

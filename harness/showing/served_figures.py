@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from harness.core.arrays import Floats
 from harness.core.sizes import Point
 from harness.core.wording import number
 from harness.modelling.cost_function import Prediction
@@ -53,10 +54,8 @@ class _Panel:
     each: float
     """What values are divided by."""
     measured: Callable[[Measurement], float | None]
-    predicted: Callable[[Profile, int, int], Prediction]
-    """Of a profile at some c, and a size; before ``share``."""
-    share: Callable[[int, int], float]
-    """What of a cost at m and n is shown of it is divided by."""
+    predicted: Callable[[int, int, int], tuple[float, float]]
+    """Value and half-width of its mean's 95 % interval at m, n and c; NaN where no interval is known."""
     estimated: bool = False
 
 
@@ -73,16 +72,15 @@ def served_rows(profile: Profile, boundary: Boundary = None) -> list[CsvRow]:
     """What the models under load say at every point, in the columns of ``SERVED_HEADER``."""
     rows: list[CsvRow] = []
     points = served_points(profile)
-    at = {c: profile.served_at(c) for c in {point.concurrency for point in points}}
+    panels, identity = _panels(profile, boundary), profile.identity
     for point in points:
         m, n = _size(point)
         place = (point.input_tokens, point.output_tokens, point.concurrency)
-        for panel in _panels(profile, boundary):
+        for panel in panels:
             measured = panel.measured(point)
             if measured is not None:
-                found, share = panel.predicted(at[point.concurrency], m, n), panel.share(m, n)
-                values = (measured, float(found.value) / share, _known(float(found.mean_95) / share))
-                identity = profile.identity
+                value, half = panel.predicted(m, n, point.concurrency)
+                values = measured, value, half if np.isfinite(half) else None
                 rows.append((identity.system, identity.model, _kind(profile), *place, panel.name, panel.unit, *values))
     return rows
 
@@ -125,8 +123,8 @@ def served_title(profile: Profile, boundary: Boundary = None) -> str:
     low, high = _measured(profile)
     said = []
     for panel in _panels(profile, boundary):
-        ends = [panel.predicted(profile.served_at(c), size.input_tokens, size.output_tokens) for c in (low, high)]
-        ratio = float(ends[1].value / ends[0].value)
+        ends = [panel.predicted(size.input_tokens, size.output_tokens, c)[0] for c in (low, high)]
+        ratio = ends[1] / ends[0]
         moves = f"falls {number(1 / ratio, 2)}-fold" if ratio < 1 else f"grows {number(ratio, 2)}-fold"
         said.append(f"{panel.label.partition(',')[0]} {moves}")
     return f"From {low} to {high} requests in flight {' and '.join(said)} ({size.words()})"
@@ -147,10 +145,6 @@ def _measured(profile: Profile) -> tuple[int, int]:
     return min(counts), max(counts)
 
 
-def _known(value: float) -> float | None:
-    return value if np.isfinite(value) else None
-
-
 def _size(point: Measurement) -> tuple[int, int]:
     """Measured sizes are means over trials; a model is asked about whole tokens."""
     return max(round(point.input_tokens), 1), max(round(point.output_tokens), 1)
@@ -169,7 +163,7 @@ def _panels(profile: Profile, boundary: Boundary) -> list[_Panel]:
 
 
 def _energy_panel(profile: Profile, boundary: Boundary) -> _Panel:
-    wanted = profile.components_within(boundary)
+    wanted, served_at = profile.components_within(boundary), cache(profile.served_at)
 
     def energy(point: Measurement) -> float | None:
         if wanted is None:
@@ -188,8 +182,7 @@ def _energy_panel(profile: Profile, boundary: Boundary) -> _Panel:
         "J",
         1.0,
         per_token,
-        lambda there, m, n: there.predict_energy(m, n, boundary),
-        lambda m, n: m + n,
+        lambda m, n, c: _shared(served_at(c).predict_energy(m, n, boundary), m + n),
         profile.energy_method(boundary) == "estimated",
     )
 
@@ -199,25 +192,28 @@ def _time_panel(profile: Profile) -> _Panel:
         decode = _mean(point.decode_s)
         return None if decode is None or point.output_tokens <= 1 else decode / (point.output_tokens - 1)
 
-    if _kind(profile) == "static batch" and any(per_output(point) is not None for point in served_points(profile)):
-        return _Panel(
-            "tpot",
-            "time per output token, ms",
-            "s",
-            1e-3,
-            per_output,
-            lambda there, m, n: there.predict_runtime(m, n, part="decode"),
-            lambda m, n: max(n - 1, 1),
-        )
+    latency = _load(profile).latency
+    if latency is not None:
+
+        def tpot(m: int, n: int, c: int) -> tuple[float, float]:
+            value = float(latency.times(m, n, c)["tpot"])
+            return value, value * latency.relative_95("tpot", c)
+
+        return _Panel("tpot", "time per output token, ms", "s", 1e-3, per_output, tpot)
+    served_at = cache(profile.served_at)
     return _Panel(
         "runtime",
         "runtime per request, s",
         "s",
         1.0,
         lambda point: point.runtime_s.mean,
-        lambda there, m, n: there.predict_runtime(m, n),
-        lambda m, n: 1.0,
+        lambda m, n, c: _shared(served_at(c).predict_runtime(m, n), 1.0),
     )
+
+
+def _shared(predicted: Prediction, share: float) -> tuple[float, float]:
+    """Value and half-width of the mean's interval over a share."""
+    return float(predicted.value) / share, float(predicted.mean_95) / share
 
 
 def _looks(sizes: Mapping[Point, object]) -> dict[Point, tuple[str, str]]:
@@ -226,10 +222,10 @@ def _looks(sizes: Mapping[Point, object]) -> dict[Point, tuple[str, str]]:
     return {**{size: (PALETTE[at], MARKERS[1 + at]) for at, size in enumerate(others)}, last: (OWN, MARKERS[0])}
 
 
-def _grid(profile: Profile) -> Floats:
+def _grid(profile: Profile) -> NDArray[np.int64]:
     """Numbers of requests in flight at which lines are evaluated."""
     low, high = _measured(profile)
-    return np.unique(np.append(np.geomspace(low, REACH * high, 40).round(), [low, high])).astype(int)
+    return np.unique(np.append(np.geomspace(low, REACH * high, 40).round(), [low, high]).astype(np.int64))
 
 
 def _draw(
@@ -244,10 +240,8 @@ def _draw(
         style: dict[str, Any] = {"markersize": 4 if own else 3.4, "markerfacecolor": face, "zorder": 5 if own else 4}
         ax.plot(c, values / panel.each, marker, color=colour, **style)
     counts = _grid(profile)
-    found = [panel.predicted(profile.served_at(int(c)), size.input_tokens, size.output_tokens) for c in counts]
-    share = panel.share(size.input_tokens, size.output_tokens) * panel.each
-    value = np.array([float(one.value) for one in found]) / share
-    half = np.array([float(one.mean_95) for one in found]) / share
+    found = [panel.predicted(size.input_tokens, size.output_tokens, c) for c in counts.tolist()]
+    value, half = np.array(found).T / panel.each
     inside = counts <= _measured(profile)[1]
     beyond = counts >= _measured(profile)[1]
     ax.plot(counts[inside], value[inside], color=colour, linewidth=1.8 if own else 1.1, zorder=3)
@@ -274,7 +268,7 @@ def _scale(ax: Axes, panel: _Panel, profile: Profile, sizes: Mapping[Point, Sequ
 def _cautions(profile: Profile, panels: Sequence[_Panel], sizes: Mapping[Point, object]) -> list[str]:
     identity = profile.identity
     notes = [f"{model_words(identity.model)} on {system_words(identity.system)}"]
-    notes.append("Points: measured; lines: the model under load with the mean's 95 % bands, dashed beyond what was measured")
+    notes.append("Points: measured; lines: the model under load with the mean's 95 % bands, dashed where extrapolated")
     if any(panel.estimated for panel in panels):
         notes.append("Hollow points: energy estimated, not measured, so without bands")
     if _load(profile).energy is None:
@@ -297,10 +291,8 @@ def _ends(
 ) -> list[EndLabel]:
     """Each size beside the end of its line."""
     last = int(_grid(profile)[-1])
-    there = profile.served_at(last)
     labels = []
     for size in sizes:
-        share = panel.share(size.input_tokens, size.output_tokens) * panel.each
-        value = float(panel.predicted(there, size.input_tokens, size.output_tokens).value) / share
+        value = panel.predicted(size.input_tokens, size.output_tokens, last)[0] / panel.each
         labels.append(EndLabel(size.words(), (last, value), looks[size][0], looks[size][0] == OWN))
     return labels

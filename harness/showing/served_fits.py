@@ -10,7 +10,7 @@ from rich.table import Table
 
 from harness.core.sizes import request_words
 from harness.core.wording import percent, plus_minus
-from harness.modelling.load_schema import LoadError, ServedModel, UnderLoad
+from harness.modelling.load_schema import LatencyModel, LoadError, ServedModel, UnderLoad
 from harness.modelling.served.held_out import KINDS, HeldOutKind
 from harness.showing.terminal import table_of
 
@@ -32,7 +32,7 @@ def load_lines(load: UnderLoad, shown: Sequence[str], slots_found: bool = False)
     models = {name: model for name, model in served_models(load).items() if name in shown}
     counts = sorted({c for _, _, c in load.runtime.points})
     yield f"under load: {len(load.runtime.points)} points at {', '.join(map(str, counts))} in flight"
-    yield _errors_table(models)
+    yield _errors_table(models, load.latency)
     yield LEFT_OUT
     for name, model in models.items():
         yield f"{name} under load: {form_words(model)}; {_verdict(model)}"
@@ -43,17 +43,23 @@ def load_lines(load: UnderLoad, shown: Sequence[str], slots_found: bool = False)
     yield from load.notes
 
 
-def _errors_table(models: Mapping[str, ServedModel]) -> Table:
+def _errors_table(models: Mapping[str, ServedModel], latency: LatencyModel | None) -> Table:
     table = table_of("quantity", "form", *_HEADINGS, "worst point")
     for column in (table.columns[1], table.columns[-1]):
         column.justify = "left"
     for name, model in models.items():
-        errors = {kind: error.mape for kind, error in model.held_out.items()}
-        worst = max(model.held_out.values(), key=lambda error: abs(error.worst.relative_error))
-        table.add_row(name, "served", *_percents(errors), _worst_words(worst))
+        _add(table, name, "served", model.held_out)
         for rival in model.rivals:
             table.add_row("", rival.name, *_percents(rival.mape), "")
+    for name, held_out in ({} if latency is None else latency.held_out).items():
+        _add(table, name.upper(), "station" if latency and latency.batching == "closed loop" else "served", held_out)
     return table
+
+
+def _add(table: Table, quantity: str, form: str, held_out: Mapping[HeldOutKind, LoadError]) -> None:
+    worst = max(held_out.values(), key=lambda error: abs(error.worst.relative_error))
+    errors = {kind: error.mape for kind, error in held_out.items()}
+    table.add_row(quantity, form, *_percents(errors), _worst_words(worst))
 
 
 def _percents(errors: Mapping[HeldOutKind, float]) -> list[str]:
@@ -109,6 +115,7 @@ def load_json(load: UnderLoad, slots_found: bool) -> dict[str, Any]:
         "slots": load.runtime.slots,
         "slots_found": slots_found,
         **load.model_dump(mode="json", include=set(keys)),
+        "latency": load.latency and load.latency.model_dump(mode="json", exclude={"points"}),
         "quantities": {
             name: {**model.model_dump(mode="json", exclude={"points", "covariance"}), "points": len(model.points)}
             for name, model in served_models(load).items()

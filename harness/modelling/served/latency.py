@@ -7,7 +7,7 @@ queue is held near what engines commonly have.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -126,9 +126,7 @@ def _spread(errors: Floats) -> float:
 class _Problem:
     """Residuals as a function of the coefficients over their start."""
 
-    def __init__(
-        self, station: PromptStation, points: LatencyPoints, start: Floats, chunk_tokens: int | None
-    ) -> None:
+    def __init__(self, station: PromptStation, points: LatencyPoints, start: Floats, chunk_tokens: int | None) -> None:
         self.station, self.points, self.start = station, points, start
         self.most = np.full(station.size, np.inf)
         self.queued = station.batching == "closed loop"
