@@ -4,7 +4,7 @@ In a closed loop each of c clients is either at the station, where prompts queue
 mean-value analysis has it, what k − 1 leave there when one more comes:
 
     own    = ⌈m/B⌉⁺·step(b) + c1·m + c2·m²            b others decode; a step of B tokens decodes beside the prompt
-    ahead  = κ·queue(k − 1) + β·(k − 1)/2             prompts before it: at random, and where clients go in step
+    ahead  = κ·queue(k − 1) + β·min(k − 1, B/m − 1)   prompts before it: at random, and where clients go in step
     TTFT   = own + r·step(b) + ahead·((m/B)·step(b) + c1·m + c2·m²)
     decode = (n − 1)·step(b + 1) + (k − 1 − ahead)·(c1·m + c2·m²)
     queue(k) = k·TTFT/(TTFT + decode),  b(k) = k − queue(k)
@@ -106,6 +106,7 @@ class PromptStation:
         chunk, wait, random, together = theta[-len(QUEUE) :]
         context = m + n / 2
         work = theta[1] * m + theta[2] * m**2
+        # Of those that come together, a step takes as many as its tokens hold.
         packed = np.minimum(k - 1, np.maximum(chunk / m - 1, 0.0))
         ahead = np.minimum(random * queue + together * packed, k - 1)
         # That none of the others decodes, as if each did so independently.
