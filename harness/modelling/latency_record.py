@@ -86,12 +86,16 @@ def _errors(
     station = fitted.station
     found: dict[HeldOutKind, list[tuple[NDArray[np.int64], Floats, Floats]]] = {}
     for kind, out in _folds(points):
+        # A number in flight that no other size was measured at isn't judged by sizes.
+        told = out & (np.isin(points.concurrency, points.concurrency[~out]) | (kind != "sizes"))
+        if not told.any():
+            continue
         alone = fit_latency(
             points.only(~out), station.batching, forms=[station.form], slots=slots, chunk_tokens=chunk_tokens
         )
-        judged = points.only(out)
+        judged = points.only(told)
         ttft, tpot = alone.times(*judged.at)
-        found.setdefault(kind, []).append((np.flatnonzero(out), ttft / judged.ttft_s - 1, tpot / judged.tpot_s - 1))
+        found.setdefault(kind, []).append((np.flatnonzero(told), ttft / judged.ttft_s - 1, tpot / judged.tpot_s - 1))
     errors: dict[Latency, dict[HeldOutKind, LoadError]] = {"ttft": {}, "tpot": {}}
     for kind in (kind for kind in KINDS if kind in found):
         at, ttft, tpot = (np.concatenate(parts) for parts in zip(*found[kind], strict=True))

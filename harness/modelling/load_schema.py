@@ -184,7 +184,6 @@ class ServedModel(Strict):
             scatter=self.scatter,
             sessions=self.sessions,
             range=MeasuredSizes(**vars(function.range)),
-            octaves_beyond=function.octaves_beyond,
             mape=self.mape,
             held_out=HeldOutError(
                 points=error.points,
