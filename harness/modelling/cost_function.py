@@ -93,8 +93,8 @@ class Range:
     def covers(self, m: ArrayLike, n: ArrayLike) -> NDArray[np.bool_]:
         """Whether each (m, n) lies inside: at or above both minima, and some point measured is no smaller in both.
 
-        On two crossing sweeps long inputs with long outputs lie outside; with more or fewer requests in flight than ever
-        were all sizes do. Shapes broadcast.
+        On two crossing sweeps long inputs with long outputs lie outside; with more or fewer requests in flight than
+        were measured all sizes do. Shapes broadcast.
         """
         m, n = np.asarray(m), np.asarray(n)
         if self.octaves_beyond > 0:

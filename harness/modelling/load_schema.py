@@ -6,9 +6,9 @@ Field names carry units; null means not measured, unknown or, of degrees of free
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -269,14 +269,19 @@ class LatencyModel(Strict):
         return {"ttft": ttft.reshape(m.shape), "tpot": tpot.reshape(m.shape)}
 
     def relative_95(self, latency: Latency, c: int) -> float:
-        """Half-width of the 95 % interval over the value, by the errors of what was left out; NaN too far to know."""
+        """Half-width of the 95 % interval over the value; NaN too far to know.
+
+        By the larger of the errors where sizes and inner numbers in flight were left out, and beyond all measured the
+        outermost.
+        """
         counts = [point[2] for point in self.points]
         working = c if self.slots is None else min(c, self.slots)
         if max(np.log2(working / max(counts)), np.log2(min(counts) / working)) > TOO_FAR:
             return math.nan
         errors = self.held_out[latency]
-        error = errors[_as_left_out(c, self.slots, self.points, errors)]
-        return student_95(max(error.points - 1, 1)) * error.rms
+        inside = min(counts) <= working <= max(counts)
+        judged = [error for kind, error in errors.items() if kind != "outermost" or not inside]
+        return max(student_95(max(error.points - 1, 1)) * error.rms for error in judged or errors.values())
 
 
 class UnderLoad(Strict):
@@ -318,14 +323,6 @@ class UnderLoad(Strict):
             raise ValueError("components under load without their sum")
         return self
 
-    def at(self, c: int, energy: EnergyModel | None, components: Mapping[Component, EnergyModel]) -> dict[str, Any]:
-        """Runtime, energy and components of a profile of c requests in flight, from its own energies' meters."""
-        return {
-            "runtime": self.runtime.at(c),
-            "energy": energy and self.energy and _with_model(energy, self.energy.at(c)),
-            "components": {name: _with_model(components[name], model.at(c)) for name, model in self.components.items()},
-        }
-
     def identity_at(self, c: int, identity: Identity) -> Identity:
         """The identity of a profile of c requests in flight."""
         others = {name: value for name, value in identity.settings.items() if name != IN_FLIGHT_AS}
@@ -338,7 +335,8 @@ class UnderLoad(Strict):
         return [point for point in points if point.concurrency == c] or points
 
 
-def _with_model(energy: EnergyModel, model: CostModel) -> EnergyModel:
+def energy_at(energy: EnergyModel, served: ServedModel, c: int) -> EnergyModel:
+    """An energy with c requests in flight, by the same meters."""
     # Not the fields' dictionary, which has what was cached too.
     held = {name: getattr(energy, name) for name in EnergyModel.model_fields}
-    return EnergyModel(**{**held, "model": model})
+    return EnergyModel(**{**held, "model": served.at(c)})
