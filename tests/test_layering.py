@@ -64,6 +64,7 @@ PURE = (
     "modelling/least_squares",
     "modelling/cost_function",
     "modelling/served/choice",
+    "modelling/served/contradictions",
     "modelling/served/cycle",
     "modelling/served/cycle_equations",
     "modelling/served/fit",
