@@ -95,17 +95,19 @@ def test_doubt_grows_with_the_distance_in_flight_and_ends_two_octaves_beyond() -
 
 
 def test_sizes_measured_at_another_number_in_flight_are_as_far_as_it_is() -> None:
-    """Sizes at 1 in flight and one of them at 16 too: that one is near at 16, and no distance is understated."""
+    """Sizes at 1 in flight and one of them at 4 and 16 too: the distance is to the nearest point of all three axes."""
     points = np.array([(m, 64.0, 1.0) for m in (32, 128, 512, 2048)] + [(512.0, 64.0, c) for c in (4.0, 16.0)])
     loads = MeasuredLoads(points)
     for c in (1.0, 4.0, 10.0, 16.0):
-        measured, octaves = loads.at(c)
         for m in (32.0, 300.0, 2048.0):
             true = np.sqrt(np.log2(points[:, 0] / m) ** 2 + np.log2(points[:, 2] / c) ** 2).min()
-            assert np.hypot(measured.octaves_away(m, 64.0), octaves) >= true - 1e-12
-    at_16, octaves = loads.at(16.0)
-    assert (octaves, float(at_16.octaves_away(512.0, 64.0))) == (0.0, 0.0)
-    assert at_16.corners == Range.of(points[:, 0], points[:, 1]).corners
+            assert loads.at(c).octaves_away(m, 64.0) == pytest.approx(true)
+    assert loads.at(16.0).octaves_away(512.0, 64.0) == 0.0
+    assert loads.at(16.0).corners == Range.of(points[:, 0], points[:, 1]).corners
+    beyond = loads.at(32.0)
+    assert not beyond.covers(512, 64)
+    assert beyond.octaves_outside(512, 64) == 1.0
+    assert beyond.octaves_away(512.0, 64.0) == pytest.approx(np.sqrt(1 + 2**2))
 
 
 def test_a_residual_is_interpolated_shrunk_and_constant_beyond() -> None:
