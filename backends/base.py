@@ -127,6 +127,8 @@ class Prepared:
     """Compiling the decode step, its first runs included."""
     capture_s: float | None = None
     """Capturing the decode step in a graph, the runs that must come before included."""
+    check_s: float | None = None
+    """Comparing the steps with the model's own generation, where this request was the first to need it."""
     sizes: tuple[int, int] | None = None
     """Input and output tokens of a request as it came out where that differs from what was asked for, with
     ``Config.allow_inexact``; None where they agree."""

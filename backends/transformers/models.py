@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from backends.base import InvalidConfig
 from backends.presets import PRESETS, Architecture, ModelSource, classify
-from backends.transformers import quantizers
+from backends.transformers import kinds, quantizers
 
 if TYPE_CHECKING:
     import torch
@@ -33,9 +33,8 @@ def read_config(name: str) -> tuple[ModelSource, PreTrainedConfig]:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # a foreign config.json can fail in any way while it is parsed and validated
         raise unreadable(name, source, error) from error
+    kinds.refuse(name, config)
     quantizers.of_checkpoint(name, config)  # refuses what can't be read
-    if not isinstance(getattr(config.get_text_config(), "max_position_embeddings", None), int):
-        raise InvalidConfig(f"'{name}' doesn't say its context length; give a decoder-only language model")
     return source, config
 
 
@@ -115,7 +114,6 @@ def empty_model(
     ``buffers`` computes buffers such as rotary frequencies, on the CPU.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     with contextlib.ExitStack() as stack:
         if buffers:
@@ -127,7 +125,7 @@ def empty_model(
             stack.enter_context(no_init_weights())
         else:
             stack.enter_context(torch.device("meta"))
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        model = kinds.auto_class(config).from_config(config, dtype=dtype, trust_remote_code=False)
     model.tie_weights()  # transformers 5.0 leaves them untied on the meta device
     if quantization is None:
         return model, set()
@@ -144,13 +142,12 @@ def random_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.dev
     activations stay finite in half precision at any width; norms are 1 and biases 0.
     """
     import torch
-    from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
     # Without transformers' own initialisation weights are allocated but not written, while buffers (rotary
     # frequencies) are computed; allocating on the meta device first would lose those.
     with torch.device(device), no_init_weights():
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = kinds.auto_class(config).from_config(config, dtype=dtype)
     model.tie_weights()
     generator = torch.Generator(device).manual_seed(seed)
     with torch.no_grad():
@@ -182,7 +179,6 @@ def pretrained_model(
     unreadable.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {}
     if quantization is not None and not quantizers.is_stored(config):
@@ -190,7 +186,7 @@ def pretrained_model(
     if isinstance(device, dict):
         options["device_map"] = device
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        model, loading = kinds.auto_class(config).from_pretrained(
             name,
             config=config,
             revision=getattr(config, "_commit_hash", None) or "main",
