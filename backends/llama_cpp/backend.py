@@ -58,7 +58,7 @@ class LlamaCpp(Backend):
 
     def resolve(self, config: Config) -> Model:
         self._device(config)
-        refuse_unused(config, "llama-cpp", "compile", "prefill_chunk")
+        refuse_unused(config, "llama-cpp", "compile", "prefill_chunk", "random_weights")
         if config.threads is not None and config.threads < 1:
             raise InvalidConfig(f"{config.threads} threads make no sense; give 1 or more")
         source = classify(config.model)

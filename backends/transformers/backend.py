@@ -34,6 +34,7 @@ from backends.base import (
 )
 from backends.transformers import decode, devices, forward, kinds, models, placement, quantizers
 from backends.transformers.guard import Guard, draw_tokens
+from backends.transformers.sizes import size_of
 
 if TYPE_CHECKING:
     import torch
@@ -101,14 +102,14 @@ class TransformersBackend(Backend):
     def resolve(self, config: Config) -> Model:
         """The model, from its shapes alone; of a hub model only config.json is fetched."""
         _require_packages()
-        return _plan(config, *models.read_config(config.model)).model
+        return _plan(config, *models.read_config(config.model, config.random_weights)).model
 
     def load(self, config: Config) -> Loaded:
         _require_packages()
         self.close()
         import torch
 
-        source, model_config = models.read_config(config.model)
+        source, model_config = models.read_config(config.model, config.random_weights)
         plan = _plan(config, source, model_config)
         if config.threads is not None:
             self._threads_before = torch.get_num_threads()
@@ -264,7 +265,7 @@ def _plan(config: Config, source: ModelSource, model_config: PreTrainedConfig) -
     precision, activations, quantization = _precision(config, model_config, chosen)
     dtype = getattr(torch, activations)
     try:
-        parameters, weight_bytes = models.size(model_config, dtype, quantization)
+        size = size_of(model_config, dtype, quantization)
     except Exception as error:  # shapes that don't fit together fail in any way while the modules are built
         raise models.unreadable(config.model, source, error) from error
     text_config = model_config.get_text_config()
@@ -272,9 +273,11 @@ def _plan(config: Config, source: ModelSource, model_config: PreTrainedConfig) -
         name=config.model,
         architecture=model_config.model_type,
         source=source,
-        random_weights=source == "preset",
-        parameters=parameters,
-        weight_bytes=weight_bytes,
+        random_weights=source == "preset" or config.random_weights,
+        parameters=size.parameters,
+        weight_bytes=size.weight_bytes,
+        active_parameters=size.active_parameters,
+        step_bytes=size.step_bytes,
         context_length=kinds.context_length(model_config),
         vocabulary_size=text_config.vocab_size,
         dtype=precision,
@@ -331,6 +334,9 @@ def _guarded(action: Callable[[], T]) -> T:
         said = re.split(r"Set TORCHDYNAMO_VERBOSE|For even more developer context", str(error))[0]
         message = " ".join(said.split())[:300]
         out_of_memory = isinstance(error, MemoryError) or MEMORY_WORDS.search(message)
+        if not out_of_memory and type(error).__module__.startswith("torch._dynamo"):
+            said = re.split(r"(?<=[^.]{8})\. ", message)[0][:200]
+            raise InvalidConfig(f"torch can't compile this model's step: {said}; use --compile none") from error
         if not out_of_memory:
             raise BackendError(f"{type(error).__name__}: {message}") from error
     # Raised only here, after the failed frames are gone: they hold the tensors that filled the memory.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from backends.base import InvalidConfig
 from backends.presets import PRESETS, Architecture, ModelSource, classify
-from backends.transformers import kinds, quantizers
+from backends.transformers import checkpoints, kinds, quantizers
 
 if TYPE_CHECKING:
     import torch
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
 
-def read_config(name: str) -> tuple[ModelSource, PreTrainedConfig]:
+def read_config(name: str, random_weights: bool = False) -> tuple[ModelSource, PreTrainedConfig]:
     """Where the model comes from and its transformers configuration; only this is read or fetched.
 
-    Raises InvalidConfig for a name that isn't a model, or one that transformers can't run as it is.
+    With ``random_weights`` it doesn't matter how the weights are stored. Raises InvalidConfig for a name that isn't a
+    model, or one that transformers can't run as it is.
     """
     from transformers import AutoConfig
 
@@ -27,6 +28,7 @@ def read_config(name: str) -> tuple[ModelSource, PreTrainedConfig]:
         raise InvalidConfig(f"'{name}' is a GGUF file; run it with --backend llama-cpp")
     if source == "preset":
         return source, preset_config(PRESETS[name].architecture)
+    checkpoints.refuse_adapter(name)
     try:
         if source == "hub":
             _check_hub(name)
@@ -34,7 +36,11 @@ def read_config(name: str) -> tuple[ModelSource, PreTrainedConfig]:
     except Exception as error:  # a foreign config.json can fail in any way while it is parsed and validated
         raise unreadable(name, source, error) from error
     kinds.refuse(name, config)
-    quantizers.of_checkpoint(name, config)  # refuses what can't be read
+    if random_weights:
+        config.__dict__.pop("quantization_config", None)
+    else:
+        checkpoints.refuse_unread_quantization(name, config)
+        quantizers.of_checkpoint(name, config)  # refuses what can't be read
     return source, config
 
 
@@ -82,24 +88,6 @@ def preset_config(architecture: Architecture) -> PreTrainedConfig:
         common["sliding_window"] = a.sliding_window
     kind = {"llama": LlamaConfig, "qwen2": Qwen2Config, "mistral": MistralConfig}[a.family]
     return kind(**common, num_key_value_heads=kv_heads, intermediate_size=width)
-
-
-def size(
-    config: PreTrainedConfig, dtype: torch.dtype, quantization: QuantizationConfigMixin | None = None
-) -> tuple[int, int]:
-    """Number of weights (tied ones once) and their bytes, found without allocating any.
-
-    Quantised weights count as many as they stand for, and their bytes are those of the packed numbers with padding,
-    scales, zero points and code tables. Raises ValueError for a configuration that is no causal language model.
-    """
-    model, _ = empty_model(config, dtype)
-    weights = dict(model.named_parameters())
-    sizes = {name: weight.numel() * weight.element_size() for name, weight in weights.items()}
-    if quantization is not None:
-        for name in empty_model(config, dtype, quantization)[1]:
-            rows, columns = weights[name].shape
-            sizes[name] = quantizers.matrix_bytes(quantization, rows, columns, dtype.itemsize)
-    return sum(w.numel() for w in weights.values()), sum(sizes.values())
 
 
 def empty_model(
@@ -198,6 +186,15 @@ def pretrained_model(
         )
         if loading["missing_keys"]:  # transformers would fill them at random
             raise ValueError(f"it has no weights for {min(loading['missing_keys'])}")
+        if quantization is None:
+            checkpoints.refuse_scales(loading["unexpected_keys"])
     except (OSError, ValueError, SafetensorError) as error:
         raise unreadable(name, source, error) from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        shapes = ValueError(
+            "its weights have other shapes than its config.json says: they are packed, or another model's"
+        )
+        raise unreadable(name, source, shapes) from error
     return model if isinstance(device, dict) else model.to(device)

@@ -113,9 +113,16 @@ class ModelHost:
                 self._worker.close()
                 self._observer.notice(f"loading the model failed ({attempt} of {LOAD_ATTEMPTS}): {failure.reason}")
                 reason = failure.reason
+                if failure.status == "error" and not self._is_served:
+                    break
                 # What a killed process held may take a moment to be free again.
                 time.sleep(RELOAD_PAUSE_S if failure.status == "oom" else 0.0)
         raise SweepStopped(f"the model can't be loaded: {reason}")
+
+    @property
+    def _is_served(self) -> bool:
+        """Whether a server may be well in a moment; what fails in our own process would fail again."""
+        return self._config.url is not None or self._config.serve is not None
 
     def _start(self) -> WorkerProcess:
         self._started += 1
