@@ -20,10 +20,15 @@ _PACKED = re.compile(
 _RANDOM = "or measure its shapes with --random-weights"
 
 
-def refuse_adapter(name: str) -> None:
-    """Raises InvalidConfig for a folder that holds an adapter (LoRA) of another model, and no model."""
-    file = Path(name) / "adapter_config.json"
-    if not file.is_file() or (file.parent / "config.json").is_file():
+def refuse_other_content(name: str) -> None:
+    """Raises InvalidConfig for a folder without a model of its own: an adapter (LoRA) of another, or a GGUF file."""
+    folder = Path(name)
+    if (folder / "config.json").is_file():
+        return
+    if next(folder.glob("*.gguf"), None) is not None:
+        raise InvalidConfig(f"'{name}' holds a GGUF file and no config.json; run it with --backend llama-cpp")
+    file = folder / "adapter_config.json"
+    if not file.is_file():
         return
     try:
         found = json.loads(file.read_text())

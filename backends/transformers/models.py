@@ -28,7 +28,7 @@ def read_config(name: str, random_weights: bool = False) -> tuple[ModelSource, P
         raise InvalidConfig(f"'{name}' is a GGUF file; run it with --backend llama-cpp")
     if source == "preset":
         return source, preset_config(PRESETS[name].architecture)
-    checkpoints.refuse_adapter(name)
+    checkpoints.refuse_other_content(name)
     try:
         if source == "hub":
             _check_hub(name)
