@@ -35,7 +35,7 @@ class Requests:
 
 @dataclass(frozen=True)
 class Periods:
-    """What all replicas did in each of equal periods after the first request came; arrays of one entry each."""
+    """What all replicas did in each of equal periods from ``Simulated.origin_s`` on; arrays of one entry each."""
 
     period_s: float
     """How long each is; the last may reach beyond the end."""
@@ -75,6 +75,8 @@ class Simulated:
     decoding_steps: Counts
     """Steps that decoded 0, 1, 2, … sequences."""
     periods: Periods
+    origin_s: float
+    """When the first period begins."""
 
     @property
     def queue_s(self) -> Floats:
@@ -97,6 +99,10 @@ class Simulated:
         more = self.requests.output_tokens > 1
         return (self.end_s - self.first_token_s)[more] / (self.requests.output_tokens[more] - 1)
 
+    def times(self) -> dict[str, Floats]:
+        """All four by name, each in the order of arrival."""
+        return {"queue": self.queue_s, "ttft": self.ttft_s, "tpot": self.tpot_s, "e2e": self.e2e_s}
+
     @property
     def duration_s(self) -> float:
         """From the first arrival to the last end."""
@@ -107,15 +113,21 @@ class Simulated:
         return max(0.0, self.busy_s.size * (duration_s or self.duration_s) - float(self.busy_s.sum()))
 
 
-def simulate(engine: Engine, requests: Requests, replicas: int = 1, period_s: float = 3600.0) -> Simulated:
+def simulate(
+    engine: Engine,
+    requests: Requests,
+    replicas: int = 1,
+    period_s: float = 3600.0,
+    origin_s: float | None = None,
+) -> Simulated:
     """Send requests through ``replicas`` of an engine, each to the one with the fewest in it, of equal ones the first.
 
-    Exact: the same as walking every step, but for rounding. Time grows with the number of requests, not of steps.
-    Raises UserError for requests that are none or that the engine's memory can never hold, and for engines that decode
-    in no time.
+    Sums are kept by periods of ``period_s`` from ``origin_s`` on, by default from the first arrival. Exact: the same as
+    walking every step, but for rounding. Time grows with the number of requests, not of steps. Raises UserError for
+    requests that are none or that the engine's memory can never hold, and for engines that decode in no time.
     """
-    _refuse(engine, requests, replicas, period_s)
-    start_s = float(requests.arrival_s[0])
+    _refuse(engine, requests, replicas, period_s, origin_s)
+    start_s = float(requests.arrival_s[0]) if origin_s is None else origin_s
     unknown = [math.nan] * requests.arrival_s.size
     times = RequestTimes(
         requests.input_tokens.tolist(), requests.output_tokens.tolist(), unknown, unknown.copy(), unknown.copy()
@@ -141,15 +153,27 @@ def simulate(engine: Engine, requests: Requests, replicas: int = 1, period_s: fl
         steps=sum(one.work.steps for one in engines),
         decoding_steps=decoding,
         periods=_periods(engines, times, requests.arrival_s - start_s),
+        origin_s=start_s,
     )
 
 
-def _refuse(engine: Engine, requests: Requests, replicas: int, period_s: float) -> None:
+def alone_s(engine: Engine, requests: Requests) -> Floats:
+    """Seconds that each request would take with nothing else in the engine."""
+    costs = engine.seconds
+    m, n = requests.input_tokens.astype(float), requests.output_tokens.astype(float)
+    parts = np.ceil(m / engine.chunk_tokens) if engine.chunk_tokens else np.ones(m.size)
+    prefill_s = costs.prefill_floor * parts + costs.per_prefill_token * m + costs.per_prefill_token2 * m**2
+    return np.asarray(prefill_s + costs.decoding(1) * (n - 1) + costs.per_context * ((n - 1) * m + (n - 1) * n / 2))
+
+
+def _refuse(engine: Engine, requests: Requests, replicas: int, period_s: float, origin_s: float | None) -> None:
     arrays = (requests.arrival_s, requests.input_tokens, requests.output_tokens)
     if not requests.arrival_s.size or len({array.shape for array in arrays}) > 1 or requests.arrival_s.ndim > 1:
         raise UserError("a simulation needs requests: one arrival time, input and output length for each")
     if not np.isfinite(requests.arrival_s).all() or (np.diff(requests.arrival_s) < 0).any():
         raise UserError("arrival times must be finite and ascend")
+    if origin_s is not None and not origin_s <= requests.arrival_s[0]:
+        raise UserError("periods must begin no later than the first arrival")
     if min(requests.input_tokens.min(), requests.output_tokens.min()) < 1:
         raise UserError("a request has at least 1 input and 1 output token")
     if replicas < 1 or not period_s > 0:
