@@ -70,17 +70,20 @@ class FleetPart:
         for name in ("busy_share", "running_mean", "energy_j"):
             if name in values:
                 found[name] = self._over_time(name, values[name])
-        found = {name: self._doubted(name, figure) for name, figure in found.items()}
+        found = {name: _within_bounds(name, self._doubted(name, figure)) for name, figure in found.items()}
         if energy := found.get("energy_j"):
             requests = self.simulated.requests
             found["power_w"] = energy.times(1 / self.duration_s)
             found["energy_request_j"] = energy.times(1 / requests.arrival_s.size)
             found["energy_output_token_j"] = energy.times(1 / float(requests.output_tokens.sum()))
-        if share := found.get("busy_share"):
-            found["busy_share"] = SimulatedFigure(
-                share.value, share.low, None if share.high is None else min(1.0, share.high)
-            )
         return found
+
+    def in_proportion(self, name: str, values: Floats) -> list[SimulatedFigure]:
+        """Parts of the figure ``name`` of all requests, each with the profile's doubt in the whole."""
+        whole = values_of(self.simulated, self.duration_s, self.system.idle_power_w)[name]
+        doubted = self._doubted(name, SimulatedFigure(whole, whole, whole))
+        factors = [(value / whole if whole else 0.0) for value in values.tolist()]
+        return [_within_bounds(name, doubted.times(factor)) for factor in factors]
 
     @property
     def piled_up(self) -> bool:
@@ -136,6 +139,11 @@ class FleetPart:
         return figure.widened(math.hypot(of_steps, of_idle), math.hypot(of_steps, of_idle))
 
 
+def _within_bounds(name: str, figure: SimulatedFigure) -> SimulatedFigure:
+    """Nothing is busy for more than all of its time."""
+    return replace(figure, high=min(1.0, figure.high)) if name == "busy_share" and figure.high is not None else figure
+
+
 @dataclass(frozen=True)
 class SimulatedFleet:
     """What became of a stream of requests."""
@@ -148,6 +156,22 @@ class SimulatedFleet:
     """Requests that no system serves."""
     duration_s: float
     """From the first arrival to the last end."""
+
+    def energy_j(self) -> SimulatedFigure | None:
+        """Of all systems, whose doubts are independent; one without requests is off. None where one's isn't known."""
+        found = [part.figures.get("energy_j") for part in self.parts if part is not None]
+        known = [figure for figure in found if figure is not None]
+        if len(known) < len(found):
+            return None
+        value = sum(figure.value for figure in known)
+        lows, highs = [figure.low for figure in known], [figure.high for figure in known]
+        if None in lows or None in highs:
+            return SimulatedFigure(value, None, None)
+        below, above = (
+            math.hypot(*(end - figure.value for end, figure in zip(ends, known, strict=True) if end is not None))
+            for ends in (lows, highs)
+        )
+        return SimulatedFigure(value, value, value).widened(below, above)
 
 
 def simulate_fleet(
@@ -187,20 +211,24 @@ def _period_s(systems: Sequence[FleetSystem], requests: Requests) -> float:
 
 
 @dataclass(frozen=True)
-class HourSums:
-    """What a system did in each hour after the fleet's first arrival; arrays of one entry each."""
+class SimulatedHour:
+    """What a system did in one hour, the last one cut at the fleet's end."""
 
-    requests: NDArray[np.int64]
+    from_s: float
+    """After the fleet's first arrival."""
+    lasting_s: float
+    requests: int
     """That came in it."""
-    busy_share: Floats
-    running_mean: Floats
-    steps: NDArray[np.int64]
-    energy_j: Floats | None
+    steps: int
+    """That ended in it."""
+    busy_share: SimulatedFigure
+    running_mean: SimulatedFigure
+    power_w: SimulatedFigure | None
     """Of steps and of idle replicas; None where not known."""
 
 
-def hours_of(part: FleetPart) -> HourSums:
-    """The hours of a system; the last one ends with the fleet's last request."""
+def hours_of(part: FleetPart) -> list[SimulatedHour]:
+    """The hours of a system. Their intervals are the profile's doubt in the whole, in proportion."""
     periods, system = part.simulated.periods, part.system
     hours = max(1, math.ceil(part.duration_s / HOUR_S))
     lasting_s = np.minimum(HOUR_S, part.duration_s - HOUR_S * np.arange(hours))
@@ -209,16 +237,24 @@ def hours_of(part: FleetPart) -> HourSums:
     def summed(values: Floats) -> Floats:
         return np.asarray(np.bincount(hour, values, hours), dtype=np.float64)
 
-    busy_s = summed(periods.busy_s)
-    energy_j = None
+    on_s, busy_s = system.replicas * lasting_s, summed(periods.busy_s)
+    busy_share = part.in_proportion("busy_share", busy_s / on_s)
+    running_mean = part.in_proportion("running_mean", summed(periods.running * periods.period_s) / lasting_s)
+    power_w: list[SimulatedFigure] | list[None] = [None] * hours
     if part.simulated.joules is not None and system.idle_power_w is not None:
-        idle_s = np.maximum(system.replicas * lasting_s - busy_s, 0.0)
-        energy_j = summed(periods.joules) + system.idle_power_w * idle_s
+        joules = summed(periods.joules) + system.idle_power_w * np.maximum(on_s - busy_s, 0.0)
+        power_w = part.in_proportion("energy_j", joules / lasting_s)
     came = (part.simulated.requests.arrival_s - part.simulated.origin_s) / HOUR_S
-    return HourSums(
-        np.bincount(came.astype(int), minlength=hours),
-        busy_s / (system.replicas * lasting_s),
-        summed(periods.running * periods.period_s) / lasting_s,
-        summed(periods.steps.astype(float)).astype(np.int64),
-        energy_j,
-    )
+    counts, steps = np.bincount(came.astype(int), minlength=hours), summed(periods.steps.astype(float))
+    return [
+        SimulatedHour(
+            each * HOUR_S,
+            float(lasting_s[each]),
+            int(counts[each]),
+            round(float(steps[each])),
+            busy_share[each],
+            running_mean[each],
+            power_w[each],
+        )
+        for each in range(hours)
+    ]
