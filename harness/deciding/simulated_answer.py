@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,9 @@ from harness.deciding.workload import Workload
 from harness.modelling.cost_function import TOO_FAR, Prediction
 from harness.modelling.profile import Profile
 from harness.modelling.profile_fit import Loaded, ProfileLike, load_or_fit
+from harness.serving.simulated_engine import Tokens
 from harness.serving.simulated_fleet import FleetPart, FleetSystem, SimulatedFleet, simulate_fleet
+from harness.serving.simulated_queue import AloneCosts, OneByOne
 from harness.serving.simulation import Requests
 
 DEFAULT_REQUESTS = 100_000
@@ -126,7 +128,7 @@ def simulate_stream(
     _refuse_unknown(limits, loaded, labels)
     fleet = [_system(one, label, limits, off_when_idle, boundary) for one, label in zip(loaded, labels, strict=True)]
     simulated = simulate_fleet(fleet, stream.requests, choice, sampled=stream.rate_per_s is not None)
-    notes = [note for one, system in zip(loaded, fleet, strict=True) for note in _engine_notes(one.profile, system)]
+    notes = [note for system in fleet for note in _engine_note(system)]
     parts = []
     for part, one in zip(simulated.parts, loaded, strict=True):
         parts.append(part and replace(part, system=_doubted(part, one.profile, boundary)))
@@ -188,14 +190,39 @@ def _system(one: Loaded, label: str, limits: Limits, off_when_idle: bool, bounda
     def limit(values: Mapping[str, float]) -> int | None:
         return next((int(values[name]) for name in _names(one, label) if name in values), None)
 
-    engine = one.profile.engine(boundary)
-    engine = replace(
-        engine,
-        slots=limit(limits.slots) or engine.slots,
-        chunk_tokens=limit(limits.chunk_tokens) or engine.chunk_tokens,
-        kv_tokens=limit(limits.kv_tokens) or engine.kv_tokens,
-    )
-    return FleetSystem(label, engine, limit(limits.replicas) or 1, off_when_idle=off_when_idle)
+    asked = {name: limit(values) for name, values in asdict(limits).items()}
+    replicas = asked.pop("replicas") or 1
+    bounds = {name: value for name, value in asked.items() if value is not None}
+    if one.profile.under_load is None and one.profile.requests_in_flight == 1:
+        if bounds:
+            raise UserError(
+                f"{label}: its profile knows costs with one request in flight only, which tells nothing of "
+                f"--{next(iter(bounds)).replace('_', '-')}: measure with -c 1,4,16"
+            )
+        return FleetSystem(label, _one_by_one(one.profile, boundary), replicas, off_when_idle=off_when_idle)
+    engine = replace(one.profile.engine(boundary), **bounds)
+    return FleetSystem(label, engine, replicas, off_when_idle=off_when_idle)
+
+
+def _one_by_one(profile: Profile, boundary: str | None) -> OneByOne:
+    """A machine that works on one request at a time, by any form of its models."""
+    energies = [] if profile.energy is None else profile.energy_functions(boundary)
+    phased = profile.runtime_function.form.has_phases
+    joules_phased = phased and all(function.form.has_phases for function in energies)
+    try:
+        idle_power_w: float | None = profile.idle_power_w(boundary)
+    except UserError:
+        idle_power_w = None
+
+    def costs(m: Tokens, n: Tokens) -> AloneCosts:
+        return AloneCosts(
+            runtime_s=profile.runtime_s(m, n),
+            prefill_s=profile.runtime_s(m, n, part="prefill") if phased else None,
+            energy_j=profile.energy_j(m, n, boundary) if energies else None,
+            prefill_j=profile.energy_j(m, n, boundary, part="prefill") if energies and joules_phased else None,
+        )
+
+    return OneByOne(costs, idle_power_w)
 
 
 def _at_load(part: FleetPart, profile: Profile) -> Profile:
@@ -239,14 +266,12 @@ def _relative(predicted: Prediction) -> float | None:
     return None if bool(predicted.too_far) or value <= 0 else float(predicted.mean_95) / value
 
 
-def _engine_notes(profile: Profile, system: FleetSystem) -> list[str]:
-    if profile.under_load is None and system.engine.slots == 1:
+def _engine_note(system: FleetSystem) -> list[str]:
+    if isinstance(system.engine, OneByOne):
         return [
-            f"{system.label}: its profile knows costs with one request in flight only, so the engine has one slot; to "
-            "see it batch, measure with -c 1,4,16"
+            f"{system.label}: its profile knows costs with one request in flight only, so it works on one at a time; "
+            "to see it batch, measure with -c 1,4,16"
         ]
-    if profile.under_load is None:
-        return [f"{system.label}: its profile knows costs with one request in flight only: more slots are a guess"]
     if system.engine.slots is None:
         return [f"{system.label}: how many requests it works on at once is not known, so it has no limit: see --slots"]
     return []

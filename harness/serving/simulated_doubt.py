@@ -14,6 +14,7 @@ import numpy as np
 
 from harness.modelling.served.engine import Engine, StepCosts
 from harness.serving.simulated_figures import quantile_of
+from harness.serving.simulated_queue import OneByOne
 from harness.serving.simulation import Simulated, simulate
 
 LEVELS = (0.5, 0.9, 0.99)
@@ -80,6 +81,8 @@ class SpeedDoubt:
         return max(0.0, *(-each for each in away)), max(0.0, *away)
 
 
-def with_speed(engine: Engine, factor: float) -> Engine:
+def with_speed(engine: Engine | OneByOne, factor: float) -> Engine | OneByOne:
     """The engine with steps that take so many times as long and as many joules as before."""
+    if isinstance(engine, OneByOne):
+        return engine.with_speed(factor)
     return replace(engine, seconds=scaled(engine.seconds, factor))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +15,7 @@ from harness.core.errors import UserError
 from harness.modelling.served.engine import Engine
 from harness.serving.simulated_doubt import LEVELS, SpeedDoubt, values_of
 from harness.serving.simulated_figures import BATCHES, SimulatedFigure, mean_figure, quantile_figure
+from harness.serving.simulated_queue import OneByOne
 from harness.serving.simulation import Requests, Simulated, alone_s, simulate
 
 HOUR_S = 3600.0
@@ -28,7 +29,7 @@ class FleetSystem:
     """Replicas of one engine, and how sure its costs are."""
 
     label: str
-    engine: Engine
+    engine: Engine | OneByOne
     replicas: int = 1
     seconds_ci95: float | None = None
     """Relative half-width of the 95 % interval of all its seconds; None where nobody knows it."""
