@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from harness.serving.simulated_queue import AloneCosts, OneByOne
 from harness.serving.simulation import Requests
 
 DEFAULT_REQUESTS = 100_000
-"""Requests drawn at a rate where nobody says how many."""
+"""Requests drawn at a rate where nobody says how many; fewer where these would come for longer than is allowed."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def drawn_stream(
     if requests is not None and duration_s is not None:
         raise UserError("--requests and --duration both say when to end: give one of them")
     if requests is None and duration_s is None:
-        requests = DEFAULT_REQUESTS
+        requests = max(1, min(DEFAULT_REQUESTS, int(rate_per_s * MAX_ARRIVAL_S / 2)))
     expected = requests if requests is not None else rate_per_s * (duration_s or 0.0)
     if not 1 <= expected <= MAX_ARRIVALS or expected / rate_per_s > MAX_ARRIVAL_S:
         raise UserError(
@@ -190,17 +190,22 @@ def _system(one: Loaded, label: str, limits: Limits, off_when_idle: bool, bounda
     def limit(values: Mapping[str, float]) -> int | None:
         return next((int(values[name]) for name in _names(one, label) if name in values), None)
 
-    asked = {name: limit(values) for name, values in asdict(limits).items()}
-    replicas = asked.pop("replicas") or 1
-    bounds = {name: value for name, value in asked.items() if value is not None}
+    replicas = limit(limits.replicas) or 1
+    slots, chunk_tokens, kv_tokens = map(limit, (limits.slots, limits.chunk_tokens, limits.kv_tokens))
     if one.profile.under_load is None and one.profile.requests_in_flight == 1:
-        if bounds:
+        if slots or chunk_tokens or kv_tokens:
             raise UserError(
-                f"{label}: its profile knows costs with one request in flight only, which tells nothing of "
-                f"--{next(iter(bounds)).replace('_', '-')}: measure with -c 1,4,16"
+                f"{label}: its profile knows costs with one request in flight only, which tells nothing of --slots, "
+                "--chunk-tokens or --kv-tokens: measure with -c 1,4,16"
             )
         return FleetSystem(label, _one_by_one(one.profile, boundary), replicas, off_when_idle=off_when_idle)
-    engine = replace(one.profile.engine(boundary), **bounds)
+    engine = one.profile.engine(boundary)
+    engine = replace(
+        engine,
+        slots=slots or engine.slots,
+        chunk_tokens=chunk_tokens or engine.chunk_tokens,
+        kv_tokens=kv_tokens or engine.kv_tokens,
+    )
     return FleetSystem(label, engine, replicas, off_when_idle=off_when_idle)
 
 

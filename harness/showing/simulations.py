@@ -16,7 +16,7 @@ from harness.serving.simulated_fleet import FleetPart, hours_of
 from harness.showing.terminal import print_all, print_json, table_of
 
 NOTHING = "–"
-MOST_HOURS = 48
+MOST_HOURS = 24
 """Hours that are printed; JSON has all."""
 TIMES = {"queue": "wait", "ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
 INTERVALS = (
