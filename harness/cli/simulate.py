@@ -61,6 +61,8 @@ def simulate(
     from harness.deciding.trace_files import load_workload
     from harness.showing.simulations import print_simulation
 
+    if not systems:
+        raise UserError("name a system: joulebench simulate PROFILE --rate 2/s")
     limits = Limits(
         options.named_numbers("--replicas", replicas),
         options.named_numbers("--slots", slots),
@@ -74,9 +76,7 @@ def simulate(
     else:
         loaded = load_workload(workload, input_column, output_column)
         stream = drawn_stream(loaded, _one_rate(rate), requests, duration, seed)
-    answer = simulate_stream(
-        systems or [], stream, rule=rule, limits=limits, off_when_idle=off_when_idle, boundary=boundary
-    )
+    answer = simulate_stream(systems, stream, rule=rule, limits=limits, off_when_idle=off_when_idle, boundary=boundary)
     options.print_notes(answer.fitted)
     print_simulation(answer, as_json)
 

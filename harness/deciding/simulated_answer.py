@@ -72,6 +72,8 @@ class SimulationAnswer:
 
 def trace_stream(path: str | os.PathLike[str], input_column: str | None, output_column: str | None) -> Stream:
     """The requests of a log at its own times. Raises UserError."""
+    if not Path(path).is_file():
+        raise UserError(f"{path} is no file with arrival times; for random arrivals give --rate 2/s in its place")
     arrivals = read_arrivals(Path(path), input_column, output_column)
     found = np.array([(each.offset_s, each.input_tokens, each.output_tokens) for each in arrivals])
     requests = Requests(found[:, 0], found[:, 1].astype(np.int64), found[:, 2].astype(np.int64))
@@ -113,8 +115,6 @@ def simulate_stream(
     boundary: str | None = None,
 ) -> SimulationAnswer:
     """Send a stream of requests through one system, or through several by an exported rule. Raises UserError."""
-    if not systems:
-        raise UserError("name a system: joulebench simulate PROFILE --rate 2/s")
     loaded = [load_or_fit(each) for each in systems]
     if len({one.profile.name for one in loaded}) < len(loaded):
         raise UserError("two of the systems are one profile: name it once, with --replicas for more machines of it")

@@ -47,6 +47,19 @@ def mean_figure(values: Floats) -> SimulatedFigure:
     return SimulatedFigure(mean, max(0.0, mean - half_width), mean + half_width)
 
 
+def ratio_figure(amounts: Floats, counts: Floats) -> SimulatedFigure:
+    """The sum of amounts over that of counts, both in order of time: what is left of amounts varies between batches.
+
+    No ends for fewer than 2 a batch.
+    """
+    ratio = float(amounts.sum() / counts.sum())
+    if amounts.size < 2 * BATCHES:
+        return SimulatedFigure(ratio, None, None)
+    left = [float(batch.mean()) for batch in np.array_split(amounts - ratio * counts, BATCHES)]
+    half_width = _batch_error(left) / float(counts.mean())
+    return SimulatedFigure(ratio, max(0.0, ratio - half_width), ratio + half_width)
+
+
 def quantile_of(ordered: Floats, level: float) -> float:
     """The smallest of ascending values that at least the share ``level`` of them does not exceed."""
     return float(ordered[_place(level, ordered.size)])

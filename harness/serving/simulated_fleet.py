@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.modelling.served.engine import Engine
 from harness.serving.simulated_doubt import LEVELS, SpeedDoubt, values_of
-from harness.serving.simulated_figures import BATCHES, SimulatedFigure, mean_figure, quantile_figure
+from harness.serving.simulated_figures import BATCHES, SimulatedFigure, mean_figure, quantile_figure, ratio_figure
 from harness.serving.simulated_queue import OneByOne
 from harness.serving.simulation import Requests, Simulated, alone_s, simulate
 
@@ -67,17 +67,21 @@ class FleetPart:
             if times.size:
                 found[f"{quantity}_mean_s"] = mean_figure(times)
                 found |= {f"{quantity}_p{100 * level:g}_s": quantile_figure(times, level) for level in LEVELS}
-        values = values_of(self.simulated, self.duration_s, self.system.idle_power_w)
-        for name in ("busy_share", "running_mean", "energy_j"):
-            if name in values:
-                found[name] = self._over_time(name, values[name])
-        found = {name: _within_bounds(name, self._doubted(name, figure)) for name, figure in found.items()}
-        if energy := found.get("energy_j"):
-            requests = self.simulated.requests
-            found["power_w"] = energy.times(1 / self.duration_s)
-            found["energy_request_j"] = energy.times(1 / requests.arrival_s.size)
-            found["energy_output_token_j"] = energy.times(1 / float(requests.output_tokens.sum()))
-        return found
+        whole = values_of(self.simulated, self.duration_s, self.system.idle_power_w)
+        found |= {name: self._over_time(name, whole[name]) for name in ("busy_share", "running_mean")}
+        if "energy_j" in whole:
+            found |= {name: self._over_time(name, whole["energy_j"] / per) for name, per in self._shares().items()}
+        return {name: _within_bounds(name, self._doubted(name, figure)) for name, figure in found.items()}
+
+    def _shares(self) -> dict[str, float]:
+        """What the energy is divided by in each of its figures."""
+        requests = self.simulated.requests
+        return {
+            "energy_j": 1.0,
+            "power_w": self.duration_s,
+            "energy_request_j": float(requests.arrival_s.size),
+            "energy_output_token_j": float(requests.output_tokens.sum()),
+        }
 
     def in_proportion(self, name: str, values: Floats) -> list[SimulatedFigure]:
         """Parts of the figure ``name`` of all requests, each with the profile's doubt in the whole."""
@@ -102,21 +106,25 @@ class FleetPart:
         return grown > _GROWTH_TAIL * math.sqrt(early + 1) and 2 * float((start > last).sum()) > grown
 
     def _over_time(self, name: str, value: float) -> SimulatedFigure:
-        """A sum or mean over time, with the spread between parts of the time in which requests came."""
+        """A mean over time or requests, or a sum over as many requests, with the spread between parts of the time in
+        which they came."""
         if not self.sampled:
             return SimulatedFigure(value, value, value)
-        periods = self.simulated.periods
-        while_they_came = self.simulated.requests.arrival_s[-1] - self.simulated.requests.arrival_s[0]
-        whole = int(while_they_came / periods.period_s)
+        found, requests = self.simulated, self.simulated.requests
+        periods, came_s = found.periods, requests.arrival_s - found.origin_s
+        whole = int(came_s[-1] / periods.period_s)
         if whole < 2 * BATCHES:
             return SimulatedFigure(value, None, None)
         idle_w = self.system.idle_power_w or 0.0
-        rates = {
-            "busy_share": periods.busy_s,
-            "running_mean": periods.running,
-            "energy_j": periods.joules + idle_w * (self.system.replicas * periods.period_s - periods.busy_s),
-        }
-        spread = mean_figure(rates[name][:whole])
+        joules = periods.joules + idle_w * (self.system.replicas * periods.period_s - periods.busy_s)
+        amounts = {"busy_share": periods.busy_s, "running_mean": periods.running}.get(name, joules)[:whole]
+        place = np.minimum((came_s / periods.period_s).astype(np.intp), whole)
+        per: Floats = np.ones(whole)
+        if name == "energy_output_token_j":
+            per = _sums(place, requests.output_tokens, whole)
+        elif name in ("energy_j", "energy_request_j"):
+            per = _sums(place, np.ones(place.size), whole)
+        spread = ratio_figure(amounts, per)
         return spread.times(value / spread.value) if spread.value else SimulatedFigure(value, value, value)
 
     @cached_property
@@ -128,16 +136,22 @@ class FleetPart:
         """A figure with the profile's doubt: of speed and, of energy, of joules and idle power."""
         if self._speed is None:
             return SimulatedFigure(figure.value, None, None)
-        figure = figure.widened(*self._speed.distances(name, figure.value))
-        if name != "energy_j":
+        per = self._shares().get(name)
+        figure = figure.widened(*self._speed.distances(name if per is None else "energy_j", figure.value))
+        if per is None:
             return figure
         joules, idle_w = self.system.joules_ci95, self.system.idle_power_ci95_w
         idle_s = self.simulated.idle_s(self.duration_s)
         if joules is None or (idle_w is None and self.system.idle_power_w and idle_s):
             return SimulatedFigure(figure.value, None, None)
-        of_steps = joules * (self.simulated.joules or 0.0)
-        of_idle = 0.0 if self.system.off_when_idle else (idle_w or 0.0) * idle_s
+        of_steps = joules * (self.simulated.joules or 0.0) / per
+        of_idle = 0.0 if self.system.off_when_idle else (idle_w or 0.0) * idle_s / per
         return figure.widened(math.hypot(of_steps, of_idle), math.hypot(of_steps, of_idle))
+
+
+def _sums(place: NDArray[np.intp], values: ArrayLike, count: int) -> Floats:
+    """Sums of values by the first so many places."""
+    return np.asarray(np.bincount(place, np.asarray(values), count)[:count], dtype=np.float64)
 
 
 def _within_bounds(name: str, figure: SimulatedFigure) -> SimulatedFigure:
