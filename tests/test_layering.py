@@ -74,6 +74,7 @@ PURE = (
     "modelling/served/rivals",
     "modelling/served/slots",
     "modelling/served/engine",
+    "serving/occupancy",
     "serving/simulated_engine",
     "serving/simulation",
     "deciding/scales",
