@@ -42,11 +42,14 @@ def mix(rng: np.random.Generator, requests: int) -> tuple[np.ndarray, np.ndarray
     return m_tokens, np.clip(n * rng.lognormal(0, 0.8, requests), 1, 2000).astype(np.int64)
 
 
-def simulated(engine: Engine, m: np.ndarray, n: np.ndarray, rate_per_s: float, seed: int) -> Simulated:
+def simulated(
+    engine: Engine, m: np.ndarray, n: np.ndarray, rate_per_s: float, seed: int, replicas: int = 1
+) -> Simulated:
     """Poisson arrivals of requests of these sizes, in random order."""
     rng = np.random.default_rng(seed)
     order, arrival_s = rng.permutation(m.size), np.sort(rng.uniform(0, m.size / rate_per_s, m.size))
-    return simulate(engine, Requests(arrival_s, m[order], n[order]), period_s=float(arrival_s[-1]) / PERIODS)
+    requests, period_s = Requests(arrival_s, m[order], n[order]), float(arrival_s[-1]) / PERIODS
+    return simulate(engine, requests, replicas, period_s)
 
 
 def single(engine: Engine, m: int, n: int, rate_per_s: float) -> Occupancy:
@@ -119,6 +122,22 @@ def test_memory_bounds_the_slots() -> None:
     sums = request_sums(engine, np.array([64]), np.array([100]))
     assert capacity_per_s(engine, sums) == pytest.approx(capacity_per_s(few, sums))
     assert occupancy(engine, 5 * sums).e2e_s == pytest.approx(occupancy(few, 5 * sums).e2e_s)
+
+
+@pytest.mark.parametrize(
+    ("slots", "replicas", "load"), [(1, 1, 0.7), (2, 1, 0.8), (8, 1, 0.8), (8, 4, 0.8), (32, 3, 0.6)]
+)
+def test_few_slots_and_several_replicas(slots: int, replicas: int, load: float) -> None:
+    """Requests of very different lengths wait for a slot; of replicas each goes to the one with the fewest."""
+    rng = np.random.default_rng(slots)
+    engine = replace(machine(rng), slots=slots)
+    m, n = mix(rng, 40_000)
+    sums = request_sums(engine, m, n).mean(axis=1)
+    rate = load * float(capacity_per_s(engine, sums, replicas))
+    found, run = occupancy(engine, rate * sums, replicas), simulated(engine, m, n, rate, slots, replicas)
+    assert found.e2e_s == pytest.approx(run.e2e_s[2000:].mean(), rel=0.04)
+    assert found.busy_share == pytest.approx(run.busy_s.sum() / replicas / run.duration_s, rel=0.02)
+    assert bool(found.rough) == (replicas > 1 and found.busy_share < 0.97)
 
 
 def test_what_prompts_hold_up_is_told() -> None:
