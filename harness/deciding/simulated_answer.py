@@ -21,6 +21,7 @@ from harness.deciding.workload import Workload
 from harness.modelling.cost_function import TOO_FAR, Prediction
 from harness.modelling.profile import Profile
 from harness.modelling.profile_fit import Loaded, ProfileLike, load_or_fit
+from harness.serving.simulated_check import ClosedForm, closed_form
 from harness.serving.simulated_engine import Tokens
 from harness.serving.simulated_fleet import FleetPart, FleetSystem, SimulatedFleet, simulate_fleet
 from harness.serving.simulated_queue import AloneCosts, OneByOne
@@ -65,6 +66,8 @@ class SimulationAnswer:
     boundary: str | None
     energy_methods: tuple[Method | None, ...]
     """By system; None without energy."""
+    checks: tuple[ClosedForm | None, ...]
+    """By system, what the closed form says of it; None without requests."""
     fitted: tuple[str, ...]
     notes: tuple[str, ...]
     """What limits the answer."""
@@ -129,10 +132,11 @@ def simulate_stream(
     fleet = [_system(one, label, limits, off_when_idle, boundary) for one, label in zip(loaded, labels, strict=True)]
     simulated = simulate_fleet(fleet, stream.requests, choice, sampled=stream.rate_per_s is not None)
     notes = [note for system in fleet for note in _engine_note(system)]
+    checks = [None if part is None else closed_form(part) for part in simulated.parts]
     parts = []
-    for part, one in zip(simulated.parts, loaded, strict=True):
+    for part, one, check in zip(simulated.parts, loaded, checks, strict=True):
         parts.append(part and replace(part, system=_doubted(part, one.profile, boundary)))
-        notes += [] if part is None else _part_notes(part, one.profile)
+        notes += [] if part is None else _part_notes(part, one.profile, check)
     return SimulationAnswer(
         tuple(one.profile for one in loaded),
         stream,
@@ -140,6 +144,7 @@ def simulate_stream(
         read,
         boundary,
         tuple(one.profile.energy_method(boundary) if one.profile.energy else None for one in loaded),
+        tuple(checks),
         tuple(note for one in loaded for note in one.fitted),
         tuple(notes),
     )
@@ -282,7 +287,7 @@ def _engine_note(system: FleetSystem) -> list[str]:
     return []
 
 
-def _part_notes(part: FleetPart, profile: Profile) -> list[str]:
+def _part_notes(part: FleetPart, profile: Profile, check: ClosedForm | None) -> list[str]:
     notes = []
     label, engine, simulated = part.system.label, part.system.engine, part.simulated
     if share := _too_far(part, profile):
@@ -291,8 +296,15 @@ def _part_notes(part: FleetPart, profile: Profile) -> list[str]:
             f"{label}: {percent(share)} of its requests lie more than {TOO_FAR:g} octaves outside what was "
             f"measured{without}: measure sizes nearer to them"
         )
-    if part.piled_up:
-        notes.append(f"{label}: requests piled up: it is saturated, and their times depend on how long that went on")
+    if check and check.saturated:
+        notes.append(
+            f"{label}: saturated: {check.rate_per_s:.4g} requests come per second and it can serve about "
+            f"{check.capacity_per_s:.4g}; their times depend on how long that goes on"
+        )
+    elif part.piled_up:
+        notes.append(f"{label}: requests piled up, so that their times depend on how long they came")
+    if check and check.rough and not check.saturated:
+        notes.append(f"{label}: the closed form is rough here: go by the simulation")
     if simulated.joules is None:
         notes.append(f"{label}: no energy, which its profile doesn't have")
     elif engine.idle_power_w is None and not part.system.off_when_idle:

@@ -30,7 +30,7 @@ def print_simulation(answer: SimulationAnswer, as_json: bool) -> None:
     if as_json:
         print_json(simulation_json(answer))
         return
-    tables = [_systems_table(answer), _times_table(answer), *_hours_table(answer)]
+    tables = [_systems_table(answer), _times_table(answer), *_hours_table(answer), *_check_table(answer)]
     print_all([_headline(answer), *tables, INTERVALS, *(f"note: {note}" for note in answer.notes), *_cut_hours(answer)])
 
 
@@ -70,13 +70,14 @@ def _system_json(answer: SimulationAnswer, place: int) -> dict[str, Any]:
     }
     if part is None:
         return facts
-    found = part.simulated
+    found, check = part.simulated, answer.checks[place]
     return facts | {
         "requests": int(found.requests.arrival_s.size),
         "output_tokens": int(found.requests.output_tokens.sum()),
         "steps": found.steps,
-        "saturated": part.piled_up,
+        "saturated": part.piled_up or bool(check and check.saturated),
         "figures": {name: _figure(figure) for name, figure in part.figures.items()},
+        "closed_form": None if check is None else asdict(check),
         "hours": [asdict(hour) for hour in hours_of(part)],
     }
 
@@ -172,6 +173,25 @@ def _hours_table(answer: SimulationAnswer) -> list[Table]:
                 figure_words(hour.power_w, "W", guess=guess),
             )
     return [table]
+
+
+CHECKED = (("e2e_mean_s", "mean E2E", "s"), ("busy_share", "busy", ""), ("power_w", "power", "W"))
+"""What closed forms say too."""
+
+
+def _check_table(answer: SimulationAnswer) -> list[Table]:
+    table = table_of("check", "system", "simulated", "closed form", "off by", no_wrap=True)
+    for part, check in zip(answer.fleet.parts, answer.checks, strict=True):
+        for name, words, unit in CHECKED:
+            value, figure = getattr(check, name, None), part.figures.get(name) if part else None
+            if part is None or value is None or figure is None or (check and check.saturated):
+                continue
+            if name == "busy_share":
+                said = share_figure_words(figure), percent(value)
+            else:
+                said = figure_words(figure, unit), f"{number(value)} {unit}"
+            table.add_row(words, part.system.label, *said, percent(value / figure.value - 1, signed=True))
+    return [table] if table.row_count else []
 
 
 def _cut_hours(answer: SimulationAnswer) -> list[str]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+from load_latency import judge_tpot, judge_ttft
 from load_tables import Judged, LoadGroup, read_groups
 
 from harness.core.errors import UserError
@@ -39,7 +40,12 @@ def judge_energy(group: LoadGroup) -> list[Judged]:
     return _judge_costs(group, "energy_j", per_request=falls_in_flight(group, "energy_j"))
 
 
-QUANTITIES: dict[str, Judge] = {"runtime": judge_runtime, "energy": judge_energy}
+QUANTITIES: dict[str, Judge] = {
+    "runtime": judge_runtime,
+    "energy": judge_energy,
+    "ttft": judge_ttft,
+    "tpot": judge_tpot,
+}
 """Each returns no more than one of each kind, and nothing for a group that doesn't tell."""
 
 
