@@ -64,6 +64,7 @@ def prepare(directory: Path) -> None:
     for name, profile in (("small", "m1-pro-llama-2-7b"), ("large", "swing-a100-llama-2-7b")):
         shutil.copy(ROOT / "profiles" / f"{profile}.json", directory / f"{name}.json")
     shutil.copy(ROOT / "profiles" / "m1-pro-mistral-7b.json", directory)
+    shutil.copy(ROOT / "tests" / "data" / "profile-schema-3.json", directory / "served.json")
     sizes = [(20, 16), (40, 8), (300, 32)] * 20
     (directory / "log.csv").write_text("input_tokens,output_tokens\n" + "".join(f"{m},{n}\n" for m, n in sizes))
     times = "".join(f"{0.5 * row},{m},{n}\n" for row, (m, n) in enumerate(sizes))

@@ -85,6 +85,7 @@ PURE = (
     "serving/simulated_engine",
     "serving/simulated_figures",
     "serving/simulated_fleet",
+    "serving/simulated_hours",
     "serving/simulated_queue",
     "serving/simulation",
     "deciding/scales",

@@ -53,6 +53,8 @@ class Stream:
     rate_per_s: float | None
     """Of the Poisson process that they were drawn from; None where a trace has their times."""
     seed: int | None
+    pairs_known: bool = True
+    """False where input and output lengths were drawn as if independent."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def drawn_stream(
     arrival_s = np.cumsum(rng.exponential(1 / rate_per_s, count))
     drawn = rng.choice(workload.count.size, count, p=workload.count / workload.requests)
     found = Requests(arrival_s, workload.input_tokens[drawn], workload.output_tokens[drawn])
-    return Stream(workload.name, found, rate_per_s, seed)
+    return Stream(workload.name, found, rate_per_s, seed, workload.pairs_known)
 
 
 def simulate_stream(

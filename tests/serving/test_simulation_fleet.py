@@ -8,7 +8,8 @@ import pytest
 from harness.core.errors import UserError
 from harness.serving.simulated_check import closed_form
 from harness.serving.simulated_figures import mean_figure, quantile_figure
-from harness.serving.simulated_fleet import FleetSystem, SimulatedFleet, hours_of, simulate_fleet
+from harness.serving.simulated_fleet import FleetSystem, SimulatedFleet, simulate_fleet
+from harness.serving.simulated_hours import hours_of
 from harness.serving.simulation import Requests, alone_s, simulate
 from tests.serving.test_simulation_queue import ENGINE, one_slot, poisson
 
@@ -69,6 +70,10 @@ def test_hours_add_up_to_the_whole() -> None:
     assert sum(hour.steps for hour in hours) == part.simulated.steps
     power_w = np.array([hour.power_w.value for hour in hours if hour.power_w])
     assert power_w @ lasting_s == pytest.approx(part.figures["energy_j"].value, rel=1e-9)
+    came = ((part.simulated.requests.arrival_s - part.simulated.requests.arrival_s[0]) / 3600).astype(int)
+    for place, hour in enumerate(hours):
+        assert hour.times["e2e_mean_s"].value == pytest.approx(part.simulated.e2e_s[came == place].mean())
+        assert hour.times["tpot_p50_s"].low is not None
     for name in ("busy_share", "running_mean"):
         values = np.array([getattr(hour, name).value for hour in hours])
         assert values @ lasting_s / part.duration_s == pytest.approx(part.figures[name].value, rel=1e-9)
