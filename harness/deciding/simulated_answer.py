@@ -247,8 +247,6 @@ def _at_load(part: FleetPart, profile: Profile) -> Profile:
 def _too_far(part: FleetPart, profile: Profile) -> float:
     """Share of the requests whose size lies too far outside what was measured for an interval."""
     function, requests = _at_load(part, profile).runtime_function, part.simulated.requests
-    if function.unsure:
-        return 1.0
     return float((function.range.octaves_outside(requests.input_tokens, requests.output_tokens) > TOO_FAR).mean())
 
 
