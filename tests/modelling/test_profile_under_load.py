@@ -42,7 +42,7 @@ def energy_j(m: int, n: int, c: int) -> float:
 def test_at_c_in_flight_costs_are_those_of_the_form(golden: Profile, c: int, factor: float) -> None:
     there = golden.at(c)
     assert there.identity.concurrency == there.requests_in_flight == c
-    assert there.identity.settings["requests_in_flight"] == "static batch"
+    assert there.identity.settings["requests_in_flight"] == "closed loop"
     assert there.under_load is None
     assert golden.identity.concurrency == 1
     for m, n in ((8, 1), (8, 32), (512, 100)):
@@ -90,6 +90,10 @@ def test_far_beyond_what_was_measured_no_interval_is_known() -> None:
         model["slots"] = None
     unlimited = Profile.parse(json.dumps(content))
     near, far = unlimited.at(64), unlimited.at(65)
+    assert not unlimited.at(16).predict_runtime(64, 32).out_of_range
+    assert near.predict_runtime(64, 32).out_of_range
+    with pytest.raises(UserError, match=r"64 input and 32 output .* with other numbers of requests in flight"):
+        near.runtime_s(64, 32, strict=True)
     assert near.predict_runtime(64, 32).mean_95 > 0
     assert np.isnan(far.predict_runtime(64, 32).mean_95)
     assert np.isnan(far.predict_energy(64, 32).request_95)
