@@ -1,0 +1,158 @@
+"""A file of requests: its form, and where its values lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from harness.core.errors import UserError
+from harness.deciding.logs import form_called, recognise
+from harness.deciding.logs.form import BATCH_SIZE, SKIPS, LogForm, bare_name
+from harness.deciding.logs.judge import SIDES
+from harness.deciding.logs.names import KeyPath, Paths, pairs_of, sums_of
+from harness.deciding.logs.records import printed_records
+from harness.deciding.logs.tables import SAMPLE, Table
+
+MAX_NAME = 40
+"""Characters of a column's name that is shown."""
+NATIVE = ("inputtokens", "usageinputtokens", "inputtokencount", "uncachedinputtokens")
+"""Names of an input that is counted without its cached part, where nothing else says how."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """A file of requests, its form, and where its values lie."""
+
+    table: Table
+    form: LogForm
+    numbers: Mapping[str, Sequence[Sequence[KeyPath]]]
+    """By what they count: alternatives, each a sum of paths."""
+    said: Mapping[str, KeyPath]
+    """By the names of ``Skip``."""
+    time: KeyPath | None
+    blocks: KeyPath | None
+    named: bool = False
+    """The columns were named by the user, who knows what they hold: no total is asked."""
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What was used for what, for people."""
+        return {
+            what: " or ".join(dict.fromkeys(" + ".join(".".join(path) for path in parts) for parts in found))
+            for what, found in self.numbers.items()
+        }
+
+    @property
+    def headers(self) -> tuple[str, str]:
+        m, n = (self.numbers[side][0][0][-1] for side in SIDES)
+        return m, n
+
+    @property
+    def native_input(self) -> bool:
+        """Whether the input's name is one that most count without its cached part."""
+        return bare_name(self.headers[0]) in NATIVE
+
+    @property
+    def semicolons(self) -> bool:
+        return self.table.format == "csv" and self.table.delimiter == ";"
+
+
+def open_log(table: Table, form_name: str | None, input_column: str | None, output_column: str | None) -> Log:
+    """Find a file's form and where its values lie. Raises UserError where no form fits, or the one named doesn't."""
+    if (input_column is None) != (output_column is None):
+        raise UserError("name both token columns: --input-column and --output-column")
+    if table.format == "text":
+        table = _text_table(table, form_name)
+    paths = table.paths
+    form = form_called(form_name) if form_name else recognise(paths)
+    named = None
+    if input_column is not None and output_column is not None:
+        named = _named(table, paths, input_column, output_column)
+        form = form if form is not None and form_name else form_called("columns")
+    if form is None:
+        raise UserError(_unknown(table))
+    if named is None and form.refused is not None:
+        raise UserError(f"{table.path} {form.refused.replace('FILE', str(table.path))}")
+    pairs = [named] if named else pairs_of(form, paths)
+    if not pairs:
+        wanted = " or ".join("/".join(pair) for pair in form.pairs[:5])
+        raise UserError(
+            f"{table.path} has no columns {wanted}, as the form {form.name} has; it has {shown_columns(table)}"
+        )
+    return _log(table, form, pairs, named is not None)
+
+
+def _log(table: Table, form: LogForm, pairs: Sequence[tuple[KeyPath, KeyPath]], named: bool) -> Log:
+    paths = table.paths
+    numbers: dict[str, Sequence[Sequence[KeyPath]]] = {
+        side: [[pair[k]] for pair in pairs] for k, side in enumerate(SIDES)
+    }
+    taken = {path for pair in pairs for path in pair}
+    names = {
+        "cached": form.cached,
+        "cache_read": () if named else form.cache_read,
+        "cache_write": () if named else form.cache_write,
+        "more_input": () if named else form.more_input,
+        "reasoning": () if named else form.reasoning,
+        "total": () if named else form.total,
+        "count": form.count,
+        "batch": BATCH_SIZE,
+    }
+    for what, alternatives in names.items():
+        found = [parts for parts in sums_of(alternatives, paths) if not taken & set(parts)]
+        if found:
+            # Alternatives are names for one thing; only interfaces that stand side by side need more than one.
+            numbers[what] = found if form.mixed else found[:1]
+    skips = {name for skip in (*form.skips, *SKIPS) for name in skip.names}
+    said = {name: path for name in sorted(skips) if (path := paths.find(name, holders=True)) and path not in taken}
+    times = [path for name in form.time if (path := paths.find(name))]
+    blocks = [path for name in form.blocks if (path := paths.find(name))]
+    return Log(table, form, numbers, said, next(iter(times), None), next(iter(blocks), None), named)
+
+
+def _named(table: Table, paths: Paths, input_column: str, output_column: str) -> tuple[KeyPath, KeyPath]:
+    if input_column.lower() == output_column.lower():
+        raise UserError("--input-column and --output-column name the same column")
+    found = []
+    for name in (input_column, output_column):
+        exact = {path[0].strip().lower(): path for path in paths.leaves.values() if len(path) == 1}
+        path = exact.get(name.strip().lower()) or paths.find(name)
+        if path is None:
+            raise UserError(
+                f"{table.path} has no columns {input_column}/{output_column}; it has {shown_columns(table)}"
+            )
+        found.append(path)
+    return found[0], found[1]
+
+
+def _unknown(table: Table) -> str:
+    if table.format == "csv" and any(_is_number(name) for name in table.columns):
+        return f"{table.path} has no columns with names: its first line has numbers. Add a line of names above it"
+    return (
+        f"{table.path} has no columns of input and output tokens that are known, such as input_tokens/output_tokens; "
+        f"it has {shown_columns(table)}. Name them with --input-column and --output-column (a.b.c for nested ones), or the "
+        "form with --form"
+    )
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
+
+
+def shown_columns(table: Table) -> str:
+    """Names of a file's columns, but of none that may be a text: a file without a header has its first row there."""
+    names = table.columns or tuple(dict.fromkeys(key for record in table.sample for key in record))
+    shown = [n.strip() for n in names if len(n) <= MAX_NAME and len(n.split()) <= 3 and "\0" not in n][:20]
+    hidden = len([name for name in names if "\0" not in name]) - len(shown)
+    return ", ".join([*shown, *([f"{hidden} more"] if hidden else [])]) or "none"
+
+
+def _text_table(table: Table, form_name: str | None) -> Table:
+    forms = [form_called(form_name)] if form_name else []
+    found = next((form for form in forms if form.lines is not None), None) or form_called("llama-server-log")
+    return Table(table.path, "text", sample=tuple(islice(printed_records(table, found), SAMPLE)))

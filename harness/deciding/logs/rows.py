@@ -1,0 +1,219 @@
+"""What the rows of a log say: counted by DuckDB, or one by one with their places."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from harness.core.arrays import Floats
+from harness.deciding.logs.form import Record
+from harness.deciding.logs.judge import SIDES, Texts, Values
+from harness.deciding.logs.log import Log
+from harness.deciding.logs.names import KeyPath
+from harness.deciding.logs.records import BATCH, numbered_records, raw_value, value_at
+from harness.deciding.logs.tables import SURPLUS, connect, quoted, run, sql_value
+
+TOTAL_WORDS = ("total", "totals", "grand total", "sum", "subtotal", "summe", "gesamt", "insgesamt", "somme", "overall")
+"""What stands in a table's row that sums up the others."""
+MAX_LABELS = 40
+"""Columns in which such a word is looked for."""
+SAID_CHARACTERS = 40
+"""How much of a status is kept."""
+IN_THREES = re.compile(r"[+-]?\d+(?:\.\d{3})+")
+"""A number to DuckDB, and a thousand perhaps."""
+BY_DUCKDB = ("csv", "jsonl", "json", "parquet")
+
+
+def count_values(log: Log) -> tuple[Values, int]:
+    """What the rows say, like ones together, and how many could not be taken apart."""
+    if log.table.format not in BY_DUCKDB:
+        return all_rows(log, [values for _, values in numbered_values(log)]), 0
+    found, rows, rejected = _selected(log, _sql_columns(log), "count(*) AS rows", "GROUP BY ALL")
+    return _values(log, found, rows), rejected
+
+
+def timed_values(log: Log, most: int) -> tuple[Values, int, list[object]]:
+    """What each row says, in file order, how many could not be taken apart, and the time of each.
+
+    Raises UserError for more than ``most`` rows.
+    """
+    assert log.time is not None
+    if log.table.format not in BY_DUCKDB:
+        parts, times = [], []
+        for places, values in numbered_values(log):
+            parts.append(values)
+            times += [value_at(record, log.time) for record in places.records]
+        return all_rows(log, parts), 0, times
+    columns = {**_sql_columns(log), "time": sql_value(log.table, log.time)}
+    found, rows, rejected = _selected(log, columns, "1 AS rows", f"LIMIT {most + 1}")
+    return _values(log, found, rows), rejected, _objects(found["time"]).tolist()
+
+
+def _selected(log: Log, columns: Mapping[str, str], rows: str, rest: str) -> tuple[dict[str, Any], np.ndarray, int]:
+    scan, parameters = log.table.scan()
+    selected = ", ".join(f"{sql} AS {quoted(name)}" for name, sql in columns.items())
+    with connect() as database:
+        result = run(database, log.table.path, f"SELECT {selected}, {rows} FROM {scan} {rest}", parameters).fetchnumpy()
+        rejects = "SELECT count(DISTINCT line) FROM reject_errors" if log.table.format == "csv" else "SELECT 0"
+        ((rejected,),) = database.execute(rejects).fetchall()
+    return {name: result[name] for name in columns}, np.asarray(result["rows"], dtype=float), int(rejected)
+
+
+def _sql_columns(log: Log) -> dict[str, str]:
+    """SQL of every value, by names of the values' kinds."""
+    columns = {}
+    for what, alternatives in log.numbers.items():
+        if what in SIDES:
+            text = _sql_text(log, alternatives)
+            columns[what] = f"TRY_CAST({text} AS DOUBLE)"
+            odd = f"TRY_CAST({text} AS DOUBLE) IS NULL"
+            if log.table.format == "csv":
+                # 1.000 is a number to DuckDB, and may be a thousand.
+                odd += f" OR (contains({text}, '.') AND regexp_full_match({text}, '\\s*[+-]?\\d+(\\.\\d{{3}})+\\s*'))"
+            columns[f"odd {what}"] = f"CASE WHEN {odd} THEN left(nullif(trim({text}), ''), {SAID_CHARACTERS}) END"
+        else:
+            sums = [
+                " + ".join(f"TRY_CAST({sql_value(log.table, path)} AS DOUBLE)" for path in parts)
+                if len(parts) == 1
+                else " + ".join(f"coalesce(TRY_CAST({sql_value(log.table, path)} AS DOUBLE), 0)" for path in parts)
+                for parts in alternatives
+            ]
+            columns[what] = f"coalesce({', '.join(sums)})" if len(sums) > 1 else sums[0]
+    for name, path in log.said.items():
+        columns[f"said {name}"] = f"left(lower(trim({sql_value(log.table, path)})), {SAID_CHARACTERS})"
+    words = ", ".join(f"'{word}'" for word in TOTAL_WORDS)
+    labels = [f"coalesce(lower(trim({quoted(name)}, ' *:')) IN ({words}), false)" for name in _labels(log)]
+    columns["totals"] = " OR ".join(labels) or "false"
+    return columns
+
+
+def _sql_text(log: Log, alternatives: Sequence[Sequence[KeyPath]]) -> str:
+    texts = [sql_value(log.table, parts[0]) for parts in alternatives]
+    return f"coalesce({', '.join(texts)})" if len(texts) > 1 else texts[0]
+
+
+def _labels(log: Log) -> list[str]:
+    """Columns of a table in which a row may be called a total."""
+    if log.table.format != "csv":
+        return []
+    used = {path[0] for found in log.numbers.values() for parts in found for path in parts}
+    return [name for name in log.table.columns if name not in used and name != SURPLUS][:MAX_LABELS]
+
+
+def _values(log: Log, columns: Mapping[str, Any], rows: np.ndarray) -> Values:
+    numbers: dict[str, Floats] = {
+        what: np.ma.filled(np.ma.asarray(columns[what], dtype=float), np.nan) for what in log.numbers
+    }
+    return Values(
+        numbers,
+        {side: _objects(columns[f"odd {side}"]) for side in SIDES},
+        {name: _objects(columns[f"said {name}"]) for name in log.said},
+        rows,
+        np.ma.filled(np.ma.asarray(columns["totals"], dtype=bool), False),
+    )
+
+
+def _objects(column: Any) -> Texts:
+    """Texts, None where nothing stands."""
+    masked: Any = np.ma.asarray(column, dtype=object)
+    found: Texts = masked.data.copy()
+    found[np.ma.getmaskarray(masked)] = None
+    return found
+
+
+def all_rows(log: Log, parts: Sequence[Values]) -> Values:
+    """Rows of several batches, one behind the other."""
+
+    def all_of(arrays: Iterable[np.ndarray], kind: Any) -> np.ndarray:
+        return np.concatenate([np.empty(0, dtype=kind), *arrays])
+
+    return Values(
+        {what: all_of((part.numbers[what] for part in parts), float) for what in log.numbers},
+        {side: all_of((part.odd[side] for part in parts), object) for side in SIDES},
+        {name: all_of((part.said[name] for part in parts), object) for name in log.said},
+        all_of((part.rows for part in parts), float),
+        all_of((part.totals for part in parts), bool),
+    )
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where each row of a batch stands, what is wrong with those that can't be taken apart, and the records."""
+
+    where: list[str]
+    unreadable: list[str]
+    """Empty for rows that can be read."""
+    records: list[Record]
+
+
+# DuckDB's table reject_errors is no substitute for this second reading: it numbers records, which are fewer than lines
+# where quotes hold line breaks, and read_json has none. Reading again takes longer than counting, and happens only
+# before a refusal, for files that DuckDB doesn't read, and for arrivals.
+def numbered_values(log: Log) -> Iterator[tuple[Places, Values]]:
+    """What each row says and where it stands, in batches in file order."""
+    rows = numbered_records(log.table, log.form)
+    while batch := list(islice(rows, BATCH)):
+        places = Places(*(list(column) for column in zip(*batch, strict=True)))
+        yield places, _read(log, places.records)
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value)
+
+
+def _number_or_none(value: Any) -> float | None:
+    try:
+        # In ASCII and without underscores, since DuckDB reads no other digits.
+        return None if isinstance(value, bool) else float(str(value).replace("_", "?").encode("ascii"))
+    except ValueError:
+        return None
+
+
+def _number(value: Any) -> float:
+    number = _number_or_none(value)
+    return float("nan") if number is None else number
+
+
+def _read(log: Log, records: Sequence[Record]) -> Values:
+    """The same of records in memory as DuckDB reads of files."""
+    size = len(records)
+    columns: dict[str, Any] = {}
+    for what, alternatives in log.numbers.items():
+        if what in SIDES:
+            raw = [raw_value(record, alternatives) for record in records]
+            columns[what] = [_number(value) for value in raw]
+            columns[f"odd {what}"] = np.array([*map(_odd, raw, [log.table.format] * size), None], dtype=object)[:-1]
+        else:
+            columns[what] = [_sum(record, alternatives) for record in records]
+    for name, path in log.said.items():
+        texts = [_as_text(value_at(record, path)) for record in records]
+        said = [None if text is None else text.strip().lower()[:SAID_CHARACTERS] for text in texts]
+        columns[f"said {name}"] = np.array([*said, None], dtype=object)[:-1]
+    labels = _labels(log)
+    columns["totals"] = [
+        any(str(record.get(name) or "").strip(" *:").lower() in TOTAL_WORDS for name in labels) for record in records
+    ]
+    return _values(log, columns, np.ones(size))
+
+
+def _odd(value: Any, table_format: str) -> str | None:
+    """A number's text where it is spelled in an odd way; None for plain ones and where nothing stands."""
+    text = (_as_text(value) or "").strip()
+    is_odd = text and (_number_or_none(value) is None or (table_format == "csv" and IN_THREES.fullmatch(text)))
+    return text[:SAID_CHARACTERS] if is_odd else None
+
+
+def _sum(record: Record, alternatives: Sequence[Sequence[KeyPath]]) -> float:
+    for parts in alternatives:
+        numbers = [_number(value_at(record, path)) for path in parts]
+        if any(np.isfinite(numbers)):
+            return float(np.nansum(numbers))
+    return float("nan")
