@@ -40,7 +40,7 @@ def log_forms() -> dict[str, LogForm]:
             form = entry.load()
         except Exception as error:  # whatever a package raises as it is imported
             raise UserError(
-                f"the form of logs {entry.name} can't be loaded ({type(error).__name__}): mend its package or uninstall it"
+                f"the form of logs {entry.name} can't be loaded ({type(error).__name__}): mend or uninstall its package"
             ) from None
         if not isinstance(form, LogForm):
             raise UserError(f"the form of logs {entry.name} is no harness.deciding.logs.form.LogForm: mend its package")

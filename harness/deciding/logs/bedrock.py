@@ -10,6 +10,6 @@ FORM = LogForm(
         ("inputTokenCount", "outputTokenCount"),
         ("usage.inputTokens", "usage.outputTokens"),
     ),
-    marks=("inputTokenCount|cacheReadInputTokens|cacheReadInputTokenCount|modelId",),
+    marks=("inputTokenCount|cacheReadInputTokenCount|modelId",),
     cache_beside=True,
 )

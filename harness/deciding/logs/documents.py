@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from harness.deciding.logs import recognise
@@ -58,7 +59,10 @@ def _listed(entries: Sequence[Any], around: Record, seen: dict[frozenset[str], b
     """Records of a list. Where one of them counts tokens, those that don't are records too: they failed, perhaps."""
     objects = [entry for entry in entries if isinstance(entry, Mapping)]
     found = [list(_records(entry, around, seen)) for entry in objects]
-    if not any(found):
+    if not any(map(partial(_counts_tokens, seen=seen), objects)):
+        inside = [record for records in found for record in records]
+        if inside:
+            return inside
         # A list of requests that all failed beside one of those that succeeded.
         return [{**around, **entry} for entry in objects] if around.get("in_list") in ("errored", "incomplete") else []
     return [
@@ -74,7 +78,7 @@ def _columns(node: Record) -> dict[str, list[Any]]:
         if isinstance(value, list) and value and not any(isinstance(entry, Mapping) for entry in value)
     }
     numbers = {key: value[0] for key, value in arrays.items() if isinstance(value[0], int | float)}
-    if len(numbers) < 2 or recognise(Paths.of([{**node, **numbers}])) is None or recognise(Paths.of([node])) is None:
+    if len(numbers) < 2 or recognise(Paths.of([{**node, **numbers}])) is None:
         return {}
     without = recognise(Paths.of([{key: value for key, value in node.items() if key not in arrays}]))
     if without is not None and without.rows != "sums":

@@ -217,9 +217,10 @@ class LogForm:
     """Units of time in a second; None: seconds, or as large numbers since 1970 tell."""
     skips: tuple[Skip, ...] = ()
     """What this form leaves out beside ``SKIPS``, tried before them."""
+    no_sizes: str | None = None
     no_input: str | None = None
     no_output: str | None = None
-    """Why a row has no input, or no output: left out for this reason instead of being broken."""
+    """Why a row has no token counts, no input, or no output: left out for this reason instead of being broken."""
     blocks: Names = ()
     """Ids of a prompt's blocks, by which repeated prefixes are known."""
     block_tokens: int = 0

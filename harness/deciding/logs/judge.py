@@ -127,7 +127,8 @@ def _beside(values: Values) -> tuple[Floats, Floats]:
 def _cache_beside(values: Values, m: Floats, n: Floats, form: LogForm, native: bool) -> tuple[bool, tuple[str, ...]]:
     _, beside = _beside(values)
     some = beside > 0
-    declared = form.cache_beside if form.cache_beside is not None else native
+    own_names = "cache_read" in values.numbers or "cache_write" in values.numbers
+    declared = form.cache_beside if form.cache_beside is not None else native and own_names
     total, reasoning = values.number("total"), np.nan_to_num(values.number("reasoning"))
     within = some & ((total == m + n) | (total == m + n + reasoning))
     without = some & ((total == m + beside + n) | (total == m + beside + n + reasoning))
@@ -232,7 +233,7 @@ def _by_total(
 def _leave_unsized(values: Values, form: LogForm, m: Floats, whole: Floats, produced: Floats, leave: Leave) -> None:
     """Rows without whole numbers of at least 1."""
     no_m, no_n = (np.isnan(x) & (values.odd[side] == None) for x, side in ((whole, "input"), (produced, "output")))  # noqa: E711
-    leave(no_m & no_n, "no sizes", True)
+    leave(no_m & no_n, form.no_sizes or "no sizes", form.no_sizes is None)
     leave(no_m, form.no_input or "no input", form.no_input is None)
     leave(produced == 0, form.no_output or "output 0", form.no_output is None)
     leave(no_n, form.no_output or "no output", form.no_output is None)

@@ -17,6 +17,7 @@ FORM = LogForm(
     cache_read=("usageDetails.cache_read_input_tokens", "usageDetails.input_cache_read", "cache_read_input_tokens"),
     cache_write=("usageDetails.cache_creation_input_tokens", "usageDetails.input_cache_creation"),
     cache_beside=True,
+    no_sizes="no generation",
     reasoning=("usageDetails.output_reasoning_tokens", "usageDetails.output_reasoning"),
     reasoning_beside=True,
     total=("usageDetails.total", "totalUsage", "usage.total", "totalTokens"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from harness.core.errors import UserError
@@ -62,10 +62,12 @@ def open_log(table: Table, form_name: str | None, input_column: str | None, outp
     """Find a file's form and where its values lie. Raises UserError where no form fits, or the one named doesn't."""
     if (input_column is None) != (output_column is None):
         raise UserError("name both token columns: --input-column and --output-column")
+    form = form_called(form_name) if form_name else None
     if table.format == "text":
-        table = _text_table(table, form_name)
+        form = form or form_called("llama-server-log")
+        table = replace(table, sample=tuple(islice(printed_records(table, form), SAMPLE)))
     paths = table.paths
-    form = form_called(form_name) if form_name else recognise(paths)
+    form = form or recognise(paths)
     named = None
     if input_column is not None and output_column is not None:
         named = _named(table, paths, input_column, output_column)
@@ -107,7 +109,7 @@ def _log(table: Table, form: LogForm, pairs: Sequence[tuple[KeyPath, KeyPath]], 
     skips = {name for skip in (*form.skips, *SKIPS) for name in skip.names}
     said = {name: path for name in sorted(skips) if (path := paths.find(name, holders=True)) and path not in taken}
     times = [path for name in form.time if (path := paths.find(name))]
-    blocks = [path for name in form.blocks if (path := paths.find(name))]
+    blocks = [path for name in form.blocks if (path := paths.find(name, holders=True))]
     return Log(table, form, numbers, said, next(iter(times), None), next(iter(blocks), None), named)
 
 
@@ -131,8 +133,8 @@ def _unknown(table: Table) -> str:
         return f"{table.path} has no columns with names: its first line has numbers. Add a line of names above it"
     return (
         f"{table.path} has no columns of input and output tokens that are known, such as input_tokens/output_tokens; "
-        f"it has {shown_columns(table)}. Name them with --input-column and --output-column (a.b.c for nested ones), or the "
-        "form with --form"
+        f"it has {shown_columns(table)}. Name them with --input-column and --output-column (a.b.c for nested ones), or "
+        "the form with --form"
     )
 
 
@@ -150,9 +152,3 @@ def shown_columns(table: Table) -> str:
     shown = [n.strip() for n in names if len(n) <= MAX_NAME and len(n.split()) <= 3 and "\0" not in n][:20]
     hidden = len([name for name in names if "\0" not in name]) - len(shown)
     return ", ".join([*shown, *([f"{hidden} more"] if hidden else [])]) or "none"
-
-
-def _text_table(table: Table, form_name: str | None) -> Table:
-    forms = [form_called(form_name)] if form_name else []
-    found = next((form for form in forms if form.lines is not None), None) or form_called("llama-server-log")
-    return Table(table.path, "text", sample=tuple(islice(printed_records(table, found), SAMPLE)))

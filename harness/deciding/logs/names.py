@@ -20,6 +20,7 @@ class Paths:
     leaves: dict[str, KeyPath] = field(default_factory=dict)
     holders: dict[str, KeyPath] = field(default_factory=dict)
     """Paths of objects: of use only to know whether they are there."""
+    lists: dict[str, KeyPath] = field(default_factory=dict)
 
     @classmethod
     def of(cls, records: Iterable[Mapping[str, Any]]) -> Paths:
@@ -36,13 +37,15 @@ class Paths:
                 self.holders.setdefault(bare_name(".".join(path)), path)
                 if len(path) < MAX_DEPTH:
                     self._add(inner, path)
+            elif isinstance(value, list):
+                self.lists.setdefault(bare_name(".".join(path)), path)
             else:
                 self.leaves.setdefault(bare_name(".".join(path)), path)
 
     def find(self, name: str, holders: bool = False) -> KeyPath | None:
-        """The shallowest path that ends with a name."""
+        """The shallowest path that ends with a name; those of objects and lists too where ``holders`` are asked for."""
         wanted = bare_name(name)
-        among = {**self.holders, **self.leaves} if holders else self.leaves
+        among = {**self.holders, **self.lists, **self.leaves} if holders else self.leaves
         if wanted in among:
             return among[wanted]
         ends = [key for key in among if key.endswith("." + wanted)]

@@ -16,6 +16,7 @@ FORM = LogForm(
     cache_read=("gen_ai.usage.cache_read_input_tokens",),
     cache_write=("gen_ai.usage.cache_creation.input_tokens", "gen_ai.usage.cache_creation_input_tokens"),
     cache_beside=False,
+    no_sizes="no generation",
     total=("gen_ai.usage.total_tokens", "llm.usage.total_tokens", "llm.token_count.total"),
     time=("startTimeUnixNano", "start_time_unix_nano", "start_time", "startTime", "timestamp"),
     skips=(

@@ -107,9 +107,8 @@ def _labels(log: Log) -> list[str]:
 
 
 def _values(log: Log, columns: Mapping[str, Any], rows: np.ndarray) -> Values:
-    numbers: dict[str, Floats] = {
-        what: np.ma.filled(np.ma.asarray(columns[what], dtype=float), np.nan) for what in log.numbers
-    }
+    masked = {what: np.ma.asarray(columns[what], dtype=float) for what in log.numbers}
+    numbers: dict[str, Floats] = {what: np.ma.filled(column, np.nan) for what, column in masked.items()}
     return Values(
         numbers,
         {side: _objects(columns[f"odd {side}"]) for side in SIDES},

@@ -174,7 +174,7 @@ def _describe_csv(path: Path) -> Table:
     said = re.fullmatch(r"sep=(.)\s*", beginning[0])
     above = [0 if said is None else 1]
     # The header may lie below titles and remarks: it is the first line that a form is recognised by.
-    above += [k for k in range(above[0] + 1, len(beginning))] if said is None else []
+    above += range(1, len(beginning)) if said is None else ()
     tables = (_csv_with_header(path, beginning, skip, said[1] if said else None) for skip in above)
     first = next(tables)
     if recognise(first.paths) is not None:

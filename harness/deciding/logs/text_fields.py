@@ -63,13 +63,13 @@ def fields_of(table: Table, inputs: Sequence[str], outputs: Sequence[str]) -> Fi
 
 def _path(paths: Paths, name: str) -> KeyPath | None:
     """A field by its exact name, or else by its spelling's letters."""
-    exact = {".".join(path): path for path in (*paths.holders.values(), *paths.leaves.values())}
+    exact = {".".join(path): path for path in (*paths.holders.values(), *paths.lists.values(), *paths.leaves.values())}
     return exact.get(name) or paths.find(name, holders=True)
 
 
 def _recognised(table: Table, paths: Paths) -> Fields:
     for name in CHAT_FIELDS:
-        path = paths.find(name)
+        path = paths.find(name, holders=True)
         if path is not None and any(_is_chat(_at(record, path)) for record in table.sample):
             return Fields(chat=path)
     for inputs, outputs in PAIRS:
