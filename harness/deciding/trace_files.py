@@ -29,6 +29,8 @@ from harness.deciding.workload import (
     with_output_tokens,
 )
 
+NAMED_BYTES = 2**24
+"""Files up to this size are read again to name the rows that were left out."""
 EXAMPLES = 5
 """Broken rows named in an error."""
 
@@ -38,6 +40,7 @@ class Counted:
     """The requests of one file, and the rows that are none."""
 
     log: Log
+    form: str
     input_tokens: Floats
     output_tokens: Floats
     cached_tokens: Floats
@@ -78,10 +81,20 @@ def read_request_log(
             examples += [example for example, _ in zip(found, range(EXAMPLES - len(examples)), strict=False)]
     broken = sum(counted.broken for counted in files)
     if broken and not skip_bad:
-        raise UserError(refusal(pattern, broken, examples, "Mend the file or leave them out with --skip-bad"))
+        raise UserError(refusal(pattern, broken, examples, _remedy(files)))
     if not sums and any(counted.means_only for counted in files):
         raise UserError(f"{pattern} has rows that sum up many requests: {MEANS_ONLY}")
     return _workload(pattern, files)
+
+
+def _remedy(files: Sequence[Counted]) -> str:
+    said = "Mend the file or leave them out with --skip-bad"
+    if not any("total disagrees" in counted.left_out for counted in files):
+        return said
+    return (
+        f"{said}; --form gemini counts what a total has more as output; with --input-column and --output-column no "
+        "total is asked"
+    )
 
 
 def _workload(pattern: str, files: Sequence[Counted]) -> Workload:
@@ -112,7 +125,7 @@ def _workload(pattern: str, files: Sequence[Counted]) -> Workload:
         made,
         dropped_rows=sum(counted.broken for counted in files),
         left_out=dict(left_out),
-        form=", ".join(dict.fromkeys(counted.log.form.name for counted in files)),
+        form=", ".join(dict.fromkeys(counted.form for counted in files)),
         columns=columns,
         notes=tuple(notes),
         means_only=any(counted.means_only for counted in files),
@@ -139,12 +152,15 @@ def _count(log: Log, values: Values, meaning: Meaning, unreadable: int) -> Count
     m, n, cached = (x[good] for x in (verdict.input_tokens, verdict.output_tokens, verdict.cached_tokens))
     requests = verdict.count[good] * values.rows[good]
     notes = meaning.notes
+    if left_out and log.table.path.stat().st_size <= NAMED_BYTES:
+        notes = (*notes, *_named_rows(log, meaning))
     if log.blocks is not None:
         m, n, cached, note = cached_by_blocks(log, meaning)
         requests, notes = np.ones(m.shape), (*notes, note)
     if means_only:
         m, n, requests, cached, notes = _means(log, verdict, values, notes)
-    return Counted(log, m, n, cached, requests, left_out, broken, notes, means_only)
+    name = "counted" if (meaning.rows, log.form.rows) == ("sizes", "sums") else log.form.name
+    return Counted(log, name, m, n, cached, requests, left_out, broken, notes, means_only)
 
 
 def _means(
@@ -181,6 +197,20 @@ def broken_rows(log: Log, meaning: Meaning) -> Iterator[str]:
             elif verdict.broken[k]:
                 m, n = (_shown_value(raw_value(places.records[k], log.numbers[side])) for side in SIDES)
                 yield f"{name} {where} has {m} in, {n} out{_more(log, places.records[k], verdict.reason[k])}"
+
+
+def _named_rows(log: Log, meaning: Meaning) -> list[str]:
+    """Which rows were left out, the first of each reason."""
+    places: dict[str, list[str]] = {}
+    for batch, values in numbered_values(log):
+        verdict = judge(values, log.form, meaning, whole_file=False)
+        for where, reason, broken in zip(batch.where, verdict.reason.tolist(), verdict.broken.tolist(), strict=True):
+            if reason and not broken:
+                places.setdefault(reason, []).append(where)
+    return [
+        f"{log.table.path.name}: left out as {reason}: {', '.join(where[:EXAMPLES])}{' …' * (len(where) > EXAMPLES)}"
+        for reason, where in places.items()
+    ]
 
 
 def _more(log: Log, record: object, reason: str) -> str:

@@ -166,8 +166,8 @@ prompt eval time =     990.30 ms /    33 tokens (   30.01 ms per token,    33.32
        eval time =   19521.92 ms /   710 tokens (   27.50 ms per token,    36.37 tokens per second)
       total time =   20512.22 ms /   743 tokens
 slot   operator(): id  1 | task 7 | new prompt, n_ctx_slot = 12288, n_keep = 5, task.n_tokens = 1,210
-slot print_timing: id  1 | task 7 | prompt eval time =   50.00 ms /   210 tokens (  1 ms per token,  80 tokens per second)
-slot print_timing: id  1 | task 7 |        eval time =  137.90 ms /   700 tokens ( 1 ms per token,     5 tokens per second)
+slot print_timing: id  1 | task 7 | prompt eval time =   50.00 ms /   210 tokens (1 ms per token)
+slot print_timing: id  1 | task 7 |        eval time =  137.90 ms /   700 tokens (1 ms per token)
 """
 OPENAI_PAGE = {
     "object": "page",

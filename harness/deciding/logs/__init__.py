@@ -22,7 +22,7 @@ FORMS = (
     *("llama_server_log", "llama_server", "ollama"),
     *("otel", "langfuse", "litellm_daily", "litellm", "openrouter"),
     *("gemini", "bedrock", "openai_usage", "anthropic_usage", "openai", "anthropic", "servegen"),
-    *("totals", "counted", "sums", "columns", "batches", "conversations", "texts"),
+    *("totals", "counted", "sums", "columns", "batches", "statistics_only", "conversations", "texts"),
 )
 """Modules with a ``FORM``, in the order in which they are tried: those first whose names say most."""
 ONLY_BY_NAME = ("batches",)

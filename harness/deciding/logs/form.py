@@ -94,7 +94,7 @@ TOTAL: Names = (
     "num_total_tokens",
     "tokens_total",
 )
-SIZE_COUNT: Names = ("count", "frequency", "freq", "weight", "occurrences", "num_occurrences", "times")
+SIZE_COUNT: Names = ("count", "frequency", "freq", "weight", "occurrences", "num_occurrences")
 SUM_COUNT: Names = (
     "num_model_requests",
     "n_requests",
@@ -152,7 +152,7 @@ SKIPS = (
     Skip("cancelled", (*HTTP_STATUS, "error.code"), ("499",)),
     Skip(
         "failed",
-        (*STATUS, "status.code", "status.status_code", "finish_reason", "level"),
+        (*STATUS, "status_code", "status.code", "status.status_code", "finish_reason", "level"),
         (
             *("failed", "failure", "fail", "error", "errored", "timeout", "timed_out", "rejected", "expired"),
             "status_code_error",

@@ -170,6 +170,8 @@ def _rows(values: Values, m: Floats, n: Floats, form: LogForm) -> tuple[str, tup
             "some rows have a batch size above 1: with --form batches each row stands for so many requests of its "
             "sizes; if its sizes are those of the whole batch, divide them first"
         )
+    if form.rows == "sums" and "count" in values.numbers and bool((count[count > 0] == 1).all()):
+        return "requests", ()
     if form.rows == "sums" and bool(((m < count) | (n < count)).any()):
         return "sizes", ("rows were taken for sizes, with the number of requests of each: some have fewer tokens",)
     return form.rows, ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -11,9 +12,14 @@ from harness.deciding.logs import form_called, recognise
 from harness.deciding.logs.form import BATCH_SIZE, SKIPS, LogForm, bare_name
 from harness.deciding.logs.judge import SIDES
 from harness.deciding.logs.names import KeyPath, Paths, pairs_of, sums_of
-from harness.deciding.logs.records import printed_records
+from harness.deciding.logs.records import printed_records, raw_value, value_at
 from harness.deciding.logs.tables import SAMPLE, Table
 
+PERIODS = ("date", "day", "month", "week", "usage_date", "usage_date_utc", "period", "bucket", "start_date")
+IDS = ("id", "request_id", "uuid", "generation_id", "trace_id", "response_id")
+DATE = re.compile(r"\d{4}-\d{2}(-\d{2})?|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
+MANY_TOKENS = 20_000
+"""A mean input from which on rows with a date each are taken for sums."""
 MAX_NAME = 40
 """Characters of a column's name that is shown."""
 NATIVE = ("inputtokens", "usageinputtokens", "inputtokencount", "uncachedinputtokens")
@@ -82,7 +88,45 @@ def open_log(table: Table, form_name: str | None, input_column: str | None, outp
         raise UserError(
             f"{table.path} has no columns {wanted}, as the form {form.name} has; it has {shown_columns(table)}"
         )
-    return _log(table, form, pairs, named is not None)
+    log = _log(table, form, pairs, named is not None)
+    _refuse_doubles(log)
+    if form_name is None and named is None and form.rows == "requests":
+        _refuse_periods(log)
+    return log
+
+
+def _refuse_doubles(log: Log) -> None:
+    """Raise UserError where another column has the name of one that is used, spelled a little differently."""
+    names = [bare_name(name) for name in log.table.columns]
+    used = {path[0] for side in SIDES for parts in log.numbers[side] for path in parts if len(path) == 1}
+    if not log.named and (doubled := [name for name in sorted(used) if names.count(bare_name(name)) > 1]):
+        raise UserError(
+            f"{log.table.path}: two columns have the same name, {doubled[0]}: say which with --input-column and "
+            "--output-column"
+        )
+
+
+def _refuse_periods(log: Log) -> None:
+    """Raise UserError for rows that seem to sum up a day or a month: one for each, of very many tokens."""
+    paths = log.table.paths
+    dates = next((path for name in PERIODS if (path := paths.find(name))), None)
+    if dates is None or any(paths.find(name) for name in IDS) or len(log.table.sample) < 2:
+        return
+    counts = {path for alternatives in log.numbers.values() for parts in alternatives for path in parts}
+    kinds = [path for path in paths.leaves.values() if path not in counts]
+    said = [tuple(str(value_at(record, path)) for path in kinds) for record in log.table.sample]
+    tokens = [raw_value(record, log.numbers["input"]) for record in log.table.sample]
+    many = [float(str(each)) for each in tokens if str(each).replace(".", "", 1).isdigit()]
+    days = [str(value_at(record, dates)).strip() for record in log.table.sample]
+    if (
+        all(DATE.fullmatch(day) for day in days)
+        and len(set(said)) == len(said)
+        and sum(many) > MANY_TOKENS * max(len(many), 1)
+    ):
+        raise UserError(
+            f"{log.table.path}: each row seems to sum up the requests of a {dates[-1]}, and nothing says of how many: "
+            f"export single requests; if each row is one request, say --form {log.form.name}"
+        )
 
 
 def _log(table: Table, form: LogForm, pairs: Sequence[tuple[KeyPath, KeyPath]], named: bool) -> Log:
@@ -129,13 +173,18 @@ def _named(table: Table, paths: Paths, input_column: str, output_column: str) ->
 
 
 def _unknown(table: Table) -> str:
-    if table.format == "csv" and any(_is_number(name) for name in table.columns):
+    if _headerless(table):
         return f"{table.path} has no columns with names: its first line has numbers. Add a line of names above it"
     return (
         f"{table.path} has no columns of input and output tokens that are known, such as input_tokens/output_tokens; "
         f"it has {shown_columns(table)}. Name them with --input-column and --output-column (a.b.c for nested ones), or "
         "the form with --form"
     )
+
+
+def _headerless(table: Table) -> bool:
+    """Whether the first line of a CSV is data: the texts in it must not be taken for names."""
+    return table.format == "csv" and any(_is_number(name) for name in table.columns)
 
 
 def _is_number(name: str) -> bool:
@@ -148,7 +197,12 @@ def _is_number(name: str) -> bool:
 
 def shown_columns(table: Table) -> str:
     """Names of a file's columns, but of none that may be a text: a file without a header has its first row there."""
-    names = table.columns or tuple(dict.fromkeys(key for record in table.sample for key in record))
+    if _headerless(table):
+        return "numbers in place of names: add a line of names above the first"
+    paths = table.paths
+    nested = [path for path in (*paths.leaves.values(), *paths.lists.values()) if len(path) > 1]
+    top = table.columns or tuple(dict.fromkeys(key for record in table.sample for key in record))
+    names = [*(name for name in top if name not in {path[0] for path in nested}), *map(".".join, nested)]
     shown = [n.strip() for n in names if len(n) <= MAX_NAME and len(n.split()) <= 3 and "\0" not in n][:20]
     hidden = len([name for name in names if "\0" not in name]) - len(shown)
     return ", ".join([*shown, *([f"{hidden} more"] if hidden else [])]) or "none"

@@ -11,6 +11,10 @@ FORM = LogForm(
         ("llm.usage.prompt_tokens", "llm.usage.completion_tokens"),
         ("llm.token_count.prompt", "llm.token_count.completion"),
     ),
+    marks=(
+        "gen_ai.usage.input_tokens|gen_ai.usage.prompt_tokens|llm.token_count.prompt|llm.request.type|llm.vendor"
+        "|traceloop.span.kind|llm.usage.total_tokens",
+    ),
     mixed=True,
     cached=("gen_ai.usage.cache_read.input_tokens", "llm.token_count.prompt_details.cache_read", *CACHED),
     cache_read=("gen_ai.usage.cache_read_input_tokens",),

@@ -107,7 +107,7 @@ def _labels(log: Log) -> list[str]:
 
 
 def _values(log: Log, columns: Mapping[str, Any], rows: np.ndarray) -> Values:
-    masked = {what: np.ma.asarray(columns[what], dtype=float) for what in log.numbers}
+    masked: dict[str, Any] = {what: np.ma.asarray(columns[what], dtype=float) for what in log.numbers}
     numbers: dict[str, Floats] = {what: np.ma.filled(column, np.nan) for what, column in masked.items()}
     return Values(
         numbers,

@@ -232,7 +232,7 @@ def _describe_json(path: Path) -> Table:
 def _described_lines(path: Path) -> Table:
     """JSON lines: rows of them, or documents with several records each."""
     sample: list[Record] = []
-    size = 0
+    size, known = 0, None
     with open_text(path) as file:
         for line in islice(file, LOOKED_AT):
             if (record := json_object(line)) is None:
@@ -240,7 +240,7 @@ def _described_lines(path: Path) -> Table:
             size += len(line)
             if len(sample) < SAMPLE and size < SAMPLE_BYTES:
                 sample.append(record)
-            elif recognise(Paths.of(sample)) is not None:
+            elif (known := recognise(Paths.of(sample)) is not None if known is None else known) is True:
                 break
             elif recognise(Paths.of([record])) is not None:
                 sample.append(record)
