@@ -15,7 +15,7 @@ from harness.core.errors import MissingDependency, UserError, pip_install
 from harness.deciding.logs.form import Record
 from harness.deciding.logs.records import value_at
 from harness.deciding.logs.tables import describe, matching_files
-from harness.deciding.logs.text_fields import Chat, Fields, chats_of, dataset_rows, fields_of
+from harness.deciding.logs.text_fields import Chat, Fields, chats_of, dataset_rows, fields_of, messages_of
 from harness.deciding.trace_files import EXAMPLES
 from harness.deciding.workload import Workload, from_pairs
 
@@ -84,12 +84,16 @@ def _sizes(
     answers: list[tuple[str, ...]] = []
     for where, record in batch:
         if fields.chat is None:
-            texts = tuple(_text(value_at(record, path)) for path in fields.inputs)
+            if len(fields.inputs) == 1 and (messages := _listed(value_at(record, fields.inputs[0]))):
+                prompts.append((where, tuple(messages)))
+                answers.append(tuple(_text(where, value_at(record, path)) for path in fields.outputs))
+                continue
+            texts = tuple(_text(where, value_at(record, path)) for path in fields.inputs)
             by_template = chat_template and any(texts)
             prompts.append(
                 (where, ({"role": "user", "content": "\n".join(filter(None, texts))},) if by_template else texts)
             )
-            answers.append(tuple(_text(value_at(record, path)) for path in fields.outputs))
+            answers.append(tuple(_text(where, value_at(record, path)) for path in fields.outputs))
             continue
         turns = chats_of(value_at(record, fields.chat))
         if not turns:
@@ -142,7 +146,18 @@ def _summed(rows: Sequence[tuple[str, ...]], counting: Counting, special: Sequen
     return sums
 
 
-def _text(value: Any) -> str:
+def _listed(value: Any) -> list[dict[str, str]]:
+    """Messages of a list of them; none of texts, which may look like anything."""
+    return messages_of(value) if isinstance(value, list) and all(isinstance(each, dict) for each in value) else []
+
+
+def _text(where: str, value: Any) -> str:
+    """A text of a dataset; the last message of an answer that is a list of them. Raises UserError for other lists."""
+    if isinstance(value, list | dict):
+        messages = _listed(value)
+        if not messages:
+            raise UserError(f"{where} has a list or an object in place of a text: name the text in it, as a.b.c")
+        return messages[-1]["content"]
     return "" if value is None else str(value)
 
 

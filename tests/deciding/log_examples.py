@@ -287,6 +287,15 @@ EXAMPLES: list[tuple[str, str, str, Sizes, Mapping[str, int], float | None]] = [
             {
                 "type": "assistant",
                 "message": {
+                    "id": "msg_1",
+                    "content": [{"type": "thinking", "thinking": "SECRET"}],
+                    "usage": {"input_tokens": 4, "cache_creation_input_tokens": 100, "output_tokens": 1},
+                },
+            },
+            {
+                "type": "assistant",
+                "message": {
+                    "id": "msg_1",
                     "content": [{"type": "text", "text": "SECRET"}],
                     "usage": {
                         "input_tokens": 4,
@@ -300,7 +309,7 @@ EXAMPLES: list[tuple[str, str, str, Sizes, Mapping[str, int], float | None]] = [
         ),
         "anthropic",
         {(2104, 300): 1},
-        {"no generation": 1},
+        {"no generation": 1, "repeated": 1},
         2000.0,
     ),
     (

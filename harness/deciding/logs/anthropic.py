@@ -7,6 +7,7 @@ FORM = LogForm(
     "Anthropic messages: usage with cache_creation and cache_read beside input_tokens",
     pairs=(("input_tokens", "output_tokens"),),
     marks=("cache_creation_input_tokens|cache_read_input_tokens|cache_creation.ephemeral_5m_input_tokens",),
+    identity=("message.id",),
     skips=(
         Skip(
             "no generation",

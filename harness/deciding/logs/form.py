@@ -221,6 +221,8 @@ class LogForm:
     no_input: str | None = None
     no_output: str | None = None
     """Why a row has no token counts, no input, or no output: left out for this reason instead of being broken."""
+    identity: Names = ()
+    """What is the same in rows of one request, which logs of parts of answers repeat: the longest output counts."""
     blocks: Names = ()
     """Ids of a prompt's blocks, by which repeated prefixes are known."""
     block_tokens: int = 0

@@ -46,6 +46,8 @@ class Values:
     """How many rows each entry stands for."""
     totals: NDArray[np.bool_]
     """Rows that some column calls a total."""
+    repeated: NDArray[np.bool_]
+    """Rows of a request that another row says more of."""
 
     def number(self, what: str) -> Floats:
         return self.numbers.get(what, np.full(self.rows.shape, np.nan))
@@ -190,6 +192,7 @@ def judge(values: Values, form: LogForm, meaning: Meaning, whole_file: bool = Tr
 
     sizeless = np.isnan(m) & np.isnan(n) & (values.odd["input"] == None) & (values.odd["output"] == None)  # noqa: E711
     leave(values.totals, "total row")
+    leave(values.repeated, "repeated")
     leave(_headers(values, meaning.headers), "repeated header")
     for skip in (*form.skips, *SKIPS):
         for name in skip.names:

@@ -38,6 +38,7 @@ class Log:
     """By the names of ``Skip``."""
     time: KeyPath | None
     blocks: KeyPath | None
+    identity: KeyPath | None
     named: bool = False
     """The columns were named by the user, who knows what they hold: no total is asked."""
 
@@ -154,7 +155,9 @@ def _log(table: Table, form: LogForm, pairs: Sequence[tuple[KeyPath, KeyPath]], 
     said = {name: path for name in sorted(skips) if (path := paths.find(name, holders=True)) and path not in taken}
     times = [path for name in form.time if (path := paths.find(name))]
     blocks = [path for name in form.blocks if (path := paths.find(name, holders=True))]
-    return Log(table, form, numbers, said, next(iter(times), None), next(iter(blocks), None), named)
+    same = [path for name in form.identity if (path := paths.find(name))]
+    time, block, identity = (next(iter(found), None) for found in (times, blocks, same))
+    return Log(table, form, numbers, said, time, block, identity, named)
 
 
 def _named(table: Table, paths: Paths, input_column: str, output_column: str) -> tuple[KeyPath, KeyPath]:

@@ -57,9 +57,11 @@ def timed_values(log: Log, most: int) -> tuple[Values, int, list[object]]:
 
 def _selected(log: Log, columns: Mapping[str, str], rows: str, rest: str) -> tuple[dict[str, Any], np.ndarray, int]:
     scan, parameters = log.table.scan()
+    # In two steps, since what is repeated is known before rows are counted.
     selected = ", ".join(f"{sql} AS {quoted(name)}" for name, sql in columns.items())
+    query = f"SELECT *, {rows} FROM (SELECT {selected} FROM {scan}) {rest}"
     with connect() as database:
-        result = run(database, log.table.path, f"SELECT {selected}, {rows} FROM {scan} {rest}", parameters).fetchnumpy()
+        result = run(database, log.table.path, query, parameters).fetchnumpy()
         rejects = "SELECT count(DISTINCT line) FROM reject_errors" if log.table.format == "csv" else "SELECT 0"
         ((rejected,),) = database.execute(rejects).fetchall()
     return {name: result[name] for name in columns}, np.asarray(result["rows"], dtype=float), int(rejected)
@@ -90,6 +92,11 @@ def _sql_columns(log: Log) -> dict[str, str]:
     words = ", ".join(f"'{word}'" for word in TOTAL_WORDS)
     labels = [f"coalesce(lower(trim({quoted(name)}, ' *:')) IN ({words}), false)" for name in _labels(log)]
     columns["totals"] = " OR ".join(labels) or "false"
+    columns["repeated"] = "false"
+    if log.identity is not None:
+        same = sql_value(log.table, log.identity)
+        nth = f"row_number() OVER (PARTITION BY {same} ORDER BY {columns['output']} DESC NULLS LAST)"
+        columns["repeated"] = f"{same} IS NOT NULL AND {nth} > 1"
     return columns
 
 
@@ -115,6 +122,7 @@ def _values(log: Log, columns: Mapping[str, Any], rows: np.ndarray) -> Values:
         {name: _objects(columns[f"said {name}"]) for name in log.said},
         rows,
         np.ma.filled(np.ma.asarray(columns["totals"], dtype=bool), False),
+        np.ma.filled(np.ma.asarray(columns["repeated"], dtype=bool), False),
     )
 
 
@@ -138,6 +146,7 @@ def all_rows(log: Log, parts: Sequence[Values]) -> Values:
         {name: all_of((part.said[name] for part in parts), object) for name in log.said},
         all_of((part.rows for part in parts), float),
         all_of((part.totals for part in parts), bool),
+        all_of((part.repeated for part in parts), bool),
     )
 
 
@@ -196,11 +205,23 @@ def _read(log: Log, records: Sequence[Record]) -> Values:
         texts = [_as_text(value_at(record, path)) for record in records]
         said = [None if text is None else text.strip().lower()[:SAID_CHARACTERS] for text in texts]
         columns[f"said {name}"] = np.array([*said, None], dtype=object)[:-1]
+    columns["repeated"] = _repeated(log, records, columns["output"])
     labels = _labels(log)
     columns["totals"] = [
         any(str(record.get(name) or "").strip(" *:").lower() in TOTAL_WORDS for name in labels) for record in records
     ]
     return _values(log, columns, np.ones(size))
+
+
+def _repeated(log: Log, records: Sequence[Record], output: Sequence[float]) -> list[bool]:
+    if log.identity is None:
+        return [False] * len(records)
+    longest: dict[Any, int] = {}
+    same = [value_at(record, log.identity) for record in records]
+    for k, each in enumerate(same):
+        if each is not None and (each not in longest or output[k] > output[longest[each]]):
+            longest[each] = k
+    return [each is not None and longest[each] != k for k, each in enumerate(same)]
 
 
 def _odd(value: Any, table_format: str) -> str | None:

@@ -231,33 +231,47 @@ def _describe_json(path: Path) -> Table:
 
 def _described_lines(path: Path) -> Table:
     """JSON lines: rows of them, or documents with several records each."""
-    sample: list[Record] = []
-    size, known = 0, None
     with open_text(path) as file:
-        for line in islice(file, LOOKED_AT):
-            if (record := json_object(line)) is None:
-                continue
-            size += len(line)
-            if len(sample) < SAMPLE and size < SAMPLE_BYTES:
-                sample.append(record)
-            elif (known := recognise(Paths.of(sample)) is not None if known is None else known) is True:
-                break
-            elif recognise(Paths.of([record])) is not None:
-                sample.append(record)
-                break
+        sample = _first_records(json_object(line) for line in file if line.strip())
     if not sample:
         return _described_document(path)
-    return _rows_or_documents(Table(path, "jsonl", sample=tuple(sample)))
+    return _rows_or_documents(Table(path, "jsonl", sample=sample))
 
 
 def _described_array(path: Path) -> Table:
+    query = f"SELECT json FROM read_json_objects(?, format='array') LIMIT {LOOKED_AT}"
     with connect() as database:
-        query = f"SELECT json FROM read_json_objects(?, format='array') LIMIT {SAMPLE}"
-        rows = [json.loads(row[0]) for row in run(database, path, query, [_literal(path)]).fetchall()]
-    sample = tuple(row for row in rows if isinstance(row, dict))
+        cursor = run(database, path, query, [_literal(path)])
+        batches = iter(lambda: cursor.fetchmany(SAMPLE), [])
+        sample = _first_records(json_object(row[0]) for batch in batches for row in batch)
     if not sample:
         raise UserError(f"{path} holds no JSON objects with token counts")
     return _rows_or_documents(Table(path, "json", sample=sample))
+
+
+def _first_records(records: Iterator[Record | None]) -> tuple[Record, ...]:
+    """The first records, and the first with token counts where it comes later."""
+    objects = (record for record in islice(records, LOOKED_AT) if record is not None)
+    sample: list[Record] = []
+    size = 0
+    for record in islice(objects, SAMPLE):
+        sample.append(record)
+        size += len(str(record))
+        if size > SAMPLE_BYTES:
+            break
+    seen: set[frozenset[str]] = set()
+    if not _has_counts(sample):
+        for record in objects:
+            kinds = frozenset(Paths.of([record]).leaves)
+            if kinds not in seen and _has_counts([record]):
+                return (*sample, record)
+            seen.add(kinds)
+    return tuple(sample)
+
+
+def _has_counts(records: list[Record]) -> bool:
+    form = recognise(Paths.of(records))
+    return form is not None and form.refused is None
 
 
 def _rows_or_documents(table: Table) -> Table:

@@ -90,12 +90,12 @@ def _at(record: Any, path: KeyPath) -> Any:
 
 
 def _is_chat(value: Any) -> bool:
-    return bool(chats_of(value)) or bool(_messages(value))
+    return bool(chats_of(value)) or bool(messages_of(value))
 
 
 def chats_of(value: Any) -> list[tuple[Chat, str]]:
     """For each answer in a chat all that came before it, and the answer."""
-    messages = _messages(value)
+    messages = messages_of(value)
     return [
         (tuple(messages[:k]), message["content"])
         for k, message in enumerate(messages)
@@ -103,7 +103,7 @@ def chats_of(value: Any) -> list[tuple[Chat, str]]:
     ]
 
 
-def _messages(value: Any) -> list[dict[str, str]]:
+def messages_of(value: Any) -> list[dict[str, str]]:
     """Messages as role and content, in every way that datasets write them; empty for what is no chat."""
     if isinstance(value, str):
         try:
