@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 
 from harness.core.errors import UserError
@@ -41,6 +42,22 @@ class Log:
     identity: KeyPath | None
     named: bool = False
     """The columns were named by the user, who knows what they hold: no total is asked."""
+
+    @cached_property
+    def used(self) -> list[KeyPath]:
+        """Every path that is used, once."""
+        counts = [path for found in self.numbers.values() for parts in found for path in parts]
+        others = [path for path in (self.time, self.identity, self.blocks) if path is not None]
+        return list(dict.fromkeys([*counts, *self.said.values(), *others]))
+
+    @cached_property
+    def nested(self) -> dict[str, list[KeyPath]]:
+        """The paths used inside each column."""
+        inside: dict[str, list[KeyPath]] = {}
+        for path in self.used:
+            if len(path) > 1:
+                inside.setdefault(path[0], []).append(path)
+        return inside
 
     @property
     def columns(self) -> dict[str, str]:

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
 from harness.deciding.logs.form import Record
@@ -17,7 +18,7 @@ from harness.deciding.logs.judge import SIDES, Texts, Values
 from harness.deciding.logs.log import Log
 from harness.deciding.logs.names import KeyPath
 from harness.deciding.logs.records import BATCH, numbered_records, raw_value, value_at
-from harness.deciding.logs.tables import SURPLUS, connect, quoted, run, sql_value
+from harness.deciding.logs.tables import SURPLUS, TooLargeRows, connect, quoted, run
 
 TOTAL_WORDS = ("total", "totals", "grand total", "sum", "subtotal", "summe", "gesamt", "insgesamt", "somme", "overall")
 """What stands in a table's row that sums up the others."""
@@ -25,16 +26,24 @@ MAX_LABELS = 40
 """Columns in which such a word is looked for."""
 SAID_CHARACTERS = 40
 """How much of a status is kept."""
+INSIDE = "inside "
+"""Before the name of a column, what is used of its objects."""
 IN_THREES = re.compile(r"[+-]?\d+(?:\.\d{3})+")
 """A number to DuckDB, and a thousand perhaps."""
+BY_LINES = ("csv", "jsonl")
 BY_DUCKDB = ("csv", "jsonl", "json", "parquet")
 
 
 def count_values(log: Log) -> tuple[Values, int]:
     """What the rows say, like ones together, and how many could not be taken apart."""
     if log.table.format not in BY_DUCKDB:
-        return all_rows(log, [values for _, values in numbered_values(log)]), 0
-    found, rows, rejected = _selected(log, _sql_columns(log), "count(*) AS rows", "GROUP BY ALL")
+        return _one_by_one(log)[:2]
+    try:
+        found, rows, rejected = _selected(log, _sql_columns(log), "count(*) AS rows", "GROUP BY ALL")
+    except TooLargeRows:
+        if log.table.format not in BY_LINES:
+            raise
+        return _one_by_one(log)[:2]
     return _values(log, found, rows), rejected
 
 
@@ -45,26 +54,64 @@ def timed_values(log: Log, most: int) -> tuple[Values, int, list[object]]:
     """
     assert log.time is not None
     if log.table.format not in BY_DUCKDB:
-        parts, times = [], []
-        for places, values in numbered_values(log):
-            parts.append(values)
-            times += [value_at(record, log.time) for record in places.records]
-        return all_rows(log, parts), 0, times
-    columns = {**_sql_columns(log), "time": sql_value(log.table, log.time)}
+        return _one_by_one(log)
+    columns = {**_sql_columns(log), "time": _sql_value(log, log.time)}
     found, rows, rejected = _selected(log, columns, "1 AS rows", f"LIMIT {most + 1}")
     return _values(log, found, rows), rejected, _objects(found["time"]).tolist()
+
+
+def _one_by_one(log: Log) -> tuple[Values, int, list[object]]:
+    """The same without DuckDB."""
+    parts: list[Values] = []
+    times: list[object] = []
+    unreadable = 0
+    for places, values in numbered_values(log):
+        good = [not wrong or log.table.format != "csv" for wrong in places.unreadable]
+        parts.append(values if all(good) else _chosen(values, np.array(good)))
+        unreadable += good.count(False)
+        if log.time is not None:
+            times += [value_at(record, log.time) for record, fine in zip(places.records, good, strict=True) if fine]
+    return all_rows(log, parts), unreadable, times
+
+
+def _chosen(values: Values, good: NDArray[np.bool_]) -> Values:
+    return Values(
+        {what: array[good] for what, array in values.numbers.items()},
+        {side: array[good] for side, array in values.odd.items()},
+        {name: array[good] for name, array in values.said.items()},
+        values.rows[good],
+        values.totals[good],
+        values.repeated[good],
+    )
 
 
 def _selected(log: Log, columns: Mapping[str, str], rows: str, rest: str) -> tuple[dict[str, Any], np.ndarray, int]:
     scan, parameters = log.table.scan()
     # In two steps, since what is repeated is known before rows are counted.
     selected = ", ".join(f"{sql} AS {quoted(name)}" for name, sql in columns.items())
-    query = f"SELECT *, {rows} FROM (SELECT {selected} FROM {scan}) {rest}"
+    inside = "".join(f", {_sql_inside(log, top, paths)}" for top, paths in log.nested.items())
+    query = f"SELECT *, {rows} FROM (SELECT {selected} FROM (SELECT *{inside} FROM {scan})) {rest}"
     with connect() as database:
         result = run(database, log.table.path, query, parameters).fetchnumpy()
         rejects = "SELECT count(DISTINCT line) FROM reject_errors" if log.table.format == "csv" else "SELECT 0"
         ((rejected,),) = database.execute(rejects).fetchall()
     return {name: result[name] for name in columns}, np.asarray(result["rows"], dtype=float), int(rejected)
+
+
+def _sql_inside(log: Log, top: str, paths: Sequence[KeyPath]) -> str:
+    """All that is used of a column's objects, at once: long texts may stand beside it."""
+    inner = ("$" + "".join('."' + key.replace('"', "") + '"' for key in path[1:]) for path in paths)
+    listed = ", ".join("'" + each.replace("'", "''") + "'" for each in inner)
+    # Exports to CSV hold objects as text; to_json makes an object of a column that is one.
+    source = f"to_json({quoted(top)})" if log.table.format == "parquet" else quoted(top)
+    return f"json_extract_string(TRY_CAST({source} AS JSON), [{listed}]) AS {quoted(INSIDE + top)}"
+
+
+def _sql_value(log: Log, path: KeyPath) -> str:
+    """A value of each row as text, in SQL."""
+    if len(path) == 1:
+        return f"CAST({quoted(path[0])} AS VARCHAR)"
+    return f"{quoted(INSIDE + path[0])}[{log.nested[path[0]].index(path) + 1}]"
 
 
 def _sql_columns(log: Log) -> dict[str, str]:
@@ -81,27 +128,27 @@ def _sql_columns(log: Log) -> dict[str, str]:
             columns[f"odd {what}"] = f"CASE WHEN {odd} THEN left(nullif(trim({text}), ''), {SAID_CHARACTERS}) END"
         else:
             sums = [
-                " + ".join(f"TRY_CAST({sql_value(log.table, path)} AS DOUBLE)" for path in parts)
+                " + ".join(f"TRY_CAST({_sql_value(log, path)} AS DOUBLE)" for path in parts)
                 if len(parts) == 1
-                else " + ".join(f"coalesce(TRY_CAST({sql_value(log.table, path)} AS DOUBLE), 0)" for path in parts)
+                else " + ".join(f"coalesce(TRY_CAST({_sql_value(log, path)} AS DOUBLE), 0)" for path in parts)
                 for parts in alternatives
             ]
             columns[what] = f"coalesce({', '.join(sums)})" if len(sums) > 1 else sums[0]
     for name, path in log.said.items():
-        columns[f"said {name}"] = f"left(lower(trim({sql_value(log.table, path)})), {SAID_CHARACTERS})"
+        columns[f"said {name}"] = f"left(lower(trim({_sql_value(log, path)})), {SAID_CHARACTERS})"
     words = ", ".join(f"'{word}'" for word in TOTAL_WORDS)
     labels = [f"coalesce(lower(trim({quoted(name)}, ' *:')) IN ({words}), false)" for name in _labels(log)]
     columns["totals"] = " OR ".join(labels) or "false"
     columns["repeated"] = "false"
     if log.identity is not None:
-        same = sql_value(log.table, log.identity)
+        same = _sql_value(log, log.identity)
         nth = f"row_number() OVER (PARTITION BY {same} ORDER BY {columns['output']} DESC NULLS LAST)"
         columns["repeated"] = f"{same} IS NOT NULL AND {nth} > 1"
     return columns
 
 
 def _sql_text(log: Log, alternatives: Sequence[Sequence[KeyPath]]) -> str:
-    texts = [sql_value(log.table, parts[0]) for parts in alternatives]
+    texts = [_sql_value(log, parts[0]) for parts in alternatives]
     return f"coalesce({', '.join(texts)})" if len(texts) > 1 else texts[0]
 
 
@@ -165,7 +212,11 @@ class Places:
 # before a refusal, for files that DuckDB doesn't read, and for arrivals.
 def numbered_values(log: Log) -> Iterator[tuple[Places, Values]]:
     """What each row says and where it stands, in batches in file order."""
-    rows = numbered_records(log.table, log.form)
+    labels = _labels(log)
+    rows = (
+        (where, wrong, _without_texts(log, record, labels))
+        for where, wrong, record in numbered_records(log.table, log.form)
+    )
     while batch := list(islice(rows, BATCH)):
         places = Places(*(list(column) for column in zip(*batch, strict=True)))
         yield places, _read(log, places.records)
@@ -188,6 +239,19 @@ def _number_or_none(value: Any) -> float | None:
 def _number(value: Any) -> float:
     number = _number_or_none(value)
     return float("nan") if number is None else number
+
+
+def _without_texts(log: Log, record: Record, labels: Sequence[str]) -> Record:
+    """What is used of a record: many wait at a time, and their texts may be long."""
+    kept: dict[str, Any] = {name: str(record.get(name) or "")[:SAID_CHARACTERS] for name in labels}
+    for path in sorted(log.used, key=len):
+        value = value_at(record, path)
+        inner = kept
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {}) if isinstance(inner.get(key, {}), dict) else {}
+        if not isinstance(inner.get(path[-1]), dict):
+            inner[path[-1]] = value
+    return kept
 
 
 def _read(log: Log, records: Sequence[Record]) -> Values:

@@ -21,7 +21,7 @@ from harness.core.errors import MissingDependency, UserError, pip_install
 from harness.deciding.logs import log_forms, recognise
 from harness.deciding.logs.documents import records_in
 from harness.deciding.logs.form import Record
-from harness.deciding.logs.names import KeyPath, Paths
+from harness.deciding.logs.names import Paths
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -30,9 +30,9 @@ MAX_LINE_BYTES = 2**25
 """Longest CSV row read; texts stand beside the token counts in some traces."""
 MAX_DOCUMENT_BYTES = 2**29
 """Longest JSON document read as one: Python needs several times its size."""
-MEMORY_LIMIT = "700MB"
+MEMORY_LIMIT = "900MB"
 """DuckDB spills to disk beyond this, so that reading stays well under 1.5 GiB in all."""
-THREADS = 4
+THREADS = 3
 """At most: each has buffers for the longest lines of its own."""
 SAMPLE = 1000
 """First rows by which a form is recognised."""
@@ -58,6 +58,10 @@ READERS = {
     "json": "read_json(?, hive_partitioning=false, columns=?, format='array')",
 }
 """DuckDB's table function for one file of each format; the parameters are those of ``scan``."""
+
+
+class TooLargeRows(UserError):
+    """DuckDB has no room for a file's rows; Python, which takes one at a time, has."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +126,17 @@ def connect() -> DuckDBPyConnection:
 
 
 def run(database: DuckDBPyConnection, path: Path, query: str, parameters: list[Any]) -> DuckDBPyConnection:
-    """Run a query; DuckDB's errors about a file become one line, without what stands in the file."""
+    """Run a query; DuckDB's errors about a file become one line, without what stands in the file.
+
+    Raises UserError, TooLargeRows among them.
+    """
     import duckdb
 
     try:
         return database.execute(query, parameters)
     except duckdb.Error as error:
+        if isinstance(error, duckdb.OutOfMemoryException) or "maximum_object_size" in str(error):
+            raise TooLargeRows(f"can't read {path}: its rows are too long; write it as JSON lines") from None
         said = str(error).splitlines()[0].replace(str(path.absolute()), path.name)
         raise UserError(f"can't read {path}: {QUOTED.sub('…', said)[:200]}") from None
 
@@ -336,14 +345,3 @@ def json_object(line: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def sql_value(table: Table, path: KeyPath) -> str:
-    """A value of each row as text, in SQL."""
-    top = quoted(path[0])
-    if len(path) == 1:
-        return f"CAST({top} AS VARCHAR)"
-    inner = "".join('."' + key.replace('"', "") + '"' for key in path[1:]).replace("'", "''")
-    # Exports to CSV hold objects as text; to_json makes an object of a column that is one.
-    source = f"to_json({top})" if table.format == "parquet" else top
-    return f"json_extract_string(TRY_CAST({source} AS JSON), '${inner}')"

@@ -73,8 +73,8 @@ def _recognised(table: Table, paths: Paths) -> Fields:
         if path is not None and any(_is_chat(_at(record, path)) for record in table.sample):
             return Fields(chat=path)
     for inputs, outputs in PAIRS:
-        found = [paths.find(name) for name in inputs]
-        answer = next((path for name in outputs if (path := paths.find(name))), None)
+        found = [paths.find(name, holders=True) for name in inputs]
+        answer = next((path for name in outputs if (path := paths.find(name, holders=True))), None)
         if answer is not None and all(path is not None and path != answer for path in found):
             return Fields(tuple(path for path in found if path is not None), (answer,))
     raise UserError(
