@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ class Values:
     numbers: dict[str, Floats]
     """By what they count (``NUMBERS``), NaN where nothing stands; absent where the log has none."""
     odd: dict[str, Texts]
-    """Input and output where they aren't spelled as plain numbers, otherwise None."""
+    """Numbers that aren't spelled as plain ones, otherwise None: input, output and what else one value says."""
     said: dict[str, Texts]
     """By the names of ``Skip``: what stands there, in lower case."""
     rows: Floats
@@ -93,9 +93,8 @@ def meaning_of(
     can be read in two ways.
     """
     columns = []
-    for side in SIDES:
-        odd = values.odd[side]
-        plain_too = bool(np.isfinite(values.number(side)[odd == None]).any())  # noqa: E711  entry by entry
+    for what, odd in values.odd.items():
+        plain_too = bool(np.isfinite(values.number(what)[odd == None]).any())  # noqa: E711  entry by entry
         columns.append(([text for text in set(odd.tolist()) if text], plain_too))
     spelling = spelling_of(columns, semicolons)
     if spelling.unclear:
@@ -103,7 +102,8 @@ def meaning_of(
             f"'{spelling.unclear}' can be read as {spelling.unclear.replace('.', '').replace(',', '')} tokens or as "
             f"{spelling.unclear.split('.')[0].split(',')[0]}: write token counts without points and commas"
         )
-    m, n = (spelled(values, side, spelling) for side in SIDES)
+    values = spelled(values, spelling)
+    m, n = values.number("input"), values.number("output")
     with np.errstate(invalid="ignore"):
         cache_beside, cache_note = _cache_beside(values, m, n, form, native_input)
         reasoning_beside, reasoning_note = _reasoning_beside(values, m, n, form, cache_beside)
@@ -111,12 +111,15 @@ def meaning_of(
     return Meaning(spelling, cache_beside, reasoning_beside, rows, headers, (*cache_note, *reasoning_note, *rows_note))
 
 
-def spelled(values: Values, side: str, spelling: Spelling) -> Floats:
-    """Token counts of one side, those that are spelled oddly too."""
-    found = values.number(side).copy()
-    odd = np.flatnonzero(values.odd[side] != None)  # noqa: E711  entry by entry
-    found[odd] = [spelling.number(text) for text in values.odd[side][odd]]
-    return found
+def spelled(values: Values, spelling: Spelling) -> Values:
+    """The same with the numbers that are spelled oddly."""
+    numbers = dict(values.numbers)
+    for what, texts in values.odd.items():
+        odd = np.flatnonzero(texts != None)  # noqa: E711  entry by entry
+        if odd.size:
+            numbers[what] = numbers[what].copy()
+            numbers[what][odd] = [spelling.number(text) for text in texts[odd]]
+    return replace(values, numbers=numbers)
 
 
 def _beside(values: Values) -> tuple[Floats, Floats]:
@@ -181,7 +184,8 @@ def _rows(values: Values, m: Floats, n: Floats, form: LogForm) -> tuple[str, tup
 
 def judge(values: Values, form: LogForm, meaning: Meaning, whole_file: bool = True) -> Verdict:
     """The size of every row, or why it is none. A row that is the sum of all others is known by the whole file only."""
-    m, n = (spelled(values, side, meaning.spelling) for side in SIDES)
+    values = spelled(values, meaning.spelling)
+    m, n = values.number("input"), values.number("output")
     reason = np.full(values.rows.shape, "", dtype=object)
     broken = np.zeros(values.rows.shape, dtype=bool)
 

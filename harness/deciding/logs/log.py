@@ -108,7 +108,7 @@ def open_log(table: Table, form_name: str | None, input_column: str | None, outp
         )
     log = _log(table, form, pairs, named is not None)
     _refuse_doubles(log)
-    if form_name is None and named is None and form.rows == "requests":
+    if form_name is None and named is None:
         _refuse_periods(log)
     return log
 
@@ -128,6 +128,13 @@ def _refuse_periods(log: Log) -> None:
     """Raise UserError for rows that seem to sum up a day or a month: one for each, of very many tokens."""
     paths = log.table.paths
     dates = next((path for name in PERIODS if (path := paths.find(name))), None)
+    if dates is not None and log.form.rows == "sizes":
+        raise UserError(
+            f"{log.table.path}: rows have a {dates[-1]} and a count: are they sums of so many requests (--form sums), "
+            "or the sizes of each (--form counted)?"
+        )
+    if log.form.rows != "requests":
+        return
     if dates is None or any(paths.find(name) for name in IDS) or len(log.table.sample) < 2:
         return
     counts = {path for alternatives in log.numbers.values() for parts in alternatives for path in parts}

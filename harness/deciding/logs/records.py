@@ -49,7 +49,8 @@ def _other_records(table: Table, form: LogForm) -> Iterator[Record]:
 
 def _csv_records(table: Table) -> Iterator[tuple[str, str, Record]]:
     names = [name for name in table.columns if name != SURPLUS]
-    with open_text(table.path) as file:
+    # Bytes that are no UTF-8 become characters that UTF-8 can't have.
+    with open_text(table.path, "surrogateescape") as file:
         reader = csv.reader(islice(file, table.skip, None), delimiter=table.delimiter, strict=True)
         next(reader)
         while True:
@@ -65,6 +66,8 @@ def _csv_records(table: Table) -> Iterator[tuple[str, str, Record]]:
             fits = len(fields) == len(names) or spare
             if fields:
                 wrong = "" if fits else f"has {len(fields)} of {len(names)} columns"
+                if any("\udc80" <= c <= "\udcff" for field in fields for c in field):
+                    wrong = "is not UTF-8 (save the file as UTF-8)"
                 yield place, wrong, dict(zip(names, fields, strict=False))
 
 

@@ -118,7 +118,7 @@ def _sql_columns(log: Log) -> dict[str, str]:
     """SQL of every value, by names of the values' kinds."""
     columns = {}
     for what, alternatives in log.numbers.items():
-        if what in SIDES:
+        if _one_path_each(what, alternatives):
             text = _sql_text(log, alternatives)
             columns[what] = f"TRY_CAST({text} AS DOUBLE)"
             odd = f"TRY_CAST({text} AS DOUBLE) IS NULL"
@@ -147,6 +147,15 @@ def _sql_columns(log: Log) -> dict[str, str]:
     return columns
 
 
+def _one_path_each(what: str, alternatives: Sequence[Sequence[KeyPath]]) -> bool:
+    """Whether a number is one value of a row, whose spelling can be looked at; sums of several are plain."""
+    return what in SIDES or (len(alternatives) == 1 and len(alternatives[0]) == 1)
+
+
+def _spelled_alone(log: Log) -> list[str]:
+    return [what for what, alternatives in log.numbers.items() if _one_path_each(what, alternatives)]
+
+
 def _sql_text(log: Log, alternatives: Sequence[Sequence[KeyPath]]) -> str:
     texts = [_sql_value(log, parts[0]) for parts in alternatives]
     return f"coalesce({', '.join(texts)})" if len(texts) > 1 else texts[0]
@@ -165,7 +174,7 @@ def _values(log: Log, columns: Mapping[str, Any], rows: np.ndarray) -> Values:
     numbers: dict[str, Floats] = {what: np.ma.filled(column, np.nan) for what, column in masked.items()}
     return Values(
         numbers,
-        {side: _objects(columns[f"odd {side}"]) for side in SIDES},
+        {what: _objects(columns[f"odd {what}"]) for what in log.numbers if f"odd {what}" in columns},
         {name: _objects(columns[f"said {name}"]) for name in log.said},
         rows,
         np.ma.filled(np.ma.asarray(columns["totals"], dtype=bool), False),
@@ -189,7 +198,7 @@ def all_rows(log: Log, parts: Sequence[Values]) -> Values:
 
     return Values(
         {what: all_of((part.numbers[what] for part in parts), float) for what in log.numbers},
-        {side: all_of((part.odd[side] for part in parts), object) for side in SIDES},
+        {what: all_of((part.odd[what] for part in parts), object) for what in _spelled_alone(log)},
         {name: all_of((part.said[name] for part in parts), object) for name in log.said},
         all_of((part.rows for part in parts), float),
         all_of((part.totals for part in parts), bool),
@@ -259,7 +268,7 @@ def _read(log: Log, records: Sequence[Record]) -> Values:
     size = len(records)
     columns: dict[str, Any] = {}
     for what, alternatives in log.numbers.items():
-        if what in SIDES:
+        if _one_path_each(what, alternatives):
             raw = [raw_value(record, alternatives) for record in records]
             columns[what] = [_number(value) for value in raw]
             columns[f"odd {what}"] = np.array([*map(_odd, raw, [log.table.format] * size), None], dtype=object)[:-1]

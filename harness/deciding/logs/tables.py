@@ -211,6 +211,8 @@ def _csv_with_header(path: Path, beginning: list[str], skip: int, delimiter: str
         for row in islice(rows, SAMPLE):
             trailing = trailing or (len(row) == len(names) + 1 and not row[-1].strip())
             sample.append(dict(zip(names, row, strict=False)))
+    if above_header == 0 and any("\ufffd" in name for name in names):
+        raise UserError(f"{path} is not UTF-8: save it as UTF-8")
     columns = tuple(name if name.strip() else f"\0{k}" for k, name in enumerate(names))
     if len(set(columns)) < len(columns):
         columns = ()
@@ -324,7 +326,7 @@ def documents(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def open_text(path: Path) -> Iterator[TextIO]:
+def open_text(path: Path, errors: str = "replace") -> Iterator[TextIO]:
     """A file, unpacked where it is packed. Whatever is wrong with its bytes becomes one line."""
     opener = gzip.open if path.suffix.lower() == ".gz" else open
     csv.field_size_limit(MAX_LINE_BYTES)
@@ -332,7 +334,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
         with opener(path, "rb") as raw:
             if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
                 raise UserError(f"{path} is UTF-16: save it as UTF-8")
-        with opener(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
+        with opener(path, "rt", encoding="utf-8-sig", errors=errors, newline="") as file:
             yield file
     except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise UserError(f"can't read {path}: {error}") from None
