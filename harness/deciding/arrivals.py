@@ -15,6 +15,8 @@ from harness.deciding.logs.rows import timed_values
 from harness.deciding.logs.tables import describe
 from harness.deciding.trace_files import EXAMPLES, broken_rows, refusal
 
+TIME_COLUMNS = TIME[:9]
+"""The shortest names of the column of times."""
 _EPOCH_UNITS = (("nanoseconds", 1e17, 1e9), ("microseconds", 1e14, 1e6), ("milliseconds", 1e11, 1e3))
 """Units of times since 1970, from which number on they are meant, and how many are a second."""
 
@@ -32,7 +34,7 @@ def read_arrivals(
     log = open_log(describe(path), form, input_column, output_column)
     if log.time is None:
         raise UserError(
-            f"{path} doesn't say when requests came: it has no column {', '.join(TIME[:9])}; "
+            f"{path} doesn't say when requests came: it has no column {', '.join(TIME_COLUMNS)}; "
             "for random arrivals give --rate 2/s in its place"
         )
     values, unreadable, times = timed_values(log, MAX_ARRIVALS)

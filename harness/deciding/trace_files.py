@@ -17,8 +17,8 @@ from harness.deciding.logs.judge import SIDES, Meaning, Values, Verdict, judge, 
 from harness.deciding.logs.log import Log, open_log
 from harness.deciding.logs.prefixes import cached_by_blocks
 from harness.deciding.logs.records import raw_value, value_at
-from harness.deciding.logs.rows import count_values, numbered_values
-from harness.deciding.logs.tables import describe, matching_files
+from harness.deciding.logs.rows import count_values, numbered_values, rows_of
+from harness.deciding.logs.tables import Table, describe, matching_files
 from harness.deciding.workload import (
     MEANS_ONLY,
     Workload,
@@ -31,6 +31,8 @@ from harness.deciding.workload import (
 
 NAMED_BYTES = 2**24
 """Files up to this size are read again to name the rows that were left out."""
+__all__ = ["Table", "describe", "load_workload", "read_request_log", "refuse_broken_rows", "rows_of", "token_columns"]
+
 EXAMPLES = 5
 """Broken rows named in an error."""
 
@@ -180,9 +182,8 @@ def _means(
     cached = (verdict.cached_tokens[good] * rows).sum() / m.sum()
     sums = len(requests)
     m, n, requests = shared_out(m, n, requests)
-    note = (
-        f"{sums:,} rows sum up {requests.sum():,.0f} requests: sizes within a row are unknown and taken as their mean"
-    )
+    said = "1 row sums up" if sums == 1 else f"{sums:,} rows sum up"
+    note = f"{said} {requests.sum():,.0f} requests: sizes within a row are unknown and taken as their mean"
     return m, n, requests, cached * m, (*notes, note)
 
 
@@ -240,6 +241,23 @@ def refusal(where: str, broken: int, examples: Sequence[str], remedy: str) -> st
     more = " …" if broken > len(examples) else ""
     rows = "1 broken row" if broken == 1 else f"{broken:,} broken rows"
     return f"{where}: {rows}: {'; '.join(examples)}{more}. {remedy}"
+
+
+def token_columns(table: Table, input_column: str | None, output_column: str | None) -> tuple[str, str]:
+    """Names of a log's input and output token columns, nested ones as a.b.c. Raises UserError when there are none."""
+    log = open_log(table, None, input_column, output_column)
+    m, n = (".".join(log.numbers[side][0][0]) for side in SIDES)
+    return m, n
+
+
+def refuse_broken_rows(table: Table, m_column: str, n_column: str) -> None:
+    """Raise UserError with the line numbers of rows that are no requests, which readers would pass over."""
+    log = open_log(table, None, m_column, n_column)
+    values, unreadable = count_values(log)
+    meaning = _meaning(log, values)
+    if broken := int(values.rows[judge(values, log.form, meaning).broken].sum()) + unreadable:
+        examples = [example for example, _ in zip(broken_rows(log, meaning), range(EXAMPLES), strict=False)]
+        raise UserError(refusal(str(table.path), broken, examples, "Mend the file"))
 
 
 def load_workload(

@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
+from harness.core.errors import UserError
+from harness.deciding.logs import form_called
 from harness.deciding.logs.form import Record
 from harness.deciding.logs.judge import SIDES, Texts, Values
-from harness.deciding.logs.log import Log
+from harness.deciding.logs.log import Log, shown_columns
 from harness.deciding.logs.names import KeyPath
 from harness.deciding.logs.records import BATCH, numbered_records, raw_value, value_at
-from harness.deciding.logs.tables import SURPLUS, TooLargeRows, connect, quoted, run
+from harness.deciding.logs.tables import SURPLUS, Table, TooLargeRows, connect, quoted, run
 
 TOTAL_WORDS = ("total", "totals", "grand total", "sum", "subtotal", "summe", "gesamt", "insgesamt", "somme", "overall")
 """What stands in a table's row that sums up the others."""
@@ -248,6 +250,26 @@ def _number_or_none(value: Any) -> float | None:
 def _number(value: Any) -> float:
     number = _number_or_none(value)
     return float("nan") if number is None else number
+
+
+def rows_of(table: Table, columns: Sequence[str], batch: int) -> Iterator[list[tuple[object, ...]]]:
+    """The named columns, nested ones as a.b.c, in batches of rows, in file order. Raises UserError for unknown ones."""
+    paths = table.paths
+    known = {".".join(path): path for path in (*paths.holders.values(), *paths.lists.values(), *paths.leaves.values())}
+    known |= {name: (name,) for name in table.columns}
+    if absent := [name for name in columns if name not in known]:
+        raise UserError(f"{table.path} has no field {', '.join(absent)}; it has {shown_columns(table)}")
+    if table.format in BY_DUCKDB and all(len(known[name]) == 1 for name in columns):
+        scan, parameters = table.scan()
+        selected = ", ".join(quoted(known[name][0]) for name in columns)
+        with connect() as database:
+            cursor = run(database, table.path, f"SELECT {selected} FROM {scan}", parameters)
+            while rows := cursor.fetchmany(batch):
+                yield rows
+        return
+    records = (record for _, wrong, record in numbered_records(table, form_called("columns")) if not wrong)
+    while some := list(islice(records, batch)):
+        yield [tuple(value_at(record, known[name]) for name in columns) for record in some]
 
 
 def _without_texts(log: Log, record: Record, labels: Sequence[str]) -> Record:
