@@ -432,9 +432,9 @@ EXAMPLES: list[tuple[str, str, str, Sizes, Mapping[str, int], float | None]] = [
     ),
     (
         "unnamed_total.csv",
-        "input_tokens,output_tokens\n10,5\n20,7\n31,9\n61,21\n",
+        "input_tokens,output_tokens\n100,50\n200,70\n310,90\n610,210\n",
         "columns",
-        {(10, 5): 1, (20, 7): 1, (31, 9): 1},
+        {(100, 50): 1, (200, 70): 1, (310, 90): 1},
         {"total row": 1},
         None,
     ),

@@ -28,8 +28,9 @@ NUMBERS = (
     "batch",
 )
 SIDES = ("input", "output")
-FIRST_OF_EQUALS = 3
-"""From so many rows on, one that is the sum of all others is taken for their total."""
+ROWS_OF_A_SUM = 4
+TOKENS_OF_A_SUM = 100
+"""From so many rows and tokens on, a row that is the sum of all others is no chance."""
 
 
 @dataclass(frozen=True)
@@ -265,10 +266,12 @@ def _counts(values: Values, form: LogForm, leave: Leave) -> Floats:
 def _leave_sum(values: Values, whole: Floats, produced: Floats, reason: Texts, leave: Leave) -> None:
     """A last row without a name that is the sum of all others."""
     good = np.flatnonzero(reason == "")
-    if values.rows[good].sum() < FIRST_OF_EQUALS:
+    if values.rows[good].sum() < ROWS_OF_A_SUM:
         return
     largest = good[np.argmax(whole[good])]
     sums = [(side[good] * values.rows[good]).sum() for side in (whole, produced)]
+    if min(whole[largest], produced[largest]) < TOKENS_OF_A_SUM:
+        return
     if values.rows[largest] == 1 and sums == [2 * whole[largest], 2 * produced[largest]]:
         leave(np.arange(whole.size) == largest, "total row")
 
