@@ -158,6 +158,15 @@ def test_errors_first_do_not_hide_good_rows(tmp_path: Path) -> None:
     assert (counted(w), w.left_out) == ({(5, 6): 1}, {"failed": 1500})
 
 
+def test_decisions_say_what_was_left_out_and_what_was_cached(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("input_tokens,cached_tokens,output_tokens,error\n100,40,50,\n100,20,70,\n100,0,0,timeout\n")
+    done = joulebench("threshold", "m1-pro-llama-2-7b", "swing-a100-llama-2-7b", "-w", path)
+    assert done.returncode == 0, done.stderr
+    assert "left out of the workload: 1 of the log's rows, which are no answered requests" in done.stdout
+    assert "30.0 % of the input tokens were read from a prefix cache; costs are of whole prompts" in done.stdout
+
+
 class Entry:
     """An entry point of a package with a form of its own."""
 
