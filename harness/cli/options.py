@@ -56,6 +56,9 @@ WorkloadOption = Annotated[str, Option("--workload", "-w", help=WORKLOAD)]
 InputColumn = Annotated[str | None, Option(help="Column of input tokens in a log; a.b.c for a nested one.")]
 OutputColumn = Annotated[str | None, Option(help="Column of output tokens in a log.")]
 SkipBad = Annotated[bool, Option("--skip-bad", help="Leave broken rows out instead of refusing.")]
+IgnoreCache = Annotated[
+    bool, Option("--ignore-cache", help="Price whole prompts, also what the log says was in a prefix cache.")
+]
 LogForm = Annotated[
     str | None, Option("--form", help="Form of the log: openai, anthropic, vllm-bench, …", show_default="recognised")
 ]

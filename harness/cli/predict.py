@@ -13,17 +13,26 @@ def predict(
     profile: options.ProfileArgument,
     input_tokens: options.InputTokens,
     output_tokens: options.OutputTokens,
+    cached_tokens: Annotated[
+        str | None,
+        Option(
+            help="Input tokens that a prefix cache holds: 2000 or 0,512; fewer than all, the rest is computed.",
+            show_default="0",
+        ),
+    ] = None,
     concurrency: options.InFlight = None,
     boundary: options.Boundary = None,
     strict: Annotated[bool, Option("--strict", help="Refuse sizes outside the measured range.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Predict runtime and energy of requests, each with 95 % intervals of the mean and of one request."""
-    from harness.core.sizes import parse_concurrency, parse_tokens
+    from harness.core.sizes import parse_cached_tokens, parse_concurrency, parse_tokens
     from harness.modelling.profile_fit import load_or_fit
     from harness.showing.predictions import print_predictions
 
-    sizes = parse_tokens(input_tokens), parse_tokens(output_tokens)
+    sizes = [parse_tokens(input_tokens), parse_tokens(output_tokens)]
+    if cached_tokens is not None:
+        sizes.append(parse_cached_tokens(cached_tokens))
     in_flight = None if concurrency is None else parse_concurrency(concurrency)
     loaded = load_or_fit(profile)
     options.print_notes(loaded.fitted)

@@ -48,6 +48,7 @@ def route(
     form: options.LogForm = None,
     output_tokens: options.EveryOutput = None,
     skip_bad: options.SkipBad = False,
+    ignore_cache: options.IgnoreCache = False,
     as_json: options.AsJson = False,
     output: options.FigurePath = None,
     export: options.Export = None,
@@ -64,7 +65,7 @@ def route(
     shares, capacities = options.named_numbers("--share", share), options.named_numbers("--capacity", capacity)
     answer = decide_routing(
         [*(systems or []), *(profile or [])],
-        load_workload(workload, input_column, output_column, skip_bad, output_tokens, form),
+        load_workload(workload, input_column, output_column, skip_bad, output_tokens, form, ignore_cache=ignore_cache),
         shares=shares,
         capacities=capacities,
         slo_s=slo,

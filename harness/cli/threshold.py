@@ -45,6 +45,7 @@ def threshold(
     form: options.LogForm = None,
     output_tokens: options.EveryOutput = None,
     skip_bad: options.SkipBad = False,
+    ignore_cache: options.IgnoreCache = False,
     as_json: options.AsJson = False,
     output: options.FigurePath = None,
     export: options.Export = None,
@@ -58,7 +59,7 @@ def threshold(
 
     answer = decide_threshold(
         *_pair(systems or [], small, large),
-        load_workload(workload, input_column, output_column, skip_bad, output_tokens, form),
+        load_workload(workload, input_column, output_column, skip_bad, output_tokens, form, ignore_cache=ignore_cache),
         key=key,
         weight=weight,
         scale=scale,

@@ -59,6 +59,13 @@ def parse_tokens(text: str) -> list[int]:
     return list(counts)
 
 
+def parse_cached_tokens(text: str) -> list[int]:
+    """Numbers of cached tokens, written as token counts are; 0 is one too. Raises UserError."""
+    parts = [part.strip() for part in text.split(",")]
+    some = ",".join(part for part in parts if part != "0")
+    return [*([0] if "0" in parts else []), *(parse_tokens(some) if some else [])]
+
+
 def parse_concurrency(text: str) -> list[int]:
     """Numbers of requests in flight, written as token counts are, in ascending order. Raises UserError."""
     try:

@@ -12,7 +12,7 @@ from harness.core.errors import UserError
 from harness.core.quantities import Method
 from harness.core.wording import percent
 from harness.deciding import routing, threshold
-from harness.deciding.workload import Workload, marginal
+from harness.deciding.workload import Tokens, Workload, marginal
 from harness.modelling import comparable
 from harness.modelling.cost_function import TOO_FAR, Z95, Range
 from harness.modelling.profile import Profile
@@ -71,6 +71,8 @@ class Costs:
     """What every result must begin with where systems that aren't comparable were compared; else empty."""
     too_far: NDArray[np.bool_] | None = None
     """Which pairs lie too far outside what was measured on a system to know an interval; None where none does."""
+    whole_prompts: tuple[Floats, Floats] | None = None
+    """``energy_j`` and ``runtime_s`` as if nothing of the prompts were cached; None where nothing is."""
 
     @cached_property
     def in_flight(self) -> Floats:
@@ -141,10 +143,18 @@ class Costs:
                 return names.index(name)
         raise UserError(f"no system {name} among {', '.join(self.labels)}")
 
-    def at(self, m: NDArray[np.int64], n: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    def not_computed(self, system: int, cached: Tokens | None) -> Tokens | None:
+        """Of these cached tokens those that a system saves: none without a KV cache."""
+        return cached if self.profiles[system].identity.kv_cache else None
+
+    def at(self, m: Tokens, n: Tokens, cached: Tokens | None = None) -> tuple[Floats, Floats]:
         """Energy in J and runtime in s of other requests on the same systems, each of shape (systems, sizes)."""
-        runtime_s = np.stack([p.runtime_s(m, n) for p in self.profiles])
-        energy_j = np.stack([p.energy_j(m, n, self.components) for p in self.profiles])
+        saved = [self.not_computed(s, cached) for s in range(len(self.profiles))]
+        known = [0 if k is None else k for k in saved]
+        runtime_s = np.stack([p.runtime_s(m, n, cached=k) for p, k in zip(self.profiles, known, strict=True)])
+        energy_j = np.stack(
+            [p.energy_j(m, n, self.components, cached=k) for p, k in zip(self.profiles, known, strict=True)]
+        )
         if self.idle == "subtracted":
             energy_j -= np.array(self.idle_power_w, dtype=float)[:, None] * (runtime_s / self.in_flight)
         return energy_j, runtime_s
@@ -160,12 +170,16 @@ def cost_table(
     """Predict every pair on every system.
 
     Raises UserError when the profiles can't be compared, or ``idle`` is ``subtracted`` and an idle power is
-    unknown, and for another ``idle`` than ``included`` and ``subtracted``.
+    unknown, for another ``idle`` than ``included`` and ``subtracted``, and for cached prompts that a model can't price.
     """
     if idle not in ("included", "subtracted"):
         raise UserError(f"unknown idle rule {idle}; use included or subtracted")
     comparison = comparable.check(profiles, boundary, allow_mixed)
-    warnings = [*comparison.warnings, *_range_warnings(profiles, workload)]
+    warnings = [
+        *comparison.warnings,
+        *_range_warnings(profiles, workload),
+        *_without_kv_cache(profiles, workload),
+    ]
     powers = tuple(_idle_power_w(p, comparison.boundary) for p in profiles)
     if idle == "subtracted":
         unmeasured = [p.name for p, power in zip(profiles, powers, strict=True) if power is None]
@@ -177,9 +191,26 @@ def cost_table(
     within = "+".join(comparison.boundary or ["sum"])
     unknown = np.empty((len(profiles), 0))
     costs = Costs(tuple(profiles), labels, unknown, unknown, within, idle, comparison.mixed, tuple(warnings), powers)
-    energy_j, runtime_s = costs.at(workload.input_tokens, workload.output_tokens)
+    m, n, cached = workload.input_tokens, workload.output_tokens, workload.not_computed
+    if all(costs.not_computed(s, cached) is None for s in range(len(profiles))):
+        cached = None
+    energy_j, runtime_s = costs.at(m, n, cached)
+    whole = None if cached is None else costs.at(m, n)
     far = _too_far(costs, workload)
-    return replace(costs, energy_j=energy_j, runtime_s=runtime_s, mark=comparison.mark, too_far=far)
+    return replace(
+        costs, energy_j=energy_j, runtime_s=runtime_s, mark=comparison.mark, too_far=far, whole_prompts=whole
+    )
+
+
+def _without_kv_cache(profiles: Sequence[Profile], workload: Workload) -> list[str]:
+    """Where prompts are priced whole although a part of them was cached; nothing where nothing is."""
+    names = [p.name for p in profiles if not p.identity.kv_cache]
+    if workload.not_computed is None or not names:
+        return []
+    return [
+        f"{percent(workload.cached_share)} of the input tokens were read from a prefix cache, but "
+        f"{' and '.join(names)} had no KV cache: there costs are of whole prompts"
+    ]
 
 
 def _idle_power_w(profile: Profile, boundary: Sequence[str] | None) -> float | None:
@@ -199,6 +230,12 @@ def _too_far(costs: Costs, workload: Workload) -> NDArray[np.bool_] | None:
             if reach not in near:
                 near.append(reach)
     far = np.asarray(~np.logical_and.reduce([reach.covers(m, n) for reach in near]))
+    for system, profile in enumerate(costs.profiles):
+        if (k := costs.not_computed(system, workload.not_computed)) is not None:
+            for function in (profile.runtime_function, *profile.energy_functions(costs.components)):
+                # Of what is computed alone: there are few such prompts to be looked at closely.
+                at = np.flatnonzero(m - k < function.range.min_input_tokens / 2**TOO_FAR)
+                far[at] |= function.octaves_outside(m[at], n[at], k[at]) > TOO_FAR
     return far if far.any() else None
 
 
@@ -212,8 +249,9 @@ def _range_warnings(profiles: Sequence[Profile], workload: Workload) -> list[str
     """How much of the workload is extrapolated, in one line; nothing where all of it was measured."""
     parts: list[str] = []
     for profile in profiles:
-        inside = profile.runtime_function.range.covers(workload.input_tokens, workload.output_tokens)
-        outside = float(workload.count[~inside].sum()) / workload.requests
+        cached = workload.not_computed if profile.identity.kv_cache else None
+        sizes = workload.input_tokens, workload.output_tokens, 0 if cached is None else cached
+        outside = float(workload.count[profile.runtime_function.outside(*sizes)].sum()) / workload.requests
         if outside > 0:
             share = percent(outside) if outside >= 0.001 else "less than 0.1 %"
             parts.append(f"{share} {'' if parts else 'of the requests '}on {profile.name}")
@@ -226,6 +264,8 @@ def expected_by_input(costs: Costs, scales: threshold.Scales, workload: Workload
     The distribution of N at m is that of all requests in the pool of m (``routing.pools``), so that a length
     seen a few times is not judged by its few outputs; of all requests where input and output lengths are known
     to be independent. ``count`` are the requests learned from, shape (pairs,); some may be 0, not all.
+
+    Where prompts are cached, what that saves of prefill is expected by the shares of the prompts in the pool that are.
     """
     lengths, of_length = np.unique(workload.input_tokens, return_inverse=True)
     requests = np.bincount(of_length, count, lengths.size).astype(np.float64)
@@ -240,4 +280,35 @@ def expected_by_input(costs: Costs, scales: threshold.Scales, workload: Workload
         here = np.flatnonzero(pool == p)
         at = scales.cost(*costs.at(np.repeat(lengths[here], n.size), np.tile(n, here.size)))
         expected[:, here] = at.reshape(-1, here.size, n.size) @ (weight / weight.sum())
+        if workload.not_computed is not None:
+            share = _share_steps(workload.not_computed[pairs] / workload.input_tokens[pairs])
+            expected[:, here] -= _expected_savings(costs, scales, lengths[here], *marginal(share, count[pairs]))
     return expected
+
+
+SHARE_STEPS = 256
+"""Shares of prompts that are cached are told apart to so many parts of a prompt."""
+
+
+def _share_steps(share: Floats) -> Tokens:
+    return np.rint(share * SHARE_STEPS).astype(np.int64)
+
+
+def _expected_savings(costs: Costs, scales: threshold.Scales, lengths: Tokens, steps: Tokens, weight: Floats) -> Floats:
+    """Mean cost that is saved at each length where prompts are cached to these shares: shape (systems, lengths)."""
+    m, share = np.repeat(lengths, steps.size), np.tile(steps / SHARE_STEPS, lengths.size)
+    one, cached = np.ones_like(m), np.minimum((share * m).astype(np.int64), m - 1)
+    saved = scales.cost(*costs.at(m, one)) - scales.cost(*costs.at(m, one, cached))
+    return np.asarray(saved.reshape(-1, lengths.size, steps.size) @ (weight / weight.sum()))
+
+
+def typical_cached(workload: Workload, m: Tokens) -> Tokens | None:
+    """What is cached of prompts of m tokens where only their length is known: the mean share of the workload's prompts
+    about as long (``routing.pools``); None where nothing is cached."""
+    if workload.not_computed is None:
+        return None
+    lengths, of_length = np.unique(workload.input_tokens, return_inverse=True)
+    pool = routing.pools(np.bincount(of_length, workload.count).astype(np.float64))
+    tokens = [np.bincount(pool[of_length], workload.count * x) for x in (workload.not_computed, workload.input_tokens)]
+    at = pool[np.maximum(np.searchsorted(lengths, m, side="right") - 1, 0)]
+    return np.minimum((tokens[0] / tokens[1])[at] * m, m - 1).astype(np.int64)

@@ -147,6 +147,8 @@ class SystemErrors:
     def __init__(self, costs: Costs, system: int, workload: Workload) -> None:
         profile = costs.profiles[system]
         self.workload = workload
+        self.cached = costs.not_computed(system, workload.not_computed)
+        self.spot_cached = costs.not_computed(system, workload.octaves.spot_cached)
         self.runtime_function = profile.runtime_function
         self.energy_functions = profile.energy_functions(costs.components)
         self.runtime_s = costs.runtime_s[system]
@@ -192,7 +194,8 @@ class SystemErrors:
         """Sums by coefficient, of the misfit by cell, and of the derivatives over the workload; and the standard
         deviation of single requests by pair."""
         workload, octaves = self.workload, self.workload.octaves
-        derivatives = function.derivatives(workload.input_tokens[at], workload.output_tokens[at])
+        cached = 0 if self.cached is None else self.cached[at]
+        derivatives = function.derivatives(workload.input_tokens[at], workload.output_tokens[at], cached)
         cost = np.einsum("k,kp->p", function.coefficients, derivatives)
         misfit, scatter = (sd[octaves.spot[at]] for sd in relative)
         direction = np.einsum("kp,p->k", derivatives, workload.count[at])
@@ -218,9 +221,10 @@ class SystemErrors:
         They change slowly with the size, so that those of its spot do for a pair.
         """
         m, n = self.workload.octaves.spot_sizes
+        k = 0 if self.spot_cached is None else self.spot_cached
         # Where nothing is spent, nothing is uncertain; powers know no 0.
-        cost = np.maximum(np.abs(function.cost(m, n)), _LEAST)
-        misfit = function.misfit.relative_sd(function.octaves_away(m, n), cost)
+        cost = np.maximum(np.abs(function.cost(m, n, k)), _LEAST)
+        misfit = function.misfit.relative_sd(function.octaves_away(m, n, k), cost)
         scatter = function.scatter.sd(cost) / cost if function.scatter.factor else np.zeros(cost.size)
         return misfit, np.asarray(scatter)
 
@@ -228,7 +232,8 @@ class SystemErrors:
         """Of one new request of each pair: standard deviation in s of its runtime, the degrees of freedom that it is
         known to, and the part of it that is the request's own."""
         function = self.runtime_function
-        derivatives = function.derivatives(self.workload.input_tokens, self.workload.output_tokens)
+        cached = 0 if self.cached is None else self.cached
+        derivatives = function.derivatives(self.workload.input_tokens, self.workload.output_tokens, cached)
         cost = function.coefficients @ derivatives
         trials = np.sqrt(np.square(_root(function.covariance).T @ derivatives).sum(axis=0))
         spot = self.workload.octaves.spot

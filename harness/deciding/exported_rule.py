@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from harness.core.files import refuse_other_format, write_atomically
 from harness.deciding import routing
 from harness.deciding.answers import RoutingAnswer, ThresholdAnswer
-from harness.deciding.costs import Costs
+from harness.deciding.costs import Costs, typical_cached
 from harness.deciding.decision import RoutingDecision
+from harness.deciding.prefix_caching import mean_cached
 from harness.deciding.routing import Choice
 from harness.deciding.rule_schema import (
     RULE_VERSION,
@@ -119,6 +120,7 @@ def _head(answer: ThresholdAnswer | RoutingAnswer, saving: RuleSaving) -> dict[s
             mean_output_tokens=float(np.average(n, weights=workload.count)),
             longest_input_tokens=int(m.max()),
             longest_output_tokens=int(n.max()),
+            mean_cached_tokens=mean_cached(costs, workload),
         ),
         "cost": RuleCost.model_validate(
             {
@@ -159,7 +161,8 @@ def _choices(answer: RoutingAnswer) -> tuple[NDArray[np.int64], NDArray[np.int64
     """Input lengths, output lengths, and the system for each two of them; −1 where none meets the limit."""
     decision, workload = answer.decision, answer.workload
     m, n = _spaced(workload.input_tokens, INPUT_POINTS), _spaced(workload.output_tokens, OUTPUT_POINTS)
-    energy_j, runtime_s = answer.costs.at(np.repeat(m, n.size), np.tile(n, m.size))
+    cached = typical_cached(workload, np.repeat(m, n.size))
+    energy_j, runtime_s = answer.costs.at(np.repeat(m, n.size), np.tile(n, m.size), cached)
     cost = decision.scales.cost(energy_j, runtime_s)
     for limit, price in zip(decision.limits, _prices(decision), strict=True):
         cost[limit.system] += price * limit.usage(runtime_s / answer.costs.in_flight)

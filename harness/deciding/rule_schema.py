@@ -5,9 +5,19 @@ Version 1 had ``boundary`` for what is now ``regions`` and ``boundary_of_energy`
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    model_serializer,
+    model_validator,
+)
 
 from harness.core.quantities import Facts, Method
 from harness.modelling.profile_schema import MeasuredRange, Strict
@@ -41,6 +51,14 @@ class RuleWorkload(Strict):
     """The rule names a system for longer requests too, which were not among these."""
     longest_output_tokens: PositiveInt
     """As longest_input_tokens."""
+    mean_cached_tokens: PositiveFloat | None = None
+    """Input tokens of a request that a prefix cache held and that cost nothing, in the mean; whoever follows the rule
+    expects new requests to be cached alike. Absent from the file where costs are of whole prompts."""
+
+    @model_serializer(mode="wrap")
+    def _of_whole_prompts(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        return {key: value for key, value in content.items() if (key, value) != ("mean_cached_tokens", None)}
 
 
 class RuleInterval(Strict):

@@ -26,6 +26,7 @@ from harness.deciding.workload import (
     from_pairs,
     is_saved_workload,
     parse,
+    whole_prompts,
     with_output_tokens,
 )
 
@@ -120,7 +121,7 @@ def _workload(pattern: str, files: Sequence[Counted]) -> Workload:
     columns: dict[str, str] = {}
     for counted in files:
         columns = {**counted.log.columns, **columns}
-    notes = dict.fromkeys(note for counted in files for note in counted.notes)
+    notes = dict.fromkeys([note for counted in files for note in counted.notes] + list(made.notes))
     if known and not np.isfinite(cached).all():
         notes["rows that don't say how many tokens were cached count as having none"] = None
     return replace(
@@ -268,11 +269,13 @@ def load_workload(
     output_tokens: int | None = None,
     form: str | None = None,
     sums: bool = False,
+    ignore_cache: bool = False,
 ) -> Workload:
     """Load a workload: a built-in name, a file written by ``save``, or a log (CSV, Parquet, JSON, a glob).
 
     ``skip_bad`` leaves broken rows out instead of refusing; ``output_tokens`` sets every output length to this many;
-    ``form`` names the log's form; ``sums`` takes rows that sum up many requests, at their mean sizes.
+    ``form`` names the log's form; ``sums`` takes rows that sum up many requests, at their mean sizes;
+    ``ignore_cache`` leaves out what is known of cached prompts, so that costs are of whole prompts.
     Raises UserError when there is no such workload or its content can't be used.
     """
     name, path = os.fspath(spec), Path(spec)
@@ -284,4 +287,6 @@ def load_workload(
         loaded = parse(file.read_text("utf-8"), name)
     else:
         loaded = read_request_log(name, input_column, output_column, skip_bad, form, sums)
-    return loaded if output_tokens is None else with_output_tokens(loaded, output_tokens)
+    if output_tokens is not None:
+        loaded = with_output_tokens(loaded, output_tokens)
+    return whole_prompts(loaded) if ignore_cache else loaded

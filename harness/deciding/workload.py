@@ -1,8 +1,9 @@
 """Workloads: how many requests of which size.
 
-A workload is a set of distinct (input tokens, output tokens) pairs with the number of requests of each. Where
-only the two marginal histograms are known, the pairs are their product: input and output length are then taken
-to be independent, and ``pairs_known`` is False so that every output can say so.
+A workload is a set of distinct (input tokens, output tokens) pairs with the number of requests of each; where a log
+says how much of its prompts was in a prefix cache, a set of distinct (input, output, cached) sizes. Where only the two
+marginal histograms are known, the pairs are their product: input and output length are then taken to be independent,
+and ``pairs_known`` is False so that every output can say so.
 """
 
 import json
@@ -25,6 +26,9 @@ from harness.modelling.cost_function import MAX_TOTAL_TOKENS
 KIND = "joulebench-workload"
 WORKLOAD_VERSION = 1
 COLUMNS = ("input_tokens", "output_tokens", "count")
+MOST_SIZES = 4_000_000
+"""Beyond so many distinct (input, output, cached) sizes, those of one (input, output) pair become one with their mean
+cached tokens: memory then grows with the pairs alone."""
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 MEANS_ONLY = "only mean sizes are known, and what is decided by size needs those of single requests: export these"
@@ -36,7 +40,7 @@ Histogram = tuple[Sequence[float], Sequence[float]]
 
 @dataclass(frozen=True)
 class Workload:
-    """Distinct request sizes and how often each occurs. The three arrays have one entry per distinct pair."""
+    """Distinct request sizes and how often each occurs. The arrays have one entry per distinct size."""
 
     name: str
     source: str
@@ -50,7 +54,8 @@ class Workload:
     dropped_rows: int = 0
     """Broken rows left out while reading."""
     cached_tokens: Floats | None = None
-    """Mean tokens of each size's prompts that were read from a prefix cache, input tokens among them; None: unknown."""
+    """Input tokens of each size that were read from a prefix cache; fractional where only means are known; None: not
+    known, or not to be counted."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Rows of a log that are no requests, by the reason; broken ones among them."""
     form: str = ""
@@ -62,6 +67,9 @@ class Workload:
     means_only: bool = False
     """The log has sums of many requests, so that all of one row have their mean size here."""
 
+    cached_left_out: float = 0.0
+    """Share of the input tokens that a prefix cache held, where costs are to be of whole prompts all the same."""
+
     @property
     def requests(self) -> float:
         """Number of requests."""
@@ -69,8 +77,28 @@ class Workload:
 
     @cached_property
     def octaves(self) -> Octaves:
-        """Where the pairs lie on logarithmic axes."""
-        return Octaves.of(self.input_tokens, self.output_tokens)
+        """Where the sizes lie on logarithmic axes."""
+        return Octaves.of(self.input_tokens, self.output_tokens, self.computed_tokens)
+
+    @cached_property
+    def not_computed(self) -> Tokens | None:
+        """Cached tokens of each size as whole numbers below its input tokens, for what they save; None without any."""
+        if self.cached_tokens is None or not self.cached_tokens.any():
+            return None
+        # At least the last token is computed: the first output token comes from it.
+        return np.minimum(np.rint(self.cached_tokens).astype(np.int64), self.input_tokens - 1)
+
+    @property
+    def computed_tokens(self) -> Tokens | None:
+        """Input tokens of each size that aren't cached; None where all are computed."""
+        return None if self.not_computed is None else self.input_tokens - self.not_computed
+
+    @property
+    def cached_share(self) -> float:
+        """Share of the input tokens that a prefix cache held, counted in costs or not."""
+        if self.cached_tokens is None:
+            return self.cached_left_out
+        return float(self.cached_tokens @ self.count) / float(self.input_tokens @ self.count)
 
 
 def from_pairs(
@@ -83,7 +111,8 @@ def from_pairs(
 ) -> Workload:
     """Make a workload of (m, n) pairs, merging equal ones; ``count`` defaults to one request per pair.
 
-    ``cached_tokens`` are those of each pair's prompts that a prefix cache held; equal pairs get their mean.
+    ``cached_tokens`` are those of each pair's prompts that a prefix cache held: pairs are then merged where these are
+    equal too, to whole tokens. Beyond ``MOST_SIZES`` of them equal pairs get their mean.
 
     Raises UserError for an empty workload, unequal lengths, token counts below 1, requests of more than
     MAX_TOTAL_TOKENS and counts that aren't positive.
@@ -107,20 +136,56 @@ def from_pairs(
         raise UserError(f"workload {name}: counts must be positive numbers")
     span = int(n.max()) + 1
     pairs = m.astype(np.int64) * span + n
-    if (
-        count is None and cached_tokens is None
-    ):  # a sort of the pairs alone is several times as fast as one that keeps their order
+    if cached_tokens is not None:
+        return _with_cached(name, source, pairs, span, weights, _checked_cached(name, cached_tokens, m))
+    if count is None:
+        # A sort of the pairs alone is several times as fast as one that keeps their order.
         merged, requests = np.unique(pairs, return_counts=True)
     else:
         merged, inverse = np.unique(pairs, return_inverse=True)
         requests = np.bincount(inverse, weights)
-    made = Workload(name, source, merged // span, merged % span, requests.astype(np.float64))
-    if cached_tokens is None:
-        return made
+    return Workload(name, source, merged // span, merged % span, requests.astype(np.float64))
+
+
+def _checked_cached(name: str, cached_tokens: ArrayLike, m: Tokens) -> Floats:
     cached = np.asarray(cached_tokens, dtype=np.float64)
     if cached.shape != m.shape or not ((cached >= 0) & (cached <= m)).all():
         raise UserError(f"workload {name}: cached tokens must be from 0 to the input tokens, one number a pair")
-    return replace(made, cached_tokens=np.bincount(inverse, cached * weights) / requests)
+    return cached
+
+
+def _with_cached(name: str, source: str, pairs: Tokens, span: int, weights: Floats, cached: Floats) -> Workload:
+    """A workload of pairs m·span + n with their cached tokens."""
+    merged, pair = np.unique(pairs, return_inverse=True)
+    notes: tuple[str, ...] = ()
+    size = pair
+    if cached.any():
+        # Pairs are numbered first: m, n and cached tokens of the longest requests make no 64-bit number.
+        steps = int(cached.max()) + 2
+        sizes, size = np.unique(pair * steps + np.rint(cached).astype(np.int64), return_inverse=True)
+        if sizes.size <= MOST_SIZES:
+            merged = merged[sizes // steps]
+        else:
+            size = pair
+            notes = (
+                f"more than {MOST_SIZES:,} sizes: requests alike in input and output have their mean cached tokens",
+            )
+    requests = np.bincount(size, weights).astype(np.float64)
+    mean = np.bincount(size, cached * weights) / requests
+    return Workload(name, source, merged // span, merged % span, requests, cached_tokens=mean, notes=notes)
+
+
+def whole_prompts(workload: Workload) -> Workload:
+    """The same requests with nothing cached, so that costs are of whole prompts."""
+    if workload.cached_tokens is None:
+        return workload
+    m, n, count = workload.input_tokens, workload.output_tokens, workload.count
+    changed = from_pairs(workload.name, workload.source, m, n, count)
+    kept = {name: getattr(workload, name) for name in _OF_THE_LOG}
+    return replace(changed, pairs_known=workload.pairs_known, cached_left_out=workload.cached_share, **kept)
+
+
+_OF_THE_LOG = ("dropped_rows", "left_out", "form", "columns", "notes", "means_only")
 
 
 def from_histograms(name: str, source: str, input_histogram: Histogram, output_histogram: Histogram) -> Workload:
@@ -161,21 +226,12 @@ def with_output_tokens(workload: Workload, output_tokens: int) -> Workload:
     """The same requests with every output length set to ``output_tokens``."""
     if not 1 <= output_tokens <= MAX_TOTAL_TOKENS:
         raise UserError(f"the output length must be 1 to {MAX_TOTAL_TOKENS} tokens, not {output_tokens}")
-    m, count = marginal(workload.input_tokens, workload.count)
+    m = workload.input_tokens
     name = f"{workload.name}, every output {output_tokens} tokens"
-    changed = Workload(name, workload.source, m, np.full_like(m, output_tokens), count)
-    kept = ("dropped_rows", "left_out", "form", "columns", "notes", "means_only")
-    cached = _mean_by(workload.input_tokens, workload.cached_tokens, workload.count)
-    return replace(changed, cached_tokens=cached, **{name: getattr(workload, name) for name in kept})
-
-
-def _mean_by(tokens: Tokens, cached: Floats | None, count: Floats) -> Floats | None:
-    """Mean cached tokens of each distinct length."""
-    if cached is None:
-        return None
-    _, inverse = np.unique(tokens, return_inverse=True)
-    mean: Floats = np.bincount(inverse, cached * count) / np.bincount(inverse, count)
-    return mean
+    changed = from_pairs(
+        name, workload.source, m, np.full_like(m, output_tokens), workload.count, workload.cached_tokens
+    )
+    return replace(changed, **{name: getattr(workload, name) for name in _OF_THE_LOG})
 
 
 def marginal(tokens: Tokens, count: Floats) -> tuple[Tokens, Floats]:

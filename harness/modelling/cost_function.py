@@ -1,4 +1,11 @@
-"""Evaluate a fitted cost function, with its uncertainty, at millions of request sizes. Pure."""
+"""Evaluate a fitted cost function, with its uncertainty, at millions of request sizes. Pure.
+
+Of a prompt whose first k tokens are in a prefix cache only m − k are computed. Such prompts are not measured, so their
+misfit is that of a size farther away. Their decode steps are those of (m, n), their forward pass is that of (m − k, n)
+but for what it attends to, and between these two lie L = log2(m/(m − k)) octaves. The pass is taken to lie halfway, at
+x² = max(d(m, n), d(m − k, n))² + (L/2)², and what that is more than d(m, n)² counts by the share w that prefill has in
+the request's cost: d² = d(m, n)² + w²·(x² − d(m, n)²). Without anything cached d is that of (m, n).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +21,7 @@ from harness.core.errors import UserError
 from harness.core.sizes import request_words
 from harness.core.statistics import Z95, joined_95
 from harness.modelling.doubt import MEAN, REQUEST, Misfit, Scatter, SessionEffect, Source, octaves_to_nearest
-from harness.modelling.forms.base import Evaluator, Form, Part
+from harness.modelling.forms.base import Evaluator, Form, Part, Sizes
 
 CHUNK = 1 << 16
 """Pairs evaluated at a time, so that intermediate values stay in the processor's cache."""
@@ -103,6 +110,9 @@ class Range:
         return np.asarray(below & (m >= self.min_input_tokens) & (n >= self.min_output_tokens))
 
 
+Tokens = NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class Prediction:
     """Costs of requests, with their uncertainty. Arrays have the broadcast shape of m and n."""
@@ -154,38 +164,45 @@ class CostFunction:
     range: Range
     _evaluators: dict[tuple[str, Part], tuple[int, Evaluator]] = field(default_factory=dict, repr=False)
 
-    def cost(self, m: ArrayLike, n: ArrayLike, part: Part = "request") -> Floats:
-        """Cost of requests of m input and n output tokens. m and n broadcast. Raises UserError."""
-        m, n = _token_counts(m, n)
+    def cost(self, m: ArrayLike, n: ArrayLike, cached: ArrayLike = 0, *, part: Part = "request") -> Floats:
+        """Cost of requests of m input and n output tokens, ``cached`` of the input in a prefix cache. All broadcast.
+
+        Raises UserError for counts that are none, and for cached tokens where the form can't price them.
+        """
+        m, n, k = self._sizes(m, n, cached)
         values = np.empty(m.size)
-        for chunk, found in self._evaluated("cost", self.coefficients, m, n, part):
+        for chunk, found in self._evaluated("cost", self.coefficients, m, n, k, part):
             values[chunk] = found
         return values.reshape(m.shape)
 
-    def predict(self, m: ArrayLike, n: ArrayLike, part: Part = "request", *, strict: bool = False) -> Prediction:
-        """Cost with uncertainty and a flag where (m, n) lies outside the measured range.
+    def predict(
+        self, m: ArrayLike, n: ArrayLike, cached: ArrayLike = 0, *, part: Part = "request", strict: bool = False
+    ) -> Prediction:
+        """Cost with uncertainty and a flag where (m, n), or what is computed of it, lies outside the measured range.
 
-        Raises UserError for token counts that are none, and outside the range when ``strict``.
+        Raises UserError as ``cost`` does, and outside the range when ``strict``.
         """
-        m, n = _token_counts(m, n)
-        outside = ~self.range.covers(m, n)
+        m, n, k = self._sizes(m, n, cached)
+        outside = self.outside(m, n, 0 if k is None else k)
         if strict and outside.any():
             at = np.flatnonzero(outside)[0]
+            computed = f", {m.flat[at] - k.flat[at]} of them computed," if k is not None and k.flat[at] else ""
             raise UserError(
-                f"{m.flat[at]} input and {n.flat[at]} output tokens lie outside the measured range "
+                f"{m.flat[at]} input{computed} and {n.flat[at]} output tokens lie outside the measured range "
                 f"({self.describe_range()}); measure there or predict without strict"
             )
         values, variances, misfits = np.empty(m.size), np.empty(m.size), np.empty(m.size)
         too_far = np.empty(m.size, dtype=bool)
         # The cost and the directions of uncertainty are looked up together.
         directions = np.hstack([self.coefficients[:, None], _square_root(self.covariance)])
-        flat_m, flat_n = m.ravel(), n.ravel()
-        for chunk, found in self._evaluated("predict", directions, m, n, part):
+        flat = [m.ravel(), n.ravel(), *([] if k is None else [k.ravel()])]
+        for chunk, found in self._evaluated("predict", directions, m, n, k, part):
             values[chunk] = found[:, 0]
             variances[chunk] = np.einsum("ij,ij->i", found[:, 1:], found[:, 1:])
-            distance = self.range.octaves_away(flat_m[chunk], flat_n[chunk])
+            here = [axis[chunk] for axis in flat]
+            distance = self.octaves_away(*here)
             misfits[chunk] = np.abs(values[chunk]) * self.misfit.relative_sd(distance, values[chunk])
-            too_far[chunk] = self.range.octaves_outside(flat_m[chunk], flat_n[chunk]) > TOO_FAR
+            too_far[chunk] = self.octaves_outside(*here) > TOO_FAR
         value, trials, model = (array.reshape(m.shape) for array in (values, np.sqrt(variances), misfits))
         amount = np.abs(value)
         sd: dict[Source, Floats] = {
@@ -204,18 +221,44 @@ class CostFunction:
         }
         return Prediction(value, sd, freedom, outside, too_far.reshape(m.shape))
 
-    def octaves_away(self, m: ArrayLike, n: ArrayLike) -> Floats:
-        """See ``Range.octaves_away``."""
-        return self.range.octaves_away(m, n)
+    def outside(self, m: ArrayLike, n: ArrayLike, cached: ArrayLike = 0) -> NDArray[np.bool_]:
+        """Where sizes, or what is computed of them, lie outside the measured range (``Range.covers``)."""
+        outside = ~self.range.covers(m, n)
+        computed = np.subtract(m, cached)
+        return np.asarray(outside | ((np.asarray(cached) > 0) & (computed < self.range.min_input_tokens)))
 
-    def derivatives(self, m: ArrayLike, n: ArrayLike) -> Floats:
+    def octaves_outside(self, m: ArrayLike, n: ArrayLike, cached: ArrayLike = 0) -> Floats:
+        """See ``Range.octaves_outside``; of a shorter forward pass the octaves count by prefill's share of the cost."""
+        octaves, k = self.range.octaves_outside(m, n), np.asarray(cached)
+        if not k.any():
+            return octaves
+        of_pass = self.range.octaves_outside(np.subtract(m, k), n)
+        return np.asarray(np.maximum(octaves, self._prefill_share(m, n, k) * of_pass))
+
+    def octaves_away(self, m: ArrayLike, n: ArrayLike, cached: ArrayLike = 0) -> Floats:
+        """Distance d of each size from the nearest measured point: see ``Range.octaves_away`` and, of cached prompts,
+        the module."""
+        distance, k = self.range.octaves_away(m, n), np.asarray(cached)
+        if not k.any():
+            return distance
+        of_pass = self.range.octaves_away(np.subtract(m, k), n)
+        between = np.log2(np.asarray(m) / np.subtract(m, k)) / 2
+        further = np.maximum(of_pass**2 - distance**2, 0.0) + between**2
+        return np.asarray(np.sqrt(distance**2 + self._prefill_share(m, n, k) ** 2 * further))
+
+    def _prefill_share(self, m: ArrayLike, n: ArrayLike, cached: ArrayLike) -> Floats:
+        """What part of the cost is prefill's."""
+        cost, prefill = self.cost(m, n, cached), self.cost(m, n, cached, part="prefill")
+        return np.divide(prefill, cost, out=np.ones_like(cost), where=cost > 0)
+
+    def derivatives(self, m: ArrayLike, n: ArrayLike, cached: ArrayLike = 0) -> Floats:
         """Derivatives of the cost with respect to each coefficient, shape (coefficients, *shape of m and n).
 
         Multiplied by the coefficients they are the cost itself. Raises UserError.
         """
-        m, n = _token_counts(m, n)
+        m, n, k = self._sizes(m, n, cached)
         values = np.empty((self.coefficients.size, m.size))
-        for chunk, found in self._evaluated("design", np.eye(self.coefficients.size), m, n, "request"):
+        for chunk, found in self._evaluated("design", np.eye(self.coefficients.size), m, n, k, "request"):
             values[:, chunk] = found.T
         return values.reshape(-1, *m.shape)
 
@@ -226,8 +269,24 @@ class CostFunction:
         beyond = ", with other numbers of requests in flight" if r.octaves_beyond > 0 else ""
         return f"from {request_words(r.min_input_tokens, r.min_output_tokens)} up to {corners}{beyond}"
 
+    def _sizes(self, m: ArrayLike, n: ArrayLike, cached: ArrayLike) -> tuple[Tokens, Tokens, Tokens | None]:
+        """Input, output and cached tokens as whole numbers of one shape; None where nothing is cached."""
+        k = np.asarray(cached)
+        if not k.any():
+            return *_token_counts(m, n), None
+        if self.form.uncached_reason is not None:
+            raise UserError(f"cached tokens have no price here: {self.form.uncached_reason}")
+        m, n, k = np.broadcast_arrays(_whole(m, "input"), _whole(n, "output"), _whole(k, "cached", least=0))
+        if (k >= m).any():
+            at = np.flatnonzero(k >= m)[0]
+            raise UserError(
+                f"{k.flat[at]} of {m.flat[at]} input tokens can't be cached: at least one is computed, "
+                "since the first output token comes from it"
+            )
+        return np.asarray(m, order="C"), np.asarray(n, order="C"), np.asarray(k, order="C")
+
     def _evaluated(
-        self, key: str, directions: Floats, m: NDArray[np.int64], n: NDArray[np.int64], part: Part
+        self, key: str, directions: Floats, m: Tokens, n: Tokens, k: Tokens | None, part: Part
     ) -> Iterator[tuple[slice, Floats]]:
         """``design @ directions`` chunk by chunk. The evaluator is kept under ``key`` for calls that need none longer.
 
@@ -241,30 +300,38 @@ class CostFunction:
         m, n = m.ravel(), n.ravel()
         for start in range(0, m.size, CHUNK):
             chunk = slice(start, start + CHUNK)
-            yield chunk, evaluate(m[chunk], n[chunk])
+            found = evaluate(m[chunk], n[chunk])
+            if k is not None:
+                cached = k.ravel()[chunk].astype(float)
+                # Sums that depend on three sizes have no table; without anything cached a cost is that of the tables.
+                at = np.flatnonzero(cached)
+                sizes = Sizes(m[chunk][at].astype(float), n[chunk][at].astype(float), cached=cached[at])
+                found[at] = self.form.design(self.coefficients, sizes, part) @ directions
+            yield chunk, found
 
 
-def _token_counts(m: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _token_counts(m: ArrayLike, n: ArrayLike) -> tuple[Tokens, Tokens]:
     m, n = np.broadcast_arrays(_whole(m, "input"), _whole(n, "output"))
     # Not ascontiguousarray, which would turn single sizes into arrays of one.
     return np.asarray(m, order="C"), np.asarray(n, order="C")
 
 
-def _whole(counts: ArrayLike, what: str) -> NDArray[np.int64]:
+def _whole(counts: ArrayLike, what: str, least: int = 1) -> Tokens:
     array = np.asarray(counts)
     if array.dtype.kind not in "iuf":
-        raise UserError(f"{what} tokens must be whole numbers of at least 1")
+        raise UserError(f"{what} tokens must be whole numbers of at least {least}")
     if array.size == 0:
         return array.astype(np.int64)
-    least, most = array.min(), array.max()
-    if not (least >= 1 and most <= MAX_TOTAL_TOKENS):
-        raise UserError(f"{what} tokens must be between 1 and {MAX_TOTAL_TOKENS}, not {least if least < 1 else most}")
+    fewest, most = array.min(), array.max()
+    if not (fewest >= least and most <= MAX_TOTAL_TOKENS):
+        wrong = fewest if fewest < least else most
+        raise UserError(f"{what} tokens must be between {least} and {MAX_TOTAL_TOKENS}, not {wrong}")
     if array.dtype.kind == "f" and not (array == np.floor(array)).all():
         raise UserError(f"{what} tokens must be whole numbers")
     return array.astype(np.int64, copy=False)
 
 
-def _longest(m: NDArray[np.int64], n: NDArray[np.int64]) -> int:
+def _longest(m: Tokens, n: Tokens) -> int:
     """An m + n that no pair exceeds, rounded up so that tables are seldom made again."""
     if m.size == 0:
         return 1

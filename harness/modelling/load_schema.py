@@ -263,11 +263,12 @@ class LatencyModel(Strict):
         """The form with its choices."""
         return PromptStation(ServedForm(self.prefill_joined, self.experts_share), self.batching, self.slots)
 
-    def times(self, m: ArrayLike, n: ArrayLike, c: int) -> dict[Latency, Floats]:
-        """TTFT and TPOT in seconds with c requests of m input and n output tokens in flight; m and n broadcast."""
-        m, n = np.broadcast_arrays(np.asarray(m, dtype=float), np.asarray(n, dtype=float))
+    def times(self, m: ArrayLike, n: ArrayLike, c: int, cached: ArrayLike = 0) -> dict[Latency, Floats]:
+        """TTFT and TPOT in seconds with c requests of m input and n output tokens in flight, ``cached`` of the input in
+        a prefix cache; sizes broadcast."""
+        m, n, k = np.broadcast_arrays(*(np.asarray(axis, dtype=float) for axis in (m, n, cached)))
         theta = np.array([coefficient.value for coefficient in self.coefficients])
-        ttft, tpot = self.station.times(theta, m.ravel(), n.ravel(), np.full(m.size, c))
+        ttft, tpot = self.station.times(theta, m.ravel(), n.ravel(), np.full(m.size, c), k.ravel())
         return {"ttft": ttft.reshape(m.shape), "tpot": tpot.reshape(m.shape)}
 
     def relative_95(self, latency: Latency, c: int) -> float:

@@ -5,6 +5,7 @@
     profile = jb.Profile.load("m1-pro-llama-2-7b")
     profile.energy_j(128, 256)     # joules of a request of 128 input and 256 output tokens
     profile.runtime_s(m, n)        # seconds; m and n may be arrays of millions of sizes
+    profile.energy_j(2104, 300, cached=2100)  # of the prompt 2,100 tokens are in a prefix cache
 
 A profile is a JSON file that holds numbers and names only; nothing in it is executed. ``joulebench profiles
 schema`` prints its JSON schema; docs/profiles.md has the formula that a reader in any language needs.
@@ -113,46 +114,66 @@ class Profile(Strict):
         """The profile as JSON text; every float is written so that it reads back bit for bit."""
         return json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
-    def runtime_s(self, m: ArrayLike, n: ArrayLike, *, part: Part = "request", strict: bool = False) -> Floats:
-        """Seconds of requests of m input and n output tokens, or of one phase. m and n broadcast.
+    def runtime_s(
+        self, m: ArrayLike, n: ArrayLike, *, cached: ArrayLike = 0, part: Part = "request", strict: bool = False
+    ) -> Floats:
+        """Seconds of requests of m input and n output tokens, or of one phase. All token counts broadcast.
 
-        ``strict`` refuses sizes outside the measured range. Raises UserError.
+        ``cached`` of the input tokens, fewer than m, are in a prefix cache and not computed. ``strict`` refuses sizes
+        outside the measured range. Raises UserError, also for cached tokens without a KV cache.
         """
         if strict:
-            return self.predict_runtime(m, n, part=part, strict=True).value
-        return self.runtime_function.cost(m, n, part)
+            return self.predict_runtime(m, n, cached=cached, part=part, strict=True).value
+        return self.runtime_function.cost(m, n, cached, part=part)
 
     def energy_j(
-        self, m: ArrayLike, n: ArrayLike, boundary: Boundary = None, *, part: Part = "request", strict: bool = False
+        self,
+        m: ArrayLike,
+        n: ArrayLike,
+        boundary: Boundary = None,
+        *,
+        cached: ArrayLike = 0,
+        part: Part = "request",
+        strict: bool = False,
     ) -> Floats:
-        """Gross joules of requests within ``boundary`` (default: every component measured). Raises UserError."""
-        if strict:
-            return self.predict_energy(m, n, boundary, part=part, strict=True).value
-        return np.add.reduce([function.cost(m, n, part) for function in self.energy_functions(boundary)])
+        """Gross joules of requests within ``boundary`` (default: every component measured); ``cached`` as above.
 
-    def net_energy_j(self, m: ArrayLike, n: ArrayLike, boundary: Boundary = None) -> Floats:
+        Raises UserError.
+        """
+        if strict:
+            return self.predict_energy(m, n, boundary, cached=cached, part=part, strict=True).value
+        return np.add.reduce([f.cost(m, n, cached, part=part) for f in self.energy_functions(boundary)])
+
+    def net_energy_j(self, m: ArrayLike, n: ArrayLike, boundary: Boundary = None, *, cached: ArrayLike = 0) -> Floats:
         """Joules above idle: E − P_idle·R/c, since c requests in flight share the machine's time.
 
         Raises UserError where the idle power is unknown.
         """
-        busy_s = self.runtime_s(m, n) / self.requests_in_flight
-        return self.energy_j(m, n, boundary) - self.idle_power_w(boundary) * busy_s
+        busy_s = self.runtime_s(m, n, cached=cached) / self.requests_in_flight
+        return self.energy_j(m, n, boundary, cached=cached) - self.idle_power_w(boundary) * busy_s
 
     def predict_runtime(
-        self, m: ArrayLike, n: ArrayLike, *, part: Part = "request", strict: bool = False
+        self, m: ArrayLike, n: ArrayLike, *, cached: ArrayLike = 0, part: Part = "request", strict: bool = False
     ) -> Prediction:
         """Seconds with standard error and range flag. Raises UserError."""
-        return self.runtime_function.predict(m, n, part, strict=strict)
+        return self.runtime_function.predict(m, n, cached, part=part, strict=strict)
 
     def predict_energy(
-        self, m: ArrayLike, n: ArrayLike, boundary: Boundary = None, *, part: Part = "request", strict: bool = False
+        self,
+        m: ArrayLike,
+        n: ArrayLike,
+        boundary: Boundary = None,
+        *,
+        cached: ArrayLike = 0,
+        part: Part = "request",
+        strict: bool = False,
     ) -> Prediction:
         """Gross joules with standard error and range flag.
 
         The sum of some but not all components adds their standard deviations, as if their errors moved together:
         the cautious choice, since their correlation is not stored. Raises UserError.
         """
-        parts = [f.predict(m, n, part, strict=strict) for f in self.energy_functions(boundary)]
+        parts = [f.predict(m, n, cached, part=part, strict=strict) for f in self.energy_functions(boundary)]
         if len(parts) == 1:
             return parts[0]
         return Prediction(

@@ -13,6 +13,7 @@ from harness.deciding.answers import RoutingAnswer, ThresholdAnswer
 from harness.deciding.costs import MOST_TOO_FAR, Costs, TooFar
 from harness.deciding.decision import RoutingDecision
 from harness.deciding.plans import ServingPlan
+from harness.deciding.prefix_caching import prefix_caching, threshold_caching
 from harness.deciding.scales import Scales
 from harness.deciding.uncertainty import Interval
 from harness.deciding.workload import Workload
@@ -52,10 +53,10 @@ def context(costs: Costs, workload: Workload, scales: Scales, too_far: TooFar) -
         warnings.append(f"{workload.dropped_rows:,} broken rows of the workload were left out")
     if others := sum(workload.left_out.values()) - workload.dropped_rows:
         warnings.append(f"left out of the workload: {others:,} of the log's rows, which are no answered requests")
-    if workload.cached_tokens is not None and (cached := float(workload.cached_tokens @ workload.count)) > 0:
-        share = cached / float(workload.input_tokens @ workload.count)
+    if workload.cached_left_out:
         warnings.append(
-            f"{percent(share)} of the input tokens were read from a prefix cache; costs are of whole prompts"
+            f"{percent(workload.cached_left_out)} of the input tokens were read from a prefix cache; costs are of "
+            "whole prompts, as --ignore-cache asks"
         )
     return {
         "accounting": "query",
@@ -82,6 +83,7 @@ def threshold_json(answer: ThresholdAnswer) -> dict[str, Any]:
     """All that is known of a threshold."""
     costs, decision = answer.costs, answer.decision
     curve, uncertain = decision.curve, decision.uncertainty
+    caching = threshold_caching(costs, answer.workload, decision, decision.plan)
     kept = thinned(curve.threshold.size, CURVE_POINTS, [decision.best])
     return {
         **context(costs, answer.workload, decision.scales, decision.too_far),
@@ -90,6 +92,7 @@ def threshold_json(answer: ThresholdAnswer) -> dict[str, Any]:
         "small": costs.labels[0],
         "large": costs.labels[1],
         "slo_s": answer.slo_s,
+        "prefix_caching": None if caching is None else asdict(caching),
         "meter_gain": {**asdict(decision.gain), "plausible": decision.gain.plausible},
         "best": {
             "threshold": decision.threshold,
@@ -113,10 +116,12 @@ def routing_json(answer: RoutingAnswer) -> dict[str, Any]:
     """All that is known of a routing."""
     costs, decision = answer.costs, answer.decision
     requests = decision.requests
+    caching = prefix_caching(costs, answer.workload, requests, decision.plan)
     return {
         **context(costs, answer.workload, decision.scales, decision.too_far),
         "fitted": list(answer.fitted),
         "slo_s": answer.slo_s,
+        "prefix_caching": None if caching is None else asdict(caching),
         "decided_on": "input tokens" if decision.input_rule else "input and output tokens",
         "plan": _plan_json(decision.plan, costs),
         "routes": [

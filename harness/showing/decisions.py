@@ -40,6 +40,7 @@ def print_threshold(answer: ThresholdAnswer, files: Sequence[Path], as_json: boo
     table = plans_table(plans, decision.baselines[costs.labels[1]], costs.estimated)
     gain = gain_words(decision, costs)
     details = [*_threshold_details(decision), *([gain] if gain else []), *in_time_words(decision.plan, answer.slo_s)]
+    details += caching_words(facts, costs.estimated)
     _print_answer(costs, [threshold_words(answer), *details], [table], facts, files)
 
 
@@ -58,6 +59,7 @@ def print_routing(answer: RoutingAnswer, files: Sequence[Path], as_json: bool, w
     if with_trade_off:
         tables.append(_trade_off_table(answer))
     lines = [routing_words(answer), *in_time_words(decision.plan, answer.slo_s), *_limit_lines(facts)]
+    lines += caching_words(facts, costs.estimated)
     _print_answer(costs, lines, tables, facts, files)
 
 
@@ -183,6 +185,25 @@ def gain_words(found: BestThreshold, costs: Costs) -> str:
     if gain.plausible:
         return f"{turned[0].upper()}{turned[1:]} if {small}'s meter read {read}: {known}."
     return f"No plausible gain of the meters alone turns this answer: {turned} if {small}'s read {read}, and {known}."
+
+
+def caching_words(facts: dict[str, Any], estimated: bool) -> list[str]:
+    """What prefix caching changes, of an answer's JSON; nothing where nothing is cached."""
+    caching = facts["prefix_caching"]
+    if caching is None:
+        return []
+    with_it, without = (
+        _energy_kwh(caching[f"energy{which}_j"], caching[f"energy{which}_ci95_j"], estimated)
+        for which in ("", "_without")
+    )
+    said = (
+        f"Prefix caching: {percent(caching['cached_share'])} of the input tokens were cached and cost nothing; the "
+        f"same plan needs {with_it} kWh with it, {without} kWh without"
+    )
+    moved = caching["threshold_without"]
+    if moved is None or moved == facts["best"]["threshold"]:
+        return [f"{said}."]
+    return [f"{said}, where the best threshold were {moved:,}."]
 
 
 def in_time_words(plan: ServingPlan, slo_s: float | None) -> list[str]:

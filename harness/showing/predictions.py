@@ -28,6 +28,11 @@ INTERVALS = (
 UNITS = {"runtime": "s", "energy": "J"}
 _LATENCIES: dict[Latency, tuple[str, float]] = {"ttft": ("mean TTFT, s", 1.0), "tpot": ("mean TPOT, ms", 1e-3)}
 """Headings, and what values are divided by."""
+_OF_CACHED = (
+    "cached: tokens of the input that a prefix cache holds; the rest is computed. Such prompts are not measured, which "
+    "the intervals allow for"
+)
+_LATENCIES_OF_CACHED = "no interval of the times to tokens of cached prompts is known"
 _OF_LATENCIES = "TTFT: time to first token; TPOT: time per output token after it; ±: by their errors at points left out"
 
 
@@ -37,9 +42,17 @@ class _Costs:
 
     concurrency: int | None
     """Where it was asked for."""
+    cached: NDArray[np.int64] | None
+    """Cached tokens of each size, where they were asked for."""
     predicted: dict[str, Prediction]
     latencies: dict[Latency, tuple[Floats, float]]
     """Means in s, with the relative half-width of their 95 % interval; empty where not asked for or not measured."""
+
+    @property
+    def is_cached(self) -> NDArray[np.bool_]:
+        """Where something is cached."""
+        none = np.zeros(self.outside.shape, dtype=bool)
+        return none if self.cached is None else np.asarray(self.cached > 0)
 
     @property
     def outside(self) -> NDArray[np.bool_]:
@@ -61,12 +74,13 @@ def print_predictions(
     """Runtime and energy at every combination of input and output tokens, with the 95 % intervals of the mean cost and
     of one new request; the energy's method.
 
-    ``concurrencies`` are the requests in flight (None: as many as the profile is of); ``strict`` refuses sizes outside
-    the measured range. Raises UserError.
+    ``sizes`` are input and output tokens and, where asked for, cached ones. ``concurrencies`` are the requests in
+    flight (None: as many as the profile is of); ``strict`` refuses sizes outside the measured range. Raises UserError.
     """
     profile = loaded.profile
-    m, n = (axis.ravel() for axis in np.meshgrid(*sizes, indexing="ij"))
-    found = [_costs(profile, m, n, c, boundary, strict) for c in (concurrencies or (None,))]
+    m, n, *cached = (axis.ravel() for axis in np.meshgrid(*sizes, indexing="ij"))
+    k = cached[0] if cached else None
+    found = [_costs(profile, m, n, k, c, boundary, strict) for c in (concurrencies or (None,))]
     method, gain_ci95 = profile.energy_method(boundary), profile.gain_ci95(boundary)
     if as_json:
         facts = {"profile": profile.name, "fitted": list(loaded.fitted), "energy_method": method}
@@ -76,7 +90,7 @@ def print_predictions(
     asked = concurrencies is not None
     titles = [title for q in found[0].predicted for title in (f"mean {q}, {UNITS[q]}", "one request")]
     titles += [_LATENCIES[name][0] for name in found[0].latencies]
-    table = table_of(*(["in flight"] if asked else []), "input", "output", *titles, "")
+    table = table_of(*(["in flight"] if asked else []), "input", *(["cached"] if cached else []), "output", *titles, "")
     table.columns[0].justify, table.columns[-1].justify = "right", "left"
     for costs in found:
         columns = [_value_cells(p, method == "estimated" and q == "energy") for q, p in costs.predicted.items()]
@@ -85,15 +99,18 @@ def print_predictions(
             cells = [cell for column in columns for cell in column[i]]
             cells += [_latency_cell(costs, name, i) for name in costs.latencies]
             where = OUTSIDE_MEASURED if too_far[i] else EXTRAPOLATED if outside[i] else ""
-            table.add_row(*([str(costs.concurrency)] if asked else []), str(m[i]), str(n[i]), *cells, where)
+            size = [m[i], *([] if k is None else [k[i]]), n[i]]
+            table.add_row(*([str(costs.concurrency)] if asked else []), *map(str, size), *cells, where)
     beyond = any((costs.outside & ~costs.too_far).any() for costs in found)
     far = any(costs.too_far.any() for costs in found)
     legend = [
         *([f"{EXTRAPOLATED}: outside the measured range"] if beyond else []),
         *([f"{OUTSIDE_MEASURED}: by more than {TOO_FAR:g} octaves, where no interval is known"] if far else []),
     ]
+    if k is not None:
+        legend.append(_OF_CACHED)
     if found[0].latencies:
-        legend.append(_OF_LATENCIES)
+        legend += [_OF_LATENCIES, *([_LATENCIES_OF_CACHED] if k is not None else [])]
     print_all([table, INTERVALS, *legend, _energy_words(found[0], method, gain_ci95)])
 
 
@@ -101,30 +118,34 @@ def _costs(
     profile: Profile,
     m: NDArray[np.int64],
     n: NDArray[np.int64],
+    cached: NDArray[np.int64] | None,
     concurrency: int | None,
     boundary: str | None,
     strict: bool,
 ) -> _Costs:
     there = profile if concurrency is None else profile.at(concurrency)
-    predicted = {"runtime": there.predict_runtime(m, n, strict=strict)}
+    k = 0 if cached is None else cached
+    predicted = {"runtime": there.predict_runtime(m, n, cached=k, strict=strict)}
     if there.energy is not None or boundary is not None:
-        predicted["energy"] = there.predict_energy(m, n, boundary, strict=strict)
+        predicted["energy"] = there.predict_energy(m, n, boundary, cached=k, strict=strict)
     latencies: dict[Latency, tuple[Floats, float]] = {}
     if concurrency is not None and profile.under_load is not None and (model := profile.under_load.latency):
-        times = model.times(m, n, concurrency)
+        times = model.times(m, n, concurrency, k)
         latencies = {name: (value, model.relative_95(name, concurrency)) for name, value in times.items()}
-    return _Costs(concurrency, predicted, latencies)
+    return _Costs(concurrency, cached, predicted, latencies)
 
 
 def _rows(costs: _Costs, m: NDArray[np.int64], n: NDArray[np.int64]) -> list[dict[str, Any]]:
     columns: dict[str, NDArray[Any]] = {"input_tokens": m, "output_tokens": n}
     if costs.concurrency is not None:
         columns = {"concurrency": np.full(m.shape, costs.concurrency), **columns}
+    if costs.cached is not None:
+        columns["cached_tokens"] = costs.cached
     for quantity, p in costs.predicted.items():
         said = {"": p.value, "_mean_ci95": p.mean_95, "_request_ci95": p.request_95}
         columns |= {f"{quantity}{what}_{UNITS[quantity].lower()}": values for what, values in said.items()}
     for name, (value, relative) in costs.latencies.items():
-        width = np.where(costs.too_far, np.nan, relative * value)
+        width = np.where(costs.too_far | costs.is_cached, np.nan, relative * value)
         columns |= {f"{name}_s": value, f"{name}_mean_ci95_s": width}
     return records_of({**columns, "out_of_range": costs.outside, "too_far": costs.too_far})
 
@@ -149,7 +170,8 @@ def _cells(value: float, mean_95: float, request_95: float, *, estimate: bool) -
 def _latency_cell(costs: _Costs, name: Latency, at: int) -> str:
     values, relative = costs.latencies[name]
     value = float(values[at]) / _LATENCIES[name][1]
-    return number(value) if costs.too_far[at] or math.isnan(relative) else plus_minus(value, relative * value)
+    unknown = costs.too_far[at] or costs.is_cached[at] or math.isnan(relative)
+    return number(value) if unknown else plus_minus(value, relative * value)
 
 
 def _energy_words(costs: _Costs, method: Method | None, gain_ci95: float | None) -> str:

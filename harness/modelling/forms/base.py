@@ -44,6 +44,8 @@ class Sizes:
     n: Floats
     c: Floats = field(default_factory=lambda: np.empty(0))
     """Requests in flight; empty where a form is of one number of them."""
+    cached: Floats = field(default_factory=lambda: np.empty(0))
+    """Of m, the first tokens that a prefix cache holds, so that prefill doesn't compute them; empty where none are."""
     _of_terms: dict[Term, Floats] = field(default_factory=dict, repr=False)
 
     def term_sums(self, term: Term) -> Floats:
@@ -108,6 +110,11 @@ class Form(ABC):
         return {"roofline_exponent": None}
 
     @property
+    def uncached_reason(self) -> str | None:
+        """Why it can't price prompts of which a part is in a prefix cache, with the remedy; None where it can."""
+        return None
+
+    @property
     def plain(self) -> Self:
         """The form with the same coefficients that is linear in them; itself where it is."""
         return self
@@ -140,7 +147,8 @@ class Form(ABC):
         return self.design(theta, sizes) @ theta
 
     def evaluator(self, theta: Floats, directions: Floats, longest: int, part: Part = "request") -> Evaluator:
-        """A fast ``design @ directions`` for millions of whole m and n with m + n ≤ ``longest``. Raises UserError."""
+        """A fast ``design @ directions`` for millions of whole m and n with m + n ≤ ``longest``, nothing cached. Raises
+        UserError."""
         return lambda m, n: self.design(theta, Sizes(m.astype(float), n.astype(float)), part) @ directions
 
     @abstractmethod

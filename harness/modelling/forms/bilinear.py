@@ -29,6 +29,10 @@ class Bilinear(Form):
     def restore(cls, kv_cache: bool, parameters: Mapping[str, Parameter]) -> Self:
         return cls()
 
+    @property
+    def uncached_reason(self) -> str:
+        return f"the {self.name} form doesn't tell what prefill costs, so fit another form or leave cached tokens out"
+
     def coefficients(self, unit: str) -> list[tuple[str, str]]:
         """Names and units of a0, a1 and a2."""
         suffix = unit.lower()

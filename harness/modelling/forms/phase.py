@@ -9,6 +9,11 @@ cache every step reads the whole sequence again and D = P. A static cache is as 
 on, and every step attends to all of it: cost(m, n) = P(m) + (n − 1)·D(m + n).
 
 Where measurements ask for it, prefill and decode steps have terms beside these: see ``terms``.
+
+Of a prompt whose first k tokens are in a prefix cache, 0 ≤ k < m, prefill computes the other m − k, which attend to all
+positions before them. With W(x) the work of P it costs c0 joined by the roofline to W(m) − W(k), and decoding costs
+what it does without. Tiles pad a forward pass, so theirs is the work of m − k tokens. Where nothing is joined or padded
+this is what a chunk of a prompt costs: P(m) = P(k) + P(m, k) − c0. It needs the KV cache.
 """
 
 from __future__ import annotations
@@ -81,6 +86,12 @@ class Phase(Form):
         """The same with a growing or, where there is a KV cache, a static one."""
         return replace(self, decode_context=decode_context) if self.kv_cache else self
 
+    @property
+    def uncached_reason(self) -> str | None:
+        if self.kv_cache:
+            return None
+        return "without a KV cache every step computes the whole prompt, so leave cached tokens out"
+
     def known_terms(self) -> Sequence[Term]:
         return [*library(decode=False), *(library(decode=True) if self.kv_cache else ())]
 
@@ -133,7 +144,7 @@ class Phase(Form):
         return names
 
     def design(self, theta: Floats, sizes: Sizes, part: Part = "request") -> Floats:
-        prefill = self._prefill(theta, sizes.m)
+        prefill = self._prefill(theta, sizes.m, sizes.cached)
         if part == "prefill":
             return prefill
         decode = self._decode(theta, sizes)
@@ -207,10 +218,14 @@ class Phase(Form):
         first_decoded = np.vstack([after[1:], after[-1:]])
         return (-first_decoded if part == "decode" else prefill - first_decoded), after
 
-    def _prefill(self, theta: Floats, contexts: Floats) -> Floats:
-        """Derivatives of P: shape (contexts, coefficients)."""
+    def _prefill(self, theta: Floats, contexts: Floats, cached: Floats | None = None) -> Floats:
+        """Derivatives of P, of prompts of which so many tokens are cached: shape (contexts, coefficients)."""
         parts = [(1, contexts), (2, contexts**2)]
         parts += [(at, term.values(contexts)) for at, term in self._terms_of(decode=False)]
+        if cached is not None and cached.size:
+            computed = contexts - cached
+            parts = [(1, computed), (2, computed * (contexts + cached))]
+            parts += [(at, term.computed(contexts, cached)) for at, term in self._terms_of(decode=False)]
         floor, work = _join(theta[0], sum(theta[at] * values for at, values in parts), self.roofline)
         design = np.zeros((contexts.size, self._smooth + len(self.terms)))
         design[:, 0] = floor

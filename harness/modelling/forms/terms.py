@@ -47,6 +47,13 @@ class Term:
             return np.asarray(np.ceil(x / self.tokens) * self.tokens)
         return np.asarray(np.maximum(x - self.tokens, 0) if self.kind == "hinge" else np.minimum(x, self.tokens))
 
+    def computed(self, x: Floats, cached: Floats) -> Floats:
+        """What a forward pass over the last of x tokens adds where the first are ``cached``.
+
+        Tiles pad the pass, which has x − cached tokens. Hinges and caps are of positions.
+        """
+        return self.values(x - cached) if self.kind == "tile" else self.values(x) - self.values(cached)
+
     def sums(self, t: Floats) -> Floats:
         """Σ of the function over whole x from 0 to below each t, in closed form; a last step that is a fraction counts
         by it."""

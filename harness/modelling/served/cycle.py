@@ -70,7 +70,7 @@ class CycleForm(Form):
         """It is linear: ``theta`` doesn't matter."""
         working = self.working(sizes.c)
         design = np.zeros((sizes.m.size, COLUMNS))
-        held = self.served.design(sizes.m, sizes.n, working)
+        held = self.served.design(sizes.m, sizes.n, working, sizes.cached if sizes.cached.size else 0.0)
         design[:, : held.shape[1]] = held * (sizes.c / working)[:, None]
         if part == "prefill":
             design[:, PREFILL_COLUMNS:] = 0.0

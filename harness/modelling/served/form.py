@@ -7,7 +7,8 @@ A closed loop or a static batch of c requests of m input and n output tokens tak
 φ is 0 where prefills join other work and 1 where each is a step of its own. x(c) = (1 − (1 − ρ)^c)/ρ is how many times
 the experts that one sequence needs are read for c of them, where each sequence needs a share ρ of all. All
 coefficients are at least 0. At one concurrency it is the phase form, at c = 1 with d0 = a + s + g. Runtime is the
-cycle's, energy of a request is the cycle's over c.
+cycle's, energy of a request is the cycle's over c. Of prompts whose first k tokens are in a prefix cache prefill
+computes the rest: c·(c1·(m − k) + c2·(m² − k²)).
 """
 
 from __future__ import annotations
@@ -56,14 +57,17 @@ class ServedForm:
         assert self.experts_share is not None
         return np.asarray((1 - (1 - self.experts_share) ** np.asarray(c, dtype=float)) / self.experts_share)
 
-    def design(self, m: Floats, n: Floats, c: Floats) -> Floats:
-        """Derivatives of a cycle's cost with respect to the coefficients: shape (points, coefficients)."""
+    def design(self, m: Floats, n: Floats, c: Floats, cached: Floats | float = 0.0) -> Floats:
+        """Derivatives of a cycle's cost with respect to the coefficients: shape (points, coefficients).
+
+        ``cached`` are tokens of each prompt that a prefix cache holds.
+        """
         steps = n - 1
         contexts = steps * m + steps * n / 2
         columns = [
             np.ones_like(m) if self.prefill_joined else c + 0.0 * m,
-            c * m,
-            c * m**2,
+            c * (m - cached),
+            c * (m**2 - np.square(cached)),
             steps,
             steps * c,
             c * contexts,

@@ -61,14 +61,16 @@ class ServedFunction:
     """Requests that are worked on at once, beyond which others wait; None where no limit is known."""
     residual: InFlightResidual = field(default_factory=InFlightResidual)
 
-    def cost(self, m: ArrayLike, n: ArrayLike, c: ArrayLike) -> Floats:
+    def cost(self, m: ArrayLike, n: ArrayLike, c: ArrayLike, cached: ArrayLike = 0) -> Floats:
         """Cost with c requests of m input and n output tokens in flight, in seconds or joules; shapes broadcast.
+
+        ``cached`` of the input tokens are in a prefix cache, fewer than m.
 
         Beyond S slots a runtime is that at S times c/S, and a request's energy that at S.
         """
-        m, n, c = np.broadcast_arrays(*(np.asarray(axis, dtype=float) for axis in (m, n, c)))
+        m, n, c, cached = np.broadcast_arrays(*(np.asarray(axis, dtype=float) for axis in (m, n, c, cached)))
         working = self.working(c)
-        cycle = self.form.design(m, n, working) @ self.coefficients * self.residual.factor(working)
+        cycle = self.form.design(m, n, working, cached) @ self.coefficients * self.residual.factor(working)
         return np.asarray(cycle / working if self.per_request else cycle * (c / working))
 
     def working(self, c: ArrayLike) -> Floats:

@@ -92,9 +92,9 @@ class LatencyFit:
     ttft_residual: InFlightResidual = field(default_factory=InFlightResidual)
     tpot_residual: InFlightResidual = field(default_factory=InFlightResidual)
 
-    def times(self, m: Floats, n: Floats, c: Floats) -> tuple[Floats, Floats]:
-        """TTFT and TPOT in s of whole numbers in flight."""
-        ttft, tpot = self.station.times(self.coefficients, m, n, c)
+    def times(self, m: Floats, n: Floats, c: Floats, cached: Floats | None = None) -> tuple[Floats, Floats]:
+        """TTFT and TPOT in s of whole numbers in flight; ``cached`` input tokens are in a prefix cache."""
+        ttft, tpot = self.station.times(self.coefficients, m, n, c, cached)
         return ttft * self.ttft_residual.factor(c), tpot * self.tpot_residual.factor(c)
 
     def predict(self, m: Floats, n: Floats, c: Floats) -> Latencies:

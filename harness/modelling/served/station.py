@@ -55,8 +55,11 @@ class PromptStation:
             return known
         return [*known, *zip(QUEUE, ("token", "step", "1", "1"), strict=True)]
 
-    def times(self, theta: Floats, m: Floats, n: Floats, c: Floats) -> tuple[Floats, Floats]:
-        """TTFT and TPOT in s of whole numbers in flight.
+    def times(
+        self, theta: Floats, m: Floats, n: Floats, c: Floats, cached: Floats | None = None
+    ) -> tuple[Floats, Floats]:
+        """TTFT and TPOT in s of whole numbers in flight; ``cached`` tokens of every prompt are in a prefix cache, so
+        that the station works on m − k tokens with w = c1·(m − k) + c2·(m² − k²).
 
         ``theta`` has the coefficients on its first axis and may have more behind it; sizes have one axis, the last of
         what is returned.
@@ -64,14 +67,14 @@ class PromptStation:
         theta = np.asarray(theta, dtype=float)[..., None]
         working = c if self.slots is None else np.minimum(c, self.slots)
         of = self._closed if self.batching == "closed loop" else self._static
-        ttft, tpot = of(theta, m, n, working)
+        ttft, tpot = of(theta, m, n, working, np.zeros_like(m) if cached is None else cached)
         if self.slots is not None:
             ttft = ttft + (ttft + np.maximum(n - 1, 0) * tpot) * (c - working) / self.slots
         return ttft, tpot
 
-    def _static(self, theta: Floats, m: Floats, n: Floats, c: Floats) -> tuple[Floats, Floats]:
+    def _static(self, theta: Floats, m: Floats, n: Floats, c: Floats, cached: Floats) -> tuple[Floats, Floats]:
         floors = 1.0 if self.form.prefill_joined else c
-        ttft = theta[0] * floors + c * (theta[1] * m + theta[2] * m**2)
+        ttft = theta[0] * floors + c * (theta[1] * (m - cached) + theta[2] * (m**2 - cached**2))
         return ttft, self._step(theta, m + n / 2, c)
 
     def _step(self, theta: Floats, context: Floats, b: Floats) -> Floats:
@@ -83,16 +86,16 @@ class PromptStation:
         share = self.form.distinct_experts(np.maximum(b, 1.0)) * np.minimum(b, 1.0)
         return np.asarray(step + theta[6] * share)
 
-    def _closed(self, theta: Floats, m: Floats, n: Floats, c: Floats) -> tuple[Floats, Floats]:
+    def _closed(self, theta: Floats, m: Floats, n: Floats, c: Floats, cached: Floats) -> tuple[Floats, Floats]:
         order = np.argsort(-c, kind="stable")
-        m, n, counts = m[order], n[order], c[order]
+        m, n, counts, cached = m[order], n[order], c[order], cached[order]
         shape = (*theta.shape[1:-1], len(m))
         ttft, decode = np.zeros(shape), np.zeros(shape)
         queue, decoding = np.zeros(shape), np.zeros(shape)
         for k in range(1, int(counts[0]) + 1):
             # Those with fewer in flight have what they need.
             now = slice(0, int(np.searchsorted(-counts, -k, side="right")))
-            at = m[now], n[now], queue[..., now], decoding[..., now]
+            at = m[now], n[now], cached[now], queue[..., now], decoding[..., now]
             ttft[..., now], decode[..., now] = self._with_one_more(theta, k, *at)
             queue[..., now] = k * ttft[..., now] / (ttft[..., now] + decode[..., now])
             decoding[..., now] = k - queue[..., now]
@@ -100,22 +103,23 @@ class PromptStation:
         return ttft[..., back], (decode / np.maximum(n - 1, 1))[..., back]
 
     def _with_one_more(
-        self, theta: Floats, k: int, m: Floats, n: Floats, queue: Floats, decoding: Floats
+        self, theta: Floats, k: int, m: Floats, n: Floats, cached: Floats, queue: Floats, decoding: Floats
     ) -> tuple[Floats, Floats]:
         """TTFT and decode seconds of one among k, by what k − 1 have at the station and decoding."""
         chunk, wait, random, together = theta[-len(QUEUE) :]
         context = m + n / 2
-        work = theta[1] * m + theta[2] * m**2
+        computed = m - cached
+        work = theta[1] * computed + theta[2] * (m**2 - cached**2)
         # Of those that come together, a step takes as many as its tokens hold.
-        packed = np.minimum(k - 1, np.maximum(chunk / m - 1, chunk / (2 * m)))
+        packed = np.minimum(k - 1, np.maximum(chunk / computed - 1, chunk / (2 * computed)))
         ahead = np.minimum(random * queue + together * packed, k - 1)
         # That none of the others decodes, as if each did so independently.
         idle = (1 - decoding / (k - 1)) ** (k - 1) if k > 1 else np.ones_like(decoding)
         step = self._step(theta, context, decoding) - theta[3] * idle
         if self.form.prefill_joined:
             beside = step + theta[0] * idle
-            own = np.maximum(1.0, m / chunk) * beside + work
-            each, kept = m / chunk * beside + work, work
+            own = np.maximum(1.0, computed / chunk) * beside + work
+            each, kept = computed / chunk * beside + work, work
         else:
             own = each = kept = theta[0] + work
         ttft = own + wait * step + ahead * each
