@@ -126,7 +126,9 @@ def simulate_stream(
         )
     choice, labels = _chosen(loaded, stream.requests, read)
     refuse_unknown(limits, loaded, labels)
-    fleet = [fleet_system(one, label, limits, off_when_idle, boundary) for one, label in zip(loaded, labels, strict=True)]
+    fleet = [
+        fleet_system(one, label, limits, off_when_idle, boundary) for one, label in zip(loaded, labels, strict=True)
+    ]
     simulated = simulate_fleet(fleet, stream.requests, choice, sampled=stream.rate_per_s is not None)
     notes = [note for system in fleet for note in engine_notes(system)]
     parts = []
@@ -167,6 +169,7 @@ def _chosen(loaded: Sequence[Loaded], requests: Requests, rule: AnyRule | None) 
 
 
 def refuse_unknown(limits: Limits, loaded: Sequence[Loaded], labels: Sequence[str]) -> None:
+    """Raises UserError for limits of systems that there aren't, and for values that are none."""
     names = {name for one, label in zip(loaded, labels, strict=True) for name in _names(one, label)}
     options = {
         "--replicas": limits.replicas,
@@ -187,6 +190,8 @@ def _names(one: Loaded, label: str) -> tuple[str, str, str]:
 
 
 def fleet_system(one: Loaded, label: str, limits: Limits, off_when_idle: bool, boundary: str | None) -> FleetSystem:
+    """Replicas of a profile within limits; without costs under load on one request at a time. Raises UserError."""
+
     def limit(values: Mapping[str, float]) -> int | None:
         return next((int(values[name]) for name in _names(one, label) if name in values), None)
 
@@ -272,6 +277,7 @@ def _relative(predicted: Prediction) -> float | None:
 
 
 def engine_notes(system: FleetSystem) -> list[str]:
+    """What is to be said of how many requests a system works on at once."""
     if isinstance(system.engine, OneByOne):
         return [
             f"{system.label}: its profile knows costs with one request in flight only, so it works on one at a time; "
