@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -104,6 +105,17 @@ FigurePath = Annotated[
     Path | None, Option("--output", "-o", help="Write the figure as PDF, SVG, PNG and CSV under this name.")
 ]
 Export = Annotated[Path | None, Option(help="Write the decision rule as JSON for a scheduler.")]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A workload as it was named, and how it is to be read."""
+
+    workload: str
+    input_column: str | None
+    output_column: str | None
+    skip_bad: bool
+    output_tokens: int | None
 
 
 def print_notes(notes: Sequence[str]) -> None:

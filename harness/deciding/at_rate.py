@@ -49,8 +49,8 @@ class PlanAtRate:
 
     saturated: bool
     systems: tuple[SystemAtRate, ...]
-    energy_j: float
-    """Of all systems' power over all requests, idle power included as asked."""
+    energy_j: float | None
+    """All systems' power over all requests, idle power included as asked; None where one is saturated."""
     energy_ci95_j: float | None
     """Half-width of its 95 % interval."""
     power_w: float
@@ -136,6 +136,11 @@ class AtRate:
         """The requests."""
         return self.fleet.workload
 
+    @property
+    def saturated(self) -> bool:
+        """Whether more requests come than all systems together can serve."""
+        return self.fleet.rate_per_s >= self.by_rate.capacity_per_s
+
 
 @dataclass(frozen=True)
 class ThresholdAtRate(AtRate):
@@ -180,8 +185,8 @@ def plans_at_rate(
             PlanAtRate(
                 saturated=bool(split.saturated[way]),
                 systems=systems,
-                energy_j=float(split.energy_j[way]),
-                energy_ci95_j=_finite(energy_ci95[way]),
+                energy_j=None if split.saturated[way] else float(split.energy_j[way]),
+                energy_ci95_j=None if split.saturated[way] else _finite(energy_ci95[way]),
                 power_w=float(split.power_w[:, way].sum()),
                 e2e_s=e2e,
                 e2e_ci95_s=None if e2e is None else _finite(e2e_ci95[way]),

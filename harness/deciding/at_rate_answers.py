@@ -46,25 +46,24 @@ class RateOptions:
     off_when_idle: bool = False
 
 
-def arriving(
-    workload: Workload | str | os.PathLike[str],
-    rate_per_s: float | None,
-    input_column: str | None = None,
-    output_column: str | None = None,
+def arriving(workload: Workload | str | os.PathLike[str], rate_per_s: float) -> tuple[Workload, Arriving]:
+    """A workload whose requests come at random, so many per second. Raises UserError."""
+    check_number("--rate", rate_per_s)
+    if not rate_per_s > 0:
+        raise UserError(f"--rate must be above 0 requests per second, not {rate_per_s:g}")
+    return workload if isinstance(workload, Workload) else load_workload(workload), Arriving(rate_per_s)
+
+
+def arriving_as_logged(
+    path: str | os.PathLike[str], input_column: str | None = None, output_column: str | None = None
 ) -> tuple[Workload, Arriving]:
-    """A workload whose requests come at a rate or, with None, at the times of the log that it is. Raises UserError."""
-    if rate_per_s is not None:
-        check_number("--rate", rate_per_s)
-        if not rate_per_s > 0:
-            raise UserError(f"--rate must be above 0 requests per second, not {rate_per_s:g}")
-        loaded = workload if isinstance(workload, Workload) else load_workload(workload, input_column, output_column)
-        return loaded, Arriving(rate_per_s)
-    if isinstance(workload, Workload) or not Path(workload).is_file():
-        raise UserError("--rate trace needs a log with arrival times as workload; else give --rate 2/s")
-    arrivals = read_arrivals(Path(workload), input_column, output_column)
+    """The requests of a log, which come at its own times. Raises UserError."""
+    if not Path(path).is_file():
+        raise UserError(f"--rate trace needs a log with arrival times, which {path} isn't: give --rate 2/s")
+    arrivals = read_arrivals(Path(path), input_column, output_column)
     found = np.array([(each.offset_s, each.input_tokens, each.output_tokens) for each in arrivals])
     log = Requests(found[:, 0], found[:, 1].astype(np.int64), found[:, 2].astype(np.int64))
-    return of_log(Path(workload).name, log)
+    return of_log(Path(path).name, log)
 
 
 def rated_fleet(

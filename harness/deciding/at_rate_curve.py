@@ -18,7 +18,7 @@ SPAN = 200.0
 """From the capacity divided by this …"""
 BEYOND = 1.1
 """… to this many times the capacity, where every plan saturates a system."""
-_HALVINGS = 12
+_HALVINGS = 9
 _LESS = 1e-6
 """Share by which more systems must cost less than one: sums differ by roundings."""
 
@@ -39,9 +39,11 @@ class BestAtRate:
 Find = Callable[[FleetAtRate], BestAtRate]
 
 
-def rate_curve(fleet: FleetAtRate, find: Find, capacity_per_s: float, scales: Scales, slo_s: float | None) -> RateCurve:
-    """The best plan, which ``find`` finds, and each system alone, up to ``capacity_per_s`` and at the fleet's rate."""
-    rates = np.geomspace(capacity_per_s / SPAN, capacity_per_s * BEYOND, RATES)
+def rate_curve(
+    fleet: FleetAtRate, find: Find, capacity_per_s: float, scales: Scales, slo_s: float | None, count: int = RATES
+) -> RateCurve:
+    """The best plan, which ``find`` finds, and each system alone, at ``count`` rates and the fleet's."""
+    rates = np.geomspace(capacity_per_s / SPAN, capacity_per_s * BEYOND, count)
     rates = np.unique(np.append(rates, fleet.rate_per_s))
     totals = fleet.totals()
 

@@ -72,7 +72,7 @@ def simulated_figures(plan: PlanAtRate, found: SimulatedPlan, scales: Scales) ->
         plan,
         systems=systems,
         energy_j=found.energy_j,
-        power_w=plan.power_w * found.energy_j / plan.energy_j,
+        power_w=found.power_w,
         e2e_s=found.e2e_s,
         cost=float(scales.cost(energy, time)),
     )
@@ -80,15 +80,17 @@ def simulated_figures(plan: PlanAtRate, found: SimulatedPlan, scales: Scales) ->
 
 def simulated_effects(found: Effects, plan: PlanAtRate, base: PlanAtRate) -> Effects:
     """The same with the figures of two plans that were simulated: intervals as wide as before."""
-    assert plan.e2e_s
-    assert base.e2e_s
-    assert plan.cost is not None
-    assert base.cost
     return Effects(
-        _moved(found.saving, 1 - plan.energy_j / base.energy_j),
-        _moved(found.cost_saving, 1 - plan.cost / base.cost),
-        _moved(found.e2e_ratio, plan.e2e_s / base.e2e_s),
+        _moved(found.saving, 1 - _ratio(plan.energy_j, base.energy_j)),
+        _moved(found.cost_saving, 1 - _ratio(plan.cost, base.cost)),
+        _moved(found.e2e_ratio, _ratio(plan.e2e_s, base.e2e_s)),
     )
+
+
+def _ratio(first: float | None, second: float | None) -> float:
+    assert first is not None
+    assert second is not None
+    return first / second
 
 
 def _moved(found: Interval, value: float) -> Interval:

@@ -23,6 +23,8 @@ class SimulatedPlan:
     requests: int
     energy_j: float
     """Per request, idle power included as asked."""
+    power_w: float
+    """Mean, of the same."""
     e2e_s: float
     """Mean."""
     busy_share: tuple[float, ...]
@@ -45,9 +47,11 @@ def simulated_plan(
     for s, part in enumerate(run.parts):
         if part is not None:
             e2e[choice == s] = part.simulated.e2e_s
+    power_w = _energy_w(fleet, run)
     return SimulatedPlan(
         requests.arrival_s.size,
-        energy_j=_energy_w(fleet, run) / (requests.arrival_s.size / run.duration_s),
+        energy_j=power_w * run.duration_s / requests.arrival_s.size,
+        power_w=power_w,
         e2e_s=float(e2e.mean()),
         busy_share=tuple(
             0.0 if part is None else float(part.simulated.busy_s.sum()) / (part.system.replicas * run.duration_s)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,6 @@ from harness.deciding.answers import load_distinct
 from harness.deciding.at_rate import PlansAtRate, RateCurve, ThresholdAtRate
 from harness.deciding.at_rate_answers import (
     RateOptions,
-    arriving,
     costs_at_load,
     position_of,
     rate_scales,
@@ -42,40 +40,38 @@ PLAN = "with threshold"
 def decide_threshold_at_rate(
     small: ProfileLike,
     large: ProfileLike,
-    workload: Workload | str | os.PathLike[str],
-    rate_per_s: float | None,
+    workload: Workload,
+    arriving: Arriving,
     *,
     key: str = "input",
     asked: RateOptions | None = None,
-    columns: tuple[str | None, str | None] = (None, None),
 ) -> ThresholdAtRate:
     """Find the size up to which requests should go to the small system when they come at a rate.
 
-    ``rate_per_s`` is of all requests; None takes the times of the log that the workload is. Each system's load, times
-    and power follow from what it gets. ``columns`` are those of input and output tokens in a log. Else as
-    ``decide_threshold``. Raises UserError.
+    How they come is said by ``arriving`` or ``arriving_as_logged``. Each system's load, times and power follow from
+    what it gets. Else as ``decide_threshold``. Raises UserError.
     """
     asked = asked or RateOptions()
     loaded = load_distinct([small, large])
-    requests, how = arriving(workload, rate_per_s, *columns)
-    fleet, notes = rated_fleet(loaded, requests, how.rate_per_s, asked)
+    fleet, notes = rated_fleet(loaded, workload, arriving.rate_per_s, asked)
     unit = 1 if asked.reference is None else position_of(fleet, loaded, asked.reference)
     scales = rate_scales(fleet, asked, unit)
     sums = key_sums(fleet, key)
     curve = tried(fleet, sums, scales, asked.slo_s, EVERY_KEY)
     best = curve.best if np.isfinite(curve.cost).any() else None
-    bursts = None if best is None else how.burstiness(float(curve.split.e2e_s[best]))
+    bursts = None if best is None else arriving.burstiness(float(curve.split.e2e_s[best]))
     reason, runs = "", dict[int, SimulatedPlan]()
     if best is not None:
         reason = simulation_reason(fleet, bool(curve.split.rough[best]), bursts)
-        runs = _simulated(fleet, how, key, scales, curve, best, bool(reason))
+        runs = _simulated(fleet, arriving, key, scales, curve, best, bool(reason))
         if reason:
-            best = min(runs, key=lambda place: _cost(curve, place, runs[place], scales, asked.slo_s))
+            allowed = [place for place in runs if np.isfinite(curve.cost[place])]
+            best = min(allowed, key=lambda place: _cost(curve, place, runs[place], scales, asked.slo_s))
     costs = costs_at_load(fleet, curve.split, [*([] if best is None else [best]), 0, curve.place.size - 1], asked)
     plans, uncertain, band = _plans(fleet, costs, key, sums, curve, best, scales, asked.slo_s, runs if reason else {})
     return ThresholdAtRate(
         fleet=fleet,
-        arriving=how,
+        arriving=arriving,
         costs=costs,
         scales=scales,
         slo_s=asked.slo_s,
@@ -103,14 +99,14 @@ def _simulated(
     best: int,
     several: bool,
 ) -> dict[int, SimulatedPlan]:
-    """Simulations of the best threshold and, where ``several`` are to be tried, of others that saturate no system; by
-    their place in the curve."""
+    """Simulations of the best threshold and, where ``several`` are to be tried, of others that plans may have and of
+    each system alone, where it isn't saturated; by their place in the curve."""
+    ends = [end for end in (0, curve.place.size - 1) if not curve.split.saturated[end]]
     places = [best]
     if several:
-        feasible = np.flatnonzero(~curve.split.saturated)
-        spread = np.linspace(0, feasible.size - 1, CANDIDATES).round().astype(int)
-        # The first and the last of them are each system alone, where these aren't saturated.
-        places = sorted({best, *feasible[spread].tolist()})
+        allowed = np.flatnonzero(np.isfinite(curve.cost))
+        spread = np.linspace(0, allowed.size - 1, CANDIDATES).round().astype(int)
+        places = sorted({best, *allowed[spread].tolist(), *ends})
     requests = how.requests(fleet.workload)
     values = request_key(key, requests.input_tokens, requests.output_tokens)
     return {
@@ -195,10 +191,12 @@ def _uncertain(
     against: int,
     known: bool,
 ) -> tuple[Uncertainty, SavingBand]:
-    """Over all thresholds that saturate no system; of a request, whose time is as ``Split.time_s``."""
+    """Over all thresholds that plans may have; of a request, whose time is as ``Split.time_s``."""
     part = sums.part(places)
     split, drawn = fleet.split(part), drawn_split(fleet, part, scales, errors, costs)
-    kept = np.flatnonzero(np.isfinite(drawn.e2e_s).all(axis=0) & ~split.saturated)
+    allowed = np.isfinite(fleet.cost(part, split, scales, None))
+    allowed[[against, int(np.searchsorted(sums.threshold[places], chosen))]] = True
+    kept = np.flatnonzero(allowed)
     threshold, share = sums.threshold[places][kept], (sums.requests[places] / fleet.workload.requests)[kept]
     exact = Curve(threshold, split.energy_j[kept], split.time_s(scales)[kept], share)
     draws = Curve(threshold, drawn.energy_j[:, kept], drawn.time_s[:, kept], share)
