@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -147,10 +147,16 @@ class FleetAtRate:
     systems: tuple[RatedSystem, ...]
     workload: Workload
     rate_per_s: float
+    most_load: float = MOST_LOAD
+    """Of what a system can serve, the most that plans give it."""
 
     def at(self, rate_per_s: float) -> FleetAtRate:
         """The same at another rate."""
-        return FleetAtRate(self.systems, self.workload, rate_per_s)
+        return replace(self, rate_per_s=rate_per_s)
+
+    def to_the_brim(self) -> FleetAtRate:
+        """The same, systems filled up to saturation: for rates that they can't serve with room to spare."""
+        return replace(self, most_load=1.0)
 
     def split(self, sums: Sequence[Floats]) -> Split:
         """What ways do that give each system so many of the workload's requests: sums of shape (width, ways)."""
@@ -164,13 +170,11 @@ class FleetAtRate:
     def cost(self, sums: Sequence[Floats], split: Split, scales: Scales, slo_s: float | None) -> Floats:
         """Mean cost of a request of the ways that ``split`` is of; infinite where a plan may not be.
 
-        It may not where a system gets more than ``MOST_LOAD`` of what it can serve or, where no way keeps that, where
-        one is saturated; nor where the mean time exceeds ``slo_s``.
+        It may not where a system gets more than ``most_load`` of what it can serve, nor where the mean time exceeds
+        ``slo_s``.
         """
-        cost = split.cost(scales, slo_s)
-        crowded = self.split([each / MOST_LOAD for each in sums]).saturated
-        spared = np.where(crowded, np.inf, cost)
-        return spared if np.isfinite(spared).any() else cost
+        crowded = self.split([each / self.most_load for each in sums]).saturated
+        return np.where(crowded, np.inf, split.cost(scales, slo_s))
 
     def of_plans(self, plans: Sequence[Floats]) -> Split:
         """What plans do that say how many requests of each pair each system serves: shapes (systems, pairs)."""

@@ -3,7 +3,8 @@
 What one more request costs depends on what else a system serves: g·f, where f are the request's sums and g the slopes
 of the system's cost along them. Requests go where g·f plus a toll of the system is least. For given slopes each toll
 is found by a scan: requests ordered by what the system would have to be cheaper by, prefix sums, the exact cost of
-every cut. Slopes and tolls are found in turn, from each system alone and from an even start, and the best is kept.
+cuts. Slopes and tolls are found in turn, from each system alone and from the best cuts along single sums; the best is
+kept.
 """
 
 from __future__ import annotations
@@ -25,6 +26,14 @@ CUTS = 96
 ROUNDS = 8
 FEW_ROUNDS = 3
 """Of slopes and tolls, at the rate asked for and at each of many."""
+STARTS = 3
+"""Cuts along single sums from which the search goes on, beside each system alone."""
+MOST_PAIRS = 3_000_000
+"""Up to so many pairs times systems tolls are fitted to single pairs; of more, to spots of alike sizes."""
+EVERY_CHOICE = 4096
+"""Up to so many assignments of all pairs every one is tried."""
+MOST_MOVED = 200
+"""Up to so many pairs single ones are moved."""
 _STEP = 0.01
 _LEAST = 0.02
 """Share of all requests at which the slopes of a system with fewer are taken."""
@@ -66,6 +75,10 @@ class Grouped:
         """The same at another rate."""
         return replace(self, fleet=self.fleet.at(rate_per_s))
 
+    def to_the_brim(self) -> Grouped:
+        """The same, systems filled up to saturation."""
+        return replace(self, fleet=self.fleet.to_the_brim())
+
     def totals(self, choice: Choice) -> list[Floats]:
         """Sums of each system under a choice: shapes (width, 1)."""
         return [(sums @ (choice == s))[:, None] for s, sums in enumerate(self.sums)]
@@ -98,40 +111,103 @@ class Grouped:
         return self.scales.cost(system.power_w(found), time)
 
 
-def best_split(grouped: Grouped, rounds: int = ROUNDS, before: tuple[Floats, ...] | None = None) -> GroupSplit:
-    """The best split that the search finds; ``before`` are prices to begin with too."""
+def best_split(grouped: Grouped, before: tuple[Floats, ...] | None = None) -> GroupSplit:
+    """The best split that the search finds; from the prices ``before`` of a similar question it is quick."""
     groups, systems = grouped.sums[0].shape[1], len(grouped.sums)
-    starts = [np.full(groups, s, dtype=np.intp) for s in range(systems)]
-    starts.append(np.arange(groups, dtype=np.intp) % systems)
+    alone = [_whole(grouped, np.full(groups, s, dtype=np.intp)) for s in range(systems)]
     if before is not None:
-        starts.append(_least(grouped.sums, before))
-    found = [_from(grouped, start, rounds) for start in starts]
-    return min(found, key=lambda split: split.cost)
+        choice = _least(grouped.sums, before)
+        starts = [GroupSplit(_cost(grouped, choice), before, choice), min(alone, key=_by_cost)]
+        return min((_from(grouped, start, FEW_ROUNDS) for start in starts), key=_by_cost)
+    cuts = sorted(_cuts(grouped), key=_by_cost)[:STARTS]
+    return min((_from(grouped, start, ROUNDS) for start in [*alone, *cuts]), key=_by_cost)
 
 
-def _from(grouped: Grouped, choice: Choice, rounds: int) -> GroupSplit:
+def _by_cost(split: GroupSplit) -> float:
+    return split.cost
+
+
+def _cost(grouped: Grouped, choice: Choice) -> float:
+    return float(grouped.cost(grouped.totals(choice))[0])
+
+
+def _whole(grouped: Grouped, choice: Choice) -> GroupSplit:
+    """All requests to one system."""
+    prices = tuple((s != choice[0]) * (np.arange(sums.shape[0]) == 0) * 1.0 for s, sums in enumerate(grouped.sums))
+    return GroupSplit(_cost(grouped, choice), prices, choice)
+
+
+def _cuts(grouped: Grouped) -> list[GroupSplit]:
+    """The best cuts along each of the sums: one system gets the requests that have least, the others share the rest by
+    what they have of it in turn."""
+    found = []
     tolls = np.zeros(len(grouped.sums))
-    best = GroupSplit(float(grouped.cost(grouped.totals(choice))[0]), _alone(grouped, choice), choice)
+    for s, sums in enumerate(grouped.sums):
+        for row in range(1, sums.shape[0]):
+            slopes = tuple(1.0 * (np.arange(each.shape[0]) == row) * (t == s) for t, each in enumerate(grouped.sums))
+            if (sums[row] > 0).all() and np.isfinite(sums[row]).all():
+                found.append(_tolled(grouped, slopes, _scanned(grouped, _own(grouped, slopes), tolls, s)))
+    return found
+
+
+def _own(grouped: Grouped, slopes: Sequence[Floats]) -> Floats:
+    """What a request of each group costs on each system: shape (systems, groups)."""
+    return np.stack([g @ sums for g, sums in zip(slopes, grouped.sums, strict=True)]) / grouped.sums[0][0]
+
+
+def _tolled(grouped: Grouped, slopes: Sequence[Floats], tolls: Floats) -> GroupSplit:
+    prices = tuple(g + toll * (np.arange(g.size) == 0) for g, toll in zip(slopes, tolls, strict=True))
+    choice = np.argmin(_own(grouped, slopes) + tolls[:, None], axis=0)
+    return GroupSplit(_cost(grouped, choice), prices, choice)
+
+
+def improved(grouped: Grouped, choice: Choice) -> Choice:
+    """A choice that costs no more: the best of all where these are few, else by moving single groups, of which there
+    must not be too many.
+
+    A few sizes don't fill a system to where it is best, and no prices say which of them do.
+    """
+    systems, groups = len(grouped.sums), choice.size
+    if systems**groups <= EVERY_CHOICE:
+        every = np.indices((systems,) * groups).reshape(groups, -1)
+        return np.asarray(every[:, int(np.argmin(_costs_of(grouped, every)))], dtype=np.intp)
+    if groups > MOST_MOVED:
+        return choice
+    cost = float(grouped.cost(grouped.totals(choice))[0])
+    while True:
+        every = np.repeat(choice[:, None], groups * (systems - 1), axis=1)
+        moved = np.tile(np.arange(groups), systems - 1)
+        every[moved, np.arange(moved.size)] += 1 + np.repeat(np.arange(systems - 1), groups)
+        every %= systems
+        costs = _costs_of(grouped, every)
+        at = int(np.argmin(costs))
+        if not costs[at] < cost:
+            return choice
+        choice, cost = every[:, at], float(costs[at])
+
+
+def _costs_of(grouped: Grouped, choices: Choice) -> Floats:
+    """Of choices of shape (groups, ways)."""
+    return grouped.cost([sums @ (choices == s) for s, sums in enumerate(grouped.sums)])
+
+
+def refined(grouped: Grouped, found: GroupSplit) -> GroupSplit:
+    """The split with tolls that fit finer groups than those that it was found for."""
+    choice = _least(grouped.sums, found.prices)
+    return _from(grouped, GroupSplit(_cost(grouped, choice), found.prices, choice), FEW_ROUNDS)
+
+
+def _from(grouped: Grouped, best: GroupSplit, rounds: int) -> GroupSplit:
+    tolls = np.zeros(len(grouped.sums))
     for _ in range(rounds):
-        slopes = grouped.slopes(best.choice)
-        own = np.stack([g @ sums for g, sums in zip(slopes, grouped.sums, strict=True)]) / grouped.sums[0][0]
-        before = best.cost
+        slopes, before = grouped.slopes(best.choice), best.cost
+        own = _own(grouped, slopes)
         for s in range(len(grouped.sums)):
             tolls = _scanned(grouped, own, tolls, s)
-            prices = tuple(g + toll * (np.arange(g.size) == 0) for g, toll in zip(slopes, tolls, strict=True))
-            chosen = np.argmin(own + tolls[:, None], axis=0)
-            cost = float(grouped.cost(grouped.totals(chosen))[0])
-            if cost < best.cost:
-                best = GroupSplit(cost, prices, chosen)
+            best = min(best, _tolled(grouped, slopes, tolls), key=_by_cost)
         if not best.cost < before:
             break
     return best
-
-
-def _alone(grouped: Grouped, choice: Choice) -> tuple[Floats, ...]:
-    """Prices by which every request goes to the system of most of them."""
-    most = int(np.bincount(choice, minlength=len(grouped.sums)).argmax())
-    return tuple((s != most) * (np.arange(sums.shape[0]) == 0) * 1.0 for s, sums in enumerate(grouped.sums))
 
 
 def _scanned(grouped: Grouped, own: Floats, tolls: Floats, s: int) -> Floats:
@@ -152,10 +228,12 @@ def _scanned(grouped: Grouped, own: Floats, tolls: Floats, s: int) -> Floats:
     def costs(cuts: Indices) -> Floats:
         return grouped.cost([prefix[t][:, cuts] if t == s else left[t][:, cuts] for t in range(len(left))])
 
-    cuts = np.unique(np.linspace(0, order.size, min(CUTS, order.size + 1)).astype(np.intp))
-    at = int(np.argmin(costs(cuts)))
-    low, high = cuts[max(at - 1, 0)], cuts[min(at + 1, cuts.size - 1)]
-    near = np.unique(np.linspace(low, high, min(CUTS, high - low + 1)).astype(np.intp))
+    # A toll tells no two requests apart that would be cheaper by as much.
+    possible = np.concatenate([[0], np.flatnonzero(np.diff(cheaper[order])) + 1, [order.size]])
+    some = np.unique(np.linspace(0, possible.size - 1, min(CUTS, possible.size)).astype(np.intp))
+    at = int(np.argmin(costs(possible[some])))
+    low, high = some[max(at - 1, 0)], some[min(at + 1, some.size - 1)]
+    near = possible[np.unique(np.linspace(low, high, min(CUTS, high - low + 1)).astype(np.intp))]
     cut = int(near[np.argmin(costs(near))])
     ordered = np.concatenate([[np.inf], cheaper[order], [-np.inf]])
     middle = [ordered[cut], ordered[cut + 1]]
@@ -173,7 +251,7 @@ def _least(sums: Sequence[Floats], prices: Sequence[Floats]) -> Choice:
 
 def widest_capacity_per_s(grouped: Grouped) -> float:
     """The rate above which every split that the search finds saturates a system."""
-    return 1 / best_split(replace(grouped, widest=True, scales=raw_scales(0.0)), FEW_ROUNDS).cost
+    return 1 / best_split(replace(grouped, widest=True, scales=raw_scales(0.0))).cost
 
 
 def chosen_systems(fleet: FleetAtRate, prices: Sequence[Floats], m: Tokens, n: Tokens) -> Choice:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,21 +26,26 @@ from harness.deciding.at_rate_doubt import plan_errors
 from harness.deciding.at_rate_effects import effects, simulated_effects, simulated_figures, ways
 from harness.deciding.at_rate_fleet import FleetAtRate
 from harness.deciding.at_rate_routes import (
-    FEW_ROUNDS,
+    MOST_PAIRS,
     Grouped,
     GroupSplit,
     best_split,
     chosen_systems,
+    improved,
+    refined,
     widest_capacity_per_s,
 )
 from harness.deciding.at_rate_simulated import SimulatedPlan, simulated_plan
 from harness.deciding.costs import Costs, TooFar
+from harness.deciding.octaves import Indices
 from harness.deciding.routing import Choice
 from harness.deciding.scales import Scales
 from harness.deciding.workload import Workload
 from harness.modelling.profile_fit import ProfileLike
 
 PLAN = "routed"
+DIRECT = 50_000
+"""Up to so many pairs times systems the search is over single pairs; of more, it is over spots of alike sizes first."""
 FEW_RATES = 12
 """Rates of the curve: each takes a search."""
 
@@ -59,15 +65,16 @@ def decide_routing_at_rate(
     fleet, notes = rated_fleet(loaded, workload, arriving.rate_per_s, asked)
     unit = 0 if asked.reference is None else position_of(fleet, loaded, asked.reference)
     scales = rate_scales(fleet, asked, unit)
-    grouped = Grouped.of(fleet, workload.octaves.spot, workload.octaves.spot_sizes[0].size, scales, asked.slo_s)
-    found = best_split(grouped)
+    grouped = Grouped.of(fleet, *alike(workload, len(profiles)), scales, asked.slo_s)
+    found, choice = _searched(grouped)
+    if not np.isfinite(found.cost):
+        found, choice = _searched(grouped.to_the_brim())
     known = bool(np.isfinite(found.cost))
-    choice = chosen_systems(fleet, found.prices, workload.input_tokens, workload.output_tokens)
     split = fleet.split(_sums(fleet, choice))
     bursts = arriving.burstiness(float(split.e2e_s[0])) if known else None
     reason = simulation_reason(fleet, bool(split.rough[0]), bursts) if known else ""
     costs = costs_at_load(fleet, split, [0], asked)
-    run = _simulated(fleet, arriving, found) if known else None
+    run = _simulated(fleet, arriving, choice) if known else None
     return RoutingAtRate(
         fleet=fleet,
         arriving=arriving,
@@ -86,6 +93,28 @@ def decide_routing_at_rate(
     )
 
 
+def alike(workload: Workload, systems: int) -> tuple[Indices, int]:
+    """The group of each pair that the search takes together, and how many groups there are."""
+    pairs = workload.count.size
+    if pairs * systems <= DIRECT:
+        return np.arange(pairs), pairs
+    return workload.octaves.spot, workload.octaves.spot_sizes[0].size
+
+
+def _searched(grouped: Grouped) -> tuple[GroupSplit, Choice]:
+    """The best split, and the system of each of the workload's pairs."""
+    fleet, found = grouped.fleet, best_split(grouped)
+    workload, pairs = fleet.workload, fleet.workload.count.size
+    if pairs * len(fleet.systems) > MOST_PAIRS:
+        return found, chosen_systems(fleet, found.prices, workload.input_tokens, workload.output_tokens)
+    single = grouped
+    if grouped.sums[0].shape[1] < pairs:
+        single = Grouped.of(fleet, np.arange(pairs), pairs, grouped.scales, grouped.slo_s)
+        found = refined(single, found)
+    choice = improved(single, found.choice)
+    return replace(found, cost=float(single.cost(single.totals(choice))[0])), choice
+
+
 def _sums(fleet: FleetAtRate, choice: Choice) -> list[np.ndarray]:
     """Sums of what each system gets: shapes (width, 1)."""
     found = []
@@ -94,10 +123,14 @@ def _sums(fleet: FleetAtRate, choice: Choice) -> list[np.ndarray]:
     return found
 
 
-def _simulated(fleet: FleetAtRate, arriving: Arriving, found: GroupSplit) -> SimulatedPlan:
-    requests = arriving.requests(fleet.workload)
-    choice = chosen_systems(fleet, found.prices, requests.input_tokens, requests.output_tokens)
-    return simulated_plan(fleet, requests, choice, sampled=arriving.log is None)
+def _simulated(fleet: FleetAtRate, arriving: Arriving, choice: Choice) -> SimulatedPlan:
+    """By the choice for each of the workload's pairs, of which all requests are."""
+    requests, workload = arriving.requests(fleet.workload), fleet.workload
+    span = int(workload.output_tokens.max()) + 1
+    pairs = workload.input_tokens * span + workload.output_tokens
+    order = np.argsort(pairs)
+    place = order[np.searchsorted(pairs, requests.input_tokens * span + requests.output_tokens, sorter=order)]
+    return simulated_plan(fleet, requests, choice[place], sampled=arriving.log is None)
 
 
 def _plans(
@@ -141,7 +174,10 @@ def _by_rate(grouped: Grouped, found: GroupSplit) -> RateCurve:
 
     def find(at: FleetAtRate) -> BestAtRate:
         there = grouped.at(at.rate_per_s)
-        best = best_split(there, FEW_ROUNDS, prices[0])
+        best = best_split(there, prices[0])
+        if not np.isfinite(best.cost):
+            there = there.to_the_brim()
+            best = best_split(there, prices[0])
         prices[0] = best.prices
         totals = there.totals(best.choice)
         split = at.split(totals)

@@ -78,8 +78,14 @@ class ThresholdCurve:
 def tried(fleet: FleetAtRate, sums: KeySums, scales: Scales, slo_s: float | None, most: int) -> ThresholdCurve:
     """All thresholds where there are at most ``most``, else so many and then every one around the best of them.
 
-    Both systems with nothing or with everything are among them.
+    Both systems with nothing or with everything are among them. Where none leaves the systems room to spare, they are
+    filled to the brim.
     """
+    found = _tried(fleet, sums, scales, slo_s, most)
+    return found if np.isfinite(found.cost).any() else _tried(fleet.to_the_brim(), sums, scales, slo_s, most)
+
+
+def _tried(fleet: FleetAtRate, sums: KeySums, scales: Scales, slo_s: float | None, most: int) -> ThresholdCurve:
     place = sums.spread(most)
     curve = _curve(fleet, sums, scales, slo_s, place)
     if place.size == sums.threshold.size:

@@ -195,6 +195,8 @@ def _uncertain(
     part = sums.part(places)
     split, drawn = fleet.split(part), drawn_split(fleet, part, scales, errors, costs)
     allowed = np.isfinite(fleet.cost(part, split, scales, None))
+    if not allowed.any():
+        allowed = ~split.saturated
     allowed[[against, int(np.searchsorted(sums.threshold[places], chosen))]] = True
     kept = np.flatnonzero(allowed)
     threshold, share = sums.threshold[places][kept], (sums.requests[places] / fleet.workload.requests)[kept]
