@@ -71,16 +71,9 @@ def route(
     if weight_sweep and scale is not options.Scale.REFERENCE:
         raise UserError("--weight-sweep weighs energy and runtime relative to --reference: leave out --scale")
     profiles = [*(systems or []), *(profile or [])]
-    asked: dict[str, Any] = {
-        "weight": weight,
-        "scale": scale,
-        "reference": reference,
-        "prices": options.prices(price_per_kwh, price_per_hour),
-        "boundary": boundary,
-        "idle": idle,
-        "allow_mixed": allow_mixed,
-        "slo_s": slo,
-    }
+    prices = options.prices(price_per_kwh, price_per_hour)
+    weighed: dict[str, Any] = {"weight": weight, "scale": scale, "reference": reference, "prices": prices}
+    asked = {**weighed, "boundary": boundary, "idle": idle, "allow_mixed": allow_mixed, "slo_s": slo}
     limited = {"--share": share, "--capacity": capacity, "--output-unknown": output_unknown, "--horizon": horizon_s}
     bounds = {"--replicas": replicas, "--slots": slots, "--chunk-tokens": chunk_tokens, "--kv-tokens": kv_tokens}
     if rate is not None:

@@ -66,16 +66,9 @@ def threshold(
     from harness.deciding.trace_files import load_workload
 
     pair = _pair(systems or [], small, large)
-    asked = {
-        "weight": weight,
-        "scale": scale,
-        "reference": reference,
-        "prices": options.prices(price_per_kwh, price_per_hour),
-        "boundary": boundary,
-        "idle": idle,
-        "allow_mixed": allow_mixed,
-        "slo_s": slo,
-    }
+    prices = options.prices(price_per_kwh, price_per_hour)
+    weighed: dict[str, Any] = {"weight": weight, "scale": scale, "reference": reference, "prices": prices}
+    asked = {**weighed, "boundary": boundary, "idle": idle, "allow_mixed": allow_mixed, "slo_s": slo}
     bounds = {"--replicas": replicas, "--slots": slots, "--chunk-tokens": chunk_tokens, "--kv-tokens": kv_tokens}
     if rate is None:
         rate_options.refuse_without_rate({**bounds, "--off-when-idle": off_when_idle})

@@ -21,6 +21,7 @@ from harness.deciding.workload import Workload
 from harness.modelling.cost_function import TOO_FAR, Prediction
 from harness.modelling.profile import Profile
 from harness.modelling.profile_fit import Loaded, ProfileLike, load_or_fit
+from harness.serving.simulated_check import ClosedForm, closed_form
 from harness.serving.simulated_engine import Tokens
 from harness.serving.simulated_fleet import FleetPart, FleetSystem, SimulatedFleet, simulate_fleet
 from harness.serving.simulated_queue import AloneCosts, OneByOne
@@ -52,6 +53,8 @@ class Stream:
     rate_per_s: float | None
     """Of the Poisson process that they were drawn from; None where a trace has their times."""
     seed: int | None
+    pairs_known: bool = True
+    """False where input and output lengths were drawn as if independent."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class SimulationAnswer:
     boundary: str | None
     energy_methods: tuple[Method | None, ...]
     """By system; None without energy."""
+    checks: tuple[ClosedForm | None, ...]
+    """By system, what the closed form says of it; None without requests."""
     fitted: tuple[str, ...]
     notes: tuple[str, ...]
     """What limits the answer."""
@@ -102,7 +107,7 @@ def drawn_stream(
     arrival_s = np.cumsum(rng.exponential(1 / rate_per_s, count))
     drawn = rng.choice(workload.count.size, count, p=workload.count / workload.requests)
     found = Requests(arrival_s, workload.input_tokens[drawn], workload.output_tokens[drawn])
-    return Stream(workload.name, found, rate_per_s, seed)
+    return Stream(workload.name, found, rate_per_s, seed, workload.pairs_known)
 
 
 def simulate_stream(
@@ -131,10 +136,11 @@ def simulate_stream(
     ]
     simulated = simulate_fleet(fleet, stream.requests, choice, sampled=stream.rate_per_s is not None)
     notes = [note for system in fleet for note in engine_notes(system)]
+    checks = [None if part is None else closed_form(part) for part in simulated.parts]
     parts = []
-    for part, one in zip(simulated.parts, loaded, strict=True):
+    for part, one, check in zip(simulated.parts, loaded, checks, strict=True):
         parts.append(part and replace(part, system=_doubted(part, one.profile, boundary)))
-        notes += [] if part is None else _part_notes(part, one.profile)
+        notes += [] if part is None else _part_notes(part, one.profile, check)
     return SimulationAnswer(
         tuple(one.profile for one in loaded),
         stream,
@@ -142,6 +148,7 @@ def simulate_stream(
         read,
         boundary,
         tuple(one.profile.energy_method(boundary) if one.profile.energy else None for one in loaded),
+        tuple(checks),
         tuple(note for one in loaded for note in one.fitted),
         tuple(notes),
     )
@@ -245,8 +252,6 @@ def _at_load(part: FleetPart, profile: Profile) -> Profile:
 def _too_far(part: FleetPart, profile: Profile) -> float:
     """Share of the requests whose size lies too far outside what was measured for an interval."""
     function, requests = _at_load(part, profile).runtime_function, part.simulated.requests
-    if function.unsure:
-        return 1.0
     return float((function.range.octaves_outside(requests.input_tokens, requests.output_tokens) > TOO_FAR).mean())
 
 
@@ -288,7 +293,7 @@ def engine_notes(system: FleetSystem) -> list[str]:
     return []
 
 
-def _part_notes(part: FleetPart, profile: Profile) -> list[str]:
+def _part_notes(part: FleetPart, profile: Profile, check: ClosedForm | None) -> list[str]:
     notes = []
     label, engine, simulated = part.system.label, part.system.engine, part.simulated
     if share := _too_far(part, profile):
@@ -297,8 +302,15 @@ def _part_notes(part: FleetPart, profile: Profile) -> list[str]:
             f"{label}: {percent(share)} of its requests lie more than {TOO_FAR:g} octaves outside what was "
             f"measured{without}: measure sizes nearer to them"
         )
-    if part.piled_up:
-        notes.append(f"{label}: requests piled up: it is saturated, and their times depend on how long that went on")
+    if check and check.saturated:
+        notes.append(
+            f"{label}: saturated: {check.rate_per_s:.4g} requests come per second and it can serve about "
+            f"{check.capacity_per_s:.4g}; their times depend on how long that goes on"
+        )
+    elif part.piled_up:
+        notes.append(f"{label}: requests piled up, so that their times depend on how long they came")
+    if check and check.rough and not check.saturated:
+        notes.append(f"{label}: the closed form is rough here: go by the simulation")
     if simulated.joules is None:
         notes.append(f"{label}: no energy, which its profile doesn't have")
     elif engine.idle_power_w is None and not part.system.off_when_idle:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -62,16 +62,12 @@ class FleetPart:
 
         Intervals of times hold the chance of another draw of such requests, all hold the profile's doubt.
         """
-        found: dict[str, SimulatedFigure] = {}
-        for quantity, times in self.simulated.times().items():
-            if times.size:
-                found[f"{quantity}_mean_s"] = mean_figure(times)
-                found |= {f"{quantity}_p{100 * level:g}_s": quantile_figure(times, level) for level in LEVELS}
+        found = times_figures(self.simulated.times())
         whole = values_of(self.simulated, self.duration_s, self.system.idle_power_w)
         found |= {name: self._over_time(name, whole[name]) for name in ("busy_share", "running_mean")}
         if "energy_j" in whole:
             found |= {name: self._over_time(name, whole["energy_j"] / per) for name, per in self._shares().items()}
-        return {name: _within_bounds(name, self._doubted(name, figure)) for name, figure in found.items()}
+        return {name: _within_bounds(name, self.doubted(name, figure)) for name, figure in found.items()}
 
     def _shares(self) -> dict[str, float]:
         """What the energy is divided by in each of its figures."""
@@ -86,7 +82,7 @@ class FleetPart:
     def in_proportion(self, name: str, values: Floats) -> list[SimulatedFigure]:
         """Parts of the figure ``name`` of all requests, each with the profile's doubt in the whole."""
         whole = values_of(self.simulated, self.duration_s, self.system.idle_power_w)[name]
-        doubted = self._doubted(name, SimulatedFigure(whole, whole, whole))
+        doubted = self.doubted(name, SimulatedFigure(whole, whole, whole))
         factors = [(value / whole if whole else 0.0) for value in values.tolist()]
         return [_within_bounds(name, doubted.times(factor)) for factor in factors]
 
@@ -132,7 +128,7 @@ class FleetPart:
         doubt = self.system.seconds_ci95
         return None if doubt is None else SpeedDoubt.of(self.simulated, doubt, self.system.idle_power_w)
 
-    def _doubted(self, name: str, figure: SimulatedFigure) -> SimulatedFigure:
+    def doubted(self, name: str, figure: SimulatedFigure) -> SimulatedFigure:
         """A figure with the profile's doubt: of speed and, of energy, of joules and idle power."""
         if self._speed is None:
             return SimulatedFigure(figure.value, None, None)
@@ -147,6 +143,16 @@ class FleetPart:
         of_steps = joules * (self.simulated.joules or 0.0) / per
         of_idle = 0.0 if self.system.off_when_idle else (idle_w or 0.0) * idle_s / per
         return figure.widened(math.hypot(of_steps, of_idle), math.hypot(of_steps, of_idle))
+
+
+def times_figures(times: Mapping[str, Floats]) -> dict[str, SimulatedFigure]:
+    """Mean and percentiles of times by quantity, in order of arrival; nothing for a quantity without any."""
+    found: dict[str, SimulatedFigure] = {}
+    for quantity, values in times.items():
+        if values.size:
+            found[f"{quantity}_mean_s"] = mean_figure(values)
+            found |= {f"{quantity}_p{100 * level:g}_s": quantile_figure(values, level) for level in LEVELS}
+    return found
 
 
 def _sums(place: NDArray[np.intp], values: ArrayLike, count: int) -> Floats:
@@ -223,53 +229,3 @@ def _period_s(systems: Sequence[FleetSystem], requests: Requests) -> float:
     came_s = float(requests.arrival_s[-1] - requests.arrival_s[0])
     wanted = math.ceil(2 * (BATCHES + 1) * HOUR_S / came_s) if came_s > 0 else 1
     return HOUR_S / max(1, min(wanted, math.floor(_MOST_PERIODS * HOUR_S / (came_s + longest_s))))
-
-
-@dataclass(frozen=True)
-class SimulatedHour:
-    """What a system did in one hour, the last one cut at the fleet's end."""
-
-    from_s: float
-    """After the fleet's first arrival."""
-    lasting_s: float
-    requests: int
-    """That came in it."""
-    steps: int
-    """That ended in it."""
-    busy_share: SimulatedFigure
-    running_mean: SimulatedFigure
-    power_w: SimulatedFigure | None
-    """Of steps and of idle replicas; None where not known."""
-
-
-def hours_of(part: FleetPart) -> list[SimulatedHour]:
-    """The hours of a system. Their intervals are the profile's doubt in the whole, in proportion."""
-    periods, system = part.simulated.periods, part.system
-    hours = max(1, math.ceil(part.duration_s / HOUR_S))
-    lasting_s = np.minimum(HOUR_S, part.duration_s - HOUR_S * np.arange(hours))
-    hour = (np.arange(periods.busy_s.size) * periods.period_s / HOUR_S + 1e-9).astype(int)
-
-    def summed(values: Floats) -> Floats:
-        return np.asarray(np.bincount(hour, values, hours), dtype=np.float64)
-
-    on_s, busy_s = system.replicas * lasting_s, summed(periods.busy_s)
-    busy_share = part.in_proportion("busy_share", busy_s / on_s)
-    running_mean = part.in_proportion("running_mean", summed(periods.running * periods.period_s) / lasting_s)
-    power_w: list[SimulatedFigure] | list[None] = [None] * hours
-    if part.simulated.joules is not None and system.idle_power_w is not None:
-        joules = summed(periods.joules) + system.idle_power_w * np.maximum(on_s - busy_s, 0.0)
-        power_w = part.in_proportion("energy_j", joules / lasting_s)
-    came = (part.simulated.requests.arrival_s - part.simulated.origin_s) / HOUR_S
-    counts, steps = np.bincount(came.astype(int), minlength=hours), summed(periods.steps.astype(float))
-    return [
-        SimulatedHour(
-            each * HOUR_S,
-            float(lasting_s[each]),
-            int(counts[each]),
-            round(float(steps[each])),
-            busy_share[each],
-            running_mean[each],
-            power_w[each],
-        )
-        for each in range(hours)
-    ]

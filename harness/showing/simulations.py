@@ -12,7 +12,9 @@ from harness.core.wording import estimated, number, percent
 from harness.deciding.simulated_answer import SimulationAnswer
 from harness.serving.simulated_doubt import LEVELS
 from harness.serving.simulated_figures import SimulatedFigure
-from harness.serving.simulated_fleet import FleetPart, hours_of
+from harness.serving.simulated_fleet import FleetPart
+from harness.serving.simulated_hours import hours_of
+from harness.showing.decision_facts import INDEPENDENT
 from harness.showing.terminal import print_all, print_json, table_of
 
 NOTHING = "–"
@@ -30,8 +32,10 @@ def print_simulation(answer: SimulationAnswer, as_json: bool) -> None:
     if as_json:
         print_json(simulation_json(answer))
         return
-    tables = [_systems_table(answer), _times_table(answer), *_hours_table(answer)]
-    print_all([_headline(answer), *tables, INTERVALS, *(f"note: {note}" for note in answer.notes), *_cut_hours(answer)])
+    tables = [_systems_table(answer), _times_table(answer), *_hours_table(answer), *_check_table(answer)]
+    print_all(
+        [_headline(answer), *tables, INTERVALS, *(f"note: {note}" for note in _notes(answer)), *_cut_hours(answer)]
+    )
 
 
 def simulation_json(answer: SimulationAnswer) -> dict[str, Any]:
@@ -50,8 +54,12 @@ def simulation_json(answer: SimulationAnswer) -> dict[str, Any]:
         "boundary": answer.boundary,
         "systems": [_system_json(answer, place) for place in range(len(fleet.systems))],
         "intervals": INTERVALS,
-        "warnings": list(answer.notes),
+        "warnings": _notes(answer),
     }
+
+
+def _notes(answer: SimulationAnswer) -> list[str]:
+    return [*answer.notes, *([] if answer.stream.pairs_known else [INDEPENDENT])]
 
 
 def _system_json(answer: SimulationAnswer, place: int) -> dict[str, Any]:
@@ -70,13 +78,14 @@ def _system_json(answer: SimulationAnswer, place: int) -> dict[str, Any]:
     }
     if part is None:
         return facts
-    found = part.simulated
+    found, check = part.simulated, answer.checks[place]
     return facts | {
         "requests": int(found.requests.arrival_s.size),
         "output_tokens": int(found.requests.output_tokens.sum()),
         "steps": found.steps,
-        "saturated": part.piled_up,
+        "saturated": part.piled_up or bool(check and check.saturated),
         "figures": {name: _figure(figure) for name, figure in part.figures.items()},
+        "closed_form": None if check is None else asdict(check),
         "hours": [asdict(hour) for hour in hours_of(part)],
     }
 
@@ -160,7 +169,7 @@ def _times_table(answer: SimulationAnswer) -> Table:
 def _hours_table(answer: SimulationAnswer) -> list[Table]:
     if answer.fleet.duration_s <= 3600:
         return []
-    table = table_of("hour", "system", "requests", "busy", "running", "power", no_wrap=True)
+    table = table_of("hour", "system", "requests", "busy", "running", "power", "TTFT p90", "E2E p90", no_wrap=True)
     for part, guess in _served(answer):
         for place, hour in enumerate(hours_of(part)[:MOST_HOURS]):
             table.add_row(
@@ -170,8 +179,28 @@ def _hours_table(answer: SimulationAnswer) -> list[Table]:
                 share_figure_words(hour.busy_share),
                 figure_words(hour.running_mean),
                 figure_words(hour.power_w, "W", guess=guess),
+                *(figure_words(hour.times.get(f"{quantity}_p90_s"), "s") for quantity in ("ttft", "e2e")),
             )
     return [table]
+
+
+CHECKED = (("e2e_mean_s", "mean E2E", "s"), ("busy_share", "busy", ""), ("power_w", "power", "W"))
+"""What closed forms say too."""
+
+
+def _check_table(answer: SimulationAnswer) -> list[Table]:
+    table = table_of("check", "system", "simulated", "closed form", "off by", no_wrap=True)
+    for part, check in zip(answer.fleet.parts, answer.checks, strict=True):
+        for name, words, unit in CHECKED:
+            value, figure = getattr(check, name, None), part.figures.get(name) if part else None
+            if part is None or value is None or figure is None or (check and check.saturated):
+                continue
+            if name == "busy_share":
+                said = share_figure_words(figure), percent(value)
+            else:
+                said = figure_words(figure, unit), f"{number(value)} {unit}"
+            table.add_row(words, part.system.label, *said, percent(value / figure.value - 1, signed=True))
+    return [table] if table.row_count else []
 
 
 def _cut_hours(answer: SimulationAnswer) -> list[str]:

@@ -22,6 +22,7 @@ from load_tables import Judged, LoadGroup, read_groups
 
 from harness.core.errors import UserError
 from harness.modelling.fit import MIN_POINTS
+from harness.modelling.served.contradictions import contradicted
 from harness.modelling.served.fit import of_cycles, served_procedure
 from harness.modelling.served.held_out import KINDS, errors_left_out, folds_in_flight
 from harness.modelling.served.rivals import RIVALS
@@ -54,6 +55,10 @@ def _judge_costs(group: LoadGroup, column: str, per_request: bool) -> list[Judge
     if measured is None or measured.cost.size < MIN_POINTS or np.unique(measured.concurrency).size < 2:
         return []
     cycles = of_cycles(measured, per_request=per_request, static_batch=True)
+    if (wrong := contradicted(cycles)).any():
+        told = f"{wrong.sum()} points of {column} cost far less than smaller ones"
+        print(f"{group.file}: {group.name}: {told}: not fitted, not judged", file=sys.stderr)
+        cycles = cycles.only(~wrong)
     folds = folds_in_flight(cycles)
     ours = errors_left_out(cycles, served_procedure(slots=None), folds)
     rivals = {name: errors_left_out(cycles, rival, folds) for name, rival in RIVALS.items()}

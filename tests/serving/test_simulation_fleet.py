@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from harness.core.errors import UserError
+from harness.serving.simulated_check import closed_form
 from harness.serving.simulated_figures import mean_figure, quantile_figure
-from harness.serving.simulated_fleet import FleetSystem, SimulatedFleet, hours_of, simulate_fleet
+from harness.serving.simulated_fleet import FleetSystem, SimulatedFleet, simulate_fleet
+from harness.serving.simulated_hours import hours_of
 from harness.serving.simulation import Requests, alone_s, simulate
-from tests.serving.test_simulation_queue import ENGINE, poisson
+from tests.serving.test_simulation_queue import ENGINE, one_slot, poisson
 
 SURE = FleetSystem("sure", ENGINE, 1, seconds_ci95=0.0, joules_ci95=0.0, idle_power_ci95_w=0.0)
 
@@ -68,6 +70,10 @@ def test_hours_add_up_to_the_whole() -> None:
     assert sum(hour.steps for hour in hours) == part.simulated.steps
     power_w = np.array([hour.power_w.value for hour in hours if hour.power_w])
     assert power_w @ lasting_s == pytest.approx(part.figures["energy_j"].value, rel=1e-9)
+    came = ((part.simulated.requests.arrival_s - part.simulated.requests.arrival_s[0]) / 3600).astype(int)
+    for place, hour in enumerate(hours):
+        assert hour.times["e2e_mean_s"].value == pytest.approx(part.simulated.e2e_s[came == place].mean())
+        assert hour.times["tpot_p50_s"].low is not None
     for name in ("busy_share", "running_mean"):
         values = np.array([getattr(hour, name).value for hour in hours])
         assert values @ lasting_s / part.duration_s == pytest.approx(part.figures[name].value, rel=1e-9)
@@ -143,3 +149,34 @@ def test_each_system_serves_what_it_is_given() -> None:
     assert energy.value == pytest.approx(sum(each.figures["energy_j"].value for each in (first, third)))
     with pytest.raises(UserError, match="no request is served"):
         simulate_fleet(systems, requests, np.full(400, -1), sampled=True)
+
+
+@pytest.mark.parametrize("rate_per_s", [0.5, 1.5])
+def test_the_closed_form_stands_beside_it(rate_per_s: float) -> None:
+    (part,) = alone(SURE, poisson(20_000, rate_per_s)).parts
+    assert part is not None
+    found = closed_form(part)
+    assert found is not None
+    assert not found.saturated
+    assert found.e2e_mean_s == pytest.approx(part.figures["e2e_mean_s"].value, rel=0.03)
+    assert found.busy_share == pytest.approx(part.figures["busy_share"].value, rel=0.02)
+    assert found.power_w == pytest.approx(part.figures["power_w"].value, rel=0.02)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_one_at_a_time_the_closed_form_is_pollaczeks_and_khinchines(replicas: int) -> None:
+    engine = one_slot(replace(ENGINE, slots=1))
+    rate = 0.6 * replicas / alone_s(engine, poisson(20_000, 1.0)).mean()
+    for load in (1, 2):
+        (part,) = alone(replace(SURE, engine=engine, replicas=replicas), poisson(60_000, load * rate)).parts
+        assert part is not None
+        found = closed_form(part)
+        assert found is not None
+        assert found.saturated == (load == 2)
+        assert found.capacity_per_s == pytest.approx(rate / 0.6, rel=0.02)
+        assert found.busy_share == pytest.approx(part.figures["busy_share"].value, rel=0.02)
+        assert found.power_w == pytest.approx(part.figures["power_w"].value, rel=0.02)
+        if load == 1 and replicas == 1:
+            assert found.e2e_mean_s == pytest.approx(part.figures["e2e_mean_s"].value, rel=0.06)
+        else:
+            assert found.e2e_mean_s is None

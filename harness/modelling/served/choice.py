@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from harness.core.arrays import Floats
-from harness.modelling.fit import Observations, equations
+from harness.modelling.fit import Observations
 from harness.modelling.forms.base import Sizes
 from harness.modelling.least_squares import Solution, solve
+from harness.modelling.served.contradictions import contradicted
 from harness.modelling.served.cycle import CycleForm
-from harness.modelling.served.cycle_equations import CycleEquations
+from harness.modelling.served.cycle_equations import CycleEquations, cycle_rows
 from harness.modelling.served.held_out import Fold, folds_in_flight
 from harness.modelling.served.residual import InFlightResidual
 
-WORTH = 0.95
-"""By how much the error left out must fall for a residual."""
+EXPERTS_WORTH = 0.85
+"""To what part the error left out must fall for experts to be told apart: among several ρ one does well by chance."""
+RESIDUAL_WORTH = 0.98
+"""The same for a residual."""
+LEAST_ERROR = 1e-4
+"""Below it errors are alike, and the simplest candidate is taken."""
+HOPELESS = 1.5
+"""Error of a candidate over that of the best one, beyond which it isn't tried again without each point, …"""
+CONTENDERS = 4
+"""… and how many are at most."""
 LARGEST_ERROR = 3.0
 """Of a logarithm: one wild prediction must not decide alone."""
 
@@ -28,6 +37,8 @@ class ServedChoice:
 
     solution: Solution
     residual: InFlightResidual
+    contenders: tuple[CycleForm, ...]
+    """The candidates that came near the best, itself among them."""
 
     @property
     def form(self) -> CycleForm:
@@ -45,28 +56,34 @@ class ServedChoice:
         return self.cycle(observations.sizes)
 
 
-def choose_served(observations: Observations, slots: float | None = None) -> ServedChoice:
+def choose_served(
+    observations: Observations, slots: float | None = None, candidates: Sequence[CycleForm] | None = None
+) -> ServedChoice:
     """The candidate with the least error at groups of points left out, fitted to all. Costs are of cycles.
 
-    Left out are whole numbers in flight and whole sizes. The residual enters where it lessens that error.
+    Left out are whole numbers in flight and whole sizes. The residual enters where it lessens that error. Without
+    ``candidates`` every one is tried.
     """
-    rows = equations(observations)
-    folds = folds_in_flight(observations)
-    candidates = [candidate.with_slots(slots) for candidate in CycleForm.candidates()]
+    observations = observations.only(~contradicted(observations))
+    rows, folds = cycle_rows(observations), folds_in_flight(observations)
+    candidates = candidates or [candidate.with_slots(slots) for candidate in CycleForm.candidates()]
     problems = [CycleEquations.of(candidate, rows, observations.sizes) for candidate in candidates]
-    plain, held = zip(*(_scores(problem, observations, folds) for problem in problems), strict=True)
-    best = int(np.argmin(np.minimum(plain, np.array(held) / WORTH)))
+    scores = np.array([_scores(problem, observations, folds) for problem in problems])
+    worth = [1.0 if candidate.served.experts_share is None else EXPERTS_WORTH for candidate in candidates]
+    judged = np.maximum(np.minimum(scores[:, 0], scores[:, 1] / RESIDUAL_WORTH), LEAST_ERROR) / worth
+    best = int(np.argmin(judged))
+    near = [at for at in np.argsort(judged, kind="stable")[:CONTENDERS] if judged[at] <= HOPELESS * judged[best]]
+    contenders = tuple(candidates[at] for at in near)
     # A robust start: least squares begun at least squares may take most points for outliers of one.
     start = problems[best].coefficients(np.ones(observations.cost.size, dtype=bool))
     solution = solve(candidates[best], rows, start)
-    choice = ServedChoice(solution, InFlightResidual())
-    if held[best] >= WORTH * plain[best]:
+    choice = ServedChoice(solution, InFlightResidual(), contenders)
+    if scores[best, 1] >= RESIDUAL_WORTH * scores[best, 0]:
         return choice
-    return ServedChoice(solution, _left_over(observations, choice.of(observations), solution.form))
+    return replace(choice, residual=_left_over(observations, choice.of(observations), choice.form))
 
 
-def _left_over(observations: Observations, predicted: Floats, form: object) -> InFlightResidual:
-    assert isinstance(form, CycleForm)
+def _left_over(observations: Observations, predicted: Floats, form: CycleForm) -> InFlightResidual:
     known = predicted > 0
     working = form.working(observations.concurrency)[known]
     log = np.log(observations.cost[known] / predicted[known])

@@ -6,7 +6,7 @@ error of the whole procedure, the choices of form and residual included, at what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,11 +17,13 @@ from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.modelling.cost_function import TOO_FAR
 from harness.modelling.covariance import by_offsets, uncertainty
-from harness.modelling.fit import MIN_POINTS, Observations, equations, suspect_points, without_sessions
+from harness.modelling.fit import MIN_POINTS, Observations, suspect_points, without_sessions
 from harness.modelling.least_squares import solve
 from harness.modelling.misfit import HeldOutErrors, every_error, fit_misfit
 from harness.modelling.served.choice import ServedChoice, choose_served
+from harness.modelling.served.contradictions import contradicted
 from harness.modelling.served.cycle import CycleForm
+from harness.modelling.served.cycle_equations import cycle_rows
 from harness.modelling.served.function import MeasuredLoads, ServedFunction
 from harness.modelling.served.held_out import HeldOutKind, LeftOutErrors, errors_left_out, folds_in_flight
 from harness.modelling.served.rivals import RIVALS
@@ -45,7 +47,7 @@ class ServedFit:
     rivals: Mapping[str, Mapping[HeldOutKind, LeftOutErrors]]
     """The same of each simple rival."""
     suspects: tuple[int, ...]
-    """Points far outside the scatter of the others."""
+    """Points far outside the scatter of the others; those that are contradicted are in no fit and no error."""
     slots_found: bool
     """Whether the slots are told by the costs alone, not by the server."""
 
@@ -61,40 +63,47 @@ def fit_served(
     """
     _refuse_few(observations)
     cycles = of_cycles(observations, per_request, static_batch)
-    cycles, sessions = without_sessions(CycleForm.candidates(), cycles)
-    told = found_slots(cycles) if slots is None else slots
-    choice = choose_served(cycles, told)
-    rows = equations(cycles)
-    rivals = [solve(form.with_slots(told), rows, None) for form in CycleForm.candidates()]
-    covariance, standard_errors = uncertainty(choice.solution, rivals, rows)
-    if cycles.cells is not None:
-        covariance = covariance + by_offsets(choice.solution, rows, cycles.cells.weights, sessions.covariance)
-    freedom = float(max(len(cycles.cost) - int(np.count_nonzero(choice.solution.theta)), 1))
-    folds = folds_in_flight(cycles)
+    candidates = [candidate.with_slots(slots) for candidate in CycleForm.candidates()]
+    cycles, sessions = without_sessions(candidates, cycles)
+    wrong = contradicted(cycles)
+    sound = cycles.only(~wrong)
+    told = found_slots(sound) if slots is None else slots
+    choice, rows = choose_served(sound, told), cycle_rows(sound)
     form = choice.form
-    function = ServedFunction(
-        form=form.served,
-        coefficients=form.own(choice.solution.theta),
-        covariance=form.own(covariance),
-        freedom=freedom,
-        misfit=fit_misfit(_every_error(choice, cycles, per_request), freedom),
-        scatter=observations.scatter,
-        session=sessions.effect,
-        gain_ci95=0.0,
-        loads=_loads(cycles, form),
-        per_request=per_request,
-        slots=told,
-        residual=choice.residual,
-    )
+    rivals = [solve(each, rows, None) for each in choice.contenders if each != form]
+    covariance, standard_errors = uncertainty(choice.solution, [choice.solution, *rivals], rows)
+    if sound.cells is not None:
+        covariance = covariance + by_offsets(choice.solution, rows, sound.cells.weights, sessions.covariance)
+    freedom = float(max(sound.cost.size - int(np.count_nonzero(choice.solution.theta)), 1))
+    folds = folds_in_flight(sound)
     return ServedFit(
-        function=function,
+        function=ServedFunction(
+            form=form.served,
+            coefficients=form.own(choice.solution.theta),
+            covariance=form.own(covariance),
+            freedom=freedom,
+            misfit=fit_misfit(_misfit_errors(choice, sound, per_request), freedom),
+            scatter=observations.scatter,
+            session=sessions.effect,
+            gain_ci95=0.0,
+            loads=_loads(sound, form),
+            per_request=per_request,
+            slots=told,
+            residual=choice.residual,
+        ),
         standard_errors=form.own(standard_errors),
-        mape=float(np.mean(np.abs(choice.of(cycles) / cycles.cost - 1))),
-        held_out=errors_left_out(cycles, served_procedure(slots), folds),
-        rivals={name: errors_left_out(cycles, rival, folds) for name, rival in RIVALS.items()},
-        suspects=suspect_points(choice.solution, rows),
+        mape=float(np.mean(np.abs(choice.of(sound) / sound.cost - 1))),
+        held_out=errors_left_out(sound, served_procedure(slots), folds),
+        rivals={name: errors_left_out(sound, rival, folds) for name, rival in RIVALS.items()},
+        suspects=_suspects(wrong, suspect_points(choice.solution, rows)),
         slots_found=slots is None and told is not None,
     )
+
+
+def _suspects(wrong: NDArray[np.bool_], among_sound: Sequence[int]) -> tuple[int, ...]:
+    """Numbers of the points that are contradicted, or far off among the others."""
+    sound = np.flatnonzero(~wrong)
+    return tuple(sorted([*np.flatnonzero(wrong).tolist(), *sound[list(among_sound)].tolist()]))
 
 
 def served_procedure(slots: float | None) -> Callable[[Observations], Callable[[Observations], Floats]]:
@@ -138,12 +147,12 @@ def _loads(points: Observations, form: CycleForm) -> MeasuredLoads:
     return MeasuredLoads(np.stack([points.input_tokens, points.asked_tokens, working], axis=1))
 
 
-def _every_error(choice: ServedChoice, cycles: Observations, per_request: bool) -> HeldOutErrors:
+def _misfit_errors(choice: ServedChoice, cycles: Observations, per_request: bool) -> HeldOutErrors:
     """Errors at every point by the fit of all, and at every point, row, column and number in flight left out."""
     folds = _misfit_folds(cycles)
     here = np.ones(cycles.cost.size, dtype=bool)
     parts = [_fitted(choice, cycles, per_request)]
-    parts += [_left_out(fold, cycles, choice.form.slots, per_request) for fold in folds]
+    parts += [_left_out(fold, cycles, choice, per_request) for fold in folds]
     return every_error(parts, [here, *folds])
 
 
@@ -160,26 +169,26 @@ def _misfit_folds(cycles: Observations) -> list[NDArray[np.bool_]]:
 def _fitted(choice: ServedChoice, cycles: Observations, per_request: bool) -> HeldOutErrors:
     """Errors of the fit at its own points, each as if the point hadn't bent the fit to itself."""
     cost = choice.of(cycles)
-    rows = equations(cycles)
+    rows = cycle_rows(cycles)
     leverage = choice.solution.leverage[rows.request]
     with np.errstate(divide="ignore", invalid="ignore"):
         error = np.where(cost > 0, (cycles.cost / cost - 1) / np.sqrt(1 - leverage), np.nan)
     return _errors(error, np.zeros(cost.size), cost, cycles, per_request)
 
 
-def _left_out(fold: NDArray[np.bool_], cycles: Observations, slots: float | None, per_request: bool) -> HeldOutErrors:
+def _left_out(fold: NDArray[np.bool_], cycles: Observations, found: ServedChoice, per_request: bool) -> HeldOutErrors:
     """Errors at the points of ``fold`` by the whole procedure without them; NaN where no interval would be stated."""
     out, kept = cycles.only(fold), cycles.only(~fold)
-    choice = choose_served(kept, slots)
+    choice = choose_served(kept, found.form.slots, found.contenders)
     cost, loads, working = choice.of(out), _loads(kept, choice.form), choice.form.working(out.concurrency)
     distance = np.empty(cost.size)
     too_far = np.empty(cost.size, dtype=bool)
     for c in np.unique(working):
         here = working == c
-        measured, octaves = loads.at(float(c))
+        measured = loads.at(float(c))
         sizes = out.input_tokens[here], out.output_tokens[here]
-        distance[here] = np.hypot(measured.octaves_away(*sizes), octaves)
-        too_far[here] = (measured.octaves_outside(*sizes) > TOO_FAR) | (loads.octaves_beyond(float(c)) > TOO_FAR)
+        distance[here] = measured.octaves_away(*sizes)
+        too_far[here] = measured.octaves_outside(*sizes) > TOO_FAR
     with np.errstate(divide="ignore", invalid="ignore"):
         error = np.where((cost > 0) & ~too_far, out.cost / cost - 1, np.nan)
     return _errors(error, distance, cost, out, per_request)

@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.core.arrays import Floats
 
-SHRINKAGE = 1.0
+SHRINKAGE = 0.5
 """Points that a left-over of nothing counts for: one point alone gives half of its own."""
 
 

@@ -10,8 +10,8 @@ from harness.modelling.served.cycle import CycleForm
 from harness.modelling.served.cycle_equations import CycleEquations
 from harness.modelling.served.form import ServedForm
 
-PENALTY = 9.0
-"""By how much points·log(mean squared error) must fall for a number of slots, as for a term of a form."""
+PENALTY = 12.0
+"""By how much points·log(mean squared error) must fall for a number of slots; useless ones seldom reach it."""
 MOST_TRIED = 24
 LEAST_ERROR = 1e-3
 """Relative, of a form: below it fits are alike."""
