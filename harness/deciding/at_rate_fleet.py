@@ -199,9 +199,13 @@ class FleetAtRate:
 
     def capacity_per_s(self, sums: Sequence[Floats]) -> Floats:
         """The rate of all requests beyond which ways to split them saturate a system."""
-        rates = []
+        with np.errstate(divide="ignore"):
+            return np.asarray(self.rate_per_s / self.loads(sums).max(axis=0))
+
+    def loads(self, sums: Sequence[Floats]) -> Floats:
+        """What share each system gets of what it can serve, by ways to split the requests: shape (systems, ways)."""
+        found = []
         for system, each in zip(self.systems, sums, strict=True):
-            share = each[0] / self.workload.requests
-            served = system.capacity_per_s(each)
-            rates.append(np.divide(served, share, out=np.full(share.shape, np.inf), where=share > 0))
-        return np.minimum.reduce(rates)
+            rate, served = self.rate_per_s * each[0] / self.workload.requests, system.capacity_per_s(each)
+            found.append(np.divide(rate, served, out=np.zeros(rate.shape), where=served > 0))
+        return np.stack(found)

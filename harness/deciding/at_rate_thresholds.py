@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +21,7 @@ from harness.deciding.at_rate_answers import (
 )
 from harness.deciding.at_rate_arrivals import Arriving
 from harness.deciding.at_rate_curve import BestAtRate, rate_curve
-from harness.deciding.at_rate_doubt import drawn_split, threshold_errors
+from harness.deciding.at_rate_doubt import DrawnSplit, drawn_split, threshold_errors
 from harness.deciding.at_rate_effects import effects, simulated_effects, simulated_figures, ways
 from harness.deciding.at_rate_fleet import FleetAtRate
 from harness.deciding.at_rate_simulated import SimulatedPlan, simulated_plan
@@ -199,11 +200,27 @@ def _uncertain(
         allowed = ~split.saturated
     allowed[[against, int(np.searchsorted(sums.threshold[places], chosen))]] = True
     kept = np.flatnonzero(allowed)
-    threshold, share = sums.threshold[places][kept], (sums.requests[places] / fleet.workload.requests)[kept]
+    at = sums.threshold[places]
+    threshold, share = at[kept], (sums.requests[places] / fleet.workload.requests)[kept]
     exact = Curve(threshold, split.energy_j[kept], split.time_s(scales)[kept], share)
     draws = Curve(threshold, drawn.energy_j[:, kept], drawn.time_s[:, kept], share)
     base = int(np.searchsorted(kept, against))
-    return curve_uncertainty(exact, draws, chosen, scales, known, base), curve_band(exact, draws, base)
+    found = curve_uncertainty(exact, draws, chosen, scales, known, base)
+    low, high = _drawn_best(fleet, part, drawn, errors[1], scales)
+    found = replace(found, threshold_low=int(at[low]), threshold_high=int(at[high]))
+    return found, curve_band(exact, draws, base)
+
+
+def _drawn_best(
+    fleet: FleetAtRate, part: Sequence[Floats], drawn: DrawnSplit, seconds: Floats, scales: Scales
+) -> tuple[int, int]:
+    """The 95 % interval of the best way. Where requests take longer than expected a system can serve fewer."""
+    loads = fleet.loads(part) * (1 + seconds)
+    cost = scales.cost(drawn.energy_j, drawn.time_s if scales.runtime_weight else np.zeros(1))
+    cost = np.where((loads <= fleet.most_load).all(axis=1) & np.isfinite(cost), cost, np.inf)
+    best = np.argmin(cost, axis=1)[np.isfinite(cost).any(axis=1)]
+    low, high = np.percentile(best, [2.5, 97.5], method="nearest").astype(int).tolist() if best.size else (0, 0)
+    return low, high
 
 
 def _too_far(fleet: FleetAtRate, costs: Costs, key: str, chosen: int) -> TooFar:
