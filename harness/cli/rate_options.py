@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
@@ -67,10 +66,10 @@ def arriving_of(text: str, sizes: options.Sizes) -> tuple[Workload, Arriving]:
 
     rate_per_s = rate_of(text)
     if rate_per_s is not None:
-        return arriving(load_workload(*astuple(sizes)), rate_per_s)
+        return arriving(load_workload(*sizes), rate_per_s)
     if sizes.skip_bad or sizes.output_tokens is not None:
         raise UserError("--skip-bad and --output-tokens can't be joined with --rate trace: give --rate 2/s")
-    return arriving_as_logged(sizes.workload, sizes.input_column, sizes.output_column)
+    return arriving_as_logged(sizes.workload, sizes.input_column, sizes.output_column, sizes.form)
 
 
 def limits_of(

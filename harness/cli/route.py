@@ -59,6 +59,7 @@ def route(
     horizon_s: options.Horizon = None,
     input_column: options.InputColumn = None,
     output_column: options.OutputColumn = None,
+    form: options.LogForm = None,
     output_tokens: options.EveryOutput = None,
     skip_bad: options.SkipBad = False,
     as_json: options.AsJson = False,
@@ -71,6 +72,7 @@ def route(
     if weight_sweep and scale is not options.Scale.REFERENCE:
         raise UserError("--weight-sweep weighs energy and runtime relative to --reference: leave out --scale")
     profiles = [*(systems or []), *(profile or [])]
+    sizes = options.Sizes(workload, input_column, output_column, skip_bad, output_tokens, form)
     prices = options.prices(price_per_kwh, price_per_hour)
     weighed: dict[str, Any] = {"weight": weight, "scale": scale, "reference": reference, "prices": prices}
     asked = {**weighed, "boundary": boundary, "idle": idle, "allow_mixed": allow_mixed, "slo_s": slo}
@@ -79,13 +81,12 @@ def route(
     if rate is not None:
         rate_options.refuse_at_rate({**limited, "--weight-sweep": weight_sweep})
         fleet = {"limits": rate_options.limits_of(*bounds.values()), "off_when_idle": off_when_idle}
-        sizes = options.Sizes(workload, input_column, output_column, skip_bad, output_tokens)
         _at_rate(profiles, sizes, rate, {**asked, **fleet}, as_json, output, export)
         return
     rate_options.refuse_without_rate({**bounds, "--off-when-idle": off_when_idle})
     asked |= {"shares": options.named_numbers("--share", share), "output_unknown": output_unknown}
     asked |= {"capacities": options.named_numbers("--capacity", capacity), "horizon_s": horizon_s}
-    requests = load_workload(workload, input_column, output_column, skip_bad, output_tokens)
+    requests = load_workload(*sizes)
     _answer(profiles, requests, asked, as_json, weight_sweep, output, export)
 
 

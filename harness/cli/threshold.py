@@ -56,6 +56,7 @@ def threshold(
     off_when_idle: rate_options.OffWhenIdle = False,
     input_column: options.InputColumn = None,
     output_column: options.OutputColumn = None,
+    form: options.LogForm = None,
     output_tokens: options.EveryOutput = None,
     skip_bad: options.SkipBad = False,
     as_json: options.AsJson = False,
@@ -66,18 +67,18 @@ def threshold(
     from harness.deciding.trace_files import load_workload
 
     pair = _pair(systems or [], small, large)
+    sizes = options.Sizes(workload, input_column, output_column, skip_bad, output_tokens, form)
     prices = options.prices(price_per_kwh, price_per_hour)
     weighed: dict[str, Any] = {"weight": weight, "scale": scale, "reference": reference, "prices": prices}
     asked = {**weighed, "boundary": boundary, "idle": idle, "allow_mixed": allow_mixed, "slo_s": slo}
     bounds = {"--replicas": replicas, "--slots": slots, "--chunk-tokens": chunk_tokens, "--kv-tokens": kv_tokens}
     if rate is None:
         rate_options.refuse_without_rate({**bounds, "--off-when-idle": off_when_idle})
-        requests = load_workload(workload, input_column, output_column, skip_bad, output_tokens)
+        requests = load_workload(*sizes)
         _answer(pair, requests, {**asked, "key": key, "horizon_s": horizon_s}, as_json, output, export)
         return
     rate_options.refuse_at_rate({"--horizon": horizon_s})
     fleet = {"limits": rate_options.limits_of(*bounds.values()), "off_when_idle": off_when_idle}
-    sizes = options.Sizes(workload, input_column, output_column, skip_bad, output_tokens)
     _at_rate(pair, sizes, rate, key, {**asked, **fleet}, as_json, output, export)
 
 

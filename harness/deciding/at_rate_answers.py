@@ -55,12 +55,15 @@ def arriving(workload: Workload | str | os.PathLike[str], rate_per_s: float) -> 
 
 
 def arriving_as_logged(
-    path: str | os.PathLike[str], input_column: str | None = None, output_column: str | None = None
+    path: str | os.PathLike[str],
+    input_column: str | None = None,
+    output_column: str | None = None,
+    form: str | None = None,
 ) -> tuple[Workload, Arriving]:
     """The requests of a log, which come at its own times. Raises UserError."""
     if not Path(path).is_file():
         raise UserError(f"--rate trace needs a log with arrival times, which {path} isn't: give --rate 2/s")
-    arrivals = read_arrivals(Path(path), input_column, output_column)
+    arrivals = read_arrivals(Path(path), input_column, output_column, form)
     found = np.array([(each.offset_s, each.input_tokens, each.output_tokens) for each in arrivals])
     log = Requests(found[:, 0], found[:, 1].astype(np.int64), found[:, 2].astype(np.int64))
     return of_log(Path(path).name, log)

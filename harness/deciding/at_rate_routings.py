@@ -154,9 +154,10 @@ def _plans(
     plan = plans.pop(PLAN, None)
     feasible = [label for label in labels if not plans[label].saturated]
     against = min(feasible, key=lambda label: plans[label].cost or 0.0, default=None)
+    compared = served[-1:] if against is None else [served[-1], served[labels.index(against)]]
+    too_far = TooFar() if plan is None else costs.too_far_share(workload, compared)
     if plan is None or against is None:
-        return PlansAtRate(plan, plans, against, None, TooFar())
-    too_far = costs.too_far_share(workload, [served[-1], served[labels.index(against)]])
+        return PlansAtRate(plan, plans, against, None, too_far)
     effect = effects(found, scales, PLAN, against, too_far.known)
     if run is not None:
         requests = arriving.requests(workload)

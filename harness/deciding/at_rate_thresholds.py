@@ -167,9 +167,9 @@ def _plans(
     found = ways(fleet, list(at), sums.part(places[picked]), some, costs, scales, slo_s)
     against, plans = found.against([large, small]), dict(found.plans)
     plan = plans.pop(PLAN, None)
+    too_far = TooFar() if plan is None else _too_far(fleet, costs, key, chosen)
     if best is None or against is None or plan is None:
-        return PlansAtRate(plan, plans, against, None, TooFar()), None, None
-    too_far = _too_far(fleet, costs, key, chosen)
+        return PlansAtRate(plan, plans, against, None, too_far), None, None
     effect = effects(found, scales, PLAN, against, too_far.known)
     uncertain, band = _uncertain(fleet, costs, sums, places, errors, chosen, scales, at[against], too_far.known)
     alone = curve.place.size - 1 if against == small else 0

@@ -73,7 +73,7 @@ def test_routing_is_as_good_as_trying_every_assignment(pair: list[Profile]) -> N
     rng = np.random.default_rng(3)
     m, n = rng.integers(16, 400, 10), rng.integers(16, 250, 10)
     sizes = from_pairs("few", "test", m, n, rng.integers(1, 9, 10).astype(float))
-    for weight, rate in ((1.0, 4.0), (0.8, 7.0), (0.5, 8.0)):
+    for weight, rate in ((1.0, 4.0), (0.6, 8.0)):
         asked = RateOptions(weight=weight)
         answer = decide_routing_at_rate(pair, sizes, Arriving(rate), asked=asked)
         fleet = answer.fleet
@@ -186,6 +186,21 @@ def test_intervals_are_those_of_models_that_are_off(pair: list[Profile], workloa
     assert found.energy_ci95_j is not None
     # Of steps and of idle power it is taken to be two errors.
     assert 0.06 < found.energy_ci95_j / found.energy_j < 0.105
+
+
+def test_far_more_requests_in_flight_than_measured_are_too_far(workload: Workload) -> None:
+    """16 were measured at most: with more than 64 in flight nothing is called significant."""
+    many = [loaded_system("small", 4.0, 0.4, 8.0, 400), loaded_system("large", 1.0, 1.0, 60.0, 400)]
+    calm = decide_threshold_at_rate(*many, workload, Arriving(3.0), key="output")
+    busy = decide_threshold_at_rate(*many, workload, Arriving(0.97 * calm.by_rate.capacity_per_s), key="output")
+    for answer, known in ((calm, True), (busy, False)):
+        plan = answer.plans.plan
+        assert plan is not None
+        assert (max(system.concurrency for system in plan.systems) < 64) == known
+        assert answer.plans.too_far.known == known
+        assert (answer.plans.too_far.requests == 1) != known
+    assert calm.plans.effects is not None
+    assert calm.plans.effects.saving.significant
 
 
 def test_a_profile_of_one_request_at_a_time_is_a_queue(workload: Workload) -> None:
