@@ -11,7 +11,7 @@ from harness.cli import options
 from harness.core.errors import UserError
 
 if TYPE_CHECKING:
-    from harness.deciding.at_rate_arrivals import Arriving
+    from harness.deciding.rates.arrivals import Arriving
     from harness.deciding.simulated_answer import Limits
     from harness.deciding.workload import Workload
 
@@ -61,7 +61,7 @@ def rate_of(text: str) -> float | None:
 
 def arriving_of(text: str, sizes: options.Sizes) -> tuple[Workload, Arriving]:
     """The requests and how they come: at a rate, or with ``trace`` at the times of the log. Raises UserError."""
-    from harness.deciding.at_rate_answers import arriving, arriving_as_logged
+    from harness.deciding.rates.answers import arriving, arriving_as_logged
     from harness.deciding.trace_files import load_workload
 
     rate_per_s = rate_of(text)

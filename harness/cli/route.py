@@ -122,9 +122,9 @@ def _at_rate(
     output: Path | None,
     export: Path | None,
 ) -> None:
-    from harness.deciding.at_rate_answers import RateOptions
-    from harness.deciding.at_rate_routings import decide_routing_at_rate
-    from harness.deciding.rate_rule import save_rate_rule
+    from harness.deciding.rates.answers import RateOptions
+    from harness.deciding.rates.routings import decide_routing_at_rate
+    from harness.deciding.rates.rule import save_rate_rule
     from harness.showing.rate_answers import print_routing_at_rate
     from harness.showing.rate_figures import write_rate_curve
 

@@ -114,9 +114,9 @@ def _at_rate(
     output: Path | None,
     export: Path | None,
 ) -> None:
-    from harness.deciding.at_rate_answers import RateOptions
-    from harness.deciding.at_rate_thresholds import decide_threshold_at_rate
-    from harness.deciding.rate_rule import save_rate_rule
+    from harness.deciding.rates.answers import RateOptions
+    from harness.deciding.rates.rule import save_rate_rule
+    from harness.deciding.rates.thresholds import decide_threshold_at_rate
     from harness.showing.rate_answers import print_threshold_at_rate
     from harness.showing.rate_figures import write_rate_curve
 

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from harness.core.wording import estimated as about
 from harness.core.wording import number, percent, plus_minus
-from harness.deciding.at_rate import AtRate, PlanAtRate, RoutingAtRate, ThresholdAtRate
-from harness.deciding.at_rate_fleet import MOST_LOAD
+from harness.deciding.rates.fleet import MOST_LOAD
+from harness.deciding.rates.plans import AtRate, PlanAtRate, RoutingAtRate, ThresholdAtRate
 from harness.showing.decisions import KEY_WORDS, effect_words, footnotes
 from harness.showing.rate_facts import routing_rate_json, threshold_rate_json
 from harness.showing.terminal import print_all, print_json, table_of

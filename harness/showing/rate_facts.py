@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.deciding.at_rate import AtRate, PlanAtRate, RoutingAtRate, ThresholdAtRate
-from harness.deciding.at_rate_fleet import MOST_LOAD
+from harness.deciding.rates.fleet import MOST_LOAD
+from harness.deciding.rates.plans import AtRate, PlanAtRate, RoutingAtRate, ThresholdAtRate
 from harness.serving.simulated_queue import OneByOne
 from harness.showing.decision_facts import CURVE_POINTS, context, interval_json, thinned
 from harness.showing.terminal import records_of

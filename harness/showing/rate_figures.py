@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.core.wording import percent
-from harness.deciding.at_rate import AtRate
+from harness.deciding.rates.plans import AtRate
 from harness.showing.colours import styles
 from harness.showing.decision_figures import LINE, decision_notes
 from harness.showing.figures import SMALL_PT, cost_axis, foot, head, new_figure, write_figure

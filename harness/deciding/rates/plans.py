@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.core.arrays import Floats
-from harness.deciding.at_rate_arrivals import Arriving, Burstiness
-from harness.deciding.at_rate_doubt import DrawnSplit, half_width
-from harness.deciding.at_rate_fleet import FleetAtRate, Split
-from harness.deciding.at_rate_simulated import SimulatedPlan
-from harness.deciding.at_rate_threshold import ThresholdCurve
 from harness.deciding.costs import Costs, TooFar
+from harness.deciding.rates.arrivals import Arriving, Burstiness
+from harness.deciding.rates.doubt import DrawnSplit, half_width
+from harness.deciding.rates.fleet import FleetAtRate, Split
+from harness.deciding.rates.simulated import SimulatedPlan
+from harness.deciding.rates.threshold import ThresholdCurve
 from harness.deciding.scales import Scales
 from harness.deciding.uncertainty import Interval, SavingBand, Uncertainty
 from harness.deciding.workload import Workload

@@ -10,8 +10,8 @@ import numpy as np
 from harness.core.arrays import Floats
 from harness.deciding import routing
 from harness.deciding.answers import load_distinct
-from harness.deciding.at_rate import PlansAtRate, RateCurve, ThresholdAtRate
-from harness.deciding.at_rate_answers import (
+from harness.deciding.costs import Costs, TooFar
+from harness.deciding.rates.answers import (
     RateOptions,
     costs_at_load,
     position_of,
@@ -19,14 +19,14 @@ from harness.deciding.at_rate_answers import (
     rated_fleet,
     simulation_reason,
 )
-from harness.deciding.at_rate_arrivals import Arriving
-from harness.deciding.at_rate_curve import BestAtRate, rate_curve
-from harness.deciding.at_rate_doubt import DrawnSplit, drawn_split, threshold_errors
-from harness.deciding.at_rate_effects import effects, simulated_effects, simulated_figures, ways
-from harness.deciding.at_rate_fleet import FleetAtRate
-from harness.deciding.at_rate_simulated import SimulatedPlan, simulated_plan
-from harness.deciding.at_rate_threshold import EVERY_KEY, FEW_KEYS, KeySums, ThresholdCurve, key_sums, tried
-from harness.deciding.costs import Costs, TooFar
+from harness.deciding.rates.arrivals import Arriving
+from harness.deciding.rates.curve import BestAtRate, rate_curve
+from harness.deciding.rates.doubt import DrawnSplit, drawn_split, threshold_errors
+from harness.deciding.rates.effects import effects, simulated_effects, simulated_figures, ways
+from harness.deciding.rates.fleet import FleetAtRate
+from harness.deciding.rates.plans import PlansAtRate, RateCurve, ThresholdAtRate
+from harness.deciding.rates.simulated import SimulatedPlan, simulated_plan
+from harness.deciding.rates.threshold import EVERY_KEY, FEW_KEYS, KeySums, ThresholdCurve, key_sums, tried
 from harness.deciding.scales import Scales
 from harness.deciding.threshold import Curve, request_key
 from harness.deciding.uncertainty import SavingBand, Uncertainty, curve_band, curve_uncertainty

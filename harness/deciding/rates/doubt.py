@@ -14,10 +14,10 @@ import numpy as np
 from harness.core.arrays import Floats
 from harness.core.statistics import Z95
 from harness.deciding import draws as drawing
-from harness.deciding.at_rate_fleet import FleetAtRate, RatedSystem
-from harness.deciding.at_rate_threshold import KeySums
 from harness.deciding.costs import Costs
 from harness.deciding.errors import PlanSums
+from harness.deciding.rates.fleet import FleetAtRate, RatedSystem
+from harness.deciding.rates.threshold import KeySums
 from harness.deciding.scales import Scales
 from harness.deciding.threshold import request_key, totals_by_key
 from harness.serving.occupancy import Occupancy

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.deciding.at_rate_fleet import FleetAtRate
+from harness.deciding.rates.fleet import FleetAtRate
 from harness.serving.simulated_figures import SimulatedFigure, mean_figure, quantile_figure
 from harness.serving.simulated_fleet import SimulatedFleet, simulate_fleet
 from harness.serving.simulation import Requests

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
-from harness.deciding.at_rate_fleet import FleetAtRate, Split
+from harness.deciding.rates.fleet import FleetAtRate, Split
 from harness.deciding.scales import Scales
 from harness.deciding.threshold import request_key
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from harness.core.errors import UserError
-from harness.deciding.at_rate_answers import RateOptions, arriving, arriving_as_logged, rate_scales, rated_fleet
-from harness.deciding.at_rate_arrivals import Arriving, burstiness
-from harness.deciding.at_rate_fleet import MOST_LOAD, FleetAtRate
-from harness.deciding.at_rate_routes import Grouped
-from harness.deciding.at_rate_routings import decide_routing_at_rate
-from harness.deciding.at_rate_threshold import key_sums, tried
-from harness.deciding.at_rate_thresholds import decide_threshold_at_rate
+from harness.deciding.rates.answers import RateOptions, arriving, arriving_as_logged, rate_scales, rated_fleet
+from harness.deciding.rates.arrivals import Arriving, burstiness
+from harness.deciding.rates.fleet import MOST_LOAD, FleetAtRate
+from harness.deciding.rates.routes import Grouped
+from harness.deciding.rates.routings import decide_routing_at_rate
+from harness.deciding.rates.threshold import key_sums, tried
+from harness.deciding.rates.thresholds import decide_threshold_at_rate
 from harness.deciding.simulated_answer import Limits
 from harness.deciding.workload import Workload, from_pairs
 from harness.modelling.profile import Profile

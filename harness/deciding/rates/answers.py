@@ -13,9 +13,9 @@ from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.quantities import check_number
 from harness.deciding.arrivals import read_arrivals
-from harness.deciding.at_rate_arrivals import Arriving, Burstiness, of_log
-from harness.deciding.at_rate_fleet import FleetAtRate, RatedSystem, Split
 from harness.deciding.costs import Costs, cost_table
+from harness.deciding.rates.arrivals import Arriving, Burstiness, of_log
+from harness.deciding.rates.fleet import FleetAtRate, RatedSystem, Split
 from harness.deciding.scales import Prices, Scales, price_scales, raw_scales, reference_scales
 from harness.deciding.simulated_answer import NO_LIMITS, Limits, engine_notes, fleet_system, refuse_unknown
 from harness.deciding.trace_files import load_workload

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.core.arrays import Floats
-from harness.deciding.at_rate_fleet import FleetAtRate
 from harness.deciding.octaves import Indices
+from harness.deciding.rates.fleet import FleetAtRate
 from harness.deciding.routing import Choice
 from harness.deciding.scales import Scales, raw_scales
 from harness.deciding.workload import Tokens

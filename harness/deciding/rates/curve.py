@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.core.arrays import Floats
-from harness.deciding.at_rate import RateCurve
-from harness.deciding.at_rate_fleet import FleetAtRate
+from harness.deciding.rates.fleet import FleetAtRate
+from harness.deciding.rates.plans import RateCurve
 from harness.deciding.scales import Scales
 
 RATES = 24

@@ -11,9 +11,9 @@ import numpy as np
 
 from harness.core.errors import UserError
 from harness.core.files import refuse_other_format, write_atomically
-from harness.deciding.at_rate import AtRate, RoutingAtRate, ThresholdAtRate
-from harness.deciding.at_rate_routes import chosen_systems
 from harness.deciding.exported_rule import rule_head, rule_regions, rule_saving, size_grid
+from harness.deciding.rates.plans import AtRate, RoutingAtRate, ThresholdAtRate
+from harness.deciding.rates.routes import chosen_systems
 from harness.deciding.rule_schema import AnyRule, LeastCostRule, RuleAgreement, RuleAtRate, RuleLoad, ThresholdRule
 
 

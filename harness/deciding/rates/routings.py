@@ -11,8 +11,9 @@ from harness.core.errors import UserError
 from harness.core.quantities import check_number
 from harness.deciding import routing
 from harness.deciding.answers import load_distinct
-from harness.deciding.at_rate import PlansAtRate, RateCurve, RoutingAtRate
-from harness.deciding.at_rate_answers import (
+from harness.deciding.costs import Costs, TooFar
+from harness.deciding.octaves import Indices
+from harness.deciding.rates.answers import (
     RateOptions,
     costs_at_load,
     position_of,
@@ -20,12 +21,13 @@ from harness.deciding.at_rate_answers import (
     rated_fleet,
     simulation_reason,
 )
-from harness.deciding.at_rate_arrivals import Arriving
-from harness.deciding.at_rate_curve import BestAtRate, rate_curve
-from harness.deciding.at_rate_doubt import plan_errors
-from harness.deciding.at_rate_effects import effects, simulated_effects, simulated_figures, ways
-from harness.deciding.at_rate_fleet import FleetAtRate
-from harness.deciding.at_rate_routes import (
+from harness.deciding.rates.arrivals import Arriving
+from harness.deciding.rates.curve import BestAtRate, rate_curve
+from harness.deciding.rates.doubt import plan_errors
+from harness.deciding.rates.effects import effects, simulated_effects, simulated_figures, ways
+from harness.deciding.rates.fleet import FleetAtRate
+from harness.deciding.rates.plans import PlansAtRate, RateCurve, RoutingAtRate
+from harness.deciding.rates.routes import (
     MOST_PAIRS,
     Grouped,
     GroupSplit,
@@ -35,9 +37,7 @@ from harness.deciding.at_rate_routes import (
     refined,
     widest_capacity_per_s,
 )
-from harness.deciding.at_rate_simulated import SimulatedPlan, simulated_plan
-from harness.deciding.costs import Costs, TooFar
-from harness.deciding.octaves import Indices
+from harness.deciding.rates.simulated import SimulatedPlan, simulated_plan
 from harness.deciding.routing import Choice
 from harness.deciding.scales import Scales
 from harness.deciding.workload import Workload

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.core.arrays import Floats
-from harness.deciding.at_rate import Effects, PlanAtRate, plans_at_rate
-from harness.deciding.at_rate_doubt import DrawnSplit, drawn_split
-from harness.deciding.at_rate_fleet import FleetAtRate, Split
-from harness.deciding.at_rate_simulated import SimulatedPlan
 from harness.deciding.costs import Costs
+from harness.deciding.rates.doubt import DrawnSplit, drawn_split
+from harness.deciding.rates.fleet import FleetAtRate, Split
+from harness.deciding.rates.plans import Effects, PlanAtRate, plans_at_rate
+from harness.deciding.rates.simulated import SimulatedPlan
 from harness.deciding.scales import Scales
 from harness.deciding.uncertainty import Interval, estimated_ratio, estimated_saving
 
