@@ -268,8 +268,8 @@ def load_workload(
     skip_bad: bool = False,
     output_tokens: int | None = None,
     form: str | None = None,
-    sums: bool = False,
     ignore_cache: bool = False,
+    sums: bool = False,
 ) -> Workload:
     """Load a workload: a built-in name, a file written by ``save``, or a log (CSV, Parquet, JSON, a glob).
 
