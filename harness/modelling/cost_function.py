@@ -2,9 +2,11 @@
 
 Of a prompt whose first k tokens are in a prefix cache only m − k are computed. Such prompts are not measured, so their
 misfit is that of a size farther away. Their decode steps are those of (m, n), their forward pass is that of (m − k, n)
-but for what it attends to, and between these two lie L = log2(m/(m − k)) octaves. The pass is taken to lie halfway, at
-x² = max(d(m, n), d(m − k, n))² + (L/2)², and what that is more than d(m, n)² counts by the share w that prefill has in
-the request's cost: d² = d(m, n)² + w²·(x² − d(m, n)²). Without anything cached d is that of (m, n).
+but for what it attends to, and between these two lie L = log2(m/(m − k)) octaves. The pass is taken to be as far away
+as the farther of both, and L more: x² = max(d(m, n), d(m − k, n))² + L². What that is more than d(m, n)² counts by the
+share w that prefill has in the request's cost: d² = d(m, n)² + w²·(x² − d(m, n)²). Without anything cached d is that of
+(m, n). With L/2 in place of L, intervals of cached requests would hold less often than others do on made-up machines
+(scripts/bench/coverage_cached.py).
 """
 
 from __future__ import annotations
@@ -242,7 +244,7 @@ class CostFunction:
         if not k.any():
             return distance
         of_pass = self.range.octaves_away(np.subtract(m, k), n)
-        between = np.log2(np.asarray(m) / np.subtract(m, k)) / 2
+        between = np.log2(np.asarray(m) / np.subtract(m, k))
         further = np.maximum(of_pass**2 - distance**2, 0.0) + between**2
         return np.asarray(np.sqrt(distance**2 + self._prefill_share(m, n, k) ** 2 * further))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,11 @@ from tests.helpers import joulebench
 
 
 def counted(w: Workload) -> dict[tuple[int, int], float]:
-    return {(int(m), int(n)): float(c) for m, n, c in zip(w.input_tokens, w.output_tokens, w.count, strict=True)}
+    """Requests of each input and output, whatever was cached."""
+    sizes: Counter[tuple[int, int]] = Counter()
+    for m, n, c in zip(w.input_tokens.tolist(), w.output_tokens.tolist(), w.count.tolist(), strict=True):
+        sizes[m, n] += c
+    return dict(sizes)
 
 
 def mean_cached(w: Workload) -> float | None:
@@ -133,19 +138,24 @@ def test_the_form_and_nested_columns_can_be_named(tmp_path: Path) -> None:
         load_workload(path, "a.c", "a.b.out")
 
 
+def cached_sizes(w: Workload) -> list[tuple[int, int, float]]:
+    assert w.cached_tokens is not None
+    return list(zip(w.input_tokens.tolist(), w.output_tokens.tolist(), w.cached_tokens.tolist(), strict=True))
+
+
 def test_cached_tokens_are_kept_with_a_workload(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("input_tokens,cache_read_input_tokens,output_tokens\n10,90,5\n60,40,5\n7,0,1\n")
     w = load_workload(path)
-    assert counted(w) == {(100, 5): 2, (7, 1): 1}
-    assert w.cached_tokens is not None
-    assert w.cached_tokens.tolist() == [0.0, 65.0]
+    assert cached_sizes(w) == [(7, 1, 0.0), (100, 5, 40.0), (100, 5, 90.0)]
     save(w, tmp_path / "w.json")
-    again = load_workload(tmp_path / "w.json")
-    assert again.cached_tokens is not None
-    assert again.cached_tokens.tolist() == [0.0, 65.0]
+    assert cached_sizes(load_workload(tmp_path / "w.json")) == cached_sizes(w)
     frozen = with_output_tokens(w, 3)
-    assert (counted(frozen), mean_cached(frozen)) == ({(100, 3): 2, (7, 3): 1}, mean_cached(w))
+    assert cached_sizes(frozen) == [(7, 3, 0.0), (100, 3, 40.0), (100, 3, 90.0)]
+    assert mean_cached(frozen) == mean_cached(w)
+    whole = load_workload(path, ignore_cache=True)
+    assert (counted(whole), whole.cached_tokens) == ({(100, 5): 2, (7, 1): 1}, None)
+    assert whole.cached_left_out == pytest.approx(130 / 207)
 
 
 def test_errors_first_do_not_hide_good_rows(tmp_path: Path) -> None:
@@ -164,7 +174,8 @@ def test_decisions_say_what_was_left_out_and_what_was_cached(tmp_path: Path) -> 
     done = joulebench("threshold", "m1-pro-llama-2-7b", "swing-a100-llama-2-7b", "-w", path)
     assert done.returncode == 0, done.stderr
     assert "left out of the workload: 1 of the log's rows, which are no answered requests" in done.stdout
-    assert "30.0 % of the input tokens were read from a prefix cache; costs are of whole prompts" in done.stdout
+    assert "30.0 % of the input tokens were read from a prefix cache, but m1-pro-llama-2-7b and" in done.stdout
+    assert "had no KV cache: there costs are of whole prompts" in done.stdout
 
 
 class Entry:
