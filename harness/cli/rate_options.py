@@ -69,7 +69,8 @@ def arriving_of(text: str, sizes: options.Sizes) -> tuple[Workload, Arriving]:
         return arriving(load_workload(*sizes), rate_per_s)
     if sizes.skip_bad or sizes.output_tokens is not None:
         raise UserError("--skip-bad and --output-tokens can't be joined with --rate trace: give --rate 2/s")
-    return arriving_as_logged(sizes.workload, sizes.input_column, sizes.output_column, sizes.form)
+    columns = sizes.input_column, sizes.output_column
+    return arriving_as_logged(sizes.workload, *columns, sizes.form, sizes.ignore_cache)
 
 
 def limits_of(

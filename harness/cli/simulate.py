@@ -54,6 +54,7 @@ def simulate(
     boundary: options.Boundary = None,
     input_column: options.InputColumn = None,
     output_column: options.OutputColumn = None,
+    ignore_cache: options.IgnoreCache = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Simulate a trace, or requests at a rate, on batching engines: latencies, load and energy."""
@@ -72,9 +73,9 @@ def simulate(
     if rate is None:
         if requests is not None or duration is not None:
             raise UserError("--requests and --duration are of random arrivals: give --rate too")
-        stream = trace_stream(workload, input_column, output_column)
+        stream = trace_stream(workload, input_column, output_column, ignore_cache)
     else:
-        loaded = load_workload(workload, input_column, output_column)
+        loaded = load_workload(workload, input_column, output_column, ignore_cache=ignore_cache)
         stream = drawn_stream(loaded, _one_rate(rate), requests, duration, seed)
     answer = simulate_stream(systems, stream, rule=rule, limits=limits, off_when_idle=off_when_idle, boundary=boundary)
     options.print_notes(answer.fitted)

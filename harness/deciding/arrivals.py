@@ -6,14 +6,18 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from harness.core.errors import UserError
 from harness.core.sizes import MAX_ARRIVAL_S, MAX_ARRIVALS, Arrival
 from harness.deciding.logs.form import TIME
 from harness.deciding.logs.judge import judge, meaning_of
 from harness.deciding.logs.log import open_log
+from harness.deciding.logs.prefixes import cached_by_blocks
 from harness.deciding.logs.rows import timed_values
 from harness.deciding.logs.tables import describe
 from harness.deciding.trace_files import EXAMPLES, broken_rows, refusal
+from harness.serving.simulation import Requests
 
 TIME_COLUMNS = TIME[:9]
 """The shortest names of the column of times."""
@@ -24,7 +28,16 @@ _EPOCH_UNITS = (("nanoseconds", 1e17, 1e9), ("microseconds", 1e14, 1e6), ("milli
 def read_arrivals(
     path: Path, input_column: str | None = None, output_column: str | None = None, form: str | None = None
 ) -> tuple[Arrival, ...]:
-    """The requests of a log in the order of their times, in seconds after the first.
+    """The requests of a log as ``logged_requests`` reads them, for sending them; what was cached is left out."""
+    found = logged_requests(path, input_column, output_column, form)
+    columns = found.arrival_s.tolist(), found.input_tokens.tolist(), found.output_tokens.tolist()
+    return tuple(Arrival(*row) for row in zip(*columns, strict=True))
+
+
+def logged_requests(
+    path: Path, input_column: str | None = None, output_column: str | None = None, form: str | None = None
+) -> Requests:
+    """The requests of a log in the order of their times, in seconds after the first, with what was cached of them.
 
     Times are dates in ISO 8601, seconds since 1970 or any other start, or milli-, micro- or nanoseconds since 1970; all
     of a log alike; the log's form may say otherwise. They may be in any order: servers log requests as they end. Rows
@@ -47,16 +60,18 @@ def read_arrivals(
         raise UserError(refusal(str(path), broken, examples, "Mend the file"))
     if meaning.rows != "requests":
         raise UserError(f"{path} has rows that stand for several requests each, and doesn't say when each came")
-    good = (verdict.reason == "").nonzero()[0].tolist()
+    good = (verdict.reason == "").nonzero()[0]
     if len(good) < 2:
-        raise UserError(f"{path} has {len(good) or 'no'} request{'s' * (not good)}: a load needs at least 2")
-    m, n = verdict.input_tokens.astype(int).tolist(), verdict.output_tokens.astype(int).tolist()
-    seconds = _seconds(path, [times[k] for k in good], log.form.time_per_s)
-    found = sorted((time_s, m[k], n[k]) for time_s, k in zip(seconds, good, strict=True))
-    start_s, end_s = found[0][0], found[-1][0]
-    if end_s - start_s > MAX_ARRIVAL_S:
-        raise UserError(f"{path} lasts {(end_s - start_s) / 86_400:.0f} days; give a part of it of at most 11 days")
-    return tuple(Arrival(time_s - start_s, m, n) for time_s, m, n in found)
+        raise UserError(f"{path} has {len(good) or 'no'} request{'s' * (not len(good))}: a load needs at least 2")
+    m, n = verdict.input_tokens[good].astype(np.int64), verdict.output_tokens[good].astype(np.int64)
+    cached = np.nan_to_num(verdict.cached_tokens[good]) if log.blocks is None else cached_by_blocks(log, meaning)[2]
+    seconds = np.array(_seconds(path, [times[k] for k in good.tolist()], log.form.time_per_s))
+    order = np.lexsort((n, m, seconds))
+    seconds = seconds[order] - seconds[order[0]]
+    if seconds[-1] > MAX_ARRIVAL_S:
+        raise UserError(f"{path} lasts {seconds[-1] / 86_400:.0f} days; give a part of it of at most 11 days")
+    whole = np.minimum(np.rint(cached).astype(np.int64), m - 1)[order] if cached.any() else None
+    return Requests(seconds, m[order], n[order], whole)
 
 
 def _seconds(path: Path, times: Iterable[object], per_s: float | None) -> list[float]:

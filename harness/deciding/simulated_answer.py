@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from harness.core.errors import UserError
 from harness.core.quantities import Method
 from harness.core.sizes import MAX_ARRIVAL_S, MAX_ARRIVALS
 from harness.core.wording import percent
-from harness.deciding.arrivals import read_arrivals
+from harness.deciding.arrivals import logged_requests
 from harness.deciding.costs import MOST_TOO_FAR
 from harness.deciding.followed_rule import AnyRule, followed, read_rule
 from harness.deciding.workload import Workload
@@ -75,13 +76,15 @@ class SimulationAnswer:
     """What limits the answer."""
 
 
-def trace_stream(path: str | os.PathLike[str], input_column: str | None, output_column: str | None) -> Stream:
-    """The requests of a log at its own times. Raises UserError."""
+def trace_stream(
+    path: str | os.PathLike[str], input_column: str | None, output_column: str | None, ignore_cache: bool = False
+) -> Stream:
+    """The requests of a log at its own times; with ``ignore_cache`` prompts are computed whole. Raises UserError."""
     if not Path(path).is_file():
         raise UserError(f"{path} is no file with arrival times; for random arrivals give --rate 2/s in its place")
-    arrivals = read_arrivals(Path(path), input_column, output_column)
-    found = np.array([(each.offset_s, each.input_tokens, each.output_tokens) for each in arrivals])
-    requests = Requests(found[:, 0], found[:, 1].astype(np.int64), found[:, 2].astype(np.int64))
+    requests = logged_requests(Path(path), input_column, output_column)
+    if ignore_cache:
+        requests = replace(requests, cached_tokens=None)
     return Stream(Path(path).name, requests, None, None)
 
 
@@ -106,7 +109,8 @@ def drawn_stream(
     count = requests if requests is not None else max(1, int(rng.poisson(expected)))
     arrival_s = np.cumsum(rng.exponential(1 / rate_per_s, count))
     drawn = rng.choice(workload.count.size, count, p=workload.count / workload.requests)
-    found = Requests(arrival_s, workload.input_tokens[drawn], workload.output_tokens[drawn])
+    cached = None if workload.not_computed is None else workload.not_computed[drawn]
+    found = Requests(arrival_s, workload.input_tokens[drawn], workload.output_tokens[drawn], cached)
     return Stream(workload.name, found, rate_per_s, seed, workload.pairs_known)
 
 
@@ -231,12 +235,14 @@ def _one_by_one(profile: Profile, boundary: str | None) -> OneByOne:
     except UserError:
         idle_power_w = None
 
-    def costs(m: Tokens, n: Tokens) -> AloneCosts:
+    def costs(m: Tokens, n: Tokens, cached: Tokens | None) -> AloneCosts:
+        k = cached if cached is not None and profile.identity.kv_cache else 0
+        joules = partial(profile.energy_j, m, n, boundary, cached=k)
         return AloneCosts(
-            runtime_s=profile.runtime_s(m, n),
-            prefill_s=profile.runtime_s(m, n, part="prefill") if phased else None,
-            energy_j=profile.energy_j(m, n, boundary) if energies else None,
-            prefill_j=profile.energy_j(m, n, boundary, part="prefill") if energies and joules_phased else None,
+            runtime_s=profile.runtime_s(m, n, cached=k),
+            prefill_s=profile.runtime_s(m, n, cached=k, part="prefill") if phased else None,
+            energy_j=joules() if energies else None,
+            prefill_j=joules(part="prefill") if energies and joules_phased else None,
         )
 
     return OneByOne(costs, idle_power_w)
@@ -252,7 +258,13 @@ def _at_load(part: FleetPart, profile: Profile) -> Profile:
 def _too_far(part: FleetPart, profile: Profile) -> float:
     """Share of the requests whose size lies too far outside what was measured for an interval."""
     function, requests = _at_load(part, profile).runtime_function, part.simulated.requests
-    return float((function.range.octaves_outside(requests.input_tokens, requests.output_tokens) > TOO_FAR).mean())
+    cached = _cached(requests, profile)
+    return float((function.octaves_outside(requests.input_tokens, requests.output_tokens, cached) > TOO_FAR).mean())
+
+
+def _cached(requests: Requests, profile: Profile) -> Tokens | int:
+    """Cached tokens that cost nothing: none without a KV cache."""
+    return requests.cached_tokens if requests.cached_tokens is not None and profile.identity.kv_cache else 0
 
 
 def _doubted(part: FleetPart, profile: Profile, boundary: str | None) -> FleetSystem:
@@ -261,15 +273,16 @@ def _doubted(part: FleetPart, profile: Profile, boundary: str | None) -> FleetSy
         return part.system
     requests, at = part.simulated.requests, _at_load(part, profile)
     m, n = (max(1, round(float(tokens.mean()))) for tokens in (requests.input_tokens, requests.output_tokens))
+    k = min(round(float(np.mean(_cached(requests, profile)))), m - 1)
     joules_ci95 = idle_ci95_w = None
     if part.simulated.joules is not None:
-        joules_ci95 = _relative(at.predict_energy(m, n, boundary))
+        joules_ci95 = _relative(at.predict_energy(m, n, boundary, cached=k))
         idle_w = profile.idle_power_ci95_w(boundary)
         known = [each for each in idle_w if each is not None]
         idle_ci95_w = sum(known) if len(known) == len(idle_w) else None
     return replace(
         part.system,
-        seconds_ci95=_relative(at.predict_runtime(m, n)),
+        seconds_ci95=_relative(at.predict_runtime(m, n, cached=k)),
         joules_ci95=joules_ci95,
         idle_power_ci95_w=idle_ci95_w,
     )

@@ -88,6 +88,23 @@ class Workload:
         # At least the last token is computed: the first output token comes from it.
         return np.minimum(np.rint(self.cached_tokens).astype(np.int64), self.input_tokens - 1)
 
+    def sizes(self, at: slice = slice(None)) -> tuple[Tokens, Tokens, Tokens | None]:
+        """Input and output tokens of sizes and, where any are, the cached ones that cost nothing."""
+        cached = self.not_computed
+        return self.input_tokens[at], self.output_tokens[at], None if cached is None else cached[at]
+
+    def positions(self, m: Tokens, n: Tokens, cached: Tokens | None) -> NDArray[np.intp]:
+        """Where in the workload the sizes of requests stand that it has among its own."""
+        span = int(self.output_tokens.max()) + 1
+        own, asked = self.input_tokens * span + self.output_tokens, m * span + n
+        if self.not_computed is not None:
+            pairs = np.unique(own)
+            longest = int(self.not_computed.max()) + 1
+            own = np.searchsorted(pairs, own) * longest + self.not_computed
+            asked = np.searchsorted(pairs, asked) * longest + (0 if cached is None else cached)
+        order = np.argsort(own)
+        return np.asarray(order[np.searchsorted(own, asked, sorter=order)])
+
     @property
     def computed_tokens(self) -> Tokens | None:
         """Input tokens of each size that aren't cached; None where all are computed."""

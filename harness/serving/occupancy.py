@@ -48,21 +48,26 @@ _CHUNK = 1 << 13
 _NOTHING = 1e-14
 
 
-def request_sums(engine: Engine, m: Floats | Tokens, n: Floats | Tokens) -> Floats:
+def request_sums(
+    engine: Engine, m: Floats | Tokens, n: Floats | Tokens, cached: Floats | Tokens | None = None
+) -> Floats:
     """What a mix is known by is sums of these over its requests: shape (SUMS, requests).
 
-    1; m; m²; decode steps n − 1; the positions that these attend to; parts of the prompt; the square of the seconds
-    of the prompt; positions times steps, for which the memory is held; and the square of the steps.
+    1; prompt tokens that are computed, m − k of k ``cached`` ones; m² − k²; decode steps n − 1; the positions that
+    these attend to; parts of the prompt; the square of the seconds of the prompt; positions times steps, for which the
+    memory is held; and the square of the steps.
     """
     m, n = np.asarray(m, dtype=float), np.asarray(n, dtype=float)
     costs, steps = engine.seconds, n - 1
-    parts = np.ones_like(m) if engine.chunk_tokens is None else np.ceil(m / engine.chunk_tokens)
-    prompt_s = costs.per_prefill_token * m + costs.per_prefill_token2 * m**2
+    computed, squares = (m, m**2) if cached is None else (m - cached, m**2 - np.square(cached, dtype=float))
+    parts = np.ones_like(m) if engine.chunk_tokens is None else np.ceil(computed / engine.chunk_tokens)
+    prompt_s = costs.per_prefill_token * computed + costs.per_prefill_token2 * squares
     if not costs.prefill_joined:
         prompt_s = prompt_s + costs.prefill_floor * parts
     contexts = steps * m + steps * n / 2
     every = steps + parts
-    return np.stack([np.ones_like(m), m, m**2, steps, contexts, parts, prompt_s**2, (m + steps) * every, every**2])
+    held = (m + steps) * every
+    return np.stack([np.ones_like(m), computed, squares, steps, contexts, parts, prompt_s**2, held, every**2])
 
 
 @dataclass(frozen=True)

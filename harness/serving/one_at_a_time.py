@@ -15,9 +15,9 @@ ALONE_SUMS: Final = 4
 """Numbers per request that a mix is known by: see ``alone_sums``."""
 
 
-def alone_sums(engine: OneByOne, m: Tokens, n: Tokens) -> Floats:
+def alone_sums(engine: OneByOne, m: Tokens, n: Tokens, cached: Tokens | None = None) -> Floats:
     """What a mix is known by is sums of these over its requests: 1, seconds, seconds², joules (NaN where unknown)."""
-    costs = engine.priced(m, n)
+    costs = engine.priced(m, n, cached)
     joules = np.full(costs.runtime_s.shape, np.nan) if costs.energy_j is None else costs.energy_j
     return np.stack([np.ones_like(costs.runtime_s), costs.runtime_s, costs.runtime_s**2, joules])
 

@@ -45,7 +45,7 @@ def closed_form(part: FleetPart) -> ClosedForm | None:
 def _stepped(engine: Engine, part: FleetPart, requests: Requests, rate: float) -> ClosedForm:
     """By the product form of ``occupancy``."""
     replicas, idle_w = part.system.replicas, part.system.idle_power_w
-    sums = request_sums(engine, requests.input_tokens.astype(float), requests.output_tokens.astype(float)).mean(axis=1)
+    sums = request_sums(engine, requests.input_tokens, requests.output_tokens, requests.cached_tokens).mean(axis=1)
     found = occupancy(engine, rate * sums, replicas)
     saturated = bool(found.saturated)
     return ClosedForm(
@@ -61,7 +61,8 @@ def _stepped(engine: Engine, part: FleetPart, requests: Requests, rate: float) -
 
 def _one_by_one(engine: OneByOne, part: FleetPart, requests: Requests, rate: float) -> ClosedForm:
     """By Pollaczek and Khinchine (1930), of one machine; of several only how busy they are."""
-    costs, replicas = engine.priced(requests.input_tokens, requests.output_tokens), part.system.replicas
+    costs = engine.priced(requests.input_tokens, requests.output_tokens, requests.cached_tokens)
+    replicas = part.system.replicas
     mean_s, square_s2 = float(costs.runtime_s.mean()), float(np.mean(costs.runtime_s**2))
     load, idle_w = rate * mean_s / replicas, part.system.idle_power_w
     saturated = load >= 1

@@ -31,6 +31,8 @@ class RequestTimes:
     start_s: list[float]
     first_token_s: list[float]
     end_s: list[float]
+    cached_tokens: Sequence[int] | None = None
+    """Of the input tokens, those that no step computes; they hold memory as the others do. None: nothing is cached."""
 
 
 @dataclass
@@ -63,6 +65,7 @@ class SimulatedEngine:
     def __init__(self, engine: Engine, requests: RequestTimes, period_s: float) -> None:
         self._engine, self._requests = engine, requests
         self._m, self._n = requests.input_tokens, requests.output_tokens
+        self._cached = requests.cached_tokens or [0] * len(self._m)
         self._seconds, self._joules = _Pricing(engine.seconds, engine), _Pricing(engine.joules or _FREE, engine)
         self._joined = engine.seconds.prefill_joined
         self._chunk = engine.chunk_tokens or _NO_LIMIT
@@ -76,7 +79,7 @@ class SimulatedEngine:
         self._last_steps: list[int] = []
         """Heap of which step, counted as ``_decoded``, is a sequence's last; times ``_span`` plus its request."""
         self._partial, self._taken = -1, 0
-        """The request whose prompt goes on in the next step, and how many of its tokens are taken."""
+        """The request whose prompt goes on in the next step, and how many of its tokens are taken or cached."""
         self._steps = self._moving = self._growth = 0
         """Of the present jump: steps, sequences that decode, and prompt tokens that ``_taken`` grows by in a step."""
         self._ended_prompts: list[int] = []
@@ -174,7 +177,8 @@ class SimulatedEngine:
     def _take_prompts(self, room: int) -> None:
         """A jump over steps that one prompt fills, or one step with the last parts of prompts."""
         if self._partial < 0:
-            self._partial, self._taken = self._admit(), 0
+            self._partial = self._admit()
+            self._taken = self._cached[self._partial]
         request, taken = self._partial, self._taken
         left, moving = self._m[request] - taken, self._decoding if self._joined else 0
         if left > room:
@@ -190,10 +194,11 @@ class SimulatedEngine:
         self._partial = -1
         while self._joined and tokens < room and self._waiting and self._fits(self._waiting[0]):
             request = self._admit()
-            part = min(self._m[request], room - tokens)
-            tokens, squares, parts = tokens + part, squares + part * part, parts + 1
-            if part < self._m[request]:
-                self._partial, self._taken = request, part
+            first = self._cached[request]
+            part = min(self._m[request] - first, room - tokens)
+            tokens, squares, parts = tokens + part, squares + (2 * first + part) * part, parts + 1
+            if first + part < self._m[request]:
+                self._partial, self._taken = request, first + part
             else:
                 ended.append(request)
         self._jump(1, moving, parts, tokens, squares)

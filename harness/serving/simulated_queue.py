@@ -29,8 +29,8 @@ class AloneCosts(NamedTuple):
 class OneByOne:
     """One replica of a system that works on one request at a time."""
 
-    costs: Callable[[Tokens, Tokens], AloneCosts]
-    """Of input and output tokens."""
+    costs: Callable[[Tokens, Tokens, Tokens | None], AloneCosts]
+    """Of input and output tokens and of cached ones (None: nothing is cached)."""
     idle_power_w: float | None = None
     """While nothing is in it; None where not measured."""
     speed: float = 1.0
@@ -42,9 +42,9 @@ class OneByOne:
         """With requests that take so many times as long and as many joules as before."""
         return replace(self, speed=self.speed * factor)
 
-    def priced(self, m: Tokens, n: Tokens) -> AloneCosts:
+    def priced(self, m: Tokens, n: Tokens, cached: Tokens | None = None) -> AloneCosts:
         """Costs at its speed."""
-        found = self.costs(m, n)
+        found = self.costs(m, n, cached)
         prefill_s = None if found.prefill_s is None else found.prefill_s * self.speed
         return found._replace(runtime_s=found.runtime_s * self.speed, prefill_s=prefill_s)
 

@@ -29,10 +29,24 @@ class Requests:
     """Ascending, from any start."""
     input_tokens: Tokens
     output_tokens: Tokens
+    cached_tokens: Tokens | None = None
+    """Of the input tokens, fewer than all, those that a prefix cache holds: no step computes them. None: nothing is."""
+
+    @property
+    def computed_tokens(self) -> Tokens:
+        """Input tokens that aren't cached."""
+        return self.input_tokens if self.cached_tokens is None else self.input_tokens - self.cached_tokens
+
+    @property
+    def prompt_squares(self) -> Floats:
+        """m² − k², which attention within the prompts grows with."""
+        m, computed = self.input_tokens.astype(float), self.computed_tokens.astype(float)
+        return np.asarray(computed * (2 * m - computed))
 
     def part(self, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> Requests:
         """Some of them: a mask, or ascending positions."""
-        return Requests(self.arrival_s[chosen], self.input_tokens[chosen], self.output_tokens[chosen])
+        cached = None if self.cached_tokens is None else self.cached_tokens[chosen]
+        return Requests(self.arrival_s[chosen], self.input_tokens[chosen], self.output_tokens[chosen], cached)
 
 
 @dataclass(frozen=True)
@@ -134,7 +148,12 @@ def simulate(
     start_s = float(requests.arrival_s[0]) if origin_s is None else origin_s
     unknown = [math.nan] * requests.arrival_s.size
     times = RequestTimes(
-        requests.input_tokens.tolist(), requests.output_tokens.tolist(), unknown, unknown.copy(), unknown.copy()
+        requests.input_tokens.tolist(),
+        requests.output_tokens.tolist(),
+        unknown,
+        unknown.copy(),
+        unknown.copy(),
+        None if requests.cached_tokens is None else requests.cached_tokens.tolist(),
     )
     served, joules_known = _replicas(engine, requests, times, replicas, period_s)
     replica = _serve(served, (requests.arrival_s - start_s).tolist())
@@ -165,18 +184,20 @@ def _replicas(
     """The replicas, and whether they know joules."""
     if isinstance(engine, Engine):
         return [SimulatedEngine(engine, times, period_s) for _ in range(count)], engine.joules is not None
-    costs = engine.priced(requests.input_tokens, requests.output_tokens)
+    costs = engine.priced(requests.input_tokens, requests.output_tokens, requests.cached_tokens)
     return [SimulatedQueue(costs, times, period_s) for _ in range(count)], costs.energy_j is not None
 
 
 def alone_s(engine: Engine | OneByOne, requests: Requests) -> Floats:
     """Seconds that each request would take with nothing else in the engine."""
     if isinstance(engine, OneByOne):
-        return engine.priced(requests.input_tokens, requests.output_tokens).runtime_s
+        return engine.priced(requests.input_tokens, requests.output_tokens, requests.cached_tokens).runtime_s
     costs = engine.seconds
     m, n = requests.input_tokens.astype(float), requests.output_tokens.astype(float)
-    parts = np.ceil(m / engine.chunk_tokens) if engine.chunk_tokens else np.ones(m.size)
-    prefill_s = costs.prefill_floor * parts + costs.per_prefill_token * m + costs.per_prefill_token2 * m**2
+    computed = requests.computed_tokens.astype(float)
+    parts = np.ceil(computed / engine.chunk_tokens) if engine.chunk_tokens else np.ones(m.size)
+    prefill_s = costs.prefill_floor * parts + costs.per_prefill_token * computed
+    prefill_s = prefill_s + costs.per_prefill_token2 * requests.prompt_squares
     return np.asarray(prefill_s + costs.decoding(1) * (n - 1) + costs.per_context * ((n - 1) * m + (n - 1) * n / 2))
 
 
@@ -192,6 +213,11 @@ def _refuse(
         raise UserError("periods must begin no later than the first arrival")
     if min(requests.input_tokens.min(), requests.output_tokens.min()) < 1:
         raise UserError("a request has at least 1 input and 1 output token")
+    cached = requests.cached_tokens
+    if cached is not None and not (
+        cached.shape == requests.input_tokens.shape and ((cached >= 0) & (cached < requests.input_tokens)).all()
+    ):
+        raise UserError("cached tokens are from 0 to all input tokens but one, one number a request")
     if replicas < 1 or not period_s > 0:
         raise UserError("a simulation needs at least 1 replica, and periods longer than 0 s")
     if isinstance(engine, Engine):
@@ -261,8 +287,8 @@ def _work(
             (n - 1).sum(),
             ((n - 1) * m + (n - 1) * n / 2).sum(),
             sum(floors),
-            m.sum(),
-            (m**2).sum(),
+            requests.computed_tokens.sum(),
+            requests.prompt_squares.sum(),
             (by_decoding * distinct).sum(),
         ],
         dtype=float,

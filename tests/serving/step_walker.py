@@ -20,7 +20,7 @@ class Walk:
     now_s: float = 0.0
     waiting: list[int] = field(default_factory=list)
     taken: dict[int, int] = field(default_factory=dict)
-    """Prompt tokens taken, by request past its start whose prompt hasn't ended."""
+    """Prompt tokens taken or cached, by request past its start whose prompt hasn't ended."""
     decoded: dict[int, int] = field(default_factory=dict)
     """Decode steps done, by request past its prompt."""
     steps: list[tuple[float, float, float, int]] = field(default_factory=list)
@@ -65,7 +65,7 @@ def _step(walk: Walk, requests: Requests, times: np.ndarray) -> None:
             break
         if request in walk.waiting:
             walk.waiting.remove(request)
-            walk.taken[request] = 0
+            walk.taken[request] = 0 if requests.cached_tokens is None else int(requests.cached_tokens[request])
             times[0, request] = walk.now_s
         u = walk.taken[request]
         v = int(min(m[request], u + room))

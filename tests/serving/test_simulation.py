@@ -45,7 +45,10 @@ def drawn_requests(rng: np.random.Generator, count: int) -> Requests:
     gaps_s = rng.exponential(rng.choice([0.0, 0.1, 1.0, 20.0]), count)
     # Some come together.
     gaps_s[rng.random(count) < 0.2] = 0.0
-    return Requests(5.0 + np.cumsum(gaps_s), rng.integers(1, 100, count), rng.integers(1, 40, count))
+    m, n = rng.integers(1, 100, count), rng.integers(1, 40, count)
+    # In every other case some prompts begin in a prefix cache.
+    cached = (m * rng.random(count) * (rng.random(count) < 0.7)).astype(int) if rng.random() < 0.5 else None
+    return Requests(5.0 + np.cumsum(gaps_s), m, n, cached)
 
 
 @settings(max_examples=250, deadline=None, derandomize=True)

@@ -26,9 +26,9 @@ def poisson(count: int, rate_per_s: float, seed: int = 0) -> Requests:
 def one_slot(engine: Engine, *, phases: bool = True) -> OneByOne:
     """A machine that knows by request what an engine of one slot costs."""
 
-    def costs(m: np.ndarray, n: np.ndarray) -> AloneCosts:
+    def costs(m: np.ndarray, n: np.ndarray, cached: np.ndarray | None) -> AloneCosts:
         def cost(of: StepCosts, n: np.ndarray) -> np.ndarray:
-            return alone_s(Engine(of), Requests(np.zeros(m.size), m, n))
+            return alone_s(Engine(of), Requests(np.zeros(m.size), m, n, cached))
 
         first = np.ones_like(n)
         assert engine.joules is not None

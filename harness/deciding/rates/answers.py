@@ -12,19 +12,18 @@ import numpy as np
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.quantities import check_number
-from harness.deciding.arrivals import read_arrivals
+from harness.deciding.arrivals import logged_requests
 from harness.deciding.costs import Costs, cost_table
 from harness.deciding.rates.arrivals import Arriving, Burstiness, of_log
 from harness.deciding.rates.fleet import FleetAtRate, RatedSystem, Split
 from harness.deciding.scales import Prices, Scales, price_scales, raw_scales, reference_scales
 from harness.deciding.simulated_answer import NO_LIMITS, Limits, engine_notes, fleet_system, refuse_unknown
 from harness.deciding.trace_files import load_workload
-from harness.deciding.workload import Workload
+from harness.deciding.workload import Workload, whole_prompts
 from harness.modelling import comparable
 from harness.modelling.profile import Profile
 from harness.modelling.profile_fit import Loaded
 from harness.modelling.system_names import told_apart
-from harness.serving.simulation import Requests
 
 DIFFERENT_LOADS = "energy and runtime are those of a request at different loads"
 """How the warning of a comparison begins that at a rate is no warning: loads follow from it."""
@@ -59,14 +58,19 @@ def arriving_as_logged(
     input_column: str | None = None,
     output_column: str | None = None,
     form: str | None = None,
+    ignore_cache: bool = False,
 ) -> tuple[Workload, Arriving]:
-    """The requests of a log, which come at its own times. Raises UserError."""
+    """The requests of a log, which come at its own times; with ``ignore_cache`` prompts are computed whole.
+
+    Raises UserError.
+    """
     if not Path(path).is_file():
         raise UserError(f"--rate trace needs a log with arrival times, which {path} isn't: give --rate 2/s")
-    arrivals = read_arrivals(Path(path), input_column, output_column, form)
-    found = np.array([(each.offset_s, each.input_tokens, each.output_tokens) for each in arrivals])
-    log = Requests(found[:, 0], found[:, 1].astype(np.int64), found[:, 2].astype(np.int64))
-    return of_log(Path(path).name, log)
+    log = logged_requests(Path(path), input_column, output_column, form)
+    workload, arriving_ = of_log(Path(path).name, log)
+    if not ignore_cache:
+        return workload, arriving_
+    return whole_prompts(workload), replace(arriving_, log=replace(log, cached_tokens=None))
 
 
 def rated_fleet(

@@ -53,7 +53,8 @@ class Arriving:
         rng = np.random.default_rng(seed)
         drawn = rng.choice(workload.count.size, DRAWN, p=workload.count / workload.requests)
         arrival_s = np.cumsum(rng.exponential(1 / self.rate_per_s, DRAWN))
-        return Requests(arrival_s, workload.input_tokens[drawn], workload.output_tokens[drawn])
+        cached = None if workload.not_computed is None else workload.not_computed[drawn]
+        return Requests(arrival_s, workload.input_tokens[drawn], workload.output_tokens[drawn], cached)
 
 
 def of_log(name: str, log: Requests) -> tuple[Workload, Arriving]:
@@ -61,7 +62,7 @@ def of_log(name: str, log: Requests) -> tuple[Workload, Arriving]:
     duration_s = float(log.arrival_s[-1] - log.arrival_s[0])
     if duration_s <= 0:
         raise UserError(f"{name}: all requests come at one time: give --rate 2/s in its place")
-    workload = from_pairs(name, name, log.input_tokens, log.output_tokens)
+    workload = from_pairs(name, name, log.input_tokens, log.output_tokens, cached_tokens=log.cached_tokens)
     return workload, Arriving((log.arrival_s.size - 1) / duration_s, log)
 
 

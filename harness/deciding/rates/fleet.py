@@ -47,17 +47,19 @@ class RatedSystem:
         """Numbers that a mix is known by."""
         return ALONE_SUMS if isinstance(self.fleet.engine, OneByOne) else SUMS
 
-    def sums(self, m: Tokens, n: Tokens) -> Floats:
+    def sums(self, m: Tokens, n: Tokens, cached: Tokens | None = None) -> Floats:
         """What a mix is known by is sums of these: shape (width, requests). The first is 1."""
         engine = self.fleet.engine
-        return alone_sums(engine, m, n) if isinstance(engine, OneByOne) else request_sums(engine, m, n)
+        if isinstance(engine, OneByOne):
+            return alone_sums(engine, m, n, cached)
+        return request_sums(engine, m, n, cached)
 
     def sums_by_group(self, workload: Workload, group: Indices, groups: int) -> Floats:
         """The same, summed over groups of the workload's pairs: shape (width, groups)."""
         total = np.zeros((self.width, groups))
         for start in range(0, workload.count.size, _CHUNK):
             at = slice(start, start + _CHUNK)
-            values = workload.count[at] * self.sums(workload.input_tokens[at], workload.output_tokens[at])
+            values = workload.count[at] * self.sums(*workload.sizes(at))
             total += [np.bincount(group[at], row, groups) for row in values]
         return total
 
@@ -178,13 +180,12 @@ class FleetAtRate:
 
     def of_plans(self, plans: Sequence[Floats]) -> Split:
         """What plans do that say how many requests of each pair each system serves: shapes (systems, pairs)."""
-        m, n = self.workload.input_tokens, self.workload.output_tokens
         sums = [np.zeros((system.width, len(plans))) for system in self.systems]
-        for start in range(0, m.size, _CHUNK):
+        for start in range(0, self.workload.count.size, _CHUNK):
             at = slice(start, start + _CHUNK)
             for s, system in enumerate(self.systems):
                 served = np.stack([plan[s, at] for plan in plans], axis=1)
-                sums[s] += system.sums(m[at], n[at]) @ served
+                sums[s] += system.sums(*self.workload.sizes(at)) @ served
         return self.split(sums)
 
     def totals(self) -> list[Floats]:

@@ -254,6 +254,8 @@ def widest_capacity_per_s(grouped: Grouped) -> float:
     return 1 / best_split(replace(grouped, widest=True, scales=raw_scales(0.0))).cost
 
 
-def chosen_systems(fleet: FleetAtRate, prices: Sequence[Floats], m: Tokens, n: Tokens) -> Choice:
+def chosen_systems(
+    fleet: FleetAtRate, prices: Sequence[Floats], m: Tokens, n: Tokens, cached: Tokens | None = None
+) -> Choice:
     """The system of each request, by what its sums cost."""
-    return _least([system.sums(m, n) for system in fleet.systems], prices)
+    return _least([system.sums(m, n, cached) for system in fleet.systems], prices)

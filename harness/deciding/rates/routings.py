@@ -106,7 +106,7 @@ def _searched(grouped: Grouped) -> tuple[GroupSplit, Choice]:
     fleet, found = grouped.fleet, best_split(grouped)
     workload, pairs = fleet.workload, fleet.workload.count.size
     if pairs * len(fleet.systems) > MOST_PAIRS:
-        return found, chosen_systems(fleet, found.prices, workload.input_tokens, workload.output_tokens)
+        return found, chosen_systems(fleet, found.prices, *workload.sizes())
     single = grouped
     if grouped.sums[0].shape[1] < pairs:
         single = Grouped.of(fleet, np.arange(pairs), pairs, grouped.scales, grouped.slo_s)
@@ -126,10 +126,7 @@ def _sums(fleet: FleetAtRate, choice: Choice) -> list[np.ndarray]:
 def _simulated(fleet: FleetAtRate, arriving: Arriving, choice: Choice) -> SimulatedPlan:
     """By the choice for each of the workload's pairs, of which all requests are."""
     requests, workload = arriving.requests(fleet.workload), fleet.workload
-    span = int(workload.output_tokens.max()) + 1
-    pairs = workload.input_tokens * span + workload.output_tokens
-    order = np.argsort(pairs)
-    place = order[np.searchsorted(pairs, requests.input_tokens * span + requests.output_tokens, sorter=order)]
+    place = workload.positions(requests.input_tokens, requests.output_tokens, requests.cached_tokens)
     return simulated_plan(fleet, requests, choice[place], sampled=arriving.log is None)
 
 

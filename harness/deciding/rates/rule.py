@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.core.errors import UserError
 from harness.core.files import refuse_other_format, write_atomically
+from harness.deciding.costs import typical_cached
 from harness.deciding.exported_rule import rule_head, rule_regions, rule_saving, size_grid
 from harness.deciding.rates.plans import AtRate, RoutingAtRate, ThresholdAtRate
 from harness.deciding.rates.routes import chosen_systems
@@ -49,7 +50,9 @@ def _routing_rule(answer: RoutingAtRate) -> AnyRule:
     assert answer.prices is not None
     assert answer.requests is not None
     m, n = size_grid(workload)
-    grid = chosen_systems(fleet, answer.prices, np.repeat(m, n.size), np.tile(n, m.size)).reshape(m.size, n.size)
+    each = np.repeat(m, n.size)
+    grid = chosen_systems(fleet, answer.prices, each, np.tile(n, m.size), typical_cached(workload, each))
+    grid = grid.reshape(m.size, n.size)
     row = np.searchsorted(m, workload.input_tokens, side="right") - 1
     chosen = grid[row, np.searchsorted(n, workload.output_tokens, side="right") - 1]
     same = np.arange(len(fleet.systems))[:, None] == chosen
