@@ -275,7 +275,10 @@ class CostFunction:
         """Input, output and cached tokens as whole numbers of one shape; None where nothing is cached."""
         k = np.asarray(cached)
         if not k.any():
-            return *_token_counts(m, n), None
+            m, n = _token_counts(m, n)
+            if k.shape not in ((), m.shape):
+                m, n = (np.ascontiguousarray(axis) for axis in np.broadcast_arrays(m, n, k)[:2])
+            return m, n, None
         if self.form.uncached_reason is not None:
             raise UserError(f"cached tokens have no price here: {self.form.uncached_reason}")
         m, n, k = np.broadcast_arrays(_whole(m, "input"), _whole(n, "output"), _whole(k, "cached", least=0))
