@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -32,6 +33,7 @@ def print_threshold_at_rate(answer: ThresholdAtRate, files: Sequence[Path], as_j
             f"Best threshold: {answer.threshold:,} (95 % interval {u.threshold_low:,}–{u.threshold_high:,}). "
             f"Any threshold from {u.plateau_low:,} to {u.plateau_high:,} is about as good."
         ]
+    details += _caching_words(facts)
     print_all(_shown(answer, [threshold_rate_words(answer), *details], facts["warnings"], facts, files))
 
 
@@ -41,7 +43,19 @@ def print_routing_at_rate(answer: RoutingAtRate, files: Sequence[Path], as_json:
     if as_json:
         print_json(facts)
         return
-    print_all(_shown(answer, [routing_rate_words(answer)], facts["warnings"], facts, files))
+    lines = [routing_rate_words(answer), *_caching_words(facts)]
+    print_all(_shown(answer, lines, facts["warnings"], facts, files))
+
+
+def _caching_words(facts: dict[str, Any]) -> list[str]:
+    """What prefix caching changes; nothing where nothing is cached."""
+    caching = facts["prefix_caching"]
+    if caching is None:
+        return []
+    share = caching["energy_share_without"]
+    without = "would saturate a system" if share is None else f"would need {about(share)} times the energy"
+    said = f"{percent(caching['cached_share'])} of the input tokens were cached and cost nothing"
+    return [f"Prefix caching: {said}; without it the same plan {without}."]
 
 
 def rate_words(per_s: float, like_per_s: float | None = None) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.deciding.rates.caching import caching_at_rate
 from harness.deciding.rates.fleet import MOST_LOAD
 from harness.deciding.rates.plans import AtRate, PlanAtRate, RoutingAtRate, ThresholdAtRate
 from harness.serving.simulated_queue import OneByOne
@@ -47,6 +48,7 @@ def routing_rate_json(answer: RoutingAtRate) -> dict[str, Any]:
 
 def _facts(answer: AtRate) -> dict[str, Any]:
     plans, bursts = answer.plans, answer.burstiness
+    caching = caching_at_rate(answer)
     return {
         **context(answer.costs, answer.workload, answer.scales, plans.too_far),
         "fitted": list(answer.fitted),
@@ -55,6 +57,7 @@ def _facts(answer: AtRate) -> dict[str, Any]:
         "arrivals": "poisson" if answer.arriving.log is None else "trace",
         "burstiness": bursts and {**asdict(bursts), "bursty": bursts.bursty},
         "slo_s": answer.slo_s,
+        "prefix_caching": caching and asdict(caching),
         "most_load": MOST_LOAD,
         "fleet": [_system(each) for each in answer.fleet.systems],
         "saturated": answer.saturated,
