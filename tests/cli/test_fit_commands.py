@@ -275,7 +275,7 @@ def test_predictions_in_json_lose_no_bit() -> None:
         ("runtime_s", 0.0, "line 2: runtime_s is 0.0; it must be positive"),
         ("runtime_s", None, "line 2: runtime_s is missing; it must be positive"),
         ("input_tokens", -8, "line 2: input_tokens is -8"),
-        ("gpu_energy_j", "many", "line 2: gpu_energy_j is many; it must be a number"),
+        ("gpu_energy_j", "many", "line 2: gpu_energy_j is text; it must be a number"),
     ],
 )
 def test_bad_measurements_are_refused_with_their_line(tmp_path: Path, column: str, value: object, said: str) -> None:
@@ -290,7 +290,8 @@ def test_missing_columns_files_and_options_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("input_tokens,runtime_s\n8,1\n")
     assert "lacks the column output_tokens" in refused(joulebench("fit", "--measurements", tmp_path / "t.csv", *NAMED))
     assert "can't be read as CSV" in refused(joulebench("fit", "--measurements", tmp_path / "no.csv", *NAMED))
-    assert "needs --system NAME" in refused(joulebench("fit", "--measurements", tmp_path / "t.csv"))
+    table = trials(tmp_path / "good.csv")
+    assert "needs --system NAME" in refused(joulebench("fit", "--measurements", table))
     assert "one of the two" in refused(joulebench("fit"))
     assert "holds no run" in refused(joulebench("fit", tmp_path))
 
