@@ -12,9 +12,9 @@ from harness.core.errors import UserError
 from harness.core.sizes import MAX_CONCURRENCY
 from harness.modelling.cost_function import MAX_TOTAL_TOKENS
 from harness.modelling.measurements import CSV_COLUMNS, Trials, without_negative_energy
-from harness.modelling.table_forms import form_of, header_of, is_recognised, table_form_called
+from harness.modelling.table_forms import form_of, headerless_form, is_recognised, table_form_called
 from harness.modelling.table_forms.columns_used import Used, used_columns
-from harness.modelling.table_forms.form import Converted, Sheet, TableForm
+from harness.modelling.table_forms.form import Converted, Sheet, TableForm, plain_column
 from harness.modelling.table_forms.sheets import LINES, TEXT, read_sheet
 from harness.modelling.table_forms.status import all_left_out, measured_rows
 from harness.modelling.table_forms.systems import MACHINE, MODEL, chosen_rows, named, refuse_several, says_no_cache
@@ -69,12 +69,13 @@ def read_table(path: Path, choice: TableChoice | None = None, model: str | None 
     energies that can't be. Raises UserError.
     """
     choice = choice or TableChoice()
-    sheet = read_sheet(path, is_recognised, header_of, CSV_COLUMNS)
-    form = table_form_called(choice.form) if choice.form else form_of(sheet.columns)
+    sheet = read_sheet(path, is_recognised, headerless_form, CSV_COLUMNS)
+    name = choice.form or sheet.form
+    form = table_form_called(name) if name else form_of(sheet.columns)
     if form.refused:
         raise UserError(f"{path}: {form.refused}")
     sheet = chosen_rows(sheet, choice.where)
-    rows, notes, left_out = measured_rows(sheet, [name.lower() for name, _ in choice.where])
+    rows, notes, left_out = measured_rows(sheet, [plain_column(name) for name, _ in choice.where])
     if not rows:
         raise UserError(all_left_out(path, notes))
     sheet = replace(sheet, rows=rows)
@@ -89,7 +90,14 @@ def read_table(path: Path, choice: TableChoice | None = None, model: str | None 
     model = model or named(sheet, (*form.model, *MODEL))
     if not choice.trust_units:
         refuse_doubtful_units(trials.table, model, str(path))
-    said = [*form.notes, *notes, *converted.notes, *used.notes(sheet.columns if form.convert else (), form.own)]
+    read_as = [] if form.name == "columns" else [f"read as {form.name}: {form.what}"]
+    said = [
+        *read_as,
+        *form.notes,
+        *notes,
+        *converted.notes,
+        *used.notes(sheet.columns if form.convert else (), form.own),
+    ]
     trials = replace(trials, excluded=trials.excluded + left_out + converted.left_out, notes=(*said, *trials.notes))
     cache = form.kv_cache if form.kv_cache is not None else says_no_cache(sheet)
     return MeasuredTable(trials, form, named(sheet, (*form.machine, *MACHINE)), model, cache)
@@ -111,7 +119,7 @@ def holds_measurements(path: str) -> bool:
         return True
     if not isinstance(content, dict) or {"schema_version", "kind"} & set(content):
         return False
-    return is_recognised(read_sheet(file, is_recognised, header_of, CSV_COLUMNS).columns)
+    return is_recognised(read_sheet(file, is_recognised, headerless_form, CSV_COLUMNS).columns)
 
 
 def _trials(sheet: Sheet, used: Used, form: TableForm) -> Trials:
@@ -163,7 +171,7 @@ def _check(table: pd.DataFrame, faults: Faults) -> None:
     for name in table.columns:
         if str(name).endswith("_ci95_j"):
             faults.add(table, name, table[name] < 0, "it must not be negative")
-        elif str(name).endswith(("_s", "_j", "_w")):
+        elif str(name).endswith(("_s", "_j", "_w")) and name != "runtime_sd_s":
             size = table[name].abs()
             wrong = (size > LARGEST) | ((size > 0) & (size < SMALLEST))
             faults.add(table, name, wrong, f"it must be between {SMALLEST:g} and {LARGEST:g}")

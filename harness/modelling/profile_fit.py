@@ -95,7 +95,8 @@ def _fitted(path: object, measured: Callable[[], Pooled]) -> Loaded:
     profile = made.profile
     load = profile.requests_in_flight
     at = f" at {load} in flight" if load > 1 or made.pooled.others else ""
-    return Loaded(profile, str(path), (f"fitted {path}{at}: held-out error {held_out_words(profile)}",))
+    said = f"fitted {path}{at}: held-out error {held_out_words(profile)}"
+    return Loaded(profile, str(path), (said, *(f"{path}: {note}" for note in made.pooled.table_notes)))
 
 
 def held_out_words(profile: Profile) -> str:

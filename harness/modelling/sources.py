@@ -62,6 +62,8 @@ class Pooled:
     suspect_trials: list[SuspectTrial]
     others: tuple[Measurement, ...] = ()
     """The points at other concurrencies."""
+    table_notes: tuple[str, ...] = ()
+    """How a file of measurements was read."""
     in_flight_as: str | None = None
     """How several requests were in flight, as ``IN_FLIGHT_AS``; None where unknown, or where there never were."""
 
@@ -140,7 +142,7 @@ def from_csv(
 def from_file(path: Path) -> Pooled:
     """A file of measurements by itself: what it doesn't say of the system is named after the file. Raises UserError."""
     read = read_table(path)
-    system, model = read.system or path.stem, read.model or f"model of {path.stem}"
+    system, model = read.system or path.stem, read.model or f"unnamed model of {path.stem}"
     return _measured(path, read, system, model, _cache_mode(None, read, path), None, None)
 
 
@@ -166,7 +168,8 @@ def _measured(
     origin = provenance(f"measurements in {path.name}", [path], trials, notes=notes)
     presumed: dict[str, Method | None] = {what: _METHODS.get(meter or "") for what in metering}
     methods = presumed | _methods(trials)
-    return _pooled(identity, trials, Power(methods, {}, metering), origin, others(pooled, in_flight))
+    found = _pooled(identity, trials, Power(methods, {}, metering), origin, others(pooled, in_flight))
+    return replace(found, table_notes=pooled.notes)
 
 
 def _said(asked: str | None, read: str | None, what: str, path: Path) -> str:

@@ -17,7 +17,14 @@ from harness.modelling.table_forms.names import meaning
 
 ENTRY_POINTS = "joulebench.table_forms"
 MODULES = (
-    *("joulebench_trials", "joulebench_profile", "llama_bench", "llama_batched_bench", "optimum_benchmark"),
+    *(
+        "joulebench_trials",
+        "joulebench_profile",
+        "llama_bench",
+        "llama_bench_table",
+        "llama_batched_bench",
+        "optimum_benchmark",
+    ),
     *("optimum_report", "ml_energy", "ml_energy_board", "codecarbon", "wilkins", "wilkins_raw", "columns"),
 )
 """Modules with a ``FORM``, in the order in which they are tried: ``columns`` takes every table."""
@@ -65,10 +72,10 @@ def is_recognised(columns: Sequence[str]) -> bool:
     return bool(form_of(columns).marks) or {"input_tokens", "output_tokens"} <= said
 
 
-def header_of(cells: Sequence[str]) -> tuple[str, ...] | None:
-    """The columns of a table that comes without them, by the cells of its first line; None where it has a header."""
+def headerless_form(cells: Sequence[str]) -> TableForm | None:
+    """The form of a table that comes without a header, by the cells of its first line; None where it has one."""
     forms = (form for form in table_forms().values() if form.headerless is not None and form.headerless(cells))
-    return next((form.header[: len(cells)] for form in forms), None)
+    return next(forms, None)
 
 
 def _marked(form: TableForm, held: set[str]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.modelling.table_forms.form import Sheet, TableForm, plain_column
-from harness.modelling.table_forms.names import Meaning, meaning, speaks_of_energy
+from harness.modelling.table_forms.names import ColumnMeaning, meaning, speaks_of_energy
 
 _BATCHES = ("batch_size", "batch", "bs", "batchsize")
 _SUMS = ("num_requests", "n_requests", "request_count", "requests_count", "number_of_requests", "total_requests",
@@ -37,7 +37,7 @@ class Used:
         read = [
             f"{' + '.join(name for name, _ in of)} as {column}"
             for column, of in self.columns.items()
-            if len(of) > 1 or of[0][0].strip().lower() != column
+            if not before and (len(of) > 1 or of[0][0].strip().lower() != column)
         ]
         notes = [f"columns read: {', '.join(read)}"] if read else []
         further = (name for name in before if speaks_of_energy(name) and not plain_column(name).startswith(own))
@@ -51,12 +51,12 @@ class Used:
 def used_columns(sheet: Sheet, form: TableForm) -> Used:
     """The columns of a trial that a table has."""
     renamed = {plain_column(name): column for name, column in form.columns.items()}
-    found: dict[str, list[tuple[str, Meaning]]] = {}
+    found: dict[str, list[tuple[str, ColumnMeaning]]] = {}
     without_unit: dict[str, str] = {}
     for name in sheet.columns:
         said = meaning(renamed.get(plain_column(name), name))
         if said is None and plain_column(name) in _AS_THEY_ARE:
-            said = Meaning(plain_column(name), 0)
+            said = ColumnMeaning(plain_column(name), 0)
         if said is not None and said.factor is None:
             without_unit.setdefault(said.column, name)
         elif said is not None:
@@ -72,7 +72,7 @@ def used_columns(sheet: Sheet, form: TableForm) -> Used:
     return Used(columns, () if silent else tuple(unused), without_unit, batches, sums)
 
 
-def _chosen(of: Sequence[tuple[str, Meaning]]) -> tuple[tuple[str, float], ...]:
+def _chosen(of: Sequence[tuple[str, ColumnMeaning]]) -> tuple[tuple[str, float], ...]:
     """The column whose name says it best, or all where they are numbered parts."""
     numbered = [(name, said.factor or 1.0) for name, said in of if said.numbered]
     if numbered and len(numbered) == len(of):

@@ -20,6 +20,11 @@ def plain_column(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.lower().replace("µ", "u").replace("μ", "u")).strip("_")
 
 
+def rows_words(count: int, what: str = "row", verb: str = "left out") -> str:
+    """``3 rows are left out``, ``1 row is left out``."""
+    return f"{count} {what}{' is' if count == 1 else 's are'} {verb}"
+
+
 @dataclass(frozen=True)
 class TableRow:
     """One row of a file."""
@@ -37,6 +42,8 @@ class Sheet:
     path: Path
     columns: Names
     rows: tuple[TableRow, ...]
+    form: str | None = None
+    """The form that gave the columns their names, of a file that comes without them."""
     semicolons: bool = False
     """Whether its columns are parted by semicolons, as programs do whose comma stands before decimals."""
 
@@ -95,6 +102,6 @@ class TableForm:
     notes: Names = ()
     """What is always to be said."""
     own: Names = ()
-    """With what the plain_column names of columns begin that speak of energy and whose use the form knows."""
+    """With what the plain names of columns begin that speak of energy and whose use the form knows."""
     refused: str | None = None
     """Why such tables can't be taken, and what to do."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.modelling.table_forms.form import Converted, TableRow, Sheet, TableForm
+from harness.modelling.table_forms.form import Converted, Sheet, TableForm, TableRow, rows_words
 from harness.modelling.table_forms.sheets import is_missing
 
 _POINT = ("input_tokens", "output_tokens", "concurrency")
@@ -15,9 +15,11 @@ def _usable(sheet: Sheet) -> Converted:
     used = [row for row in measured if _said(row, "status") == "ok" or _point(row) not in at_rest]
     notes = []
     if disturbed := len(measured) - len(used):
-        notes.append(f"{disturbed} disturbed trials are not used: there are undisturbed ones of their points")
+        notes.append(
+            f"{rows_words(disturbed, 'disturbed trial', 'not used')}: there are undisturbed ones of their points"
+        )
     if others := len(sheet.rows) - len(measured):
-        notes.append(f"{others} rows are left out: no measurements (their purpose says what for)")
+        notes.append(f"{rows_words(others)}: no measurement (purpose says what for)")
     return Converted([_trial(row) for row in used], notes, disturbed)
 
 

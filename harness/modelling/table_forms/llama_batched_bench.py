@@ -7,7 +7,7 @@ then ``tg`` decode steps of all of them; times are those of the whole batch.
 from __future__ import annotations
 
 from harness.core.errors import UserError
-from harness.modelling.table_forms.form import Converted, TableRow, Sheet, TableForm
+from harness.modelling.table_forms.form import Converted, Sheet, TableForm, TableRow, rows_words
 
 _STEPS = "tg decode steps after a prefill make tg + 1 output tokens, the first of which comes out of the prefill"
 _SHARED = "is_pp_shared: the prompt was computed once for all sequences, so that no request has its own prefill"
@@ -32,7 +32,7 @@ def _requests(sheet: Sheet) -> Converted:
         rows.append(TableRow(row.label, cells))
     if not rows:
         raise UserError(f"{sheet.path} holds no usable row ({_SHARED}): run it without -pps")
-    return Converted(rows, [_STEPS, *([f"{shared} rows are left out ({_SHARED})"] if shared else [])], shared)
+    return Converted(rows, [_STEPS, *([f"{rows_words(shared)} ({_SHARED})"] if shared else [])], shared)
 
 
 def _number(sheet: Sheet, row: TableRow, *names: str, missing: float | None = None) -> float:

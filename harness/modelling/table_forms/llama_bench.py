@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.core.errors import UserError
-from harness.modelling.table_forms.form import Converted, TableRow, Sheet, TableForm
+from harness.modelling.table_forms.form import Converted, Sheet, TableForm, TableRow, rows_words
 
 _STEPS = "n_gen decode steps after a prefill make n_gen + 1 output tokens, the first of which comes out of the prefill"
 
 
-def _requests(sheet: Sheet) -> Converted:
+def bench_requests(sheet: Sheet) -> Converted:
+    """Requests of n_gen + 1 output tokens from rows of prefills, of generation, and of both. Raises UserError."""
     rows: list[TableRow] = []
     prefills: dict[float, list[float]] = {}
     deep: list[tuple[TableRow, float, float, list[float]]] = []
@@ -49,9 +50,9 @@ def _requests(sheet: Sheet) -> Converted:
         ]
     notes = [_STEPS]
     if joined:
-        notes.append(f"{joined} rows of generation at a depth are joined to the prefill of as many tokens")
+        notes.append(f"{rows_words(joined, verb='joined')} to the prefill of as many tokens: generation at a depth")
     if left_out:
-        notes.append(f"{left_out} rows are left out: at a depth (n_depth) whose own prefill was not measured")
+        notes.append(f"{rows_words(left_out)}: at a depth (n_depth) whose own prefill was not measured")
     if not rows:
         raise UserError(f"{sheet.path} holds no row at n_depth 0: run llama-bench with -d 0 too")
     return Converted(rows, notes, left_out)
@@ -81,7 +82,7 @@ FORM = TableForm(
     name="llama-bench",
     what="llama-bench -o csv, json or jsonl (llama.cpp)",
     marks=("n_prompt", "n_gen", "avg_ns"),
-    convert=_requests,
+    convert=bench_requests,
     only=True,
     machine=("gpu_info", "cpu_info"),
     model=("model_type", "model_filename"),

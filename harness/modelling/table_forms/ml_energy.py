@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.core.errors import UserError
-from harness.modelling.table_forms.form import Converted, TableRow, Sheet, TableForm
+from harness.modelling.table_forms.form import Converted, Sheet, TableForm, TableRow, rows_words
 from harness.modelling.table_forms.sheets import is_missing
 
 _SHARED_OUT = (
@@ -40,7 +40,7 @@ def _requests(sheet: Sheet) -> Converted:
     if not rows:
         raise UserError(f"{sheet.path} holds no request that succeeded")
     notes = [_SHARED_OUT, "as many requests are taken to be in flight as the server's max_num_seqs"]
-    return Converted(rows, [*notes, *([f"{failed} requests without output are left out"] if failed else [])], failed)
+    return Converted(rows, [*notes, *([f"{rows_words(failed)}: no output"] if failed else [])], failed)
 
 
 def _positive(cell: Any) -> bool:

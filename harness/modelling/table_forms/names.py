@@ -79,7 +79,7 @@ _TOKEN_FILLERS = {"num", "number", "of", "n", "avg", "mean", "average", "count"}
 
 
 @dataclass(frozen=True)
-class Meaning:
+class ColumnMeaning:
     """What a column holds."""
 
     column: str
@@ -94,13 +94,13 @@ class Meaning:
 
 
 @cache
-def meaning(name: str) -> Meaning | None:
+def meaning(name: str) -> ColumnMeaning | None:
     """What a column's name says; None where it is none of a trial's quantities."""
     said = plain_column(name)
     if (tokens := _tokens(said)) is not None:
         return tokens
     if said in IN_FLIGHT:
-        return Meaning("concurrency", IN_FLIGHT.index(said))
+        return ColumnMeaning("concurrency", IN_FLIGHT.index(said))
     words, unit, factor = split_unit(name)
     if unit == "time":
         return _time(words, factor)
@@ -136,30 +136,30 @@ def _words(name: str) -> tuple[str, ...]:
     return tuple(filter(None, plain_column(apart).split("_")))
 
 
-def _tokens(said: str) -> Meaning | None:
+def _tokens(said: str) -> ColumnMeaning | None:
     if said in ("output_tokens_requested", "output_tokens_produced"):
-        return Meaning(said, 0)
+        return ColumnMeaning(said, 0)
     bare = "_".join(word for word in said.split("_") if word not in _TOKEN_FILLERS)
     for column, names in (("input_tokens", INPUT_TOKENS), ("output_tokens", OUTPUT_TOKENS)):
         for spelled, rank in ((said, 0), (bare, len(names))):
             if spelled in names:
-                return Meaning(column, names.index(spelled) + rank)
+                return ColumnMeaning(column, names.index(spelled) + rank)
     return None
 
 
-def _time(words: tuple[str, ...], factor: float | None) -> Meaning | None:
+def _time(words: tuple[str, ...], factor: float | None) -> ColumnMeaning | None:
     bare = "_".join(word for word in words if word not in ("mean", "avg", "average"))
     for column, names in (("runtime", RUNTIME), ("prefill", PREFILL), ("decode", DECODE)):
         if bare in names:
             column = column if factor is None else f"{column}_s"
-            return Meaning(column, names.index(bare), factor)
+            return ColumnMeaning(column, names.index(bare), factor)
     return None
 
 
-def _energy(words: tuple[str, ...], kind: Kind, factor: float | None) -> Meaning | None:
+def _energy(words: tuple[str, ...], kind: Kind, factor: float | None) -> ColumnMeaning | None:
     if words and words[-1] == "ci95" and kind == "energy":
         inner = _energy((*words[:-1], "energy"), kind, factor)
-        return None if inner is None else Meaning(inner.column.removesuffix("_j") + "_ci95_j", inner.rank, factor)
+        return None if inner is None else ColumnMeaning(inner.column.removesuffix("_j") + "_ci95_j", inner.rank, factor)
     rest = [word for word in _without_per_request(words) if word not in _FILLERS]
     components, part, numbered = [], "", False
     for word in rest:
@@ -177,8 +177,8 @@ def _energy(words: tuple[str, ...], kind: Kind, factor: float | None) -> Meaning
         return None
     component = f"{components[0]}_" if components else ""
     quantity = kind if factor is None else f"{kind}_{'j' if kind == 'energy' else 'w'}"
-    # Of package and cpu, of total and energy, the plain_column word comes first.
-    return Meaning(
+    # Of package and cpu, of total and energy, the plain word comes first.
+    return ColumnMeaning(
         f"{component}{part}{quantity}", len(words) + (bool(components) and rest[0] != components[0]), factor, numbered
     )
 

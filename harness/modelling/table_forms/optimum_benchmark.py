@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.core.errors import UserError
-from harness.modelling.table_forms.form import Converted, TableRow, Sheet, TableForm
+from harness.modelling.table_forms.form import Converted, Sheet, TableForm, TableRow, rows_words
 from harness.modelling.table_forms.sheets import is_missing
 
 _SIZES = {
@@ -40,8 +40,8 @@ def _requests(sheet: Sheet) -> Converted:
         rows.append(TableRow(row.label, cells | _energies(sheet, row, c)))
     if not rows:
         raise UserError(f"{sheet.path} holds no latency of prefill and decode: run the benchmark with latency: true")
-    said = "1 row is" if left_out == 1 else f"{left_out} rows are"
-    return Converted(rows, [f"{said} left out: no latency of prefill and decode"] if left_out else [], left_out)
+    notes = [f"{rows_words(left_out)}: no latency of prefill and decode"] if left_out else []
+    return Converted(rows, notes, left_out)
 
 
 def _latency_s(sheet: Sheet, row: TableRow, phase: str) -> float | None:

@@ -8,11 +8,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from harness.core.errors import MissingDependency, UserError, pip_install
-from harness.modelling.table_forms.form import TableRow, Sheet, plain_column
+from harness.modelling.table_forms.form import Sheet, TableForm, TableRow, plain_column
 
 TEXT = (".csv", ".tsv", ".txt")
 LINES = (".jsonl", ".ndjson")
@@ -21,14 +22,14 @@ HEADER_LINES = 30
 """Lines among which a header is looked for: exports have titles above it."""
 _SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 Recognised = Callable[[Sequence[str]], bool]
-Headers = Callable[[Sequence[str]], tuple[str, ...] | None]
+Headerless = Callable[[Sequence[str]], TableForm | None]
 
 
-def read_sheet(path: Path, recognised: Recognised, header_of: Headers, needs: str) -> Sheet:
+def read_sheet(path: Path, recognised: Recognised, headerless: Headerless, needs: str) -> Sheet:
     """The rows of a file. Raises UserError.
 
-    ``recognised`` says whether column names are those of some form, ``header_of`` gives the names of the columns of a
-    file that comes without them, by the cells of its first line. ``needs`` says what a table needs.
+    ``recognised`` says whether column names are those of some form, ``headerless`` gives the form of a file without
+    them, by the cells of its first line. ``needs`` says what a table needs.
     """
     suffix = path.suffix.lower()
     if suffix in _SPREADSHEETS:
@@ -38,7 +39,7 @@ def read_sheet(path: Path, recognised: Recognised, header_of: Headers, needs: st
     text = _text(path)
     if suffix in LINES or suffix == ".json" or (suffix not in TEXT and text.lstrip()[:1] in ("{", "[")):
         return _json(path, text, suffix in LINES, needs)
-    return _csv(path, text, recognised, header_of, needs)
+    return _csv(path, text, recognised, headerless, needs)
 
 
 def _text(path: Path) -> str:
@@ -56,7 +57,8 @@ def _text(path: Path) -> str:
         raise UserError(f"{path} can't be read as {what}: {error.strerror or error}") from None
 
 
-def _csv(path: Path, text: str, recognised: Recognised, header_of: Headers, needs: str) -> Sheet:
+def _csv(path: Path, text: str, recognised: Recognised, headerless: Headerless, needs: str) -> Sheet:
+    text = _table_lines(text)
     said = re.match(r"sep=(.)\r?\n", text)
     body = text[said.end() :] if said else text
     first = body.lstrip("\r\n").partition("\n")[0]
@@ -68,11 +70,21 @@ def _csv(path: Path, text: str, recognised: Recognised, header_of: Headers, need
         raise UserError(f"{path} can't be read as CSV: {error}") from None
     if not lines:
         raise UserError(f"{path} holds no trials; it needs {needs}")
-    if names := header_of(lines[0][1]):
-        return _filled(path, names, lines, delimiter)
+    if form := headerless(lines[0][1]):
+        sheet = _filled(path, form.header[: len(lines[0][1])], lines, delimiter)
+        return replace(sheet, form=form.name)
     titles = next((k for k, (_, row) in enumerate(lines[:HEADER_LINES]) if recognised(row)), 0)
     header = tuple(name.strip() or f"column {k + 1}" for k, name in enumerate(lines[titles][1]))
     return _filled(path, header, lines[titles + 1 :], delimiter, needs)
+
+
+def _table_lines(text: str) -> str:
+    """A table in Markdown without its frame, its line numbers kept; other text as it is."""
+    lines = text.splitlines()
+    if sum(line.lstrip().startswith("|") for line in lines[:HEADER_LINES]) < 3:
+        return text
+    inner = [line.strip().strip("|") if line.lstrip().startswith("|") else "" for line in lines]
+    return "\n".join("" if set(line) <= set("-:| ") else line for line in inner)
 
 
 def _filled(
@@ -84,13 +96,15 @@ def _filled(
     twice = {name for name, plainly in zip(header, spelled, strict=True) if plainly and spelled.count(plainly) > 1}
     if twice:
         raise UserError(f"{path} has the column {min(twice).lower()} twice")
+    # Spreadsheets end in rows without anything.
+    lines = [(line, row) for line, row in lines if any(cell.strip() for cell in row)]
     wrong = [(line, row) for line, row in lines if len(row) != len(header)]
     if wrong:
         line, row = wrong[0]
         more = f"; so have {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise UserError(f"{path}, line {line} has {len(row)} fields, the header {len(header)}{more}")
     rows = tuple(TableRow(f"line {line}", dict(zip(header, row, strict=True))) for line, row in lines)
-    return Sheet(path, header, rows, delimiter == ";")
+    return Sheet(path, header, rows, semicolons=delimiter == ";")
 
 
 def _json(path: Path, text: str, lines: bool, needs: str) -> Sheet:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from harness.modelling.table_forms.form import TableRow, Sheet, plain_column
+from harness.modelling.table_forms.form import Sheet, TableRow, plain_column, rows_words
 from harness.modelling.table_forms.sheets import is_missing
 
 _STATUS = ("status", "state", "outcome", "request_status", "run_status", "result_status", "trial_status")
@@ -29,7 +29,7 @@ _PHASES = ("purpose", "phase", "stage", "kind")
 def measured_rows(sheet: Sheet, kept: Iterable[str] = ()) -> tuple[tuple[TableRow, ...], list[str], int]:
     """The rows that are measurements, what is to be said of the others, and how many these are.
 
-    ``kept`` are columns, by their plain_column names, that somebody has chosen rows by: they don't leave out any.
+    ``kept`` are columns, by their plain names, that somebody has chosen rows by: they don't leave out any.
     """
     columns = {plain_column(name): name for name in sheet.columns if plain_column(name) not in set(kept)}
     left_out: Counter[str] = Counter()
@@ -40,11 +40,7 @@ def measured_rows(sheet: Sheet, kept: Iterable[str] = ()) -> tuple[tuple[TableRo
             rows.append(row)
         else:
             left_out[why] += 1
-    return tuple(rows), [_said(why, count) for why, count in left_out.items()], left_out.total()
-
-
-def _said(why: str, count: int) -> str:
-    return f"1 row is left out: {why}" if count == 1 else f"{count} rows are left out: {why}"
+    return tuple(rows), [f"{rows_words(count)}: {why}" for why, count in left_out.items()], left_out.total()
 
 
 def _why_not(column: str, cell: Any) -> str | None:
@@ -53,7 +49,7 @@ def _why_not(column: str, cell: Any) -> str | None:
         return None
     said = str(cell).strip().lower()
     if column in _STATUS:
-        return None if said in _GOOD else "failed" if _is_bad(said) else f"their {column} is not known to be good"
+        return None if said in _GOOD else "failed" if _is_bad(said) else f"its {column} is not known to be good"
     if column in _IF_FALSE and said in _FALSE:
         return "failed"
     if column in _PHASES and said in _WARM:

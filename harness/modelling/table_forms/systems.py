@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from harness.core.errors import UserError
-from harness.modelling.table_forms.form import TableRow, Sheet, TableForm, plain_column
+from harness.modelling.table_forms.form import Sheet, TableForm, TableRow, plain_column
 from harness.modelling.table_forms.names import meaning
 from harness.modelling.table_forms.sheets import is_missing
 
@@ -48,14 +49,19 @@ def chosen_rows(sheet: Sheet, where: Sequence[tuple[str, str]]) -> Sheet:
             there = _shown(rows, column) if _tells(column, ()) else ""
             raise UserError(f"--where {column}={values[0]}: no row of {sheet.path} has that{there and f'; {there}'}")
         rows = found
-    return Sheet(sheet.path, sheet.columns, rows, sheet.semicolons)
+    return replace(sheet, rows=rows)
 
 
 def refuse_several(sheet: Sheet, form: TableForm) -> None:
     """Raise UserError where columns that mean another system hold more than one value."""
-    further = {plain_column(name) for name in form.system}
+    further = {plain_column(name) for name in (*form.system, *MACHINE, *MODEL)}
     same = {plain_column(name) for name in form.same_system}
-    telling = [name for name in sheet.columns if _tells(name, further) and plain_column(name) not in same]
+    # A form that names what it uses names what tells systems apart too.
+    telling = [
+        name
+        for name in sheet.columns
+        if (plain_column(name) in further if form.only else _tells(name, further)) and plain_column(name) not in same
+    ]
     several = [name for name in telling if len(_values(sheet.rows, name)) > 1]
     if not several:
         return
@@ -63,7 +69,7 @@ def refuse_several(sheet: Sheet, form: TableForm) -> None:
     more = f" and {len(several) - 6} more columns" if len(several) > 6 else ""
     raise UserError(
         f"{sheet.path} holds several systems, and a profile is of one: {said}{more}. "
-        f"Choose one, such as {_remedy(sheet.rows, several)}"
+        f"Choose one: joulebench fit --measurements takes {_remedy(sheet.rows, several)}"
     )
 
 

@@ -29,7 +29,7 @@ def refuse_doubtful_units(table: pd.DataFrame, model: str | None, where: str) ->
     if doubt:
         raise UserError(
             f"{where}: {doubt}: is the unit right? Name it in the column, such as gpu_energy_mj, energy_wh or "
-            "runtime_ms; or accept these with --trust-units"
+            "runtime_ms; or joulebench fit --measurements accepts these with --trust-units"
         )
 
 

@@ -6,7 +6,7 @@ Columns: repository grantwilkins/energy-inference, the data behind Figures 1 and
 from __future__ import annotations
 
 from harness.core.errors import UserError
-from harness.modelling.table_forms.form import Converted, TableRow, Sheet, TableForm
+from harness.modelling.table_forms.form import Converted, Sheet, TableForm, TableRow, rows_words
 from harness.modelling.table_forms.sheets import is_missing
 
 WARM_UP = "the first trial of each point is a warm-up and left out"
@@ -39,7 +39,7 @@ def sweep_trials(sheet: Sheet) -> Converted:
             rows.append(
                 TableRow(row.label, cells | {name: row.cells[column] for name, column in energies.items() if column})
             )
-    notes = [f"{others} rows are left out: no inference"] if others else []
+    notes = [f"{rows_words(others)}: no inference"] if others else []
     return Converted(rows, [*notes, PRODUCED, *([WARM_UP] if warm else [])], others + warm)
 
 
