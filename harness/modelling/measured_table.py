@@ -17,7 +17,15 @@ from harness.modelling.table_forms.columns_used import Used, used_columns
 from harness.modelling.table_forms.form import Converted, Sheet, TableForm, plain_column
 from harness.modelling.table_forms.sheets import LINES, TEXT, read_sheet
 from harness.modelling.table_forms.status import all_left_out, measured_rows
-from harness.modelling.table_forms.systems import MACHINE, MODEL, chosen_rows, named, refuse_several, says_no_cache
+from harness.modelling.table_forms.systems import (
+    MACHINE,
+    MODEL,
+    chosen_rows,
+    columns_words,
+    named,
+    refuse_several,
+    says_no_cache,
+)
 from harness.modelling.table_forms.unit_doubt import refuse_doubtful_units
 from harness.modelling.table_forms.values import Faults, energies_from_power, numbers, without_empty_energies
 
@@ -155,8 +163,7 @@ def _refuse_missing(sheet: Sheet, used: Used) -> None:
         bare = used.without_unit.get(name.removesuffix("_s"))
         if bare is not None:
             raise UserError(f"{sheet.path}: the column {bare} says no unit: call it {bare}_s, {bare}_ms or {bare}_ns")
-        has = ", ".join(map(str, sheet.columns[:20]))
-        raise UserError(f"{sheet.path} lacks the column {name}; it needs {CSV_COLUMNS}; it has {has}")
+        raise UserError(f"{sheet.path} lacks the column {name}; it needs {CSV_COLUMNS}; {columns_words(sheet.columns)}")
 
 
 def _check(table: pd.DataFrame, faults: Faults) -> None:

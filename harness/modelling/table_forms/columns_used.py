@@ -54,7 +54,7 @@ def used_columns(sheet: Sheet, form: TableForm) -> Used:
     found: dict[str, list[tuple[str, ColumnMeaning]]] = {}
     without_unit: dict[str, str] = {}
     for name in sheet.columns:
-        said = meaning(renamed.get(plain_column(name), name))
+        said = _nested(renamed.get(plain_column(name), name))
         if said is None and plain_column(name) in _AS_THEY_ARE:
             said = ColumnMeaning(plain_column(name), 0)
         if said is not None and said.factor is None:
@@ -70,6 +70,13 @@ def used_columns(sheet: Sheet, form: TableForm) -> Used:
     sums = tuple(name for name in sheet.columns if plain_column(name) in _SUMS)
     silent = form.convert is not None
     return Used(columns, () if silent else tuple(unused), without_unit, batches, sums)
+
+
+def _nested(name: str) -> ColumnMeaning | None:
+    """What a name says, or the end of one with dots, as of JSON objects within each other."""
+    folders = name.split(".")
+    said = (meaning(".".join(folders[k:])) for k in range(len(folders)))
+    return next((found for found in said if found is not None), None)
 
 
 def _chosen(of: Sequence[tuple[str, ColumnMeaning]]) -> tuple[tuple[str, float], ...]:

@@ -39,7 +39,7 @@ def _number(sheet: Sheet, row: TableRow, *names: str, missing: float | None = No
     cell = next((value for name in names if (value := sheet.value(row, name)) is not None), missing)
     try:
         return float(cell)  # type: ignore[arg-type]  # what is none is said below
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{sheet.path}, {row.label}: {names[0]} is no number") from None
 
 

@@ -66,14 +66,14 @@ def _number(sheet: Sheet, row: TableRow, name: str) -> float:
     cell = sheet.value(row, name)
     try:
         return 0.0 if cell is None else float(cell)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{sheet.path}, {row.label}: {name} is no number") from None
 
 
 def _times(sheet: Sheet, row: TableRow) -> list[float]:
     """Of each repetition where they are there, else their mean; in ns."""
     samples: Any = sheet.value(row, "samples_ns")
-    if isinstance(samples, list) and samples and all(type(each) in (int, float) for each in samples):
+    if isinstance(samples, list) and samples and all(isinstance(each, int | float) and each < 1e18 for each in samples):
         return [float(each) for each in samples]
     return [_number(sheet, row, "avg_ns")]
 

@@ -77,7 +77,7 @@ def _number(sheet: Sheet, row: TableRow, name: str) -> float | None:
         return None
     try:
         return float(cell)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{sheet.path}, {row.label}: {name} is no number") from None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.core.errors import UserError
 from harness.modelling.table_forms.form import Sheet, TableForm, TableRow, plain_column
-from harness.modelling.table_forms.names import meaning
+from harness.modelling.table_forms.names import meaning, speaks_of_energy
 from harness.modelling.table_forms.sheets import is_missing
 
 _SAYS = {
@@ -39,7 +39,7 @@ def chosen_rows(sheet: Sheet, where: Sequence[tuple[str, str]]) -> Sheet:
     for name, value in where:
         column = sheet.called(name)
         if column is None:
-            raise UserError(f"--where {name}=…: {sheet.path} has no such column; it has {_listed(sheet.columns)}")
+            raise UserError(f"--where {name}=…: {sheet.path} has no such column; {columns_words(sheet.columns)}")
         wanted.setdefault(column, []).append(value)
     rows = sheet.rows
     for column, values in wanted.items():
@@ -93,11 +93,20 @@ def says_no_cache(sheet: Sheet) -> bool | None:
     return None
 
 
+def columns_words(columns: Sequence[str]) -> str:
+    """What a table has instead of what it needs; a first line with numbers is no header, and not to be shown."""
+    if any(_is_number(name) for name in columns):
+        return "its first line holds numbers: give it a header"
+    more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
+    return f"it has {', '.join(map(_cut, columns[:20]))}{more}"
+
+
 def _tells(name: str, further: Sequence[str] | set[str]) -> bool:
     """Whether each value of a column is another system."""
     if plain_column(name) in further:
         return True
-    if meaning(name) is not None and "limit" not in plain_column(name):
+    limits = {"limit", "cap", "tdp"} & set(plain_column(name).split("_"))
+    if (meaning(name) is not None or speaks_of_energy(name)) and not limits:
         return False
     for said in (plain_column(name), plain_column(name.split(".")[-1])):
         # Units of limits, such as the W of power_limit_w, say nothing.
@@ -128,16 +137,17 @@ def _values(rows: Sequence[TableRow], column: str) -> Mapping[str, str]:
 
 def _shown(rows: Sequence[TableRow], column: str) -> str:
     values = [_cut(said) for said in _values(rows, column).values()]
-    return f"{column} is {_listed(values, ' or ')}"
+    return f"{column} is {_listed(values)}"
 
 
-def _listed(values: Sequence[str], joined: str = ", ") -> str:
-    most = 20 if joined == ", " else _SHOWN
-    return joined.join(map(_cut, values[:most])) + (f" and {len(values) - most} more" if len(values) > most else "")
+def _listed(values: Sequence[str]) -> str:
+    more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
+    return " or ".join(map(_cut, values[:_SHOWN])) + more
 
 
 def _cut(said: str) -> str:
-    return said if len(said) <= 40 else said[:39] + "…"
+    """A value, unless it may be somebody's text."""
+    return said if len(said) <= 40 and len(said.split()) <= 6 else "a longer text"
 
 
 def _remedy(rows: Sequence[TableRow], columns: Sequence[str]) -> str:
@@ -149,7 +159,8 @@ def _remedy(rows: Sequence[TableRow], columns: Sequence[str]) -> str:
         fits = {name: [r for r in left if _value(r.cells.get(name)) == _value(first[name])] for name in open_columns}
         # Of those that leave the fewest other differences the first one.
         best = min(open_columns, key=lambda name: sum(len(_values(fits[name], other)) > 1 for other in open_columns))
-        options.append(f"--where {shlex.quote(f'{best}={str(first[best]).strip()}')}")
+        value = str(first[best]).strip()
+        options.append(f"--where {shlex.quote(f'{best}={value}' if _cut(value) == value else f'{best}=VALUE')}")
         left = fits[best]
     return " ".join(options)
 

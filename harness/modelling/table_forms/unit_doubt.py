@@ -16,6 +16,8 @@ LEAST_W, MOST_W = 0.5, 20_000.0
 """Mean power of machines that run language models, from a board of a few watts to eight GPUs of a kilowatt."""
 LEAST_J = 2e-13
 """Joules per parameter and token: two operations at 10 TFLOP/J, beyond what any chip does today."""
+LEAST_READ_J = 2e-12
+"""Joules per parameter and decode step: half a byte read at 30 pJ, by as few steps as speculative decoding needs."""
 MOST_J, MOST_J_SMALL = 1e-6, 100.0
 """A kilowatt for a second per token of a 1B model; of small models the machine's own power counts."""
 
@@ -58,7 +60,8 @@ def _per_token(table: pd.DataFrame, model: str | None) -> str | None:
     joules, produced = float(known["energy_j"].sum()), float(known["output_tokens"].sum())
     every = produced + float(known["input_tokens"].sum())
     least, most = sizes[0] * LEAST_J, max(sizes[1] * MOST_J, MOST_J_SMALL)
-    if joules / every < least:
+    steps_j = float((known["energy_j"] * known["concurrency"]).sum()) / produced
+    if joules / every < least or steps_j < sizes[0] * LEAST_READ_J:
         return f"{joules / every:.2g} J per token is less than any machine needs for {model}"
     if joules / produced > most:
         return f"{number(joules / produced, 3)} J per output token is more than any machine needs for {model}"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _PARTS = ("energy_j", "prefill_energy_j", "decode_energy_j")
-_NAMED_ROWS = 3
+_NAMED_ROWS, _NAMED_KINDS = 5, 3
 
 
 def numbers(sheet: Sheet, used: Used) -> pd.DataFrame:
@@ -82,7 +82,9 @@ class Faults:
         self._path = path
         self._sources = {column: " + ".join(name for name, _ in of) for column, of in used.columns.items()}
         self._labels = labels
-        self._found: dict[int, str] = {}
+        self._rows: set[int] = set()
+        self._found: dict[tuple[str, str], list[tuple[int, str]]] = {}
+        """By column and what is wrong, the rows and their values."""
 
     def add(self, table: pd.DataFrame, name: str, wrong: pd.Series, why: str, *, shown: bool = True) -> None:
         """Note the rows that are ``wrong`` in a column and say ``why``; of each row the first fault counts.
@@ -90,19 +92,29 @@ class Faults:
         A cell is ``shown`` only where it is a number: what else stands there may be somebody's text.
         """
         for row in map(int, np.flatnonzero(wrong.to_numpy(dtype=bool))):
-            value = "text" if not shown else "missing" if np.isnan(table[name][row]) else f"{table[name][row]}"
-            source = self._sources.get(name, name)
-            column = name if source.strip().lower() == name else f"{name} (of {source})"
-            self._found.setdefault(row, f"{self._labels[row]}: {column} is {value}; {why}")
+            if row not in self._rows:
+                self._rows.add(row)
+                value = "text" if not shown else "missing" if np.isnan(table[name][row]) else f"{table[name][row]}"
+                self._found.setdefault((name, why), []).append((row, value))
 
     def refuse(self) -> None:
-        """Raise UserError naming the rows that are wrong, if any is."""
-        if not self._found:
-            return
-        said = [self._found[row] for row in sorted(self._found)]
-        more = f" … and {len(said) - _NAMED_ROWS} more rows" if len(said) > _NAMED_ROWS else ""
-        # The file's name once, then rows by their own.
-        raise UserError(f"{self._path}, {'; '.join(said[:_NAMED_ROWS])}{more}")
+        """Raise UserError naming the rows that are wrong, each kind with its reason, if any is."""
+        if self._found:
+            kinds = sorted(self._found.items(), key=lambda kind: kind[1][0][0])
+            more = f"; … and {len(kinds) - _NAMED_KINDS} more kinds of faults" if len(kinds) > _NAMED_KINDS else ""
+            said = "; ".join(self._said(name, why, rows) for (name, why), rows in kinds[:_NAMED_KINDS])
+            raise UserError(f"{self._path}, {said}{more}")
+
+    def _said(self, name: str, why: str, rows: Sequence[tuple[int, str]]) -> str:
+        source = self._sources.get(name, name)
+        column = name if source.strip().lower() == name else f"{name} (of {source})"
+        (first, value), *others = rows
+        said = f"{self._labels[first]}: {column} is {value}; {why}"
+        if not others:
+            return said
+        named = ", ".join(self._labels[row] for row, _ in others[:_NAMED_ROWS])
+        more = f" and {len(others) - _NAMED_ROWS} more" if len(others) > _NAMED_ROWS else ""
+        return f"{said} (likewise {named}{more})"
 
 
 def energies_from_power(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

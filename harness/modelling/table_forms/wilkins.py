@@ -49,7 +49,7 @@ def _produced(sheet: Sheet, row: TableRow) -> object:
         return None
     try:
         return float(total) - float(given)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
