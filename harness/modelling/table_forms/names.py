@@ -121,7 +121,8 @@ def split_unit(name: str) -> tuple[tuple[str, ...], Kind | None, float | None]:
     """The words of a name without its unit, what the unit is of, and its factor to J, W or s."""
     stripped = name.strip().rstrip(")]").rstrip()
     # The unit is the last word, or the capital at the end of a name like energyJ.
-    found = re.search(r"(?:^|[^A-Za-zµμ]|(?<=[a-z])(?=J$|Wh$|kWh$|Ms$|mJ$))([A-Za-zµμ]+)$", stripped)
+    found = re.search(r"(?<=[a-z]{3})(J|mJ|MJ|kJ|KJ|Wh|kWh|KWh|Ms|Ns|S|W)$", stripped)
+    found = found or re.search(r"(?:^|[^A-Za-zµμ])([A-Za-zµμ]+)$", stripped)
     if found is None or plain_column(found[1]) not in UNITS:
         return _words(name), None, None
     kind, factor = UNITS[plain_column(found[1])]

@@ -147,7 +147,7 @@ def _listed(values: Sequence[str]) -> str:
 
 def _cut(said: str) -> str:
     """A value, unless it may be somebody's text."""
-    return said if len(said) <= 40 and len(said.split()) <= 6 else "a longer text"
+    return said if len(said) <= 40 and len(said.split()) <= 6 and said.isprintable() else "a longer text"
 
 
 def _remedy(rows: Sequence[TableRow], columns: Sequence[str]) -> str:

@@ -83,8 +83,8 @@ class Faults:
         self._sources = {column: " + ".join(name for name, _ in of) for column, of in used.columns.items()}
         self._labels = labels
         self._rows: set[int] = set()
-        self._found: dict[tuple[str, str], list[tuple[int, str]]] = {}
-        """By column and what is wrong, the rows and their values."""
+        self._found: dict[tuple[str, str, bool], list[tuple[int, str]]] = {}
+        """By column, what is wrong and whether nothing is there, the rows and their values."""
 
     def add(self, table: pd.DataFrame, name: str, wrong: pd.Series, why: str, *, shown: bool = True) -> None:
         """Note the rows that are ``wrong`` in a column and say ``why``; of each row the first fault counts.
@@ -95,14 +95,14 @@ class Faults:
             if row not in self._rows:
                 self._rows.add(row)
                 value = "text" if not shown else "missing" if np.isnan(table[name][row]) else f"{table[name][row]}"
-                self._found.setdefault((name, why), []).append((row, value))
+                self._found.setdefault((name, why, value == "missing"), []).append((row, value))
 
     def refuse(self) -> None:
         """Raise UserError naming the rows that are wrong, each kind with its reason, if any is."""
         if self._found:
             kinds = sorted(self._found.items(), key=lambda kind: kind[1][0][0])
             more = f"; … and {len(kinds) - _NAMED_KINDS} more kinds of faults" if len(kinds) > _NAMED_KINDS else ""
-            said = "; ".join(self._said(name, why, rows) for (name, why), rows in kinds[:_NAMED_KINDS])
+            said = "; ".join(self._said(name, why, rows) for (name, why, _), rows in kinds[:_NAMED_KINDS])
             raise UserError(f"{self._path}, {said}{more}")
 
     def _said(self, name: str, why: str, rows: Sequence[tuple[int, str]]) -> str:
