@@ -88,6 +88,8 @@ def fit(
     if measurements is not None:
         choice = TableChoice(options.assignments("--where", where), table_form, trust_units)
         pooled = from_csv(measurements, system, model, kv_cache, concurrency, meter, choice)
+        if as_json:
+            options.print_notes(pooled.table_notes)
     else:
         if (model, kv_cache, meter) != (None, None, None):
             raise UserError("--model, --no-kv-cache and --meter go with --measurements; a run knows its own")

@@ -165,6 +165,11 @@ def test_the_papers_sweeps_hold_several_systems() -> None:
         ("t.jsonl", lambda rows, path: path.write_text(examples.as_lines(rows))),
         ("t.parquet", lambda rows, path: pd.DataFrame(rows).to_parquet(path)),
         ("t.csv", lambda rows, path: path.write_text("Trials of today\n" + examples.as_csv(rows) + ",,,\n")),
+        (
+            "columns.json",
+            lambda rows, path: path.write_text(json.dumps({name: [row[name] for row in rows] for name in rows[0]})),
+        ),
+        ("frame.json", lambda rows, path: pd.DataFrame(rows).to_json(path)),
         ("nested.json", lambda rows, path: path.write_text(json.dumps({"host": "a", "results": rows}))),
     ],
 )
@@ -230,6 +235,7 @@ def test_what_speaks_of_energy_and_is_not_used_is_named(tmp_path: Path) -> None:
         ("power_limit_w", (200, 300)),
         ("kv_cache", ("on", "off")),
         ("backend_version", ("1.0", "1.1")),
+        ("runtime", ("vllm", "llama.cpp")),
     ],
 )
 def test_several_systems_are_refused_and_one_can_be_chosen(
@@ -290,6 +296,11 @@ def test_units_that_no_machine_has_are_doubted(
     assert said in refused
     assert "--trust-units" in refused
     assert len(read(tmp_path, "t.csv", text, trust_units=True).trials.table) == 1
+
+
+def test_parts_larger_than_the_whole_are_doubted(tmp_path: Path) -> None:
+    text = examples.as_csv(examples.plain_rows(energy_j=energy_j, gpu_energy_j=lambda m, n: 9 * energy_j(m, n)))
+    assert "gpu_energy_j is 9.0 times energy_j, the whole: is the unit right?" in refusal(tmp_path, "t.csv", text)
 
 
 def test_rows_that_are_no_measurement_are_left_out_and_counted(tmp_path: Path) -> None:

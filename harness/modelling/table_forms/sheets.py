@@ -137,11 +137,15 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 
 def _records(label: str, value: Any) -> Iterator[TableRow]:
     """The records of a JSON value: an object, an array of them, or those of an array in an object, each with what
-    stands beside it; columns as arrays of one length are records too."""
+    stands beside it; or of an object of columns, as arrays or by row numbers."""
     if isinstance(value, list):
         for number, item in enumerate(value, start=1):
             yield from _records(f"record {number}", item)
     if not isinstance(value, Mapping):
+        return
+    if columns := _columns_of(value):
+        for number, cells in enumerate(zip(*columns.values(), strict=True), start=1):
+            yield TableRow(f"row {number}", dict(zip(columns, cells, strict=True)))
         return
     inner = [key for key, held in value.items() if _are_objects(held)]
     if not inner:
@@ -151,6 +155,17 @@ def _records(label: str, value: Any) -> Iterator[TableRow]:
     beside = dict(_flat({name: held for name, held in value.items() if name not in inner}))
     for number, item in enumerate(value[key], start=1):
         yield TableRow(f"{key}, record {number}", beside | dict(_flat(item)))
+
+
+def _columns_of(value: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The columns of an object that has nothing but columns of one length; empty where it is none."""
+    columns = {name: list(held.values()) if isinstance(held, Mapping) else held for name, held in value.items()}
+    lengths = {len(held) if isinstance(held, list) else -1 for held in columns.values()}
+    if len(columns) < 3 or len(lengths) != 1 or lengths <= {-1, 0}:
+        return {}
+    nested = any(isinstance(cell, Mapping | list) for held in columns.values() for cell in held)
+    rows = {tuple(held) for held in value.values() if isinstance(held, Mapping)}
+    return {} if nested or len(rows) > 1 else columns
 
 
 def _are_objects(held: Any) -> bool:

@@ -60,7 +60,8 @@ def refuse_several(sheet: Sheet, form: TableForm) -> None:
     telling = [
         name
         for name in sheet.columns
-        if (plain_column(name) in further if form.only else _tells(name, further)) and plain_column(name) not in same
+        if (plain_column(name) in further if form.only else _tells(name, further) or _names_runtime(sheet.rows, name))
+        and plain_column(name) not in same
     ]
     several = [name for name in telling if len(_values(sheet.rows, name)) > 1]
     if not several:
@@ -114,6 +115,11 @@ def _tells(name: str, further: Sequence[str] | set[str]) -> bool:
         if words and set(words) <= _SAYS | _WITH and set(words) & _SAYS:
             return True
     return False
+
+
+def _names_runtime(rows: Sequence[TableRow], name: str) -> bool:
+    """Whether ``runtime`` is a program, not a time."""
+    return plain_column(name) == "runtime" and not any(_is_number(value) for value in _values(rows, name))
 
 
 def _value(cell: Any) -> str:

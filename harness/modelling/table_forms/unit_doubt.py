@@ -45,6 +45,11 @@ def _power(table: pd.DataFrame) -> str | None:
         # Parts of a machine may take less than all of it does.
         if power > MOST_W or (power < LEAST_W and column == "energy_j"):
             return f"mean power by {column} and runtime_s is {_watts(power)}, and no machine's"
+    whole = table["energy_j"].sum() if "energy_j" in table else 0.0
+    for column in columns[1:]:
+        both = table[table[column].notna() & table["energy_j"].notna()] if whole else table.head(0)
+        if column != "system_energy_j" and both[column].sum() > 2 * both["energy_j"].sum() > 0:
+            return f"{column} is {number(both[column].sum() / both['energy_j'].sum(), 2)} times energy_j, the whole"
     return None
 
 
