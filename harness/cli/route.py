@@ -45,6 +45,7 @@ def route(
     horizon_s: options.Horizon = None,
     input_column: options.InputColumn = None,
     output_column: options.OutputColumn = None,
+    form: options.LogForm = None,
     output_tokens: options.EveryOutput = None,
     skip_bad: options.SkipBad = False,
     as_json: options.AsJson = False,
@@ -63,7 +64,7 @@ def route(
     shares, capacities = options.named_numbers("--share", share), options.named_numbers("--capacity", capacity)
     answer = decide_routing(
         [*(systems or []), *(profile or [])],
-        load_workload(workload, input_column, output_column, skip_bad, output_tokens),
+        load_workload(workload, input_column, output_column, skip_bad, output_tokens, form),
         shares=shares,
         capacities=capacities,
         slo_s=slo,

@@ -42,6 +42,7 @@ def threshold(
     slo: Slo = None,
     input_column: options.InputColumn = None,
     output_column: options.OutputColumn = None,
+    form: options.LogForm = None,
     output_tokens: options.EveryOutput = None,
     skip_bad: options.SkipBad = False,
     as_json: options.AsJson = False,
@@ -57,7 +58,7 @@ def threshold(
 
     answer = decide_threshold(
         *_pair(systems or [], small, large),
-        load_workload(workload, input_column, output_column, skip_bad, output_tokens),
+        load_workload(workload, input_column, output_column, skip_bad, output_tokens, form),
         key=key,
         weight=weight,
         scale=scale,

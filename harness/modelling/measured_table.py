@@ -96,12 +96,12 @@ def read_table(path: Path, choice: TableChoice | None = None, model: str | None 
     used = used_columns(trials_sheet, form)
     trials = _trials(trials_sheet, used, form)
     model = model or named(sheet, (*form.model, *MODEL))
-    if not choice.trust_units:
-        refuse_doubtful_units(trials.table, model, str(path))
+    doubts = refuse_doubtful_units(trials.table, model, str(path), trusted=choice.trust_units)
     read_as = [] if form.name == "columns" else [f"read as {form.name}: {form.what}"]
     said = [
         *read_as,
         *form.notes,
+        *doubts,
         *notes,
         *converted.notes,
         *used.notes(sheet.columns if form.convert else (), form.own),

@@ -295,7 +295,9 @@ def test_units_that_no_machine_has_are_doubted(
     refused = refusal(tmp_path, "t.csv", text)
     assert said in refused
     assert "--trust-units" in refused
-    assert len(read(tmp_path, "t.csv", text, trust_units=True).trials.table) == 1
+    trusted = read(tmp_path, "t.csv", text, trust_units=True).trials
+    assert len(trusted.table) == 1
+    assert "its units are trusted" in trusted.notes[0]
 
 
 def test_parts_larger_than_the_whole_are_doubted(tmp_path: Path) -> None:

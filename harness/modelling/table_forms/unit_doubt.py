@@ -22,17 +22,19 @@ MOST_J, MOST_J_SMALL = 1e-6, 100.0
 """A kilowatt for a second per token of a 1B model; of small models the machine's own power counts."""
 
 
-def refuse_doubtful_units(table: pd.DataFrame, model: str | None, where: str) -> None:
-    """Raise UserError where mean power, or energy per token of a model whose size its name tells, is out of all bounds.
+def refuse_doubtful_units(table: pd.DataFrame, model: str | None, where: str, *, trusted: bool) -> list[str]:
+    """What is to be said of units that are ``trusted``. Raises UserError where they aren't and mean power, or energy per token of a model whose size its name tells, is out of all bounds.
 
     ``table`` has trials' columns, energies per request.
     """
     doubt = _power(table) or _per_token(table, model)
-    if doubt:
+    if doubt and not trusted:
         raise UserError(
             f"{where}: {doubt}: is the unit right? Name it in the column, such as gpu_energy_mj, energy_wh or "
             "runtime_ms; or joulebench fit --measurements accepts these with --trust-units"
         )
+
+    return [f"{doubt}: its units are trusted (--trust-units)"] if doubt else []
 
 
 def _power(table: pd.DataFrame) -> str | None:
