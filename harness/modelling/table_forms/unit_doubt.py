@@ -23,9 +23,10 @@ MOST_J, MOST_J_SMALL = 1e-6, 100.0
 
 
 def refuse_doubtful_units(table: pd.DataFrame, model: str | None, where: str, *, trusted: bool) -> list[str]:
-    """What is to be said of units that are ``trusted``. Raises UserError where they aren't and mean power, or energy per token of a model whose size its name tells, is out of all bounds.
+    """What is to be said of doubtful units that are ``trusted``. Raises UserError for those that aren't.
 
-    ``table`` has trials' columns, energies per request.
+    They are doubtful where mean power, or the energy per token of a model whose size its name tells, is out of all
+    bounds. ``table`` has trials' columns, energies per request.
     """
     doubt = _power(table) or _per_token(table, model)
     if doubt and not trusted:
