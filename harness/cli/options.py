@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, get_type_hints
+from typing import Annotated, NamedTuple, get_type_hints
 
 from typer import Argument, CallbackParam, Option
 
@@ -107,6 +107,17 @@ FigurePath = Annotated[
     Path | None, Option("--output", "-o", help="Write the figure as PDF, SVG, PNG and CSV under this name.")
 ]
 Export = Annotated[Path | None, Option(help="Write the decision rule as JSON for a scheduler.")]
+
+
+class Sizes(NamedTuple):
+    """A workload as it was named, and how it is to be read."""
+
+    workload: str
+    input_column: str | None
+    output_column: str | None
+    skip_bad: bool
+    output_tokens: int | None
+    form: str | None
 
 
 def print_notes(notes: Sequence[str]) -> None:
