@@ -190,7 +190,7 @@ def fit_form(
         held_out=held_out,
         rms=float(np.sqrt(np.mean(held_out[sound] ** 2))),
         freedom=freedom,
-        misfit=fit_misfit(every_error([_fitted(solution, observations, rows), *left_out], [here, *folds]), freedom),
+        misfit=fit_misfit(every_error([_fitted(solution, observations, rows), *left_out], [here, *folds])),
         scatter=observations.scatter,
         session=sessions.effect,
         suspects=suspects,
