@@ -80,6 +80,7 @@ _CHANGES = {
 def as_version_1(profile: Profile) -> dict[str, Any]:
     """The content of a file of schema version 1 that says of a profile what such files said."""
     facts = json.loads(profile.dump()) | {"schema_version": 1}
+    assert facts.pop("under_load") is None, "version 1 had none"
     energies = [facts["energy"], *facts["components"].values()]
     for energy in energies:
         for name in ("gain_ci95", "gain_source", "meters"):

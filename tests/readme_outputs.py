@@ -68,10 +68,19 @@ def prepare(directory: Path) -> None:
     (directory / "log.csv").write_text("input_tokens,output_tokens\n" + "".join(f"{m},{n}\n" for m, n in sizes))
     times = "".join(f"{0.5 * row},{m},{n}\n" for row, (m, n) in enumerate(sizes))
     (directory / "arrivals.csv").write_text("timestamp,input_tokens,output_tokens\n" + times)
+    _mixed_load(directory)
     trials = [(m, n, 0.1 + 0.001 * m + 0.03 * n) for m, n in [(8, 8), (64, 8), (8, 64), (64, 64), (32, 32), (16, 128)]]
     rows = "".join(f"{m},{n},{seconds},{20 * seconds}\n" for m, n, seconds in trials)
     (directory / "trials.csv").write_text("input_tokens,output_tokens,runtime_s,energy_j\n" + rows)
     (directory / "gains.toml").write_text("[cpu-time]\ngain = 1.05\noffset_w = 0.4\n")
+
+
+def _mixed_load(directory: Path) -> None:
+    """A profile with costs under load, the log of a server and a meter's readings meanwhile."""
+    shutil.copy(ROOT / "tests" / "data" / "profile-schema-3.json", directory / "gpu.json")
+    shutil.copy(ROOT / "tests" / "data" / "mixed-load.csv", directory / "served.csv")
+    power = "".join(f"{0.5 * step - 2},180\n" for step in range(70))
+    (directory / "power.csv").write_text("time_s,power_w\n" + power)
 
 
 def _other_backend(directory: Path) -> None:

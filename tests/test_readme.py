@@ -39,6 +39,7 @@ OF_OTHERS = {
     "--force-reinstall",
     *("--metrics", "--enable-metrics", "--enable-cache-report", "--enable-prompt-tokens-details"),
     "--skip-tokenizer-init",
+    "--enable-logging-iteration-details",
 }
 """Options of scripts and of other programs that pages name."""
 SERVER = "http://127.0.0.1:8000"

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli import (
+    attribute,
     compare,
     doctor,
     export,
@@ -53,7 +54,7 @@ app = typer.Typer(
 )
 SECTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Measure": (doctor.doctor, measure.measure, meter.meter, trials.trials),
-    "Model": (fit.fit, predict.predict, compare.compare, export.export),
+    "Model": (fit.fit, predict.predict, compare.compare, attribute.attribute, export.export),
     "Decide": (threshold.threshold, route.route),
     "Draw": (figures.figures, report.report, paper.paper),
 }

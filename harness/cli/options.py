@@ -36,6 +36,16 @@ SYSTEM = "Run directory, profile file or name of a shipped profile."
 ProfileArgument = Annotated[str, Argument(metavar="PROFILE|RUN", help=SYSTEM, show_default=False)]
 InputTokens = Annotated[str, Option("--input-tokens", "-p", help="Input tokens: 8,64,512 or 8-2048*2 or 128-1024+128.")]
 OutputTokens = Annotated[str, Option("--output-tokens", "-n", help="Output tokens, same syntax as -p.")]
+InFlight = Annotated[
+    str | None,
+    Option(
+        "--concurrency",
+        "-c",
+        metavar="C",
+        help="Requests in flight: 4 or 1,4,16 or 1-64*2; needs a profile that was measured at several.",
+        show_default="as many as the profile is of",
+    ),
+]
 FixedInput = Annotated[int, Option(min=1, help="Input tokens of the output sweep.")]
 FixedOutput = Annotated[int, Option(min=1, help="Output tokens of the input sweep.")]
 

@@ -35,13 +35,9 @@ def at_concurrency(trials: Trials, concurrency: int) -> Trials:
     """The trials with so many requests in flight; a note says which these are and what is left out."""
     here = trials.table["concurrency"] == concurrency
     kept, left_out = trials.table[here], trials.table[~here]
-    requests = "1 request" if concurrency == 1 else f"{concurrency} requests"
-    note = f"the model is of {requests} in flight"
+    note = _of(concurrency)
     if not left_out.empty:
-        points = len(left_out.drop_duplicates(["input_tokens", "output_tokens", "concurrency"]))
-        counts = _listed(left_out["concurrency"].unique())
-        are = "1 point is" if points == 1 else f"{points} points are"
-        note += f"; {are} left out, at {counts} in flight (fit -c chooses)"
+        note = left_out_words(concurrency, left_out["concurrency"].unique(), _points(left_out))
     elif concurrency == 1:
         return trials
     return replace(trials, table=kept, excluded=trials.excluded + len(left_out), notes=(note, *trials.notes))
@@ -51,6 +47,26 @@ def others(trials: Trials, concurrency: int) -> list[Measurement]:
     """The points with another number of requests in flight."""
     elsewhere = trials.table[trials.table["concurrency"] != concurrency]
     return [] if elsewhere.empty else aggregate(elsewhere)
+
+
+def left_out_words(concurrency: int, others: Iterable[int], points: int) -> str:
+    """What a profile of one concurrency says of the points at others that it leaves out."""
+    are = "1 point is" if points == 1 else f"{points} points are"
+    return f"{_of(concurrency)}; {are} left out, at {_listed(others)} in flight (fit -c chooses)"
+
+
+def taken_in_words(concurrency: int, others: Iterable[int], points: int) -> str:
+    """The same where the points at others are in its models under load."""
+    are = "1 point is" if points == 1 else f"{points} points are"
+    return f"{_of(concurrency)}; {are} in the model under load alone, at {_listed(others)} in flight"
+
+
+def _of(concurrency: int) -> str:
+    return f"the model is of {'1 request' if concurrency == 1 else f'{concurrency} requests'} in flight"
+
+
+def _points(trials: pd.DataFrame) -> int:
+    return len(trials.drop_duplicates(["input_tokens", "output_tokens", "concurrency"]))
 
 
 def _listed(counts: Iterable[int]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,8 @@ class Contrasts:
     """None where neither system's energy was measured, or it was not asked for."""
     fitted: tuple[str, ...]
     """What to say of runs that were fitted on the way."""
+    concurrency: int | None = None
+    """Requests in flight on each, where that was asked for; None: as many as each profile is of."""
 
 
 def compare(
@@ -73,19 +75,40 @@ def compare(
     *,
     boundary: str | None = None,
     allow_mixed: bool = False,
+    concurrency: int | None = None,
 ) -> Contrasts:
     """Compare two systems' energy and runtime at every combination of input and output tokens.
 
     Profiles are given as such, by name or by path; runs, as such or by their directory, are fitted on the way.
     ``boundary`` are the components whose energy counts, such as ``cpu+gpu``; ``allow_mixed`` goes on with what isn't
-    comparable and marks it. Raises UserError.
+    comparable and marks it. ``concurrency`` is how many requests are in flight on each (default: as many as each
+    profile is of). Raises UserError.
     """
+    found = compare_at(a, b, input_tokens, output_tokens, [concurrency], boundary=boundary, allow_mixed=allow_mixed)
+    return found[0]
+
+
+def compare_at(
+    a: ProfileLike,
+    b: ProfileLike,
+    input_tokens: Sequence[int],
+    output_tokens: Sequence[int],
+    concurrencies: Sequence[int | None],
+    *,
+    boundary: str | None = None,
+    allow_mixed: bool = False,
+) -> list[Contrasts]:
+    """As ``compare``, once for each number of requests in flight. Raises UserError."""
     loaded = [load_or_fit(given) for given in (a, b)]
     metered = boundary is not None or any(one.profile.energy is not None for one in loaded)
     m, n = (axis.ravel() for axis in np.meshgrid(input_tokens, output_tokens, indexing="ij"))
     fitted = tuple(note for one in loaded for note in one.fitted)
-    first, second = (one.profile for one in loaded)
-    return contrast_at(first, second, m, n, boundary, allow_mixed, energy=metered, fitted=fitted)
+    contrasts = []
+    for c in concurrencies:
+        first, second = (one.profile if c is None else one.profile.at(c) for one in loaded)
+        found = contrast_at(first, second, m, n, boundary, allow_mixed, energy=metered, fitted=fitted)
+        contrasts.append(replace(found, concurrency=c))
+    return contrasts
 
 
 def contrast_at(

@@ -143,6 +143,8 @@ class CostFunction:
     gain_ci95: float
     """Relative half-width of the 95 % interval of the meters' gain; 0 for runtimes."""
     range: Range
+    unsure: bool = False
+    """Whether no interval is known of any request, as far beyond the numbers in flight that were measured."""
     _evaluators: dict[tuple[str, Part], tuple[int, Evaluator]] = field(default_factory=dict, repr=False)
 
     def cost(self, m: ArrayLike, n: ArrayLike, part: Part = "request") -> Floats:
@@ -176,7 +178,7 @@ class CostFunction:
             variances[chunk] = np.einsum("ij,ij->i", found[:, 1:], found[:, 1:])
             distance = self.range.octaves_away(flat_m[chunk], flat_n[chunk])
             misfits[chunk] = np.abs(values[chunk]) * self.misfit.relative_sd(distance, values[chunk])
-            too_far[chunk] = self.range.octaves_outside(flat_m[chunk], flat_n[chunk]) > TOO_FAR
+            too_far[chunk] = self.unsure | (self.range.octaves_outside(flat_m[chunk], flat_n[chunk]) > TOO_FAR)
         value, trials, model = (array.reshape(m.shape) for array in (values, np.sqrt(variances), misfits))
         amount = np.abs(value)
         sd: dict[Source, Floats] = {

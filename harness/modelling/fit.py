@@ -58,6 +58,8 @@ class Observations:
     """What each session measured at each point; None where there is one session."""
     shared_error: float = 0.0
     """Relative standard deviation of what all trials share beside their session, such as others on the machine."""
+    concurrency: Floats = field(default_factory=lambda: np.empty(0))
+    """Requests in flight; empty where it isn't told, and all points are of one."""
 
     def only(self, chosen: NDArray[np.bool_]) -> Observations:
         """The chosen points."""
@@ -79,7 +81,7 @@ class Observations:
     @property
     def sizes(self) -> Sizes:
         """The request sizes, one entry per point."""
-        return Sizes(self.input_tokens, self.output_tokens)
+        return Sizes(self.input_tokens, self.output_tokens, self.concurrency)
 
     @property
     def certain_noise(self) -> Floats:
@@ -167,7 +169,7 @@ def fit_form(
         observations = replace(observations, prefill=np.empty(0), decode=np.empty(0))
     candidates = [candidate.attending(decode_context) for candidate in form.candidates(kv_cache)]
     points = len(observations.cost)
-    observations, sessions = _without_sessions(candidates, observations)
+    observations, sessions = without_sessions(candidates, observations)
     rows = equations(observations)
     choice = best_candidate(candidates, rows, {})
     solution, starts = choice.solution, choice.starts
@@ -177,7 +179,7 @@ def fit_form(
     folds = _folds(observations)
     left_out = [_left_out(fold, candidates, observations, rows, starts) for fold in folds]
     held_out = np.array([alone.cost[0] for alone in left_out[:points]]) / observations.cost - 1
-    suspects = _suspects(solution, rows)
+    suspects = suspect_points(solution, rows)
     here = np.ones(points, dtype=bool)
     sound = np.setdiff1d(np.arange(points), suspects)
     freedom = float(max(points - solution.theta.size, 1))
@@ -199,7 +201,7 @@ def fit_form(
     )
 
 
-def _without_sessions(candidates: Sequence[Form], observations: Observations) -> tuple[Observations, Sessions]:
+def without_sessions(candidates: Sequence[Form], observations: Observations) -> tuple[Observations, Sessions]:
     """The points without what sets their sessions apart, and that."""
     shared = observations.shared_error
     if observations.cells is None:
@@ -229,9 +231,11 @@ def equations(observations: Observations) -> Rows:
     values, noises = (np.stack(rows) for rows in zip(*measured.values(), strict=True))
     known = values > 0
     part, point = np.nonzero(known)
-    m, n = observations.input_tokens, observations.output_tokens
+    m, n, c = observations.input_tokens, observations.output_tokens, observations.concurrency
     return Rows(
-        sizes={name: Sizes(m[k], n[k]) for name, k in zip(measured, known, strict=True) if k.any()},
+        sizes={
+            name: Sizes(m[k], n[k], c[k] if c.size else c) for name, k in zip(measured, known, strict=True) if k.any()
+        },
         kept=np.ones(point.size, dtype=bool),
         value=values[known],
         noise=noises[known],
@@ -281,7 +285,7 @@ def _left_out(
     return HeldOutErrors(error, distance, cost, out.certain_noise**2, np.ones(cost.size))
 
 
-def _suspects(solution: Solution, rows: Rows) -> tuple[int, ...]:
+def suspect_points(solution: Solution, rows: Rows) -> tuple[int, ...]:
     """Points whose request lies far outside the others' scatter, by a robust and by the ordinary measure of it.
 
     Each is judged by what its own trials' noise allows: honest scatter is no fault. A residual r of leverage h is

@@ -16,6 +16,7 @@ from harness.core.statistics import Estimate
 from harness.modelling.fit import Fit, Observations, fit_form
 from harness.modelling.forms import AUTO, DEFAULT, FORMS, form_named
 from harness.modelling.forms.base import DecodeContext, Form
+from harness.modelling.load_schema import UnderLoad
 from harness.modelling.measurements import observations
 from harness.modelling.meters import UNKNOWN, Metering
 from harness.modelling.model_schema import (
@@ -133,8 +134,9 @@ def build_profile(
     quantities: Sequence[Quantity],
     power: Power,
     provenance: Provenance,
+    under_load: UnderLoad | None = None,
 ) -> Profile:
-    """The profile of fitted quantities."""
+    """The profile of fitted quantities, with its models under load where there are some."""
     models = {quantity.name: cost_model(quantity, identity.kv_cache) for quantity in quantities}
     components: dict[Component, EnergyModel] = {
         component: _energy(models[component], power, component) for component in COMPONENTS if component in models
@@ -148,6 +150,7 @@ def build_profile(
         components=components,
         measurements=list(measurements),
         provenance=provenance,
+        under_load=under_load,
     )
 
 

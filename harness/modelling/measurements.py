@@ -249,6 +249,7 @@ def observations(measurements: Iterable[Measurement], quantity: str) -> Observat
         cells=_cells(whole, disturbed),
         # An error that most points have alike doesn't get smaller with their number.
         shared_error=DISTURBED_ERROR if 2 * disturbed.sum() > disturbed.size else 0.0,
+        concurrency=np.array([float(point.concurrency) for point in points]),
     )
 
 

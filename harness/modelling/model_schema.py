@@ -1,4 +1,4 @@
-"""The models of a profile file, schema version 2: cost functions with all that is known of their doubt.
+"""The models of a profile file at one concurrency: cost functions with all that is known of their doubt.
 
 Field names carry units; null means not measured, unknown or, of degrees of freedom, infinitely many.
 """
@@ -6,6 +6,7 @@ Field names carry units; null means not measured, unknown or, of degrees of free
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
@@ -49,8 +50,25 @@ def stored_freedom(freedom: float) -> float | None:
     return freedom if math.isfinite(freedom) else None
 
 
-def _counted(freedom: float | None) -> float:
+def counted_freedom(freedom: float | None) -> float:
+    """Degrees of freedom of a file: infinitely many where it has null."""
     return math.inf if freedom is None else freedom
+
+
+def check_covariance(rows: Sequence[Sequence[float]], size: int) -> None:
+    """Raises ValueError for what can't be the covariance of so many coefficients."""
+    if [len(row) for row in rows] != [size] * size:
+        raise ValueError(f"the covariance must have {size} rows and columns")
+    covariance = np.array(rows, dtype=float)
+    variances = np.diag(covariance)
+    if (variances < 0).any():
+        raise ValueError("a variance is negative")
+    scale = np.outer(np.sqrt(variances), np.sqrt(variances))
+    if (np.abs(covariance - covariance.T) > 1e-9 * scale).any():
+        raise ValueError("the covariance is not symmetric")
+    scale[scale == 0] = 1.0
+    if np.linalg.eigvalsh(covariance / scale).min() < -1e-8:
+        raise ValueError("the covariance is not positive semi-definite")
 
 
 class Coefficient(Strict):
@@ -130,7 +148,7 @@ class MisfitRecord(Strict):
     @property
     def misfit(self) -> Misfit:
         """As the mathematics has it."""
-        return Misfit(**{**dict(self), "freedom": _counted(self.freedom)})
+        return Misfit(**{**dict(self), "freedom": counted_freedom(self.freedom)})
 
 
 class ScatterRecord(Strict):
@@ -153,7 +171,7 @@ class ScatterRecord(Strict):
     @property
     def scatter(self) -> Scatter:
         """As the mathematics has it."""
-        return Scatter(**{**dict(self), "freedom": _counted(self.freedom)})
+        return Scatter(**{**dict(self), "freedom": counted_freedom(self.freedom)})
 
 
 class SessionsRecord(Strict):
@@ -176,7 +194,7 @@ class SessionsRecord(Strict):
     @property
     def effect(self) -> SessionEffect:
         """As the mathematics has it."""
-        return SessionEffect(**{**dict(self), "freedom": _counted(self.freedom)})
+        return SessionEffect(**{**dict(self), "freedom": counted_freedom(self.freedom)})
 
 
 class MeasuredSizes(MeasuredRange):
@@ -226,19 +244,7 @@ class FittedModel(Strict):
             raise ValueError(f"the coefficients of the {self.form} form must be {', '.join(expected)}")
         if form.non_negative and any(coefficient.value < 0 for coefficient in self.coefficients):
             raise ValueError(f"a coefficient of the {self.form} form is negative")
-        size = len(expected)
-        if [len(row) for row in self.covariance] != [size] * size:
-            raise ValueError(f"the covariance must have {size} rows and columns")
-        covariance = np.array(self.covariance, dtype=float)
-        variances = np.diag(covariance)
-        if (variances < 0).any():
-            raise ValueError("a variance is negative")
-        scale = np.outer(np.sqrt(variances), np.sqrt(variances))
-        if (np.abs(covariance - covariance.T) > 1e-9 * scale).any():
-            raise ValueError("the covariance is not symmetric")
-        scale[scale == 0] = 1.0
-        if np.linalg.eigvalsh(covariance / scale).min() < -1e-8:
-            raise ValueError("the covariance is not positive semi-definite")
+        check_covariance(self.covariance, len(expected))
         return self
 
     def cost_form(self) -> Form:
@@ -266,11 +272,14 @@ class CostModel(FittedModel):
     """What another session of the same system may do to all costs."""
     range: MeasuredSizes
     """Sizes beyond it are extrapolated; more than two octaves beyond it no interval is known."""
+    unsure: bool = False
+    """Whether no interval is known of any size: more than two octaves beyond the requests in flight that were measured.
+    Absent from the file where false."""
 
     @model_serializer(mode="wrap")
     def _without_the_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialize(self)
-        usual: tuple[tuple[str, Any], ...] = (("decode_context", "grows"), ("terms", []))
+        usual: tuple[tuple[str, Any], ...] = (("decode_context", "grows"), ("terms", []), ("unsure", False))
         return {key: value for key, value in content.items() if (key, value) not in usual}
 
     def _choices(self) -> dict[str, Any]:
@@ -283,12 +292,13 @@ class CostModel(FittedModel):
             form=self.cost_form(),
             coefficients=np.array([coefficient.value for coefficient in self.coefficients]),
             covariance=np.array(self.covariance, dtype=float),
-            freedom=_counted(self.freedom),
+            freedom=counted_freedom(self.freedom),
             misfit=self.misfit.misfit,
             scatter=self.scatter.scatter if self.scatter else NO_SCATTER,
             session=self.sessions.effect,
             gain_ci95=0.0,
             range=Range(**dict(self.range)),
+            unsure=self.unsure,
         )
 
 

@@ -1,4 +1,6 @@
-"""Profiles as earlier versions wrote them, read as what they meant. Pure.
+"""Profiles as earlier versions wrote them, read as what they meant, a version a step. Pure.
+
+Version 2 had costs at one concurrency only.
 
 Version 1 knew one misfit and one factor of its interval, that of a new measurement by the same meters on the same day;
 what sessions and meters do was in no interval. The earliest files of it call the requests in flight ``batch_size``, and
@@ -8,12 +10,13 @@ each coefficient is a c-th of the cost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from harness.core.quantities import Component, Method
+from harness.core.quantities import Component, Facts, Method
 from harness.core.statistics import freedom_of
 from harness.modelling.doubt import Misfit
 from harness.modelling.measurements import observations
@@ -67,9 +70,7 @@ class _Identity1(Identity):
         return self
 
 
-class Profile1(Strict):
-    """A profile of schema version 1."""
-
+class _Profile1(Strict):
     schema_version: Literal[1]
     name: str
     identity: _Identity1
@@ -79,8 +80,8 @@ class Profile1(Strict):
     measurements: list[Measurement] = Field(min_length=1)
     provenance: Provenance
 
-    def upgraded(self) -> dict[str, Any]:
-        """The fields of the same profile in version 2, its energies per request."""
+    def upgraded(self) -> Facts:
+        """The same profile in version 2, its energies per request."""
         identity = self.identity
         batch = identity.batch_size or 1
         points = self.measurements if batch == 1 else [_point_of_each(point, batch) for point in self.measurements]
@@ -92,15 +93,57 @@ class Profile1(Strict):
             name: _energy(part, batch, points, name, metering[name]) for name, part in self.components.items()
         }
         energy = self.energy and _energy(self.energy, batch, points, "energy", metering.get("total", UNKNOWN))
+        provenance = self.provenance.model_copy(update={"notes": [*self.provenance.notes, NOTE]})
         return {
+            "schema_version": 2,
             "name": self.name,
-            "identity": Identity(**{**held, "concurrency": concurrency}),
-            "runtime": _model(self.runtime, 1, points, "runtime"),
-            "energy": energy,
-            "components": components,
-            "measurements": points,
-            "provenance": self.provenance.model_copy(update={"notes": [*self.provenance.notes, NOTE]}),
+            "identity": _facts(Identity(**{**held, "concurrency": concurrency})),
+            "runtime": _facts(_model(self.runtime, 1, points, "runtime")),
+            "energy": energy and _facts(energy),
+            "components": {name: _facts(part) for name, part in components.items()},
+            "measurements": [_facts(point) for point in points],
+            "provenance": _facts(provenance),
         }
+
+
+def _facts(part: Strict) -> Facts:
+    return part.model_dump(mode="json")
+
+
+def _from_1(content: Mapping[str, Any]) -> Facts:
+    return _Profile1.model_validate_json(json.dumps(content)).upgraded()
+
+
+def _from_2(content: Mapping[str, Any]) -> Facts:
+    return {**content, "schema_version": 3, "under_load": None}
+
+
+_STEPS: Final[Mapping[int, Callable[[Mapping[str, Any]], Facts]]] = {1: _from_1, 2: _from_2}
+"""By version, how a file of it becomes one of the next."""
+
+
+def renewed(text: str | bytes) -> str | bytes:
+    """The text of a profile's file as the newest version has it; any text that is none of an earlier version as it is.
+
+    Raises ValidationError for a broken file of version 1.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if not isinstance(content, dict) or _step(content) is None:
+        return text
+    while step := _step(content):
+        content = step(content)
+    return json.dumps(content)
+
+
+def _step(content: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Facts] | None:
+    """What makes the next version of a content; None where there is none."""
+    version: Any = content.get("schema_version")
+    # True is no version, though it equals 1; a file of version 2 with a field of version 3 is neither, and is refused.
+    known = type(version) is int and not (version == 2 and "under_load" in content)
+    return _STEPS.get(version) if known else None
 
 
 def _energy(

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Final, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,13 +30,16 @@ from harness.core.files import refuse_other_format, write_atomically
 from harness.core.quantities import Component, Facts, Method, parse_boundary, weakest
 from harness.modelling.cost_function import CostFunction, Prediction
 from harness.modelling.doubt import REQUEST
+from harness.modelling.engines import REMEDY, engine_of_one, engine_under_load
 from harness.modelling.forms import form_named
 from harness.modelling.forms.base import Part
+from harness.modelling.load_schema import UnderLoad
 from harness.modelling.model_schema import CostModel, EnergyModel
-from harness.modelling.older_profiles import Profile1
+from harness.modelling.older_profiles import renewed
 from harness.modelling.profile_schema import Identity, Measurement, Provenance, Strict
+from harness.modelling.served.engine import Engine
 
-PROFILE_VERSION: Final = 2
+PROFILE_VERSION: Final = 3
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 _LONGEST_NAME = 200
 
@@ -45,9 +48,9 @@ Boundary = str | Iterable[str] | None
 
 
 class Profile(Strict):
-    """One system with one model: schema version 2."""
+    """One system with one model: schema version 3."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     """Of this file."""
     name: str = Field(pattern=f"^{_NAME}$", max_length=_LONGEST_NAME)
     """Distinct from other profiles that it is compared with."""
@@ -63,6 +66,8 @@ class Profile(Strict):
     """The points behind the models."""
     provenance: Provenance
     """The files and programs behind the measurements."""
+    under_load: UnderLoad | None
+    """Costs with other numbers of requests in flight; null where fewer than three were measured, or without 1."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -76,6 +81,11 @@ class Profile(Strict):
         phased = [model for model in (self.runtime, *energies) if form_named(model.form).has_phases]
         if any(model.kv_cache != self.identity.kv_cache for model in phased):
             raise ValueError("a model's kv_cache differs from the identity's")
+        load = self.under_load
+        if load is not None and not self.identity.kv_cache:
+            raise ValueError("costs under load without a KV cache")
+        if load is not None and not (set(load.components) <= set(self.components) and (self.energy or not load.energy)):
+            raise ValueError("energy under load that was not measured by itself")
         return self
 
     @classmethod
@@ -90,9 +100,7 @@ class Profile(Strict):
         A file of an earlier version is read as what it meant.
         """
         try:
-            if _version(text) == 1:
-                return cls(schema_version=PROFILE_VERSION, **Profile1.model_validate_json(text).upgraded())
-            return cls.model_validate_json(text)
+            return cls.model_validate_json(renewed(text))
         except ValidationError as error:
             raise UserError(f"{where} {_explain(error, text)}") from None
 
@@ -155,6 +163,43 @@ class Profile(Strict):
             np.logical_or.reduce([p.too_far for p in parts]),
         )
 
+    def at(self, c: int) -> Profile:
+        """This system with c requests in flight, as a profile of that number of them; raises UserError.
+
+        At the number that its own models are of it is itself. At any other it has what ``under_load`` says: models of
+        the phase form, with the points measured so, or where there are none all points.
+        """
+        if c == self.requests_in_flight:
+            return self
+        if c < 1:
+            raise UserError(f"{c} requests can't be in flight: 1 is the fewest")
+        if self.under_load is None:
+            known = f"with {self.requests_in_flight} in flight only, not with {c}"
+            raise UserError(f"profile {self.name} knows costs {known}; {REMEDY}")
+        return Profile(
+            **{
+                **dict(self),
+                **self.under_load.at(c, self.energy, self.components),
+                "identity": self.under_load.identity_at(c, self.identity),
+                "measurements": self.under_load.points_at(c, self.measurements),
+                "under_load": None,
+            }
+        )
+
+    def engine(self, boundary: Boundary = None) -> Engine:
+        """What its steps cost and what bounds them, for a simulation; joules are those within ``boundary``.
+
+        Without ``under_load`` it works on one request at a time. Raises UserError where steps aren't known.
+        """
+        parts = self._energy_parts(boundary)
+        powers = [part.idle_power_w for part in parts if part.idle_power_w is not None]
+        idle_power_w = float(sum(powers)) if powers and len(powers) == len(parts) else None
+        if self.under_load is not None:
+            return engine_under_load(self.under_load, self.components_within(boundary), idle_power_w, self.name)
+        if self.requests_in_flight > 1:
+            raise UserError(f"profile {self.name} is of {self.requests_in_flight} requests in flight alone; {REMEDY}")
+        return engine_of_one(self.runtime_function, [part.function for part in parts], idle_power_w, self.name)
+
     @property
     def requests_in_flight(self) -> int:
         """c, the requests that share the machine's time; 1 where unknown."""
@@ -202,15 +247,23 @@ class Profile(Strict):
         """
         if self.energy is None:
             return []
+        wanted = self.components_within(boundary)
+        return [self.energy] if wanted is None else [self.components[component] for component in wanted]
+
+    def components_within(self, boundary: Boundary) -> tuple[Component, ...] | None:
+        """The components whose models add up to the energy within ``boundary``; None where that of their sum does.
+
+        Raises UserError for components that the profile doesn't have.
+        """
         wanted = parse_boundary(boundary)
         # All components together have a sum of their own.
         if wanted is None or set(wanted) == set(self.components):
-            return [self.energy]
+            return None
         absent = [component for component in wanted if component not in self.components]
         if absent:
             held = "+".join(self.components) or "only their sum"
             raise UserError(f"profile {self.name} has no energy of {'+'.join(absent)}; it has {held}")
-        return [self.components[component] for component in wanted]
+        return tuple(wanted)
 
     def idle_power_w(self, boundary: Boundary = None) -> float:
         """Power of the idle system within ``boundary``. Raises UserError where it was not measured."""
@@ -265,15 +318,6 @@ def _read(name_or_path: str | os.PathLike[str]) -> tuple[bytes, str]:
         return path.read_bytes(), f"profile {name}"
     except OSError as error:
         raise UserError(f"profile {name} can't be read: {error.strerror or error}") from None
-
-
-def _version(text: str | bytes) -> Any:
-    """What a text says of its schema; None where it is no profile."""
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return content.get("schema_version") if isinstance(content, dict) else None
 
 
 def _explain(error: ValidationError, text: str | bytes) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.core.errors import UserError
 from harness.core.wording import percent
+from harness.modelling.concurrency import left_out_words, taken_in_words
 from harness.modelling.fitting import Quantity, build_profile, fit_quantities
 from harness.modelling.forms import DEFAULT
+from harness.modelling.load_fit import LoadFit, fit_under_load
 from harness.modelling.profile import Profile, check_name
+from harness.modelling.profile_schema import Measurement, Provenance
 from harness.modelling.sources import Pooled, from_runs
 from harness.runs.records import RecordedRun, load_run
 
@@ -39,6 +42,8 @@ class ProfileFit:
     quantities: list[Quantity]
     """Each in every form."""
     profile: Profile
+    load: LoadFit
+    """The models under load, or why there are none."""
 
 
 def fit(
@@ -104,7 +109,20 @@ def fit_pooled(pooled: Pooled, form: str = DEFAULT, drop_suspects: bool = False,
         if not pooled.others:
             raise
         raise UserError(f"{error}; a model is of one concurrency, this one of {points[0].concurrency}") from None
-    profile = build_profile(
-        name or pooled.name, identity, pooled.measurements, quantities, pooled.power, pooled.provenance
-    )
-    return ProfileFit(pooled, quantities, profile)
+    load = fit_under_load(points, pooled.others, identity, pooled.in_flight_as)
+    origin = _of_load(pooled.provenance, points[0].concurrency, pooled.others, load)
+    profile = build_profile(name or pooled.name, identity, points, quantities, pooled.power, origin, load.under_load)
+    return ProfileFit(replace(pooled, provenance=origin), quantities, profile, load)
+
+
+def _of_load(origin: Provenance, concurrency: int, others: Sequence[Measurement], load: LoadFit) -> Provenance:
+    """The provenance, with what became of the points at other concurrencies."""
+    if not others:
+        return origin
+    said = concurrency, {point.concurrency for point in others}, len(others)
+    if load.under_load is None:
+        return origin.model_copy(update={"notes": [*origin.notes, load.why_not]})
+    # Left out of one model, they are not of the other.
+    notes = [taken_in_words(*said) if note == left_out_words(*said) else note for note in origin.notes]
+    used = sum(point.trials for point in others)
+    return origin.model_copy(update={"notes": notes, "excluded_trials": origin.excluded_trials - used})

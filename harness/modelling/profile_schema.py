@@ -1,4 +1,4 @@
-"""What a profile file says beside its models, schema version 2: what was measured, on what, by whom.
+"""What a profile file says beside its models: what was measured, on what, by whom.
 
 Field names carry units; null means not measured or unknown.
 """

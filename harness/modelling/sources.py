@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
@@ -62,6 +62,8 @@ class Pooled:
     suspect_trials: list[SuspectTrial]
     others: tuple[Measurement, ...] = ()
     """The points at other concurrencies."""
+    in_flight_as: str | None = None
+    """How several requests were in flight, as ``IN_FLIGHT_AS``; None where unknown, or where there never were."""
 
 
 def from_runs(runs: Sequence[RecordedRun], system: str | None = None, concurrency: int | None = None) -> Pooled:
@@ -97,18 +99,21 @@ def from_runs(runs: Sequence[RecordedRun], system: str | None = None, concurrenc
         notes.append("idle power was read while the machine was disturbed: it is probably too high")
     settings = {key: value for identity in identities for key, value in identity.settings.items()}
     if in_flight > 1:
-        settings[IN_FLIGHT_AS] = _in_flight_as(runs, in_flight)
+        settings[IN_FLIGHT_AS] = _in_flight_as(runs, {in_flight})
     identity = _with_settings(identities[0], settings).model_copy(update={"concurrency": in_flight})
     shares = meters.energy_shares(aggregate(trials.table))
     metering = meters.pooled([meters.of_run(run.facts, shares) for run in runs])
     power = Power(_methods(trials), _idle_w(sessions), metering)
     origin = provenance("joulebench run", files, trials, versions, notes)
-    return _pooled(identity, trials, power, origin, others(pooled, in_flight))
+    left_out = others(pooled, in_flight)
+    several = {point.concurrency for point in left_out if point.concurrency > 1}
+    found = _pooled(identity, trials, power, origin, left_out)
+    return replace(found, in_flight_as=_in_flight_as(runs, several)) if several else found
 
 
-def _in_flight_as(runs: Sequence[RecordedRun], concurrency: int) -> str:
+def _in_flight_as(runs: Sequence[RecordedRun], concurrencies: Collection[int]) -> str:
     """``static batch`` or ``closed loop``, as the runs say that have such points."""
-    having = [run.facts.backend for run in runs if any(point[2] == concurrency for point in run.facts.plan.points)]
+    having = [run.facts.backend for run in runs if any(c in concurrencies for _, _, c in run.facts.plan.points)]
     return " or ".join(sorted({backend.concurrency for backend in having}))
 
 

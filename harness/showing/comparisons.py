@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 
 from harness.core.sizes import request_words
 from harness.core.wording import number, percent
@@ -20,33 +21,55 @@ NO_BOUNDS = "no bounds"
 """What stands for an interval that says nothing: a ratio between 0 and infinity."""
 
 
-def print_comparison(contrasts: Contrasts, as_json: bool) -> None:
-    """Which of two systems needs less at each size. What isn't comparable says so first; other warnings come last."""
-    compared = {"runtime": contrasts.runtime} | ({"energy": contrasts.energy} if contrasts.energy else {})
+def print_comparison(found: Sequence[Contrasts], as_json: bool) -> None:
+    """Which of two systems needs less at each size, and at each number of requests in flight that was asked for.
+
+    What isn't comparable says so first; other warnings come last.
+    """
     if as_json:
-        print_json(_comparison_json(contrasts, compared))
+        print_json(_comparison_json(found))
         return
-    comparison = contrasts.comparison
-    table = table_of("input", "output", *(title for q in compared for title in (f"{q} A / B", "less")), "")
-    table.columns[0].justify = "right"
-    letters = {contrasts.names[0]: "A", contrasts.names[1]: "B", "": "–"}
-    for i, outside in enumerate(contrasts.out_of_range):
-        said = OUTSIDE_MEASURED if contrasts.too_far[i] else "extrapolated" if outside else ""
-        cells = [cell for c in compared.values() for cell in (_ratio(c, i), letters[str(c.cheaper[i])])]
-        sizes = str(contrasts.input_tokens[i]), str(contrasts.output_tokens[i])
-        table.add_row(*sizes, *cells, said)
-    ratios = (_ratio(c, i) for c in compared.values() for i in range(c.ratio.size))
-    unbounded = any(NO_BOUNDS in ratio for ratio in ratios)
+    first = found[0]
+    comparison = first.comparison
     within = f"; energy of {'+'.join(comparison.boundary)}" if comparison.boundary else ""
+    ratios = [_ratio(c, i) for contrasts in found for c in _compared(contrasts).values() for i in range(c.ratio.size)]
+    unbounded = any(NO_BOUNDS in ratio for ratio in ratios)
     legend = (
-        f"A is {contrasts.names[0]}, B is {contrasts.names[1]}{within}",
+        f"A is {first.names[0]}, B is {first.names[1]}{within}",
         "A / B of mean costs is given with its 95 % interval; –: not significant; extrapolated: not measured on both",
-        *(["outside what was measured: so far that no interval is known"] if contrasts.too_far.any() else []),
-        *_gain_words(contrasts),
+        *(
+            ["outside what was measured: so far that no interval is known"]
+            if any(contrasts.too_far.any() for contrasts in found)
+            else []
+        ),
+        *_gain_words(first),
         *(["no bounds: too few points, or too much scatter, for an interval"] if unbounded else []),
     )
-    warnings = [f"warning: {warning}" for warning in comparison.warnings]
-    print_all([*filter(None, [comparison.mark]), comparison_words(contrasts), table, *legend, *warnings])
+    warnings = dict.fromkeys(f"warning: {warning}" for one in found for warning in one.comparison.warnings)
+    said = [comparison_words(contrasts) for contrasts in found]
+    print_all([*filter(None, [comparison.mark]), *said, _ratios_table(found), *legend, *warnings])
+
+
+def _compared(contrasts: Contrasts) -> dict[str, Contrast]:
+    """The quantities compared."""
+    return {"runtime": contrasts.runtime} | ({"energy": contrasts.energy} if contrasts.energy else {})
+
+
+def _ratios_table(found: Sequence[Contrasts]) -> Table:
+    """A / B of each quantity at each size; with a column of the requests in flight where these were asked for."""
+    asked = found[0].concurrency is not None
+    titles = [title for q in _compared(found[0]) for title in (f"{q} A / B", "less")]
+    table = table_of(*(["in flight"] if asked else []), "input", "output", *titles, "")
+    table.columns[0].justify = "right"
+    for contrasts in found:
+        letters = {contrasts.names[0]: "A", contrasts.names[1]: "B", "": "–"}
+        for i, outside in enumerate(contrasts.out_of_range):
+            said = OUTSIDE_MEASURED if contrasts.too_far[i] else "extrapolated" if outside else ""
+            compared = _compared(contrasts).values()
+            cells = [cell for c in compared for cell in (_ratio(c, i), letters[str(c.cheaper[i])])]
+            sizes = str(contrasts.input_tokens[i]), str(contrasts.output_tokens[i])
+            table.add_row(*([str(contrasts.concurrency)] if asked else []), *sizes, *cells, said)
+    return table
 
 
 def comparison_words(contrasts: Contrasts) -> str:
@@ -59,6 +82,8 @@ def comparison_words(contrasts: Contrasts) -> str:
         at = f"at {request_words(contrasts.input_tokens[0], contrasts.output_tokens[0])}"
     else:
         at = f"at {size} request sizes"
+    if contrasts.concurrency is not None:
+        at += f", {contrasts.concurrency} in flight"
     return f"{a} (A) against {b} (B) {at}: {'; '.join(said)}"
 
 
@@ -118,17 +143,9 @@ def _between(low: str | None, high: str | None) -> str:
     return f"at least {low}" if high is None else f"{low}–{high}"
 
 
-def _comparison_json(contrasts: Contrasts, compared: Mapping[str, Contrast]) -> dict[str, Any]:
+def _comparison_json(found: Sequence[Contrasts]) -> dict[str, Any]:
     """Ends of intervals without limit are null; so are all that are not known."""
-    columns = {name: getattr(contrasts, name) for name in ("input_tokens", "output_tokens", "out_of_range", "too_far")}
-    for quantity, contrast in compared.items():
-        unit = "s" if quantity == "runtime" else "j"
-        columns[f"{quantity}_ratio"] = contrast.ratio
-        columns[f"{quantity}_ratio_low"] = contrast.ratio_low
-        columns[f"{quantity}_ratio_high"] = contrast.ratio_high
-        columns[f"{quantity}_difference_{unit}"] = contrast.difference
-        columns[f"{quantity}_difference_mean_ci95_{unit}"] = contrast.difference_ci95
-        columns[f"cheaper_{quantity}"] = contrast.cheaper
+    contrasts = found[0]
     boundary = contrasts.comparison.boundary
     return {
         "a": contrasts.names[0],
@@ -140,6 +157,21 @@ def _comparison_json(contrasts: Contrasts, compared: Mapping[str, Contrast]) -> 
         "energy_gain_ci95": [profile.gain_ci95(boundary) for profile in (contrasts.first, contrasts.second)],
         "shared_meters": contrasts.energy and contrasts.energy.shared_meters,
         "mixed": contrasts.comparison.mixed,
-        "warnings": list(contrasts.comparison.warnings),
-        "points": records_of(columns),
+        "warnings": list(dict.fromkeys(warning for one in found for warning in one.comparison.warnings)),
+        "points": [point for one in found for point in _points_json(one)],
     }
+
+
+def _points_json(contrasts: Contrasts) -> list[dict[str, Any]]:
+    columns = {name: getattr(contrasts, name) for name in ("input_tokens", "output_tokens", "out_of_range", "too_far")}
+    if contrasts.concurrency is not None:
+        columns = {"concurrency": np.full(contrasts.input_tokens.shape, contrasts.concurrency), **columns}
+    for quantity, contrast in _compared(contrasts).items():
+        unit = "s" if quantity == "runtime" else "j"
+        columns[f"{quantity}_ratio"] = contrast.ratio
+        columns[f"{quantity}_ratio_low"] = contrast.ratio_low
+        columns[f"{quantity}_ratio_high"] = contrast.ratio_high
+        columns[f"{quantity}_difference_{unit}"] = contrast.difference
+        columns[f"{quantity}_difference_mean_ci95_{unit}"] = contrast.difference_ci95
+        columns[f"cheaper_{quantity}"] = contrast.cheaper
+    return records_of(columns)

@@ -355,7 +355,7 @@ def test_profiles_are_listed_validated_and_described(fake_profile: Path, tmp_pat
     listed = json.loads(joulebench("profiles", "list", "--json").stdout)
     assert "m1-pro-mistral-7b" in [row["name"] for row in listed]
     assert all(0 < row["energy_loo_mape"] < 0.1 for row in listed)
-    assert "valid, schema version 2" in joulebench("profiles", "validate", fake_profile).stdout
+    assert "valid, schema version 3" in joulebench("profiles", "validate", fake_profile).stdout
     (tmp_path / "torn.json").write_text(fake_profile.read_text()[:500])
     assert "truncated" in refused(joulebench("profiles", "validate", fake_profile, tmp_path / "torn.json"))
     assert json.loads(joulebench("profiles", "schema").stdout)["title"] == "Profile"

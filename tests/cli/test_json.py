@@ -23,6 +23,7 @@ COMMANDS = {
     ("fit",): ["fit", RUN, "-o", "profile.json"],
     ("predict",): ["predict", PAIR[0], "-p", "8,64", "-n", "8"],
     ("compare",): ["compare", *PAIR],
+    ("attribute",): ["attribute", DATA / "mixed-load.csv", "--profile", DATA / "profile-schema-3.json"],
     ("export",): ["export", PAIR[0], "-o", "table.json"],
     ("figures",): ["figures", PAIR[0], "-o", "figures"],
     ("report",): ["report", RUN, "-o", "report.html"],

@@ -18,7 +18,8 @@ from harness.modelling.profile import Profile, json_schema, shipped_names
 from tests.helpers import ROOT
 from tests.profile_variants import VARIANTS, as_version_1, variant
 
-GOLDEN = ROOT / "tests" / "data" / "profile-schema-2.json"
+GOLDEN = ROOT / "tests" / "data" / "profile-schema-3.json"
+OLD = ROOT / "tests" / "data" / "profile-schema-2.json"
 OLDER = ROOT / "tests" / "data" / "profile-schema-1.json"
 
 
@@ -44,7 +45,9 @@ def refusal(broken: Any) -> str:
     return message
 
 
-def test_golden_file_of_schema_2_loads_and_predicts_what_it_always_did(golden: Profile) -> None:
+@pytest.mark.parametrize("file", [OLD, GOLDEN])
+def test_golden_files_of_schema_2_and_3_load_and_predict_what_they_always_did(file: Path) -> None:
+    golden = Profile.load(file)
     m, n = np.array([16, 100, 1000, 4096]), np.array([8, 50, 200, 4])
     runtime, energy = golden.predict_runtime(m, n), golden.predict_energy(m, n)
     assert runtime.value == pytest.approx([0.046533103245, 0.27057695639, 1.353805563908, 0.6532318408378])
@@ -60,10 +63,11 @@ def test_golden_file_of_schema_2_loads_and_predicts_what_it_always_did(golden: P
     assert net == pytest.approx(golden.energy_j(m, n) - 60 * golden.runtime_s(m, n))
 
 
-def test_golden_file_of_schema_1_becomes_version_2_and_predicts_what_it_always_did() -> None:
+def test_golden_file_of_schema_1_becomes_version_3_and_predicts_what_it_always_did() -> None:
     m, n = np.array([16, 100, 1000]), np.array([1, 50, 200])
     older = Profile.load(OLDER)
-    assert older.schema_version == 2
+    assert older.schema_version == 3
+    assert older.under_load is None
     assert older.runtime_s(m, n) == pytest.approx([0.011556515136644838, 0.27057695638966567, 1.3538055639079722])
     assert older.energy_j(m, n) == pytest.approx([1.4385278620159951, 32.37817036804937, 163.1963005681563])
     assert older.energy_j(m, n, "gpu") == pytest.approx([1.1987732183466617, 26.98180864004113, 135.9969171401301])
@@ -86,6 +90,15 @@ def test_golden_file_of_schema_1_becomes_version_2_and_predicts_what_it_always_d
     assert older.runtime.scatter is not None
     assert len(older.runtime.range.points) == len(older.measurements) == 7
     assert (predicted.request_95[1:] > predicted.mean_95[1:]).all()
+
+
+def test_a_file_of_version_2_becomes_version_3_with_nothing_under_load(tmp_path: Path) -> None:
+    old = Profile.load(OLD)
+    assert (old.schema_version, old.under_load) == (3, None)
+    old.save(tmp_path / "p.json")
+    assert content(tmp_path / "p.json") == content(OLD) | {"schema_version": 3, "under_load": None}
+    assert Profile.load(tmp_path / "p.json") == old
+    assert "schema_version: Input should be 3" in refusal(content(OLD) | {"under_load": None})
 
 
 def test_saved_profiles_read_back_bit_for_bit(golden: Profile, tmp_path: Path) -> None:
@@ -230,7 +243,7 @@ def test_derivatives_multiplied_by_the_coefficients_are_the_cost(golden: Profile
 
 
 def test_a_profile_without_energy_says_so(golden: Profile) -> None:
-    bare = Profile.parse(json.dumps(content() | {"energy": None, "components": {}}))
+    bare = Profile.parse(json.dumps(content(OLD) | {"energy": None, "components": {}}))
     assert bare.runtime_s(64, 32) == golden.runtime_s(64, 32)
     for ask in (bare.energy_j, bare.predict_energy):
         with pytest.raises(UserError, match="only runtime was measured"):
@@ -255,7 +268,7 @@ def change(path: str, value: Any, of: Path = GOLDEN) -> dict[str, Any]:
         ("", "not valid JSON"),
         ("[1, 2]", "is not a profile of joulebench"),
         ({"name": "x"}, "names no schema_version"),
-        (change("schema_version", 3), "schema version 3, this joulebench reads up to 2: upgrade joulebench"),
+        (change("schema_version", 4), "schema version 4, this joulebench reads up to 3: upgrade joulebench"),
         (change("schema_version", "1"), "schema_version"),
         (
             change("runtime.coefficients.0.value", "fast"),
@@ -284,6 +297,14 @@ def change(path: str, value: Any, of: Path = GOLDEN) -> dict[str, Any]:
             "measurements.0.component_energy_j.gpu.trials: Input should be less than or equal to 1000000000",
         ),
         (change("measurements", []), "measurements"),
+        (change("under_load.runtime.unit", "J"), "the coefficients under load must be prefill_floor_j"),
+        (change("under_load.runtime.coefficients.4.value", -1.0), "a coefficient under load is negative"),
+        (change("under_load.runtime.experts_share", 0.5), "step_experts_s"),
+        (change("under_load.energy.covariance.0.0", -1.0), "a variance is negative"),
+        (change("under_load.energy.held_out", {}), "under_load.energy.held_out"),
+        (change("under_load.energy", None), "components under load without their sum"),
+        (change("under_load.components.dram", content()["under_load"]["energy"]), "energy under load that was not"),
+        (content() | {"energy": None, "components": {}}, "energy under load that was not measured by itself"),
         (change("provenance.records.0.sha256", "abc"), "provenance.records.0.sha256"),
         (OLDER.read_text().replace('"misfit": 0', '"misfit": NaN, "x": 0', 1), "misfit"),
         (GOLDEN.read_text().replace('"sd": 0', '"sd": NaN, "x": 0', 1), "misfit"),
@@ -300,7 +321,7 @@ def test_a_hundred_damaged_profiles_never_end_in_a_traceback() -> None:
     rng = random.Random(3)
     messages = []
     for at in range(100):
-        damaged = bytearray((GOLDEN, OLDER)[at % 2].read_bytes())
+        damaged = bytearray((GOLDEN, OLD, OLDER)[at % 3].read_bytes())
         for _ in range(rng.randint(1, 4)):
             at = rng.randrange(len(damaged))
             if rng.random() < 0.5:

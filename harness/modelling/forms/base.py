@@ -42,6 +42,8 @@ class Sizes:
 
     m: Floats
     n: Floats
+    c: Floats = field(default_factory=lambda: np.empty(0))
+    """Requests in flight; empty where a form is of one number of them."""
     _of_terms: dict[Term, Floats] = field(default_factory=dict, repr=False)
 
     def term_sums(self, term: Term) -> Floats:
