@@ -71,20 +71,22 @@ class Measured:
     """Processors that the clients took."""
     client_stalled: float | None
     """Share of the time in which the clients were kept from the processor."""
+    disturbed: int
+    """Trials during which other programs used the machine: all of them, or none."""
 
 
-def command(serve: str | None, url: str | None, model: str | None, concurrency: str, directory: Path) -> list[str]:
+def command(given: argparse.Namespace, directory: Path) -> list[str]:
     """The arguments of ``joulebench``. Raises UserError for a concurrency that is none."""
-    slots = max(parse_concurrency(concurrency))
-    given = ["measure", "--json", "-c", concurrency, "--runs", "1", "--min-window", "1", "--max-foreign-load", "0.25"]
-    given += ["-o", str(directory), *(f"--point={size}" for size in SIZES)]
-    if model or serve:
-        given += ["-m", model or "smollm2-135m"]
-    if url:
-        return [*given, "--url", url]
-    assert serve
-    flags = (flag.format(slots=slots, context=slots * CONTEXT_TOKENS) for flag in FLAGS[serve])
-    return [*given, "--serve", serve, "--", *flags]
+    slots = max(parse_concurrency(given.concurrency))
+    arguments = ["measure", "--json", "-c", given.concurrency, "-o", str(directory)]
+    arguments += ["--runs", "1", "--min-window", str(given.seconds), "--max-foreign-load", "0.25"]
+    arguments += [f"--point={size}" for size in SIZES]
+    if given.model or given.serve:
+        arguments += ["-m", given.model or "smollm2-135m"]
+    if given.url:
+        return [*arguments, "--url", given.url]
+    flags = (flag.format(slots=slots, context=slots * CONTEXT_TOKENS) for flag in FLAGS[given.serve])
+    return [*arguments, "--serve", given.serve, "--", *flags]
 
 
 def measured(run: RecordedRun) -> list[Measured]:
@@ -93,7 +95,8 @@ def measured(run: RecordedRun) -> list[Measured]:
     system, model = str(settings["server"]), run.facts.model.name
     found = []
     for point in sorted(summarise(run.trials), key=lambda each: (each.asked.concurrency, each.asked)):
-        loads = [trial.load for trial in used_trials(run.trials) if trial.load and trial.asked == point.asked]
+        own = [trial for trial in run.trials if trial.asked == point.asked]
+        loads = [trial.load for trial in used_trials(own) if trial.load]
         if point.runtime_s is None or not loads:
             continue
         known = point.energy_j is not None and point.energy_method != "estimated"
@@ -110,6 +113,7 @@ def measured(run: RecordedRun) -> list[Measured]:
                 _mean(each.tpot_s.mean_s for each in loads if each.tpot_s),
                 max(each.client_cpu for each in loads),
                 max((each.client_stalled for each in loads if each.client_stalled is not None), default=None),
+                point.disturbed,
             )
         )
     return found
@@ -143,7 +147,7 @@ def results(given: argparse.Namespace, directory: Path) -> dict[str, Any]:
     if given.serve:
         find_program(given.serve)
     began = time.monotonic()
-    arguments = command(given.serve, given.url, given.model, given.concurrency, run)
+    arguments = command(given, run)
     # Its progress goes to stderr, as ours does.
     done = subprocess.run([sys.executable, "-m", "harness", *arguments], stdout=subprocess.DEVNULL, env=_environment())
     if done.returncode:
@@ -156,6 +160,7 @@ def results(given: argparse.Namespace, directory: Path) -> dict[str, Any]:
         "table": str(table),
         "points": len(rows),
         "planned": len(SIZES) * len(parse_concurrency(given.concurrency)),
+        "disturbed": sum(row.disturbed > 0 for row in rows),
         "measured_s": time.monotonic() - began,
         "client_cores": {
             "mean": _mean(row.client_cores for row in rows),
@@ -183,6 +188,7 @@ def parse_arguments() -> argparse.Namespace:
     which.add_argument("--url", help="of a server that runs already")
     parser.add_argument("-m", "--model", help="as of measure (default: smollm2-135m; with --url the one served)")
     parser.add_argument("-c", "--concurrency", default="1,2,4,8", help="requests in flight (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="shortest window (default: %(default)g)")
     parser.add_argument("-o", "--output", type=Path, help="directory of the run (default: a temporary one)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args()
@@ -200,6 +206,8 @@ def main() -> None:
         print(json.dumps(found, indent=1, allow_nan=False))
         return
     print(f"{found['points']} of {found['planned']} points in {found['measured_s']:.0f} s: {found['table']}")
+    if found["disturbed"]:
+        print(f"other programs used the machine at {found['disturbed']} points: measure again")
     print(f"the clients took {found['client_cores']['mean']:.3f} cores, at most {found['client_cores']['most']:.3f}")
     print(_LINE.format("of", "left out", "points", "error", "best rival", "its own"))
     for row in found["rows"]:
