@@ -36,8 +36,8 @@ from harness.showing.trials import print_results
 _IDLE_S = 10.0 + SETTLE_S
 """What reading the idle power once takes, until a run shows it."""
 _USUAL_SIZES, _USUAL_ERROR = 20, 0.01
-"""Sizes at one concurrency that an adaptive run usually takes, down to this error; of simulated machines half of it took
-22 to 40."""
+"""Sizes at one concurrency that an adaptive run usually takes, down to this error; half of it took 22 to 40 in
+simulations."""
 _QUANTITIES = {
     "runtime_s": "runtime",
     "prefill_s": "prefill time",
