@@ -66,6 +66,8 @@ class Config:
     """CPU threads; None lets the backend choose, and what it chose is reported in ``Loaded.settings``."""
     seed: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
     """Of random weights. A preset's GGUF file holds them, so that another seed writes another file of full size."""
+    random_weights: bool = False
+    """Whether a folder's or hub model's weights are drawn at random in its shapes: only its config.json is read."""
     url: str | None = None
     """Of a server that runs already, such as ``http://127.0.0.1:8000``; its path ends before ``/v1``."""
     serve: str | None = None
@@ -127,6 +129,8 @@ class Prepared:
     """Compiling the decode step, its first runs included."""
     capture_s: float | None = None
     """Capturing the decode step in a graph, the runs that must come before included."""
+    check_s: float | None = None
+    """Comparing the steps with the model's own generation, where this request was the first to need it."""
     sizes: tuple[int, int] | None = None
     """Input and output tokens of a request as it came out where that differs from what was asked for, with
     ``Config.allow_inexact``; None where they agree."""
@@ -170,6 +174,11 @@ class Model:
     vocabulary_size: int | None
     dtype: str | None
     """Precision of the weights; None where a server doesn't say."""
+    active_parameters: int | None = None
+    """Weights that one token uses: fewer than all in a mixture of experts. None where not known."""
+    step_bytes: int | None = None
+    """Bytes of weights that a decode step of one sequence reads: of its experts, without what embeds other tokens or
+    images. None where not known."""
     revision: str | None = None
     """Commit of a hub model or SHA-256 prefix of a file's header and size; None where it has none."""
 

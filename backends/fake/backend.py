@@ -93,7 +93,7 @@ class FakeBackend(Backend):
 
     def resolve(self, config: Config) -> Model:
         behaviour = _parse(config.model)
-        refuse_unused(config, "fake", "compile", "prefill_chunk")
+        refuse_unused(config, "fake", "compile", "prefill_chunk", "random_weights")
         if config.device not in ("auto", "cpu"):
             raise InvalidConfig(f"device '{config.device}' is not there; the fake backend has only cpu")
         if config.dtype not in ("auto", "float32"):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,14 +60,14 @@ class LlamaCpp(Backend):
 
     def resolve(self, config: Config) -> Model:
         self._device(config)
-        refuse_unused(config, "llama-cpp", "compile", "prefill_chunk")
+        refuse_unused(config, "llama-cpp", "compile", "prefill_chunk", "random_weights")
         if config.threads is not None and config.threads < 1:
             raise InvalidConfig(f"{config.threads} threads make no sense; give 1 or more")
         source = classify(config.model)
         if source == "preset":
             return preset_model(config)
-        if source == "gguf":
-            return file_model(config)
+        if source == "gguf" or (source == "folder" and (found := model_file(config.model))):
+            return file_model(config if source == "gguf" else replace(config, model=str(found)))
         raise InvalidConfig(
             f"llama-cpp can't load '{config.model}'; convert it with llama.cpp's convert_hf_to_gguf.py and give "
             "the .gguf file, or use --backend transformers"
@@ -74,7 +76,7 @@ class LlamaCpp(Backend):
     def load(self, config: Config) -> Loaded:
         self.close()
         model = self.resolve(config)
-        path = Path(config.model)
+        path = model_file(config.model) or Path(config.model)
         if model.source == "preset":
             assert model.dtype
             path = gguf_file.preset_file(config.model, model.dtype, config.seed)
@@ -268,6 +270,19 @@ def preset_model(config: Config) -> Model:
     )
 
 
+def model_file(folder: str) -> Path | None:
+    """The GGUF file in a folder, of a split one its first part; None where there is none, or it is a file itself.
+
+    Raises InvalidConfig where there are several.
+    """
+    files = sorted(Path(folder).glob("*.gguf")) if Path(folder).is_dir() else []
+    models = [file for file in files if not re.search(r"-of-\d{5}\.gguf$", file.name) or "-00001-of-" in file.name]
+    models = [file for file in models if "mmproj" not in file.name.lower()] or models
+    if len(models) > 1:
+        raise InvalidConfig(f"'{folder}' holds {len(models)} models; name one: {', '.join(map(str, models[:4]))}")
+    return models[0] if models else None
+
+
 def file_model(config: Config) -> Model:
     """What a GGUF file holds. Raises InvalidConfig where it is broken, or a dtype is asked for."""
     if config.dtype != "auto":
@@ -280,6 +295,8 @@ def file_model(config: Config) -> Model:
         random_weights=gguf_file.RANDOM_WEIGHTS in header.metadata,
         parameters=header.parameters,
         weight_bytes=header.weight_bytes,
+        active_parameters=header.active_parameters,
+        step_bytes=header.step_bytes,
         context_length=header.context_length,
         vocabulary_size=header.vocabulary_size,
         dtype=header.dtype,

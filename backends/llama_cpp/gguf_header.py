@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,22 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _MAX_DIMENSIONS = 4
 _DEFAULT_ALIGNMENT = 32
+_OTHER_KINDS = {
+    "adapter": "an adapter (LoRA)",
+    "mmproj": "the part of a model that reads images (mmproj)",
+    "imatrix": "an importance matrix (imatrix)",
+}
+"""By ``general.type``."""
+_ENCODER, _DIFFUSION = "an encoder, which generates no text", "a diffusion model, which fills in all of a text at once"
+_OTHER_ARCHITECTURES = {
+    **dict.fromkeys(("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert"), _ENCODER),
+    **dict.fromkeys(("neo-bert", "eurobert", "t5encoder", "gemma-embedding"), _ENCODER),
+    **dict.fromkeys(("dream", "llada", "llada-moe", "rnd1"), _DIFFUSION),
+    "t5": "an encoder–decoder",
+    "clip": _OTHER_KINDS["mmproj"],
+    "wavtokenizer-dec": "a decoder of sound",
+}
+"""By ``general.architecture``: what llama.cpp knows beside decoders."""
 
 
 class _Tensor(NamedTuple):
@@ -48,6 +65,10 @@ class Header:
     """Number of weights; constants of the rotary embedding don't count."""
     weight_bytes: int
     """Size of all tensors, padding not included."""
+    active_parameters: int
+    """Weights that one token uses."""
+    step_bytes: int
+    """Bytes of weights that a decode step of one sequence reads."""
     dtype: str
     """Quantisation as llama.cpp names it, such as ``F16`` or ``Q4_K_M``."""
     digest: str
@@ -74,12 +95,37 @@ def require_gguf() -> None:
 
 
 def read_header(path: Path) -> Header:
-    """The header of the GGUF file at ``path``. Raises InvalidConfig for a file that llama.cpp couldn't load.
+    """The header of the GGUF file at ``path``; of a split model, whose first part it is, the sum of all parts.
 
-    Refused are other formats, files shorter than their header says, parts of a split model and files that
-    don't say their architecture, context length or vocabulary. Raises NotInstalled without ``gguf``.
+    Raises InvalidConfig for a file that llama.cpp couldn't load or that is no decoder-only language model: other
+    formats, files shorter than their header says, adapters, image parts, encoders, files that don't say their
+    architecture, context length or vocabulary. Raises NotInstalled without ``gguf``.
     """
     require_gguf()
+    metadata, tensors, digest = _read_part(path)
+    parts = [tensors]
+    for part in _other_parts(path, metadata):
+        _, more, part_digest = _read_part(part)
+        parts.append(more)
+        digest = hashlib.sha256((digest + part_digest).encode()).hexdigest()[:16]
+    tensors = [tensor for part in parts for tensor in part]
+    weighing = [tensor for tensor in tensors if not tensor.name.startswith(("rope_freqs.", "rope_factors_"))]
+    _refuse_other_kinds(metadata, path)
+    header = Header(
+        metadata,
+        parameters=sum(tensor.elements for tensor in weighing),
+        weight_bytes=sum(map(_bytes_of, tensors)),
+        active_parameters=round(sum(_used_share(tensor, metadata) * tensor.elements for tensor in weighing)),
+        step_bytes=round(sum(_read_share(tensor, tensors, metadata) * _bytes_of(tensor) for tensor in tensors)),
+        dtype=_dtype(metadata, tensors),
+        digest=digest,
+    )
+    _check(header, path)
+    return header
+
+
+def _read_part(path: Path) -> tuple[dict[str, int | float | str], list[_Tensor], str]:
+    """Metadata, tensors and digest of one file, which is as long as its header says. Raises InvalidConfig."""
     from gguf import GGML_QUANT_SIZES
 
     try:
@@ -92,17 +138,10 @@ def read_header(path: Path) -> Header:
             digest = hashlib.sha256(file.read(header_bytes) + str(file_bytes).encode()).hexdigest()[:16]
     except OSError as error:
         raise InvalidConfig(f"can't read '{path}': {error.strerror}") from error
-
-    parameters = weight_bytes = end = 0
     for tensor in tensors:
         if tensor.kind not in GGML_QUANT_SIZES:
             raise InvalidConfig(f"'{path}' holds tensors of unknown type {tensor.kind}; update the package gguf")
-        block_elements, block_bytes = GGML_QUANT_SIZES[tensor.kind]
-        tensor_bytes = tensor.elements // block_elements * block_bytes
-        weight_bytes += tensor_bytes
-        end = max(end, tensor.offset + tensor_bytes)
-        if not tensor.name.startswith(("rope_freqs.", "rope_factors_")):
-            parameters += tensor.elements
+    end = max((tensor.offset + _bytes_of(tensor) for tensor in tensors), default=0)
     alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1:
         raise InvalidConfig(f"'{path}' is damaged: an alignment of {alignment}; download or convert it again")
@@ -111,9 +150,62 @@ def read_header(path: Path) -> Header:
         raise InvalidConfig(
             f"'{path}' is truncated: {file_bytes} of at least {needed_bytes} bytes; download or convert it again"
         )
-    header = Header(metadata, parameters, weight_bytes, _dtype(metadata, tensors), digest)
-    _check(header, path)
-    return header
+    return metadata, tensors, digest
+
+
+def _bytes_of(tensor: _Tensor) -> int:
+    from gguf import GGML_QUANT_SIZES
+
+    block_elements, block_bytes = GGML_QUANT_SIZES[tensor.kind]
+    return tensor.elements // block_elements * block_bytes
+
+
+def _used_share(tensor: _Tensor, metadata: Mapping[str, int | float | str]) -> float:
+    """Share of a tensor that one token uses: of a mixture's experts, those that are chosen for it."""
+    architecture = metadata.get("general.architecture")
+    experts, used = (metadata.get(f"{architecture}.expert_{name}") for name in ("count", "used_count"))
+    if "_exps." not in tensor.name or not isinstance(experts, int) or not isinstance(used, int) or experts < 1:
+        return 1.0
+    return min(used / experts, 1.0)
+
+
+def _read_share(tensor: _Tensor, tensors: list[_Tensor], metadata: Mapping[str, int | float | str]) -> float:
+    """Share of a tensor that a decode step reads: one row of an embedding that isn't the output matrix too."""
+    untied = any(other.name == "output.weight" for other in tensors)
+    if tensor.name == "token_embd.weight" and untied:
+        return 1 / max(tensor.shape[-1], 1)
+    return _used_share(tensor, metadata)
+
+
+def _other_parts(path: Path, metadata: Mapping[str, int | float | str]) -> list[Path]:
+    """The further files of a split model. Raises InvalidConfig where this isn't its first, or one is missing."""
+    count, number = metadata.get("split.count", 1), metadata.get("split.no", 0)
+    if not isinstance(count, int) or count <= 1:
+        return []
+    named = re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})\.gguf", path.name)
+    if named is None or int(named[3]) != count:
+        raise InvalidConfig(
+            f"'{path}' is one part of a split model of {count} and isn't named so (…-00001-of-{count:05}.gguf); "
+            "give the parts their names, or join them with llama-gguf-split --merge"
+        )
+    parts = [path.with_name(f"{named[1]}-{part:05}-of-{named[3]}.gguf") for part in range(1, count + 1)]
+    if number != 0 or int(named[2]) != 1:
+        raise InvalidConfig(f"'{path}' is a later part of a split model; give its first: {parts[0]}")
+    missing = [part.name for part in parts if not part.is_file()]
+    if missing:
+        raise InvalidConfig(f"'{path}' is split, and {missing[0]} ({len(missing)} of {count} parts) is not beside it")
+    return parts[1:]
+
+
+def _refuse_other_kinds(metadata: Mapping[str, int | float | str], path: Path) -> None:
+    """Raises InvalidConfig, with its name, for what is no decoder-only language model."""
+    architecture = str(metadata.get("general.architecture", ""))
+    kind = str(metadata.get("general.type", "model"))
+    if kind in _OTHER_KINDS:
+        raise InvalidConfig(f"'{path}' is {_OTHER_KINDS[kind]}, no model; give the model's own .gguf file")
+    if architecture in _OTHER_ARCHITECTURES:
+        what = _OTHER_ARCHITECTURES[architecture]
+        raise InvalidConfig(f"'{path}' is {what} ({architecture}); decoder-only language models are measured")
 
 
 def _dtype(metadata: Mapping[str, int | float | str], tensors: list[_Tensor]) -> str:
@@ -128,8 +220,6 @@ def _dtype(metadata: Mapping[str, int | float | str], tensors: list[_Tensor]) ->
 
 
 def _check(header: Header, path: Path) -> None:
-    if int(header.metadata.get("split.count", 1)) > 1:
-        raise InvalidConfig(f"'{path}' is one part of a split model; join the parts with llama-gguf-split --merge")
     try:
         sizes = header.context_length, header.vocabulary_size
     except (KeyError, ValueError, OverflowError) as missing:

@@ -193,7 +193,7 @@ def _devices() -> tuple[str, ...]:
 
 def _refuse(config: Config) -> str:
     """The device that a configuration comes to. Raises InvalidConfig for what can't work here."""
-    refuse_unused(config, "mlx", "compile", "threads")
+    refuse_unused(config, "mlx", "compile", "threads", "random_weights")
     if config.prefill_chunk is not None and config.prefill_chunk < 1:
         raise InvalidConfig(f"a prefill chunk must hold at least 1 token, not {config.prefill_chunk}")
     here = _devices()

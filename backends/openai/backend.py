@@ -370,7 +370,7 @@ def _server_plan(config: Config) -> ServerPlan:
 
 def _refuse_options(config: Config) -> None:
     """Refuse what no server can be asked for. Raises InvalidConfig."""
-    refuse_unused(config, "openai", "kv_cache", "compile", "prefill_chunk")
+    refuse_unused(config, "openai", "kv_cache", "compile", "prefill_chunk", "random_weights")
     if config.device not in ("auto", *DEVICES):
         raise InvalidConfig(
             f"--device {config.device}: a server chooses its devices itself; leave it out, or say {', '.join(DEVICES)}"

@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from backends.base import (
@@ -32,7 +32,9 @@ from backends.base import (
     pip_install,
     refuse_request,
 )
-from backends.transformers import decode, devices, models, placement, quantizers
+from backends.transformers import decode, devices, forward, kinds, models, placement, quantizers
+from backends.transformers.guard import Guard, draw_tokens
+from backends.transformers.sizes import size_of
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +75,7 @@ class TransformersBackend(Backend):
 
     def __init__(self) -> None:
         self.model: PreTrainedModel | None = None
+        self._guard: Guard | None = None
         self._config = Config(model="")
         self._context_length: int | None = 0
         self._devices: tuple[torch.device, ...] = ()
@@ -99,20 +102,21 @@ class TransformersBackend(Backend):
     def resolve(self, config: Config) -> Model:
         """The model, from its shapes alone; of a hub model only config.json is fetched."""
         _require_packages()
-        return _plan(config, *models.read_config(config.model)).model
+        return _plan(config, *models.read_config(config.model, config.random_weights)).model
 
     def load(self, config: Config) -> Loaded:
         _require_packages()
         self.close()
         import torch
 
-        source, model_config = models.read_config(config.model)
+        source, model_config = models.read_config(config.model, config.random_weights)
         plan = _plan(config, source, model_config)
         if config.threads is not None:
             self._threads_before = torch.get_num_threads()
             torch.set_num_threads(config.threads)
         try:
             self.model = _guarded(lambda: _weights(config, source, model_config, plan)).eval()
+            self._guard = self._checked(config, plan)
         except BackendError:
             self.close()
             raise
@@ -126,7 +130,7 @@ class TransformersBackend(Backend):
             cuda_unusable=devices.cuda_unusable(),
             settings={
                 "attention": self.model.config._attn_implementation,
-                **decode.cache_settings(config),
+                **forward.cache_settings(config),
                 **({"activation_dtype": str(plan.dtype).removeprefix("torch.")} if plan.quantization else {}),
                 "threads": torch.get_num_threads(),
                 "float32_matmul_precision": torch.get_float32_matmul_precision(),
@@ -136,14 +140,20 @@ class TransformersBackend(Backend):
     def prepare(self, request: Request) -> Prepared:
         import torch
 
-        model = self._loaded()
+        model, guard = self._loaded(), self._guard
+        assert guard is not None
         refuse_request(request, self._context_length)
         self._prepared = None
 
         def ready() -> tuple[Decoder, Prepared]:
             with torch.inference_mode():
-                decoder = decode.decoder(model, self._draw_tokens(request), request.output_tokens, self._config)
-                return decoder, decoder.prepare()
+                check_s = guard.check(request)
+                ids = self._draw_tokens(request)
+                decoder = decode.decoder(model, ids, request.output_tokens, self._config)
+                prepared = decoder.prepare()
+                if self._config.compile != "none":
+                    check_s += guard.check_tokens(decoder, ids, request)
+                return decoder, replace(prepared, check_s=check_s or None)
 
         decoder, prepared = _guarded(ready)
         self._prepared = request, decoder
@@ -157,7 +167,7 @@ class TransformersBackend(Backend):
 
     def close(self) -> None:
         """Free the model and put torch's number of threads back."""
-        self.model = self._prepared = None
+        self.model = self._guard = self._prepared = None
         if self._threads_before is not None:
             import torch
 
@@ -167,14 +177,27 @@ class TransformersBackend(Backend):
             devices.release_memory()
             self._devices = ()
 
+    def _checked(self, config: Config, plan: _Plan) -> Guard:
+        """What compares the loaded model's steps, its shortest comparison done. Raises InvalidConfig."""
+        import torch
+
+        guard = Guard(self._loaded(), config, str(plan.dtype).removeprefix("torch."), plan.quantization is not None)
+
+        def check() -> None:
+            with torch.inference_mode():
+                guard.check(Request(1, 1))
+
+        self._devices = plan.devices
+        _guarded(check)
+        return guard
+
     def _draw_tokens(self, request: Request) -> torch.Tensor:
         """Token ids of shape (concurrency, m), drawn on the CPU so that a seed means the same everywhere."""
         import torch
 
-        vocabulary = self._loaded().config.get_text_config().vocab_size
         generator = torch.Generator().manual_seed(request.seed)
         shape = (request.concurrency, request.input_tokens)
-        return torch.randint(vocabulary, shape, generator=generator).to(self._devices[0])
+        return draw_tokens(self._loaded().config, shape, generator).to(self._devices[0])
 
     def _complete(self, decoder: Decoder) -> Completion:
         """Run one request. The device is waited for only where a phase begins or ends."""
@@ -237,12 +260,12 @@ def _plan(config: Config, source: ModelSource, model_config: PreTrainedConfig) -
     decode.refuse(config, chosen[0].type)
     decode.refuse_architecture(config, model_config.model_type)
     if config.compile != "none":
-        decode.static_cache(model_config, 1)  # refuses models that can't have one
+        forward.static_cache(model_config, 1)  # refuses models that can't have one
     placement.refuse(config, tuple(device.index or 0 for device in chosen))
     precision, activations, quantization = _precision(config, model_config, chosen)
     dtype = getattr(torch, activations)
     try:
-        parameters, weight_bytes = models.size(model_config, dtype, quantization)
+        size = size_of(model_config, dtype, quantization)
     except Exception as error:  # shapes that don't fit together fail in any way while the modules are built
         raise models.unreadable(config.model, source, error) from error
     text_config = model_config.get_text_config()
@@ -250,10 +273,12 @@ def _plan(config: Config, source: ModelSource, model_config: PreTrainedConfig) -
         name=config.model,
         architecture=model_config.model_type,
         source=source,
-        random_weights=source == "preset",
-        parameters=parameters,
-        weight_bytes=weight_bytes,
-        context_length=text_config.max_position_embeddings,
+        random_weights=source == "preset" or config.random_weights,
+        parameters=size.parameters,
+        weight_bytes=size.weight_bytes,
+        active_parameters=size.active_parameters,
+        step_bytes=size.step_bytes,
+        context_length=kinds.context_length(model_config),
         vocabulary_size=text_config.vocab_size,
         dtype=precision,
         revision=getattr(model_config, "_commit_hash", None),
@@ -309,6 +334,9 @@ def _guarded(action: Callable[[], T]) -> T:
         said = re.split(r"Set TORCHDYNAMO_VERBOSE|For even more developer context", str(error))[0]
         message = " ".join(said.split())[:300]
         out_of_memory = isinstance(error, MemoryError) or MEMORY_WORDS.search(message)
+        if not out_of_memory and type(error).__module__.startswith("torch._dynamo"):
+            said = re.split(r"(?<=[^.]{8})\. ", message)[0][:200]
+            raise InvalidConfig(f"torch can't compile this model's step: {said}; use --compile none") from error
         if not out_of_memory:
             raise BackendError(f"{type(error).__name__}: {message}") from error
     # Raised only here, after the failed frames are gone: they hold the tensors that filled the memory.

@@ -7,7 +7,6 @@ chooses the first output token, then ``decode``, which chooses the others and ne
 from __future__ import annotations
 
 import gc
-import inspect
 import os
 import shutil
 import sysconfig
@@ -18,13 +17,14 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backends.base import Config, InvalidConfig, Prepared
+from backends.transformers.forward import ForwardPass, chunked, growing_cache, positions_of, static_cache
 
 if TYPE_CHECKING:
     import torch
-    from transformers import Cache, PreTrainedConfig, PreTrainedModel
+    from transformers import Cache, PreTrainedModel
 
 MODES = ("none", "graph", "inductor")
 
@@ -108,15 +108,6 @@ def _refuse_without_compiler(device: str) -> None:
         )
 
 
-def cache_settings(config: Config) -> dict[str, str | None]:
-    """The cache's class and how many positions it has, as part of a run's identity."""
-    if not config.kv_cache:
-        return {"kv_cache_class": None, "kv_cache_length": None}
-    if config.compile == "none":
-        return {"kv_cache_class": "DynamicCache", "kv_cache_length": "grows"}
-    return {"kv_cache_class": "StaticCache", "kv_cache_length": "m + n"}
-
-
 def decoder(model: PreTrainedModel, input_ids: torch.Tensor, output_tokens: int, config: Config) -> Decoder:
     """The decoder that ``config`` asks for."""
     if config.compile == "none":
@@ -147,11 +138,11 @@ class Decoder(ABC):
     """Runs one request of ``concurrency`` sequences, greedily. All calls belong inside ``torch.inference_mode()``."""
 
     def __init__(self, model: PreTrainedModel, input_ids: torch.Tensor, output_tokens: int, config: Config) -> None:
-        self._model = model
-        self._cache_name = cache_name(model)
+        self._pass = ForwardPass.of(model)
         self._input_ids = input_ids
         self._steps = output_tokens - 1
         self._config = config
+        self._positions = positions_of(input_ids, self.input_tokens + output_tokens)
 
     @property
     def input_tokens(self) -> int:
@@ -180,10 +171,11 @@ class Decoder(ABC):
 
     def _first_token(self, cache: Cache | None) -> torch.Tensor:
         """Process the input, in chunks where asked; returns the first output token, shape (concurrency, 1)."""
-        *chunks, last = self._input_ids.split(self._config.prefill_chunk or self.input_tokens, dim=1)
+        positions = self._positions[:, : self.input_tokens]
+        *chunks, last = chunked(self._input_ids, positions, self._config.prefill_chunk)
         for chunk in chunks:
-            _next_token(self._model, chunk, self._cache_name, cache)
-        return _next_token(self._model, last, self._cache_name, cache)
+            _next_token(self._pass.model, **self._pass.inputs(*chunk, cache))
+        return _next_token(self._pass.model, **self._pass.inputs(*last, cache))
 
 
 class EagerDecoder(Decoder):
@@ -195,9 +187,7 @@ class EagerDecoder(Decoder):
         self._produced: list[torch.Tensor] = []
 
     def begin(self) -> None:
-        from transformers import DynamicCache
-
-        self._cache = DynamicCache(config=self._model.config) if self._config.kv_cache else None
+        self._cache = growing_cache(self._pass.model) if self._config.kv_cache else None
         self._produced = []
 
     def prefill(self) -> None:
@@ -207,11 +197,13 @@ class EagerDecoder(Decoder):
         import torch
 
         sequence = self._input_ids
-        for _ in range(self._steps):
+        for length in range(self.input_tokens + 1, self.input_tokens + self._steps + 1):
             if self._cache is None:
                 sequence = torch.cat((sequence, self._produced[-1]), dim=1)
-            input_ids = sequence if self._cache is None else self._produced[-1]
-            self._produced.append(_next_token(self._model, input_ids, self._cache_name, self._cache))
+                inputs = self._pass.inputs(sequence, self._positions[:, :length], None)
+            else:
+                inputs = self._pass.inputs(self._produced[-1], self._positions[:, length - 1 : length], self._cache)
+            self._produced.append(_next_token(self._pass.model, **inputs))
 
     def output_ids(self) -> torch.Tensor:
         import torch
@@ -241,6 +233,7 @@ class StaticDecoder(Decoder):
         self._capture = capture
         concurrency, input_tokens = input_ids.shape
         self._cache = static_cache(model.config, input_tokens + output_tokens)
+        self._position = torch.full((concurrency, 1), input_tokens, dtype=torch.long, device=input_ids.device)
         self._token = torch.zeros((concurrency, 1), dtype=torch.long, device=input_ids.device)
         self._produced = torch.zeros((concurrency, output_tokens), dtype=torch.long, device=input_ids.device)
         self._index = torch.zeros(1, dtype=torch.long, device=input_ids.device)
@@ -280,6 +273,7 @@ class StaticDecoder(Decoder):
         for layer in self._cache.layers:
             layer.cumulative_length.zero_()
         self._index.zero_()
+        self._position.fill_(self.input_tokens)
 
     def prefill(self) -> None:
         self._store(self._first_token(self._cache))
@@ -294,7 +288,9 @@ class StaticDecoder(Decoder):
         return self._produced[:, : int(self._index)]
 
     def _step(self) -> None:
-        self._store(self._next_token(self._model, self._token, self._cache_name, self._cache))
+        inputs = self._pass.inputs(self._token, self._position, self._cache)
+        self._store(self._next_token(self._pass.model, **inputs))
+        self._position.add_(1)
 
     def _store(self, token: torch.Tensor) -> None:
         self._token.copy_(token)
@@ -306,31 +302,7 @@ class StaticDecoder(Decoder):
             self._step()
 
 
-def static_cache(model_config: PreTrainedConfig, length: int) -> Cache:
-    """A cache of ``length`` positions in every layer, written in place; its memory is claimed by the first prefill.
-
-    Raises InvalidConfig for models that keep another state.
-
-    Layers with a sliding window hold all positions too: the window is in the mask, and a ring buffer moves by rules
-    that a captured graph can't follow.
-    """
-    from transformers import StaticCache
-    from transformers.cache_utils import Cache, StaticLayer, StaticSlidingWindowLayer
-
-    layers = StaticCache(config=model_config, max_cache_len=length).layers
-    if any(type(layer) not in (StaticLayer, StaticSlidingWindowLayer) for layer in layers):
-        kind = model_config.model_type
-        raise InvalidConfig(f"models of type {kind} keep other state than a cache of fixed size; use --compile none")
-    return Cache(layers=[StaticLayer(max_cache_len=length) for _ in layers])
-
-
-def cache_name(model: PreTrainedModel) -> str:
-    """What the model calls its cache: transformers 5.24 renamed ``past_key_values`` to ``cache``."""
-    return "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
-
-
-def _next_token(model: PreTrainedModel, input_ids: torch.Tensor, name: str, cache: Cache | None) -> torch.Tensor:
-    """Process ids of shape (concurrency, k) after those in the cache, passed by ``name``; returns (concurrency, 1)."""
-    output = model(input_ids=input_ids, use_cache=cache is not None, logits_to_keep=1, **{name: cache})
-    token: torch.Tensor = output.logits[:, -1].argmax(dim=-1, keepdim=True)
+def _next_token(model: PreTrainedModel, **inputs: Any) -> torch.Tensor:
+    """The likeliest next token of each sequence, of shape (concurrency, 1)."""
+    token: torch.Tensor = model(**inputs).logits[:, -1].argmax(dim=-1, keepdim=True)
     return token

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from backends.base import InvalidConfig
 from backends.presets import PRESETS, Architecture, ModelSource, classify
-from backends.transformers import quantizers
+from backends.transformers import checkpoints, kinds, quantizers
 
 if TYPE_CHECKING:
     import torch
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
 
-def read_config(name: str) -> tuple[ModelSource, PreTrainedConfig]:
+def read_config(name: str, random_weights: bool = False) -> tuple[ModelSource, PreTrainedConfig]:
     """Where the model comes from and its transformers configuration; only this is read or fetched.
 
-    Raises InvalidConfig for a name that isn't a model, or one that transformers can't run as it is.
+    With ``random_weights`` it doesn't matter how the weights are stored. Raises InvalidConfig for a name that isn't a
+    model, or one that transformers can't run as it is.
     """
     from transformers import AutoConfig
 
@@ -27,15 +28,19 @@ def read_config(name: str) -> tuple[ModelSource, PreTrainedConfig]:
         raise InvalidConfig(f"'{name}' is a GGUF file; run it with --backend llama-cpp")
     if source == "preset":
         return source, preset_config(PRESETS[name].architecture)
+    checkpoints.refuse_other_content(name)
     try:
         if source == "hub":
             _check_hub(name)
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # a foreign config.json can fail in any way while it is parsed and validated
         raise unreadable(name, source, error) from error
-    quantizers.of_checkpoint(name, config)  # refuses what can't be read
-    if not isinstance(getattr(config.get_text_config(), "max_position_embeddings", None), int):
-        raise InvalidConfig(f"'{name}' doesn't say its context length; give a decoder-only language model")
+    kinds.refuse(name, config)
+    if random_weights:
+        config.__dict__.pop("quantization_config", None)
+    else:
+        checkpoints.refuse_unread_quantization(name, config)
+        quantizers.of_checkpoint(name, config)  # refuses what can't be read
     return source, config
 
 
@@ -85,24 +90,6 @@ def preset_config(architecture: Architecture) -> PreTrainedConfig:
     return kind(**common, num_key_value_heads=kv_heads, intermediate_size=width)
 
 
-def size(
-    config: PreTrainedConfig, dtype: torch.dtype, quantization: QuantizationConfigMixin | None = None
-) -> tuple[int, int]:
-    """Number of weights (tied ones once) and their bytes, found without allocating any.
-
-    Quantised weights count as many as they stand for, and their bytes are those of the packed numbers with padding,
-    scales, zero points and code tables. Raises ValueError for a configuration that is no causal language model.
-    """
-    model, _ = empty_model(config, dtype)
-    weights = dict(model.named_parameters())
-    sizes = {name: weight.numel() * weight.element_size() for name, weight in weights.items()}
-    if quantization is not None:
-        for name in empty_model(config, dtype, quantization)[1]:
-            rows, columns = weights[name].shape
-            sizes[name] = quantizers.matrix_bytes(quantization, rows, columns, dtype.itemsize)
-    return sum(w.numel() for w in weights.values()), sum(sizes.values())
-
-
 def empty_model(
     config: PreTrainedConfig,
     dtype: torch.dtype,
@@ -115,7 +102,6 @@ def empty_model(
     ``buffers`` computes buffers such as rotary frequencies, on the CPU.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     with contextlib.ExitStack() as stack:
         if buffers:
@@ -127,7 +113,7 @@ def empty_model(
             stack.enter_context(no_init_weights())
         else:
             stack.enter_context(torch.device("meta"))
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        model = kinds.auto_class(config).from_config(config, dtype=dtype, trust_remote_code=False)
     model.tie_weights()  # transformers 5.0 leaves them untied on the meta device
     if quantization is None:
         return model, set()
@@ -144,13 +130,12 @@ def random_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.dev
     activations stay finite in half precision at any width; norms are 1 and biases 0.
     """
     import torch
-    from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
     # Without transformers' own initialisation weights are allocated but not written, while buffers (rotary
     # frequencies) are computed; allocating on the meta device first would lose those.
     with torch.device(device), no_init_weights():
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = kinds.auto_class(config).from_config(config, dtype=dtype)
     model.tie_weights()
     generator = torch.Generator(device).manual_seed(seed)
     with torch.no_grad():
@@ -182,7 +167,6 @@ def pretrained_model(
     unreadable.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {}
     if quantization is not None and not quantizers.is_stored(config):
@@ -190,7 +174,7 @@ def pretrained_model(
     if isinstance(device, dict):
         options["device_map"] = device
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        model, loading = kinds.auto_class(config).from_pretrained(
             name,
             config=config,
             revision=getattr(config, "_commit_hash", None) or "main",
@@ -202,6 +186,15 @@ def pretrained_model(
         )
         if loading["missing_keys"]:  # transformers would fill them at random
             raise ValueError(f"it has no weights for {min(loading['missing_keys'])}")
+        if quantization is None:
+            checkpoints.refuse_scales(loading["unexpected_keys"])
     except (OSError, ValueError, SafetensorError) as error:
         raise unreadable(name, source, error) from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        shapes = ValueError(
+            "its weights have other shapes than its config.json says: they are packed, or another model's"
+        )
+        raise unreadable(name, source, shapes) from error
     return model if isinstance(device, dict) else model.to(device)

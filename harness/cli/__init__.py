@@ -24,6 +24,7 @@ from harness.cli import (
     report,
     route,
     rule,
+    simulate,
     threshold,
     trials,
     workload,
@@ -55,7 +56,7 @@ app = typer.Typer(
 SECTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Measure": (doctor.doctor, measure.measure, meter.meter, trials.trials),
     "Model": (fit.fit, predict.predict, compare.compare, attribute.attribute, export.export),
-    "Decide": (threshold.threshold, route.route),
+    "Decide": (threshold.threshold, route.route, simulate.simulate),
     "Draw": (figures.figures, report.report, paper.paper),
 }
 """The commands as the help lists them, by heading."""

@@ -160,6 +160,14 @@ class MeasureOptions(ServerOptions):
         int | None,
         Option(min=1, help="Maximum input tokens per forward pass.", show_default="all at once", rich_help_panel=_WHAT),
     ] = None
+    random_weights: Annotated[
+        bool,
+        Option(
+            "--random-weights",
+            help="Draw the weights of a folder or hub model at random: only its config.json is read.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = False
     seed: Annotated[
         int,
         Option(

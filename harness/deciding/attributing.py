@@ -191,9 +191,7 @@ def _doubt(profile: Profile, boundary: Boundary, log: TimedLog, shares: TimeShar
         covariance=covariance,
         freedom=min(function.freedom for function in functions),
         misfit_sd=np.sum(sds, axis=0) / np.maximum(np.sum(costs, axis=0), np.finfo(float).tiny),
-        too_far=np.logical_or.reduce(
-            [each.unsure | (each.range.octaves_outside(m, n) > TOO_FAR) for each in functions]
-        ),
+        too_far=np.logical_or.reduce([each.range.octaves_outside(m, n) > TOO_FAR for each in functions]),
         misfit_freedom=min(function.misfit.freedom for function in functions),
         session_sd=max(function.session.sd for function in functions),
         session_freedom=min(function.session.freedom for function in functions),

@@ -110,12 +110,21 @@ class ModelHost:
                 self.server_pids = tuple(loaded.server_pids)
                 return loaded, versions
             except TrialFailed as failure:
+                # What a worker could answer, and no server is behind, would fail again.
+                permanent = failure.status == "error" and self._worker.alive and not self._is_served
                 self._worker.close()
                 self._observer.notice(f"loading the model failed ({attempt} of {LOAD_ATTEMPTS}): {failure.reason}")
                 reason = failure.reason
+                if permanent:
+                    break
                 # What a killed process held may take a moment to be free again.
                 time.sleep(RELOAD_PAUSE_S if failure.status == "oom" else 0.0)
         raise SweepStopped(f"the model can't be loaded: {reason}")
+
+    @property
+    def _is_served(self) -> bool:
+        """Whether a server loads the model, which may be well in a moment."""
+        return self._config.url is not None or self._config.serve is not None
 
     def _start(self) -> WorkerProcess:
         self._started += 1

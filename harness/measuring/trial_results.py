@@ -39,6 +39,7 @@ def batch_result(answer: Mapping[str, Any], window: MeteredWindow, concurrency: 
         "output_tokens_produced": answer["output_tokens"],
         "compile_s": answer["prepared"]["compile_s"],
         "capture_s": answer["prepared"]["capture_s"],
+        "check_s": answer["prepared"]["check_s"],
         "energy": window.energy.over(concurrency),
     }
 

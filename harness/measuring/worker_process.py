@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -21,6 +22,9 @@ from harness.runs.store import SERVER_LOG_FILE
 
 _ENDED_WITHIN_S = 45.0
 """Longer than a server's supervisor takes to end all of it."""
+_LAST_WORDS_BYTES = 64 << 10
+_ASSERTION = re.compile(r"GGML_ASSERT|GGML_ABORT|\bassert(ion)?\b.*fail|terminate called|what\(\):|: fatal error", re.I)
+"""What a library says right before it aborts."""
 
 
 class TrialFailed(Exception):
@@ -198,12 +202,14 @@ class WorkerProcess:
         if telling:
             # Some runtimes abort the process where others raise an error.
             return TrialFailed("oom", f"the worker process {how}: {telling}")
-        return TrialFailed("error", f"the worker process {how}" + (f": {words[-1]}" if words else ""))
+        # A debugger that prints the stack may have had the last word.
+        said = next((line for line in words if _ASSERTION.search(line)), words[-1] if words else None)
+        return TrialFailed("error", f"the worker process {how}" + (f": {said}" if said else ""))
 
     def _words(self) -> list[str]:
         """The last lines that this child wrote to its log."""
         with self._log.open("rb") as stream:
-            stream.seek(max(self._log_start, self._log.stat().st_size - 4096))
+            stream.seek(max(self._log_start, self._log.stat().st_size - _LAST_WORDS_BYTES))
             lines = stream.read().decode(errors="replace").splitlines()
         return [line.strip()[:300] for line in lines if line.strip()]
 

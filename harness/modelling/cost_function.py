@@ -38,6 +38,10 @@ class Range:
     """The (m, n) measured that no other one exceeds in both, by rising m: the steps of the range's upper edge."""
     points: list[tuple[float, float]] = field(default_factory=list)
     """All (m, n) measured; the corners where nothing else is known."""
+    point_octaves: list[float] = field(default_factory=list)
+    """How far each of them is in requests in flight; empty where all were measured at the cost function's number."""
+    octaves_beyond: float = 0.0
+    """How far the cost function's requests in flight lie below the fewest or above the most that were measured."""
 
     def __post_init__(self) -> None:
         if not self.points:
@@ -65,12 +69,13 @@ class Range:
 
     def octaves_outside(self, m: ArrayLike, n: ArrayLike) -> Floats:
         """How far each (m, n) lies below the smallest or above the largest size of an axis, in octaves of the axis on
-        which it is farther; 0 between them, also off the axes of two sweeps. Shapes broadcast.
+        which it is farther; 0 between them, also off the axes of two sweeps. Requests in flight are an axis too. Shapes
+        broadcast.
         """
         log_m, log_n = (np.log2(np.asarray(axis, dtype=float)) for axis in (m, n))
         below = np.maximum(np.log2(self.min_input_tokens) - log_m, np.log2(self.min_output_tokens) - log_n)
         above = np.maximum(log_m - np.log2(self.max_input_tokens), log_n - np.log2(self.max_output_tokens))
-        return np.asarray(np.maximum(np.maximum(below, above), 0.0))
+        return np.asarray(np.maximum(np.maximum(below, above), self.octaves_beyond))
 
     def octaves_away(self, m: ArrayLike, n: ArrayLike) -> Floats:
         """Distance d of each (m, n) from the nearest measured point: √(Δ² + 4·o²), Δ that of ``octaves_to_nearest`` and
@@ -79,17 +84,21 @@ class Range:
         Beyond its ends a form errs more than between its points: a kink there can't be known.
         """
         m, n = np.broadcast_arrays(np.asarray(m, dtype=float), np.asarray(n, dtype=float))
-        distance = octaves_to_nearest(m, n, self.points)
+        distance = octaves_to_nearest(m, n, self.points, self.point_octaves)
         bounds = (self.min_input_tokens, self.max_input_tokens), (self.min_output_tokens, self.max_output_tokens)
         outside = [np.log2(np.clip(x, *ends) / x) for x, ends in zip((m, n), bounds, strict=True)]
-        return np.asarray(np.sqrt(distance**2 + OUTSIDE**2 * (outside[0] ** 2 + outside[1] ** 2)))
+        beyond = outside[0] ** 2 + outside[1] ** 2 + self.octaves_beyond**2
+        return np.asarray(np.sqrt(distance**2 + OUTSIDE**2 * beyond))
 
     def covers(self, m: ArrayLike, n: ArrayLike) -> NDArray[np.bool_]:
         """Whether each (m, n) lies inside: at or above both minima, and some point measured is no smaller in both.
 
-        On two crossing sweeps long inputs with long outputs lie outside. Shapes broadcast.
+        On two crossing sweeps long inputs with long outputs lie outside; with more or fewer requests in flight than
+        were measured all sizes do. Shapes broadcast.
         """
         m, n = np.asarray(m), np.asarray(n)
+        if self.octaves_beyond > 0:
+            return np.zeros(np.broadcast_shapes(m.shape, n.shape), dtype=bool)
         below = np.logical_or.reduce([(m <= most_m) & (n <= most_n) for most_m, most_n in self.corners])
         return np.asarray(below & (m >= self.min_input_tokens) & (n >= self.min_output_tokens))
 
@@ -143,8 +152,6 @@ class CostFunction:
     gain_ci95: float
     """Relative half-width of the 95 % interval of the meters' gain; 0 for runtimes."""
     range: Range
-    unsure: bool = False
-    """Whether no interval is known of any request, as far beyond the numbers in flight that were measured."""
     _evaluators: dict[tuple[str, Part], tuple[int, Evaluator]] = field(default_factory=dict, repr=False)
 
     def cost(self, m: ArrayLike, n: ArrayLike, part: Part = "request") -> Floats:
@@ -178,7 +185,7 @@ class CostFunction:
             variances[chunk] = np.einsum("ij,ij->i", found[:, 1:], found[:, 1:])
             distance = self.range.octaves_away(flat_m[chunk], flat_n[chunk])
             misfits[chunk] = np.abs(values[chunk]) * self.misfit.relative_sd(distance, values[chunk])
-            too_far[chunk] = self.unsure | (self.range.octaves_outside(flat_m[chunk], flat_n[chunk]) > TOO_FAR)
+            too_far[chunk] = self.range.octaves_outside(flat_m[chunk], flat_n[chunk]) > TOO_FAR
         value, trials, model = (array.reshape(m.shape) for array in (values, np.sqrt(variances), misfits))
         amount = np.abs(value)
         sd: dict[Source, Floats] = {
@@ -216,7 +223,8 @@ class CostFunction:
         """The measured range in words."""
         r = self.range
         corners = " or ".join(request_words(m, n) for m, n in r.corners)
-        return f"from {request_words(r.min_input_tokens, r.min_output_tokens)} up to {corners}"
+        beyond = ", with other numbers of requests in flight" if r.octaves_beyond > 0 else ""
+        return f"from {request_words(r.min_input_tokens, r.min_output_tokens)} up to {corners}{beyond}"
 
     def _evaluated(
         self, key: str, directions: Floats, m: NDArray[np.int64], n: NDArray[np.int64], part: Part

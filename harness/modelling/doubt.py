@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,14 +89,16 @@ def _amount(cost: Floats) -> Floats:
     return np.asarray(np.maximum(np.abs(cost), LEAST_COST))
 
 
-def octaves_to_nearest(m: Floats, n: Floats, points: Iterable[tuple[float, float]]) -> Floats:
-    """√(Δlog2(m)² + Δlog2(n)²) to the nearest of the points (m, n)."""
+def octaves_to_nearest(
+    m: Floats, n: Floats, points: Iterable[tuple[float, float]], further: Sequence[float] = ()
+) -> Floats:
+    """√(Δlog2(m)² + Δlog2(n)²) to the nearest of the points (m, n), with the square of how far each is ``further``."""
     at = np.log2(np.asarray(list(points), dtype=float))
     log_m, log_n = np.log2(m), np.log2(n)
     nearest = np.full(np.shape(log_m), np.inf)
     # Point by point: all distances at once would take gigabytes for millions of sizes.
-    for point_m, point_n in at:
-        np.minimum(nearest, (log_m - point_m) ** 2 + (log_n - point_n) ** 2, out=nearest)
+    for (point_m, point_n), more in zip(at, further or [0.0] * len(at), strict=True):
+        np.minimum(nearest, (log_m - point_m) ** 2 + (log_n - point_n) ** 2 + more**2, out=nearest)
     return np.asarray(np.sqrt(nearest))
 
 

@@ -11,7 +11,9 @@ import numpy as np
 
 from harness.core.errors import UserError
 from harness.core.quantities import COMPONENTS, Component
+from harness.core.sizes import request_words
 from harness.modelling.fit import Observations
+from harness.modelling.latency_record import latency_model
 from harness.modelling.load_schema import (
     InFlightFactor,
     LoadError,
@@ -31,6 +33,8 @@ from harness.runs.run_schema import Setting
 ENOUGH_IN_FLIGHT = 3
 """Numbers of requests in flight, 1 among them, of which models under load are made."""
 STATIC_BATCH = "static batch"
+MOST_NAMED = 3
+"""Suspect points that are named."""
 _NONE = "no model under load: "
 
 
@@ -83,35 +87,40 @@ def _fitted(
     points: Sequence[Measurement], others: Sequence[Measurement], identity: Identity, kind: str | None
 ) -> LoadFit:
     told = slots_told(identity.settings) if kind != STATIC_BATCH else None
-    runtime = _one(points, "runtime", told, kind)
+    notes: list[str] = []
+    runtime = _one(points, "runtime", told, kind, notes)
     assert runtime is not None
     # What waits for a slot in the runtimes waits in the energies too.
     slots = runtime.slots or math.inf
-    energy = _one(points, "energy", slots, kind)
+    energy = _one(points, "energy", slots, kind, notes)
     components: dict[Component, ServedModel] = {
-        name: model for name in COMPONENTS if (model := _one(points, name, slots, kind))
+        name: model for name in COMPONENTS if (model := _one(points, name, slots, kind, []))
     }
     static = static_power(points)
+    chunk_tokens = chunk_tokens_told(identity.settings)
     return LoadFit(
         UnderLoad(
             in_flight_as=kind,
             runtime=runtime,
             energy=energy,
             components=components if energy else {},
+            latency=latency_model(points, kind, runtime, chunk_tokens),
             static_power_w=None if static is None else static.mean,
             static_power_ci95_w=None if static is None else static.half_width,
-            chunk_tokens=chunk_tokens_told(identity.settings),
+            chunk_tokens=chunk_tokens,
             cache_tokens=_whole(identity.settings.get("cache_tokens")),
             measurements=list(others),
-            notes=[],
+            notes=notes,
         ),
         "",
         runtime.slots is not None and told is None,
     )
 
 
-def _one(points: Sequence[Measurement], quantity: str, slots: float | None, kind: str | None) -> ServedModel | None:
-    """The served model of one quantity; None where too few numbers in flight have it."""
+def _one(
+    points: Sequence[Measurement], quantity: str, slots: float | None, kind: str | None, notes: list[str]
+) -> ServedModel | None:
+    """The served model of one quantity; None where too few numbers in flight have it. Adds to the ``notes``."""
     observed = observations(points, quantity)
     if observed is None or np.unique(observed.concurrency).size < ENOUGH_IN_FLIGHT or observed.concurrency.min() > 1:
         return None
@@ -120,6 +129,13 @@ def _one(points: Sequence[Measurement], quantity: str, slots: float | None, kind
         found = fit_served(observed, per_request=per_request, slots=slots, static_batch=kind == STATIC_BATCH)
     except UserError as error:
         raise UserError(f"{quantity}: {error}") from None
+    if found.suspects:
+        at = [
+            request_words(observed.input_tokens[i], observed.output_tokens[i], round(float(observed.concurrency[i])))
+            for i in found.suspects[:MOST_NAMED]
+        ]
+        more = f" and {len(found.suspects) - MOST_NAMED} more" if len(found.suspects) > MOST_NAMED else ""
+        notes.append(f"{quantity} under load: far from what the other points say: {'; '.join(at)}{more}")
     return served_model(found, observed)
 
 

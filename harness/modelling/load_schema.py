@@ -5,14 +5,19 @@ Field names carry units; null means not measured, unknown or, of degrees of free
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Sequence
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
+from harness.core.arrays import Floats
 from harness.core.quantities import Component
+from harness.core.statistics import joined_95
+from harness.modelling.cost_function import TOO_FAR
 from harness.modelling.doubt import NO_SCATTER
 from harness.modelling.model_schema import (
     Coefficient,
@@ -32,7 +37,11 @@ from harness.modelling.served.form import PHASE, ServedForm
 from harness.modelling.served.function import MeasuredLoads, ServedFunction
 from harness.modelling.served.held_out import HeldOutKind
 from harness.modelling.served.residual import InFlightResidual
+from harness.modelling.served.station import Batching, PromptStation
 from harness.runs.run_schema import Count
+
+Latency = Literal["ttft", "tpot"]
+"""Time to first token, and time per output token after it."""
 
 
 class LoadPointError(PointError):
@@ -156,7 +165,7 @@ class ServedModel(Strict):
     def at(self, c: int) -> CostModel:
         """The cost with c requests in flight, as the phase form's."""
         function = self.function.at(c)
-        error = self.held_out[self._as_left_out(c)]
+        error = self.held_out[_as_left_out(c, self.slots, self.points, self.held_out)]
         names = PHASE.coefficients(self.unit)
         values, deviations = function.coefficients.tolist(), np.sqrt(np.diag(function.covariance)).tolist()
         worst = error.worst
@@ -175,7 +184,6 @@ class ServedModel(Strict):
             scatter=self.scatter,
             sessions=self.sessions,
             range=MeasuredSizes(**vars(function.range)),
-            unsure=function.unsure,
             mape=self.mape,
             held_out=HeldOutError(
                 points=error.points,
@@ -195,12 +203,89 @@ class ServedModel(Strict):
         At a measured number in flight that of sizes left out, between two that of an inner one, beyond all that of the
         outermost.
         """
-        # Beyond the slots costs are those of as many as the slots.
-        c = c if self.slots is None else min(c, self.slots)
-        measured = {point[2] for point in self.points}
-        beyond: HeldOutKind = "inner" if min(measured) < c < max(measured) else "outermost"
-        wanted: list[HeldOutKind] = ["sizes"] if c in measured else [beyond]
-        return next(kind for kind in [*wanted, "outermost", "inner", "sizes"] if kind in self.held_out)
+        return _as_left_out(c, self.slots, self.points, self.held_out)
+
+
+def _as_left_out(
+    c: int, slots: int | None, points: Sequence[tuple[float, float, int]], known: Collection[HeldOutKind]
+) -> HeldOutKind:
+    """The kind of error that a prediction with c in flight has; where it isn't known another, the outermost first.
+
+    At a measured number in flight that of sizes left out, between two that of an inner one, beyond all that of the
+    outermost.
+    """
+    # Beyond the slots requests wait, and else cost what as many as the slots do.
+    c = c if slots is None else min(c, slots)
+    measured = {point[2] for point in points}
+    beyond: HeldOutKind = "inner" if min(measured) < c < max(measured) else "outermost"
+    wanted: list[HeldOutKind] = ["sizes"] if c in measured else [beyond]
+    return next(kind for kind in [*wanted, "outermost", "inner", "sizes"] if kind in known)
+
+
+class LatencyModel(Strict):
+    """Time to first token and time per output token, means of requests alike, by size and requests in flight.
+
+    docs/profiles.md has the formula: of a closed loop a station where prompts queue, of a static batch the served form.
+    """
+
+    batching: Batching
+    """How several requests are in flight."""
+    prefill_joined: bool
+    """Whether prefills join other work, or each is a step of its own."""
+    experts_share: Annotated[float, Field(gt=0, lt=1)] | None
+    """ρ, as of a served model."""
+    slots: Count | None
+    """Requests that are worked on at once, beyond which others wait; null where no limit is known."""
+    coefficients: list[Coefficient]
+    """The served form's in seconds; in a closed loop then the tokens of a step (chunk_tokens), the steps that a prompt
+    waits for one to end (wait_steps), and how many of those at the station are before it: at random (queue_share), and
+    because clients go in step (together_share)."""
+    points: list[tuple[PositiveFloat, PositiveFloat, Count]] = Field(min_length=1)
+    """Input tokens, output tokens and requests in flight of every point that was fitted."""
+    held_out: dict[Latency, dict[HeldOutKind, LoadError]]
+    """How far it is off at points that it has not seen, with its choice of form as for all points."""
+    sessions: SessionsRecord
+    """What another session of the same system may do to all times: as to runtime."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        expected = [name for name, _ in self.station.coefficients()]
+        if [coefficient.name for coefficient in self.coefficients] != expected:
+            raise ValueError(f"the coefficients of latency must be {', '.join(expected)}")
+        if any(coefficient.value < 0 for coefficient in self.coefficients):
+            raise ValueError("a coefficient of latency is negative")
+        if not all(self.held_out.get(name) for name in ("ttft", "tpot")):
+            raise ValueError("held-out errors of ttft and tpot are missing")
+        return self
+
+    @property
+    def station(self) -> PromptStation:
+        """The form with its choices."""
+        return PromptStation(ServedForm(self.prefill_joined, self.experts_share), self.batching, self.slots)
+
+    def times(self, m: ArrayLike, n: ArrayLike, c: int) -> dict[Latency, Floats]:
+        """TTFT and TPOT in seconds with c requests of m input and n output tokens in flight; m and n broadcast."""
+        m, n = np.broadcast_arrays(np.asarray(m, dtype=float), np.asarray(n, dtype=float))
+        theta = np.array([coefficient.value for coefficient in self.coefficients])
+        ttft, tpot = self.station.times(theta, m.ravel(), n.ravel(), np.full(m.size, c))
+        return {"ttft": ttft.reshape(m.shape), "tpot": tpot.reshape(m.shape)}
+
+    def relative_95(self, latency: Latency, c: int) -> float:
+        """Half-width of the 95 % interval over the value; NaN too far to know.
+
+        By the larger of the errors where sizes and inner numbers in flight were left out, and beyond all measured the
+        outermost; on another day.
+        """
+        counts = [point[2] for point in self.points]
+        working = c if self.slots is None else min(c, self.slots)
+        if max(np.log2(working / max(counts)), np.log2(min(counts) / working)) > TOO_FAR:
+            return math.nan
+        errors = self.held_out[latency]
+        inside = min(counts) <= working <= max(counts)
+        judged = [error for kind, error in errors.items() if kind != "outermost" or not inside]
+        worst = max(judged or errors.values(), key=lambda error: error.rms)
+        sds = np.array(worst.rms), np.array(self.sessions.sd)
+        return float(joined_95(sds, (max(worst.points - 1, 1), counted_freedom(self.sessions.freedom))))
 
 
 class UnderLoad(Strict):
@@ -215,6 +300,8 @@ class UnderLoad(Strict):
     profile's ``energy``. Null where it was not measured."""
     components: dict[Component, ServedModel]
     """Gross energy of each component."""
+    latency: LatencyModel | None
+    """Time to first token and time per output token; null where they were not measured, or at too few points."""
     static_power_w: NonNegativeFloat | None
     """P in energy of a cycle = P·runtime + what its tokens take, by the same points: derived, for reading. Null where
     energy was not measured or the points don't tell it."""
@@ -240,14 +327,6 @@ class UnderLoad(Strict):
             raise ValueError("components under load without their sum")
         return self
 
-    def at(self, c: int, energy: EnergyModel | None, components: Mapping[Component, EnergyModel]) -> dict[str, Any]:
-        """Runtime, energy and components of a profile of c requests in flight, from its own energies' meters."""
-        return {
-            "runtime": self.runtime.at(c),
-            "energy": energy and self.energy and _with_model(energy, self.energy.at(c)),
-            "components": {name: _with_model(components[name], model.at(c)) for name, model in self.components.items()},
-        }
-
     def identity_at(self, c: int, identity: Identity) -> Identity:
         """The identity of a profile of c requests in flight."""
         others = {name: value for name, value in identity.settings.items() if name != IN_FLIGHT_AS}
@@ -260,7 +339,8 @@ class UnderLoad(Strict):
         return [point for point in points if point.concurrency == c] or points
 
 
-def _with_model(energy: EnergyModel, model: CostModel) -> EnergyModel:
+def energy_at(energy: EnergyModel, served: ServedModel, c: int) -> EnergyModel:
+    """An energy with c requests in flight, by the same meters."""
     # Not the fields' dictionary, which has what was cached too.
     held = {name: getattr(energy, name) for name in EnergyModel.model_fields}
-    return EnergyModel(**{**held, "model": model})
+    return EnergyModel(**{**held, "model": served.at(c)})

@@ -204,6 +204,24 @@ class MeasuredSizes(MeasuredRange):
 
     points: list[tuple[PositiveFloat, PositiveFloat]] = Field(min_length=1)
     """Input and output tokens of every point that was fitted: the misfit grows with the distance to the nearest."""
+    point_octaves: list[NonNegativeFloat] = Field(default_factory=list)
+    """How far each point is in requests in flight, in octaves: its squared distance d² has their square too. Absent
+    from the file where all were measured at the model's number of requests in flight."""
+    octaves_beyond: NonNegativeFloat = 0.0
+    """How far the model's requests in flight lie outside those that were measured, o² counting as of an axis: all sizes
+    are then extrapolated, and by more than two octaves no interval is known. Absent from the file if 0."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.point_octaves and len(self.point_octaves) != len(self.points):
+            raise ValueError("point_octaves must have an entry per point, or none")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _at_its_own_number(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        usual: tuple[tuple[str, Any], ...] = (("point_octaves", []), ("octaves_beyond", 0.0))
+        return {key: value for key, value in content.items() if (key, value) not in usual}
 
 
 class FittedModel(Strict):
@@ -274,14 +292,11 @@ class CostModel(FittedModel):
     """What another session of the same system may do to all costs."""
     range: MeasuredSizes
     """Sizes beyond it are extrapolated; more than two octaves beyond it no interval is known."""
-    unsure: bool = False
-    """Whether no interval is known of any size: more than two octaves beyond the requests in flight that were measured.
-    Absent from the file where false."""
 
     @model_serializer(mode="wrap")
     def _without_the_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialize(self)
-        usual: tuple[tuple[str, Any], ...] = (("decode_context", "grows"), ("terms", []), ("unsure", False))
+        usual: tuple[tuple[str, Any], ...] = (("decode_context", "grows"), ("terms", []))
         return {key: value for key, value in content.items() if (key, value) not in usual}
 
     def _choices(self) -> dict[str, Any]:
@@ -300,7 +315,6 @@ class CostModel(FittedModel):
             session=self.sessions.effect,
             gain_ci95=0.0,
             range=Range(**dict(self.range)),
-            unsure=self.unsure,
         )
 
 

@@ -33,7 +33,7 @@ from harness.modelling.doubt import REQUEST
 from harness.modelling.engines import REMEDY, engine_of_one, engine_under_load
 from harness.modelling.forms import form_named
 from harness.modelling.forms.base import Part
-from harness.modelling.load_schema import UnderLoad
+from harness.modelling.load_schema import UnderLoad, energy_at
 from harness.modelling.model_schema import CostModel, EnergyModel
 from harness.modelling.older_profiles import renewed
 from harness.modelling.profile_schema import Identity, Measurement, Provenance, Strict
@@ -166,24 +166,32 @@ class Profile(Strict):
     def at(self, c: int) -> Profile:
         """This system with c requests in flight, as a profile of that number of them; raises UserError.
 
-        At the number that its own models are of it is itself. At any other it has what ``under_load`` says: models of
-        the phase form, with the points measured so, or where there are none all points.
+        At the number that its own models are of it is itself; at any other it is what ``served_at`` says.
         """
-        if c == self.requests_in_flight:
-            return self
+        return self if c == self.requests_in_flight else self.served_at(c)
+
+    def served_at(self, c: int) -> Profile:
+        """What ``under_load`` says of c requests in flight, as a profile of that number of them; raises UserError.
+
+        Its models are of the phase form, its points those measured so, or where there are none all points.
+        """
         if c < 1:
             raise UserError(f"{c} requests can't be in flight: 1 is the fewest")
-        if self.under_load is None:
+        load = self.under_load
+        if load is None:
             known = f"with {self.requests_in_flight} in flight only, not with {c}"
             raise UserError(f"profile {self.name} knows costs {known}; {REMEDY}")
+        parts = load.components.items()
         return Profile(
-            **{
-                **dict(self),
-                **self.under_load.at(c, self.energy, self.components),
-                "identity": self.under_load.identity_at(c, self.identity),
-                "measurements": self.under_load.points_at(c, self.measurements),
-                "under_load": None,
-            }
+            schema_version=PROFILE_VERSION,
+            name=self.name,
+            identity=load.identity_at(c, self.identity),
+            runtime=load.runtime.at(c),
+            energy=energy_at(self.energy, load.energy, c) if self.energy and load.energy else None,
+            components={name: energy_at(self.components[name], model, c) for name, model in parts},
+            measurements=load.points_at(c, self.measurements),
+            provenance=self.provenance,
+            under_load=None,
         )
 
     def engine(self, boundary: Boundary = None) -> Engine:

@@ -94,6 +94,8 @@ class Trial:
     """Compiling for this size before the window; None where nothing was compiled."""
     capture_s: float | None = None
     """Capturing the decode step in a graph before the window; None where nothing was captured."""
+    check_s: float | None = None
+    """Comparing steps with the model's own generation before the window; None where nothing was compared."""
     trace: str | None = None
     """File with the raw marks and readings, relative to the run directory."""
     energy: EnergyReport | None = None

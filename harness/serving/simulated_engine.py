@@ -13,8 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
+import numpy as np
+from numpy.typing import NDArray
+
 from harness.modelling.served.engine import Engine, StepCosts
 
+Tokens = NDArray[np.int64]
 _NO_LIMIT = 1 << 60
 
 

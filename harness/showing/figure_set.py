@@ -15,6 +15,8 @@ from harness.showing.figures import write_figure
 from harness.showing.fit_figures import FIT_HEADER, fit_figure, fit_rows
 from harness.showing.panels import AXES, DrawnSystem, Options, boundary_words
 from harness.showing.phase_figures import PHASE_HEADER, phase_figure, phase_rows
+from harness.showing.served_figures import SERVED_HEADER, served_figure, served_rows
+from harness.showing.served_maps import MAP_HEADER, map_figure, map_rows
 from harness.showing.sweep_figures import HEADER, sweep_figure, sweep_rows
 from harness.showing.under_load import has_several
 
@@ -29,7 +31,8 @@ def write_figures(
     published: bool = False,
     allow_mixed: bool = False,
 ) -> tuple[list[Path], list[str]]:
-    """Write figure1 and figure2, the fits of what is named and, where phases or loads are known, phases and load.
+    """Write figure1 and figure2, the fits of what is named and, where phases or loads are known, phases and load, with
+    what the models under load say.
 
     Beside the published systems (``published``) anything is drawn, faint and labelled with what differs; else what
     isn't comparable is refused, or marked with ``allow_mixed``. Returns the paths and notes for the reader. Raises
@@ -64,6 +67,7 @@ def write_figures(
             notes.append(f"no {name}: nothing was measured at {at} tokens (--fixed-input, --fixed-output)")
     paths += _write_caps(as_measured, directory, options)
     paths += _write_loads(as_measured, directory, options)
+    paths += _write_served(as_measured, directory, options)
     more, why_not = _write_phases(named, directory, options, mark)
     return [*paths, *more, *_write_fits(named, directory)], [*notes, *why_not]
 
@@ -88,6 +92,20 @@ def _write_loads(named: Sequence[DrawnSystem], directory: Path, options: Options
         partial = source.reaches_beyond(options.boundary)
         figure = load_figure(source, options, without_energy=partial)
         paths += write_figure(figure, directory / name, LOAD_HEADER, load_rows(source, without_energy=partial))
+    return paths
+
+
+def _write_served(named: Sequence[DrawnSystem], directory: Path, options: Options) -> list[Path]:
+    """What the models under load say, and where energies are equal; numbered where there are several such systems."""
+    paths = []
+    known = [source.profile for source in named if source.profile is not None and source.profile.under_load is not None]
+    for at, profile in enumerate(known, 1):
+        end = "" if len(known) == 1 else f"-{at}"
+        boundary = options.boundary
+        figure = served_figure(profile, boundary)
+        paths += write_figure(figure, directory / f"load-model{end}", SERVED_HEADER, served_rows(profile, boundary))
+        if (drawn := map_figure(profile, boundary)) is not None:
+            paths += write_figure(drawn, directory / f"load-map{end}", MAP_HEADER, map_rows(profile, boundary))
     return paths
 
 

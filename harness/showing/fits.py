@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.console import RenderableType
 from rich.table import Table
 
 from harness.core.sizes import request_words
@@ -19,6 +20,7 @@ from harness.modelling.profile_fit import ProfileFit, held_out_words
 from harness.modelling.sources import Pooled
 from harness.showing.intervals import SHARES, doubt_words, estimated_in, functions_of, interval_parts, intervals_table
 from harness.showing.profiles import MOST_SHOWN, point_words, suspect_words
+from harness.showing.served_fits import load_json, load_lines
 from harness.showing.terminal import print_all, print_json, table_of
 
 
@@ -27,7 +29,9 @@ def print_fit(made: ProfileFit, output: Path | None, as_json: bool) -> None:
     pooled, functions = made.pooled, functions_of(made.profile)
     if as_json:
         quantities = {quantity.name: quantity for quantity in made.quantities}
-        print_json({name: _fit_json(quantity, made, functions[name]) for name, quantity in quantities.items()})
+        found = {name: _fit_json(quantity, made, functions[name]) for name, quantity in quantities.items()}
+        load = made.profile.under_load
+        print_json(found | ({"under_load": load_json(load, made.load.slots_found)} if load else {}))
         return
     # The energy of a single component is the energy.
     components = len(made.profile.components)
@@ -46,10 +50,16 @@ def print_fit(made: ProfileFit, output: Path | None, as_json: bool) -> None:
             ),
             SHARES,
             *_doubts_of(shown, pooled),
+            *_load_lines(made, [quantity.name for quantity in shown]),
             *pooled.provenance.notes,
             written,
         ]
     )
+
+
+def _load_lines(made: ProfileFit, shown: Sequence[str]) -> Iterator[RenderableType]:
+    if made.profile.under_load:
+        yield from load_lines(made.profile.under_load, shown, made.load.slots_found)
 
 
 def _forms_table(quantities: Sequence[Quantity]) -> Table:

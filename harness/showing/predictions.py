@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.core.arrays import Floats
 from harness.core.quantities import Method
 from harness.core.wording import estimated, number, percent, plus_minus
 from harness.modelling.cost_function import TOO_FAR, Prediction
+from harness.modelling.load_schema import Latency
 from harness.modelling.profile import Profile
 from harness.modelling.profile_fit import Loaded
 from harness.showing.comparisons import OUTSIDE_MEASURED
@@ -24,6 +26,9 @@ INTERVALS = (
     "that of a single new one"
 )
 UNITS = {"runtime": "s", "energy": "J"}
+_LATENCIES: dict[Latency, tuple[str, float]] = {"ttft": ("mean TTFT, s", 1.0), "tpot": ("mean TPOT, ms", 1e-3)}
+"""Headings, and what values are divided by."""
+_OF_LATENCIES = "TTFT: time to first token; TPOT: time per output token after it; ±: by their errors at points left out"
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class _Costs:
     concurrency: int | None
     """Where it was asked for."""
     predicted: dict[str, Prediction]
+    latencies: dict[Latency, tuple[Floats, float]]
+    """Means in s, with the relative half-width of their 95 % interval; empty where not asked for or not measured."""
 
     @property
     def outside(self) -> NDArray[np.bool_]:
@@ -67,7 +74,8 @@ def print_predictions(
         print_json(facts | {"energy_gain_ci95": gain_ci95, "predictions": rows})
         return
     asked = concurrencies is not None
-    titles = (title for q in found[0].predicted for title in (f"mean {q}, {UNITS[q]}", "one request"))
+    titles = [title for q in found[0].predicted for title in (f"mean {q}, {UNITS[q]}", "one request")]
+    titles += [_LATENCIES[name][0] for name in found[0].latencies]
     table = table_of(*(["in flight"] if asked else []), "input", "output", *titles, "")
     table.columns[0].justify, table.columns[-1].justify = "right", "left"
     for costs in found:
@@ -75,6 +83,7 @@ def print_predictions(
         outside, too_far = costs.outside, costs.too_far
         for i in range(m.size):
             cells = [cell for column in columns for cell in column[i]]
+            cells += [_latency_cell(costs, name, i) for name in costs.latencies]
             where = OUTSIDE_MEASURED if too_far[i] else EXTRAPOLATED if outside[i] else ""
             table.add_row(*([str(costs.concurrency)] if asked else []), str(m[i]), str(n[i]), *cells, where)
     beyond = any((costs.outside & ~costs.too_far).any() for costs in found)
@@ -83,6 +92,8 @@ def print_predictions(
         *([f"{EXTRAPOLATED}: outside the measured range"] if beyond else []),
         *([f"{OUTSIDE_MEASURED}: by more than {TOO_FAR:g} octaves, where no interval is known"] if far else []),
     ]
+    if found[0].latencies:
+        legend.append(_OF_LATENCIES)
     print_all([table, INTERVALS, *legend, _energy_words(found[0], method, gain_ci95)])
 
 
@@ -94,11 +105,15 @@ def _costs(
     boundary: str | None,
     strict: bool,
 ) -> _Costs:
-    profile = profile if concurrency is None else profile.at(concurrency)
-    predicted = {"runtime": profile.predict_runtime(m, n, strict=strict)}
-    if profile.energy is not None or boundary is not None:
-        predicted["energy"] = profile.predict_energy(m, n, boundary, strict=strict)
-    return _Costs(concurrency, predicted)
+    there = profile if concurrency is None else profile.at(concurrency)
+    predicted = {"runtime": there.predict_runtime(m, n, strict=strict)}
+    if there.energy is not None or boundary is not None:
+        predicted["energy"] = there.predict_energy(m, n, boundary, strict=strict)
+    latencies: dict[Latency, tuple[Floats, float]] = {}
+    if concurrency is not None and profile.under_load is not None and (model := profile.under_load.latency):
+        times = model.times(m, n, concurrency)
+        latencies = {name: (value, model.relative_95(name, concurrency)) for name, value in times.items()}
+    return _Costs(concurrency, predicted, latencies)
 
 
 def _rows(costs: _Costs, m: NDArray[np.int64], n: NDArray[np.int64]) -> list[dict[str, Any]]:
@@ -108,6 +123,9 @@ def _rows(costs: _Costs, m: NDArray[np.int64], n: NDArray[np.int64]) -> list[dic
     for quantity, p in costs.predicted.items():
         said = {"": p.value, "_mean_ci95": p.mean_95, "_request_ci95": p.request_95}
         columns |= {f"{quantity}{what}_{UNITS[quantity].lower()}": values for what, values in said.items()}
+    for name, (value, relative) in costs.latencies.items():
+        width = np.where(costs.too_far, np.nan, relative * value)
+        columns |= {f"{name}_s": value, f"{name}_mean_ci95_s": width}
     return records_of({**columns, "out_of_range": costs.outside, "too_far": costs.too_far})
 
 
@@ -126,6 +144,12 @@ def _cells(value: float, mean_95: float, request_95: float, *, estimate: bool) -
     if math.isnan(mean_95):
         return number(value), ""
     return plus_minus(value, mean_95), f"± {plus_minus(value, request_95).partition(' ± ')[2]}"
+
+
+def _latency_cell(costs: _Costs, name: Latency, at: int) -> str:
+    values, relative = costs.latencies[name]
+    value = float(values[at]) / _LATENCIES[name][1]
+    return number(value) if costs.too_far[at] or math.isnan(relative) else plus_minus(value, relative * value)
 
 
 def _energy_words(costs: _Costs, method: Method | None, gain_ci95: float | None) -> str:

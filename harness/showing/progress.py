@@ -318,7 +318,11 @@ class Display(Observer):
         if record.runtime_s is None:
             return "; ".join(filter(None, [f"{label}: {failure_text(record)}", self._left_text()]))
         text = ""
-        for what, spent_s in (("compiled", record.compile_s), ("captured", record.capture_s)):
+        for what, spent_s in (
+            ("compiled", record.compile_s),
+            ("captured", record.capture_s),
+            ("compared with generate()", record.check_s),
+        ):
             if spent_s is not None:
                 text += f"{what} in {number(spent_s, 3)} s, "
         text += f"{record.input_tokens} in, {record.output_tokens} out came: " if record.asked_tokens else ""

@@ -7,7 +7,7 @@ first_token_s and last_token_s. The times of the first half, in order of arrival
 simulated from an empty engine; of the second half the simulation knows sizes and arrivals alone. ``e2e_error``,
 ``tpot_error`` and ``ttft_error`` are mean absolute relative errors of the second half, request by request. The engine's
 limits are settings, not costs: those that aren't given are looked for in the first half, then in the whole log
-(``limits_from``).
+(``limits_from``). Where memory is the limit, sequences are set aside as vLLM does.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from harness.modelling.served.engine import Engine
 from harness.modelling.served.engine_limits import EngineLimits, found_limits
 from harness.modelling.served.request_log import RequestLog, read_request_times
 from harness.modelling.served.step_fit import fit_first_requests
+from harness.serving.preempting_fit import fit_preempting
 from harness.serving.simulation import Requests, simulate
 
 _LINE = "{:<46} {:>8} {:>6} {:>7} {:>7} {:>7} {:>6} {:>6} {:>9}  {}"
@@ -46,6 +47,8 @@ class Row:
     slots: int | None
     chunk_tokens: int | None
     kv_tokens: int | None
+    recomputed_share: float | None
+    """Of a context that was set aside where memory was full; None where none was."""
     limits_from: str
     coefficients: list[float]
     """a, s, d1, c0, w1, w2 in s."""
@@ -64,8 +67,14 @@ def judge(file: Path, given: EngineLimits) -> Row:
     log = read_request_times(file)
     count = len(log) // 2
     limits, source = _limits(log, count, given)
-    fit = fit_first_requests(log, count, replay, limits)
-    predicted, measured = (part.only(slice(count, None)) for part in (replay(fit.engine, log), log))
+    if limits.kv_tokens is None:
+        fit = fit_first_requests(log, count, replay, limits)
+        replayed, recomputed = replay(fit.engine, log), None
+    else:
+        preempting = fit_preempting(log, count, limits)
+        fit, recomputed = preempting.fit, preempting.recomputed_share
+        replayed = preempting.replay(log)
+    predicted, measured = (part.only(slice(count, None)) for part in (replayed, log))
     return Row(
         file=str(file),
         requests=len(log),
@@ -77,6 +86,7 @@ def judge(file: Path, given: EngineLimits) -> Row:
         slots=fit.engine.slots,
         chunk_tokens=fit.engine.chunk_tokens,
         kv_tokens=fit.engine.kv_tokens,
+        recomputed_share=recomputed,
         limits_from=source,
         coefficients=fit.coefficients.tolist(),
         standard_errors=fit.standard_errors.tolist(),

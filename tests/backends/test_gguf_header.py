@@ -12,14 +12,18 @@ from backends.base import InvalidConfig
 from backends.llama_cpp.gguf_header import read_header
 
 
-def write(path, architecture="llama", tokens=("a", "b", "c"), keys=(), matrix_shape=(3, 64)):
+def write(path, architecture="llama", tokens=("a", "b", "c"), keys=(), matrix_shape=(3, 64), kind=None, more=None):
     writer = gguf.GGUFWriter(path, architecture)
     if tokens:
         writer.add_token_list(list(tokens))
         writer.add_token_scores([0.0] * len(tokens))
     writer.add_context_length(512)
+    if kind:
+        writer.add_type(kind)
     for key, value in keys:
         writer.add_uint32(key, value)
+    for name, values in (more or {}).items():
+        writer.add_tensor(name, values)
     writer.add_tensor("token_embd.weight", np.ones(matrix_shape, dtype=np.float16))
     writer.add_tensor("rope_freqs.weight", np.ones(4, dtype=np.float32))
     writer.write_header_to_file()
@@ -81,8 +85,47 @@ def test_every_truncation_is_refused(tmp_path, whole):
         refusal(path)
 
 
-def test_part_of_a_split_model_is_refused(tmp_path):
+def test_split_model_is_read_by_its_first_part(tmp_path):
+    parts = [
+        write(tmp_path / f"a-0000{i + 1}-of-00003.gguf", keys=[("split.count", 3), ("split.no", i)]) for i in range(3)
+    ]
+    whole = read_header(write(tmp_path / "whole.gguf"))
+    header = read_header(parts[0])
+    assert (header.parameters, header.weight_bytes) == (3 * whole.parameters, 3 * whole.weight_bytes)
+    assert "give its first" in refusal(parts[1])
+    parts[2].write_bytes(parts[2].read_bytes()[:-200])
+    with pytest.raises(InvalidConfig, match=r"00003-of-00003\.gguf' is truncated"):
+        read_header(parts[0])
+    parts[2].unlink()
+    assert "a-00003-of-00003.gguf (1 of 3 parts) is not beside it" in refusal(parts[0])
+
+
+def test_part_of_a_split_model_under_another_name_is_refused(tmp_path):
     assert "split" in refusal(write(tmp_path / "a.gguf", keys=[("split.count", 3)]))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "said"),
+    [("bert", "an encoder"), ("t5", "an encoder–decoder"), ("clip", "mmproj"), ("dream", "a diffusion model")],
+)
+def test_what_is_no_decoder_is_refused_by_name(tmp_path, architecture, said):
+    assert said in refusal(write(tmp_path / "a.gguf", architecture))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("adapter", "LoRA"), ("imatrix", "importance matrix"), ("mmproj", "images")]
+)
+def test_what_is_no_model_is_refused_by_name(tmp_path, kind, said):
+    assert said in refusal(write(tmp_path / "a.gguf", kind=kind))
+
+
+def test_of_a_mixture_the_experts_that_are_chosen_are_read(tmp_path):
+    experts = {"blk.0.ffn_up_exps.weight": np.ones((8, 4, 64), dtype=np.float16)}
+    keys = [("llama.expert_count", 8), ("llama.expert_used_count", 2)]
+    header = read_header(write(tmp_path / "a.gguf", keys=keys, more=experts))
+    assert header.parameters == 3 * 64 + 8 * 4 * 64
+    assert header.active_parameters == 3 * 64 + 2 * 4 * 64
+    assert header.step_bytes == header.active_parameters * 2 + 4 * 4
 
 
 def test_missing_vocabulary_is_refused(tmp_path):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import gguf
 import pytest
 
 import backends
@@ -265,8 +266,44 @@ def test_models_that_can_not_be_loaded_are_refused(backend, tmp_path):
     short = tmp_path / "short.gguf"
     short.write_bytes(preset_file("tiny-test", "F16", 0).read_bytes()[:-5000])
     assert "truncated" in refusal_of(backend, cpu(short))
-    for hub_or_folder in ("meta-llama/Llama-2-7b-hf", tmp_path):
+    assert "holds 2 models; name one" in refusal_of(backend, cpu(tmp_path))
+    (tmp_path / "empty").mkdir()
+    for hub_or_folder in ("meta-llama/Llama-2-7b-hf", tmp_path / "empty"):
         assert "--backend transformers" in refusal_of(backend, cpu(hub_or_folder))
+
+
+def split_in_parts(path, folder):
+    """The parts of a model, as llama-gguf-split leaves them."""
+    reader = gguf.GGUFReader(path)
+    field = reader.fields["general.architecture"]
+    writer = gguf.GGUFWriter(folder / "model.gguf", bytes(field.parts[field.data[0]]).decode(), split_max_tensors=5)
+    for key, field in reader.fields.items():
+        if key.startswith("GGUF.") or key == "general.architecture":
+            continue
+        value, kind = field.contents(), field.types[0]
+        writer.add_key_value(key, value, kind, sub_type=field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return sorted(folder.glob("*.gguf"))
+
+
+def test_split_model_and_the_folder_that_holds_it_are_the_whole_model(backend, tmp_path):
+    whole = preset_file("tiny-test", "F16", 0)
+    expected = backend.load(cpu(whole)).model
+    complete(backend, 12, 3)
+    wanted = logits(backend)
+    parts = split_in_parts(whole, tmp_path)
+    assert len(parts) > 2
+    for given in (parts[0], tmp_path):
+        model = backend.load(cpu(given)).model
+        assert (model.parameters, model.weight_bytes) == (expected.parameters, expected.weight_bytes)
+        complete(backend, 12, 3)
+        assert logits(backend) == wanted
+    assert "give its first" in refusal_of(backend, cpu(parts[1]))
 
 
 def test_settings_that_make_no_sense_are_refused(backend):

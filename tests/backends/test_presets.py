@@ -37,11 +37,13 @@ def test_parameters_are_those_of_the_transformers_model(name):
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from backends.transformers import models
+    from backends.transformers.sizes import size_of
 
     architecture = PRESETS[name].architecture
     config = models.preset_config(architecture)
     expected = architecture.parameters()
-    assert models.size(config, torch.float16) == (expected, 2 * expected)
+    size = size_of(config, torch.float16)
+    assert (size.parameters, size.weight_bytes, size.active_parameters) == (expected, 2 * expected, expected)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -93,8 +95,10 @@ def test_parameters_of_any_shape_are_those_of_transformers(
         tied_embeddings=tied,
         qkv_bias=family == "qwen2",
     )
+    from backends.transformers.sizes import size_of
+
     config = models.preset_config(architecture)
-    assert models.size(config, torch.float32)[0] == architecture.parameters()
+    assert size_of(config, torch.float32).parameters == architecture.parameters()
 
 
 def test_architecture_can_not_be_changed():

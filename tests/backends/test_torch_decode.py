@@ -224,7 +224,7 @@ def test_graph_is_refused_on_apple_gpus(backend, monkeypatch):
 @needs_compiler
 def test_what_torch_tells_its_developers_is_left_out(backend, monkeypatch):
     def failing(function, **options):
-        def compiled(*arguments):
+        def compiled(**inputs):
             raise RuntimeError("no compiler\n\nSet TORCHDYNAMO_VERBOSE=1 for the internal stack trace")
 
         return compiled
@@ -326,7 +326,7 @@ def test_failing_compiler_is_a_failed_trial(backend, monkeypatch):
 
 
 def failing_compile(function, **options):
-    def compiled(*arguments):
+    def compiled(**inputs):
         raise RuntimeError("no kernel for this")
 
     return compiled

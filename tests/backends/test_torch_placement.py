@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from backends.transformers import decode, devices, models, placement  # noqa: E402
+from backends.transformers.sizes import size_of  # noqa: E402
 
 needs_accelerate = pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="needs accelerate")
 
@@ -90,7 +91,7 @@ def test_layers_are_spread_evenly_over_exactly_the_chosen_gpus(family):
     placed = placement.device_map(config, torch.float32, {1: 10**9, 3: 10**9})
     assert set(placed.values()) == {1, 3}
     used = bytes_by_device(config, placed)
-    total = models.size(config, torch.float32)[1]
+    total = size_of(config, torch.float32).weight_bytes
     assert sum(used.values()) == total
     assert max(used.values()) < 0.7 * total
     # A layer is never split: its activations would cross between GPUs within it.
@@ -102,7 +103,7 @@ def test_layers_are_spread_evenly_over_exactly_the_chosen_gpus(family):
 @needs_accelerate
 def test_gpu_with_little_free_memory_gets_less():
     config = models.preset_config(TWELVE)
-    total = models.size(config, torch.float32)[1]
+    total = size_of(config, torch.float32).weight_bytes
     for free in ({0: total // 3, 1: 2 * total}, {0: 3 * total, 1: total // 3}):
         used = bytes_by_device(config, placement.device_map(config, torch.float32, free))
         little = min(free, key=free.get)
@@ -117,7 +118,7 @@ def test_every_gpu_keeps_room_for_a_layer(family):
     model, _ = models.empty_model(config, torch.float32)
     layers = next(m for name, m in model.named_modules() if name.endswith((".layers", ".h")))
     layer_bytes = sum(w.numel() * w.element_size() for w in layers[0].parameters())
-    total = models.size(config, torch.float32)[1]
+    total = size_of(config, torch.float32).weight_bytes
     for share in (0.45, 0.5, 0.55, 0.7):
         free = {0: int(share * total) + 2 * layer_bytes, 2: int((1 - share) * total) + 3 * layer_bytes}
         used = bytes_by_device(config, placement.device_map(config, torch.float32, free))
@@ -127,7 +128,7 @@ def test_every_gpu_keeps_room_for_a_layer(family):
 @needs_accelerate
 def test_full_gpu_is_refused():
     config = models.preset_config(TWELVE)
-    total = models.size(config, torch.float32)[1]
+    total = size_of(config, torch.float32).weight_bytes
     with pytest.raises(InvalidConfig, match="cuda:1 has no room for a layer; free its memory or leave it out"):
         placement.device_map(config, torch.float32, {0: 3 * total, 1: 10})
 
@@ -135,7 +136,7 @@ def test_full_gpu_is_refused():
 @needs_accelerate
 def test_nothing_is_offloaded_where_the_weights_do_not_fit():
     config = models.preset_config(TWELVE)
-    total = models.size(config, torch.float32)[1]
+    total = size_of(config, torch.float32).weight_bytes
     with pytest.raises(OutOfMemory, match=r"don't fit.*cuda:0 0\.0 GB, cuda:1.*name more GPUs") as refused:
         placement.device_map(config, torch.float32, {0: total // 3, 1: total // 3})
     assert "\n" not in str(refused.value)

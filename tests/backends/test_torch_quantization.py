@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from backends.transformers import models, placement, quantizers  # noqa: E402
+from backends.transformers.sizes import size_of  # noqa: E402
 
 TINY = PRESETS["tiny-test"].architecture
 CPU = torch.device("cpu")
@@ -55,10 +56,12 @@ def tokens(model, count=8):
 @pytest.mark.parametrize("tied", [True, False])
 def test_predicted_size_is_that_of_the_tensors(name, tied):
     config, dtype, quantization = prepared(name, dataclasses.replace(TINY, tied_embeddings=tied))
-    parameters, weight_bytes = models.size(config, dtype, quantization)
+    size = size_of(config, dtype, quantization)
+    parameters, weight_bytes = size.parameters, size.weight_bytes
     model = placement.random_model(config, dtype, {"": "cpu"}, 0, quantization)
     assert weight_bytes == bytes_of(model)
-    plain_parameters, plain_bytes = models.size(config, dtype)
+    plain = size_of(config, dtype)
+    plain_parameters, plain_bytes = plain.parameters, plain.weight_bytes
     assert parameters == plain_parameters
     assert weight_bytes < plain_bytes
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
@@ -99,8 +102,8 @@ def test_folder_that_is_stored_quantised(name, double_quant, tmp_path):
     stored_name, stored = quantizers.of_checkpoint(str(tmp_path), stored_config)
     assert stored_name == name
     read = models.pretrained_model(str(tmp_path), "folder", stored_config, dtype, {"": "cpu"})
-    assert models.size(stored_config, dtype, stored) == models.size(config, dtype, quantization)
-    assert bytes_of(read) == models.size(config, dtype, quantization)[1]
+    assert size_of(stored_config, dtype, stored) == size_of(config, dtype, quantization)
+    assert bytes_of(read) == size_of(config, dtype, quantization).weight_bytes
     assert tokens(read.eval()) == expected
 
 
@@ -177,6 +180,6 @@ def test_quantised_on_cuda(name):
     quantization = quantizers.of_method(name, dtype)
     model = placement.random_model(config, dtype, {"": 0}, 0, quantization).eval()
     assert {weight.device for weight in model.parameters()} == {device}
-    assert bytes_of(model) == models.size(config, dtype, quantization)[1]
+    assert bytes_of(model) == size_of(config, dtype, quantization).weight_bytes
     with torch.inference_mode():
         assert torch.isfinite(model(input_ids=torch.arange(12, device=device)[None]).logits).all()

@@ -242,7 +242,12 @@ def test_errors_of_torch_become_those_of_the_border(backend, monkeypatch, raised
         ('{"model_type": "llama", "hidden_size": "wide"}', "str"),
         ('{"model_type": "llama", "vocab_size": -5}', "dimension -5"),
         ('{"model_type": "no-such-architecture"}', "no-such-architecture"),
-        ('{"model_type": "t5"}', "context length"),
+        ('{"model_type": "t5"}', "encoder–decoder (t5)"),
+        ('{"model_type": "bert"}', "an encoder (bert)"),
+        (
+            '{"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}',
+            "LlamaForSequenceClassification",
+        ),
         ('{"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}', "quantised"),
         ('{"model_type": "x", "auto_map": {"AutoConfig": "x.X", "AutoModelForCausalLM": "x.Y"}}', "code"),
     ],

@@ -29,6 +29,7 @@ COMMANDS = {
     ("report",): ["report", RUN, "-o", "report.html"],
     ("threshold",): ["threshold", *PAIR],
     ("route",): ["route", *PAIR],
+    ("simulate",): ["simulate", PAIR[0], "--rate", "1/h", "--requests", "50"],
     ("paper",): ["paper", "-o", "paper"],
     ("profiles", "list"): ["profiles", "list"],
     ("profiles", "show"): ["profiles", "show", PAIR[0]],

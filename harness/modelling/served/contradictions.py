@@ -12,16 +12,18 @@ FACTOR = 1.5
 
 
 def contradicted(cycles: Observations) -> NDArray[np.bool_]:
-    """The fewest points, found greedily, without which no point costs much less than one that is no larger in m, n and
-    the number in flight. Such a point, a meter's fault, would otherwise bend all others: least squares of relative
-    residuals rather halve all costs than triple a wrong one.
+    """Points, found greedily, that cost much less than several that are no larger in m, n and the number in flight, or
+    much more than several that are no smaller.
+
+    Such a point, a meter's fault, would bend all others: least squares of relative residuals rather halve all costs
+    than triple a wrong one. Of two that contradict each other alone nobody knows which is wrong.
     """
     axes = np.stack([cycles.input_tokens, cycles.asked_tokens, cycles.concurrency])
     smaller = (axes[:, :, None] <= axes[:, None, :]).all(axis=0)
     wrong = smaller & (cycles.cost[:, None] > FACTOR * cycles.cost[None, :])
     wrong |= wrong.T
     found = np.zeros(cycles.cost.size, dtype=bool)
-    while wrong.any():
+    while wrong.sum(axis=0).max(initial=0) > 1:
         worst = int(np.argmax(wrong.sum(axis=0)))
         found[worst] = True
         wrong[worst] = wrong[:, worst] = False

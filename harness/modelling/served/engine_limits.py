@@ -29,14 +29,16 @@ def found_limits(log: RequestLog) -> EngineLimits:
     """Slots where as many ran whenever requests had to wait, else the memory that was full when the first waited."""
     if not np.any(log.output_tokens > 1):
         return EngineLimits()
-    pauses = _pauses(log, _least_wait(log))
-    # The first pause that ends after a request was queued lies in its wait if it ends before the request begins.
-    starts, ends = pauses
+    least_s = PAUSE_STEPS * float(np.nanmedian(log.tpot_s))
+    starts, ends = _pauses(log, least_s)
+    # The first pause that ends after a request was queued, as far as it lies in its wait.
     at = np.searchsorted(ends, log.queued_s, "right")
     inside = at < len(ends)
     waited = np.zeros(len(log), dtype=bool)
-    waited[inside] = ends[at[inside]] <= log.scheduled_s[inside]
-    waited &= log.scheduled_s - log.queued_s > _least_wait(log)
+    overlap = np.minimum(ends[at[inside]], log.scheduled_s[inside]) - np.maximum(
+        starts[at[inside]], log.queued_s[inside]
+    )
+    waited[inside] = overlap >= least_s
     if not waited.any():
         return EngineLimits()
     begun = log.scheduled_s[waited]
@@ -47,11 +49,6 @@ def found_limits(log: RequestLog) -> EngineLimits:
     first = int(np.argmax(waited))
     full = max(starts[at[first]], log.queued_s[first])
     return EngineLimits(kv_tokens=round(float(_contexts_at(log, full) + log.input_tokens[first] / 2)))
-
-
-def _least_wait(log: RequestLog) -> float:
-    """Seconds of the shortest wait for room that is told from one for a step."""
-    return PAUSE_STEPS * float(np.nanmedian(log.tpot_s))
 
 
 def _pauses(log: RequestLog, least_s: float) -> tuple[Floats, Floats]:

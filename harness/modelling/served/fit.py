@@ -185,10 +185,10 @@ def _left_out(fold: NDArray[np.bool_], cycles: Observations, found: ServedChoice
     too_far = np.empty(cost.size, dtype=bool)
     for c in np.unique(working):
         here = working == c
-        measured, octaves = loads.at(float(c))
+        measured = loads.at(float(c))
         sizes = out.input_tokens[here], out.output_tokens[here]
-        distance[here] = np.hypot(measured.octaves_away(*sizes), octaves)
-        too_far[here] = (measured.octaves_outside(*sizes) > TOO_FAR) | (loads.octaves_beyond(float(c)) > TOO_FAR)
+        distance[here] = measured.octaves_away(*sizes)
+        too_far[here] = measured.octaves_outside(*sizes) > TOO_FAR
     with np.errstate(divide="ignore", invalid="ignore"):
         error = np.where((cost > 0) & ~too_far, out.cost / cost - 1, np.nan)
     return _errors(error, distance, cost, out, per_request)

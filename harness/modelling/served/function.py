@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from harness.core.arrays import Floats
-from harness.modelling.cost_function import OUTSIDE, TOO_FAR, CostFunction, Range
+from harness.modelling.cost_function import CostFunction, Range
 from harness.modelling.doubt import Misfit, Scatter, SessionEffect
 from harness.modelling.served.engine import StepCosts
 from harness.modelling.served.form import PHASE, ServedForm
@@ -27,26 +27,14 @@ class MeasuredLoads:
         measured = np.log2(self.points[:, 2])
         return float(max(measured.min() - np.log2(c), np.log2(c) - measured.max(), 0.0))
 
-    def at(self, c: float) -> tuple[Range, float]:
-        """The range of sizes at c in flight, and a distance in octaves of c that joins every distance in it.
-
-        What was measured at other numbers in flight is as far as they are. The distance to the nearest point is never
-        larger than √(d² + e²), with d that to the nearest of the sizes within e octaves of c. That e is taken which is
-        best on average over the measured sizes. As elsewhere, octaves beyond the ends count more.
-        """
+    def at(self, c: float) -> Range:
+        """The range of sizes at c in flight: what was measured at other numbers in flight is as far as they are."""
         sizes, size = np.unique(self.points[:, :2], axis=0, return_inverse=True)
         octaves = np.full(len(sizes), np.inf)
         np.minimum.at(octaves, size.ravel(), np.abs(np.log2(self.points[:, 2] / c)))
-        whole = Range.of(sizes[:, 0], sizes[:, 1])
-        best: tuple[float, Range, float] | None = None
-        for limit in np.unique(octaves):
-            near = [(float(m), float(n)) for m, n in sizes[octaves <= limit]]
-            found = replace(whole, points=near)
-            mean = float(np.mean(found.octaves_away(sizes[:, 0], sizes[:, 1]) ** 2 + limit**2))
-            if best is None or mean < best[0]:
-                best = mean, found, float(limit)
-        assert best is not None
-        return best[1], float(np.hypot(best[2], OUTSIDE * self.octaves_beyond(c)))
+        found = Range.of(sizes[:, 0], sizes[:, 1])
+        # In the same order, that of np.unique.
+        return replace(found, point_octaves=octaves.tolist(), octaves_beyond=self.octaves_beyond(c))
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,23 +79,21 @@ class ServedFunction:
     def at(self, c: float) -> CostFunction:
         """The cost of requests with c of them in flight: of the phase form, with all its doubt.
 
-        More than ``TOO_FAR`` octaves beyond the numbers in flight that were measured no interval is known.
+        Beyond the numbers in flight that were measured it is extrapolated, and far beyond them no interval is known.
         """
         working = float(self.working(c))
         share = 1 / working if self.per_request else c / working
         map_ = self.form.at(working) * (share * float(self.residual.factor(working)))
-        measured, octaves = self.loads.at(working)
         return CostFunction(
             form=PHASE,
             coefficients=map_ @ self.coefficients,
             covariance=map_ @ self.covariance @ map_.T,
             freedom=self.freedom,
-            misfit=_farther(self.misfit, octaves),
+            misfit=self.misfit,
             scatter=self.scatter,
             session=self.session,
             gain_ci95=self.gain_ci95,
-            range=measured,
-            unsure=self.loads.octaves_beyond(working) > TOO_FAR,
+            range=self.loads.at(working),
         )
 
     def steps(self) -> StepCosts:
@@ -124,9 +110,3 @@ class ServedFunction:
             experts=g[0] if g else 0.0,
             experts_share=self.form.experts_share,
         )
-
-
-def _farther(misfit: Misfit, octaves: float) -> Misfit:
-    """The misfit as a function of a distance that lacks these octaves: 1 + α·(d² + e²) is (1 + α·e²)·(1 + α'·d²)."""
-    grown = 1 + misfit.growth * octaves**2
-    return replace(misfit, sd=misfit.sd * float(np.sqrt(grown)), growth=misfit.growth / grown)

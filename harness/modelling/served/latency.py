@@ -131,11 +131,14 @@ def fit_latency(
             f"measure at least {LEAST_POINTS}, at several sizes and numbers of requests in flight"
         )
     batchings: tuple[Batching, ...] = ("closed loop", "static batch") if batching is None else (batching,)
-    known = [ServedForm(joined, share) for joined in (True, False) for share in MOE_SHARES]
+    # With two input sizes a floor of each prompt, its tokens and their squares are three unknowns of two.
+    joins = (True, False) if len(np.unique(points.input_tokens)) > 2 else (True,)
+    known = [ServedForm(joined, share) for joined in joins for share in MOE_SHARES]
     problems = [
-        _Problem(PromptStation(form, each, slots), points, chunk_tokens)
+        _Problem(PromptStation(form, each, slots), points, chunk_tokens, queue_known)
         for each in batchings
         for form in (forms or known)
+        for queue_known in ((False, True) if each == "closed loop" else (True,))
     ]
     first = [_solved(problem, rounds=1) for problem in problems]
     order = sorted(range(len(first)), key=lambda at: first[at].criterion)[:_FINALISTS]
@@ -147,7 +150,8 @@ def _solved(problem: _Problem, start: LatencyFit | None = None, rounds: int = 1)
     """The coefficients of one station; each round weighs TTFT and TPOT by the scatter that the last one left."""
     x, scatter = np.ones(problem.station.size), FIRST_SCATTER
     if start is not None:
-        x, scatter = start.coefficients / problem.start, start.scatter
+        x = start.coefficients / problem.start
+        scatter = _typical(problem.errors(x[None])[0])
     for _ in range(rounds):
         x = least_squares(
             problem.residuals,
@@ -159,17 +163,24 @@ def _solved(problem: _Problem, start: LatencyFit | None = None, rounds: int = 1)
             max_nfev=25,
             args=(scatter,),
         ).x
-        # As the mean amount of a normal distribution's errors tells it.
-        scatter = np.maximum(np.abs(problem.errors(x[None])[0]).mean(axis=1) * np.sqrt(np.pi / 2), LEAST_SCATTER)
-    return problem.fit(x, scatter)
+        scatter = _typical(problem.errors(x[None])[0])
+    return problem.fit(x)
+
+
+def _typical(errors: Floats) -> Floats:
+    """Standard deviations of normal distributions with the median amounts of these errors: for weights."""
+    return np.asarray(np.maximum(np.median(np.abs(errors), axis=1) / 0.6745, LEAST_SCATTER))
 
 
 class _Problem:
     """Residuals as a function of the coefficients over their start."""
 
-    def __init__(self, station: PromptStation, points: LatencyPoints, chunk_tokens: int | None) -> None:
-        self.station, self.points = station, points
-        self.usual, self.doubt = USUAL.copy(), DOUBT.copy()
+    def __init__(
+        self, station: PromptStation, points: LatencyPoints, chunk_tokens: int | None, queue_known: bool
+    ) -> None:
+        """With ``queue_known`` the queue is taken as usual: few points can't tell it."""
+        self.station, self.points, self.queue_known = station, points, queue_known
+        self.usual, self.doubt = USUAL.copy(), DOUBT * (1e-3 if queue_known else 1.0)
         if chunk_tokens is not None:
             self.usual[0], self.doubt[0] = np.log(chunk_tokens), 1e-3
         self.queued = station.batching == "closed loop"
@@ -201,13 +212,15 @@ class _Problem:
         residuals = self.residuals(np.vstack([x, x + np.diag(steps)]), scatter)
         return np.asarray(((residuals[1:] - residuals[0]) / steps[:, None]).T)
 
-    def fit(self, x: Floats, scatter: Floats) -> LatencyFit:
-        """The coefficients with their covariance."""
+    def fit(self, x: Floats) -> LatencyFit:
+        """The coefficients with their covariance, by the scatter that the mean amounts of errors tell."""
+        mean = np.abs(self.errors(x[None])[0]).mean(axis=1)
+        scatter = np.maximum(mean * np.sqrt(np.pi / 2), LEAST_SCATTER)
         jacobian = self.jacobian(x, scatter)
         free = x > 1e-6
         covariance = np.zeros((x.size, x.size))
         covariance[np.ix_(free, free)] = np.linalg.pinv(jacobian[:, free].T @ jacobian[:, free])
-        count, used = 2 * len(self.points), x.size
+        count, used = 2 * len(self.points), x.size - (len(QUEUE) if self.queued and self.queue_known else 0)
         criterion = count * np.log(scatter).sum() + 2 * used * count / max(count - used - 1, 0.5)
         # What few points fit closely they don't know so well.
         scatter = scatter * np.sqrt(count / max(count - used, 1))

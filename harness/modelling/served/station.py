@@ -4,7 +4,7 @@ In a closed loop each of c clients is either at the station, where prompts queue
 mean-value analysis has it, what k − 1 leave there when one more comes:
 
     own    = ⌈m/B⌉⁺·step(b) + c1·m + c2·m²            b others decode; a step of B tokens decodes beside the prompt
-    ahead  = κ·queue(k − 1) + β·min(k − 1, B/m − 1)   prompts before it: at random, and where clients go in step
+    ahead  = κ·queue(k − 1) + β·min(k − 1, max(B/m − 1, B/2m))   prompts before it, and in its steps
     TTFT   = own + r·step(b) + ahead·((m/B)·step(b) + c1·m + c2·m²)
     decode = (n − 1)·step(b + 1) + (k − 1 − ahead)·(c1·m + c2·m²)
     queue(k) = k·TTFT/(TTFT + decode),  b(k) = k − queue(k)
@@ -107,7 +107,7 @@ class PromptStation:
         context = m + n / 2
         work = theta[1] * m + theta[2] * m**2
         # Of those that come together, a step takes as many as its tokens hold.
-        packed = np.minimum(k - 1, np.maximum(chunk / m - 1, 0.0))
+        packed = np.minimum(k - 1, np.maximum(chunk / m - 1, chunk / (2 * m)))
         ahead = np.minimum(random * queue + together * packed, k - 1)
         # That none of the others decodes, as if each did so independently.
         idle = (1 - decoding / (k - 1)) ** (k - 1) if k > 1 else np.ones_like(decoding)

@@ -56,6 +56,15 @@ class StepFit:
         """In the order of ``COEFFICIENTS``."""
         return np.array([getattr(self.engine.seconds, name) for name in COEFFICIENTS])
 
+    def work(self, log: RequestLog, edges_s: Floats) -> Floats:
+        """How often each of ``COEFFICIENTS`` was paid between times of a log: shape (edges − 1, 6)."""
+        engine = self.engine
+        rows = StepRows(log, log, engine.chunk_tokens or CHUNKS[0], self.lag_steps)
+        steps = rows.first_steps()
+        for _ in range(_ROUNDS):
+            steps = rows.steps(self.coefficients, steps)
+        return rows.work(steps, edges_s)
+
     @property
     def standard_errors(self) -> Floats:
         """Of ``coefficients``."""
@@ -73,7 +82,7 @@ def fit_steps(log: RequestLog, *, beside: RequestLog | None = None, limits: Engi
     if not np.any(log.output_tokens > 1):
         raise UserError("every request has 1 output token: a log of requests with more tells what decoding costs")
     limits = found_limits(log) if limits is None else limits
-    rows = StepRows(log, log if beside is None else log.joined(beside), limits.kv_tokens)
+    rows = StepRows(log, log if beside is None else log.joined(beside))
     chunks = CHUNKS if limits.chunk_tokens is None else (limits.chunk_tokens,)
     tried = [rows.with_passes(chunk, lag) for chunk in chunks for lag in LAGS]
     solved = [_solve(each) for each in tried]

@@ -50,8 +50,6 @@ class StepRows:
 
     fitted: RequestLog
     present: RequestLog
-    kv_tokens: int | None = None
-    """Contexts in all beyond which the engine sets sequences aside, so that fewer decode than are present."""
     chunk: int = 2048
     lag: int = 0
     """Steps that a prompt waits after it was scheduled."""
@@ -112,15 +110,12 @@ class StepRows:
         return self._length * self._sum_over(first, last, speed) / np.maximum(self._decoding, 1)
 
     def _running(self, steps: Floats) -> tuple[Floats, Floats]:
-        """Sequences that decode in each stretch, and Σ of their contexts in its middle."""
+        """Sequences between first and last token in each stretch, and Σ of their contexts in its middle."""
         _, first, last = self._places
         done = np.concatenate([[0.0], np.cumsum(steps)])
         base = self._sum_over(first, last, self.present.input_tokens - done[first])
         contexts = base + self._decoding * (done[:-1] + done[1:]) / 2
-        if self.kv_tokens is None:
-            return self._decoding, contexts
-        share = np.minimum(1.0, self.kv_tokens / np.maximum(contexts, 1.0))
-        return self._decoding * share, contexts * share
+        return self._decoding, contexts
 
     def steps(self, theta: Floats, steps: Floats) -> Floats:
         """Steps in each stretch as the coefficients have it, with contexts by the last round's steps."""
@@ -130,6 +125,28 @@ class StepRows:
         prefill = token * self._prompts[0] + token2 * self._prompts[1]
         free = self._length * (1 - np.minimum(prefill, MOST_PREFILL))
         return np.where(decoding > 0, free / np.maximum(step, 1e-9), 0.0)
+
+    def _passes(self, decoding: Floats) -> tuple[Floats, Floats, Floats]:
+        """Of each request: how many decode beside its prompt, whether any does, and how many steps its prompt takes."""
+        begun, first, _ = self._places
+        seconds = np.maximum(self.present.first_token_s - self.present.scheduled_s, 1e-12)
+        beside = _between(self._length * decoding, begun, first) / seconds
+        busy = np.minimum(beside, 1.0)
+        passes = np.ceil(self.present.input_tokens / np.maximum(self.chunk - beside, 1)) + self.lag * busy
+        return beside, busy, passes
+
+    def work(self, steps: Floats, edges_s: Floats) -> Floats:
+        """How often each coefficient was paid between ``edges_s``: shape (edges − 1, coefficients)."""
+        begun, first, _ = self._places
+        decoding, contexts = self._running(steps)
+        tokens, squares = (rate * self._length for rate in self._prompts)
+        _, busy, passes = self._passes(decoding)
+        spent = np.maximum(self.present.first_token_s - self.present.scheduled_s, 1e-9)
+        lone = self._sum_over(begun, first, passes * (1 - busy) / spent) * self._length
+        parts = np.stack([steps, steps * decoding, steps * contexts, lone, tokens, squares], axis=1)
+        done = np.vstack([np.zeros(parts.shape[1]), np.cumsum(parts, axis=0)])
+        until = np.stack([np.interp(edges_s, self._edges, column) for column in done.T], axis=1)
+        return np.diff(until, axis=0)
 
     def equations(self, steps: Floats) -> Equations:
         """The rows that count, with ``steps`` in each stretch."""
@@ -150,9 +167,7 @@ class StepRows:
         ]
         spent = log.first_token_s - log.scheduled_s
         seconds = np.maximum(spent, 1e-12)
-        beside = _between(self._length * decoding, begun, first) / seconds
-        busy = np.minimum(beside, 1.0)
-        passes = np.ceil(log.input_tokens / np.maximum(self.chunk - beside, 1)) + self.lag * busy
+        beside, busy, passes = (values[:count] for values in self._passes(decoding))
         prefill = [
             passes * busy,
             passes * beside,

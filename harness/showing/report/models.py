@@ -10,11 +10,19 @@ import numpy as np
 from harness.core.sizes import request_words
 from harness.core.statistics import Estimate
 from harness.core.wording import percent
+from harness.modelling.profile import Profile
 from harness.modelling.profile_schema import Measurement, Statistic
+from harness.modelling.served.held_out import HeldOutKind
 from harness.showing.intervals import interval_parts
 from harness.showing.panels import DrawnSystem, mean_95
 from harness.showing.report.charts import six_digits, system_looks, value_words
 from harness.showing.report.head import no_model_words
+
+_LEFT_OUT: dict[HeldOutKind, str] = {
+    "sizes": "at single sizes",
+    "inner": "at inner numbers of requests in flight",
+    "outermost": "at the most in flight",
+}
 
 
 def models(sources: Sequence[DrawnSystem]) -> dict[str, Any]:
@@ -81,7 +89,21 @@ def _sentence(source: DrawnSystem, named: bool) -> str:
     return (
         f"{start}Held-out error: {' and '.join(parts)}. That is how far predictions were off on average at request "
         f"sizes left out of the fit; for runtime the furthest was {percent(worst.relative_error, signed=True)} at {at}."
+        f"{_under_load(profile)}"
     )
+
+
+def _under_load(profile: Profile) -> str:
+    """What a reader may expect of predictions at numbers of requests in flight that weren't measured."""
+    load = profile.under_load
+    if load is None:
+        return ""
+    said = []
+    for name, model in (("runtime", load.runtime), ("energy", load.energy)):
+        errors = {} if model is None else model.held_out
+        kinds = [f"{percent(errors[kind].mape)} {where}" for kind, where in _LEFT_OUT.items() if kind in errors]
+        said += [f"{name} {', '.join(kinds)}"] if kinds else []
+    return f" Under load, left out of the fit: {'; '.join(said)}."
 
 
 def _rows(source: DrawnSystem, named: bool) -> Iterator[list[Any]]:
