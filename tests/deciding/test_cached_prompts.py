@@ -169,11 +169,32 @@ def test_systems_without_a_kv_cache_compute_whole_prompts() -> None:
 
 
 def test_at_a_rate_only_what_is_computed_is_served(profiles: list[Profile], cached: Workload) -> None:
-    with_cache, without = (
-        decide_threshold_at_rate(*profiles, *arriving(w, 2.0)) for w in (cached, whole_prompts(cached))
+    both = cached, whole_prompts(cached)
+    with_cache, without = (decide_threshold_at_rate(*profiles, *arriving(w, 2.0)).plans.plan for w in both)
+    assert with_cache is not None
+    assert without is not None
+    assert with_cache.energy_j < without.energy_j
+    assert with_cache.e2e_s < without.e2e_s
+
+
+def test_answers_at_a_rate_say_what_prefix_caching_changes(pair: list[Path], tmp_path: Path) -> None:
+    w = from_pairs("w", "test", [40, 80, 80, 120], [20, 9, 9, 60], [30.0, 20.0, 20.0, 10.0], [0, 70, 20, 100])
+    workloads.save(w, tmp_path / "w.json")
+    asked = (*pair, "-w", tmp_path / "w.json", "--rate", "2/s", "--export", tmp_path / "rule.json")
+    done = joulebench("threshold", *asked)
+    assert done.returncode == 0, done.stderr
+    assert "of the input tokens were cached and cost nothing; without it the same plan would need" in done.stdout
+    assert json.loads((tmp_path / "rule.json").read_text())["workload"]["mean_cached_tokens"] > 0
+    facts, whole = (
+        json.loads(joulebench("threshold", *asked, *more, "--json").stdout) for more in ([], ["--ignore-cache"])
     )
-    assert with_cache.plans.plan.energy_j < without.plans.plan.energy_j
-    assert with_cache.plans.plan.e2e_s < without.plans.plan.e2e_s
+    assert whole["prefix_caching"] is None
+    share = whole["plan"]["energy_request_j"] / facts["plan"]["energy_request_j"]
+    assert facts["prefix_caching"]["energy_share_without"] == pytest.approx(share, rel=0.05)
+    assert share > 1
+    routed = json.loads(joulebench("route", *asked, "--json").stdout)
+    assert routed["prefix_caching"]["energy_share_without"] > 1
+    assert json.loads((tmp_path / "rule.json").read_text())["rule"] == "least_cost"
 
 
 MOONCAKE = "".join(
