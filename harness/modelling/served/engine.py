@@ -9,6 +9,7 @@ sequences and may hold parts of prompts beside it (continuous batching):
 - Where prefill joins decode, every step decodes all b sequences whose prompt has ended. They take one token each of
   ``chunk_tokens``, prompts take the rest; a prompt that is longer goes on in the next step. Where prefill does not
   join, a prompt, or a part of at most ``chunk_tokens`` of it, is a step of its own. It goes before any decoding.
+- Tokens of a prompt that a prefix cache holds are its first ones, and in no step; they hold memory as others do.
 - The last part of a prompt yields the first output token, at the end of its step. A request of n output tokens then
   decodes in n − 1 further steps, the first of them the next step that decodes. Its k-th attends to m + k positions.
 - A request holds its slot and memory for m + n − 1 positions from the start of its first step to the end of its last.
