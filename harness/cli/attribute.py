@@ -48,10 +48,10 @@ def attribute(
 ) -> None:
     """Share out the energy of a mixed load among its requests, each with a 95 % interval."""
     from harness.core.files import refuse_other_format, refuse_unwritable
-    from harness.deciding.attributing import attribute_requests
-    from harness.deciding.loop_requests import attribute_run
-    from harness.deciding.metered_energy import given_energy, read_metered
-    from harness.deciding.timed_log import parse_time_columns, read_timed_log
+    from harness.deciding.attributing.answer import attribute_requests
+    from harness.deciding.attributing.loop_requests import attribute_run
+    from harness.deciding.attributing.metered_energy import given_energy, read_metered
+    from harness.deciding.attributing.timed_log import parse_time_columns, read_timed_log
     from harness.modelling.profile_fit import load_or_fit
     from harness.showing.attributed import print_attributed, write_attributed
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, get_type_hints
+from typing import Annotated, NamedTuple, get_type_hints
 
 from typer import Argument, CallbackParam, Option
 
@@ -51,11 +51,14 @@ FixedOutput = Annotated[int, Option(min=1, help="Output tokens of the input swee
 
 PROTOCOLS = "the protocol's"
 DEFAULT_WORKLOAD = "alpaca"
-WORKLOAD = "Built-in name (alpaca), workload file, trace file or glob."
+WORKLOAD = "Built-in name (alpaca), workload file, request log or glob."
 WorkloadOption = Annotated[str, Option("--workload", "-w", help=WORKLOAD)]
-InputColumn = Annotated[str | None, Option(help="Column of input tokens in a trace.")]
-OutputColumn = Annotated[str | None, Option(help="Column of output tokens in a trace.")]
+InputColumn = Annotated[str | None, Option(help="Column of input tokens in a log; a.b.c for a nested one.")]
+OutputColumn = Annotated[str | None, Option(help="Column of output tokens in a log.")]
 SkipBad = Annotated[bool, Option("--skip-bad", help="Leave broken rows out instead of refusing.")]
+LogForm = Annotated[
+    str | None, Option("--form", help="Form of the log: openai, anthropic, vllm-bench, …", show_default="recognised")
+]
 EveryOutput = Annotated[
     int | None, Option("--output-tokens", min=1, help="Set every output length to this many tokens.")
 ]
@@ -104,6 +107,17 @@ FigurePath = Annotated[
     Path | None, Option("--output", "-o", help="Write the figure as PDF, SVG, PNG and CSV under this name.")
 ]
 Export = Annotated[Path | None, Option(help="Write the decision rule as JSON for a scheduler.")]
+
+
+class Sizes(NamedTuple):
+    """A workload as it was named, and how it is to be read."""
+
+    workload: str
+    input_column: str | None
+    output_column: str | None
+    skip_bad: bool
+    output_tokens: int | None
+    form: str | None
 
 
 def print_notes(notes: Sequence[str]) -> None:

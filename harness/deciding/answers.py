@@ -96,7 +96,7 @@ def decide_threshold(
     """
     _check_numbers(weight, prices, horizon_s)
     requests = workload if isinstance(workload, Workload) else load_workload(workload)
-    loaded = _load_distinct([small, large])
+    loaded = load_distinct([small, large])
     costs = cost_table([one.profile for one in loaded], requests, boundary, idle, allow_mixed)
     unit = 1 if reference is None else _system(costs, loaded, reference)
     scales = make_scales(scale, weight, costs, requests, unit, prices)
@@ -133,7 +133,7 @@ def decide_routing(
     if len(profiles) < 2:
         raise UserError("routing needs at least two profiles or runs: joulebench route A B …")
     requests = workload if isinstance(workload, Workload) else load_workload(workload)
-    loaded = _load_distinct(profiles)
+    loaded = load_distinct(profiles)
     costs = cost_table([one.profile for one in loaded], requests, boundary, idle, allow_mixed)
     unit = 0 if reference is None else _system(costs, loaded, reference)
     scales = make_scales(scale, weight, costs, requests, unit, prices)
@@ -149,7 +149,7 @@ def _check_numbers(weight: float | None, prices: Prices | None, horizon_s: float
         check_number(option, value)
 
 
-def _load_distinct(given: Sequence[ProfileLike]) -> list[Loaded]:
+def load_distinct(given: Sequence[ProfileLike]) -> list[Loaded]:
     """The profiles. Raises UserError where two are one and the same: nothing can be decided between them."""
     found: list[Loaded] = []
     for one in map(load_or_fit, given):

@@ -190,11 +190,16 @@ def _idle_power_w(profile: Profile, boundary: Sequence[str] | None) -> float | N
 
 
 def _too_far(costs: Costs, workload: Workload) -> NDArray[np.bool_] | None:
-    """The pairs that lie more than ``TOO_FAR`` octaves outside what was measured on a system; None where none does."""
+    """The pairs that lie more than ``TOO_FAR`` octaves outside what was measured on a system; None where none does.
+
+    With so many requests in flight beyond those measured, all do.
+    """
     m, n = workload.input_tokens, workload.output_tokens
     near: list[Range] = []
     for profile in costs.profiles:
         for function in (profile.runtime_function, *profile.energy_functions(costs.components)):
+            if function.range.octaves_beyond > TOO_FAR:
+                return np.ones(m.size, dtype=np.bool_)
             reach = _widened(function.range, 2**TOO_FAR)
             if reach not in near:
                 near.append(reach)

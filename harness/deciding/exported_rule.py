@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from harness.core.files import refuse_other_format, write_atomically
 from harness.deciding import routing
 from harness.deciding.answers import RoutingAnswer, ThresholdAnswer
-from harness.deciding.costs import Costs
+from harness.deciding.costs import Costs, TooFar
 from harness.deciding.decision import RoutingDecision
 from harness.deciding.routing import Choice
 from harness.deciding.rule_schema import (
@@ -31,7 +32,9 @@ from harness.deciding.rule_schema import (
     RuleWorkload,
     ThresholdRule,
 )
+from harness.deciding.scales import Scales
 from harness.deciding.uncertainty import Interval
+from harness.deciding.workload import Tokens, Workload
 
 INPUT_POINTS, OUTPUT_POINTS = 256, 2000
 """Most input and output lengths at which the borders between systems are worked out."""
@@ -56,7 +59,7 @@ def save_rule(answer: ThresholdAnswer | RoutingAnswer, path: str | os.PathLike[s
 def _threshold_rule(answer: ThresholdAnswer) -> ThresholdRule:
     decision, (small, large) = answer.decision, answer.costs.labels
     u = decision.uncertainty
-    saving = _saving(large, u.saving, u.cost_saving, u.runtime_ratio)
+    saving = rule_saving(large, u.saving, u.cost_saving, u.runtime_ratio)
     intervals = {name: getattr(u, name) for name in _INTERVALS}
     rule = {"key": decision.key, "threshold": decision.threshold, "at_most": small, "above": large, **intervals}
     return ThresholdRule(rule="threshold", **_head(answer, saving), **rule)
@@ -77,10 +80,7 @@ def _routing_rule(answer: RoutingAnswer) -> LeastCostRule:
         m, n, grid = _choices(answer)
         row = np.searchsorted(m, workload.input_tokens, side="right") - 1
         chosen = grid[row, np.searchsorted(n, workload.output_tokens, side="right") - 1]
-        regions = [
-            Region(from_input_tokens=int(length), routes=_output_routes(n, choice, costs))
-            for length, choice in zip(m, grid, strict=True)
-        ]
+        regions = rule_regions(m, n, grid, costs.labels)
     same = np.arange(len(costs.labels))[:, None] == chosen
     planned = {"requests": decision.requests, "energy": decision.requests * costs.energy_j}
     # Sums of the same numbers in another order: a rounding above 1 is 1.
@@ -88,7 +88,7 @@ def _routing_rule(answer: RoutingAnswer) -> LeastCostRule:
     against = costs.labels[decision.alone]
     return LeastCostRule(
         rule="least_cost",
-        **_head(answer, _saving(against, decision.saving, decision.cost_saving, decision.runtime_ratio)),
+        **_head(answer, rule_saving(against, decision.saving, decision.cost_saving, decision.runtime_ratio)),
         latency_limit_s=answer.slo_s,
         prices=_rule_prices(decision, costs),
         agreement=RuleAgreement(**agreement),
@@ -98,8 +98,14 @@ def _routing_rule(answer: RoutingAnswer) -> LeastCostRule:
 
 
 def _head(answer: ThresholdAnswer | RoutingAnswer, saving: RuleSaving) -> dict[str, Any]:
+    decision = answer.decision
+    return rule_head(answer.costs, answer.workload, decision.scales, saving, decision.too_far)
+
+
+def rule_head(
+    costs: Costs, workload: Workload, scales: Scales, saving: RuleSaving | None, too_far: TooFar
+) -> dict[str, Any]:
     """What every rule holds."""
-    costs, workload, scales = answer.costs, answer.workload, answer.decision.scales
     systems = zip(costs.labels, costs.profiles, costs.energy_methods.values(), strict=True)
     m, n = workload.input_tokens, workload.output_tokens
     return {
@@ -129,11 +135,13 @@ def _head(answer: ThresholdAnswer | RoutingAnswer, saving: RuleSaving) -> dict[s
             }
         ),
         "saving": saving,
-        "too_far": RuleTooFar(**asdict(answer.decision.too_far)),
+        "too_far": RuleTooFar(**asdict(too_far)),
+        "at_rate": None,
     }
 
 
-def _saving(against: str, energy: Interval, cost: Interval, runtime_ratio: Interval) -> RuleSaving:
+def rule_saving(against: str, energy: Interval, cost: Interval, runtime_ratio: Interval) -> RuleSaving:
+    """What a plan saves against the system of this name."""
     found = {"energy": energy, "cost": cost, "runtime_ratio": runtime_ratio}
     intervals = {name: RuleInterval(value=each.value, low=each.low, high=each.high) for name, each in found.items()}
     return RuleSaving(against=against, significant=cost.significant, **intervals)
@@ -158,7 +166,7 @@ def _prices(decision: RoutingDecision) -> tuple[float, ...]:
 def _choices(answer: RoutingAnswer) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.intp]]:
     """Input lengths, output lengths, and the system for each two of them; −1 where none meets the limit."""
     decision, workload = answer.decision, answer.workload
-    m, n = _spaced(workload.input_tokens, INPUT_POINTS), _spaced(workload.output_tokens, OUTPUT_POINTS)
+    m, n = size_grid(workload)
     energy_j, runtime_s = answer.costs.at(np.repeat(m, n.size), np.tile(n, m.size))
     cost = decision.scales.cost(energy_j, runtime_s)
     for limit, price in zip(decision.limits, _prices(decision), strict=True):
@@ -167,18 +175,30 @@ def _choices(answer: RoutingAnswer) -> tuple[NDArray[np.int64], NDArray[np.int64
     return m, n, choice.reshape(m.size, n.size)
 
 
-def _spaced(tokens: NDArray[np.int64], points: int) -> NDArray[np.int64]:
+def size_grid(workload: Workload) -> tuple[Tokens, Tokens]:
+    """Input and output lengths at which the borders between systems are worked out."""
+    return _spaced(workload.input_tokens, INPUT_POINTS), _spaced(workload.output_tokens, OUTPUT_POINTS)
+
+
+def _spaced(tokens: Tokens, points: int) -> Tokens:
     """From 1 to the longest, each as far from the next by a factor."""
     return np.unique(np.geomspace(1, int(tokens.max()), points).round().astype(np.int64))
 
 
-def _output_routes(lengths: NDArray[np.int64], choice: Choice, costs: Costs) -> list[OutputRoute]:
+def rule_regions(m: Tokens, n: Tokens, grid: Choice, labels: Sequence[str]) -> list[Region]:
+    """Who serves which sizes, by the choice at each (m, n); −1 is nobody."""
     return [
-        OutputRoute(from_output_tokens=n, system=costs.labels[s] if s >= 0 else None) for n, s in _runs(lengths, choice)
+        Region(
+            from_input_tokens=int(length),
+            routes=[
+                OutputRoute(from_output_tokens=at, system=labels[s] if s >= 0 else None) for at, s in _runs(n, choice)
+            ],
+        )
+        for length, choice in zip(m, grid, strict=True)
     ]
 
 
-def _runs(lengths: NDArray[np.int64], choice: Choice) -> list[tuple[int, int]]:
+def _runs(lengths: Tokens, choice: Choice) -> list[tuple[int, int]]:
     """Where the chosen system changes along ascending lengths: (length, system)."""
     starts = np.flatnonzero(np.diff(choice, prepend=-2))
     return [(int(lengths[i]), int(choice[i])) for i in starts]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from harness.core.errors import UserError
-from harness.deciding.rule_schema import RULE_VERSION, InputRoute, LeastCostRule, OutputRoute, ThresholdRule
+from harness.deciding.rule_schema import RULE_VERSION, AnyRule, InputRoute, OutputRoute, ThresholdRule, parse_rule
 
-AnyRule = ThresholdRule | LeastCostRule
 Lengths = NDArray[np.int64]
 _KEYS = {
     "input": lambda m, n: m,
@@ -24,10 +22,9 @@ _KEYS = {
 
 
 def read_rule(path: str | os.PathLike[str]) -> AnyRule:
-    """A rule that ``threshold --export`` or ``route --export`` wrote. Raises UserError."""
-    adapter: TypeAdapter[AnyRule] = TypeAdapter(Annotated[AnyRule, Field(discriminator="rule")])
+    """A rule that ``threshold --export`` or ``route --export`` wrote, also in the version before. Raises UserError."""
     try:
-        return adapter.validate_json(Path(path).read_bytes())
+        return parse_rule(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"rule {path} can't be read: {error.strerror or error}") from None
     except ValidationError as error:

@@ -1,10 +1,12 @@
-"""The parts of an exported rule, schema version 2. Field names carry units; null means that there is none.
+"""The parts of an exported rule, schema version 3. Field names carry units; null means that there is none.
 
-Version 1 had ``boundary`` for what is now ``regions`` and ``boundary_of_energy`` for ``energy_boundary``.
+Version 2 knew no arrival rate: it had no ``at_rate``. Version 1 had ``boundary`` for what is now ``regions`` and
+``boundary_of_energy`` for ``energy_boundary``.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, model_validator
@@ -12,7 +14,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from harness.core.quantities import Facts, Method
 from harness.modelling.profile_schema import MeasuredRange, Strict
 
-RULE_VERSION = 2
+RULE_VERSION = 3
 
 
 class RuleSystem(Strict):
@@ -64,10 +66,44 @@ class RuleSaving(Strict):
     cost: RuleInterval
     """The same of the cost, which is what the plan minimises."""
     runtime_ratio: RuleInterval
-    """Total runtime divided by that of the system alone."""
+    """Total runtime divided by that of the system alone; at a rate the ratio of mean times, waiting included."""
     significant: bool
     """Whether the saving of cost is one: false where 0 lies in its interval, or where too much of the energy is that
     of requests in too_far."""
+
+
+class RuleLoad(Strict):
+    """What a system gets and how it is loaded under the rule."""
+
+    replicas: PositiveInt
+    """Machines; each request goes to the one with the fewest requests."""
+    off_when_idle: bool
+    """Whether these draw no power while nothing is in them."""
+    rate_per_s: NonNegativeFloat
+    """Requests that it gets per second."""
+    concurrency: NonNegativeFloat
+    """Mean number of requests in flight on a machine while it works; its costs are those at so many."""
+    capacity_per_s: PositiveFloat | None
+    """Requests per second of its kind beyond which it is saturated; null where it gets none."""
+    e2e_s: NonNegativeFloat | None
+    """Mean time of a request, waiting included; null where it gets none."""
+
+
+class RuleAtRate(Strict):
+    """The arrival rate that the rule was worked out for. At another rate another rule is best."""
+
+    rate_per_s: PositiveFloat
+    """Of all requests."""
+    arrivals: Literal["poisson", "trace"]
+    """poisson: at random; trace: at the times of the log that the workload is."""
+    slo_s: NonNegativeFloat | None
+    """The mean time that had to be kept; null without one."""
+    capacity_per_s: PositiveFloat
+    """The rate above which no plan serves all requests."""
+    pays_from_per_s: PositiveFloat | None
+    """The lowest rate at which several systems cost less than one; null where there is none."""
+    systems: dict[str, RuleLoad]
+    """By the names that the rule has for them."""
 
 
 class RuleTooFar(Strict):
@@ -145,7 +181,7 @@ class Rule(Strict):
 
     kind: Literal["joulebench-rule"]
     """Tells the file from others."""
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     """Of this file."""
     rule: Literal["threshold", "least_cost"]
     """threshold: two systems, told apart by one number; least_cost: any number of systems."""
@@ -161,10 +197,12 @@ class Rule(Strict):
     """Its requests: the saving is worked out on them."""
     cost: RuleCost
     """What was minimised."""
-    saving: RuleSaving
-    """What the plan saves on that workload."""
+    saving: RuleSaving | None
+    """What the plan saves on that workload; null where at its rate each system alone is saturated."""
     too_far: RuleTooFar
     """How much of that workload lies where nothing was measured."""
+    at_rate: RuleAtRate | None
+    """The arrival rate and the loads that it was worked out for; null where it knows no queue."""
 
 
 class ThresholdRule(Rule):
@@ -211,6 +249,21 @@ class LeastCostRule(Rule):
         if (self.regions is None) == (self.by_input is None):
             raise ValueError("a rule has either regions or by_input")
         return self
+
+
+AnyRule = ThresholdRule | LeastCostRule
+
+
+def parse_rule(content: str | bytes) -> AnyRule:
+    """A rule from the text of its file; one of schema version 2 is read as what it meant. Raises ValidationError."""
+    adapter: TypeAdapter[AnyRule] = TypeAdapter(Annotated[AnyRule, Field(discriminator="rule")])
+    try:
+        facts = json.loads(content)
+    except (ValueError, RecursionError):
+        facts = None
+    if isinstance(facts, dict) and facts.get("schema_version") == 2:
+        content = json.dumps({**facts, "schema_version": 3, "at_rate": None})
+    return adapter.validate_json(content)
 
 
 def rule_schema() -> Facts:

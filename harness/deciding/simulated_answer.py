@@ -130,10 +130,12 @@ def simulate_stream(
             "(joulebench route A B --export rule.json writes one)"
         )
     choice, labels = _chosen(loaded, stream.requests, read)
-    _refuse_unknown(limits, loaded, labels)
-    fleet = [_system(one, label, limits, off_when_idle, boundary) for one, label in zip(loaded, labels, strict=True)]
+    refuse_unknown(limits, loaded, labels)
+    fleet = [
+        fleet_system(one, label, limits, off_when_idle, boundary) for one, label in zip(loaded, labels, strict=True)
+    ]
     simulated = simulate_fleet(fleet, stream.requests, choice, sampled=stream.rate_per_s is not None)
-    notes = [note for system in fleet for note in _engine_note(system)]
+    notes = [note for system in fleet for note in engine_notes(system)]
     checks = [None if part is None else closed_form(part) for part in simulated.parts]
     parts = []
     for part, one, check in zip(simulated.parts, loaded, checks, strict=True):
@@ -173,7 +175,8 @@ def _chosen(loaded: Sequence[Loaded], requests: Requests, rule: AnyRule | None) 
     return choice, known
 
 
-def _refuse_unknown(limits: Limits, loaded: Sequence[Loaded], labels: Sequence[str]) -> None:
+def refuse_unknown(limits: Limits, loaded: Sequence[Loaded], labels: Sequence[str]) -> None:
+    """Raises UserError for limits of systems that there aren't, and for values that are none."""
     names = {name for one, label in zip(loaded, labels, strict=True) for name in _names(one, label)}
     options = {
         "--replicas": limits.replicas,
@@ -193,7 +196,9 @@ def _names(one: Loaded, label: str) -> tuple[str, str, str]:
     return label, one.profile.name, one.given
 
 
-def _system(one: Loaded, label: str, limits: Limits, off_when_idle: bool, boundary: str | None) -> FleetSystem:
+def fleet_system(one: Loaded, label: str, limits: Limits, off_when_idle: bool, boundary: str | None) -> FleetSystem:
+    """Replicas of a profile within limits; without costs under load on one request at a time. Raises UserError."""
+
     def limit(values: Mapping[str, float]) -> int | None:
         return next((int(values[name]) for name in _names(one, label) if name in values), None)
 
@@ -276,7 +281,8 @@ def _relative(predicted: Prediction) -> float | None:
     return None if bool(predicted.too_far) or value <= 0 else float(predicted.mean_95) / value
 
 
-def _engine_note(system: FleetSystem) -> list[str]:
+def engine_notes(system: FleetSystem) -> list[str]:
+    """What is to be said of how many requests a system works on at once."""
     if isinstance(system.engine, OneByOne):
         return [
             f"{system.label}: its profile knows costs with one request in flight only, so it works on one at a time; "

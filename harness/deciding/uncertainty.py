@@ -8,7 +8,7 @@ from scipy.special import exprel
 
 from harness.core.arrays import Floats
 from harness.deciding.scales import Scales
-from harness.deciding.threshold import KeyTotals
+from harness.deciding.threshold import Curve, KeyTotals
 
 _ROUNDING = 1e-12
 """Relative error of sums in different orders."""
@@ -75,7 +75,14 @@ def threshold_uncertainty(
     is that of ``chosen`` on the workload it was chosen on, so it is a little optimistic: one number was fitted. Check a
     narrow saving on another trace. ``chosen`` must be 0 or one of the keys.
     """
-    estimate, curve = totals.curve, draws.curve
+    return curve_uncertainty(totals.curve, draws.curve, chosen, scales, known)
+
+
+def curve_uncertainty(
+    estimate: Curve, curve: Curve, chosen: int, scales: Scales, known: bool = True, against: int = 0
+) -> Uncertainty:
+    """The same from a curve and draws of it, shape (draws, thresholds). The saving is against the threshold that stands
+    at ``against`` in them."""
     exact_cost, cost = (scales.cost(c.energy_j, c.runtime_s) for c in (estimate, curve))
     at = int(np.searchsorted(curve.threshold, chosen))
     drawn_best = curve.threshold[np.argmin(cost, axis=-1)]
@@ -87,11 +94,12 @@ def threshold_uncertainty(
     before, after = unequal[unequal < at], unequal[unequal > at]
     run = [before[-1] + 1 if before.size else 0, after[0] - 1 if after.size else equal.size - 1]
     plateau_low, plateau_high = curve.threshold[run].tolist()
+    both = [at, against]
     saving, cost_saving = (
-        replace(estimated_saving(exact[[at, 0]], drawn[:, [at, 0]]), known=known)
+        replace(estimated_saving(exact[both], drawn[:, both]), known=known)
         for exact, drawn in ((estimate.energy_j, curve.energy_j), (exact_cost, cost))
     )
-    runtime_ratio = estimated_ratio(estimate.runtime_s[[at, 0]], curve.runtime_s[:, [at, 0]])
+    runtime_ratio = estimated_ratio(estimate.runtime_s[both], curve.runtime_s[:, both])
     return Uncertainty(best_low, best_high, plateau_low, plateau_high, saving, cost_saving, runtime_ratio)
 
 
@@ -100,9 +108,14 @@ def saving_band(totals: KeyTotals, draws: KeyTotals) -> SavingBand:
 
     At the threshold that ``threshold_uncertainty`` is asked about, both say the same.
     """
-    exact, drawn = totals.curve, draws.curve
-    saving = _saving_95(exact.energy_j, exact.energy_j[:1], drawn.energy_j, drawn.energy_j[:, :1])
-    runtimes = exact.runtime_s, exact.runtime_s[:1], drawn.runtime_s, drawn.runtime_s[:, :1]
+    return curve_band(totals.curve, draws.curve)
+
+
+def curve_band(exact: Curve, drawn: Curve, against: int = 0) -> SavingBand:
+    """The same from a curve and draws of it, against the threshold that stands at ``against`` in them."""
+    base = [against]
+    saving = _saving_95(exact.energy_j, exact.energy_j[base], drawn.energy_j, drawn.energy_j[:, base])
+    runtimes = exact.runtime_s, exact.runtime_s[base], drawn.runtime_s, drawn.runtime_s[:, base]
     return SavingBand(exact.threshold, *saving, *_ratio_95(*runtimes))
 
 

@@ -6,8 +6,8 @@ to be independent, and ``pairs_known`` is False so that every output can say so.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -26,6 +26,8 @@ KIND = "joulebench-workload"
 WORKLOAD_VERSION = 1
 COLUMNS = ("input_tokens", "output_tokens", "count")
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+
+MEANS_ONLY = "only mean sizes are known, and what is decided by size needs those of single requests: export these"
 
 Tokens = NDArray[np.int64]
 Histogram = tuple[Sequence[float], Sequence[float]]
@@ -47,6 +49,18 @@ class Workload:
     """False when only the two marginal distributions are known and the pairs assume independence."""
     dropped_rows: int = 0
     """Broken rows left out while reading."""
+    cached_tokens: Floats | None = None
+    """Mean tokens of each size's prompts that were read from a prefix cache, input tokens among them; None: unknown."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Rows of a log that are no requests, by the reason; broken ones among them."""
+    form: str = ""
+    """The form of the log that was read; empty for other workloads."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """What was read from which of the log's columns."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know of how the log was read."""
+    means_only: bool = False
+    """The log has sums of many requests, so that all of one row have their mean size here."""
 
     @property
     def requests(self) -> float:
@@ -60,9 +74,16 @@ class Workload:
 
 
 def from_pairs(
-    name: str, source: str, input_tokens: ArrayLike, output_tokens: ArrayLike, count: ArrayLike | None = None
+    name: str,
+    source: str,
+    input_tokens: ArrayLike,
+    output_tokens: ArrayLike,
+    count: ArrayLike | None = None,
+    cached_tokens: ArrayLike | None = None,
 ) -> Workload:
     """Make a workload of (m, n) pairs, merging equal ones; ``count`` defaults to one request per pair.
+
+    ``cached_tokens`` are those of each pair's prompts that a prefix cache held; equal pairs get their mean.
 
     Raises UserError for an empty workload, unequal lengths, token counts below 1, requests of more than
     MAX_TOTAL_TOKENS and counts that aren't positive.
@@ -86,12 +107,20 @@ def from_pairs(
         raise UserError(f"workload {name}: counts must be positive numbers")
     span = int(n.max()) + 1
     pairs = m.astype(np.int64) * span + n
-    if count is None:  # a sort of the pairs alone is several times as fast as one that keeps their order
+    if (
+        count is None and cached_tokens is None
+    ):  # a sort of the pairs alone is several times as fast as one that keeps their order
         merged, requests = np.unique(pairs, return_counts=True)
     else:
         merged, inverse = np.unique(pairs, return_inverse=True)
         requests = np.bincount(inverse, weights)
-    return Workload(name, source, merged // span, merged % span, requests.astype(np.float64))
+    made = Workload(name, source, merged // span, merged % span, requests.astype(np.float64))
+    if cached_tokens is None:
+        return made
+    cached = np.asarray(cached_tokens, dtype=np.float64)
+    if cached.shape != m.shape or not ((cached >= 0) & (cached <= m)).all():
+        raise UserError(f"workload {name}: cached tokens must be from 0 to the input tokens, one number a pair")
+    return replace(made, cached_tokens=np.bincount(inverse, cached * weights) / requests)
 
 
 def from_histograms(name: str, source: str, input_histogram: Histogram, output_histogram: Histogram) -> Workload:
@@ -134,7 +163,19 @@ def with_output_tokens(workload: Workload, output_tokens: int) -> Workload:
         raise UserError(f"the output length must be 1 to {MAX_TOTAL_TOKENS} tokens, not {output_tokens}")
     m, count = marginal(workload.input_tokens, workload.count)
     name = f"{workload.name}, every output {output_tokens} tokens"
-    return Workload(name, workload.source, m, np.full_like(m, output_tokens), count, dropped_rows=workload.dropped_rows)
+    changed = Workload(name, workload.source, m, np.full_like(m, output_tokens), count)
+    kept = ("dropped_rows", "left_out", "form", "columns", "notes", "means_only")
+    cached = _mean_by(workload.input_tokens, workload.cached_tokens, workload.count)
+    return replace(changed, cached_tokens=cached, **{name: getattr(workload, name) for name in kept})
+
+
+def _mean_by(tokens: Tokens, cached: Floats | None, count: Floats) -> Floats | None:
+    """Mean cached tokens of each distinct length."""
+    if cached is None:
+        return None
+    _, inverse = np.unique(tokens, return_inverse=True)
+    mean: Floats = np.bincount(inverse, cached * count) / np.bincount(inverse, count)
+    return mean
 
 
 def marginal(tokens: Tokens, count: Floats) -> tuple[Tokens, Floats]:
@@ -181,13 +222,15 @@ def parse(text: str, origin: str) -> Workload:
     try:
         name, source = str(data["name"]), str(data["source"])
         if "pairs" in data:
-            columns = (data["pairs"][axis] for axis in COLUMNS)
-            return replace(from_pairs(name, source, *columns), dropped_rows=int(data.get("dropped_rows", 0)))
+            m, n, count = (data["pairs"][axis] for axis in COLUMNS)
+            made = from_pairs(name, source, m, n, count, data["pairs"].get("cached_tokens"))
+            left_out = {str(reason): int(rows) for reason, rows in data.get("left_out", {}).items()}
+            return replace(made, dropped_rows=int(data.get("dropped_rows", 0)), left_out=left_out)
         histograms = [data["histograms"][axis] for axis in COLUMNS[:2]]
         return from_histograms(name, source, *((h["edges"], h["counts"]) for h in histograms))
     except UserError as error:
         raise UserError(f"{origin}: {error}") from None
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise UserError(f"{origin} is not a usable workload: {type(error).__name__}: {error}") from None
 
 
@@ -195,6 +238,12 @@ def save(workload: Workload, path: Path) -> None:
     """Write a workload with known pairs as JSON. Raises UserError when the file can't be written."""
     if not workload.pairs_known:
         raise UserError(f"workload {workload.name} has no known pairs to save")
+    if workload.means_only:
+        raise UserError(f"workload {workload.name} has sums of many requests: {MEANS_ONLY}")
     pairs = {axis: getattr(workload, axis).tolist() for axis in COLUMNS}
+    if workload.cached_tokens is not None:
+        pairs["cached_tokens"] = workload.cached_tokens.tolist()
     facts = {"name": workload.name, "source": workload.source, "dropped_rows": workload.dropped_rows, "pairs": pairs}
+    if workload.left_out:
+        facts["left_out"] = dict(workload.left_out)
     write_atomically(path, json.dumps({"kind": KIND, "schema_version": WORKLOAD_VERSION, **facts}) + "\n")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
-from harness.modelling.load_schema import Latency, LatencyModel, LoadError, LoadPointError
+from harness.modelling.load_schema import Latency, LatencyModel, LoadError, LoadPointError, ServedModel
 from harness.modelling.model_schema import Coefficient
 from harness.modelling.profile_schema import Measurement
 from harness.modelling.served.held_out import FEWEST, KINDS, HeldOutKind
@@ -18,12 +18,14 @@ from harness.modelling.served.station import Batching
 
 
 def latency_model(
-    measured: Sequence[Measurement], kind: str | None, slots: int | None, chunk_tokens: int | None
+    measured: Sequence[Measurement], kind: str | None, runtime: ServedModel, chunk_tokens: int | None
 ) -> LatencyModel | None:
     """The model of points with time to first token and per output token; None where too few have them.
 
-    ``kind`` is how several were in flight; where it isn't known the points tell.
+    ``kind`` is how several were in flight; where it isn't known the points tell. Slots and sessions are those of
+    ``runtime``.
     """
+    slots = runtime.slots
     points = _points(measured)
     if len(points) < LEAST_POINTS or np.unique(points.concurrency).size < FEWEST + 1:
         return None
@@ -49,6 +51,7 @@ def latency_model(
         ],
         points=[(float(m), float(n), round(c)) for m, n, c in zip(*(axis.tolist() for axis in points.at), strict=True)],
         held_out=errors,
+        sessions=runtime.sessions,
     )
 
 

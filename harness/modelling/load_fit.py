@@ -104,7 +104,7 @@ def _fitted(
             runtime=runtime,
             energy=energy,
             components=components if energy else {},
-            latency=latency_model(points, kind, runtime.slots, chunk_tokens),
+            latency=latency_model(points, kind, runtime, chunk_tokens),
             static_power_w=None if static is None else static.mean,
             static_power_ci95_w=None if static is None else static.half_width,
             chunk_tokens=chunk_tokens,

@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from harness.core.arrays import Floats
 from harness.core.quantities import Component
-from harness.core.statistics import student_95
+from harness.core.statistics import joined_95
 from harness.modelling.cost_function import TOO_FAR
 from harness.modelling.doubt import NO_SCATTER
 from harness.modelling.model_schema import (
@@ -244,6 +244,8 @@ class LatencyModel(Strict):
     """Input tokens, output tokens and requests in flight of every point that was fitted."""
     held_out: dict[Latency, dict[HeldOutKind, LoadError]]
     """How far it is off at points that it has not seen, with its choice of form as for all points."""
+    sessions: SessionsRecord
+    """What another session of the same system may do to all times: as to runtime."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -272,7 +274,7 @@ class LatencyModel(Strict):
         """Half-width of the 95 % interval over the value; NaN too far to know.
 
         By the larger of the errors where sizes and inner numbers in flight were left out, and beyond all measured the
-        outermost.
+        outermost; on another day.
         """
         counts = [point[2] for point in self.points]
         working = c if self.slots is None else min(c, self.slots)
@@ -281,7 +283,9 @@ class LatencyModel(Strict):
         errors = self.held_out[latency]
         inside = min(counts) <= working <= max(counts)
         judged = [error for kind, error in errors.items() if kind != "outermost" or not inside]
-        return max(student_95(max(error.points - 1, 1)) * error.rms for error in judged or errors.values())
+        worst = max(judged or errors.values(), key=lambda error: error.rms)
+        sds = np.array(worst.rms), np.array(self.sessions.sd)
+        return float(joined_95(sds, (max(worst.points - 1, 1), counted_freedom(self.sessions.freedom))))
 
 
 class UnderLoad(Strict):

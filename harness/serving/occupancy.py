@@ -31,6 +31,7 @@ import numpy as np
 
 from harness.core.arrays import Floats
 from harness.modelling.served.engine import Engine, StepCosts
+from harness.serving.simulated_engine import Tokens
 
 SUMS: Final = 9
 """Numbers per request that a mix is known by: see ``request_sums``."""
@@ -47,7 +48,7 @@ _CHUNK = 1 << 13
 _NOTHING = 1e-14
 
 
-def request_sums(engine: Engine, m: Floats, n: Floats) -> Floats:
+def request_sums(engine: Engine, m: Floats | Tokens, n: Floats | Tokens) -> Floats:
     """What a mix is known by is sums of these over its requests: shape (SUMS, requests).
 
     1; m; m²; decode steps n − 1; the positions that these attend to; parts of the prompt; the square of the seconds
@@ -91,8 +92,8 @@ class Occupancy:
     prompt_share: Floats
     """Share of their time that prompts take."""
     rough: Floats
-    """1 where the closed form is known to be off by some per cent: prompts that wait for each other, or that others wait
-    for, make up too much of the time; or several replicas hold so few requests that they are not kept even."""
+    """1 where the closed form is known to be off by some per cent: prompts that wait for each other, or that others
+    wait for, make up too much of the time; or several replicas hold so few requests that they are not kept even."""
 
     def energy_w(self, idle_power_w: float) -> Floats:
         """Mean power of all replicas, each with so much while nothing is in it."""

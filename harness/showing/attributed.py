@@ -16,8 +16,8 @@ from harness.core.arrays import Floats
 from harness.core.files import write_atomically
 from harness.core.statistics import Estimate
 from harness.core.wording import number, percent, plus_minus
-from harness.deciding.attributing import Attributed
-from harness.deciding.metered_energy import MeteredEnergy
+from harness.deciding.attributing.answer import Attributed
+from harness.deciding.attributing.metered_energy import MeteredEnergy
 from harness.showing.terminal import print_all, print_json, table_of
 
 _MOST_LABELS = 30

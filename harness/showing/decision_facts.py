@@ -50,6 +50,13 @@ def context(costs: Costs, workload: Workload, scales: Scales, too_far: TooFar) -
         warnings.append(INDEPENDENT)
     if workload.dropped_rows:
         warnings.append(f"{workload.dropped_rows:,} broken rows of the workload were left out")
+    if others := sum(workload.left_out.values()) - workload.dropped_rows:
+        warnings.append(f"left out of the workload: {others:,} of the log's rows, which are no answered requests")
+    if workload.cached_tokens is not None and (cached := float(workload.cached_tokens @ workload.count)) > 0:
+        share = cached / float(workload.input_tokens @ workload.count)
+        warnings.append(
+            f"{percent(share)} of the input tokens were read from a prefix cache; costs are of whole prompts"
+        )
     return {
         "accounting": "query",
         "workload": workload_summary(workload),

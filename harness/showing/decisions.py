@@ -66,7 +66,7 @@ def _print_answer(
 ) -> None:
     """What isn't comparable says so first; then the answer in words, details and tables, and what it was based on."""
     mark = [costs.mark] if costs.mark else []
-    print_all([*mark, *lines, *tables, *_footnotes(facts), *(f"wrote {path}" for path in files)])
+    print_all([*mark, *lines, *tables, *footnotes(facts), *(f"wrote {path}" for path in files)])
 
 
 def threshold_words(answer: ThresholdAnswer) -> str:
@@ -270,7 +270,7 @@ def _kwh(energy_j: float | None) -> str:
     return "unknown" if energy_j is None else number(energy_j / JOULES_PER_KWH)
 
 
-def _footnotes(facts: dict[str, Any]) -> Sequence[str]:
+def footnotes(facts: dict[str, Any]) -> Sequence[str]:
     """Boundary, idle rule and warnings: what every output must say."""
     counted = "all measured components" if facts["boundary"] == "sum" else facts["boundary"]
     workload = facts["workload"]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from harness.core.sizes import Point
 from harness.core.wording import number
 from harness.modelling.cost_function import Prediction
-from harness.modelling.load_schema import UnderLoad
+from harness.modelling.load_schema import ServedModel, UnderLoad
 from harness.modelling.profile import Boundary, Profile
 from harness.modelling.profile_schema import Measurement, Statistic
 from harness.showing.colours import MARKERS, OWN, PALETTE
@@ -56,6 +56,8 @@ class _Panel:
     measured: Callable[[Measurement], float | None]
     predicted: Callable[[int, int, int], tuple[float, float]]
     """Value and half-width of its mean's 95 % interval at m, n and c; NaN where no interval is known."""
+    counts: tuple[int, int]
+    """Fewest and most requests in flight at which it was measured."""
     estimated: bool = False
 
 
@@ -120,9 +122,10 @@ def drawn_loads(profile: Profile) -> dict[Point, list[Measurement]]:
 def served_title(profile: Profile, boundary: Boundary = None) -> str:
     """``From 1 to 64 requests in flight energy per token falls 10.1-fold and … grows 3.2-fold (512 in, 128 out)``."""
     size = list(drawn_loads(profile))[-1]
-    low, high = _measured(profile)
+    panels = _panels(profile, boundary)
+    low, high = max(panel.counts[0] for panel in panels), min(panel.counts[1] for panel in panels)
     said = []
-    for panel in _panels(profile, boundary):
+    for panel in panels:
         ends = [panel.predicted(size.input_tokens, size.output_tokens, c)[0] for c in (low, high)]
         ratio = ends[1] / ends[0]
         moves = f"falls {number(1 / ratio, 2)}-fold" if ratio < 1 else f"grows {number(ratio, 2)}-fold"
@@ -141,7 +144,11 @@ def _kind(profile: Profile) -> str:
 
 def _measured(profile: Profile) -> tuple[int, int]:
     """Fewest and most requests in flight that were measured."""
-    counts = [c for _, _, c in _load(profile).runtime.points]
+    return _ends_of(_load(profile).runtime.points)
+
+
+def _ends_of(points: Sequence[tuple[float, float, int]]) -> tuple[int, int]:
+    counts = [c for _, _, c in points]
     return min(counts), max(counts)
 
 
@@ -157,12 +164,13 @@ def _mean(found: Statistic | None) -> float | None:
 def _panels(profile: Profile, boundary: Boundary) -> list[_Panel]:
     """Energy per token where it is known, and time per output token, or where that isn't known runtime."""
     panels = []
-    if _load(profile).energy is not None:
-        panels.append(_energy_panel(profile, boundary))
+    energy = _load(profile).energy
+    if energy is not None:
+        panels.append(_energy_panel(profile, energy, boundary))
     return [*panels, _time_panel(profile)]
 
 
-def _energy_panel(profile: Profile, boundary: Boundary) -> _Panel:
+def _energy_panel(profile: Profile, model: ServedModel, boundary: Boundary) -> _Panel:
     wanted, served_at = profile.components_within(boundary), cache(profile.served_at)
 
     def energy(point: Measurement) -> float | None:
@@ -183,6 +191,7 @@ def _energy_panel(profile: Profile, boundary: Boundary) -> _Panel:
         1.0,
         per_token,
         lambda m, n, c: _shared(served_at(c).predict_energy(m, n, boundary), m + n),
+        _ends_of(model.points),
         profile.energy_method(boundary) == "estimated",
     )
 
@@ -199,7 +208,7 @@ def _time_panel(profile: Profile) -> _Panel:
             value = float(latency.times(m, n, c)["tpot"])
             return value, value * latency.relative_95("tpot", c)
 
-        return _Panel("tpot", "time per output token, ms", "s", 1e-3, per_output, tpot)
+        return _Panel("tpot", "time per output token, ms", "s", 1e-3, per_output, tpot, _ends_of(latency.points))
     served_at = cache(profile.served_at)
     return _Panel(
         "runtime",
@@ -208,6 +217,7 @@ def _time_panel(profile: Profile) -> _Panel:
         1.0,
         lambda point: point.runtime_s.mean,
         lambda m, n, c: _shared(served_at(c).predict_runtime(m, n), 1.0),
+        _measured(profile),
     )
 
 
@@ -223,9 +233,10 @@ def _looks(sizes: Mapping[Point, object]) -> dict[Point, tuple[str, str]]:
 
 
 def _grid(profile: Profile) -> NDArray[np.int64]:
-    """Numbers of requests in flight at which lines are evaluated."""
+    """Numbers of requests in flight at which lines are evaluated, those measured among them."""
     low, high = _measured(profile)
-    return np.unique(np.append(np.geomspace(low, REACH * high, 40).round(), [low, high]).astype(np.int64))
+    measured = [point.concurrency for point in served_points(profile)]
+    return np.unique(np.append(np.geomspace(low, REACH * high, 40).round(), measured).astype(np.int64))
 
 
 def _draw(
@@ -242,8 +253,7 @@ def _draw(
     counts = _grid(profile)
     found = [panel.predicted(size.input_tokens, size.output_tokens, c) for c in counts.tolist()]
     value, half = np.array(found).T / panel.each
-    inside = counts <= _measured(profile)[1]
-    beyond = counts >= _measured(profile)[1]
+    inside, beyond = counts <= panel.counts[1], counts >= panel.counts[1]
     ax.plot(counts[inside], value[inside], color=colour, linewidth=1.8 if own else 1.1, zorder=3)
     ax.plot(counts[beyond], value[beyond], color=colour, linewidth=0.8, alpha=0.5, linestyle=(0, (3, 2)), zorder=3)
     if not panel.estimated:

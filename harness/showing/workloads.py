@@ -20,7 +20,7 @@ _BESIDE_BAR = 29
 
 
 def _as_json(workload: Workload) -> dict[str, Any]:
-    """Name, size, and per axis mean and quantiles in tokens."""
+    """Name, size, how a log was read, means in tokens, and per axis mean and quantiles."""
     axes = {
         name: {
             "mean": float(np.average(tokens, weights=workload.count)),
@@ -28,7 +28,20 @@ def _as_json(workload: Workload) -> dict[str, Any]:
         }
         for name, tokens in _axes(workload).items()
     }
-    return {**workload_summary(workload), "distinct_pairs": int(workload.count.size), "tokens": axes}
+    cached = workload.cached_tokens
+    return {
+        **workload_summary(workload),
+        "form": workload.form or None,
+        "columns": dict(workload.columns),
+        "input_tokens": axes["input"]["mean"],
+        "output_tokens": axes["output"]["mean"],
+        "cached_tokens": None if cached is None else float(np.average(cached, weights=workload.count)),
+        "left_out": dict(workload.left_out),
+        "means_only": workload.means_only,
+        "notes": list(workload.notes),
+        "distinct_pairs": int(workload.count.size),
+        "tokens": axes,
+    }
 
 
 def print_workload(workload: Workload, files: Sequence[Path], as_json: bool = False) -> None:
@@ -51,9 +64,24 @@ def print_workload(workload: Workload, files: Sequence[Path], as_json: bool = Fa
     lines = [f"source: {workload.source}"]
     if not workload.pairs_known:
         lines.append(f"note: {INDEPENDENT}")
-    if workload.dropped_rows:
+    print_all([*lines, *_reading(workload), *(f"wrote {path}" for path in files)])
+
+
+def _reading(workload: Workload) -> list[str]:
+    """How a log was read."""
+    lines = []
+    if workload.form:
+        used = ", ".join(f"{what} from {columns}" for what, columns in workload.columns.items())
+        lines.append(f"form: {workload.form}; {used}")
+    if workload.cached_tokens is not None:
+        mean = float(np.average(workload.cached_tokens, weights=workload.count))
+        lines.append(f"cached: {mean:,.1f} of the input tokens of a request, on average, came from a prefix cache")
+    if workload.left_out:
+        said = ", ".join(f"{rows:,} {reason}" for reason, rows in workload.left_out.items())
+        lines.append(f"left out: {said}")
+    elif workload.dropped_rows:
         lines.append(f"note: {workload.dropped_rows:,} broken rows were left out")
-    print_all([*lines, *(f"wrote {path}" for path in files)])
+    return [*lines, *(f"note: {note}" for note in workload.notes)]
 
 
 def histogram_lines(tokens: np.ndarray, count: np.ndarray, width: int = BAR_WIDTH) -> list[str]:

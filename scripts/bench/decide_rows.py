@@ -24,7 +24,8 @@ import numpy as np
 from harness.deciding.answers import decide_threshold
 from harness.deciding.assignment import Limit, assign
 from harness.deciding.costs import cost_table
-from harness.deciding.trace_files import connect, load_workload
+from harness.deciding.logs.tables import connect
+from harness.deciding.trace_files import load_workload
 from harness.deciding.trade_off import SWEEP_POINTS, sweep_weights
 from harness.deciding.workload import Workload
 from harness.modelling.profile import Profile

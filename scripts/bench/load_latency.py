@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from load_tables import Judged, LoadGroup
 
@@ -28,23 +30,33 @@ def _judge(group: LoadGroup, of_first: bool) -> list[Judged]:
     if len(points) < MIN_POINTS or np.unique(points.concurrency).size < 2:
         return []
     # Simple rivals are of whole requests: the time per output token enters as all of decoding.
-    cost = points.ttft_s if of_first else points.tpot_s * (points.output_tokens - 1)
-    observed = Observations(
-        points.input_tokens, points.output_tokens, cost, np.zeros(len(points)), concurrency=points.concurrency
-    )
-    folds = folds_in_flight(observed)
-    rivals = {name: errors_left_out(observed, rival, folds) for name, rival in RIVALS.items()}
-    found: dict[str, list[Floats]] = {kind: [] for kind in KINDS}
-    for fold in folds:
+    observed = _observed(points, points.ttft_s if of_first else points.tpot_s * (points.output_tokens - 1))
+    rivals = {name: errors_left_out(observed, rival, folds_in_flight(observed)) for name, rival in RIVALS.items()}
+    rows = np.stack([*points.at, points.ttft_s, points.tpot_s], axis=1).tolist()
+    ours = _errors_left_out(tuple(map(tuple, rows)), batching)[0 if of_first else 1]
+    return [Judged(kind, ours[kind], {name: of[kind].error for name, of in rivals.items()}) for kind in KINDS]
+
+
+@lru_cache(maxsize=1)
+def _errors_left_out(
+    rows: tuple[tuple[float, ...], ...], batching: Batching | None
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Of times to first token and of those after it, by kind: both come of the same fits, so the last are kept."""
+    points = LatencyPoints(*np.array(rows).T)
+    found: tuple[dict[str, Floats], dict[str, Floats]] = ({}, {})
+    for fold in folds_in_flight(_observed(points, points.ttft_s)):
         judged = points.only(fold.judged)
         predicted = fit_latency(points.only(~fold.out), batching).times(*judged.at)
-        measured = (judged.ttft_s, judged.tpot_s)
-        at = 0 if of_first else 1
-        found[fold.kind].append(predicted[at] / measured[at] - 1)
-    return [
-        Judged(kind, np.concatenate([np.empty(0), *found[kind]]), {name: of[kind].error for name, of in rivals.items()})
-        for kind in KINDS
-    ]
+        for errors, ours, measured in zip(found, predicted, (judged.ttft_s, judged.tpot_s), strict=True):
+            errors[fold.kind] = np.append(errors.get(fold.kind, np.empty(0)), ours / measured - 1)
+    first, after = ({kind: errors.get(kind, np.empty(0)) for kind in KINDS} for errors in found)
+    return first, after
+
+
+def _observed(points: LatencyPoints, cost: Floats) -> Observations:
+    return Observations(
+        points.input_tokens, points.output_tokens, cost, np.zeros(len(points)), concurrency=points.concurrency
+    )
 
 
 def latency_points(group: LoadGroup) -> tuple[LatencyPoints, Batching | None]:

@@ -50,7 +50,7 @@ def test_every_rule_follows_the_schema_and_says_what_the_answer_says(kind: str, 
     """It named two things ``boundary`` and had no schema, no range, no saving and no workload."""
     rule, answer = exported(kind)
     jsonschema.validate(rule, schema_of("rule"), jsonschema.Draft202012Validator)
-    assert rule["schema_version"] == 2
+    assert rule["schema_version"] == 3
     assert "boundary" not in rule
     assert rule["energy_boundary"] == answer["boundary"]
     assert rule["mixed"] == (kind == "mixed")

@@ -80,7 +80,7 @@ def test_other_formats_are_read_too(tmp_path: Path) -> None:
         (("0,8,4", "nan,9,5"), "'nan' is no time"),
         (("0,8,4", "inf,9,5"), "'inf' is no time"),
         (("0,8,4", ",9,5"), "a request has no time"),
-        (("0,8,4", "noon,9,5"), "'noon' is no time; write dates as"),
+        (("0,8,4", "noon,9,5"), "a text is no time; write dates as"),
         (("0,8,4", "2024-05-10 00:00:00,9,5"), "times in dates and in seconds"),
         (("5,8,4", "1715299200000,9,5"), "times in milliseconds and in seconds"),
         (("0,8,4", "86400000,9,5"), "lasts 1000 days"),

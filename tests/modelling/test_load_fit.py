@@ -77,7 +77,7 @@ def test_latencies_of_a_static_batch_are_its_phases(made: ProfileFit) -> None:
     decode = [runtime_s(m, n, 8) - runtime_s(m, 1, 8) for m, n in ((64, 32), (512, 128))]
     assert times["ttft"] == pytest.approx([runtime_s(64, 1, 8), runtime_s(512, 1, 8)], rel=0.02)
     assert times["tpot"] == pytest.approx([decode[0] / 31, decode[1] / 127], rel=0.02)
-    assert 0 < load.latency.relative_95("tpot", 8) < 0.05
+    assert 0.1 < load.latency.relative_95("tpot", 8) < 0.15, "mostly another session, of which one tells nothing"
     assert not load.latency.relative_95("tpot", 200) < 1, "too far to know"
 
 

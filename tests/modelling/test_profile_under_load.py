@@ -1,6 +1,9 @@
 """Profiles that know several numbers of requests in flight: a profile at each of them, and their engine."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +166,38 @@ def test_what_tells_no_steps_has_no_engine(name: str, said: str) -> None:
 def test_a_profile_of_several_in_flight_alone_has_no_engine(golden: Profile, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is of 4 requests in flight alone; measure at three or more"):
         golden.at(4).engine()
+
+
+def test_the_page_on_profiles_evaluates_costs_under_load(golden: Profile, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "profiles.md").read_text()
+    block = next(text for text in page.split("```python\n")[1:] if "def under_load" in text).partition("```")[0]
+    sizes = [(m, n, c) for c in (1, 3, 16, 40) for m, n in ((8, 1), (512, 100))]
+    asked = [f'    print(under_load(load["{part}"], *size))' for part in ("runtime", "energy")]
+    (tmp_path / "page.py").write_text("\n".join([block, f"for size in {sizes}:", *asked]))
+    shutil.copy(GOLDEN, tmp_path / "first.json")
+    command = [sys.executable, "page.py"]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
+    costs = [(golden.served_at(c).runtime_s(m, n), golden.served_at(c).energy_j(m, n)) for m, n, c in sizes]
+    assert [float(value) for value in said] == pytest.approx([float(cost) for pair in costs for cost in pair])
+
+
+def test_the_page_on_profiles_has_the_station_of_a_closed_loop(golden: Profile) -> None:
+    """Its recursion, written out for one size."""
+    load = golden.under_load
+    assert load is not None
+    assert load.latency is not None
+    c0, c1, c2, a, s, d1, chunk, wait, random, together = (each.value for each in load.latency.coefficients)
+    m, n, q, b = 200, 40, 0.0, 0.0
+    work = c1 * m + c2 * m**2
+    for k in range(1, 9):
+        idle = (1 - b / (k - 1)) ** (k - 1) if k > 1 else 1.0
+        step = a * (1 - idle) + (s + d1 * (m + n / 2)) * b
+        beside = step + c0 * idle
+        ahead = min(k - 1, random * q + together * min(k - 1, max(chunk / m - 1, chunk / 2 / m)))
+        ttft = max(1, m / chunk) * beside + work + wait * step + ahead * (m / chunk * beside + work)
+        decode = (n - 1) * (a + (s + d1 * (m + n / 2)) * (1 + b)) + (k - 1 - ahead) * work
+        q = k * ttft / (ttft + decode)
+        b = k - q
+    times = load.latency.times(m, n, 8)
+    assert times["ttft"] == pytest.approx(ttft)
+    assert times["tpot"] == pytest.approx(decode / (n - 1))

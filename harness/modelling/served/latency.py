@@ -135,9 +135,10 @@ def fit_latency(
     joins = (True, False) if len(np.unique(points.input_tokens)) > 2 else (True,)
     known = [ServedForm(joined, share) for joined in joins for share in MOE_SHARES]
     problems = [
-        _Problem(PromptStation(form, each, slots), points, chunk_tokens)
+        _Problem(PromptStation(form, each, slots), points, chunk_tokens, queue_known)
         for each in batchings
         for form in (forms or known)
+        for queue_known in ((False, True) if each == "closed loop" else (True,))
     ]
     first = [_solved(problem, rounds=1) for problem in problems]
     order = sorted(range(len(first)), key=lambda at: first[at].criterion)[:_FINALISTS]
@@ -174,9 +175,12 @@ def _typical(errors: Floats) -> Floats:
 class _Problem:
     """Residuals as a function of the coefficients over their start."""
 
-    def __init__(self, station: PromptStation, points: LatencyPoints, chunk_tokens: int | None) -> None:
-        self.station, self.points = station, points
-        self.usual, self.doubt = USUAL.copy(), DOUBT.copy()
+    def __init__(
+        self, station: PromptStation, points: LatencyPoints, chunk_tokens: int | None, queue_known: bool
+    ) -> None:
+        """With ``queue_known`` the queue is taken as usual: few points can't tell it."""
+        self.station, self.points, self.queue_known = station, points, queue_known
+        self.usual, self.doubt = USUAL.copy(), DOUBT * (1e-3 if queue_known else 1.0)
         if chunk_tokens is not None:
             self.usual[0], self.doubt[0] = np.log(chunk_tokens), 1e-3
         self.queued = station.batching == "closed loop"
@@ -216,7 +220,7 @@ class _Problem:
         free = x > 1e-6
         covariance = np.zeros((x.size, x.size))
         covariance[np.ix_(free, free)] = np.linalg.pinv(jacobian[:, free].T @ jacobian[:, free])
-        count, used = 2 * len(self.points), x.size
+        count, used = 2 * len(self.points), x.size - (len(QUEUE) if self.queued and self.queue_known else 0)
         criterion = count * np.log(scatter).sum() + 2 * used * count / max(count - used - 1, 0.5)
         # What few points fit closely they don't know so well.
         scatter = scatter * np.sqrt(count / max(count - used, 1))

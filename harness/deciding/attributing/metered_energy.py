@@ -13,7 +13,7 @@ import numpy as np
 from harness.core.errors import UserError
 from harness.core.quantities import Method, check_number
 from harness.deciding.arrivals import TIME_COLUMNS
-from harness.deciding.log_times import seconds_of
+from harness.deciding.attributing.log_times import seconds_of
 from harness.deciding.trace_files import describe, rows_of
 from harness.energy.gains import gain_of
 from harness.energy.integrate import window_energy

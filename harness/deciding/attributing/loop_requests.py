@@ -10,9 +10,9 @@ import numpy as np
 
 from harness.core.errors import UserError
 from harness.core.quantities import weakest
-from harness.deciding.attributing import Attributed, attribute_requests
-from harness.deciding.metered_energy import MeteredEnergy
-from harness.deciding.timed_log import TimedLog
+from harness.deciding.attributing.answer import Attributed, attribute_requests
+from harness.deciding.attributing.metered_energy import MeteredEnergy
+from harness.deciding.attributing.timed_log import TimedLog
 from harness.runs.load_stamps import UNKNOWN, LoopStamps
 from harness.runs.records import load_run, read_stamps
 from harness.runs.schema import Trial

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.deciding.arrivals import TIME_COLUMNS
-from harness.deciding.log_times import seconds_of
+from harness.deciding.attributing.log_times import seconds_of
 from harness.deciding.trace_files import (
     EXAMPLES,
     Table,

@@ -15,8 +15,8 @@ from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.statistics import Estimate
 from harness.core.wording import number, percent
-from harness.deciding.metered_energy import MeteredEnergy
-from harness.deciding.timed_log import TimedLog
+from harness.deciding.attributing.metered_energy import MeteredEnergy
+from harness.deciding.attributing.timed_log import TimedLog
 from harness.modelling.cost_function import TOO_FAR
 from harness.modelling.served.engine import Engine
 from harness.serving.shares import SHARE_TERMS, coefficients_of, step_shares

@@ -1,0 +1,1 @@
+"""Who serves what when requests come at a rate."""
