@@ -84,6 +84,26 @@ def test_fp8_without_kernels_is_measured_as_what_it_is_unpacked_to(backend, tmp_
     assert tokens == produced(backend, tmp_path / "meant")
 
 
+def test_weights_that_stay_packed_are_recorded_with_their_stored_bytes(backend, tmp_path):
+    pack_weights = pytest.importorskip("transformers.integrations.bitnet").pack_weights
+    weights = load_file(plain(tmp_path) / "model.safetensors")
+    count = sum(weight.numel() for weight in weights.values())
+    for name, weight in list(weights.items()):
+        if "proj" in name:
+            scale = weight.abs().mean()
+            weights[name] = pack_weights((weight / scale).round().clamp(-1, 1))
+            weights[name + "_scale"] = scale.reshape(1)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    describe(tmp_path, quantization_config={"quant_method": "bitnet"})
+    assert len(produced(backend, tmp_path)) == REQUEST.output_tokens
+    model = backend.resolve(Config(str(tmp_path), device="cpu"))
+    assert (model.dtype, model.parameters) == ("bitnet", count)
+    assert model.weight_bytes == sum(weight.nbytes for weight in weights.values())
+    # A step reads a single row of the embedding.
+    embedding = weights["model.embed_tokens.weight"]
+    assert model.step_bytes == model.weight_bytes - embedding.nbytes + embedding[0].nbytes
+
+
 @pytest.mark.parametrize(
     ("quantization", "packages"),
     [
