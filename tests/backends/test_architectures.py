@@ -76,6 +76,20 @@ def test_sizes_that_do_not_cross_a_switch_of_frequencies_are_measured(backend, t
         backend.prepare(Request(18, 12, 1))
 
 
+@pytest.mark.parametrize(
+    ("kind", "cache"),
+    [
+        ("gemma2", "DynamicCache"),
+        ("mamba", "DynamicCache: LinearAttentionLayer"),
+        ("bamba", "DynamicCache: LinearAttentionLayer + DynamicLayer"),
+    ],
+)
+def test_cache_is_recorded_as_what_the_layers_keep(backend, tmp_path, kind, cache):
+    save_tiny(kind, tmp_path)
+    loaded = backend.load(Config(str(tmp_path), device="cpu", dtype="float32", threads=1))
+    assert loaded.settings["kv_cache_class"] == cache
+
+
 def test_comparing_is_told_once(backend, tmp_path):
     save_tiny("gemma2", tmp_path)
     backend.load(Config(str(tmp_path), device="cpu", dtype="float32", threads=1))
