@@ -28,7 +28,8 @@ def refuse(name: str, config: PreTrainedConfig, random_weights: bool = False) ->
     declared = config.architectures or []
     heads = ("CausalLM", "ConditionalGeneration", "LMHeadModel", "LMHead", "ImageTextToText")
     # A bare "…Model" has no output matrix, unless that is its embedding.
-    bare = not random_weights and not config.get_text_config().tie_word_embeddings
+    tied = getattr(config.get_text_config(), "tie_word_embeddings", True)
+    bare = not random_weights and not tied
     other = [
         each for each in declared if not each.endswith(heads) and ("For" in each or (bare and each.endswith("Model")))
     ]
