@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import asdict
 
+import psutil
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
@@ -64,6 +65,8 @@ def print_plan(planned: PlannedRun, as_json: bool = False) -> None:
     plan, seen = planned.plan, planned.foreseen()
     model = seen.model
     print(f"{planned.backend}, {model.name} ({', '.join(_weights(model))}) on {seen.device}")
+    if seen.device == "cpu" and model.weight_bytes is not None and not planned.served:
+        print(f"the model can be loaded as far as its description tells; {_memory(model.weight_bytes)}")
     if plan.points:
         points = f"{len(plan.points)} points" if len(plan.points) > 1 else "1 point"
         print(f"{points} in this order, each with a warm-up and at most {plan.stopping.max_trials} trials:")
@@ -86,6 +89,15 @@ def print_plan(planned: PlannedRun, as_json: bool = False) -> None:
     print(
         f"about {spell(whole_s)} in all, plus loading the model; guessed from typical rates of a {seen.device}, "
         "good to a factor of three"
+    )
+
+
+def _memory(weight_bytes: int) -> str:
+    """What the weights take of the memory that is free."""
+    free_bytes = psutil.virtual_memory().available
+    takes, free = number(weight_bytes / 1e9, 2), number(free_bytes / 1e9, 2)
+    return f"its weights take {takes} GB, {free} GB of memory are free" + (
+        "" if weight_bytes <= free_bytes else ": too little"
     )
 
 
