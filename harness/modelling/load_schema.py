@@ -197,15 +197,6 @@ class ServedModel(Strict):
             notes=[],
         )
 
-    def _as_left_out(self, c: int) -> HeldOutKind:
-        """The kind of error that a cost with c in flight has; where it isn't known the largest of the others.
-
-        At a measured number in flight that of sizes left out, between two that of an inner one, beyond all that of the
-        outermost.
-        """
-        return _as_left_out(c, self.slots, self.points, self.held_out)
-
-
 def _as_left_out(
     c: int, slots: int | None, points: Sequence[tuple[float, float, int]], known: Collection[HeldOutKind]
 ) -> HeldOutKind:
