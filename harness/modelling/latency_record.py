@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
-from harness.modelling.load_schema import Latency, LatencyModel, LoadError, LoadPointError, ServedModel
+from harness.modelling.load_schema import Latency, LatencyModel, LoadError, ServedModel
 from harness.modelling.model_schema import Coefficient
 from harness.modelling.profile_schema import Measurement
 from harness.modelling.served.held_out import FEWEST, KINDS, HeldOutKind
@@ -102,17 +102,6 @@ def _errors(
     errors: dict[Latency, dict[HeldOutKind, LoadError]] = {"ttft": {}, "tpot": {}}
     for kind in (kind for kind in KINDS if kind in found):
         at, ttft, tpot = (np.concatenate(parts) for parts in zip(*found[kind], strict=True))
-        errors["ttft"][kind] = _error(points, at, ttft)
-        errors["tpot"][kind] = _error(points, at, tpot)
+        where = tuple(axis[at] for axis in points.at)
+        errors["ttft"][kind], errors["tpot"][kind] = (LoadError.of(error, *where) for error in (ttft, tpot))
     return errors
-
-
-def _error(points: LatencyPoints, at: NDArray[np.int64], error: Floats) -> LoadError:
-    worst = int(np.argmax(np.abs(error)))
-    m, n, c = (float(axis[at[worst]]) for axis in points.at)
-    return LoadError(
-        points=error.size,
-        mape=float(np.mean(np.abs(error))),
-        rms=float(np.sqrt(np.mean(error**2))),
-        worst=LoadPointError(input_tokens=m, output_tokens=n, concurrency=round(c), relative_error=float(error[worst])),
-    )
