@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from harness.cli import options
+from harness.cli import options, rate_options
 from harness.core.errors import UserError
 
 Systems = Annotated[
@@ -57,18 +57,13 @@ def simulate(
     as_json: options.AsJson = False,
 ) -> None:
     """Simulate a trace, or requests at a rate, on batching engines: latencies, load and energy."""
-    from harness.deciding.simulated_answer import Limits, drawn_stream, simulate_stream, trace_stream
+    from harness.deciding.simulated_answer import drawn_stream, simulate_stream, trace_stream
     from harness.deciding.trace_files import load_workload
     from harness.showing.simulations import print_simulation
 
     if not systems:
         raise UserError("name a system: joulebench simulate PROFILE --rate 2/s")
-    limits = Limits(
-        options.named_numbers("--replicas", replicas),
-        options.named_numbers("--slots", slots),
-        options.named_numbers("--chunk-tokens", chunk_tokens),
-        options.named_numbers("--kv-tokens", kv_tokens),
-    )
+    limits = rate_options.limits_of(replicas, slots, chunk_tokens, kv_tokens)
     if rate is None:
         if requests is not None or duration is not None:
             raise UserError("--requests and --duration are of random arrivals: give --rate too")

@@ -250,7 +250,7 @@ def _work(
     if costs is None:
         return None
     m, n = requests.input_tokens.astype(float), requests.output_tokens.astype(float)
-    decoding = np.arange(by_decoding.size)
+    decoding = np.arange(by_decoding.size, dtype=float)
     floors = [each.counts.lone_prefills if costs.prefill_joined else each.counts.prompt_parts for each in engines]
     return np.array(
         [
