@@ -69,18 +69,9 @@ def simulate(
             raise UserError("--requests and --duration are of random arrivals: give --rate too")
         stream = trace_stream(workload, input_column, output_column)
     else:
+        rate_per_s = rate_options.one_rate(rate, "a simulation is of one rate")
         loaded = load_workload(workload, input_column, output_column)
-        stream = drawn_stream(loaded, _one_rate(rate), requests, duration, seed)
+        stream = drawn_stream(loaded, rate_per_s, requests, duration, seed)
     answer = simulate_stream(systems, stream, rule=rule, limits=limits, off_when_idle=off_when_idle, boundary=boundary)
     options.print_notes(answer.fitted)
     print_simulation(answer, as_json)
-
-
-def _one_rate(text: str) -> float:
-    """Requests per second. Raises UserError."""
-    from harness.measuring.open_plan import parse_rates
-
-    rates = parse_rates(text)
-    if len(rates) > 1:
-        raise UserError(f"--rate {text}: a simulation is of one rate")
-    return rates[0]
