@@ -15,7 +15,7 @@ from harness.core.errors import UserError
 from harness.core.quantities import Method
 from harness.core.sizes import MAX_ARRIVAL_S, MAX_ARRIVALS
 from harness.core.wording import percent
-from harness.deciding.arrivals import logged_requests
+from harness.deciding.arrivals import read_requests
 from harness.deciding.costs import MOST_TOO_FAR
 from harness.deciding.followed_rule import AnyRule, followed, read_rule
 from harness.deciding.workload import Workload
@@ -82,7 +82,7 @@ def trace_stream(
     """The requests of a log at its own times; with ``ignore_cache`` prompts are computed whole. Raises UserError."""
     if not Path(path).is_file():
         raise UserError(f"{path} is no file with arrival times; for random arrivals give --rate 2/s in its place")
-    requests = logged_requests(Path(path), input_column, output_column)
+    requests = read_requests(Path(path), input_column, output_column)
     if ignore_cache:
         requests = replace(requests, cached_tokens=None)
     return Stream(Path(path).name, requests, None, None)

@@ -9,7 +9,7 @@ import pytest
 from harness.core.errors import UserError
 from harness.deciding import workload as workloads
 from harness.deciding.answers import decide_routing, decide_threshold
-from harness.deciding.arrivals import logged_requests
+from harness.deciding.arrivals import read_requests
 from harness.deciding.costs import cost_table, expected_by_input, typical_cached
 from harness.deciding.decision import make_scales
 from harness.deciding.draws import half_widths
@@ -211,7 +211,7 @@ def test_traces_with_blocks_are_priced_by_them(pair: list[Path], tmp_path: Path)
     assert dict(zip(w.input_tokens.tolist(), w.not_computed.tolist(), strict=True)) == {
         512: 0, 1024: 0, 1100: 1024, 1536: 1024,
     }  # fmt: skip
-    log = logged_requests(path)
+    log = read_requests(path)
     assert log.cached_tokens is not None
     assert log.cached_tokens.tolist() == [0, 1024, 1024, 0]
     arrived, how = arriving_as_logged(path)

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.quantities import check_number
-from harness.deciding.arrivals import logged_requests
+from harness.deciding.arrivals import read_requests
 from harness.deciding.costs import Costs, cost_table
 from harness.deciding.rates.arrivals import Arriving, Burstiness, of_log
 from harness.deciding.rates.fleet import FleetAtRate, RatedSystem, Split
@@ -66,7 +65,7 @@ def arriving_as_logged(
     """
     if not Path(path).is_file():
         raise UserError(f"--rate trace needs a log with arrival times, which {path} isn't: give --rate 2/s")
-    log = logged_requests(Path(path), input_column, output_column, form)
+    log = read_requests(Path(path), input_column, output_column, form)
     workload, arriving_ = of_log(Path(path).name, log)
     if not ignore_cache:
         return workload, arriving_
@@ -92,6 +91,8 @@ def rated_fleet(
         if idle_w is None and asked.idle == "included" and not asked.off_when_idle:
             notes.append(f"the idle power of {label} was not measured: what it needs while it waits isn't counted")
         subtracted = asked.idle == "subtracted"
+        if idle_w and not subtracted and not system.off_when_idle and None in one.profile.idle_power_ci95_w(boundary):
+            notes.append(f"the idle power of {label} has no stated uncertainty: it is in no interval")
         waiting_w = 0.0 if subtracted or system.off_when_idle else idle_w or 0.0
         systems.append(RatedSystem(system, one.profile, waiting_w, (idle_w or 0.0) if subtracted else 0.0))
     return FleetAtRate(tuple(systems), workload, rate_per_s), notes
@@ -128,12 +129,6 @@ def costs_at_load(fleet: FleetAtRate, split: Split, ways: Sequence[int], asked: 
     warnings = tuple(warning for warning in costs.warnings if not warning.startswith(DIFFERENT_LOADS))
     labels = tuple(system.label for system in fleet.systems)
     return replace(costs, warnings=warnings, labels=labels)
-
-
-def alone_ways(fleet: FleetAtRate) -> list[Floats]:
-    """Sums that give each system all requests in turn: shapes (width, systems)."""
-    systems = np.arange(len(fleet.systems))
-    return [total * (systems == s) for s, total in enumerate(fleet.totals())]
 
 
 def position_of(fleet: FleetAtRate, loaded: Sequence[Loaded], name: str) -> int:
