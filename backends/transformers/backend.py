@@ -32,19 +32,18 @@ from backends.base import (
     pip_install,
     refuse_request,
 )
-from backends.transformers import decode, devices, forward, kinds, models, placement, quantizers
+from backends.transformers import decode, devices, forward, headers, kinds, models, placement, quantizers, stored
 from backends.transformers.guard import Guard, draw_tokens
+from backends.transformers.precision import DTYPES, Precision, chosen_precision
 from backends.transformers.sizes import size_of
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
-    from transformers.utils.quantization_config import QuantizationConfigMixin
 
     from backends.presets import ModelSource
     from backends.transformers.decode import Decoder
 
-DTYPES = ("float32", "bfloat16", "float16")
 OLDEST_TRANSFORMERS = "5.14"
 
 T = TypeVar("T")
@@ -59,14 +58,13 @@ class _Plan:
     """The device, or the GPUs that the model is spread over; inputs go to the first."""
     dtype: torch.dtype
     """Of the activations, the cache and unquantised weights."""
-    quantization: QuantizationConfigMixin | None
+    precision: Precision
 
     @property
     def packages(self) -> tuple[str, ...]:
         """What is needed beside torch and transformers."""
-        if self.quantization is not None:
-            assert self.model.dtype
-            return quantizers.METHODS[self.model.dtype].packages
+        if self.precision.quantization is not None:
+            return self.precision.packages
         return ("accelerate",) if len(self.devices) > 1 else ()
 
 
@@ -130,8 +128,8 @@ class TransformersBackend(Backend):
             cuda_unusable=devices.cuda_unusable(),
             settings={
                 "attention": self.model.config._attn_implementation,
-                **forward.cache_settings(config),
-                **({"activation_dtype": str(plan.dtype).removeprefix("torch.")} if plan.quantization else {}),
+                **forward.cache_settings(self.model, config),
+                **plan.precision.settings(),
                 "threads": torch.get_num_threads(),
                 "float32_matmul_precision": torch.get_float32_matmul_precision(),
             },
@@ -181,7 +179,9 @@ class TransformersBackend(Backend):
         """What compares the loaded model's steps, its shortest comparison done. Raises InvalidConfig."""
         import torch
 
-        guard = Guard(self._loaded(), config, str(plan.dtype).removeprefix("torch."), plan.quantization is not None)
+        guard = Guard(
+            self._loaded(), config, str(plan.dtype).removeprefix("torch."), plan.precision.quantization is not None
+        )
 
         def check() -> None:
             with torch.inference_mode():
@@ -189,6 +189,9 @@ class TransformersBackend(Backend):
 
         self._devices = plan.devices
         _guarded(check)
+        if plan.precision.packed_by_others:
+            assert plan.model.weight_bytes is not None
+            stored.refuse_unpacked(self._loaded(), plan.model.weight_bytes)
         return guard
 
     def _draw_tokens(self, request: Request) -> torch.Tensor:
@@ -262,12 +265,19 @@ def _plan(config: Config, source: ModelSource, model_config: PreTrainedConfig) -
     if config.compile != "none":
         forward.static_cache(model_config, 1)  # refuses models that can't have one
     placement.refuse(config, tuple(device.index or 0 for device in chosen))
-    precision, activations, quantization = _precision(config, model_config, chosen)
-    dtype = getattr(torch, activations)
+    precision = chosen_precision(config, model_config, chosen)
+    dtype = getattr(torch, precision.activations)
     try:
-        size = size_of(model_config, dtype, quantization)
+        tensors = (
+            headers.tensor_bytes(config.model, getattr(model_config, "_commit_hash", None))
+            if precision.packed_by_others
+            else None
+        )
+        size = size_of(model_config, dtype, None if precision.unpacked else precision.quantization, tensors)
     except Exception as error:  # shapes that don't fit together fail in any way while the modules are built
         raise models.unreadable(config.model, source, error) from error
+    if source == "folder" and not config.random_weights:
+        headers.refuse_without_weights(config.model)
     text_config = model_config.get_text_config()
     model = Model(
         name=config.model,
@@ -280,42 +290,19 @@ def _plan(config: Config, source: ModelSource, model_config: PreTrainedConfig) -
         step_bytes=size.step_bytes,
         context_length=kinds.context_length(model_config),
         vocabulary_size=text_config.vocab_size,
-        dtype=precision,
+        dtype=precision.name,
         revision=getattr(model_config, "_commit_hash", None),
     )
-    return _Plan(model, chosen, dtype, quantization)
-
-
-def _precision(
-    config: Config, model_config: PreTrainedConfig, on: tuple[torch.device, ...]
-) -> tuple[str, str, QuantizationConfigMixin | None]:
-    """Precision of the weights, dtype of the activations, and quantisation."""
-    import torch
-
-    default = devices.default_dtype(on[0])
-    checkpoint = quantizers.of_checkpoint(config.model, model_config)
-    if checkpoint is not None and config.dtype not in ("auto", checkpoint[0]):
-        raise InvalidConfig(f"'{config.model}' holds {checkpoint[0]} weights and no others; leave out {config.dtype}")
-    name = checkpoint[0] if checkpoint is not None else config.dtype
-    if name not in quantizers.METHODS:
-        name = default if name == "auto" else name
-        if name not in DTYPES:
-            choices = ", ".join((*DTYPES, *quantizers.METHODS))
-            raise InvalidConfig(f"dtype '{config.dtype}' isn't one of {choices}")
-        return name, name, None
-    for device in on:
-        quantizers.refuse(name, device, config.compile)
-    activations = quantizers.activation_dtype(name, default)
-    return name, activations, checkpoint[1] if checkpoint else quantizers.of_method(name, getattr(torch, activations))
+    return _Plan(model, chosen, dtype, precision)
 
 
 def _weights(config: Config, source: ModelSource, model_config: PreTrainedConfig, plan: _Plan) -> PreTrainedModel:
     """Make or read the weights where they belong. Raises InvalidConfig or OutOfMemory."""
-    device, dtype, quantization = plan.devices[0], plan.dtype, plan.quantization
+    device, dtype, quantization = plan.devices[0], plan.dtype, plan.precision.quantization
     placed: placement.DeviceMap | None = None
     if len(plan.devices) > 1:
         free = placement.free_bytes(tuple(one.index for one in plan.devices))
-        placed = placement.device_map(model_config, dtype, free, quantization)
+        placed = placement.device_map(model_config, dtype, free, None if plan.precision.unpacked else quantization)
     elif quantization is not None:
         placed = {"": str(device)}
     if not plan.model.random_weights:

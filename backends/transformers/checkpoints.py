@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends.base import InvalidConfig
+from backends.transformers import stored
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -43,19 +44,27 @@ def refuse_other_content(name: str) -> None:
 
 
 def refuse_unread_quantization(name: str, config: PreTrainedConfig) -> None:
-    """Raises InvalidConfig for quantised weights whose description transformers doesn't read."""
+    """Raises InvalidConfig for quantised weights whose description transformers doesn't read, unless it is its own.
+
+    That of compressed-tensors by its first name is put where transformers looks for it.
+    """
     if getattr(config, "quantization_config", None) is not None:
+        return
+    compression = getattr(config, "compression_config", None)
+    if isinstance(compression, dict):
+        # What compressed-tensors called its description at first; transformers reads it by its new name only.
+        config.quantization_config = {"quant_method": "compressed-tensors", **compression}
         return
     if isinstance(getattr(config, "quantization", None), dict):
         raise InvalidConfig(f"'{name}' holds weights quantised for MLX; run it with --backend mlx, {_RANDOM}")
-    described = "compression_config in config.json" if getattr(config, "compression_config", None) else None
+    described = None
     for file in ("hf_quant_config.json", "quant_config.json", "quantize_config.json"):
         if (Path(name) / file).is_file():
             described = file
     if described is not None:
         raise InvalidConfig(
             f"'{name}' holds quantised weights described in {described}, which transformers doesn't read; "
-            f"give the unquantised model or a GGUF file, {_RANDOM}"
+            f"{stored.REMEDY}"
         )
 
 

@@ -64,12 +64,18 @@ def chunked(ids: torch.Tensor, positions: torch.Tensor, most: int | None) -> lis
     return list(zip(ids.split(most, dim=1), positions.split(most, dim=1), strict=True))
 
 
-def cache_settings(config: Config) -> dict[str, str | None]:
-    """The cache's class and how many positions it has, as part of a run's identity."""
+def cache_settings(model: PreTrainedModel, config: Config) -> dict[str, str | None]:
+    """The cache's class and how many positions it has, as part of a run's identity.
+
+    Layers that keep a state in place of keys and values are named.
+    """
     if not config.kv_cache:
         return {"kv_cache_class": None, "kv_cache_length": None}
     if config.compile == "none":
-        return {"kv_cache_class": "DynamicCache", "kv_cache_length": "grows"}
+        kinds = list(dict.fromkeys(type(layer).__name__ for layer in growing_cache(model).layers))
+        plain = set(kinds) <= {"DynamicLayer", "DynamicSlidingWindowLayer"}
+        described = "DynamicCache" if plain else f"DynamicCache: {' + '.join(kinds)}"
+        return {"kv_cache_class": described, "kv_cache_length": "grows"}
     return {"kv_cache_class": "StaticCache", "kv_cache_length": "m + n"}
 
 

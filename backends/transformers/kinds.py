@@ -17,8 +17,8 @@ _LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequen
 """What configurations call the longest sequence that the model is made for."""
 
 
-def refuse(name: str, config: PreTrainedConfig) -> None:
-    """Raises InvalidConfig for a configuration that is no decoder-only language model."""
+def refuse(name: str, config: PreTrainedConfig, random_weights: bool = False) -> None:
+    """Raises InvalidConfig for a configuration that is no decoder-only language model, or has no weights for it."""
     kind = config.model_type
     measured = "decoder-only language models are measured"
     if config.is_encoder_decoder:
@@ -27,7 +27,12 @@ def refuse(name: str, config: PreTrainedConfig) -> None:
         raise InvalidConfig(f"'{name}' is an encoder ({kind}), which generates no text; {measured}")
     declared = config.architectures or []
     heads = ("CausalLM", "ConditionalGeneration", "LMHeadModel", "LMHead", "ImageTextToText")
-    other = [each for each in declared if "For" in each and not each.endswith(heads)]
+    # A bare "…Model" has no output matrix, unless that is its embedding.
+    tied = getattr(config.get_text_config(), "tie_word_embeddings", True)
+    bare = not random_weights and not tied
+    other = [
+        each for each in declared if not each.endswith(heads) and ("For" in each or (bare and each.endswith("Model")))
+    ]
     if declared and len(other) == len(declared):
         raise InvalidConfig(f"'{name}' is a {other[0]}, which has no head that generates text; {measured}")
     if _class_name(config) is None:

@@ -35,7 +35,7 @@ def read_config(name: str, random_weights: bool = False) -> tuple[ModelSource, P
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # a foreign config.json can fail in any way while it is parsed and validated
         raise unreadable(name, source, error) from error
-    kinds.refuse(name, config)
+    kinds.refuse(name, config, random_weights)
     if random_weights:
         config.__dict__.pop("quantization_config", None)
     else:
@@ -169,7 +169,7 @@ def pretrained_model(
     from safetensors import SafetensorError
 
     options: dict[str, Any] = {}
-    if quantization is not None and not quantizers.is_stored(config):
+    if quantization is not None and (not quantizers.is_stored(config) or getattr(quantization, "dequantize", False)):
         options["quantization_config"] = quantization
     if isinstance(device, dict):
         options["device_map"] = device
@@ -186,8 +186,7 @@ def pretrained_model(
         )
         if loading["missing_keys"]:  # transformers would fill them at random
             raise ValueError(f"it has no weights for {min(loading['missing_keys'])}")
-        if quantization is None:
-            checkpoints.refuse_scales(loading["unexpected_keys"])
+        checkpoints.refuse_scales(loading["unexpected_keys"])
     except (OSError, ValueError, SafetensorError) as error:
         raise unreadable(name, source, error) from error
     except RuntimeError as error:

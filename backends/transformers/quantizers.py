@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from backends.base import InvalidConfig, NotInstalled
+from backends.transformers import stored as others
 
 if TYPE_CHECKING:
     import torch
@@ -44,8 +45,6 @@ METHODS = {
     "torchao-int8": Method(("torchao", "accelerate"), ("cuda", "cpu")),
     "torchao-int4": Method(("torchao", "accelerate"), ("cuda",), "bfloat16", (8, 0)),
 }
-STORED = ("bnb-int8", "bnb-nf4", "torchao-int8")
-"""Methods that are also read from checkpoints stored so."""
 
 
 def usable(devices: tuple[str, ...]) -> tuple[str, ...]:
@@ -104,7 +103,8 @@ def of_method(name: str, dtype: torch.dtype) -> QuantizationConfigMixin:
 def of_checkpoint(model: str, config: PreTrainedConfig) -> tuple[str, QuantizationConfigMixin] | None:
     """Method and configuration of a model that is stored quantised; None where it isn't.
 
-    Raises InvalidConfig for another quantisation than the methods here, NotInstalled for an absent package.
+    A method that isn't one of ``METHODS`` is one of ``stored``. Raises InvalidConfig for a quantisation that
+    transformers doesn't read, NotInstalled for an absent package.
     """
     from transformers import BitsAndBytesConfig, TorchAoConfig
 
@@ -114,10 +114,7 @@ def of_checkpoint(model: str, config: PreTrainedConfig) -> tuple[str, Quantizati
     settings = stored if isinstance(stored, dict) else stored.to_dict()
     name = _stored_method(settings)
     if name is None:
-        raise InvalidConfig(
-            f"'{model}' is a quantised checkpoint of a kind other than {', '.join(STORED)}; "
-            "give the unquantised one or a GGUF file"
-        )
+        return others.of_settings(model, dict(settings))
     if missing := _missing(METHODS[name]):
         remedy = f"install with: pip install {' '.join(missing)}"
         raise NotInstalled(f"'{model}' has {name} weights, which need {' and '.join(missing)}; {remedy}")

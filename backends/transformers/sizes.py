@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,30 +31,43 @@ class Size:
     """That a decode step of one sequence reads."""
 
 
-def size_of(config: PreTrainedConfig, dtype: torch.dtype, quantization: QuantizationConfigMixin | None = None) -> Size:
+def size_of(
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    quantization: QuantizationConfigMixin | None = None,
+    stored: Mapping[str, int] | None = None,
+) -> Size:
     """The size of a model, found without allocating any.
 
     Quantised weights count as many as they stand for, and their bytes are those of the packed numbers with padding,
-    scales, zero points and code tables. Raises ValueError for a configuration that is no causal language model.
+    scales, zero points and code tables. ``stored`` has the bytes of each tensor of a checkpoint, which are taken in
+    place of those. Raises ValueError for a configuration that is no causal language model.
     """
     model, _ = empty_model(config, dtype)
     weights = dict(model.named_parameters())
     sizes = {name: weight.numel() * weight.element_size() for name, weight in weights.items()}
-    if quantization is not None:
+    if quantization is not None and stored is None:
         for name in empty_model(config, dtype, quantization)[1]:
             rows, columns = weights[name].shape
             sizes[name] = quantizers.matrix_bytes(quantization, rows, columns, dtype.itemsize)
     share = _chosen_share(config)
     output, embedding = model.get_output_embeddings(), model.get_input_embeddings().weight
     tied = output is not None and output.weight is embedding
-    active, read = 0.0, 0.0
-    for name, weight in weights.items():
+    embeds = next((name for name, weight in weights.items() if weight is embedding), "")
+    sizes = dict(stored) if stored is not None else sizes
+    # The same tensor may lie under another prefix in a checkpoint.
+    ending = "." + ".".join(embeds.split(".")[-2:])
+
+    def used(name: str) -> float:
+        """Share of a tensor that a step of one sequence uses."""
         if any(word in name for word in _OF_IMAGES):
-            continue
-        used = share if ".experts." in name else 1.0
-        active += used * weight.numel()
-        # Of an embedding that isn't the output matrix too, a step reads one row.
-        read += used * sizes[name] * (1 / weight.shape[0] if weight is embedding and not tied else 1.0)
+            return 0.0
+        return share if ".experts." in name else 1.0
+
+    active = sum(used(name) * weight.numel() for name, weight in weights.items())
+    # Of an embedding that isn't the output matrix too, a step reads one row.
+    rows = {name for name in sizes if f".{name}".endswith(ending) and not tied}
+    read = sum(used(name) * size / (embedding.shape[0] if name in rows else 1) for name, size in sizes.items())
     total = sum(weight.numel() for weight in weights.values())
     return Size(total, sum(sizes.values()), round(active), round(read))
 

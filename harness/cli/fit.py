@@ -19,6 +19,16 @@ _Meter = Annotated[
     MeterName | None,
     Option(help="Kind of meter that read the energies; for --measurements.", show_default="not known"),
 ]
+_Where = Annotated[
+    list[str] | None,
+    Option(metavar="COLUMN=VALUE", help="Only rows of --measurements with this value; repeatable.", show_default=False),
+]
+_TableForm = Annotated[
+    str | None, Option(metavar="NAME", help="Form of --measurements.", show_default="the one that its columns tell")
+]
+_TrustUnits = Annotated[
+    bool, Option("--trust-units", help="Take energies of --measurements though no machine has such a power.")
+]
 _Concurrency = Annotated[
     int | None,
     Option(
@@ -36,15 +46,18 @@ def fit(
     runs: Annotated[list[Path] | None, Argument(metavar="RUN", help="Run directories of one system and model.")] = None,
     measurements: Annotated[
         Path | None,
-        Option(help="CSV of trials measured elsewhere: input_tokens, output_tokens, runtime_s, energies, session, …"),
+        Option(help="Trials measured elsewhere: a table of ours or of a tool's, as CSV, JSON, JSON lines or Parquet."),
     ] = None,
     system: Annotated[str | None, Option(help="Name of the machine.", show_default="the device's")] = None,
     model: Annotated[str | None, Option(help="Name of the model; for --measurements.")] = None,
     kv_cache: Annotated[
-        bool,
+        bool | None,
         Option("--kv-cache/--no-kv-cache", help="Whether the KV cache was on; for --measurements.", show_default="on"),
-    ] = True,
+    ] = None,
     meter: _Meter = None,
+    where: _Where = None,
+    table_form: _TableForm = None,
+    trust_units: _TrustUnits = False,
     concurrency: _Concurrency = None,
     form: Annotated[
         FormName, Option(help=f"Which model of the cost; {AUTO}: the one with the smaller held-out error.")
@@ -58,6 +71,7 @@ def fit(
 ) -> None:
     """Fit runtime and energy models to runs and report their error at points left out of the fit."""
     from harness.core.errors import UserError
+    from harness.modelling.measured_table import TableChoice
     from harness.modelling.profile import check_name
     from harness.modelling.profile_fit import fit_pooled
     from harness.modelling.sources import from_csv, from_runs
@@ -72,12 +86,15 @@ def fit(
     if name is not None:
         check_name(name)
     if measurements is not None:
-        if system is None or model is None:
-            raise UserError("--measurements needs --system NAME and --model NAME")
-        pooled = from_csv(measurements, system, model, kv_cache, concurrency, meter)
+        choice = TableChoice(options.assignments("--where", where), table_form, trust_units)
+        pooled = from_csv(measurements, system, model, kv_cache, concurrency, meter, choice)
+        if as_json:
+            options.print_notes(pooled.table_notes)
     else:
-        if model is not None or not kv_cache or meter is not None:
+        if (model, kv_cache, meter) != (None, None, None):
             raise UserError("--model, --no-kv-cache and --meter go with --measurements; a run knows its own")
+        if where or table_form or trust_units:
+            raise UserError("--where, --table-form and --trust-units go with --measurements")
         pooled = from_runs([load_run(run) for run in runs or []], system, concurrency)
     made = fit_pooled(pooled, form.value, drop_suspects, name)
     if output is not None:

@@ -148,6 +148,17 @@ def named_numbers(option: str, texts: Sequence[str] | None) -> dict[str, float]:
     return numbers
 
 
+def assignments(option: str, texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
+    """What ``option NAME=VALUE``, given any number of times, says. Raises UserError."""
+    found = []
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise UserError(f"{option} {text}: write it as {option} COLUMN=VALUE")
+        found.append((name.strip(), value.strip()))
+    return tuple(found)
+
+
 def takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command, a function of keyword arguments, the options that the annotations of a class declare."""
 

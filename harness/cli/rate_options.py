@@ -49,13 +49,16 @@ OffWhenIdle = Annotated[
 
 def rate_of(text: str) -> float | None:
     """Requests per second; None for ``trace``. Raises UserError."""
+    return None if text == "trace" else one_rate(text, "a decision is at one rate; it draws the others itself")
+
+
+def one_rate(text: str, why_one: str) -> float:
+    """Requests per second. Raises UserError."""
     from harness.measuring.open_plan import parse_rates
 
-    if text == "trace":
-        return None
     rates = parse_rates(text)
     if len(rates) > 1:
-        raise UserError(f"--rate {text}: a decision is at one rate; it draws the others itself")
+        raise UserError(f"--rate {text}: {why_one}")
     return rates[0]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from harness.cli import options
+from harness.cli import options, rate_options
 from harness.core.errors import UserError
 
 Systems = Annotated[
@@ -57,35 +57,21 @@ def simulate(
     as_json: options.AsJson = False,
 ) -> None:
     """Simulate a trace, or requests at a rate, on batching engines: latencies, load and energy."""
-    from harness.deciding.simulated_answer import Limits, drawn_stream, simulate_stream, trace_stream
+    from harness.deciding.simulated_answer import drawn_stream, simulate_stream, trace_stream
     from harness.deciding.trace_files import load_workload
     from harness.showing.simulations import print_simulation
 
     if not systems:
         raise UserError("name a system: joulebench simulate PROFILE --rate 2/s")
-    limits = Limits(
-        options.named_numbers("--replicas", replicas),
-        options.named_numbers("--slots", slots),
-        options.named_numbers("--chunk-tokens", chunk_tokens),
-        options.named_numbers("--kv-tokens", kv_tokens),
-    )
+    limits = rate_options.limits_of(replicas, slots, chunk_tokens, kv_tokens)
     if rate is None:
         if requests is not None or duration is not None:
             raise UserError("--requests and --duration are of random arrivals: give --rate too")
         stream = trace_stream(workload, input_column, output_column)
     else:
+        rate_per_s = rate_options.one_rate(rate, "a simulation is of one rate")
         loaded = load_workload(workload, input_column, output_column)
-        stream = drawn_stream(loaded, _one_rate(rate), requests, duration, seed)
+        stream = drawn_stream(loaded, rate_per_s, requests, duration, seed)
     answer = simulate_stream(systems, stream, rule=rule, limits=limits, off_when_idle=off_when_idle, boundary=boundary)
     options.print_notes(answer.fitted)
     print_simulation(answer, as_json)
-
-
-def _one_rate(text: str) -> float:
-    """Requests per second. Raises UserError."""
-    from harness.measuring.open_plan import parse_rates
-
-    rates = parse_rates(text)
-    if len(rates) > 1:
-        raise UserError(f"--rate {text}: a simulation is of one rate")
-    return rates[0]

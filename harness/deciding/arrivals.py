@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from pathlib import Path
+
+import numpy as np
 
 from harness.core.errors import UserError
 from harness.core.sizes import MAX_ARRIVAL_S, MAX_ARRIVALS, Arrival
@@ -13,12 +14,12 @@ from harness.deciding.logs.judge import judge, meaning_of
 from harness.deciding.logs.log import open_log
 from harness.deciding.logs.rows import timed_values
 from harness.deciding.logs.tables import describe
+from harness.deciding.logs.times import EPOCH_UNITS, LARGEST, date_s
 from harness.deciding.trace_files import EXAMPLES, broken_rows, refusal
+from harness.serving.simulation import Requests
 
 TIME_COLUMNS = TIME[:9]
 """The shortest names of the column of times."""
-_EPOCH_UNITS = (("nanoseconds", 1e17, 1e9), ("microseconds", 1e14, 1e6), ("milliseconds", 1e11, 1e3))
-"""Units of times since 1970, from which number on they are meant, and how many are a second."""
 
 
 def read_arrivals(
@@ -59,6 +60,15 @@ def read_arrivals(
     return tuple(Arrival(time_s - start_s, m, n) for time_s, m, n in found)
 
 
+def read_requests(
+    path: Path, input_column: str | None = None, output_column: str | None = None, form: str | None = None
+) -> Requests:
+    """The same, to be simulated or served at a rate. Raises UserError."""
+    arrivals = read_arrivals(path, input_column, output_column, form)
+    found = np.array([(each.offset_s, each.input_tokens, each.output_tokens) for each in arrivals])
+    return Requests(found[:, 0], found[:, 1].astype(np.int64), found[:, 2].astype(np.int64))
+
+
 def _seconds(path: Path, times: Iterable[object], per_s: float | None) -> list[float]:
     """Times in seconds after any start. Raises UserError for one that is none, or is written in another way."""
     read = [_read(path, time) for time in times]
@@ -71,24 +81,21 @@ def _seconds(path: Path, times: Iterable[object], per_s: float | None) -> list[f
 
 def _read(path: Path, time: object) -> tuple[str, float]:
     """How a time is written, and what it is in s."""
-    if isinstance(time, datetime):
-        return "dates", time.replace(tzinfo=time.tzinfo or UTC).timestamp()
     said = "" if time is None else str(time).strip()
     if not said:
         raise UserError(f"{path}: a request has no time")
     try:
         number = float(said)
     except ValueError:
-        try:
-            date = datetime.fromisoformat(_six_digits(said))
-        except ValueError:
+        seconds = date_s(time)
+        if seconds is None:
             raise UserError(
                 f"{path}: {_shown(said)} is no time; write dates as 2024-05-10 00:00:00.5, or seconds"
             ) from None
-        return "dates", date.replace(tzinfo=date.tzinfo or UTC).timestamp()
-    if not abs(number) < 1e20:
+        return "dates", seconds
+    if not abs(number) < LARGEST:
         raise UserError(f"{path}: {_shown(said)} is no time")
-    for unit, least, per_s in _EPOCH_UNITS:
+    for unit, least, per_s in EPOCH_UNITS:
         if abs(number) >= least:
             return unit, number / per_s
     return "seconds", number
@@ -98,10 +105,3 @@ def _shown(said: str) -> str:
     """What stands in place of a time, but no words: a column may hold what people wrote."""
     like_a_time = any(c.isdigit() for c in said) and not any(c.isalpha() and c not in "TZeE" for c in said)
     return f"'{said[:40]}'" if like_a_time or said.lower() in ("nan", "inf", "-inf") else "a text"
-
-
-def _six_digits(date: str) -> str:
-    """A date whose fraction of a second has as many digits as Python reads; some logs write seven."""
-    head, dot, fraction = date.partition(".")
-    digits = len(fraction) - len(fraction.lstrip("0123456789"))
-    return f"{head}{dot}{fraction[: min(digits, 6)]}{fraction[digits:]}"

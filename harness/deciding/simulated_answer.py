@@ -14,7 +14,7 @@ from harness.core.errors import UserError
 from harness.core.quantities import Method
 from harness.core.sizes import MAX_ARRIVAL_S, MAX_ARRIVALS
 from harness.core.wording import percent
-from harness.deciding.arrivals import read_arrivals
+from harness.deciding.arrivals import read_requests
 from harness.deciding.costs import MOST_TOO_FAR
 from harness.deciding.followed_rule import AnyRule, followed, read_rule
 from harness.deciding.workload import Workload
@@ -79,10 +79,7 @@ def trace_stream(path: str | os.PathLike[str], input_column: str | None, output_
     """The requests of a log at its own times. Raises UserError."""
     if not Path(path).is_file():
         raise UserError(f"{path} is no file with arrival times; for random arrivals give --rate 2/s in its place")
-    arrivals = read_arrivals(Path(path), input_column, output_column)
-    found = np.array([(each.offset_s, each.input_tokens, each.output_tokens) for each in arrivals])
-    requests = Requests(found[:, 0], found[:, 1].astype(np.int64), found[:, 2].astype(np.int64))
-    return Stream(Path(path).name, requests, None, None)
+    return Stream(Path(path).name, read_requests(Path(path), input_column, output_column), None, None)
 
 
 def drawn_stream(

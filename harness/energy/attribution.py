@@ -72,9 +72,11 @@ class EnergyFigure:
             raise ValueError("an energy needs its method")
 
     def total_ci95_j(self, part: Literal["request", "prefill", "decode"] = "request") -> float | None:
-        """Half-width of the 95 % interval with the meters' gain in it, in J; None where the energy is."""
+        """Half-width of the 95 % interval with the meters' gain in it, in J; None where energy or gain are unknown."""
         joules, ci95_j = getattr(self, f"{part}_j"), getattr(self, f"{part}_ci95_j")
-        return None if joules is None else math.hypot(ci95_j, joules * (self.gain_ci95 or 0.0))
+        if joules is None or self.gain_ci95 is None:
+            return None
+        return math.hypot(ci95_j, joules * self.gain_ci95)
 
     def over(self, requests: float) -> EnergyFigure:
         """What each of that many requests has of it, which were counted as one."""
@@ -223,21 +225,32 @@ def _energies(trace: Trace, window: Window, working: bool, paused: bool) -> dict
         stuck = Energy(None, None, STUCK)
         return dict.fromkeys(("request", *_PHASES), stuck)
     phases = phase_energies(trace, window, whole)
-    energies = {"request": _without(whole, phases.pauses) if paused else whole}
+    energies = {"request": _without(whole, phases.pauses, _paused_share(window)) if paused else whole}
     took_ns = {"prefill": window.prefill_end_ns - window.start_ns, "decode": window.end_ns - window.prefill_end_ns}
     for phase, found in (("prefill", phases.prefill), ("decode", phases.decode)):
         energies[phase] = found if took_ns[phase].any() else Energy(None, None, f"{phase} is empty")
     return energies
 
 
-def _without(whole: Energy, pauses: Energy) -> Energy:
-    """The energy of a window less that of its pauses; their errors count as independent, which is the cautious choice
-    where more of the one is less of the other."""
+def _paused_share(window: Window) -> float:
+    """Share of a window's time in which no request ran."""
+    whole_ns = int(window.end_ns[-1]) - int(window.start_ns[0])
+    return 1.0 - int((window.end_ns - window.start_ns).sum()) / whole_ns if whole_ns else 0.0
+
+
+def _without(whole: Energy, pauses: Energy, share: float) -> Energy:
+    """The energy of a window less that of its pauses, which take a ``share`` of its time.
+
+    Their errors count as independent, which is the cautious choice where more of the one is less of the other. Pauses
+    draw anything between nothing and the window's mean power: few readings don't tell it any better.
+    """
     if whole.joules is None or whole.ci95_j is None:
         return whole
-    if pauses.joules is None or pauses.ci95_j is None:
-        return Energy(None, None, f"the pauses' energy can't be told: {pauses.reason}")
-    return Energy(whole.joules - pauses.joules, math.hypot(whole.ci95_j, pauses.ci95_j))
+    at_most_j = share * whole.joules
+    if pauses.joules is None or pauses.ci95_j is None or pauses.ci95_j > at_most_j / 2.0:
+        pauses = Energy(at_most_j / 2.0, at_most_j / 2.0)
+    paused_j, paused_ci95_j = pauses.joules or 0.0, pauses.ci95_j or 0.0
+    return Energy(whole.joules - paused_j, math.hypot(whole.ci95_j, paused_ci95_j))
 
 
 def _figure(

@@ -13,7 +13,7 @@ import platform
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from harness.energy.meter import Meter
@@ -37,6 +37,8 @@ _SLOWEST_S = 0.25
 _RATE_HZ = 500.0
 _START_TIMEOUT_S = 20.0
 _SEED = 18
+_TRIED_AGAIN = timedelta(days=1)
+"""How long a sensor is left alone that a load told nothing of, or on which none could be started."""
 
 Mode = Literal["auto", "off", "again"]
 
@@ -47,7 +49,8 @@ def check_sensors(
     """What is known of the timing of each sensor, by domain; the meter goes by it from now on.
 
     Runs a load of ten seconds where a sensor that matters isn't in the cache, or for all with ``again``; none with
-    ``off``. A sensor that can't be measured keeps what its probe states; its response has the reason.
+    ``off``. A sensor that can't be measured keeps what its probe states; its response has the reason, and it is tried
+    again the next day.
     """
     domains = meter.describe().domains
     if mode == "off":
@@ -57,19 +60,18 @@ def check_sensors(
     keys = _keys(wanted)
     cached = load_responses() if wanted and mode == "auto" else {}
     found = {
-        name: SensorCheck(f"cached, measured {cached[key].measured_at}", response=cached[key].response)
+        name: _check(f"cached, measured {cached[key].measured_at}", cached[key].response)
         for name, key in keys.items()
-        if key in cached
+        if key in cached and _still_counts(cached[key])
     }
     missing = [domain for name, domain in wanted.items() if name not in found]
     if missing:
         notice(f"measuring how the sensors follow a load, once on this machine: about {BUDGET_S:g} s")
-        responses, failed = _measured(meter, missing)
+        responses = _measured(meter, missing)
         at = datetime.now(UTC).isoformat(timespec="seconds")
         if problem := keep_responses({keys[name]: CachedResponse(at, each) for name, each in responses.items()}):
             notice(problem)
-        found |= {name: SensorCheck(f"measured {at}", response=response) for name, response in responses.items()}
-        reasons |= failed
+        found |= {name: _check(f"measured {at}", response) for name, response in responses.items()}
     found |= {name: SensorCheck(STATED, response=StepResponse(reason=why)) for name, why in reasons.items()}
     return _taken_over(meter, domains, found)
 
@@ -88,8 +90,23 @@ def irregular_halves(seconds: float, rng: random.Random) -> list[float]:
         left -= sum(pair)
 
 
-def _measured(meter: Meter, domains: Sequence[Domain]) -> tuple[dict[str, StepResponse], dict[str, str]]:
-    """The responses of those that a load ran on, and why there was none on the others, by domain."""
+def _check(source: str, response: StepResponse) -> SensorCheck:
+    """Where a load told nothing, all that is known is what the probe states."""
+    return SensorCheck(source if response.period else STATED, response=response)
+
+
+def _still_counts(cached: CachedResponse) -> bool:
+    """Whether a response need not be measured anew: others on the machine may have hidden what a load would tell."""
+    if cached.response.reason is None:
+        return True
+    try:
+        return datetime.now(UTC) - datetime.fromisoformat(cached.measured_at) < _TRIED_AGAIN
+    except (ValueError, TypeError):
+        return False
+
+
+def _measured(meter: Meter, domains: Sequence[Domain]) -> dict[str, StepResponse]:
+    """The responses by domain; of those that no load ran on with the reason."""
     on_gpu = [domain for domain in domains if domain.component == "gpu"]
     devices: Devices = "cpu" if not on_gpu else "gpu" if len(on_gpu) == len(domains) else "all"
     rng = random.Random(_SEED)
@@ -101,14 +118,15 @@ def _measured(meter: Meter, domains: Sequence[Domain]) -> tuple[dict[str, StepRe
     with meter.sampling_at(_RATE_HZ):
         wave = run_wave(devices, halves, _START_TIMEOUT_S, only_gpus=sorted({domain.source for domain in on_gpu}))
     traces = {trace.domain.name: trace for trace in meter.recent(wave.start_ns, wave.end_ns)}
-    responses, failed = {}, {}
+    responses = {}
     for domain in domains:
         steps = wave.steps_on(domain)
-        if steps is None:
-            failed[domain.name] = _unstepped(wave, domain)
-        else:
-            responses[domain.name] = step_response(traces[domain.name], steps)
-    return responses, failed
+        responses[domain.name] = (
+            StepResponse(reason=_unstepped(wave, domain))
+            if steps is None
+            else step_response(traces[domain.name], steps)
+        )
+    return responses
 
 
 def _unstepped(wave: Wave, domain: Domain) -> str:

@@ -73,12 +73,12 @@ def _run_session(planned: PlannedRun, store: RunStore, observer: Observer) -> No
     limit = planned.energy.max_foreign_load
     with ModelHost(planned.backend, planned.config, store.directory / LOG_FILE, observer) as host:
         look = None if limit is None or limit >= 1.0 else Look(host.pid)
-        model = host.resolve()
+        resolved = host.resolve()
         load = _tell_of_others(look, limit, observer)
-        planned.plan.refuse_beyond(model.context_length)
-        if planned.plan.adaptive and (left_out := planned.plan.adaptive.left_out(model.context_length)):
+        planned.plan.refuse_beyond(resolved.context_length)
+        if planned.plan.adaptive and (left_out := planned.plan.adaptive.left_out(resolved.context_length)):
             observer.notice(left_out)
-        observer.loading(model)
+        observer.loading(resolved)
         loaded, versions = host.load()
         served = loaded.concurrency == "closed loop"
         with _open_meter(planned.energy, loaded, host.pid) as meter:
@@ -86,8 +86,12 @@ def _run_session(planned: PlannedRun, store: RunStore, observer: Observer) -> No
                 observer.notice(notice)
             if unused := _unused_gpus(planned.config.device, loaded):
                 observer.notice(unused)
+            backend, model = _described(planned, loaded, versions)
+            if held:
+                # Before the sensors' load, which takes ten seconds.
+                same_run.refuse_other_hardware(store.directory, held, backend, model, meter.describe())
             sensors = check_sensors(meter, planned.energy.sensor_check, observer.notice)
-            _begin_session(planned, store, loaded, versions, meter.describe(), load, unused, sensors)
+            _begin_session(planned, store, backend, model, meter.describe(), load, unused, sensors)
             schedule = _schedule(planned, store, loaded.model.context_length, loaded.most_in_flight, loaded.settings)
             MeasuringSession(planned.plan, store, host, meter, observer, served).run(schedule)
     _note(store, ended_at=now(), ended="complete")
@@ -184,17 +188,8 @@ def _may_end_otherwise(trial: Trial, session: Session, planned: PlannedRun) -> b
     return trial.status == "disturbed"
 
 
-def _begin_session(
-    planned: PlannedRun,
-    store: RunStore,
-    loaded: Loaded,
-    versions: dict[str, str],
-    measured: MeterDescription,
-    load: CpuLoad | None,
-    unused_gpus: str | None,
-    sensors: dict[str, SensorCheck],
-) -> None:
-    """Write down what is about to be measured. Raises UserError where that is not what the directory holds."""
+def _described(planned: PlannedRun, loaded: Loaded, versions: dict[str, str]) -> tuple[BackendRecord, ModelRecord]:
+    """What measures and what is measured, as a run keeps them."""
     backend = BackendRecord(
         name=planned.backend,
         config=BackendOptions(**asdict(planned.config)),
@@ -205,11 +200,22 @@ def _begin_session(
         settings=dict(loaded.settings),
         versions=versions,
     )
-    model = ModelRecord(**asdict(loaded.model))
+    return backend, ModelRecord(**asdict(loaded.model))
+
+
+def _begin_session(
+    planned: PlannedRun,
+    store: RunStore,
+    backend: BackendRecord,
+    model: ModelRecord,
+    measured: MeterDescription,
+    load: CpuLoad | None,
+    unused_gpus: str | None,
+    sensors: dict[str, SensorCheck],
+) -> None:
+    """Write down what is about to be measured."""
     held = store.run
-    if held:
-        same_run.refuse_other_hardware(store.directory, held, backend, model, measured)
-    else:
+    if held is None:
         held = Run(
             tool_version=__version__,
             created_at=now(),
@@ -223,7 +229,7 @@ def _begin_session(
     plan = planned.plan.record(held.plan)
     session = Session(
         started_at=now(),
-        software=machine.software() | versions,
+        software=machine.software() | backend.versions,
         energy=measured,
         idle={},
         plan=plan,

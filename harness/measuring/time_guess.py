@@ -55,8 +55,11 @@ class RequestGuess:
 
     def _forward_s(self, tokens: float) -> float:
         rates = _RATES.get(self.device.split(":")[0], _RATES["cpu"])
-        operations = 2 * (self.model.parameters or _UNKNOWN_PARAMETERS) * tokens
-        weight_bytes = self.model.weight_bytes or 2 * _UNKNOWN_PARAMETERS
+        model = self.model
+        operations = 2 * (model.active_parameters or model.parameters or _UNKNOWN_PARAMETERS) * tokens
+        # Two tokens or more may go to other experts each: all of these are read then.
+        read_bytes = model.step_bytes if tokens == 1 else None
+        weight_bytes = read_bytes or model.weight_bytes or 2 * _UNKNOWN_PARAMETERS
         return rates.launch_s + max(weight_bytes / rates.bytes_per_s, operations / rates.operations_per_s)
 
 

@@ -11,18 +11,9 @@ from harness.core.quantities import Component
 from harness.modelling.cost_function import CostFunction
 from harness.modelling.forms.phase import Phase
 from harness.modelling.load_schema import UnderLoad
-from harness.modelling.served.engine import Engine, StepCosts
+from harness.modelling.served.engine import AMOUNTS, Engine, StepCosts
 from harness.modelling.served.form import PHASE
 
-_COUNTED = (
-    "floor",
-    "per_sequence",
-    "per_context",
-    "prefill_floor",
-    "per_prefill_token",
-    "per_prefill_token2",
-    "experts",
-)
 REMEDY: Final = "measure at three or more numbers of requests in flight, 1 among them (joulebench measure -c 1,4,16)"
 
 
@@ -70,7 +61,7 @@ def _sum(costs: Sequence[StepCosts], name: str) -> StepCosts:
             f"the energies of the components of profile {name} grow in different ways under load and can't be added "
             "step by step: ask for one of them, or for all"
         )
-    return replace(first, **{name: sum(getattr(c, name) for c in costs) for name in _COUNTED})
+    return replace(first, **{name: sum(getattr(c, name) for c in costs) for name in AMOUNTS})
 
 
 def _steps_of(function: CostFunction, name: str) -> StepCosts:

@@ -168,7 +168,7 @@ def fit_form(
     if not form.has_phases:
         observations = replace(observations, prefill=np.empty(0), decode=np.empty(0))
     candidates = [candidate.attending(decode_context) for candidate in form.candidates(kv_cache)]
-    points = len(observations.cost)
+    points, measured = len(observations.cost), observations
     observations, sessions = without_sessions(candidates, observations)
     rows = equations(observations)
     choice = best_candidate(candidates, rows, {})
@@ -177,8 +177,9 @@ def fit_form(
     if observations.cells is not None:
         covariance = covariance + by_offsets(solution, rows, observations.cells.weights, sessions.covariance)
     folds = _folds(observations)
-    left_out = [_left_out(fold, candidates, observations, rows, starts) for fold in folds]
-    held_out = np.array([alone.cost[0] for alone in left_out[:points]]) / observations.cost - 1
+    known = _Known(candidates, measured, observations, rows, starts, sessions.effect.sd)
+    left_out, costs = zip(*(_left_out(fold, known) for fold in folds), strict=True)
+    held_out = np.array([left_out[point].cost[0] / costs[point][0] for point in range(points)]) - 1
     suspects = suspect_points(solution, rows)
     here = np.ones(points, dtype=bool)
     sound = np.setdiff1d(np.arange(points), suspects)
@@ -192,7 +193,7 @@ def fit_form(
         held_out=held_out,
         rms=float(np.sqrt(np.mean(held_out[sound] ** 2))),
         freedom=freedom,
-        misfit=fit_misfit(every_error([_fitted(solution, observations, rows), *left_out], [here, *folds]), freedom),
+        misfit=fit_misfit(every_error([_fitted(solution, observations, rows), *left_out], [here, *folds])),
         scatter=observations.scatter,
         session=sessions.effect,
         suspects=suspects,
@@ -210,11 +211,7 @@ def without_sessions(candidates: Sequence[Form], observations: Observations) -> 
     # What a session does and what the form says of the sizes that it measured are told from each other in turn.
     for _ in range(SESSION_ROUNDS):  # at least once
         solution = best_candidate(candidates, equations(cleared), {}).solution
-        design = solution.form.design(solution.theta, observations.sizes)
-        predicted = design @ solution.theta
-        # A form that is refused for a negative cost must not stop the others from being fitted.
-        predicted = np.where(predicted > 0, predicted, cleared.cost)
-        found = tell_sessions(observations.cells, predicted, design / predicted[:, None])
+        found = tell_sessions(observations.cells, *_predicted(solution, cleared))
         cleared = observations.without_offsets(found.offsets)
     effect = replace(found.effect, sd=float(np.hypot(found.effect.sd, shared)))
     return cleared, replace(found, effect=effect)
@@ -266,15 +263,33 @@ def _fitted(solution: Solution, observations: Observations, rows: Rows) -> HeldO
     return HeldOutErrors(error, np.zeros(cost.size), cost, observations.certain_noise**2, np.ones(cost.size))
 
 
-def _left_out(
-    fold: NDArray[np.bool_],
-    candidates: Sequence[Form],
-    observations: Observations,
-    rows: Rows,
-    starts: dict[Form, Floats],
-) -> HeldOutErrors:
-    """Errors at the points of ``fold`` by the whole procedure without them; NaN where no interval would be stated."""
-    solution = best_candidate(candidates, rows.without(np.flatnonzero(fold)), starts).solution
+@dataclass(frozen=True)
+class _Known:
+    """What the fit of all points knows when some are left out of it."""
+
+    candidates: Sequence[Form]
+    measured: Observations
+    cleared: Observations
+    """Without what sets sessions apart."""
+    rows: Rows
+    """Of these."""
+    starts: dict[Form, Floats]
+    session_sd: float
+
+    def solved(self, rows: Rows, fold: NDArray[np.bool_]) -> Solution:
+        """The best candidate without the points of ``fold``."""
+        return best_candidate(self.candidates, rows.without(np.flatnonzero(fold)), self.starts).solution
+
+
+def _left_out(fold: NDArray[np.bool_], known: _Known) -> tuple[HeldOutErrors, Floats]:
+    """Errors at the points of ``fold`` by the whole procedure without them, NaN where no interval would be stated; and
+    their costs as those errors have them."""
+    observations, rows, unsure = known.cleared, known.rows, np.zeros(int(fold.sum()))
+    if known.measured.cells is not None:
+        offsets, variance = _offsets_without(fold, known, known.measured.cells)
+        observations = known.measured.without_offsets(offsets)
+        rows, unsure = equations(observations), known.measured.cells.weights[fold] ** 2 @ variance
+    solution = known.solved(rows, fold)
     out, kept = observations.only(fold), observations.only(~fold)
     cost = solution.form.cost(solution.theta, out.sizes)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -282,7 +297,32 @@ def _left_out(
     too_far = kept.range.octaves_outside(out.input_tokens, out.output_tokens) > TOO_FAR
     distance = kept.range.octaves_away(out.input_tokens, out.output_tokens)
     error = np.where(too_far, np.nan, error)
-    return HeldOutErrors(error, distance, cost, out.certain_noise**2, np.ones(cost.size))
+    return HeldOutErrors(error, distance, cost, out.certain_noise**2 + unsure, np.ones(cost.size)), out.cost
+
+
+def _offsets_without(fold: NDArray[np.bool_], known: _Known, cells: Cells) -> tuple[Floats, Floats]:
+    """What each session does as the points outside ``fold`` tell it, 0 where they don't, and the variance of that.
+
+    Of sessions that measured sizes of their own a point left out would otherwise have told its own error.
+    """
+    offsets, variance = np.zeros(cells.sessions), np.full(cells.sessions, known.session_sd**2)
+    left = cells.of(~fold)
+    if left is not None:
+        found = tell_sessions(left, *_predicted(known.solved(known.rows, fold), known.cleared.only(~fold)))
+        told = np.unique(cells.session[~fold[cells.point]])
+        offsets[told], variance[told] = found.offsets, np.diag(found.covariance)
+    return offsets, variance
+
+
+def _predicted(solution: Solution, observations: Observations) -> tuple[Floats, Floats]:
+    """Costs of the points by a fit, and their relative derivatives.
+
+    A form that is refused for a negative cost must not stop the others from being fitted.
+    """
+    design = solution.form.design(solution.theta, observations.sizes)
+    predicted = design @ solution.theta
+    predicted = np.where(predicted > 0, predicted, observations.cost)
+    return predicted, design / predicted[:, None]
 
 
 def suspect_points(solution: Solution, rows: Rows) -> tuple[int, ...]:

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
-from harness.modelling.load_schema import Latency, LatencyModel, LoadError, LoadPointError, ServedModel
+from harness.modelling.load_schema import Latency, LatencyModel, LoadError, ServedModel
 from harness.modelling.model_schema import Coefficient
 from harness.modelling.profile_schema import Measurement
-from harness.modelling.served.held_out import FEWEST, KINDS, HeldOutKind
+from harness.modelling.served.held_out import FEWEST, KINDS, HeldOutKind, folds_at
 from harness.modelling.served.latency import LEAST_POINTS, LatencyFit, LatencyPoints, fit_latency
 from harness.modelling.served.station import Batching
 
@@ -26,6 +26,7 @@ def latency_model(
     ``runtime``.
     """
     slots = runtime.slots
+    measured = [p for p in measured if p.prefill_s is not None and p.decode_s is not None and p.output_tokens > 1]
     points = _points(measured)
     if len(points) < LEAST_POINTS or np.unique(points.concurrency).size < FEWEST + 1:
         return None
@@ -34,7 +35,8 @@ def latency_model(
         fitted = fit_latency(points, batching, slots=slots, chunk_tokens=chunk_tokens)
     except UserError:
         return None
-    errors = _errors(points, fitted, slots, chunk_tokens)
+    asked = np.array([point.output_tokens_requested for point in measured], dtype=float)
+    errors = _errors(points, asked, fitted, slots, chunk_tokens)
     if not errors["ttft"]:
         return None
     station = fitted.station
@@ -65,54 +67,32 @@ def _points(measured: Sequence[Measurement]) -> LatencyPoints:
             point.decode_s.mean / (point.output_tokens - 1),
         )
         for point in measured
-        if point.prefill_s is not None and point.decode_s is not None and point.output_tokens > 1
+        if point.prefill_s is not None and point.decode_s is not None
     ]
     return LatencyPoints(*np.array(rows, dtype=float).reshape(-1, 5).T)
 
 
-def _folds(points: LatencyPoints) -> list[tuple[HeldOutKind, NDArray[np.bool_]]]:
-    """Each size, each inner number in flight and the most in flight, without which enough is left."""
-    sizes = np.stack([points.input_tokens, points.output_tokens], axis=1)
-    levels = np.unique(points.concurrency)
-    folds: list[tuple[HeldOutKind, NDArray[np.bool_]]] = [
-        ("sizes", (sizes == size).all(axis=1)) for size in np.unique(sizes, axis=0)
-    ]
-    folds += [("inner", points.concurrency == level) for level in levels[1:-1]]
-    folds.append(("outermost", points.concurrency == levels[-1]))
-    return [(kind, out) for kind, out in folds if (~out).sum() >= LEAST_POINTS]
-
-
 def _errors(
-    points: LatencyPoints, fitted: LatencyFit, slots: int | None, chunk_tokens: int | None
+    points: LatencyPoints, asked: Floats, fitted: LatencyFit, slots: int | None, chunk_tokens: int | None
 ) -> dict[Latency, dict[HeldOutKind, LoadError]]:
-    """Errors at what is left out of a fit of the chosen form."""
+    """Errors at what is left out of a fit of the chosen form; sizes are told apart by the output tokens ``asked`` for,
+    whatever came of them."""
     station = fitted.station
     found: dict[HeldOutKind, list[tuple[NDArray[np.int64], Floats, Floats]]] = {}
-    for kind, out in _folds(points):
-        # A number in flight that no other size was measured at isn't judged by sizes.
-        told = out & (np.isin(points.concurrency, points.concurrency[~out]) | (kind != "sizes"))
-        if not told.any():
+    for fold in folds_at(points.input_tokens, asked, points.concurrency):
+        if (~fold.out).sum() < LEAST_POINTS:
             continue
         alone = fit_latency(
-            points.only(~out), station.batching, forms=[station.form], slots=slots, chunk_tokens=chunk_tokens
+            points.only(~fold.out), station.batching, forms=[station.form], slots=slots, chunk_tokens=chunk_tokens
         )
-        judged = points.only(told)
+        judged = points.only(fold.judged)
         ttft, tpot = alone.times(*judged.at)
-        found.setdefault(kind, []).append((np.flatnonzero(told), ttft / judged.ttft_s - 1, tpot / judged.tpot_s - 1))
+        found.setdefault(fold.kind, []).append(
+            (np.flatnonzero(fold.judged), ttft / judged.ttft_s - 1, tpot / judged.tpot_s - 1)
+        )
     errors: dict[Latency, dict[HeldOutKind, LoadError]] = {"ttft": {}, "tpot": {}}
     for kind in (kind for kind in KINDS if kind in found):
         at, ttft, tpot = (np.concatenate(parts) for parts in zip(*found[kind], strict=True))
-        errors["ttft"][kind] = _error(points, at, ttft)
-        errors["tpot"][kind] = _error(points, at, tpot)
+        where = tuple(axis[at] for axis in points.at)
+        errors["ttft"][kind], errors["tpot"][kind] = (LoadError.of(error, *where) for error in (ttft, tpot))
     return errors
-
-
-def _error(points: LatencyPoints, at: NDArray[np.int64], error: Floats) -> LoadError:
-    worst = int(np.argmax(np.abs(error)))
-    m, n, c = (float(axis[at[worst]]) for axis in points.at)
-    return LoadError(
-        points=error.size,
-        mape=float(np.mean(np.abs(error))),
-        rms=float(np.sqrt(np.mean(error**2))),
-        worst=LoadPointError(input_tokens=m, output_tokens=n, concurrency=round(c), relative_error=float(error[worst])),
-    )

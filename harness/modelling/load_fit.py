@@ -17,7 +17,6 @@ from harness.modelling.latency_record import latency_model
 from harness.modelling.load_schema import (
     InFlightFactor,
     LoadError,
-    LoadPointError,
     Rival,
     ServedModel,
     UnderLoad,
@@ -177,19 +176,8 @@ def served_model(fitted: ServedFit, observed: Observations) -> ServedModel:
 
 
 def _error(left_out: LeftOutErrors, observed: Observations) -> LoadError:
-    at = int(np.argmax(np.abs(left_out.error)))
-    point = left_out.point[at]
-    return LoadError(
-        points=left_out.error.size,
-        mape=left_out.mape,
-        rms=float(np.sqrt(np.mean(left_out.error**2))),
-        worst=LoadPointError(
-            input_tokens=float(observed.input_tokens[point]),
-            output_tokens=float(observed.output_tokens[point]),
-            concurrency=round(float(observed.concurrency[point])),
-            relative_error=float(left_out.error[at]),
-        ),
-    )
+    at = observed.input_tokens, observed.output_tokens, observed.concurrency
+    return LoadError.of(left_out.error, *(axis[left_out.point] for axis in at))
 
 
 _CHUNKS = ("max_num_batched_tokens", "chunked_prefill_size", "n_batch")

@@ -6,7 +6,7 @@ Field names carry units; null means not measured, unknown or, of degrees of free
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
@@ -62,6 +62,22 @@ class LoadError(Strict):
     """Root mean square of the relative errors."""
     worst: LoadPointError
     """The point with the largest error."""
+
+    @classmethod
+    def of(cls, error: Floats, m: Floats, n: Floats, c: Floats) -> Self:
+        """Of relative errors, predicted over measured less 1, and the points at which they are."""
+        worst = int(np.argmax(np.abs(error)))
+        return cls(
+            points=error.size,
+            mape=float(np.mean(np.abs(error))),
+            rms=float(np.sqrt(np.mean(error**2))),
+            worst=LoadPointError(
+                input_tokens=float(m[worst]),
+                output_tokens=float(n[worst]),
+                concurrency=round(float(c[worst])),
+                relative_error=float(error[worst]),
+            ),
+        )
 
 
 class Rival(Strict):
@@ -165,7 +181,7 @@ class ServedModel(Strict):
     def at(self, c: int) -> CostModel:
         """The cost with c requests in flight, as the phase form's."""
         function = self.function.at(c)
-        error = self.held_out[_as_left_out(c, self.slots, self.points, self.held_out)]
+        error = self.held_out[self._as_left_out(c)]
         names = PHASE.coefficients(self.unit)
         values, deviations = function.coefficients.tolist(), np.sqrt(np.diag(function.covariance)).tolist()
         worst = error.worst
@@ -198,28 +214,18 @@ class ServedModel(Strict):
         )
 
     def _as_left_out(self, c: int) -> HeldOutKind:
-        """The kind of error that a cost with c in flight has; where it isn't known the largest of the others.
+        """The kind of error that a prediction with c in flight has; where it isn't known another, the outermost first.
 
         At a measured number in flight that of sizes left out, between two that of an inner one, beyond all that of the
         outermost.
         """
-        return _as_left_out(c, self.slots, self.points, self.held_out)
-
-
-def _as_left_out(
-    c: int, slots: int | None, points: Sequence[tuple[float, float, int]], known: Collection[HeldOutKind]
-) -> HeldOutKind:
-    """The kind of error that a prediction with c in flight has; where it isn't known another, the outermost first.
-
-    At a measured number in flight that of sizes left out, between two that of an inner one, beyond all that of the
-    outermost.
-    """
-    # Beyond the slots requests wait, and else cost what as many as the slots do.
-    c = c if slots is None else min(c, slots)
-    measured = {point[2] for point in points}
-    beyond: HeldOutKind = "inner" if min(measured) < c < max(measured) else "outermost"
-    wanted: list[HeldOutKind] = ["sizes"] if c in measured else [beyond]
-    return next(kind for kind in [*wanted, "outermost", "inner", "sizes"] if kind in known)
+        # Beyond the slots requests wait, and else cost what as many as the slots do.
+        c = c if self.slots is None else min(c, self.slots)
+        measured = {point[2] for point in self.points}
+        beyond: HeldOutKind = "inner" if min(measured) < c < max(measured) else "outermost"
+        wanted: HeldOutKind = "sizes" if c in measured else beyond
+        kinds: tuple[HeldOutKind, ...] = (wanted, "outermost", "inner", "sizes")
+        return next(kind for kind in kinds if kind in self.held_out)
 
 
 class LatencyModel(Strict):

@@ -17,7 +17,15 @@ from harness.modelling.doubt import NO_SCATTER, Scatter
 from harness.modelling.fit import Observations
 from harness.modelling.point_statistics import statistic
 from harness.modelling.profile_schema import Measurement, Statistic
-from harness.modelling.scatter import PUBLISHED_ENERGY, PUBLISHED_RUNTIME, Spreads, fit_scatter, moderated, of_requests
+from harness.modelling.scatter import (
+    PUBLISHED_ENERGY,
+    PUBLISHED_RUNTIME,
+    WITH_MEAN,
+    Spreads,
+    fit_scatter,
+    moderated,
+    of_requests,
+)
 from harness.modelling.session_effect import Cells
 from harness.runs.records import RecordedRun
 
@@ -308,7 +316,7 @@ def _scatter(whole: Sequence[Statistic], disturbed: NDArray[np.bool_], prior: Sc
     counts, requests = (np.array([float(getattr(s, name)) for s in whole]) for name in ("trials", "requests"))
     within = np.array([np.nan if s.request_sd is None else s.request_sd for s in whole])
     single = of_requests(_spreads(whole), counts, requests, within)
-    return fit_scatter(_at_rest(single, disturbed)) or prior
+    return fit_scatter(_at_rest(single, disturbed), WITH_MEAN) or prior
 
 
 def _cells(whole: Sequence[Statistic], disturbed: NDArray[np.bool_]) -> Cells | None:

@@ -55,15 +55,15 @@ def every_error(parts: Sequence[HeldOutErrors], folds: Sequence[NDArray[np.bool_
     return HeldOutErrors(error, distance, cost, variance, 1 / times[points[known]])
 
 
-def fit_misfit(left_out: HeldOutErrors, freedom: float) -> Misfit:
+def fit_misfit(left_out: HeldOutErrors) -> Misfit:
     """The misfit as a function of size, by the likelihood of the errors under Student's distribution.
 
     α, β and the degrees of freedom are means over the posterior distribution on a grid, for the few errors of a small
-    design leave them open; s0 is its ``SURENESS`` quantile. ``freedom`` are those that the fit of all points has left:
-    the misfit isn't known to more.
+    design leave them open; s0 is its ``SURENESS`` quantile. The misfit is known to no more degrees of freedom than
+    there are points.
     """
     if not left_out.cost.size:
-        return Misfit(MOST, freedom=max(freedom, 1.0))
+        return Misfit(MOST, freedom=float(FREEDOMS[0]))
     reference = float(np.exp(np.average(np.log(left_out.cost), weights=left_out.weight)))
     grid = np.meshgrid(LEVELS, GROWTHS, FALLOFFS, FREEDOMS, indexing="ij")
     level, growth, falloff, tails = (axis.ravel() for axis in grid)
@@ -71,9 +71,9 @@ def fit_misfit(left_out: HeldOutErrors, freedom: float) -> Misfit:
     log = log - ((falloff - _FALLOFF_PRIOR[0]) / _FALLOFF_PRIOR[1]) ** 2 / 2
     likely = np.exp(log - log.max())
     likely /= likely.sum()
-    below = np.cumsum(likely.reshape(LEVELS.size, -1).sum(axis=1))
     # Of the inverse, since intervals are about in proportion to 1/ν.
-    inverse = float(likely @ (1 / tails)) + 1 / max(freedom, 1.0)
+    inverse = float(likely @ (1 / tails)) + 1 / max(float(left_out.weight.sum()), 1.0)
+    below = np.cumsum(likely.reshape(LEVELS.size, -1).sum(axis=1))
     return Misfit(
         sd=float(np.exp(np.interp(SURENESS, below, np.log(LEVELS)))),
         growth=float(likely @ growth),

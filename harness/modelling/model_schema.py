@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from harness.core.errors import UserError
-from harness.core.quantities import Method
+from harness.core.quantities import LARGEST_NUMBER, Method
 from harness.modelling.cost_function import CostFunction, Range
 from harness.modelling.doubt import NO_SCATTER, Misfit, Scatter, SessionEffect
 from harness.modelling.forms import FORMS, form_named
@@ -63,6 +63,8 @@ def check_covariance(rows: Sequence[Sequence[float]], size: int) -> None:
     variances = np.diag(covariance)
     if (variances < 0).any():
         raise ValueError("a variance is negative")
+    if (variances > LARGEST_NUMBER).any():
+        raise ValueError(f"a variance is larger than {LARGEST_NUMBER:g}: sums of costs would overflow")
     scale = np.outer(np.sqrt(variances), np.sqrt(variances))
     if (np.abs(covariance - covariance.T) > 1e-9 * scale).any():
         raise ValueError("the covariance is not symmetric")

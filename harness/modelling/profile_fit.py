@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,14 +13,16 @@ from harness.modelling.concurrency import left_out_words, taken_in_words
 from harness.modelling.fitting import Quantity, build_profile, fit_quantities
 from harness.modelling.forms import DEFAULT
 from harness.modelling.load_fit import LoadFit, fit_under_load
+from harness.modelling.measured_table import holds_measurements
 from harness.modelling.profile import Profile, check_name
 from harness.modelling.profile_schema import Measurement, Provenance
-from harness.modelling.sources import Pooled, from_runs
+from harness.modelling.sources import Pooled, from_file, from_runs
 from harness.runs.records import RecordedRun, load_run
 
 RunLike = RecordedRun | str | os.PathLike[str]
 ProfileLike = Profile | RunLike
-"""A profile, or a run that is fitted when it is needed: as such, by path, or by a shipped profile's name."""
+"""A profile, or a run or file of measurements that is fitted when it is needed: as such, by path, or by a shipped
+profile's name."""
 
 
 @dataclass(frozen=True)
@@ -77,17 +79,24 @@ def load_or_fit(given: ProfileLike) -> Loaded:
     path = given.directory if isinstance(given, RecordedRun) else os.fspath(given)
     # An empty name is no directory, though its path is the present one.
     if not isinstance(given, RecordedRun) and not (path and Path(path).is_dir()):
-        return Loaded(Profile.load(path), str(path))
+        if not holds_measurements(str(path)):
+            return Loaded(Profile.load(path), str(path))
+        return _fitted(path, lambda: from_file(Path(path)))
     run = given if isinstance(given, RecordedRun) else load_run(path)
+    return _fitted(path, lambda: from_runs([run]))
+
+
+def _fitted(path: object, measured: Callable[[], Pooled]) -> Loaded:
     try:
-        made = fit_pooled(from_runs([run]))
+        made = fit_pooled(measured())
     except UserError as error:
         # Among several runs: which it is.
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
     profile = made.profile
     load = profile.requests_in_flight
     at = f" at {load} in flight" if load > 1 or made.pooled.others else ""
-    return Loaded(profile, str(path), (f"fitted {path}{at}: held-out error {held_out_words(profile)}",))
+    said = f"fitted {path}{at}: held-out error {held_out_words(profile)}"
+    return Loaded(profile, str(path), (said, *(f"{path}: {note}" for note in made.pooled.table_notes)))
 
 
 def held_out_words(profile: Profile) -> str:

@@ -20,6 +20,7 @@ from harness.energy.attribution import IdleBaseline
 from harness.modelling import meters
 from harness.modelling.concurrency import at_concurrency, chosen, others
 from harness.modelling.fitting import Power
+from harness.modelling.measured_table import MeasuredTable, TableChoice, read_table
 from harness.modelling.measurements import (
     SuspectTrial,
     Trials,
@@ -31,7 +32,6 @@ from harness.modelling.measurements import (
 from harness.modelling.power_caps import gpu_settings
 from harness.modelling.profile_schema import IN_FLIGHT_AS, Identity, Measurement, Provenance, Record
 from harness.modelling.system_names import default_name, plain_name
-from harness.modelling.trials_csv import read_csv
 from harness.runs.records import RUN_FILE, TRIALS_FILE, RecordedRun
 from harness.runs.run_schema import Run, Session, Setting
 
@@ -62,6 +62,8 @@ class Pooled:
     suspect_trials: list[SuspectTrial]
     others: tuple[Measurement, ...] = ()
     """The points at other concurrencies."""
+    table_notes: tuple[str, ...] = ()
+    """How a file of measurements was read."""
     in_flight_as: str | None = None
     """How several requests were in flight, as ``IN_FLIGHT_AS``; None where unknown, or where there never were."""
 
@@ -118,14 +120,42 @@ def _in_flight_as(runs: Sequence[RecordedRun], concurrencies: Collection[int]) -
 
 
 def from_csv(
-    path: Path, system: str, model: str, kv_cache: bool, concurrency: int | None = None, meter: str | None = None
+    path: Path,
+    system: str | None,
+    model: str | None,
+    kv_cache: bool | None,
+    concurrency: int | None = None,
+    meter: str | None = None,
+    choice: TableChoice | None = None,
 ) -> Pooled:
-    """Measurements made elsewhere, of which the method and the machine are not known. Raises UserError.
+    """Measurements made elsewhere, in a file of any form of ``table_forms``. Raises UserError.
 
-    ``concurrency`` is as in ``from_runs``. A file without such a column doesn't say it: one request at a time.
-    ``meter`` is the kind of meter that read the energies, one of ``quantities.METERS``; None where it is unknown.
+    ``system``, ``model`` and ``kv_cache`` are None where the file is to say them. ``concurrency`` is as in
+    ``from_runs``. A file without such a column doesn't say it: one request at a time. ``meter`` is the kind of meter
+    that read the energies, one of ``quantities.METERS``; None where it is unknown.
     """
-    pooled = read_csv(path)
+    read = read_table(path, choice, model)
+    system, model = _said(system, read.system, "system", path), _said(model, read.model, "model", path)
+    return _measured(path, read, system, model, _cache_mode(kv_cache, read, path), concurrency, meter)
+
+
+def from_file(path: Path) -> Pooled:
+    """A file of measurements by itself: what it doesn't say of the system is named after the file. Raises UserError."""
+    read = read_table(path)
+    system, model = read.system or path.stem, read.model or f"unnamed model of {path.stem}"
+    return _measured(path, read, system, model, _cache_mode(None, read, path), None, None)
+
+
+def _measured(
+    path: Path,
+    read: MeasuredTable,
+    system: str,
+    model: str,
+    kv_cache: bool,
+    concurrency: int | None,
+    meter: str | None,
+) -> Pooled:
+    pooled, meter = read.trials, meter or read.form.meter
     in_flight = chosen(pooled.table, concurrency)
     trials = at_concurrency(pooled, in_flight)
     unknown: dict[str, Any] = dict.fromkeys(("backend", "device", "dtype", "random_weights"))
@@ -136,8 +166,24 @@ def from_csv(
     metered = "energy_j" in trials.table and trials.table["energy_j"].notna().any()
     notes = [_NO_METER.format(percent(metering["total"].gain_ci95, digits=0))] if metered and meter is None else []
     origin = provenance(f"measurements in {path.name}", [path], trials, notes=notes)
-    methods: dict[str, Method | None] = dict.fromkeys(metering, _METHODS.get(meter or ""))
-    return _pooled(identity, trials, Power(methods, {}, metering), origin, others(pooled, in_flight))
+    presumed: dict[str, Method | None] = {what: _METHODS.get(meter or "") for what in metering}
+    methods = presumed | _methods(trials)
+    found = _pooled(identity, trials, Power(methods, {}, metering), origin, others(pooled, in_flight))
+    return replace(found, table_notes=pooled.notes)
+
+
+def _said(asked: str | None, read: str | None, what: str, path: Path) -> str:
+    if found := asked or read:
+        return found
+    raise UserError(f"{path} names no {what}: --measurements needs --system NAME and --model NAME")
+
+
+def _cache_mode(asked: bool | None, read: MeasuredTable, path: Path) -> bool:
+    """Whether the KV cache was on: as asked, as the file says, else on. Raises UserError where these contradict."""
+    if asked is not None and read.kv_cache is not None and asked != read.kv_cache:
+        said = "--kv-cache" if read.kv_cache else "--no-kv-cache"
+        raise UserError(f"{path} was measured {'with' if read.kv_cache else 'without'} a KV cache: say {said}")
+    return next((mode for mode in (asked, read.kv_cache) if mode is not None), True)
 
 
 def _pooled(

@@ -111,6 +111,9 @@ class Headline:
     """Why there is no energy, in words for people; None where there is one."""
     loop: str | None
     """``closed loop`` or ``open loop``, in which a server got its requests; None for a batch in a process of ours."""
+    energy_gain_ci95: float | None = None
+    """Relative half-width of the gain of the meters that read ``energy_j``, which is in none of its intervals; None
+    where it isn't known."""
 
     @property
     def speed(self) -> tuple[str, Estimate] | None:
@@ -193,7 +196,17 @@ def headline(facts: Run, trials: Sequence[Trial]) -> Headline | None:
         estimated_from=_price(facts, used) if estimated else None,
         energy_reason=_no_energy(facts, used, chosen) if chosen.energy_j is None else None,
         loop=chosen.load.kind if chosen.load else None,
+        energy_gain_ci95=_gain(used) if chosen.energy_j is not None else None,
     )
+
+
+def _gain(used: Sequence[Trial]) -> float | None:
+    """The largest of the trials used; None where one of them has none."""
+    gains = [
+        trial.energy.total.gain_ci95 for trial in used if trial.energy and trial.energy.total.request_j is not None
+    ]
+    known = [gain for gain in gains if gain is not None]
+    return max(known) if gains and len(known) == len(gains) else None
 
 
 def _crossing(points: Sequence[Point]) -> Point:

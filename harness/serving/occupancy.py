@@ -176,8 +176,7 @@ class _Mix:
     def _paid(self, costs: StepCosts, held: float, floors: Floats, lone: Floats) -> Floats:
         each = np.asarray(costs.floor)
         if costs.experts_share is not None:
-            distinct = (1 - (1 - costs.experts_share) ** self._decoding) / costs.experts_share
-            each = each + costs.experts * distinct
+            each = each + costs.experts * costs.distinct_experts(self._decoding)
         prompts = lone if costs.prefill_joined else held * self.parts
         work = costs.per_prefill_token * self.m + costs.per_prefill_token2 * self.m2
         work = work + costs.per_sequence * self.steps + costs.per_context * self.contexts

@@ -38,13 +38,6 @@ def coefficients_of(costs: StepCosts) -> Floats:
     return np.array([getattr(costs, name) for name in SHARE_TERMS], dtype=float)
 
 
-def distinct_experts_of(costs: StepCosts, decoding: Floats) -> Floats:
-    """x(b) of steps in which so many sequences decode; 0 without experts."""
-    if costs.experts_share is None:
-        return np.zeros_like(decoding)
-    return np.asarray((1 - (1 - costs.experts_share) ** decoding) / costs.experts_share)
-
-
 @dataclass(frozen=True)
 class FloorShares:
     """What one request of a step pays of the floors; arrays have one entry a step, multiples of a coefficient."""
@@ -72,7 +65,7 @@ def floor_shares(
     everyone = 1.0 / np.maximum(decoding + prefilling, 1.0)
     nothing = np.zeros_like(d)
     working = decoding > 0
-    experts = np.where(working, distinct_experts_of(costs, decoding) / d, 0.0)
+    experts = np.where(working, costs.distinct_experts(decoding) / d, 0.0)
     alone = np.where(working, 1.0 / d, 0.0)
     if not costs.prefill_joined:
         return FloorShares(alone, nothing, experts, nothing, np.ones_like(d))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
 from harness.modelling.served.engine import Engine, StepCosts
-from harness.serving.shares import distinct_experts_of, floor_shares
+from harness.serving.shares import floor_shares
 
 _ROUNDS = 4
 """Rounds in which contexts and speeds are fitted to each other; they change by less than 1e-3 from the third on."""
@@ -150,7 +150,7 @@ def _decode_steps(log: ServedTimes, moments: _Moments, seconds: StepCosts, chunk
     least = _LEAST_FREE if seconds.prefill_joined else _NEXT_TO_NOTHING
     free_s = np.where(decoding > 0.5, np.maximum(free_s, least * moments.lengths_s), 0.0)
     bare_s = seconds.floor + seconds.per_sequence * decoding
-    bare_s = bare_s + seconds.experts * distinct_experts_of(seconds, decoding)
+    bare_s = bare_s + seconds.experts * seconds.distinct_experts(decoding)
     prompts = moments.open(moments.first, moments.last, log.input_tokens)
     # At first as if every request had decoded at an even pace.
     clock = moments.times_s - moments.times_s[0]

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
 from harness.modelling.served.engine import Engine
-from harness.serving.shares import distinct_experts_of
 from harness.serving.shares_over_time import ServedTimes
 
 _LEAST_PREFILL = 1e-6
@@ -105,7 +104,7 @@ def _first_tokens(log: LoggedTimes, scheduled: Floats, engine: Engine) -> Floats
     beside = _mean_open(scheduled, log.last_token_s)
     prefill_s = seconds.prefill_floor + seconds.per_prefill_token * (m - cached)
     prefill_s = prefill_s + seconds.per_prefill_token2 * (m**2 - cached**2)
-    step_s = seconds.floor + seconds.per_sequence * beside + seconds.experts * distinct_experts_of(seconds, beside)
+    step_s = seconds.floor + seconds.per_sequence * beside + seconds.experts * seconds.distinct_experts(beside)
     step_s = step_s + seconds.per_context * beside * (m + n / 2)
     whole_s = np.maximum(prefill_s + (n - 1) * step_s, np.finfo(float).tiny)
     share = np.clip(prefill_s / whole_s, _LEAST_PREFILL, 1 - _LEAST_PREFILL)

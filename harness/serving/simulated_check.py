@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.modelling.served.engine import Engine
 from harness.serving.occupancy import capacity_per_s, occupancy, request_sums
+from harness.serving.one_at_a_time import alone_capacity_per_s, alone_occupancy, alone_sums
 from harness.serving.simulated_fleet import FleetPart
 from harness.serving.simulated_queue import OneByOne
-from harness.serving.simulation import Requests
 
 
 @dataclass(frozen=True)
@@ -32,43 +31,25 @@ class ClosedForm:
 
 def closed_form(part: FleetPart) -> ClosedForm | None:
     """The closed form beside a simulation; None where all its requests came at once."""
-    requests, engine = part.simulated.requests, part.system.engine
+    requests, system = part.simulated.requests, part.system
     came_s = float(requests.arrival_s[-1] - requests.arrival_s[0])
     if not came_s > 0:
         return None
-    rate = (requests.arrival_s.size - 1) / came_s
-    if isinstance(engine, OneByOne):
-        return _one_by_one(engine, part, requests, rate)
-    return _stepped(engine, part, requests, rate)
-
-
-def _stepped(engine: Engine, part: FleetPart, requests: Requests, rate: float) -> ClosedForm:
-    """By the product form of ``occupancy``."""
-    replicas, idle_w = part.system.replicas, part.system.idle_power_w
-    sums = request_sums(engine, requests.input_tokens.astype(float), requests.output_tokens.astype(float)).mean(axis=1)
-    found = occupancy(engine, rate * sums, replicas)
-    saturated = bool(found.saturated)
+    rate, m, n = (requests.arrival_s.size - 1) / came_s, requests.input_tokens, requests.output_tokens
+    if isinstance(system.engine, OneByOne):
+        sums = alone_sums(system.engine, m, n).mean(axis=1)
+        found, capacity = alone_occupancy(rate * sums, system.replicas), alone_capacity_per_s(sums, system.replicas)
+    else:
+        sums = request_sums(system.engine, m, n).mean(axis=1)
+        found = occupancy(system.engine, rate * sums, system.replicas)
+        capacity = capacity_per_s(system.engine, sums, system.replicas)
+    saturated, known = bool(found.saturated), system.idle_power_w is not None and not np.isnan(found.power_w)
     return ClosedForm(
         rate,
-        float(capacity_per_s(engine, sums, replicas)),
+        float(capacity),
         saturated,
         bool(found.rough),
         None if saturated else float(found.e2e_s),
         float(found.busy_share),
-        None if engine.joules is None or idle_w is None else float(found.energy_w(idle_w)),
+        float(found.energy_w(system.idle_power_w or 0.0)) if known else None,
     )
-
-
-def _one_by_one(engine: OneByOne, part: FleetPart, requests: Requests, rate: float) -> ClosedForm:
-    """By Pollaczek and Khinchine (1930), of one machine; of several only how busy they are."""
-    costs, replicas = engine.priced(requests.input_tokens, requests.output_tokens), part.system.replicas
-    mean_s, square_s2 = float(costs.runtime_s.mean()), float(np.mean(costs.runtime_s**2))
-    load, idle_w = rate * mean_s / replicas, part.system.idle_power_w
-    saturated = load >= 1
-    busy = min(load, 1.0)
-    power_w = None
-    if costs.energy_j is not None and idle_w is not None:
-        served = min(rate, replicas / mean_s)
-        power_w = served * float(costs.energy_j.mean()) + (1 - busy) * replicas * idle_w
-    e2e_s = None if saturated or replicas > 1 else mean_s + rate * square_s2 / (2 * (1 - load))
-    return ClosedForm(rate, replicas / mean_s, saturated, False, e2e_s, busy, power_w)

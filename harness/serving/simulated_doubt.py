@@ -8,11 +8,11 @@ worked out again at both ends of that interval, on some of the requests.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.modelling.served.engine import Engine, StepCosts
+from harness.modelling.served.engine import Engine
 from harness.serving.simulated_figures import quantile_of
 from harness.serving.simulated_queue import OneByOne
 from harness.serving.simulation import Simulated, simulate
@@ -21,16 +21,6 @@ LEVELS = (0.5, 0.9, 0.99)
 """Percentiles that are told."""
 DOUBT_REQUESTS = 20_000
 """Requests in a row, from the middle, that are simulated again."""
-
-
-def scaled(costs: StepCosts, factor: float) -> StepCosts:
-    """Costs that are all so many times as high."""
-    amounts = {
-        each.name: getattr(costs, each.name) * factor
-        for each in fields(costs)
-        if each.name not in ("prefill_joined", "experts_share")
-    }
-    return replace(costs, **amounts)
 
 
 def values_of(found: Simulated, duration_s: float, idle_power_w: float | None) -> dict[str, float]:
@@ -85,4 +75,4 @@ def with_speed(engine: Engine | OneByOne, factor: float) -> Engine | OneByOne:
     """The engine with steps that take so many times as long and as many joules as before."""
     if isinstance(engine, OneByOne):
         return engine.with_speed(factor)
-    return replace(engine, seconds=scaled(engine.seconds, factor))
+    return replace(engine, seconds=engine.seconds.scaled(factor))

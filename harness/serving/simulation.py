@@ -250,10 +250,7 @@ def _work(
     if costs is None:
         return None
     m, n = requests.input_tokens.astype(float), requests.output_tokens.astype(float)
-    decoding = np.arange(by_decoding.size)
-    distinct: Floats = np.zeros(decoding.size)
-    if costs.experts_share is not None:
-        distinct = np.asarray((1 - (1 - costs.experts_share) ** decoding) / costs.experts_share)
+    decoding = np.arange(by_decoding.size, dtype=float)
     floors = [each.counts.lone_prefills if costs.prefill_joined else each.counts.prompt_parts for each in engines]
     return np.array(
         [
@@ -263,7 +260,7 @@ def _work(
             sum(floors),
             m.sum(),
             (m**2).sum(),
-            (by_decoding * distinct).sum(),
+            (by_decoding * costs.distinct_experts(decoding)).sum(),
         ],
         dtype=float,
     )

@@ -13,6 +13,7 @@ from harness.core.errors import UserError
 from harness.core.quantities import Method
 from harness.modelling import sources
 from harness.modelling.comparable import Comparison, check_drawn
+from harness.modelling.measured_table import holds_measurements
 from harness.modelling.profile import Profile, shipped_names
 from harness.modelling.profile_fit import fit_pooled
 from harness.modelling.profile_schema import IN_FLIGHT_AS, Identity
@@ -28,9 +29,11 @@ PUBLISHED_SOURCE = "2407.00010"
 
 
 def load_drawn(name: str) -> DrawnSystem:
-    """A run directory, a profile's path or a shipped profile's name. Raises UserError."""
+    """A run directory, a profile's path, a shipped profile's name or a file of measurements. Raises UserError."""
     path = Path(name)
-    return draw_run(load_run(path)) if path.is_dir() else _profile(Profile.load(name), name)
+    if path.is_dir():
+        return draw_run(load_run(path))
+    return _drawn(name, sources.from_file(path)) if holds_measurements(name) else _profile(Profile.load(name), name)
 
 
 def published_sources() -> list[DrawnSystem]:
@@ -114,6 +117,11 @@ def _draw_sizes(run: RecordedRun) -> DrawnSystem:
         # Failures are results too.
         identity = sources.identity_of(run.facts, None)
         return DrawnSystem(name, name, identity, (), None, None, f"{name}: {nothing}")
+    return _drawn(name, found)
+
+
+def _drawn(name: str, found: sources.Pooled) -> DrawnSystem:
+    """Measurements as they are drawn, with their fit or why there is none."""
     method = found.power.methods.get("total")
     profile, note = None, _estimated(method, name)
     try:

@@ -118,7 +118,14 @@ def energy_text(found: Headline) -> str:
     if found.estimated_from is not None:
         origin = f"estimated at {found.estimated_from}: no power meter"
         return f"{estimated(whole.mean, 'J')} per request, {estimated(each.mean, 'J')} per output token, {origin}"
-    return f"{_with_interval(whole, 'J')} per request, {_with_interval(each, 'J')} per output token"
+    return f"{_with_interval(whole, 'J')} per request, {_with_interval(each, 'J')} per output token{_gain_words(found)}"
+
+
+def _gain_words(found: Headline) -> str:
+    """What no interval of a run holds: by what factor its meter may be off, in all of its joules alike."""
+    if found.energy_gain_ci95 is None:
+        return "; by what factor the meter is off isn't known"
+    return f"; the meter may be {percent(found.energy_gain_ci95)} off in all alike" if found.energy_gain_ci95 else ""
 
 
 def drift_text(moved: Drift) -> str:

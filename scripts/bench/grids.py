@@ -23,8 +23,8 @@ from harness.modelling.cost_function import CostFunction
 from harness.modelling.doubt import Source
 from harness.modelling.fit import fit_form
 from harness.modelling.forms.phase import Phase
+from harness.modelling.measured_table import read_table
 from harness.modelling.measurements import aggregate, observations
-from harness.modelling.trials_csv import read_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,7 @@ class Held:
 
 def held_out(grid: Path, repetitions: int, seed: int, kv_cache: bool = False) -> Iterator[Held]:
     """Both designs, for runtime and, where it was measured, energy."""
-    table = read_csv(grid).table
+    table = read_table(grid).trials.table
     sizes = len(table.groupby(["input_tokens", "output_tokens"]))
     if sizes < LEAST_SIZES:
         raise UserError(f"{grid} has {sizes} sizes; at least {LEAST_SIZES} are needed to leave half of them out")
@@ -76,7 +76,7 @@ def held_out(grid: Path, repetitions: int, seed: int, kv_cache: bool = False) ->
 
 def other_session(grid: Path, others: Path, kv_cache: bool = False) -> Iterator[Held]:
     """The whole grid fitted, and trials of another session judged, those of sizes inside the grid."""
-    table, other = read_csv(grid).table, read_csv(others).table
+    table, other = read_table(grid).trials.table, read_table(others).trials.table
     for quantity, column in QUANTITIES.items():
         if column in table and column in other:
             yield _held(grid.stem, quantity, "other session", _judge(table, other, quantity, ELSEWHERE, kv_cache))

@@ -110,17 +110,16 @@ def test_folder_that_is_stored_quantised(name, double_quant, tmp_path):
 @pytest.mark.parametrize(
     "quantization",
     [
-        {"quant_method": "gptq", "bits": 4},
-        {"quant_method": "awq", "bits": 4},
         {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
         {"quant_method": "torchao", "quant_type": {"default": {"_type": "Float8WeightOnlyConfig", "_data": {}}}},
         {"quant_method": "torchao", "quant_type": "int4_weight_only"},
+        {"quant_method": "modelopt", "quant_algo": "NVFP4"},
         {},
     ],
 )
 def test_checkpoint_of_another_method_is_refused_in_one_line(tmp_path, quantization):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": quantization}))
-    with pytest.raises(InvalidConfig, match=r"quantised checkpoint.*give the unquantised one") as refused:
+    with pytest.raises(InvalidConfig, match=r"quantised checkpoint.*give the unquantised model") as refused:
         models.read_config(str(tmp_path))
     assert "\n" not in str(refused.value)
 

@@ -248,7 +248,7 @@ def test_errors_of_torch_become_those_of_the_border(backend, monkeypatch, raised
             '{"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}',
             "LlamaForSequenceClassification",
         ),
-        ('{"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}', "quantised"),
+        ('{"model_type": "llama", "quantization_config": {"quant_method": "modelopt"}}', "quantised"),
         ('{"model_type": "x", "auto_map": {"AutoConfig": "x.X", "AutoModelForCausalLM": "x.Y"}}', "code"),
     ],
 )

@@ -165,7 +165,10 @@ def tiny_config(kind: str) -> transformers.PreTrainedConfig:
         return SPECIAL[kind]()
     made = CONFIG_MAPPING[kind]
     known = set(inspect.signature(made.__init__).parameters) | set(vars(made()))
-    return made(**{name: value for name, value in SIZES.items() if name in known})
+    sizes = {name: value for name, value in SIZES.items() if name in known}
+    if "kv_lora_rank" in known:  # latent attention has as many heads of keys as of queries
+        sizes["num_key_value_heads"] = SIZES["num_attention_heads"]
+    return made(**sizes)
 
 
 def save_tiny(kind: str, folder: Path) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from harness.modelling.profile import Profile
-from tests.helpers import FAKE, ROOT, joulebench, refused
+from tests.helpers import FAKE, FOUR_POINTS, ROOT, joulebench, refused
 
 GRID = ROOT.parent / "shared" / "data" / "wilkins2024" / "grid-llama2-7b-a100.csv"
 WIDTHS = {"j": ("energy_mean", "energy_request"), "s": ("runtime_mean", "runtime_request")}
@@ -275,7 +275,7 @@ def test_predictions_in_json_lose_no_bit() -> None:
         ("runtime_s", 0.0, "line 2: runtime_s is 0.0; it must be positive"),
         ("runtime_s", None, "line 2: runtime_s is missing; it must be positive"),
         ("input_tokens", -8, "line 2: input_tokens is -8"),
-        ("gpu_energy_j", "many", "line 2: gpu_energy_j is many; it must be a number"),
+        ("gpu_energy_j", "many", "line 2: gpu_energy_j is text; it must be a number"),
     ],
 )
 def test_bad_measurements_are_refused_with_their_line(tmp_path: Path, column: str, value: object, said: str) -> None:
@@ -290,7 +290,8 @@ def test_missing_columns_files_and_options_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("input_tokens,runtime_s\n8,1\n")
     assert "lacks the column output_tokens" in refused(joulebench("fit", "--measurements", tmp_path / "t.csv", *NAMED))
     assert "can't be read as CSV" in refused(joulebench("fit", "--measurements", tmp_path / "no.csv", *NAMED))
-    assert "needs --system NAME" in refused(joulebench("fit", "--measurements", tmp_path / "t.csv"))
+    table = trials(tmp_path / "good.csv")
+    assert "needs --system NAME" in refused(joulebench("fit", "--measurements", table))
     assert "one of the two" in refused(joulebench("fit"))
     assert "holds no run" in refused(joulebench("fit", tmp_path))
 
@@ -478,3 +479,53 @@ def test_the_published_grid_from_the_command_line() -> None:
         suspects = report[quantity]["forms"]["phase"]["suspects"]
         assert (9, 8) in [(s["input_tokens"], s["output_tokens"]) for s in suspects]
         assert report[quantity]["forms"]["bilinear"]["loo_mape"] > 0.15
+
+
+def test_a_table_of_measurements_is_taken_where_a_run_is(tmp_path: Path) -> None:
+    csv = trials(tmp_path / "small.csv")
+    pd.read_csv(csv).assign(machine="other", model="tiny", kv_cache="off").to_csv(tmp_path / "b.csv", index=False)
+    pd.read_csv(csv).assign(model="tiny", kv_cache="off").to_csv(csv, index=False)
+    predicted = joulebench("predict", csv, "-p", "64", "-n", "32", "--json")
+    assert predicted.returncode == 0, predicted.stderr
+    named = ["--system", "small", "--no-kv-cache", "-o", tmp_path / "p.json"]
+    assert joulebench("fit", "--measurements", csv, *named).returncode == 0
+    of_profile = joulebench("predict", tmp_path / "p.json", "-p", "64", "-n", "32", "--json").stdout
+    assert json.loads(predicted.stdout)["predictions"] == json.loads(of_profile)["predictions"]
+    compared = joulebench("compare", csv, tmp_path / "b.csv", "-p", "64", "-n", "32")
+    assert compared.returncode == 0, compared.stderr
+    assert "other-tiny" in compared.stdout
+    drawn = joulebench("figures", csv, tmp_path / "b.csv", "-o", tmp_path / "figures")
+    assert drawn.returncode == 0, drawn.stderr
+    assert (tmp_path / "figures" / "figure1.csv").is_file()
+
+
+def test_what_trials_writes_gives_the_profile_of_the_run(tmp_path: Path) -> None:
+    assert joulebench(*FAKE, "-m", "fake", *FOUR_POINTS, "-o", tmp_path / "run").returncode == 0
+    assert joulebench("fit", tmp_path / "run", "-o", tmp_path / "run.json").returncode == 0
+    run = Profile.load(tmp_path / "run.json")
+    for form in ("csv", "json"):
+        (tmp_path / f"t.{form}").write_text(joulebench("trials", tmp_path / "run", "--format", form).stdout)
+        asked = ["fit", "--measurements", tmp_path / f"t.{form}", "--system", "a", "--model", "b"]
+        made = joulebench(*asked, "-o", tmp_path / "p.json")
+        assert made.returncode == 0, made.stderr
+        table = Profile.load(tmp_path / "p.json")
+        assert [point.runtime_s.mean for point in table.measurements] == pytest.approx(
+            [point.runtime_s.mean for point in run.measurements]
+        )
+        assert [point.trials for point in table.measurements] == [point.trials for point in run.measurements]
+
+
+def test_options_of_tables_of_measurements(tmp_path: Path) -> None:
+    csv = trials(tmp_path / "t.csv")
+    table = pd.read_csv(csv).assign(model="tiny")
+    pd.concat([table, table.assign(model="big", runtime_s=99.0)]).to_csv(csv, index=False)
+    asked = ["fit", "--measurements", csv, "--system", "box", "--no-kv-cache"]
+    assert "--where model=tiny" in refused(joulebench(*asked))
+    done = joulebench(*asked, "--where", "model=tiny", "-o", tmp_path / "p.json")
+    assert done.returncode == 0, done.stderr
+    assert Profile.load(tmp_path / "p.json").identity.model == "tiny"
+    assert "write it as --where COLUMN=VALUE" in refused(joulebench(*asked, "--where", "tiny"))
+    assert "unknown form of tables" in refused(joulebench(*asked, "--table-form", "none"))
+    assert "go with --measurements" in refused(joulebench("fit", tmp_path, "--trust-units"))
+    pd.read_csv(csv).head(8).assign(kv_cache="off").to_csv(csv, index=False)
+    assert "say --no-kv-cache" in refused(joulebench(*asked[:-1], "--kv-cache"))

@@ -31,7 +31,8 @@ static double now(void) {
 }
 
 static int lost(device *d) { return setting("lost", -1) == d->index; }
-static long update(void) { return (long)(now() * 1000 / setting("period_ms", 100)); }
+/* Boards update at the same pace, each at times of its own. */
+static long update(device *d) { return (long)(now() * 1000 / setting("period_ms", 100) + 0.37 * d->index); }
 static double watts(device *d) { return 100.0 * (d->index + 1); }
 
 int nvmlInitWithFlags(unsigned flags) { return (int)setting("init_error", OK); }
@@ -67,13 +68,13 @@ int nvmlDeviceGetArchitecture(device *d, unsigned *out) { *out = (unsigned)setti
 int nvmlDeviceGetTotalEnergyConsumption(device *d, unsigned long long *out) {
   if (lost(d)) return GPU_IS_LOST;
   if (d->mig || setting("no_counter", 0)) return NOT_SUPPORTED;
-  *out = (unsigned long long)(watts(d) * update() * setting("period_ms", 100));
+  *out = (unsigned long long)(watts(d) * update(d) * setting("period_ms", 100));
   return OK;
 }
 static int milliwatts(device *d, unsigned *out) {
   if (lost(d)) return GPU_IS_LOST;
   if (setting("no_power", 0)) return NOT_SUPPORTED;
-  *out = (unsigned)((watts(d) + (update() / setting("repeats", 1) % 2 ? 2 : -2)) * 1000 * setting("power_percent", 100) / 100);
+  *out = (unsigned)((watts(d) + (update(d) / setting("repeats", 1) % 2 ? 2 : -2)) * 1000 * setting("power_percent", 100) / 100);
   return OK;
 }
 int nvmlDeviceGetPowerUsage(device *d, unsigned *out) { return milliwatts(d, out); }

@@ -226,6 +226,18 @@ def test_a_profile_of_one_request_at_a_time_is_a_queue(workload: Workload) -> No
         decide_threshold_at_rate(profiles[0], Profile.parse(json.dumps(content)), workload, Arriving(rate))
 
 
+def test_an_idle_power_without_an_interval_is_said(workload: Workload) -> None:
+    """It is in no interval; nothing is said where it doesn't count."""
+    content = json.loads(loaded_system("unsure", 1.0, 1.0, 20.0).dump())
+    content["energy"]["idle_power_ci95_w"] = None
+    profiles = [
+        load_or_fit(each) for each in (Profile.parse(json.dumps(content)), loaded_system("sure", 1.0, 1.0, 20.0))
+    ]
+    said = "the idle power of unsure has no stated uncertainty: it is in no interval"
+    for asked, notes in ((RateOptions(), [said]), (RateOptions(off_when_idle=True), [])):
+        assert rated_fleet(profiles, workload, 0.1, asked)[1] == notes
+
+
 def test_bursts_are_seen_and_answered_by_simulation(pair: list[Profile], tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     steady = np.cumsum(rng.exponential(0.25, 4000))

@@ -287,6 +287,7 @@ def test_every_figure_has_its_meters_gain_apart_from_its_half_width() -> None:
         np.hypot(total.decode_ci95_j, total.gain_ci95 * total.decode_j)
     )
     assert powers(report, 10.0)[2].gain_ci95 == total.gain_ci95
+    assert replace(total, gain_ci95=None).total_ci95_j() is None, "an unknown gain is not none"
     dead = attribute([trace(domain("gpu0"), 80.0, 6.0, "gone")], window()).total
     assert dead.gain_ci95 is None
     assert dead.total_ci95_j() is None

@@ -7,9 +7,12 @@ import time
 import numpy as np
 import pytest
 
+from harness.energy import attribution
 from harness.energy.attribution import attribute
 from harness.energy.config import EnergyConfig
+from harness.energy.integrate import Energy
 from harness.energy.meter import Meter
+from harness.energy.phases import PhaseEnergies
 from harness.energy.readings import Domain, Trace, Window
 from harness.energy.resting import SHORTEST_S, rested_enough
 from harness.energy.running_window import RunningWindow
@@ -92,6 +95,25 @@ def test_the_energy_of_pauses_is_no_request_s() -> None:
         held.append(abs(found.request_j - true_j) <= found.request_ci95_j)
     assert np.mean(held) >= 0.9
     assert np.sqrt(np.mean(np.square(errors))) <= 0.01
+
+
+@pytest.mark.parametrize("failure", [None, "the phases can't be told"])
+def test_pauses_that_readings_hardly_tell_draw_no_more_than_requests(
+    monkeypatch: pytest.MonkeyPatch, failure: str | None
+) -> None:
+    """Four requests of 0.2 s with 20 ms between them, seen by a counter that moves every 0.4 s."""
+    start_ms = 2000 + 220 * np.arange(4)
+    power_w = np.full(5000, 60.0)
+    for start in start_ms:
+        power_w[start : start + 60], power_w[start + 60 : start + 200] = 300.0, 200.0
+    if failure:
+        none = Energy(None, None, failure)
+        monkeypatch.setattr(attribution, "phase_energies", lambda *_: PhaseEnergies(none, none, none))
+    window = Window(*(1_000_000 * (start_ms + ms) for ms in (0, 60, 200)))
+    found = attribute([counted(power_w, 0.001, period_s=0.4)], window, paused=True).total
+    assert found.request_j is not None
+    assert found.request_ci95_j is not None
+    assert abs(found.request_j - 46.0) <= found.request_ci95_j < 4.0
 
 
 def test_a_window_without_pauses_keeps_all_of_its_energy() -> None:

@@ -152,6 +152,8 @@ def test_a_dry_run_says_what_it_would_do_and_how_long(tmp_path: Path) -> None:
     assert "until the model's mean error is below 1" in done.stdout
     assert "2 in flight" in done.stdout
     assert " in all for some 40 sizes" in done.stdout
+    finer = measure(tmp_path / "run", "--dry-run", "--error", "0.25%", "-c", "1,2")
+    assert " in all for some 80 sizes" in finer.stdout
     plan = json.loads(measure(tmp_path / "run", "--dry-run", "--json").stdout)["plan"]
     assert plan["adaptive"]["error"] == 0.02
     assert not (tmp_path / "run").exists()

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -183,8 +184,34 @@ def test_a_load_that_does_not_start_leaves_what_is_stated(meter: Meter, monkeypa
     before = meter.describe().domains
     check = check_sensors(meter)["fake"]
     assert check.response.reason == "no load stepped it: the load did not start within 20 s"
+    assert check.source == "stated by the probe"
     assert meter.describe().domains == before
-    assert load_responses() == {}
+
+
+@pytest.mark.parametrize("reason", ["did not follow the load", None])
+def test_what_a_load_did_not_tell_is_measured_again_the_next_day(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, waves: list[str], reason: str | None
+) -> None:
+    """Others may have hidden it, or kept the load from starting."""
+    started = sensor_check.run_wave
+    if reason is None:
+        monkeypatch.setattr(sensor_check, "run_wave", lambda *_, **__: waves.append("") or Wave(reason="no start"))
+    monkeypatch.setattr(sensor_check, "step_response", lambda trace, load: StepResponse(reason=reason))
+    for _ in range(2):
+        with _meter() as meter:
+            check = check_sensors(meter)["fake"]
+            assert check.response.reason == (reason or "no load stepped it: no start")
+            assert check.source == "stated by the probe"
+    assert len(waves) == 1
+    content = json.loads(cache.read_text())
+    (entry,) = content["sensors"].values()
+    entry["measured_at"] = (datetime.now(UTC) - timedelta(days=1.1)).isoformat()
+    cache.write_text(json.dumps(content))
+    monkeypatch.setattr(sensor_check, "run_wave", started)
+    monkeypatch.setattr(sensor_check, "step_response", lambda trace, load: FOUND)
+    with _meter() as meter:
+        assert check_sensors(meter)["fake"].response == FOUND
+    assert len(waves) == 2
 
 
 @pytest.mark.parametrize("seconds", [4.5, 6.0, 7.5])

@@ -14,8 +14,8 @@ from harness.modelling.fit import Observations, fit_form
 from harness.modelling.forms.base import Sizes
 from harness.modelling.forms.bilinear import Bilinear
 from harness.modelling.forms.phase import Phase
+from harness.modelling.measured_table import read_table
 from harness.modelling.measurements import aggregate, observations
-from harness.modelling.trials_csv import read_csv
 from tests.helpers import ROOT
 
 HERE: tuple[Source, ...] = ("trials", "model", "scatter")
@@ -297,7 +297,7 @@ def test_bilinear_is_refused_where_it_predicts_a_negative_cost() -> None:
 @pytest.mark.parametrize("quantity", ["energy", "runtime"])
 def test_two_sweeps_of_the_published_grid_know_their_range(quantity: str) -> None:
     """Every point off both sweeps is flagged; of the others not fitted, most lie in their intervals."""
-    observed = observations(aggregate(read_csv(Path(GRID)).table), quantity)
+    observed = observations(aggregate(read_table(Path(GRID)).trials.table), quantity)
     assert observed is not None
     observed = observed.only((observed.input_tokens != 9) | (observed.output_tokens != 8))
     swept = (observed.input_tokens == 38) | (observed.output_limit == 32)
@@ -315,7 +315,7 @@ def test_two_sweeps_of_the_published_grid_know_their_range(quantity: str) -> Non
 
 @needs_grid
 def test_published_grid_is_predicted_within_the_goal_and_its_cold_point_named() -> None:
-    measurements = aggregate(read_csv(Path(GRID)).table)
+    measurements = aggregate(read_table(Path(GRID)).trials.table)
     runtimes = np.array([measurement.runtime_s.mean for measurement in measurements])
     for quantity, goal in (("energy", 0.037), ("runtime", 0.029)):
         observed = observations(measurements, quantity)

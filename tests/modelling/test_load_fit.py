@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.modelling.latency_record import latency_model
 from harness.modelling.profile import Profile
 from harness.modelling.profile_fit import ProfileFit, fit_pooled
 from harness.modelling.sources import from_csv
@@ -79,6 +80,27 @@ def test_latencies_of_a_static_batch_are_its_phases(made: ProfileFit) -> None:
     assert times["tpot"] == pytest.approx([decode[0] / 31, decode[1] / 127], rel=0.02)
     assert 0.1 < load.latency.relative_95("tpot", 8) < 0.15, "mostly another session, of which one tells nothing"
     assert not load.latency.relative_95("tpot", 200) < 1, "too far to know"
+
+
+def test_a_size_is_left_out_of_latencies_whole_where_outputs_end_early(made: ProfileFit) -> None:
+    """One size is 1.5 times as slow as the others say, which only it itself tells."""
+    profile = made.profile
+    assert profile.under_load is not None
+    points = [*profile.measurements, *profile.under_load.measurements]
+    found = []
+    for less in (0.0, 0.001):
+        measured = []
+        for point in points:
+            assert point.prefill_s is not None
+            slow = 1.5 if (point.input_tokens, point.output_tokens_requested) == (512, 128) else 1.0
+            prefill = point.prefill_s.model_copy(update={"mean": slow * point.prefill_s.mean})
+            output = point.output_tokens - less * point.concurrency
+            measured.append(point.model_copy(update={"prefill_s": prefill, "output_tokens": output}))
+        model = latency_model(measured, "static batch", profile.under_load.runtime, None)
+        assert model is not None
+        found.append(model.held_out["ttft"]["sizes"].mape)
+    assert found[1] == pytest.approx(found[0], rel=0.02)
+    assert found[0] > 0.03
 
 
 def test_all_points_count_and_the_notes_say_where(made: ProfileFit) -> None:

@@ -13,11 +13,11 @@ import pytest
 
 from harness.core.errors import UserError
 from harness.modelling.fitting import build_profile, fit_quantities
+from harness.modelling.measured_table import read_table
 from harness.modelling.measurements import DISTURBED_ERROR, aggregate, observations
 from harness.modelling.profile import Profile
 from harness.modelling.profile_fit import fit
 from harness.modelling.sources import Pooled, from_runs
-from harness.modelling.trials_csv import read_csv
 from harness.runs.records import load_run
 from tests.helpers import FAKE, FOUR_POINTS, joulebench
 
@@ -146,7 +146,7 @@ def test_repeating_trials_does_not_lessen_what_the_sensors_leave(metered: Callab
 def test_a_file_with_a_system_meter_beside_components_counts_none_twice(tmp_path: Path) -> None:
     rows = [{"input_tokens": 8, "output_tokens": 8, "runtime_s": 1.0, "cpu_energy_j": 5.0, "system_energy_j": 9.0}] * 2
     pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
-    (point,) = aggregate(read_csv(tmp_path / "t.csv").table)
+    (point,) = aggregate(read_table(tmp_path / "t.csv").trials.table)
     assert point.energy_j is not None
     assert point.energy_j.mean == 5
     assert set(point.component_energy_j) == {"cpu"}

@@ -276,6 +276,7 @@ def change(path: str, value: Any, of: Path = GOLDEN) -> dict[str, Any]:
         ),
         (change("runtime.coefficients.0.value", -1.0), "a coefficient of the phase form is negative"),
         (change("runtime.covariance.0.0", -1.0), "a variance is negative"),
+        (change("runtime.covariance.0.0", 1e300), "a variance is larger than 1e+30"),
         (change("runtime.covariance.0.1", 1e9), "the covariance is not symmetric"),
         (change("runtime.covariance", [[1.0]]), "the covariance must have 5 rows and columns"),
         (change("runtime.roofline_exponent", None), "needs a roofline_exponent"),

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 
 from harness.core.statistics import student_95
 from harness.modelling.cost_function import Range
@@ -81,16 +82,18 @@ def held(rng: np.random.Generator, sd: float, growth: float, noise: float, count
 
 
 def test_misfit_grows_with_the_distance_and_leaves_the_trials_noise_out() -> None:
-    found = fit_misfit(held(np.random.default_rng(4), 0.02, 2.5, 0.03), 300.0)
+    found = fit_misfit(held(np.random.default_rng(4), 0.02, 2.5, 0.03))
     assert found.relative_sd(np.array([0.0, 2.0]), np.ones(2)) == pytest.approx([0.02, 0.066], rel=0.2)
     assert found.falloff == pytest.approx(0.0, abs=0.1)
     assert found.freedom > 20
 
 
-def test_misfit_of_few_errors_is_on_the_safe_side() -> None:
-    found = [fit_misfit(held(np.random.default_rng(seed), 0.02, 1.0, 0.0, 10), 6.0) for seed in range(20)]
-    half_widths = [each.sd * student_95(each.freedom) for each in found]
-    assert np.mean(np.array(half_widths) > 1.96 * 0.02) > 0.8
+def test_misfit_of_few_errors_covers_a_new_one() -> None:
+    """Ten errors may be small by chance; so the interval is mostly wider than it need be."""
+    found = [fit_misfit(held(np.random.default_rng(seed), 0.02, 1.0, 0.0, 10)) for seed in range(60)]
+    half_widths = np.array([each.sd * student_95(each.freedom) for each in found])
+    assert np.mean(2 * norm.cdf(half_widths / 0.02) - 1) > 0.95
+    assert np.mean(half_widths > 1.96 * 0.02) > 0.7
 
 
 def test_distances_count_octaves_and_those_outside_more() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from harness.modelling.served.engine import Engine, StepCosts
+from harness.serving.shares import StepParts
 from harness.serving.simulation import Requests
 
 
@@ -24,6 +25,12 @@ class Walk:
     decoded: dict[int, int] = field(default_factory=dict)
     """Decode steps done, by request past its prompt."""
     steps: list[tuple[float, float, float, int]] = field(default_factory=list)
+    rows: list[tuple[int, int, int, int, bool]] = field(default_factory=list)
+    """What each step computed, as ``StepParts`` has it."""
+
+    @property
+    def parts(self) -> StepParts:
+        return StepParts(*(np.array(column) for column in zip(*self.rows, strict=True)))
 
 
 def walk(
@@ -78,6 +85,9 @@ def _step(walk: Walk, requests: Requests, times: np.ndarray) -> None:
         0.0 if costs is None else price(costs, contexts, [(u, v) for _, u, v in parts], past)
         for costs in (engine.seconds, engine.joules)
     )
+    number = len(walk.steps)
+    walk.rows += [(number, i, x - 1, x, True) for i, x in zip(decoding, contexts, strict=True)]
+    walk.rows += [(number, i, u, v, False) for i, u, v in parts]
     walk.steps.append((walk.now_s, seconds, joules, len(decoding)))
     walk.now_s += seconds
     for request, _, v in parts:
@@ -107,15 +117,15 @@ def _prompts(walk: Walk, requests: Requests, times: np.ndarray) -> Iterator[int]
         yield first
 
 
-def price(costs: StepCosts, contexts: list[int], parts: list[tuple[int, int]], past: int) -> float:
-    """A step's cost by the formula of ``StepCosts``."""
+def price(costs: StepCosts, contexts: list[int], parts: list[tuple[int, int]], past: int = 0) -> float:
+    """A step's cost by the formula of ``StepCosts``; ``past`` sequences are past their prompt, whether they decode."""
     total = 0.0
     if contexts:
         b, share = len(contexts), costs.experts_share
         distinct = 0.0 if share is None else (1 - (1 - share) ** b) / share
         total += costs.floor + costs.per_sequence * b + costs.experts * distinct + costs.per_context * sum(contexts)
     if parts:
-        floors = (1 if past == 0 else 0) if costs.prefill_joined else len(parts)
+        floors = (0 if past or contexts else 1) if costs.prefill_joined else len(parts)
         total += costs.prefill_floor * floors
         total += sum(costs.per_prefill_token * (v - u) + costs.per_prefill_token2 * (v**2 - u**2) for u, v in parts)
     return total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from harness.serving.shares_times import LoggedTimes, complete_times
 from harness.serving.simulation import Requests, simulate
 from harness.serving.step_records import read_steps
 from tests.helpers import ROOT
-from tests.serving.walk import cost_of_step, walk
+from tests.serving.step_walker import price, walk
 
 VLLM = ROOT.parent / "shared" / "data" / "load" / "vllm-requests-rtxpro6000-llama-3.1-8b.csv"
 POSITIVE = st.floats(0.0, 10.0)
@@ -49,7 +49,7 @@ def shapley(costs: StepCosts, step: list[tuple[bool, int, int]]) -> np.ndarray:
     def cost(members: tuple[int, ...]) -> float:
         contexts = [step[i][1] + 1 for i in members if step[i][0]]
         prompts = [(step[i][1], step[i][1] + step[i][2]) for i in members if not step[i][0]]
-        found = cost_of_step(costs, contexts, prompts)
+        found = price(costs, contexts, prompts)
         if costs.prefill_joined and prompts and not contexts and any(decodes for decodes, _, _ in step):
             # The floor of some requests of a step is never more than the floor of the step.
             found -= max(costs.prefill_floor - costs.floor, 0.0)
@@ -79,7 +79,7 @@ def test_shares_are_the_shapley_value_of_every_step(costs: StepCosts, steps: lis
         expected[6 * number : 6 * number + len(step)] = shapley(costs, step)
         contexts = [start + 1 for decodes, start, _ in step if decodes]
         prompts = [(start, start + length) for decodes, start, length in step if not decodes]
-        total += cost_of_step(costs, contexts, prompts)
+        total += price(costs, contexts, prompts)
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
     assert found.sum() == pytest.approx(total, rel=1e-9, abs=1e-9)
     assert found.min() >= 0.0
@@ -97,6 +97,22 @@ def mixed_load(requests: int, rate_per_s: float, seed: int = 0) -> list[tuple[fl
     return list(zip(arrivals.tolist(), m.tolist(), n.tolist(), strict=True))
 
 
+@dataclass
+class Walked:
+    """What was computed in every step of a load, its requests' times, and the joules of all."""
+
+    parts: StepParts
+    log: ServedTimes
+    joules: float
+
+
+def walked(engine: Engine, load: list[tuple[float, int, int]]) -> Walked:
+    arrivals, m, n = (np.array(column) for column in zip(*load, strict=True))
+    _, *times, (one,) = walk(engine, Requests(arrivals, m, n))
+    log = ServedTimes(m * 1.0, n * 1.0, np.zeros(m.size), *times)
+    return Walked(one.parts, log, sum(joules for _, _, joules, _ in one.steps))
+
+
 @pytest.mark.parametrize("joined", [True, False])
 @pytest.mark.parametrize("paid_joined", [True, False])
 @pytest.mark.parametrize("floor", [4.0, 9.0])
@@ -105,7 +121,7 @@ def test_times_alone_give_the_shares_of_the_steps(joined: bool, paid_joined: boo
     seconds = StepCosts(0.02, 4e-4, 5e-8, 0.015, 6e-5, 1e-9, joined)
     joules = StepCosts(6.0, 0.15, 2e-6, floor, 0.03, 5e-7, paid_joined, 0.8, 0.12)
     engine = Engine(seconds, joules, slots=16)
-    done = walk(engine, mixed_load(300, 8.0))
+    done = walked(engine, mixed_load(300, 8.0))
     steps = step_shares(done.parts, 300, joules) @ coefficients_of(joules)
     times = shares_over_time(done.log, engine)
     assert steps.sum() == pytest.approx(done.joules, rel=1e-12)
@@ -117,7 +133,7 @@ def test_times_alone_give_the_shares_of_the_steps(joined: bool, paid_joined: boo
 @pytest.mark.parametrize("chunk", [512, 128])
 def test_chunked_prompts_cost_little_of_that(chunk: int) -> None:
     engine = Engine(StepCosts(0.02, 4e-4, 5e-8, 0.015, 6e-5, 1e-9), JOULES, slots=16, chunk_tokens=chunk)
-    done = walk(engine, mixed_load(300, 8.0))
+    done = walked(engine, mixed_load(300, 8.0))
     steps = step_shares(done.parts, 300, JOULES) @ coefficients_of(JOULES)
     found = shares_over_time(done.log, engine).terms @ coefficients_of(JOULES)
     assert found.sum() == pytest.approx(done.joules, rel=1e-3)
@@ -128,7 +144,7 @@ def test_chunked_prompts_cost_little_of_that(chunk: int) -> None:
 
 def test_a_wrong_model_of_time_hardly_matters() -> None:
     """The log's own times are kept: a request has the steps that it had, however long the model takes for them."""
-    done = walk(Engine(SECONDS, JOULES, slots=16), mixed_load(300, 4.0))
+    done = walked(Engine(SECONDS, JOULES, slots=16), mixed_load(300, 4.0))
     true = step_shares(done.parts, 300, JOULES) @ coefficients_of(JOULES)
     slower = StepCosts(0.03, 2e-4, 0.0, 0.015, 3e-5, 1e-9)
     found = shares_over_time(done.log, Engine(slower, JOULES, slots=16))
@@ -158,7 +174,7 @@ def test_starts_and_first_tokens_are_worked_out() -> None:
     """From arrivals and ends alone: slots in the order of arrival, prefill for the model's part of a request's time."""
     engine = Engine(SECONDS, JOULES, slots=4)
     load = mixed_load(300, 2.0)
-    done = walk(engine, load)
+    done = walked(engine, load)
     arrivals = np.array([arrival for arrival, _, _ in load])
     found = complete_times(logged(done.log, arrivals), engine)
     assert (found.scheduled_guessed, found.without_slot) == (300, 0)
@@ -195,7 +211,7 @@ def test_answers_that_came_all_at_once_have_no_first_token() -> None:
 def test_half_widths_are_those_of_drawn_models(metered: bool) -> None:
     """Coefficients and the misfit of each octave of sizes are drawn; shares of a total move against each other."""
     rng = np.random.default_rng(3)
-    done = walk(Engine(SECONDS, JOULES, slots=16), mixed_load(200, 4.0))
+    done = walked(Engine(SECONDS, JOULES, slots=16), mixed_load(200, 4.0))
     terms = shares_over_time(done.log, Engine(SECONDS, JOULES)).terms
     mean = coefficients_of(JOULES)
     root = np.diag(0.1 * mean) @ np.linalg.qr(rng.normal(size=(7, 7)))[0]
@@ -258,13 +274,14 @@ def test_steps_that_are_none_are_refused(tmp_path: Path, text: str, said: str) -
 def test_recorded_steps_give_the_shares_of_the_walk(tmp_path: Path) -> None:
     engine = Engine(SECONDS, JOULES, slots=16, chunk_tokens=256)
     load = mixed_load(60, 4.0)
-    done = walk(engine, load)
+    done = walked(engine, load)
     steps: dict[int, dict[str, int]] = {}
-    for step, request, start, end, _ in done.rows:
-        steps.setdefault(step, {})[str(request)] = end - start
+    parts = done.parts
+    for step, request, tokens in zip(parts.step, parts.request, parts.end - parts.start, strict=True):
+        steps.setdefault(int(step), {})[str(request)] = int(tokens)
     path = tmp_path / "steps.jsonl"
     path.write_text("".join(f"{json.dumps({'scheduled': scheduled})}\n" for scheduled in steps.values()))
-    sizes = [list(column) for column in zip(*done.sizes, strict=True)]
+    _, *sizes = (list(column) for column in zip(*load, strict=True))
     found = step_shares(read_steps(path, [str(i) for i in range(60)], *sizes, [0] * 60), 60, JOULES)
     assert found == pytest.approx(step_shares(done.parts, 60, JOULES))
 

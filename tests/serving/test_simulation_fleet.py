@@ -176,7 +176,10 @@ def test_one_at_a_time_the_closed_form_is_pollaczeks_and_khinchines(replicas: in
         assert found.capacity_per_s == pytest.approx(rate / 0.6, rel=0.02)
         assert found.busy_share == pytest.approx(part.figures["busy_share"].value, rel=0.02)
         assert found.power_w == pytest.approx(part.figures["power_w"].value, rel=0.02)
-        if load == 1 and replicas == 1:
-            assert found.e2e_mean_s == pytest.approx(part.figures["e2e_mean_s"].value, rel=0.06)
+        if load == 1:
+            assert found.e2e_mean_s == pytest.approx(
+                part.figures["e2e_mean_s"].value, rel=0.06 if replicas == 1 else 0.08
+            )
+            assert found.rough == (replicas > 1)
         else:
             assert found.e2e_mean_s is None

@@ -109,12 +109,23 @@ def test_estimated_energy_has_no_interval_and_says_what_it_is_from() -> None:
 
 def test_measured_energy_failures_and_idle_power() -> None:
     lines = lines_of(load_run(DATA / "run-1"))
-    assert lines[2] == "4.00 ± 0.53 J per request, 1.00 ± 0.13 J per output token."
+    energy = "4.00 ± 0.53 J per request, 1.00 ± 0.13 J per output token"
+    # Recorded before gains were.
+    assert lines[2] == f"{energy}; by what factor the meter is off isn't known."
     drift = "No significant drift: the first point (8 in, 4 out) was 0.6 % ± 2.0 % faster"
     assert any(line.startswith(drift) for line in lines)
     assert "Measured: 1 of 2 points, 2 trials; ± is the 95 % interval." in lines
     assert "Not measured: 16 in, 4 out: failed: the worker process was killed by SIGSEGV." in lines
     assert lines[-1] == "Idle power of fake: 150.0 ± 1.3 W before, 150.0 ± 1.3 W after, change 0.0 ± 1.8 W."
+
+
+@pytest.mark.parametrize(("gain", "said"), [(0.075, "; the meter may be 7.5 % off in all alike"), (0.0, "")])
+def test_the_gain_of_the_meter_is_said_beside_the_interval_that_does_not_hold_it(gain: float, said: str) -> None:
+    run = load_run(DATA / "run-1")
+    found = headline(run.facts, run.trials)
+    assert found
+    lines = list(headline_lines(replace(found, energy_gain_ci95=gain)))
+    assert f"4.00 ± 0.53 J per request, 1.00 ± 0.13 J per output token{said}." in lines
 
 
 def test_several_in_flight_and_a_single_output_token_are_said() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,8 @@ from numpy.typing import NDArray
 
 from harness.core.arrays import Floats
 from harness.core.errors import UserError
+from harness.deciding.logs.times import EPOCH_UNITS, LARGEST, date_s
 
-_EPOCH_UNITS = (("nanoseconds", 1e17, 1e9), ("microseconds", 1e14, 1e6), ("milliseconds", 1e11, 1e3))
-"""Units of times since 1970, from which number on they are meant, and how many are a second."""
-_LARGEST = 1e20
 _NOTHING = frozenset(("", "null", "none", "nan", "nat"))
 
 
@@ -40,9 +37,9 @@ def _column(where: Path | str, column: NDArray[np.object_]) -> tuple[str | None,
         numbers = np.array([text if known else "nan" for text, known in zip(texts, there, strict=True)], dtype=float)
     except ValueError:
         numbers = np.array([_number(text) for text in texts])
-    numbers = np.where(np.abs(numbers) < _LARGEST, numbers, np.nan)
+    numbers = np.where(np.abs(numbers) < LARGEST, numbers, np.nan)
     if np.isfinite(numbers).sum() * 2 < there.sum():
-        dates = np.array([_date_s(value) for value in values])
+        dates = np.array([date_s(value) for value in values], dtype=float)
         return "dates", dates, there & np.isnan(dates)
     unit, seconds = _in_seconds(where, numbers)
     return unit, seconds, there & np.isnan(numbers)
@@ -52,7 +49,7 @@ def _in_seconds(where: Path | str, numbers: Floats) -> tuple[str | None, Floats]
     known = np.abs(numbers[np.isfinite(numbers)])
     if not known.size:
         return None, numbers
-    for unit, least, per_s in _EPOCH_UNITS:
+    for unit, least, per_s in EPOCH_UNITS:
         if known.max() >= least:
             if known.min() < least:
                 raise UserError(f"{where} has times in {unit} and in smaller numbers; write all of them in one way")
@@ -65,16 +62,3 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return np.nan
-
-
-def _date_s(value: object) -> float:
-    """Seconds since 1970; NaN for what is no date."""
-    if not isinstance(value, datetime):
-        head, dot, fraction = str(value).strip().partition(".")
-        digits = len(fraction) - len(fraction.lstrip("0123456789"))
-        try:
-            # Python reads six digits of a second; some logs write more.
-            value = datetime.fromisoformat(f"{head}{dot}{fraction[: min(digits, 6)]}{fraction[digits:]}")
-        except ValueError:
-            return np.nan
-    return value.replace(tzinfo=value.tzinfo or UTC).timestamp()

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.quantities import check_number
-from harness.deciding.arrivals import read_arrivals
+from harness.deciding.arrivals import read_requests
 from harness.deciding.costs import Costs, cost_table
 from harness.deciding.rates.arrivals import Arriving, Burstiness, of_log
 from harness.deciding.rates.fleet import FleetAtRate, RatedSystem, Split
@@ -24,7 +23,6 @@ from harness.modelling import comparable
 from harness.modelling.profile import Profile
 from harness.modelling.profile_fit import Loaded
 from harness.modelling.system_names import told_apart
-from harness.serving.simulation import Requests
 
 DIFFERENT_LOADS = "energy and runtime are those of a request at different loads"
 """How the warning of a comparison begins that at a rate is no warning: loads follow from it."""
@@ -63,10 +61,7 @@ def arriving_as_logged(
     """The requests of a log, which come at its own times. Raises UserError."""
     if not Path(path).is_file():
         raise UserError(f"--rate trace needs a log with arrival times, which {path} isn't: give --rate 2/s")
-    arrivals = read_arrivals(Path(path), input_column, output_column, form)
-    found = np.array([(each.offset_s, each.input_tokens, each.output_tokens) for each in arrivals])
-    log = Requests(found[:, 0], found[:, 1].astype(np.int64), found[:, 2].astype(np.int64))
-    return of_log(Path(path).name, log)
+    return of_log(Path(path).name, read_requests(Path(path), input_column, output_column, form))
 
 
 def rated_fleet(
@@ -88,6 +83,8 @@ def rated_fleet(
         if idle_w is None and asked.idle == "included" and not asked.off_when_idle:
             notes.append(f"the idle power of {label} was not measured: what it needs while it waits isn't counted")
         subtracted = asked.idle == "subtracted"
+        if idle_w and not subtracted and not system.off_when_idle and None in one.profile.idle_power_ci95_w(boundary):
+            notes.append(f"the idle power of {label} has no stated uncertainty: it is in no interval")
         waiting_w = 0.0 if subtracted or system.off_when_idle else idle_w or 0.0
         systems.append(RatedSystem(system, one.profile, waiting_w, (idle_w or 0.0) if subtracted else 0.0))
     return FleetAtRate(tuple(systems), workload, rate_per_s), notes
@@ -124,12 +121,6 @@ def costs_at_load(fleet: FleetAtRate, split: Split, ways: Sequence[int], asked: 
     warnings = tuple(warning for warning in costs.warnings if not warning.startswith(DIFFERENT_LOADS))
     labels = tuple(system.label for system in fleet.systems)
     return replace(costs, warnings=warnings, labels=labels)
-
-
-def alone_ways(fleet: FleetAtRate) -> list[Floats]:
-    """Sums that give each system all requests in turn: shapes (width, systems)."""
-    systems = np.arange(len(fleet.systems))
-    return [total * (systems == s) for s, total in enumerate(fleet.totals())]
 
 
 def position_of(fleet: FleetAtRate, loaded: Sequence[Loaded], name: str) -> int:

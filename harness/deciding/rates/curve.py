@@ -45,37 +45,32 @@ def rate_curve(
     """The best plan, which ``find`` finds, and each system alone, at ``count`` rates and the fleet's."""
     rates = np.geomspace(capacity_per_s / SPAN, capacity_per_s * BEYOND, count)
     rates = np.unique(np.append(rates, fleet.rate_per_s))
-    totals = fleet.totals()
+    sums = fleet.alone()
 
     def alone(rate: float) -> tuple[Floats, Floats]:
-        """Energy of a request and cost with each system alone; infinite where it is saturated or too slow."""
-        systems = np.arange(len(totals))
-        sums = [total * (systems == s) for s, total in enumerate(totals)]
+        """Energy of a request and cost with each system alone; energy is NaN where it is saturated or too slow."""
         split = fleet.at(rate).split(sums)
         known = np.isfinite(split.cost(scales, slo_s))
         return np.where(known, split.energy_j, np.nan), fleet.at(rate).cost(sums, split, scales, slo_s)
 
-    def pays(rate: float) -> bool:
-        best = find(fleet.at(rate))
-        return bool(best.cost < (1 - _LESS) * alone(rate)[1].min() and np.count_nonzero(best.shares) > 1)
+    def paying(best: BestAtRate, alone_cost: Floats) -> bool:
+        return bool(best.cost < (1 - _LESS) * alone_cost.min() and np.count_nonzero(best.shares) > 1)
 
-    found = [find(fleet.at(rate)) for rate in rates.tolist()]
+    found, each_alone = [find(fleet.at(rate)) for rate in rates.tolist()], [alone(rate) for rate in rates.tolist()]
     served = np.array([np.isfinite(each.cost) for each in found])
-    paid = [
-        bool(each.cost < (1 - _LESS) * alone(rate)[1].min() and np.count_nonzero(each.shares) > 1)
-        for each, rate in zip(found, rates.tolist(), strict=True)
-    ]
+    paid = [paying(best, cost) for best, (_, cost) in zip(found, each_alone, strict=True)]
     first = paid.index(True) if any(paid) else None
-    pays_from = None
-    if first is not None:
-        pays_from = float(rates[first]) if first == 0 else _turn(pays, float(rates[first - 1]), float(rates[first]))
+    pays_from = None if first is None else float(rates[first])
+    if first:
+        ends = float(rates[first - 1]), float(rates[first])
+        pays_from = _turn(lambda rate: paying(find(fleet.at(rate)), alone(rate)[1]), *ends)
     thresholds = [each.threshold for each in found]
     return RateCurve(
         rates,
         np.where(served, [each.energy_j for each in found], np.nan),
         np.where(served, [each.e2e_s for each in found], np.nan),
         np.where(served, np.stack([each.shares for each in found], axis=1), np.nan),
-        np.stack([alone(rate)[0] for rate in rates.tolist()], axis=1),
+        np.stack([energy_j for energy_j, _ in each_alone], axis=1),
         None if None in thresholds else np.where(served, np.array(thresholds, dtype=float), np.nan),
         capacity_per_s,
         pays_from,

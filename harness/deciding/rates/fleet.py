@@ -192,10 +192,10 @@ class FleetAtRate:
         every = np.zeros(self.workload.count.size, dtype=np.intp)
         return [system.sums_by_group(self.workload, every, 1) for system in self.systems]
 
-    def alone(self) -> Split:
-        """Each system alone with all requests, one way each."""
+    def alone(self) -> list[Floats]:
+        """Sums of ways that give each system all requests in turn: shapes (width, systems)."""
         systems = np.arange(len(self.systems))
-        return self.split([total * (systems == s) for s, total in enumerate(self.totals())])
+        return [total * (systems == s) for s, total in enumerate(self.totals())]
 
     def capacity_per_s(self, sums: Sequence[Floats]) -> Floats:
         """The rate of all requests beyond which ways to split them saturate a system."""

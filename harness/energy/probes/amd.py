@@ -329,7 +329,14 @@ def _proven(looks: Sequence[tuple[int, int, float]]) -> _Stamps:
     # The first and last stamps are up to an update old.
     slack = _EVEN + 2.0 / stamps
     tick_ns = next((tick for tick in _TICKS_NS if abs(ticks * tick / elapsed_ns - 1.0) < slack), None)
-    return _Stamps() if tick_ns is None else _Stamps(tick_ns, IntervalEnds())
+    if tick_ns is None:
+        return _Stamps()
+    found = _Stamps(tick_ns, IntervalEnds())
+    # Looks this dense find updates that are fresh. Polls as regular as these may see none for long: one that did in the
+    # midst of a window would move the clocks against each other there.
+    for now_ns, stamp, _ in looks:
+        found.date(stamp, now_ns)
+    return found
 
 
 def _said(error: Exception) -> str:

@@ -16,7 +16,12 @@ sequences and may hold parts of prompts beside it (continuous batching):
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final, Self
+
+import numpy as np
+
+from harness.core.arrays import Floats
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,28 @@ class StepCosts:
     experts_share: float | None = None
     """ρ; None without experts."""
 
+    def distinct_experts(self, sequences: Floats | float) -> Floats:
+        """x(b) of so many sequences; 0 without experts."""
+        sequences = np.asarray(sequences, dtype=float)
+        if self.experts_share is None:
+            return np.zeros_like(sequences)
+        return np.asarray((1 - (1 - self.experts_share) ** sequences) / self.experts_share)
+
     def decoding(self, sequences: int) -> float:
         """What a step pays for decoding so many sequences, at least 1, without their contexts."""
-        share = self.experts_share
-        distinct = 0.0 if share is None else (1 - (1 - share) ** sequences) / share
-        return self.floor + self.per_sequence * sequences + self.experts * distinct
+        experts = self.experts * float(self.distinct_experts(sequences))
+        return self.floor + self.per_sequence * sequences + experts
+
+    def scaled(self, factor: float) -> Self:
+        """Costs that are all so many times as high."""
+        return replace(self, **{name: factor * getattr(self, name) for name in AMOUNTS})
+
+
+AMOUNTS: Final = (
+    *("floor", "per_sequence", "per_context"),
+    *("prefill_floor", "per_prefill_token", "per_prefill_token2", "experts"),
+)
+"""The coefficients of ``StepCosts``: a, s, d1, c0, c1, c2 and g."""
 
 
 @dataclass(frozen=True)

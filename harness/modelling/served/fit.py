@@ -82,7 +82,7 @@ def fit_served(
             coefficients=form.own(choice.solution.theta),
             covariance=form.own(covariance),
             freedom=freedom,
-            misfit=fit_misfit(_misfit_errors(choice, sound, per_request), freedom),
+            misfit=fit_misfit(_misfit_errors(choice, sound, per_request)),
             scatter=observations.scatter,
             session=sessions.effect,
             gain_ci95=0.0,

@@ -48,13 +48,17 @@ class LeftOutErrors:
 
 def folds_in_flight(observations: Observations) -> list[Fold]:
     """Every fold of every kind that leaves enough."""
-    c = observations.concurrency
+    return folds_at(observations.input_tokens, observations.asked_tokens, observations.concurrency)
+
+
+def folds_at(m: Floats, n: Floats, c: Floats) -> list[Fold]:
+    """The same of points at these sizes and numbers in flight."""
     levels = np.unique(c)
     folds: list[Fold] = []
     if levels.size > FEWEST:
         folds += [Fold("inner", c == level, c == level) for level in levels[1:-1]]
         folds.append(Fold("outermost", c == levels[-1], c == levels[-1]))
-    sizes = np.stack([observations.input_tokens, observations.asked_tokens], axis=1)
+    sizes = np.stack([m, n], axis=1)
     distinct = np.unique(sizes, axis=0)
     if len(distinct) > FEWEST:
         for size in distinct:
