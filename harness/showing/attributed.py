@@ -86,12 +86,17 @@ def _labels(one: Attributed, by: str) -> Table:
         half_width = None if used.ci95_j is None else float(used.ci95_j[place])
         share = percent(joules / one.total.mean)
         row = f"{requests[place]:,}", plus_minus(joules, half_width), share, number(joules / int(requests[place]))
-        table.add_row(label or "(nothing)", *row)
+        table.add_row(_printable(label) or "(nothing)", *row)
     if len(labels) > _MOST_LABELS:
         rest = slice(_MOST_LABELS, None)
         joules = float(used.energy_j[rest].sum())
         table.add_row(f"{len(labels) - _MOST_LABELS:,} others", f"{requests[rest].sum():,}", number(joules), "", "")
     return table
+
+
+def _printable(label: str) -> str:
+    """A label with what would steer a terminal written out."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in label)
 
 
 def _estimate(value: Estimate | None) -> dict[str, float | None]:

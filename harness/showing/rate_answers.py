@@ -17,6 +17,8 @@ from harness.showing.rate_facts import routing_rate_json, threshold_rate_json
 from harness.showing.terminal import print_all, print_json, table_of
 
 PERCENTILES = ("p50", "p90", "p95", "p99")
+_SAME = 1e-9
+"""Costs that differ by less are the same."""
 _UNITS = ((1, "s"), (60, "min"), (3600, "h"))
 
 
@@ -102,10 +104,23 @@ def _effect(answer: AtRate, only: str | None) -> str:
     if found is None or against is None:
         return ": each system alone is saturated"
     if only == against:
-        return ": nothing costs less"
+        return f": {_why_not_less(answer)}"
     ratio = found.e2e_ratio
     words = effect_words(answer.scales, found.cost_saving, found.saving, ratio, against, costs.estimated)
     return f": {words.replace('mean runtime', 'mean time')}"
+
+
+def _why_not_less(answer: AtRate) -> str:
+    """Why no plan costs less than the one system; another may cost less alone, but be too slow or too full."""
+    plan, less = answer.plans.plan, []
+    for label, alone in answer.plans.baselines.items():
+        if plan is None or plan.cost is None or alone.cost is None or alone.cost >= plan.cost * (1 - _SAME):
+            continue
+        why = f"takes longer than {answer.slo_s:g} s"
+        if alone.meets_slo is not False:
+            why = f"would work at more than {percent(MOST_LOAD, digits=0)} of what it can serve"
+        less.append(f"{label} alone costs less, but {why}")
+    return "; ".join(less) or "nothing costs less"
 
 
 def _shown(
@@ -122,6 +137,10 @@ def _shown(
         shown.append(_percentiles_table(answer))
     if answer.by_simulation:
         shown.append(f"figures of the plan are those of a simulation: {answer.by_simulation}")
+        if answer.plans.plan is not None and answer.plans.plan.meets_slo is False:
+            shown.append(
+                f"no plan that was simulated keeps a mean time of {answer.slo_s:g} s: add machines with --replicas"
+            )
     if (bursts := answer.burstiness) is not None:
         shown.append(
             f"arrivals of the trace: squared coefficient of variation of gaps {number(bursts.gap_variation, 3)}, index "

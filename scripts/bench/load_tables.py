@@ -105,7 +105,7 @@ def _grouped(table: pd.DataFrame, path: Path) -> list[LoadGroup]:
 
     axes, measures = ["m", "n", "c"], [name for name in MEASURES if name in table]
     for name in (*axes, *measures):
-        table[name] = pd.to_numeric(table[name], errors="coerce")
+        table[name] = pd.to_numeric(table[name], errors="coerce").replace([np.inf, -np.inf], np.nan)
     usable = table[(table[axes] > 0).all(axis=1)]
     if lost := len(table) - len(usable):
         _say(path, f"{lost} rows without m, n and c above 0 are left out")

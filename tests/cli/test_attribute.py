@@ -230,6 +230,19 @@ def test_readings_of_a_meter(log: Path, load: Simulated, tmp_path: Path) -> None
     assert "different times" in refused(joulebench("attribute", log, "--profile", PROFILE, "--meter", shifted))
     short = write(tmp_path / "short.csv", readings[: len(readings) // 2])
     assert "don't reach over" in refused(joulebench("attribute", log, "--profile", PROFILE, "--meter", short))
+    third = len(readings) // 3
+    gap = write(tmp_path / "gap.csv", readings[:third] + readings[-third:])
+    assert "has no readings for " in refused(joulebench("attribute", log, "--profile", PROFILE, "--meter", gap))
+    counted = attribute(log, "--meter", write(tmp_path / "gap.csv", counter[:third] + counter[-third:]))
+    assert counted["meter"]["energy_j"] == pytest.approx(200.0 * span_s, rel=1e-3)
+
+
+def test_labels_do_not_steer_the_terminal(load: Simulated, tmp_path: Path) -> None:
+    table = [row | {"user": "\x1b[31mred\x1b[0m"} for row in rows(load)]
+    done = joulebench("attribute", write(tmp_path / "log.csv", table), "--profile", PROFILE, "--by", "user")
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    assert r"\x1b[31mred\x1b[0m" in done.stdout
 
 
 def test_the_answer_of_a_meter(log: Path, load: Simulated, tmp_path: Path) -> None:

@@ -75,6 +75,18 @@ def test_above_the_capacity_saturated_is_said(folder: Path) -> None:
     assert "no plan serves all" in refused(joulebench(*THRESHOLD, "--rate", "100/s", "--export", "r.json", cwd=folder))
 
 
+def test_a_system_that_costs_less_and_is_too_slow_is_named(folder: Path) -> None:
+    told = json.loads(joulebench(*THRESHOLD, "--rate", "30/min", "--json", cwd=folder).stdout)
+    slow, fast = (told["baselines"][name] for name in ("small", "large"))
+    assert slow["energy_request_j"] < fast["energy_request_j"]
+    limit = 1.05 * fast["e2e_s"]
+    assert limit < slow["e2e_s"]
+    done = joulebench(*THRESHOLD, "--rate", "30/min", "--slo", limit, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert f"small alone costs less, but takes longer than {limit:g} s" in done.stdout
+    assert "nothing costs less" not in done.stdout
+
+
 def test_routes_at_the_times_of_a_trace(folder: Path) -> None:
     done = joulebench(*ROUTE, "--rate", "trace", "--json", "--export", "routes.json", cwd=folder)
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 import json
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,6 +168,12 @@ def test_an_objective_on_the_mean_time_is_kept(pair: list[Profile], workload: Wo
     assert kept.e2e_s is not None
     assert kept.e2e_s <= 0.6 * free.e2e_s
     assert kept.meets_slo
+    slow, fast = loaded_system("slow", 3.0, 0.2, 5.0), loaded_system("fast", 1.0, 1.0, 60.0)
+    alone = decide_threshold_at_rate(slow, fast, workload, Arriving(2.0)).plans.baselines
+    limit = 0.5 * (alone["slow"].e2e_s or 0.0)
+    chosen = decide_threshold_at_rate(slow, fast, workload, Arriving(2.0), asked=RateOptions(slo_s=limit))
+    assert chosen.uncertainty is not None
+    assert chosen.uncertainty.threshold_low <= chosen.threshold <= chosen.uncertainty.threshold_high
     missed = decide_threshold_at_rate(*pair, workload, Arriving(5.0), asked=RateOptions(slo_s=0.01))
     assert missed.best is None
     assert not missed.saturated
@@ -251,6 +258,32 @@ def test_bursts_are_seen_and_answered_by_simulation(pair: list[Profile], tmp_pat
     assert answer.simulated is not None
     assert answer.plans.plan.e2e_s == answer.simulated.e2e_s
     assert answer.plans.plan.energy_j == answer.simulated.energy_j
+    late = decide_threshold_at_rate(*pair, requests, how, key="output", asked=RateOptions(slo_s=1.0)).plans.plan
+    assert late is None or late.meets_slo == (late.e2e_s is not None and late.e2e_s <= 1.0)
+
+
+@pytest.mark.parametrize("routed", [False, True])
+def test_in_bursts_all_figures_are_of_simulations(routed: bool, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    sizes = rng.integers(16, 200, (2, 900))
+    path = tmp_path / "log.csv"
+    rows = (f"{60 * (i // 30)},{m},{n}\n" for i, (m, n) in enumerate(sizes.T.tolist()))
+    path.write_text("timestamp,input_tokens,output_tokens\n" + "".join(rows))
+    pair = [loaded_system("small", 2.0, 0.3, 2.0), loaded_system("large", 1.0, 1.0, 60.0)]
+    requests, how = arriving_as_logged(path)
+    answer: Any = decide_threshold_at_rate(*pair, requests, how)
+    if routed:
+        answer = decide_routing_at_rate(pair, requests, how)
+    plan, small = answer.plans.plan, answer.plans.baselines["small"]
+    assert plan is not None
+    assert answer.by_simulation
+    assert [system.share for system in plan.systems] == [1.0, 0.0]
+    assert (small.energy_j, small.e2e_s) == (plan.energy_j, plan.e2e_s)
+    (all_of_it, _) = plan.systems
+    assert all_of_it.e2e_s == plan.e2e_s
+    assert all_of_it.power_w == pytest.approx(plan.power_w)
+    held = all_of_it.concurrency * all_of_it.busy_share
+    assert held <= plan.e2e_s * all_of_it.rate_per_s * 1.05
 
 
 @pytest.mark.parametrize(

@@ -334,6 +334,7 @@ def test_broken_parquet_rows_are_refused_by_row(tmp_path: Path) -> None:
     ("name", "content", "expected"),
     [
         ("t.csv", "", "empty"),
+        ("t.csv", "timestamp,input_tokens,output_tokens\n\n", "has no requests"),
         ("t.csv", "a,A\n1,2\n", "same name"),
         ("t.csv", "a,a \n1,2\n", "same name"),
         ("t.csv", "input_tokens,output_tokens\n", "holds no requests"),

@@ -10,6 +10,7 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
+from harness.core.arrays import Floats
 from harness.core.errors import UserError
 from harness.core.quantities import Method, check_number
 from harness.deciding.arrivals import TIME_COLUMNS
@@ -23,6 +24,10 @@ from harness.energy.trace_file import load_trace
 
 _NS: Final = 1e9
 _BATCH: Final = 50_000
+_LONG_GAP: Final = 10
+"""Usual steps between readings of power, beyond which there is a gap."""
+_GAP_SHARE: Final = 0.05
+"""Of the requests' time: what a gap may take."""
 _POWER: Final = {"power_w": 1.0, "watts": 1.0, "power_mw": 1e-3, "power_kw": 1e3, "power.draw [w]": 1.0, "w": 1.0}
 _COUNTER: Final = {"energy_j": 1.0, "joules": 1.0, "energy_wh": 3600.0, "energy_kwh": 3.6e6, "energy_mj": 1e-3}
 """Columns of a meter's readings, in any case, and W or J in each unit."""
@@ -142,6 +147,8 @@ def _of_readings(path: Path, start_s: float, end_s: float) -> MeteredEnergy:
             f"{path} has readings of {times[-1] - times[0]:,.1f} s, which don't reach over the {end_s - start_s:,.1f} "
             "s of the requests: give more of them, or the requests of that time alone"
         )
+    if kind == "power":
+        _check_gaps(path, times, step_s, start_s, end_s)
     method: Method = "integrated" if kind == "power" else "counter"
     # Readings that a file holds were shown when they were taken: they are as old as their times.
     domain = Domain("meter", "system", "power" if kind == "power" else "counter", method, "command", 0.0, step_s,
@@ -152,6 +159,18 @@ def _of_readings(path: Path, start_s: float, end_s: float) -> MeteredEnergy:
     if found.joules is None or found.joules <= 0:
         raise UserError(f"{path} tells no energy of the requests: {found.reason or 'nothing was counted'}")
     return MeteredEnergy(found.joules, found.ci95_j, gain_of(domain).ci95, method, end_s - start_s, path.name)
+
+
+def _check_gaps(path: Path, times: Floats, step_s: float, start_s: float, end_s: float) -> None:
+    """Raise UserError where readings of power are absent for a good part of the requests' time."""
+    within = np.clip(times, start_s, end_s)
+    longest = int(np.argmax(np.diff(within)))
+    gap_s = float(within[longest + 1] - within[longest])
+    if gap_s > max(_LONG_GAP * step_s, _GAP_SHARE * (end_s - start_s)):
+        raise UserError(
+            f"{path} has no readings for {gap_s:,.1f} of the {end_s - start_s:,.1f} s of the requests: give the "
+            "requests of the time before or after alone, or the energy by --energy"
+        )
 
 
 def _reading(value: Any) -> float:

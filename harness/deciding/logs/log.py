@@ -200,6 +200,8 @@ def _named(table: Table, paths: Paths, input_column: str, output_column: str) ->
 
 
 def _unknown(table: Table) -> str:
+    if not any(value not in ("", None) for record in table.sample for value in record.values()):
+        return f"{table.path} has no requests: nothing stands below the names of its columns"
     if _headerless(table):
         return f"{table.path} has no columns with names: its first line has numbers. Add a line of names above it"
     return (

@@ -60,13 +60,20 @@ def effects(found: Ways, scales: Scales, first: str, second: str, known: bool) -
     return Effects(saving, cost_saving, estimated_ratio(split.e2e_s[both], drawn.e2e_s[:, both]))
 
 
-def simulated_figures(plan: PlanAtRate, found: SimulatedPlan, scales: Scales) -> PlanAtRate:
+def simulated_figures(plan: PlanAtRate, found: SimulatedPlan, scales: Scales, slo_s: float | None) -> PlanAtRate:
     """The plan with the figures of its simulation, as wide intervals around them as before."""
     time_s = plan.machine_s if scales.name == "price" else found.e2e_s
     energy, time = np.array(found.energy_j), np.array(time_s)
     systems = tuple(
-        replace(system, busy_share=busy, steps_per_s=steps)
-        for system, busy, steps in zip(plan.systems, found.busy_share, found.steps_per_s, strict=True)
+        replace(
+            system,
+            busy_share=found.busy_share[s],
+            steps_per_s=found.steps_per_s[s],
+            power_w=found.powers_w[s],
+            e2e_s=found.times_s[s],
+            concurrency=found.concurrency[s],
+        )
+        for s, system in enumerate(plan.systems)
     )
     return replace(
         plan,
@@ -75,6 +82,7 @@ def simulated_figures(plan: PlanAtRate, found: SimulatedPlan, scales: Scales) ->
         power_w=found.power_w,
         e2e_s=found.e2e_s,
         cost=float(scales.cost(energy, time)),
+        meets_slo=None if slo_s is None else found.e2e_s <= slo_s,
     )
 
 

@@ -26,7 +26,7 @@ from harness.deciding.rates.curve import BestAtRate, rate_curve
 from harness.deciding.rates.doubt import plan_errors
 from harness.deciding.rates.effects import effects, simulated_effects, simulated_figures, ways
 from harness.deciding.rates.fleet import FleetAtRate
-from harness.deciding.rates.plans import PlansAtRate, RateCurve, RoutingAtRate
+from harness.deciding.rates.plans import PlanAtRate, PlansAtRate, RateCurve, RoutingAtRate
 from harness.deciding.rates.routes import (
     MOST_PAIRS,
     Grouped,
@@ -149,6 +149,9 @@ def _plans(
     found = ways(fleet, list(choices), sums, plan_errors(costs, fleet, served), costs, scales, slo_s)
     plans = dict(found.plans)
     plan = plans.pop(PLAN, None)
+    if run is not None and plan is not None:
+        plan = simulated_figures(plan, run, scales, slo_s)
+        plans |= _alone_simulated(fleet, arriving, plans, scales, slo_s)
     feasible = [label for label in labels if not plans[label].saturated]
     against = min(feasible, key=lambda label: plans[label].cost or 0.0, default=None)
     compared = served[-1:] if against is None else [served[-1], served[labels.index(against)]]
@@ -157,13 +160,21 @@ def _plans(
         return PlansAtRate(plan, plans, against, None, too_far)
     effect = effects(found, scales, PLAN, against, too_far.known)
     if run is not None:
-        requests = arriving.requests(workload)
-        alone = np.full(requests.arrival_s.size, labels.index(against), dtype=np.intp)
-        base = simulated_plan(fleet, requests, alone, sampled=arriving.log is None)
-        plan = simulated_figures(plan, run, scales)
-        plans[against] = simulated_figures(plans[against], base, scales)
         effect = simulated_effects(effect, plan, plans[against])
     return PlansAtRate(plan, plans, against, effect, too_far)
+
+
+def _alone_simulated(
+    fleet: FleetAtRate, arriving: Arriving, plans: dict[str, PlanAtRate], scales: Scales, slo_s: float | None
+) -> dict[str, PlanAtRate]:
+    """Each system alone that isn't saturated, with the figures of a simulation."""
+    requests, found = arriving.requests(fleet.workload), {}
+    for s, system in enumerate(fleet.systems):
+        if not plans[system.label].saturated:
+            alone = np.full(requests.arrival_s.size, s, dtype=np.intp)
+            run = simulated_plan(fleet, requests, alone, sampled=arriving.log is None)
+            found[system.label] = simulated_figures(plans[system.label], run, scales, slo_s)
+    return found
 
 
 def _by_rate(grouped: Grouped, found: GroupSplit) -> RateCurve:

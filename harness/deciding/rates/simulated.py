@@ -31,6 +31,12 @@ class SimulatedPlan:
     """By system; 0 of one without requests."""
     steps_per_s: tuple[float | None, ...]
     """By system; None where steps aren't known."""
+    powers_w: tuple[float, ...]
+    """By system, mean, of all its replicas; 0 of one without requests."""
+    times_s: tuple[float | None, ...]
+    """By system, mean time of its requests; None of one without."""
+    concurrency: tuple[float, ...]
+    """By system, mean number of requests that a replica works on while it works; 0 of one without."""
     percentiles: dict[str, dict[str, SimulatedFigure]]
     """Of ``ttft``, ``tpot`` and ``e2e``: ``mean``, ``p50``, ``p90``, ``p95`` and ``p99`` over all systems; without TTFT
     and TPOT where a system doesn't know them."""
@@ -47,7 +53,8 @@ def simulated_plan(
     for s, part in enumerate(run.parts):
         if part is not None:
             e2e[choice == s] = part.simulated.e2e_s
-    power_w = _energy_w(fleet, run)
+    powers_w = _powers_w(fleet, run)
+    power_w = sum(powers_w)
     return SimulatedPlan(
         requests.arrival_s.size,
         energy_j=power_w * run.duration_s / requests.arrival_s.size,
@@ -61,20 +68,28 @@ def simulated_plan(
             0.0 if part is None else None if part.simulated.work is None else part.simulated.steps / run.duration_s
             for part in run.parts
         ),
+        powers_w=powers_w,
+        times_s=tuple(None if part is None else float(part.simulated.e2e_s.mean()) for part in run.parts),
+        concurrency=tuple(
+            0.0
+            if part is None
+            else float((part.simulated.end_s - part.simulated.start_s).sum() / part.simulated.busy_s.sum())
+            for part in run.parts
+        ),
         percentiles=_percentiles(run, choice),
         piled_up=any(part is not None and part.piled_up for part in run.parts),
     )
 
 
-def _energy_w(fleet: FleetAtRate, run: SimulatedFleet) -> float:
-    """Mean power that counts, as ``RatedSystem.power_w``."""
-    total = 0.0
-    for system, part in zip(fleet.systems, run.parts, strict=True):
+def _powers_w(fleet: FleetAtRate, run: SimulatedFleet) -> tuple[float, ...]:
+    """Mean power of each system that counts, as ``RatedSystem.power_w``."""
+    found = [0.0] * len(fleet.systems)
+    for s, (system, part) in enumerate(zip(fleet.systems, run.parts, strict=True)):
         if part is not None:
             busy_s, idle_s = float(part.simulated.busy_s.sum()), part.simulated.idle_s(run.duration_s)
             joules = part.simulated.joules or 0.0
-            total += (joules + system.waiting_w * idle_s - system.subtracted_w * busy_s) / run.duration_s
-    return total
+            found[s] = (joules + system.waiting_w * idle_s - system.subtracted_w * busy_s) / run.duration_s
+    return tuple(found)
 
 
 def _percentiles(run: SimulatedFleet, choice: NDArray[np.intp]) -> dict[str, dict[str, SimulatedFigure]]:

@@ -171,11 +171,12 @@ def _plans(
     if best is None or against is None or plan is None:
         return PlansAtRate(plan, plans, against, None, too_far), None, None
     effect = effects(found, scales, PLAN, against, too_far.known)
-    uncertain, band = _uncertain(fleet, costs, sums, places, errors, chosen, scales, at[against], too_far.known)
-    alone = curve.place.size - 1 if against == small else 0
+    uncertain, band = _uncertain(fleet, costs, sums, places, errors, chosen, scales, at[against], too_far.known, slo_s)
     if runs:
-        plan = simulated_figures(plan, runs[best], scales)
-        plans[against] = simulated_figures(plans[against], runs[alone], scales)
+        plan = simulated_figures(plan, runs[best], scales, slo_s)
+        for label, alone in ((small, curve.place.size - 1), (large, 0)):
+            if alone in runs:
+                plans[label] = simulated_figures(plans[label], runs[alone], scales, slo_s)
         effect = simulated_effects(effect, plan, plans[against])
     uncertain = replace(uncertain, saving=effect.saving, cost_saving=effect.cost_saving, runtime_ratio=effect.e2e_ratio)
     return PlansAtRate(plan, plans, against, effect, too_far), uncertain, band
@@ -191,6 +192,7 @@ def _uncertain(
     scales: Scales,
     against: int,
     known: bool,
+    slo_s: float | None,
 ) -> tuple[Uncertainty, SavingBand]:
     """Over all thresholds that plans may have; of a request, whose time is as ``Split.time_s``."""
     part = sums.part(places)
@@ -206,18 +208,25 @@ def _uncertain(
     draws = Curve(threshold, drawn.energy_j[:, kept], drawn.time_s[:, kept], share)
     base = int(np.searchsorted(kept, against))
     found = curve_uncertainty(exact, draws, chosen, scales, known, base)
-    low, high = _drawn_best(fleet, part, drawn, errors[1], scales)
+    low, high = _drawn_best(fleet, part, drawn, errors[1], scales, slo_s)
     found = replace(found, threshold_low=int(at[low]), threshold_high=int(at[high]))
     return found, curve_band(exact, draws, base)
 
 
 def _drawn_best(
-    fleet: FleetAtRate, part: Sequence[Floats], drawn: DrawnSplit, seconds: Floats, scales: Scales
+    fleet: FleetAtRate,
+    part: Sequence[Floats],
+    drawn: DrawnSplit,
+    seconds: Floats,
+    scales: Scales,
+    slo_s: float | None,
 ) -> tuple[int, int]:
     """The 95 % interval of the best way. Where requests take longer than expected a system can serve fewer."""
     loads = fleet.loads(part) * (1 + seconds)
     cost = scales.cost(drawn.energy_j, drawn.time_s if scales.runtime_weight else np.zeros(1))
     cost = np.where((loads <= fleet.most_load).all(axis=1) & np.isfinite(cost), cost, np.inf)
+    if slo_s is not None:
+        cost = np.where(drawn.e2e_s <= slo_s, cost, np.inf)
     best = np.argmin(cost, axis=1)[np.isfinite(cost).any(axis=1)]
     low, high = np.percentile(best, [2.5, 97.5], method="nearest").astype(int).tolist() if best.size else (0, 0)
     return low, high

@@ -72,3 +72,13 @@ def test_what_is_no_table_of_measurements_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "it needs the columns m, n, c and one of runtime_s" in done.stderr
     assert bench(tmp_path / "absent.csv").returncode == 2
+
+
+def test_costs_that_are_not_finite_are_not_known(tmp_path: Path) -> None:
+    lines = ["m,n,c,runtime_s", *(f"{m},{n},{c},inf" for m in (32, 256) for n in (16, 64) for c in (1, 2, 4))]
+    table = tmp_path / "endless.csv"
+    table.write_text("\n".join(lines))
+    done = bench(table, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"rows": []}
+    assert "runtime: 1 of 1 groups don't tell enough" in done.stderr
