@@ -153,11 +153,15 @@ def aggregate(trials: pd.DataFrame) -> list[Measurement]:
         trials["concurrency"] = 1
     totals = [f"{part}energy_j" for part in _PARTS if f"{part}energy_j" in trials]
     trials.loc[trials[_metered(trials)].isna().any(axis=1), totals] = np.nan
-    if "session" in trials:
-        trials["session"] = trials["session"].astype("category").cat.codes
-        if trials["session"].nunique() == 1:
-            trials = trials.drop(columns="session")
+    trials = with_session_numbers(trials)
     return [_measurement(group) for _, group in trials.groupby(_POINT, sort=True)]
+
+
+def with_session_numbers(trials: pd.DataFrame) -> pd.DataFrame:
+    """With a column ``session_number``, from 0, where there are several sessions; parts of the table keep it."""
+    if "session_number" in trials or "session" not in trials or trials["session"].nunique() < 2:
+        return trials
+    return trials.assign(session_number=trials["session"].astype("category").cat.codes)
 
 
 def _metered(table: pd.DataFrame) -> list[str]:

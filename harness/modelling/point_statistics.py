@@ -22,7 +22,7 @@ LARGEST = 1e100
 def statistic(group: pd.DataFrame, column: str) -> Statistic | None:
     """A column over the trials of one point; None where none has a positive value, for an empty phase says nothing.
 
-    Raises UserError. With a column ``session`` each session's own are told too.
+    Raises UserError. With a column ``session_number`` each session's own are told too.
     """
     if column not in group:
         return None
@@ -47,14 +47,15 @@ def statistic(group: pd.DataFrame, column: str) -> Statistic | None:
         ci95=ci95,
         requests=requests,
         request_sd=request_sd,
-        sessions=sessions if "session" in known else [],
+        sessions=sessions if "session_number" in known else [],
     )
 
 
 def _by_session(known: pd.DataFrame, column: str) -> list[SessionStatistic]:
-    """What each session measured. Without a column ``session`` all trials are of one."""
+    """What each session measured. Without a column ``session_number`` all trials are of one."""
     values = known[column].to_numpy(dtype=float)
-    numbers = known["session"].to_numpy(dtype=int) if "session" in known else np.zeros(values.size, dtype=int)
+    numbered = "session_number" in known
+    numbers = known["session_number"].to_numpy(dtype=int) if numbered else np.zeros(values.size, dtype=int)
     found = []
     for number in np.unique(numbers):
         of = values[numbers == number]

@@ -28,6 +28,7 @@ from harness.modelling.measurements import (
     disturbance_words,
     pool_runs,
     suspect_trials,
+    with_session_numbers,
 )
 from harness.modelling.power_caps import gpu_settings
 from harness.modelling.profile_schema import IN_FLIGHT_AS, Identity, Measurement, Provenance, Record
@@ -84,6 +85,8 @@ def from_runs(runs: Sequence[RecordedRun], system: str | None = None, concurrenc
                 "only runs of one system and model can be pooled; fit them apart"
             )
     pooled = pool_runs(runs)
+    # Before points of one concurrency are told from the others: they have their sessions in common.
+    pooled = replace(pooled, table=with_session_numbers(pooled.table))
     in_flight = chosen(pooled.table, concurrency)
     trials = at_concurrency(pooled, in_flight)
     files = [run.directory / name for run in runs for name in (RUN_FILE, TRIALS_FILE)]
@@ -155,7 +158,8 @@ def _measured(
     concurrency: int | None,
     meter: str | None,
 ) -> Pooled:
-    pooled, meter = read.trials, meter or read.form.meter
+    pooled = replace(read.trials, table=with_session_numbers(read.trials.table))
+    meter = meter or read.form.meter
     in_flight = chosen(pooled.table, concurrency)
     trials = at_concurrency(pooled, in_flight)
     unknown: dict[str, Any] = dict.fromkeys(("backend", "device", "dtype", "random_weights"))

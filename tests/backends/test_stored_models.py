@@ -84,6 +84,8 @@ def test_fp8_without_kernels_is_measured_as_what_it_is_unpacked_to(backend, tmp_
     assert tokens == produced(backend, tmp_path / "meant")
 
 
+# torch compiles how they are unpacked, which takes most of a minute.
+@pytest.mark.slow
 def test_weights_that_stay_packed_are_recorded_with_their_stored_bytes(backend, tmp_path):
     pack_weights = pytest.importorskip("transformers.integrations.bitnet").pack_weights
     weights = load_file(plain(tmp_path) / "model.safetensors")

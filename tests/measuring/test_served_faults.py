@@ -105,7 +105,7 @@ def test_a_server_that_hangs_costs_its_point_and_the_others_are_measured(tmp_pat
 
 
 def test_a_server_that_closes_every_connection_early_is_not_taken_for_one_that_answers(tmp_path: Path) -> None:
-    with stub_server("--fault", "early-close", "--fault-from", "20", "--fault-every", "7") as stub:
+    with stub_server("--fault", "early-close", "--fault-from", "12", "--fault-every", "7") as stub:
         run = measured(tmp_path / "run", stub.url, *TWO)
     assert failed(run)
     assert {(trial.reason or "").partition(" (")[0] for trial in failed(run)} == {
