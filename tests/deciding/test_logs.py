@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.core import registries
 from harness.core.errors import UserError
 from harness.deciding import logs
 from harness.deciding.arrivals import read_arrivals
@@ -189,7 +190,7 @@ class Entry:
 
 
 def test_packages_add_forms_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "entry_points", lambda group: [Entry()] if group == "joulebench.log_forms" else [])
+    monkeypatch.setattr(registries, "entry_points", lambda group: [Entry()] if group == "joulebench.log_forms" else [])
     logs.log_forms.cache_clear()
     try:
         path = tmp_path / "log.csv"

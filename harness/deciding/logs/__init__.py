@@ -7,10 +7,9 @@ Another package adds its own through an entry point of the group ``joulebench.lo
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
 
 from harness.core.errors import UserError
+from harness.core.registries import registered_forms
 from harness.deciding.logs.form import LogForm
 from harness.deciding.logs.names import Paths, fits
 
@@ -34,21 +33,7 @@ def log_forms() -> dict[str, LogForm]:
 
     Raises UserError where a package's form can't be loaded.
     """
-    found: dict[str, LogForm] = {}
-    for entry in entry_points(group=GROUP):
-        try:
-            form = entry.load()
-        except Exception as error:  # whatever a package raises as it is imported
-            raise UserError(
-                f"the form of logs {entry.name} can't be loaded ({type(error).__name__}): mend or uninstall its package"
-            ) from None
-        if not isinstance(form, LogForm):
-            raise UserError(f"the form of logs {entry.name} is no harness.deciding.logs.form.LogForm: mend its package")
-        found[form.name] = form
-    for module in FORMS:
-        form = import_module(f"{__name__}.{module}").FORM
-        found.setdefault(form.name, form)
-    return found
+    return registered_forms(LogForm, "form of logs", GROUP, __name__, FORMS)
 
 
 def form_called(name: str) -> LogForm:

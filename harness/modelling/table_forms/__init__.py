@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
 
 from harness.core.errors import UserError
+from harness.core.registries import registered_forms
 from harness.modelling.table_forms.form import TableForm, plain_column
 from harness.modelling.table_forms.names import meaning
 
@@ -36,21 +35,7 @@ def table_forms() -> dict[str, TableForm]:
 
     Raises UserError where a package's form can't be loaded.
     """
-    found: dict[str, TableForm] = {}
-    for entry in entry_points(group=ENTRY_POINTS):
-        try:
-            form = entry.load()
-        except Exception as error:  # whatever a package raises as it is imported
-            raise UserError(
-                f"the form of tables {entry.name} can't be loaded ({type(error).__name__}): mend its package"
-            ) from None
-        if not isinstance(form, TableForm):
-            raise UserError(f"the form of tables {entry.name} is no TableForm: mend its package")
-        found[form.name] = form
-    for module in MODULES:
-        form = import_module(f"{__name__}.{module}").FORM
-        found.setdefault(form.name, form)
-    return found
+    return registered_forms(TableForm, "form of tables", ENTRY_POINTS, __name__, MODULES)
 
 
 def table_form_called(name: str) -> TableForm:
